@@ -1,5 +1,5 @@
-//! Makes a picture, in SVG, of what `sublet map NAME --color always` writes: standard input to standard
-//! output. Knows the colours and block characters that `sublet` uses, nothing more of a terminal.
+//! Converts the output of `sublet map NAME --color always` to SVG, from standard input to standard output.
+//! Supports only the colors and block characters that `sublet` uses.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ const WIDE: usize = 9;
 const HIGH: usize = 18;
 const EDGE: usize = 12;
 
-/// How text is painted at one place.
+/// The style of text at one place.
 #[derive(Clone, Copy, Default, PartialEq)]
 struct Pen {
     ink: Option<u8>,
@@ -37,7 +37,7 @@ impl Pen {
     }
 }
 
-/// A colour of the 256 as a browser names it.
+/// One of the 256 colors in CSS notation.
 fn colour(index: u8) -> String {
     let (r, g, b) = match index {
         0..=15 => {
@@ -78,7 +78,7 @@ fn rectangle(out: &mut String, x: usize, y: usize, wide: usize, high: usize, fil
     );
 }
 
-/// One line's characters with their pens.
+/// The characters of a line with their styles.
 fn pens(line: &str) -> Vec<(char, Pen)> {
     let mut pen = Pen::default();
     let mut cells = Vec::new();

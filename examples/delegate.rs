@@ -1,9 +1,9 @@
-//! A CNI plugin that does nothing but delegate: it runs the IPAM plugin named in `ipam.type`, found
-//! in `CNI_PATH`, with its own environment and stdin, and passes on what that one answers.
+//! A CNI plugin that only delegates: it runs the IPAM plugin named in `ipam.type`, found in `CNI_PATH`,
+//! with its own environment and stdin, and passes on the answer.
 //!
-//! The published main plugins of most distributions speak CNI up to 1.0.0, and none hands GC to its
-//! IPAM. This one speaks whatever its IPAM speaks, so 1.1.0, GC and STATUS can be tested through a
-//! delegation, and tried by hand.
+//! The main plugins of most distributions support CNI up to 1.0.0, and none passes GC on to its IPAM
+//! plugin. This one supports every version of its IPAM plugin, so 1.1.0, GC and STATUS can be tested
+//! through a delegation.
 
 use std::io::{Read, Write};
 use std::path::PathBuf;

@@ -1,10 +1,9 @@
-//! The floor of `scripts/bench.sh`: what a program costs that only starts, reads its standard input
-//! and prints.
+//! The minimum for `scripts/bench.sh`: the cost of a program that only starts, reads its standard input and
+//! prints.
 //!
-//! `floor` does that and no more; `floor write FILE` also writes 4 KiB in place and flushes them;
-//! `floor usage FILE PROGRAM` runs a program and writes to FILE its peak memory in KiB and its page
-//! faults. The last is here because a program's peak memory counts its parent's at the start, so that
-//! the parent has to be small.
+//! `floor` does only that. `floor write FILE` also writes 4 KiB in place and flushes them. `floor usage
+//! FILE PROGRAM` runs a program and writes its peak memory in KiB and its page faults to FILE. It is part
+//! of this small program because the peak memory of a program includes that of its parent at the start.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};

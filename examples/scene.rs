@@ -1,6 +1,6 @@
-//! A store to look at: `scene STORE COUNT` leases COUNT addresses (none, or 100 and more) in networks
-//! of several kinds, with pods, reservations, cooling addresses, a Docker pool and a little history.
-//! Made through the product's own code; the status page is shown and tested over it.
+//! A store for demonstrations: `scene STORE COUNT` leases COUNT addresses (none, or at least 100) in
+//! networks of several kinds, with pods, reservations, cooling addresses, a Docker pool and some history,
+//! with the product's own code. The status page is shown and tested with it.
 
 use std::env;
 use std::fmt::Write as _;
@@ -21,12 +21,12 @@ use sublet::store;
 use sublet::store::Store;
 use sublet::sys::host;
 
-/// Leases of the networks beside the large one.
+/// Leases of the networks other than the large one.
 const EDGE: usize = 26;
 const RESERVED: usize = 4;
 const LAB: usize = 12;
 const DOCKER: usize = 8;
-/// The most that are leased one by one in the large network.
+/// The maximum number of leases that are made one by one in the large network.
 const PODS: usize = 120;
 
 fn main() -> Result<()> {
@@ -52,7 +52,7 @@ struct Scene {
 }
 
 fn id(n: usize) -> String {
-    // Like a runtime's: random looking, 64 hexadecimal digits.
+    // Like a runtime's ID: 64 pseudo-random hexadecimal digits.
     let mut state = n as u64 + 1;
     let mut text = String::new();
     while text.len() < 64 {
@@ -63,7 +63,7 @@ fn id(n: usize) -> String {
     text
 }
 
-/// So many offsets within a /16, some of its /24s fuller than others, as machines fill and empty them.
+/// A number of offsets within a /16. Some of its /24s are fuller than others, as on real machines.
 fn scattered(count: usize) -> Vec<u32> {
     let chance = |n: u32| {
         let mixed = u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -110,7 +110,7 @@ impl Scene {
         self.store(persist)?.apply(command, &self.cx).map_err(|e| anyhow!("{e}"))
     }
 
-    /// An ADD as the configuration has it, for container `n`.
+    /// The ADD of a configuration for container `n`.
     fn add(name: &str, ipam: &Value, n: usize, pod: &str) -> Result<Add> {
         let conf = json!({ "cniVersion": "1.0.0", "name": name, "type": "bridge", "ipam": ipam });
         let inputs = Inputs {
@@ -147,7 +147,7 @@ impl Scene {
         self.run(&Command::Del(del)).map(|_| ())
     }
 
-    /// The large network: most of it as host-local left it, the newest with pods.
+    /// The large network: most leases come from host-local, the newest have pods.
     fn pods(&self, count: usize) -> Result<()> {
         let ipam = json!({ "type": "sublet", "subnet": "10.64.0.0/16" });
         let single = count.min(PODS);
@@ -178,7 +178,7 @@ impl Scene {
                 add.legacy = Legacy::Read(leases.clone(), cursor.into_iter().collect());
             }
             self.run(&Command::Add(add.clone()))?;
-            // A crash loop: the same pod again and again.
+            // A crash loop: the same pod repeatedly.
             for _ in 0..if n == 7 { 6 } else { 0 } {
                 self.del(&add)?;
                 self.run(&Command::Add(add.clone()))?;
@@ -187,7 +187,7 @@ impl Scene {
         Ok(())
     }
 
-    /// A small network, nearly full, with reservations and a cooldown.
+    /// A small, nearly full network with reservations and a cooldown.
     fn edge(&self) -> Result<()> {
         let ipam = json!({
             "type": "sublet", "subnet": "192.0.2.0/26", "rangeStart": "192.0.2.8",
@@ -212,7 +212,7 @@ impl Scene {
         Ok(())
     }
 
-    /// A /64 with little in it.
+    /// A /64 with few leases.
     fn lab(&self) -> Result<()> {
         let ipam = json!({ "type": "sublet", "subnet": "2001:db8:7::/64" });
         for n in 0..LAB {

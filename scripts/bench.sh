@@ -18,12 +18,12 @@ fail() {
 
 if [ "${1-}" = inside ]; then
     shift
-    # Written to by the driver to begin another boot.
+    # The driver writes to it to start another boot.
     cp /proc/sys/kernel/random/boot_id "$BENCH_WORK/boot_id"
     mount --bind "$BENCH_WORK/boot_id" /proc/sys/kernel/random/boot_id
     export BENCH_BOOT_ID=$BENCH_WORK/boot_id
     if [ -n "${BENCH_NETNS-}" ]; then
-        # `ip netns` keeps its names here; the machine's own stay out of sight.
+        # `ip netns` stores names here; the machine's own stay hidden.
         mount -t tmpfs none /run
         ip link set lo up
     fi
@@ -32,7 +32,7 @@ fi
 
 if [ "${1-}" = cluster-inside ]; then
     shift
-    # Whatever is noted there of this machine's clusters stays out of sight.
+    # Notes about this machine's clusters stay hidden.
     mount -t tmpfs none /run
     [ -z "${BENCH_NETNS-}" ] || ip link set lo up
     etcd --data-dir "$BENCH_WORK/etcd" --listen-client-urls http://127.0.0.1:23790 \

@@ -28,7 +28,7 @@ launch() {
 leader() {
     local i address
     for i in $servers; do
-        # A server that is cut off may believe in the leader that was.
+        # A server that is cut off may still report the former leader.
         address=$(curl -s -m 1 "http://10.99.0.2$i:8500/v1/status/leader") || continue
         case $address in
             *10.99.0.2?:*)
@@ -76,7 +76,7 @@ has_leader() {
 }
 until_true 30 "a server alone" has_leader
 
-# As that README prints them.
+# As printed in that README.
 default=$(< testdata/consul/default.json)
 ipv6=$(< testdata/consul/ipv6.json)
 ipv4=$(< testdata/consul/ipv4.json)
@@ -84,7 +84,7 @@ id=f81d4fae-7dec-11d0-a765-00a0c91e6bf6
 
 first=$(plugin ADD "$id" "$default")
 [[ $(field .ip4.ip "$first") == 203.0.113.*/24 ]] || fail "default: $first"
-# Its README's .1 is out of date: that is the gateway.
+# That README's .1 is out of date: it is the gateway.
 [ "$(field .ip4.ip "$first")" != 203.0.113.1/24 ] || fail "the gateway's address was given"
 [ "$(plugin ADD "$id" "$default")" = "$first" ] || fail "a repeated ADD gets another address"
 six=$(plugin ADD "$id" "$ipv6")
@@ -109,7 +109,8 @@ plugin DEL "$id" "$default"
 plugin DEL never-seen "$default"
 plugin DEL "$id" "$ipv6"
 for i in $(seq 12); do plugin DEL "c$i" "$ipv4"; done
-# What stays: the node's record and its name by machine, and that there was nothing to take over from cni-ipam-consul.
+# These records stay: the node's record, its name by machine, and the mark that there was nothing to import
+# from cni-ipam-consul.
 left=$(curl -s '127.0.0.1:8500/v1/kv/sublet/?keys' | jq -r '.[]' |
     grep -v -e ^sublet/node/ -e ^sublet/machine/ -e ^sublet/adopted/ -e ^sublet/old/ -e ^sublet/ranges/ -e ^sublet/past/ || true)
 [ -z "$left" ] || fail "keys are left: $left"

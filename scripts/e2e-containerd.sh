@@ -21,8 +21,8 @@ containerd_folders '{}'
 containerd_starts
 ctr image import --snapshotter native "$work/image.tar" > /dev/null
 
-# run CONTAINER COMMAND ...: in the foreground. The addresses are given back when it ends: a
-# detached container's are left to whoever deletes it, which this version of ctr does not do.
+# run CONTAINER COMMAND ...: in the foreground. The addresses are released when it ends. This version of ctr
+# does not release those of a detached container.
 run() {
     ctr run --snapshotter native --cgroup "/$cgroup/$1" --rm --cni "$image" "$@"
 }
@@ -59,7 +59,7 @@ row "each pings the next over IPv4 and IPv6" "$reached of $((2 * count)) answere
 
 for n in $(seq $count); do
     ctr task kill -s KILL "c$n"
-    # It ends as its container did.
+    # It ends with its container's exit code.
     wait "${runs[n - 1]}" || [ $? = 137 ] || fail "c$n: $(cat "$work/c$n.log")"
     [ -z "$(addresses "default-c$n")" ] || fail "c$n is gone and has a lease: $(leases)"
 done
@@ -85,7 +85,7 @@ for pid in "${runs[@]}"; do
 done
 no_leases "after $rounds rounds"
 no_links "after $rounds rounds"
-# The rotation tells that every round really had an address of its own.
+# The rotation shows that every round got a new address.
 run last sleep 1000000 > "$work/last.log" 2>&1 &
 until_true 30 "one more runs" running 1
 address=$(addresses default-last | head -n 1)

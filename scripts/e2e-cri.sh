@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Debian's containerd as a kubelet uses it (CRI), with sublet behind bridge and portmap: a lease
-# tells its pod, retried and stopped sandboxes, a DEL without a namespace, containerd killed 200
-# times in RunPodSandbox, and a reboot.
+# Debian's containerd as a kubelet uses it (CRI), with sublet behind bridge and portmap: leases record their
+# pod; retried and stopped sandboxes; a DEL without a namespace; containerd killed 200 times in
+# RunPodSandbox; and a reboot.
 #
-# Everything happens in namespaces of its own, on copies of /etc, /run, /var/lib and /opt, and ends
-# with the script. Needs root; installs the Debian packages that are missing.
+# Everything happens in its own namespaces, on copies of /etc, /run, /var/lib and /opt, and ends with the
+# script. Needs root; installs missing Debian packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/e2e/common.sh
@@ -20,13 +20,13 @@ if [ "${1-}" != inside ]; then
     enter "$@"
 fi
 
-# Another boot: a file over the kernel's, which containerd and all that it starts see.
+# Starts another boot: a file over the kernel's boot ID, visible to containerd and its children.
 boot() {
     printf '%08d-0000-4000-8000-000000000000\n' "$1" > "$work/boot-$1"
     mount --bind "$work/boot-$1" /proc/sys/kernel/random/boot_id
 }
 
-# containerd answers before its sandboxes are known again.
+# containerd answers before it has loaded its sandboxes.
 kubelet_starts() {
     containerd_starts
     until_true 30 "sandboxes are listed" lists
@@ -40,7 +40,7 @@ boot 1
 kubelet_starts
 ctr -n k8s.io image import --snapshotter native "$work/image.tar" > /dev/null
 
-# of ID KEY: a field of a sandbox's leases, each value once.
+# of ID KEY: the distinct values of a field in a sandbox's leases.
 of() {
     leases | jq -r --arg id "$1" --arg key "$2" \
         '[.[] | select(.containerID == $id) | .[$key]] | unique | join(" ")'
@@ -50,7 +50,7 @@ has() {
     [ "$2" = "$3" ] || fail "$1: $2, not $3"
 }
 
-# A lease tells whose it is.
+# A lease records its pod.
 web=$(run_sandbox web 0 'port_mappings { container_port: 80 host_port: 8080 }')
 has "podNamespace" "$(of "$web" podNamespace)" tests
 has "podName" "$(of "$web" podName)" web
@@ -60,7 +60,7 @@ netns=$(of "$web" netns)
 [ -e "$netns" ] || fail "the lease's namespace $netns is none"
 shown=$(/opt/cni/bin/sublet show "$web")
 [[ $shown == *tests/web* ]] || fail "sublet show: $shown"
-# portmap got what sublet leased.
+# portmap got sublet's address.
 nat=$(iptables-save -t nat)
 [[ $nat == *"DNAT --to-destination 10.77.0.2:80"* ]] || fail "no port is mapped: $nat"
 db=$(run_sandbox db 0)
@@ -68,17 +68,17 @@ nsenter --net="$netns" ping -q -c 1 -W 5 "$(addresses "$db" | head -n 1)" > /dev
     fail "web does not reach db"
 row "a sandbox's leases tell its pod" "$(of "$web" podNamespace)/web, $(of "$web" podUID)"
 
-# A kubelet retries a broken sandbox under the next number, before it removes the broken one.
+# A kubelet retries a broken sandbox with the next number, before it removes the broken one.
 cri StopPodSandbox "pod_sandbox_id: \"$web\""
 has "a stopped sandbox" "$(addresses "$web")" ""
 retried=$(run_sandbox web 1)
-# Sticky: the pod is the same.
+# Sticky, because the pod is the same.
 has "the retried sandbox" "$(addresses "$retried" | xargs)" "10.77.0.2 fd77::2"
 remove_sandbox "$web"
 has "once the first is removed" "$(addresses "$retried" | xargs)" "10.77.0.2 fd77::2"
 row "a retried sandbox (attempt + 1)" "its pod's addresses again"
 
-# Somebody took the namespace away: containerd sends a DEL without one.
+# The namespace was removed, so containerd sends a DEL without one.
 mv /opt/cni/bin/sublet /opt/cni/bin/.sublet
 cat > /opt/cni/bin/sublet << END
 #!/bin/sh
@@ -98,12 +98,12 @@ no_leases "all removed"
 no_links "all removed"
 row "a DEL without its namespace" "freed"
 
-# containerd is killed in the middle of RunPodSandbox. A plugin that it started goes on alone.
+# containerd is killed in the middle of RunPodSandbox. A plugin that it started continues.
 plugins_end() {
     ! cat /proc/[0-9]*/comm 2> /dev/null | grep -q -x -E 'bridge|portmap|loopback|sublet'
 }
 
-# What a kubelet does before it makes a pod's sandbox, and with those that are not ready.
+# What a kubelet does before it creates a pod's sandbox, and with sandboxes that are not ready.
 tidy() {
     local id pod attempt state
     while read -r id pod attempt state; do
@@ -143,14 +143,14 @@ tidy none
 sandboxes > "$work/sandboxes"
 ready=$(grep -c READY "$work/sandboxes" || true)
 listed=$(cut -d ' ' -f 1 "$work/sandboxes" | jq -R . | jq -s .)
-# Everyone that is there has its own addresses.
+# Every running sandbox has its own addresses.
 while read -r id _; do
     has "leases of $id" "$(addresses "$id" | wc -l)" 2
 done < "$work/sandboxes"
 has "addresses held twice" "$(leases | jq '[.[].address] | length - (unique | length)')" 0
-# Debian's containerd writes a sandbox down before it makes its network, so what it left half made is
-# listed, and a kubelet removes it. Older ones made the network first and could leave leases that no
-# list names: like this one. Nobody sends a DEL for it; a GC with the list takes it back.
+# Debian's containerd records a sandbox before it creates its network. An incomplete sandbox is therefore
+# listed, and a kubelet removes it. Older versions created the network first and could leave leases that no
+# list contains, like this one. It gets no DEL, but a GC with the list frees it.
 sublet_cni() {
     jq "$3" /etc/cni/net.d/10-pods.conflist |
         env CNI_COMMAND="$1" CNI_CONTAINERID="$2" CNI_NETNS=/run/netns/none CNI_IFNAME=eth0 \
@@ -183,7 +183,7 @@ for pod in a b c gone; do
     former[$pod]=$(addresses "$id" | xargs)
 done
 containerd_ends KILL
-# These are the processes of our own namespace alone.
+# Only the processes in our own namespace.
 for pid in /proc/[0-9]*; do
     pid=${pid#/proc/}
     [ "$pid" = $$ ] || [ "$pid" = "$BASHPID" ] || kill -KILL "$pid" 2> /dev/null || true
@@ -195,8 +195,8 @@ iptables -t nat -F
 boot 2
 kubelet_starts
 [ "$(leases | jq length)" = 0 ] || fail "leases of the last boot are listed: $(leases)"
-# The kubelet comes up: the dead sandboxes are stopped (a DEL of what ended with its boot), pods are
-# made anew in whatever order, and then the dead ones are removed.
+# The kubelet starts: it stops the dead sandboxes (a DEL of leases that ended with their boot), creates pods
+# in any order, and then removes the dead sandboxes.
 mapfile -t dead < <(sandboxes | grep NOTREADY | cut -d ' ' -f 1)
 has "dead sandboxes" ${#dead[@]} 4
 for id in "${dead[@]}"; do
@@ -215,7 +215,7 @@ files=$(find /var/lib/cni/sublet -name 'leases.redb.boot-*' | wc -l)
 has "files of boots, this one's and the last one's" "$files" 2
 row "reboot: sticky pods, whatever the order" "their addresses, a new file, 6 leases"
 
-# containerd starts anew, the boot is the same: what runs keeps what it has.
+# containerd restarts in the same boot: running containers keep their addresses.
 containerd_ends TERM
 kubelet_starts
 new=$(run_sandbox new 0)
@@ -224,8 +224,7 @@ for pod in a b c; do
 done
 has "leases" "$(leases | jq length)" 8
 
-# gc asks the CRI runtime, as crictl answers. A sandbox that it has lost is kept while its network namespace
-# exists.
+# gc asks the CRI runtime through crictl. A lost sandbox is kept while its network namespace exists.
 cat > "$work/crictl" << END
 #!/bin/sh
 cat $work/pods.json

@@ -18,7 +18,7 @@ fail() {
     exit 1
 }
 
-# host NAME NUMBER: one host's daemons, in its namespaces; ends with them.
+# host NAME NUMBER: one host's daemons, in its namespaces, which end with them.
 if [ "${1-}" = host ]; then
     work=$2
     name=$3
@@ -44,7 +44,7 @@ if [ "${1-}" != inside ]; then
     if [ ! -x "${SUBLETD:-bin/subletd}" ]; then scripts/build.sh; fi
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
-    # The kill of process 1 of the namespace ends all others.
+    # Killing process 1 of the namespace ends all others.
     unshare --mount --net --pid --fork --kill-child --mount-proc --propagation private \
         "$PWD/scripts/e2e-docker-cluster.sh" inside "$work" \
         "${SUBLET:-$PWD/bin/sublet}" "${SUBLETD:-$PWD/bin/subletd}"
@@ -59,7 +59,7 @@ mount -t tmpfs none /run
 mkdir -p /etc/docker
 mount -t cgroup2 none /sys/fs/cgroup 2> /dev/null || true
 ip link set lo up
-# The hosts' own network, and the one that their containers are on.
+# The network of the hosts, and the one of their containers.
 for bridge in lan wire; do
     ip link add "$bridge" type bridge
     ip link set "$bridge" up
@@ -77,7 +77,7 @@ for n in 1 2; do
     ip -n "h$n" link set mac0 up
 done
 
-# on HOST COMMAND...: docker there.
+# on HOST COMMAND...: runs docker on a host.
 on() {
     local host=$1
     shift
@@ -96,7 +96,7 @@ etcd --data-dir "$work/etcd" --listen-client-urls http://10.99.0.1:2379 \
     --advertise-client-urls http://10.99.0.1:2379 > "$work/etcd.log" 2>&1 &
 wait_for 30 leases || fail "etcd does not answer"
 for host in h1 h2; do
-    # Not by `ip netns exec`, which hides the cgroups.
+    # Not with `ip netns exec`, which hides the cgroups.
     nsenter --net="/run/netns/$host" unshare --mount --propagation private \
         "$PWD/scripts/e2e-docker-cluster.sh" host "$work" "$host" "$subletd" &
 done
@@ -132,7 +132,7 @@ for host in h1 h2; do
 done
 distinct=$(printf '%s\n' "${addresses[@]}" | sort -u | grep -c '^10\.81\.1[23]')
 [ "$distinct" = 20 ] || fail "$distinct addresses for 20 containers: ${addresses[*]}"
-# With the gateway, which both have from the pool.
+# Including the gateway, which both get from the pool.
 [ "$(leases | jq length)" = 21 ] || fail "$(leases)"
 [ "$(leases | jq '[.[] | select(.node == "h2")] | length')" = 10 ] || fail "$(leases)"
 
@@ -154,7 +154,7 @@ step "automatic pools of both, at once"
 running=()
 for n in 1 2 3; do
     for host in h1 h2; do
-        # A parent of its own for each: macvlan allows one network on it.
+        # Each has its own parent interface, because macvlan allows one network per parent.
         ip -n "$host" link add "d$n" type veth peer name "e$n"
         on "$host" network create --driver macvlan --opt parent="d$n" --ipam-driver kontena-ipam \
             --ipam-opt network="auto-$host-$n" "auto$n" > /dev/null &

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# A real dockerd (Debian's docker.io) whose networks and containers had their addresses from gipam, then
-# from kontena-ipam: `sublet import` reads their stores, and subletd goes on under their names. Running
-# containers keep their addresses, over a restart of dockerd too; at the end nothing is leased.
+# A real dockerd (Debian's docker.io) whose networks and containers got their addresses from gipam, then
+# from kontena-ipam: `sublet import` reads their stores, and subletd continues under their names. Running
+# containers keep their addresses, also over a restart of dockerd. At the end nothing is leased.
 #
 # gipam and kontena-ipam themselves are not run: scripts/e2e/predecessors.sh answers and writes in their
 # place. With the name of a Debian release, such as trixie, it runs with that release's dockerd.
 #
-# Everything happens in namespaces of its own and ends with the script. Needs root; bin/sublet and
-# bin/subletd (or the paths in SUBLET and SUBLETD) must be built.
+# Everything happens in its own namespaces and ends with the script. Needs root; bin/sublet and bin/subletd
+# (or the paths in SUBLET and SUBLETD) must be built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/e2e/common.sh
@@ -30,7 +30,7 @@ if [ "${1-}" != inside ]; then
     [ $# = 0 ] || root=$(scripts/get-docker.sh "$1")
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
-    # The kill of process 1 of the namespace ends all others.
+    # Killing process 1 of the namespace ends all others.
     unshare --mount --net --pid --fork --kill-child --mount-proc --propagation private \
         "$PWD/scripts/e2e-docker-migration.sh" inside "$work" \
         "$(realpath "${SUBLET:-bin/sublet}")" "$(realpath "${SUBLETD:-bin/subletd}")" "$root"
@@ -42,7 +42,7 @@ work=$2
 sublet=$3
 subletd=$4
 root=$5
-# /run has the plugins' sockets: ours alone.
+# /run has the plugins' sockets, so it is private.
 mount -t tmpfs none /run
 mkdir -p /run/docker/plugins /run/lock /run/h2 /etc/docker
 mount -t tmpfs none /etc/docker
@@ -79,7 +79,7 @@ answers() {
     curl -sf -X POST --unix-socket "$1" http://x/Plugin.Activate
 }
 
-# old NAME ARG...: that driver, on its socket.
+# old NAME ARG...: starts that driver on its socket.
 old() {
     local socket=/run/docker/plugins/$1.sock
     [ "$1" != kontena ] || socket=/run/docker/plugins/kontena-ipam.sock
@@ -89,7 +89,7 @@ old() {
     wait_for 10 answers "$socket" || fail "$1 does not answer"
 }
 
-# Ends it with what serves its connections.
+# Ends the driver and the processes that serve its connections.
 stop_old() {
     local children
     read -r -a children < "/proc/${pid[old]}/task/${pid[old]}/children" || true
@@ -99,7 +99,7 @@ stop_old() {
     if answers "$1"; then fail "the old driver still answers"; fi
 }
 
-# new NAME SOCKET ARG...: subletd there.
+# new NAME SOCKET ARG...: starts subletd there.
 new() {
     local name=$1 socket=$2
     shift 2
@@ -120,7 +120,7 @@ run() {
     docker run -d --name "$1" --network "$2" "${@:3}" bb sleep 1000 > /dev/null || fail "docker run $*"
 }
 
-# The addresses that a container has, as its interface says.
+# The addresses on a container's interface.
 inside() {
     docker exec "$1" ip -o addr show eth0 scope global | sed -E 's/.* inet6? ([^ ]+) .*/\1/' | sort
 }
@@ -130,8 +130,8 @@ all_inside() {
     for one in "$@"; do echo "$one:" "$(inside "$one" | tr '\n' ' ')"; done
 }
 
-# The gateways and containers' addresses of networks, as dockerd has them. The gateway of a network whose
-# subnet was asked for is shown with its containers alone.
+# The addresses of gateways and containers in dockerd's networks. If a network's subnet was requested, the
+# gateway is shown only with its containers.
 known() {
     {
         docker network inspect "$@" | jq -r '.[] | (.IPAM.Config[].Gateway // empty),
@@ -152,14 +152,14 @@ pools() {
     "$sublet" export jsonl --store "$1" | jq -r 'select(.record == "pool") | .pool' | sort
 }
 
-# sound STORE: doctor finds nothing.
+# sound STORE: fails if doctor finds a problem.
 sound() {
     local report
     report=$("$sublet" doctor --json --store "$1") || fail "doctor: $report"
     is "doctor's problems" "[]" "$(jq -c .problems <<< "$report")"
 }
 
-# fresh CONTAINER: none of its addresses was leased before.
+# fresh CONTAINER: fails if one of its addresses was leased before.
 fresh() {
     local address
     for address in $(inside "$1"); do
@@ -167,7 +167,7 @@ fresh() {
     done
 }
 
-# restart CONTAINER...: of dockerd; these run on and have the addresses that they had.
+# restart CONTAINER...: restarts dockerd. These containers must continue with the same addresses.
 restart() {
     local before
     before=$(all_inside "$@")
@@ -192,7 +192,7 @@ docker network create --ipv6 --ipam-driver gipam gnet > /dev/null
 docker network create --ipam-driver gipam quiet > /dev/null
 docker network rm early > /dev/null
 docker network create --ipam-driver gipam again > /dev/null
-# gipam gives its next block all the same, and dockerd lists what was asked for.
+# gipam allocates its next block in any case, but dockerd lists the requested subnet.
 docker network create --ipam-driver gipam --subnet 192.168.77.0/24 asked > /dev/null
 run a1 asked
 run g1 gnet
@@ -212,7 +212,7 @@ is "leases after the import" "$kept" "$(leased "$store")"
 "$sublet" import gipam "$file" --store "$store" &> /dev/null || fail "import gipam, again"
 is "leases after another import" "$kept" "$(leased "$store")"
 is "pools after the import" "$(jq -r '.allocated[].id' "$file" | sort)" "$(pools "$store")"
-# What the import says subletd is to be started with.
+# The flags for subletd that the import prints.
 read -r -a flags <<< "$(sed -n 's/^start subletd with //p' "$work/flags.txt" | sort | tr '\n' ' ')"
 is "main pools" "--v4 10.70.0.0/16 --v4-block 24 --v6 fd00:70::/48 --v6-block 64" "${flags[*]}"
 new gipam /run/docker/plugins/gipam.sock --store "$store" "${flags[@]}"
@@ -232,7 +232,7 @@ gipam_lives
 restart a1 g1 g3 g4
 gipam_lives
 docker exec g1 ping -c 1 -W 5 10.70.1.1 > /dev/null || fail "g1 does not reach its gateway"
-# A container of gipam's time gives its addresses back.
+# A container from gipam's time releases its addresses.
 docker stop -t 0 g1 > /dev/null
 if leased "$store" | grep -qxF -e 10.70.1.2 -e fd00:70::2; then fail "g1's addresses are still leased"; fi
 docker start g1 > /dev/null
@@ -279,7 +279,7 @@ run k2 kontena --ip 10.81.7.7
 run k3 kontena
 run k4 kontena0
 docker rm -f k3 > /dev/null
-# What another host has of the pool, and a subnet whose pool was lost.
+# Another host's use of the pool, and a subnet whose pool was lost.
 old_key pool-nodes/kontena/h2 '{}'
 old_key addresses/kontena/10.81.128.200 '{"address": "10.81.128.200/16", "node": "h2"}'
 old_key subnets/10.83.0.0 '{"address": "10.83.0.0/24"}'
@@ -302,7 +302,7 @@ sublet_on() {
 }
 sublet_on h1 /run/docker/plugins/kontena-ipam.sock
 sublet_on h2 /run/h2/kontena-ipam.sock
-# ask METHOD BODY: as dockerd of h2 does.
+# ask METHOD BODY: sends a request like dockerd on h2.
 ask() {
     curl -sf --unix-socket /run/h2/kontena-ipam.sock -d "$2" "http://x/IpamDriver.$1"
 }
@@ -345,7 +345,7 @@ is "addresses after the start of k2" "$before" "$(all_inside k1 k2 k4)"
 step "kontena-ipam: the end"
 docker rm -f k1 k2 k4 > /dev/null
 docker network rm "${networks[@]}" > /dev/null
-# The gateway stays with the pool that h2 has.
+# The gateway stays with the pool, which h2 still has.
 is "leases after h1's networks" $'10.81.0.1\n10.81.128.200' "$(leased "$store")"
 is "pools after h1's networks" kontena "$(pools "$store")"
 sound "$store"

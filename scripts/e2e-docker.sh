@@ -20,7 +20,7 @@ fail() {
 }
 
 if [ "${1-}" = enter ]; then
-    # In the namespaces: into the root file system that has another dockerd.
+    # In the namespaces: enters the root file system with another dockerd.
     root=$2
     mount --bind "$root" "$root"
     for folder in proc dev sys; do mount --rbind "/$folder" "$root/$folder"; done
@@ -43,7 +43,7 @@ if [ "${1-}" != inside ]; then
     if [ $# -gt 0 ]; then
         run=("$PWD/scripts/e2e-docker.sh" enter "$(scripts/get-docker.sh "$1")")
     fi
-    # The kill of process 1 of the namespace ends all others.
+    # Killing process 1 of the namespace ends all others.
     unshare --mount --net --pid --fork --kill-child --mount-proc --propagation private \
         "${run[@]}" "$work" "${SUBLETD:-$PWD/bin/subletd}"
     echo "e2e-docker: everything passed in $SECONDS s"
@@ -53,14 +53,14 @@ fi
 work=$2
 subletd=$3
 sublet=$PWD/bin/sublet
-# /run has the plugins' sockets, /etc/docker the spec files: ours alone.
+# /run has the plugins' sockets, /etc/docker the spec files, so both are private.
 mount -t tmpfs none /run
 mkdir -p /run/docker/plugins /run/lock /etc/docker
 mount -t tmpfs none /etc/docker
 mkdir -p /etc/docker/plugins
 mount -t cgroup2 none /sys/fs/cgroup 2> /dev/null || true
 ip link set lo up
-# As a host has them: a default route, and one that lies in the supernet.
+# Typical routes of a host: a default route, and one inside the supernet.
 ip link add uplink type veth peer name uplink-end
 ip addr add 10.80.0.9/24 dev uplink
 ip link set uplink up
@@ -217,7 +217,7 @@ for n in 1 2 3; do
     start_subletd
 done
 wait "${jobs[@]}"
-# What a lost answer left behind goes with cleanup, and nothing else does.
+# cleanup frees what a lost answer left behind, and nothing else.
 sleep 1.1
 "$subletd" cleanup --store "$store" --grace 0s >> "$work/cleanup.txt" || fail "cleanup"
 is "leases after the load" "$before" "$(leased)"
@@ -367,7 +367,7 @@ docker network create --driver overlay --attachable --ipam-driver sublet:latest 
 docker run --rm --network over bb ip addr show eth0 > "$work/over.txt" || fail "no container in the swarm"
 grep -qE "10\.60\.0\.1(2[89]|3[0-9])/24" "$work/over.txt" || fail "$(cat "$work/over.txt")"
 docker network rm over > /dev/null
-# The swarm lets go of it when it comes to it.
+# The swarm releases it with a delay.
 nothing_leased() { ! "$sublet" list --json --store "$work/plugin-data/leases.redb" | grep -q address; }
 wait_for 20 nothing_leased || fail "$("$sublet" list --store "$work/plugin-data/leases.redb")"
 docker swarm leave --force > /dev/null
@@ -375,14 +375,14 @@ docker plugin disable -f sublet:latest > /dev/null
 docker plugin rm sublet:latest > /dev/null
 
 step "cleanup of what dockerd forgot"
-# Plugged out: dockerd removes the container and the network, and tells nobody.
+# Disconnected: dockerd removes the container and the network without reporting it.
 create "${sublet_net[@]}" --subnet 10.242.0.0/24 lost
 docker run -d --name l1 --network lost bb sleep 1000 > /dev/null
 kill "$subletd_pid"
 wait "$subletd_pid" || fail "subletd did not end well"
 [ ! -e /run/docker/plugins/sublet.sock ] || fail "the socket is still there"
 kill_hard "$dockerd_pid"
-# As after a disk was restored: dockerd knows less than the store.
+# As after a disk was restored: dockerd has older data than the store.
 rm -f /run/docker.pid "$work/docker/network/files/local-kv.db"
 start_subletd
 start_dockerd
@@ -394,7 +394,7 @@ grep -q "would free pool sublet-local/10.242.0.0/24" "$work/dry.txt" || fail "$(
 is "leases that dockerd forgot" "" "$(leased)"
 
 step "the end"
-# The bridges of the networks that dockerd forgot hold their routes still.
+# The bridges of networks that dockerd has forgotten still have their routes.
 ip -j link show type bridge | jq -r '.[] | .ifname' | while read -r bridge; do
     ip link del "$bridge"
 done

@@ -26,7 +26,7 @@ case ${1-} in
     trap 'rm -rf "$work"' EXIT
     mkdir "$work/before"
     for program in sublet subletd; do
-        # What is behind an ELF file is never read.
+        # Data after an ELF file is never read.
         { cat "bin/$program"; echo; } > "$work/before/$program"
     done
     packaging/pack.sh "$before" "$arch" "$work/before" "$work/dist" tgz deb rpm
@@ -103,14 +103,14 @@ esac
 kind=$2
 machine=$(uname -m)
 
-# All files but those of the package managers, of tests and of the kernel.
+# All files except those of the package managers, of tests and of the kernel.
 files() {
     find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /repo -o -path /dist \
         -o -path /tmp -o -path /var/lib/dpkg -o -path /var/lib/rpm -o -path /root/.rpmdb -o -path /var/log \
         -o -path /var/cache \) -prune -o -print | sort
 }
 
-# Puts a version into its place.
+# Installs a version.
 put() {
     case $kind in
     tgz)
@@ -134,7 +134,7 @@ take_away() {
     esac > /dev/null
 }
 
-# cni COMMAND CONTAINER: Debian's bridge makes the interface and asks sublet for its address.
+# cni COMMAND CONTAINER: Debian's bridge creates the interface and gets its address from sublet.
 cni() {
     jq -n '{cniVersion: "1.0.0", name: "mynet", type: "bridge", bridge: "cni0", isGateway: true,
         ipam: {type: "sublet", subnet: "10.4.0.0/16", persist: "disk"}}' |
@@ -231,7 +231,7 @@ take_away
 is "units that are left" "$(systemctl list-units --all --legend=no 'sublet*')" ""
 is "files of units that are left" "$(systemctl list-unit-files --legend=no 'sublet*')" ""
 files > /tmp/files.left
-# Folders may be of others as well.
+# Other programs may use the folders too.
 left=$(comm -13 /tmp/files /tmp/files.left | grep -v -x -e '/opt/cni\(/bin\)\?' -e /var/lib/cni \
     -e '/var/lib/cni/sublet\(/leases\..*\)\?' || true)
 is "left behind" "$left" ""

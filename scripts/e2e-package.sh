@@ -68,7 +68,7 @@ done
 expect "mode of the folder" "$(stat -c %a /var/lib/cni/sublet)" 700
 expect "first ADD" "$(conf boot | cni ADD c1 | jq -r '.ips[0].address')" 10.4.0.2/16
 expect "listed" "$(sublet list --json | jq -r '.[0].containerID')" c1
-# Nobody listens there.
+# No server listens there.
 cluster='{"etcd": {"endpoints": ["http://127.0.0.1:1"]}}'
 if refused=$(conf boot | jq --argjson store "$cluster" '.ipam.store = $store' | cni ADD c2); then
     fail "an ADD without a cluster: $refused"
@@ -89,7 +89,7 @@ for unit in packaging/systemd/*; do
     systemd-analyze verify --man=no "/usr/lib/systemd/system/${unit##*/}" || fail "$unit"
 done
 
-# The old package's leases are there when the new one comes.
+# The old package's leases exist when the new one is installed.
 rm -rf /var/lib/cni/sublet/*
 expect "a lease" "$(conf disk | cni ADD a | jq -r '.ips[0].address')" 10.4.0.2/16
 expect "another lease" "$(conf disk | cni ADD c | jq -r '.ips[0].address')" 10.4.0.3/16
@@ -102,7 +102,7 @@ conf disk | cni DEL a
 expect "after the upgrade" "$(sublet list --json | jq length)" 2
 sublet gc --dry-run > /dev/null
 
-# Removal gives host-local its name back in both folders, with the leases.
+# Removal restores host-local in both folders, with the leases.
 for folder in /opt/cni/bin /usr/lib/cni; do
     cp /usr/lib/cni/host-local "$folder/.former"
     mv "$folder/.former" "$folder/host-local"

@@ -20,15 +20,15 @@ cargo build --quiet --locked --example scene
 scene=${CARGO_TARGET_DIR:-target}/debug/examples/scene
 
 work=$(mktemp -d)
-# Not in the repository: what npm brings is not ours.
+# Not in the repository, because npm's files are third-party.
 cp -r tests/page "$work/driver"
 (cd "$work/driver" && npm ci --no-audit --no-fund --loglevel=error)
 daemons=()
 trap '[ ${#daemons[@]} = 0 ] || kill "${daemons[@]}" 2> /dev/null || true; rm -rf "$work"' EXIT
 export NODE_ID=rack1-host3
 
-# serve NAME COUNT: a subletd over a store with so many leases; its address is in $at. The store is where
-# it usually is, and the page says so: a folder in memory lies over /var/lib for this process alone.
+# serve NAME COUNT: a subletd over a store with this number of leases; its address is in $at. The store has
+# its usual path, which the page shows: a folder in memory is mounted over /var/lib for this process only.
 serve() {
     local log=$work/$1.log
     # shellcheck disable=SC2016 # they are the inner shell's
@@ -43,7 +43,7 @@ serve() {
     at=$(sed -n 's|.*the status page is at http://\([^/]*\)/.*|\1|p' "$log")
 }
 
-# drive SIZE [FOLDER]: the browser; what it saw becomes rows of the table.
+# drive SIZE [FOLDER]: runs the browser; its findings become rows of the table.
 drive() {
     local name value
     node "$work/driver/page.mjs" "$1" "$at" ${2+"$2"} > "$work/seen" || fail "the page, over $1"
@@ -65,7 +65,7 @@ row "many: /api/v1/leases, within a second" "$(cat "$work/warm")"
 drive many
 row "many: memory of subletd, peak" "$(sed -n 's/^VmHWM: *//p' "/proc/${daemons[-1]}/status")"
 
-# A store that makes a picture.
+# A store for the picture.
 serve picture 24000
 mkdir -p "$work/img"
 drive picture "$work/img"

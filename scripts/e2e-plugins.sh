@@ -30,7 +30,7 @@ if [ "${1-}" != inside ]; then
     for plugin in bridge ptp macvlan; do
         ln -s "$plugins/$plugin" "$work/cni/$plugin"
     done
-    # Under its own name, and in the place of the program that it replaces.
+    # Under its own name, and in place of the program that it replaces.
     cp bin/sublet "$work/cni/sublet"
     ln -s sublet "$work/cni/host-local"
     cp "${CARGO_TARGET_DIR:-target}/debug/examples/delegate" "$work/cni/delegate"
@@ -43,11 +43,11 @@ fi
 work=$2
 cni_path=$work/cni
 sublet=$cni_path/sublet
-# `ip netns` keeps its names here; the machine's own stay out of sight.
+# `ip netns` stores names here; the machine's own stay hidden.
 mount -t tmpfs none /run
 ip link set lo up
 
-# Duplicate address detection would make each IPv6 address wait.
+# Duplicate address detection would delay each IPv6 address.
 quick() {
     # shellcheck disable=SC2016
     "$@" sh -c 'for f in /proc/sys/net/ipv6/conf/*/accept_dad; do echo 0 > "$f"; done'
@@ -58,7 +58,7 @@ for container in c1 c2 c3; do
     quick ip netns exec "$container"
 done
 
-# cni COMMAND CONTAINER CONFIGURATION [IFNAME]: the answer goes to stdout.
+# cni COMMAND CONTAINER CONFIGURATION [IFNAME]: prints the answer.
 cni() {
     local type
     type=$(jq -r .type <<< "$3")
@@ -66,12 +66,12 @@ cni() {
         CNI_IFNAME="${4-eth0}" CNI_PATH="$cni_path" "$cni_path/$type" <<< "$3"
 }
 
-# must COMMAND ...: as cni, and has to succeed.
+# must COMMAND ...: like cni, and must succeed.
 must() {
     cni "$@" || fail "$1 $2 failed"
 }
 
-# refused CODE COMMAND ...: as cni, and has to fail; CODE "any" for a plugin's own errors.
+# refused CODE COMMAND ...: like cni, and must fail. CODE "any" is for a plugin's own errors.
 refused() {
     local expected=$1 answer code
     shift
@@ -123,7 +123,7 @@ network() {
         } + $extra'
 }
 
-# Two containers get addresses, reach each other, are checked and go.
+# Two containers get addresses, reach each other, are checked and deleted.
 round() {
     local conf=$1 what=$2 first second n
     first=$(must ADD c1 "$conf")
@@ -138,7 +138,7 @@ round() {
     second=$(jq --argjson r "$second" '. + {prevResult: $r}' <<< "$conf")
     must CHECK c1 "$first"
     must CHECK c2 "$second"
-    # A CHECK that cannot fail would say nothing: c1 with c2's result has to.
+    # CHECK must be able to fail: c1 with c2's result.
     refused any CHECK c1 "$second"
     must DEL c1 "$first"
     must DEL c2 "$second"
@@ -152,7 +152,7 @@ round() {
 # An ADD that fails before, in and after the IPAM plugin leaves no lease.
 failures() {
     local conf=$1 what=$2 bad
-    # Before: no such namespace, then a name that is taken.
+    # Before: the namespace does not exist, then the interface name exists.
     ip netns add gone
     ip netns del gone
     refused any ADD gone "$conf"
@@ -162,12 +162,12 @@ failures() {
     ip -n c3 link del taken
     must DEL c3 "$conf" taken
     no_leases "$what, name taken"
-    # After: a route whose gateway cannot be reached. The plugin takes the lease back by itself.
+    # After: a route whose gateway is unreachable. The plugin releases the lease by itself.
     bad=$(jq '.ipam.routes = [{dst: "192.0.2.0/24", gw: "198.51.100.1"}]' <<< "$conf")
     refused any ADD c3 "$bad"
     no_leases "$what, unreachable route"
     must DEL c3 "$bad"
-    # In: the second range set is full, so the first one's address is given back as well.
+    # In: the second range set is full, so the address of the first one is released as well.
     bad=$(jq '.ipam.ranges[1] = [{subnet: "fd77::/64", rangeStart: "fd77::2", rangeEnd: "fd77::2"}]' \
         <<< "$conf")
     must ADD c1 "$bad" > /dev/null
@@ -196,13 +196,13 @@ for ipam in sublet host-local; do
     ip link set uplink1 up
     quick env
     macvlan=$(network mv macvlan $ipam '{"master": "uplink0", "mode": "bridge"}')
-    # Nobody is behind the uplink, so the routes through the gateway stay unused.
+    # There is no host behind the uplink, so the routes through the gateway are unused.
     round "$macvlan" "macvlan with $ipam"
     failures "$macvlan" "macvlan with $ipam"
     ip link del uplink0
 done
 
-# 1.1.0, GC and STATUS: Debian's plugins do not speak it yet.
+# 1.1.0, GC and STATUS: Debian's plugins do not support it yet.
 delegate=$(network del delegate sublet '{"cniVersion": "1.1.0"}')
 delegate=$(jq '.ipam.ranges[0] = [{subnet: "10.77.0.0/30"}] | .ipam.statusWhenFull = "fail"' \
     <<< "$delegate")

@@ -38,19 +38,19 @@ jq -n '{cniVersion: "0.4.0", name: "ours", plugins: [
     {type: "tuning"}
 ]}' > /etc/cni/net.d/ours.conflist
 
-# vfs copies a container's files: it works on every file system.
+# vfs copies a container's files, which works on every file system.
 pod() {
     CONTAINERS_CONF=$work/containers.conf podman --storage-driver vfs --root "$work/storage" \
         --runroot "$work/runroot" --tmpdir "$work/tmp" --runtime runc "$@"
 }
 
-# run NAME NETWORK OPTION ...: a container that sleeps; its ID.
+# run NAME NETWORK OPTION ...: starts a container that sleeps; prints its ID.
 run() {
     pod run --detach --name "$1" --network "$2" "${@:3}" --cgroup-parent "/$cgroup" \
         --ulimit nofile=1024:1024 --ulimit nproc=1024:1024 "$image"
 }
 
-# held ID ADDRESS ...: it has exactly these, inside and in the list.
+# held ID ADDRESS ...: fails unless it has exactly these, inside and in the list.
 held() {
     local id=$1 shown address
     shift
@@ -91,7 +91,7 @@ no_leases "both removed"
 no_links "both removed"
 row "both removed" "no lease, no link"
 
-# A network as podman makes it names host-local. Its place is taken while a container runs.
+# podman's own network names host-local, which is replaced while a container runs.
 pod network create --subnet 10.78.0.0/24 made > /dev/null
 old=$(run old made)
 [ -s "/var/lib/cni/networks/made/10.78.0.2" ] || fail "host-local leased nothing"

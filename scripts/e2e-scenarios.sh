@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What operators meet at night, each scenario with the commands that docs/ has for it: a full range, a
-# leaked address, a wrong configuration, a damaged file, host-local and back, who held an address, addresses
-# for a load balancer, a larger range under running containers, backup and restore, upgrade, uninstall.
+# Typical situations of operators, each with the commands in docs/: a full range, a leaked address, a wrong
+# configuration, a damaged file, host-local and back, who held an address, addresses for a load balancer, a
+# larger range under running containers, backup and restore, upgrade, uninstall.
 #
 # A scenario may run a command only if its section of the documentation shows it, and at most as many
 # commands as the section has.
@@ -21,7 +21,7 @@ store=/var/lib/cni/sublet/leases.redb
 conf=/etc/cni/net.d/10-web.conf
 plugin=/opt/cni/bin/sublet
 
-# scenario TITLE FILE HEADING: begins one; its commands are those below the heading.
+# scenario TITLE FILE HEADING: starts a scenario. Its commands are those below the heading.
 scenario() {
     [ -z "${title-}" ] || row "$title" "$(wc -l < "$work/used") of ${#shown[@]} commands"
     title=$1
@@ -36,7 +36,7 @@ scenario() {
     rm -rf /var/lib/cni /etc/cni/net.d/*
 }
 
-# op WORD ...: runs a command that the section shows. Its name, its subcommand and its options count.
+# op WORD ...: runs a command that the section shows. Its name, subcommand and options are compared.
 op() {
     local line word known
     # It may run in a subshell.
@@ -47,7 +47,7 @@ op() {
         known=yes
         for word in "$@"; do
             case $word in
-                # How a script reads and answers; leases of a test are younger than a minute.
+                # These are for the script: leases of a test are younger than a minute.
                 --json | --yes | --grace) ;;
                 "$1" | "$2" | --*) [[ $line == *" $word "* ]] || known= ;;
             esac
@@ -102,14 +102,14 @@ for container in c1 c2 c3 c4 c5; do
 done
 is "ADD" 100 "$(code ADD c6)"
 [[ $(jq -r .msg "$work/answer") == *web*"sublet gc --dry-run"* ]] || fail "$title: $(cat "$work/answer")"
-# Who is not root is told so, once.
+# A message advises other users to run the command as root, once.
 for command in list "check $conf"; do
     # shellcheck disable=SC2086
     told=$(setpriv --reuid 65534 --regid 65534 --clear-groups "$plugin" $command 2>&1) || true
     is "$command" 1 "$(grep -o 'run this as root' <<< "$told" | wc -l)"
 done
 is "free" 0 "$(op sublet pools --network web --json | jq '.[0].free')"
-# Two containers are gone, and nobody called DEL.
+# Two containers are gone without a DEL.
 ip netns delete c2
 ip netns delete c4
 is "lost" 2 "$(op sublet gc --dry-run --grace 0s --json | jq '[.[] | select(.verdict == "lost")] | length')"
@@ -154,7 +154,7 @@ is "repairable" true "$(jq '[.problems[].repairable] | any' <<< "$report")"
 op sublet doctor --repair --yes > "$work/repaired" 2>&1 || true
 [ -n "$(find /var/lib/cni/sublet -name 'leases.redb.damaged-*')" ] || fail "$title: no copy was kept"
 before=$(leases | jq length)
-# What is known to be in use is leased or reserved: a new container gets another address.
+# Every address known to be in use is leased or reserved, so a new container gets another one.
 new=$(add c31)
 is "addresses" $((before + 1)) "$(leases | jq '[.[].address] | unique | length')"
 is "holder" c31 "$(holder "$new")"

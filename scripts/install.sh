@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs bin/sublet where runtimes look for plugins, and bin/subletd and a link to sublet on PATH. Takes
-# the options of `sublet install`, as --to DIR and --as NAME; `sublet uninstall` is the way back.
+# Installs bin/sublet where runtimes look for plugins, and bin/subletd and a link to sublet on PATH. Accepts
+# the options of `sublet install`, such as --to DIR and --as NAME. `sublet uninstall` reverses it.
 set -euo pipefail
 
 program=$(dirname "$0")/../bin/sublet

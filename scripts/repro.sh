@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-# Asked for once: another commit may come while this runs.
+# Determined once, because there may be new commits while this runs.
 commit=$(git rev-parse HEAD)
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 # Before the release its section has no date yet. The commit that sets one has to be the same in both clones.

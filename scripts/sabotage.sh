@@ -70,13 +70,13 @@ built=$(realpath -m "${CARGO_TARGET_DIR-target}")/debug
 copy=$lab/tree
 mkdir -p "$copy"
 git_dir=$(git rev-parse --absolute-git-dir)
-# Nothing is debugged here, so the build is as fast as it can be. A build folder of its own, so that no
-# other command ever meets a program with a fault in it.
+# The build need not support debugging, so it is as fast as possible. It has its own build folder, so that
+# no other command uses a program with a fault.
 export CARGO_TARGET_DIR=$lab/target CARGO_INCREMENTAL=1
 export CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=false
 unset SUBLET_LONG
 
-# The first build takes the dependencies that are built already. The program itself is another's.
+# The first build reuses dependencies that were built already, but not the program itself.
 if [ ! -d "$CARGO_TARGET_DIR" ] && [ -d "$built/deps" ]; then
     for part in .fingerprint build deps; do
         mkdir -p "$CARGO_TARGET_DIR/debug/$part"
@@ -89,7 +89,7 @@ in_copy() {
     (cd "$copy" && GIT_DIR=$git_dir GIT_WORK_TREE=$copy GIT_INDEX_FILE=$lab/index git "$@")
 }
 
-# The working tree as a tree of git's, without touching the index of the repository.
+# The working tree as a git tree, without touching the index of the repository.
 sources() {
     rm -f "$lab/now"
     cp "$(git rev-parse --git-path index)" "$lab/now"
@@ -106,7 +106,7 @@ field() {
     sed -n "s/^$1: //p" "$patches/$2.patch"
 }
 
-# The tests that a patch names, one a line.
+# The tests that a patch names, one on each line.
 tests_of() {
     field caught-by "$1" | tr ',' '\n' | tr -d ' '
 }
@@ -131,7 +131,7 @@ build() {
     (cd "$copy" && cargo test --no-run --locked --quiet "$@")
 }
 
-# Runs these tests; their report goes to standard output. Built before.
+# Runs these tests, which must have been built; their report goes to standard output.
 run() {
     local test filter=
     local -a options exact
@@ -148,7 +148,7 @@ run() {
     fi
 }
 
-# Whether the report says that this test failed by a panic: not by a signal, not by its time limit.
+# Whether this test failed by a panic, according to the report: not by a signal or its time limit.
 failed_by_assertion() {
     local report=$1 test=${2#it::}
     if [ "$nextest" ]; then
@@ -167,7 +167,7 @@ tree=$(sources)
 restore
 if [ "$simulator" ]; then
     simulate=(test --locked --lib simulated_)
-    # The first of the simulations that finds something ends the others.
+    # The first simulation that finds something ends the others.
     [ -z "$nextest" ] || simulate=(nextest run --locked --lib --max-fail 1:immediate -E 'test(simulated_)')
     for name in "${names[@]}"; do
         [ "$(field simulator "$name")" = - ] || continue
@@ -201,7 +201,7 @@ fi
 passed=0
 failed=0
 if [ ${#names[@]} -gt 0 ]; then
-    # The tests must pass without any fault, or their failure would prove nothing.
+    # The tests must pass without a fault; otherwise their failure would prove nothing.
     mapfile -t all < <(for name in "${names[@]}"; do tests_of "$name"; done | sort -u)
     mapfile -t options < <(targets "${all[@]}")
     report=$lab/report

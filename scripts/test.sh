@@ -42,7 +42,7 @@ case $#$tier in
         ;;
 esac
 
-# What is needed, and the package that has it.
+# The required programs and their packages.
 needs=(
     cc=build-essential
     /usr/lib/cni/host-local=containernetworking-plugins
@@ -129,7 +129,7 @@ step scripts/get-consul.sh
 step shellcheck -x scripts/*.sh scripts/e2e/*.sh packaging/*.sh packaging/deb/* testdata/readme/*.sh .ci/run
 step cargo clippy --all-targets --locked -- -D warnings
 RUSTDOCFLAGS='-D warnings' step cargo doc --no-deps --document-private-items --locked
-# Without a choice of targets both build the example too: the plugin that the tests delegate through.
+# Without a choice of targets, both build the example too: the plugin that delegates.
 if cargo nextest --version > /dev/null 2>&1; then
     step cargo nextest run --locked --no-fail-fast
 else
@@ -138,7 +138,7 @@ fi
 step cargo test --doc --locked
 step scripts/sabotage.sh "$patches"
 if cargo deny --version > /dev/null 2>&1; then
-    # The advisory database is fetched from the network: left to whoever has one.
+    # The advisory database comes from the network, so checking it is left to the user.
     step cargo deny --offline check bans licenses sources
 else
     echo "== cargo-deny is not installed: licences and duplicates were checked by the tests alone"
@@ -157,7 +157,7 @@ if [ "$(id -u)" = 0 ]; then
     step scripts/e2e-install.sh
     step scripts/e2e-docker.sh
     step scripts/e2e-docker.sh trixie
-    # Debian's next release changes from day to day.
+    # Debian's next release changes every day.
     [ "$tier" != --long ] || step scripts/e2e-docker.sh forky
     step scripts/e2e-docker-cluster.sh
     step scripts/e2e-docker-migration.sh

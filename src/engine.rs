@@ -1,8 +1,8 @@
 //! The use cases, for all faces.
 //!
-//! A use case may take more than one command: adopting host-local's folder, a GC in steps. Error codes and
-//! texts belong to the faces, and every decision about an address to [`alloc`].
-//! Invariant: whatever a face requests ends as commands to a [`Store`].
+//! A use case may take more than one command: an import of host-local's folder, a GC in steps. Error codes
+//! and texts belong to the faces, and every decision about an address to [`alloc`].
+//! Invariant: every request of a face becomes commands to a [`Store`].
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ use crate::store;
 use crate::store::{Converted, Store};
 use crate::telemetry::usage::{Extent, Meter, Usage};
 
-/// The value of the outcome that belongs to a command.
+/// Unwraps the outcome that belongs to a command.
 macro_rules! answer {
     ($outcome:expr, $pattern:pat => $value:expr) => {
         match $outcome {
@@ -36,7 +36,7 @@ macro_rules! answer {
     };
 }
 
-/// Defines a use case for each command that is carried out in one step.
+/// Defines a use case for each command that takes one step.
 macro_rules! one_step {
     ($($(#[$about:meta])* $name:ident($command:ident) -> $answer:ty {
         $outcome:pat => $value:expr
@@ -53,17 +53,17 @@ macro_rules! one_step {
 }
 
 one_step! {
-    /// Verifies what a container holds.
+    /// Verifies the leases of a container.
     check(Check) -> () { Outcome::Checked => () }
 
-    /// Verifies that an ADD could be served.
+    /// Verifies that an ADD would succeed.
     status(Status) -> () { Outcome::Ready => () }
 
-    /// Takes over what another program leased.
+    /// Imports the leases of another program.
     import(Import) -> Imported { Outcome::Imported(imported) => imported }
 
-    /// Records that host-local's folder of a network was written from the leases here, so that the next
-    /// ADD looks at it again. Returns the address leased last from each range set that is named.
+    /// Records that host-local's folder of a network was written from the leases here, so that the next ADD
+    /// imports it again. Returns the last allocated address of each requested range set.
     export_host_local(ExportHostLocal) -> Vec<Option<Addr>> { Outcome::Exported(last) => last }
 
     /// Frees reserved addresses. Returns those that were reserved.
@@ -83,9 +83,8 @@ one_step! {
     define(DefineNetwork) -> u64 { Outcome::Defined(version) => version }
 }
 
-/// Leases an address from each range set. Where there is a folder in which host-local kept this
-/// network's leases, they are adopted in the same transaction, and the folder gives its name to a file;
-/// both under host-local's lock.
+/// Leases an address of each range set. If host-local has a folder of this network's leases, the same
+/// transaction imports them, and a file takes the folder's name. Both happen under host-local's lock.
 pub fn add(
     store: &mut dyn Store,
     mut add: Add,
@@ -101,7 +100,7 @@ pub fn add(
         let mut outcome = store.apply(&command, cx)?;
         if outcome == Outcome::ReadLegacy {
             consul::require_none(store, &add.network, None)?;
-            // This ADD records that there are none.
+            // This ADD records that there are no old leases.
             add.legacy = alloc::Legacy::Read(Vec::new(), Vec::new());
             outcome = store.apply(&Command::Add(add), cx)?;
         }
@@ -114,7 +113,7 @@ pub fn add(
         match store.apply(&Command::Add(add.clone()), cx)? {
             Outcome::Added(mut added) => {
                 if let Err(error) = folder.retire(cx.now) {
-                    // The folder is adopted again by the next ADD.
+                    // The next ADD imports the folder again.
                     undo(store, &set, &owner, &added.created, cx)?;
                     return Err(error.into());
                 }
@@ -129,7 +128,7 @@ pub fn add(
                         contested.lease.owner, contested.claimant
                     );
                     warnings.push(format!(
-                        "{addr} is {note}; it is reserved: when one of them is gone, run \
+                        "{addr} is {note}, so it is reserved: once one of them is gone, run \
                          `sublet unreserve {set} {addr}`"
                     ));
                     let (addrs, note) = (vec![addr], Some(note));
@@ -143,7 +142,7 @@ pub fn add(
     }
 }
 
-/// Takes back what an ADD leased, and only that: its answer could not be delivered.
+/// Frees the addresses that an ADD leased, and no others, because its answer could not be delivered.
 pub fn undo(
     store: &mut dyn Store,
     set: &SetName,
@@ -159,8 +158,8 @@ pub fn undo(
     del(store, undo, None, cx).map(|_| ())
 }
 
-/// Frees; answers with what was freed. Where host-local's folder was not adopted yet, its files of this
-/// container are removed first, under its lock: nobody adopts a dead lease.
+/// Frees leases and returns them. If host-local's folder was not imported yet, first removes its files of
+/// this container under its lock, so that a later ADD does not import a dead lease.
 pub fn del(
     store: &mut dyn Store,
     del: Del,
@@ -183,12 +182,12 @@ pub fn del(
     answer!(outcome, Outcome::Freed(leases) => leases)
 }
 
-/// Frees what no attachment uses; answers how many addresses were freed.
+/// Frees the leases of unknown attachments. Returns the number of freed addresses.
 pub fn gc(store: &mut dyn Store, gc: Gc, cx: &Context) -> Result<usize, Error> {
     Ok(collect(store, Command::Gc(gc), cx)?.freed.len())
 }
 
-/// Makes a pool, or joins a shared one. First removes what an interrupted release has left of it.
+/// Creates a pool, or joins a shared one. First completes an interrupted release of the pool.
 pub fn request_pool(
     store: &mut dyn Store,
     request: RequestPool,
@@ -226,8 +225,8 @@ pub fn collect(
     Ok(all)
 }
 
-/// The same, with the store put in the place of the bolt file that the leases come from; answers
-/// what that file is called now, too.
+/// Converts a bolt file: imports its leases and replaces it by the store. Returns the new name of the bolt
+/// file as well.
 pub fn convert(
     path: &Path,
     wait: Wait,
@@ -242,8 +241,8 @@ pub fn convert(
     }
 }
 
-/// Takes over what host-local leased on a network, under its lock, without the network's
-/// configuration; the first ADD with one finds it done.
+/// Imports host-local's leases of a network under its lock, without the network's configuration. The first
+/// ADD of the network then finds them imported.
 pub fn import_host_local(
     store: &mut dyn Store,
     legacy: HostLocalFolder<'_>,
@@ -264,7 +263,7 @@ pub fn import_host_local(
     Ok((done, cursors))
 }
 
-/// How full each range is that the store knows of.
+/// Returns the usage of each known range.
 pub fn usage(store: &mut dyn Store, cx: &Context) -> Result<Vec<Usage>, StoreError> {
     let extents = Extent::all(&store.networks(cx)?, &store.pools()?);
     let mut meter = Meter::new(extents);
@@ -272,17 +271,17 @@ pub fn usage(store: &mut dyn Store, cx: &Context) -> Result<Vec<Usage>, StoreErr
     Ok(meter.done())
 }
 
-/// Reservations that failed on the way.
+/// A reservation that failed midway.
 #[derive(Debug)]
 pub struct Unreserved {
-    /// Why.
+    /// The cause.
     pub error: Error,
-    /// What was reserved by then and could not be freed again.
+    /// The addresses that were reserved and could not be freed again.
     pub left: Vec<Addr>,
 }
 
-/// Sets addresses aside, so many in a transaction; answers those that were not reserved before. If
-/// one of several transactions fails, what the others did is taken back.
+/// Reserves addresses in transactions of limited size. Returns those that were not reserved before. If a
+/// transaction fails, the reservations of the earlier ones are undone.
 pub fn reserve(
     store: &mut dyn Store,
     reserve: &Reserve,
@@ -312,7 +311,7 @@ pub fn reserve(
     Ok(done)
 }
 
-/// Takes over a pool that another program gave out, in as many transactions as a cluster needs.
+/// Imports another program's pool, in as many transactions as a cluster needs.
 pub fn adopt_pool(store: &mut dyn Store, adopt: &AdoptPool, cx: &Context) -> Result<Pool, Error> {
     const PORTION: usize = 50;
     let mut portions = adopt.addrs.chunks(PORTION);
@@ -327,7 +326,7 @@ pub fn adopt_pool(store: &mut dyn Store, adopt: &AdoptPool, cx: &Context) -> Res
     }
 }
 
-/// Returns the machines that lease from a cluster, by name; none of another store.
+/// Returns the machines that lease from a cluster, ordered by name; none for another store.
 pub fn nodes(store: &mut dyn Store) -> Result<Vec<NodeRecord>, StoreError> {
     store.cluster().map_or(Ok(Vec::new()), store::Cluster::nodes)
 }
@@ -340,23 +339,30 @@ pub fn definition(
     store.cluster().map_or(Ok(None), |cluster| cluster.definition(network))
 }
 
-/// What a node had.
+/// What the release of a node freed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Left {
     /// How many addresses were freed.
     pub freed: usize,
-    /// Its name is free; `false`: another boot or machine has taken it meanwhile.
+    /// Whether the node's name is free; `false`: another boot or machine has claimed it since.
     pub forgotten: bool,
 }
 
-/// Frees what a node that is gone holds of a cluster, reservations excepted: its part in pools, the
-/// addresses of its containers, at last its name. It may be interrupted and begun again.
+/// Frees everything that a lost node holds in a cluster, except reservations: its use of pools, the
+/// addresses of its containers, and finally its name. It can be interrupted and repeated.
 pub fn release_node(store: &mut dyn Store, name: &str, cx: &Context) -> Result<Left, Error> {
     let mut left = Left { freed: 0, forgotten: true };
     let record = nodes(store)?.into_iter().find(|record| record.node.name == name);
-    // What ended with a boot of it is there still: without a boot, all is told and freed.
+    // Leases that ended with a boot of the node still exist. Without a boot, all are listed and freed.
     let there = |node: Node| Context { node, boot: None, ..cx.clone() };
+    let node = Node { name: name.to_owned(), machine: String::new() };
     for pool in store.pools()? {
+        if pool.is_closed() {
+            // The node may have died while it removed the pool.
+            let rest = ReleasePool { pool: pool.id.clone(), resumed: true };
+            let rest = collect(store, Command::ReleasePool(rest), &there(node.clone()))?;
+            left.freed += rest.freed.len();
+        }
         for (user, count) in pool.users.iter().filter(|(user, _)| user.name == name) {
             for _ in 0..*count {
                 let release = Command::ReleasePool(ReleasePool::of(pool.id.clone()));
@@ -364,7 +370,6 @@ pub fn release_node(store: &mut dyn Store, name: &str, cx: &Context) -> Result<L
             }
         }
     }
-    let node = Node { name: name.to_owned(), machine: String::new() };
     let mut sets = BTreeSet::new();
     let mut others = Vec::new();
     store.list(&there(node.clone()), &mut |lease| match &lease.owner {

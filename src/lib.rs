@@ -22,7 +22,7 @@
 //! Below the faces nothing prints, exits, or reads the environment or the clock; [`sys::host`] reads
 //! them for the faces. `tests/it/tidy.rs` checks the `use` lines.
 //!
-//! # The way of an ADD
+//! # The path of an ADD
 //!
 //! 1. `main` calls [`cni::run`] with the environment and the streams. Variables are checked (error
 //!    code 4), stdin is read (5) and decoded (6, 7), and the version is checked (1).
@@ -35,7 +35,7 @@
 //! 5. The outcome is written to stdout in one write, in the shape of the requested CNI version. If it
 //!    cannot be written, the lease is undone. A failure is one JSON error and exit status 1.
 //!
-//! A Docker request takes the same way from `docker::handle`, which `subletd` runs on one thread.
+//! A Docker request takes the same path from `docker::handle`, which `subletd` runs on one thread.
 //!
 //! # The seam
 //!
@@ -53,7 +53,7 @@
 //!
 //! - **a key of `ipam`**: its name in `config/keys.rs`, its field in [`config::Config`], its reading in
 //!   `config/dialect/native.rs`. If the allocator needs it: a field of [`alloc::Add`], set in
-//!   `cni/verbs.rs`. A case in `testdata/config/native/`, a row in `docs/cni.md`.
+//!   `cni/verbs.rs`. A case in `testdata/config/native/`, a row in README.md.
 //! - **a dialect**: `config/dialect/NAME.rs`, its arms in `config/dialect/mod.rs`, a variant of
 //!   [`config::Dialect`]. Cases in `testdata/config/NAME/`.
 //! - **a CNI version**: a variant of [`config::CniVersion`]; if the result has a new
@@ -75,11 +75,11 @@
 //! - **an option of a Docker network**: its name in `docker/names.rs`; `docker/pool.rs` or
 //!   `docker/api.rs` reads it. A case in `testdata/docker/`, a line in `docs/docker.md`.
 //! - **an event or a counter**: a variant of [`model::What`] or [`model::Verb`], its arm in
-//!   `alloc/tell.rs`, its code in `store/codec/history.rs`.
+//!   `alloc/events.rs`, its code in `store/codec/history.rs`.
 //! - **a metric**: `telemetry/usage.rs` if it is a number of a range; its family in
 //!   `telemetry/metrics.rs`.
 //! - **an error**: a variant in `error/`, its code in `cni/error.rs`, its row in
-//!   `docs/troubleshooting.md`, which a test asks for.
+//!   `docs/troubleshooting.md`, which a test requires.
 
 pub mod alloc;
 pub mod cli;

@@ -1,7 +1,7 @@
-//! `sublet`: the CNI plugin when a container runtime calls it, the operator's command line otherwise.
+//! `sublet`: the CNI plugin when a container runtime calls it, otherwise the operator's command line.
 //!
-//! Responsible for the process: its arguments, environment, streams and exit code. What a test should
-//! reach is in [`cni`] and [`cli`].
+//! Handles the process only: arguments, environment, streams and exit code. Everything that needs tests is
+//! in [`cni`] and [`cli`].
 
 use std::env;
 use std::ffi::OsString;

@@ -23,10 +23,10 @@ use crate::store::Problem;
 use crate::telemetry::log::utc;
 use crate::telemetry::usage::Usage;
 
-/// Text of a row: borrowed where the row is written, owned where it was read.
+/// Text of a row: borrowed for writing, owned after reading.
 pub type Str<'a> = Cow<'a, str>;
 
-/// A value that JSON has as text: an address.
+/// A value that JSON represents as text: an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Text<T>(pub T);
 
@@ -39,11 +39,11 @@ impl<T: Display> Serialize for Text<T> {
 impl<'de, T: FromStr> Deserialize<'de> for Text<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Text<T>, D::Error> {
         let text = Str::deserialize(deserializer)?;
-        text.parse().map(Text).map_err(|_| D::Error::custom(format!("{text:?} is no address")))
+        text.parse().map(Text).map_err(|_| D::Error::custom(format!("{text:?} is not an address")))
     }
 }
 
-/// A time that JSON has as RFC 3339, UTC, to the second.
+/// A time that JSON represents as RFC 3339, UTC, to the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(pub Timestamp);
 
@@ -64,7 +64,7 @@ impl<'de> Deserialize<'de> for Time {
         let text = Str::deserialize(deserializer)?;
         let time: Option<jiff::Timestamp> = text.parse().ok();
         let seconds = time.and_then(|time| Timestamp::try_from(time.as_second()).ok());
-        seconds.map(Time).ok_or_else(|| D::Error::custom(format!("{text:?} is no time")))
+        seconds.map(Time).ok_or_else(|| D::Error::custom(format!("{text:?} is not a time")))
     }
 }
 
@@ -75,7 +75,7 @@ impl<'de> Deserialize<'de> for Time {
 pub struct LeaseRow<'a> {
     /// Name of the network, or the set of a Docker pool's addresses.
     pub network: Str<'a>,
-    /// Set of leases that the network draws from, where that is another's (`shared`).
+    /// Set of leases that the network draws from, if it is that of another network (`shared`).
     pub set: Option<Str<'a>>,
     /// The address, without its prefix length.
     pub address: Text<Addr>,
@@ -129,13 +129,13 @@ pub struct LeaseRow<'a> {
     pub time: Time,
 }
 
-/// Absent where it is empty.
+/// `None` if the text is empty.
 fn some(text: &str) -> Option<Str<'_>> {
     (!text.is_empty()).then_some(Cow::Borrowed(text))
 }
 
 impl<'a> LeaseRow<'a> {
-    /// The whole row of a lease.
+    /// The full row of a lease.
     pub fn new(lease: &'a Lease) -> LeaseRow<'a> {
         let netns = lease.origin.netns.as_ref();
         LeaseRow {
@@ -202,7 +202,7 @@ impl<'a> LeaseRow<'a> {
         }
     }
 
-    /// The address with its prefix length, where that is known.
+    /// The address with its prefix length, if known.
     pub fn cidr(&self) -> String {
         let address = self.address.0;
         self.prefix.map_or_else(|| address.to_string(), |prefix| format!("{address}/{prefix}"))
@@ -213,13 +213,13 @@ impl<'a> LeaseRow<'a> {
         Some(format!("{}/{}", self.pod_namespace.as_ref()?, self.pod_name.as_ref()?))
     }
 
-    /// The lease of a whole row.
+    /// The lease of a full row.
     pub fn into_lease(self) -> Result<Lease, String> {
         let addr = self.address.0;
         let prefix = self.prefix.filter(|prefix| *prefix <= addr.family().bits());
         let prefix = prefix.ok_or_else(|| format!("no \"prefix\" that {addr} can have"))?;
         let kind = Kind::from_word(&self.kind);
-        let kind = kind.ok_or_else(|| format!("\"kind\" is {:?}, which is none", self.kind))?;
+        let kind = kind.ok_or_else(|| format!("unknown \"kind\" {:?}", self.kind))?;
         let attachment = match &self.container_id {
             None => None,
             Some(container) => Some(Attachment {
@@ -238,12 +238,12 @@ impl<'a> LeaseRow<'a> {
             (_, None, Some(id), _) => Owner::Id(id.into()),
             (_, None, None, Some(attachment)) => Owner::Attachment(attachment.clone()),
             (_, None, None, None) => {
-                return Err("no \"containerID\", \"id\" or \"pool\" has the lease".to_owned());
+                return Err("the lease has no \"containerID\", \"id\" or \"pool\"".to_owned());
             }
         };
         let set = SetName(self.set.unwrap_or(self.network).into());
         if set.is_pools() != matches!(owner, Owner::Pool(..)) {
-            return Err(format!("a lease in {set} that is of another kind of owner"));
+            return Err(format!("a lease in {set} with another kind of owner"));
         }
         let text = |text: Option<Str<'_>>| text.map(String::from);
         let (inode, mount_ns) = (self.netns_inode, self.mount_namespace);
@@ -276,21 +276,21 @@ impl<'a> LeaseRow<'a> {
     }
 }
 
-/// A name that was read; an error says which field has none.
+/// Makes a name that was read. An error names the field.
 pub fn name<T, E>(field: &str, text: &str, new: fn(String) -> Result<T, E>) -> Result<T, String> {
-    new(text.to_owned()).map_err(|_| format!("{field:?} is {text:?}, which is no such name"))
+    new(text.to_owned()).map_err(|_| format!("{field:?} is {text:?}, which is not a valid name"))
 }
 
-/// A lease that `release` or `gc` looked at.
+/// A lease that `release` or `gc` examined.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Serialize)]
 pub struct FreedRow<'a> {
     /// The lease.
     #[serde(flatten)]
     pub lease: LeaseRow<'a>,
-    /// What `gc` found out of the container: `alive`, `lost` or `cannotTell`.
+    /// What `gc` found out about the container: `alive`, `lost` or `cannotTell`.
     pub verdict: Option<&'static str>,
-    /// Why.
+    /// The reason for the verdict.
     pub reason: Option<&'a str>,
     /// Whether the lease was freed.
     pub freed: bool,
@@ -350,18 +350,18 @@ impl<'a> EventRow<'a> {
     }
 }
 
-/// A range of a network, or a Docker pool, and how full it is. Counts are of addresses.
+/// A range of a network, or a Docker pool, and its usage. Counts are of addresses.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PoolRow {
     /// Name of the network, or ID of the pool.
     pub network: String,
-    /// The set of leases, where that is not `network`.
+    /// The set of leases, if it is not `network`.
     pub set: Option<String>,
-    /// `network`, `docker`, or `seen`: a subnet that leases name.
+    /// `network`, `docker`, or `seen`: a subnet that only leases mention.
     pub kind: &'static str,
-    /// Subnet of a Docker pool; the range in CIDR notation, if it is all hosts of a prefix.
+    /// Subnet of a Docker pool; the range in CIDR notation, if it consists of all hosts of a prefix.
     pub subnet: Option<String>,
     /// Gateway of a shared Docker pool.
     pub gateway: Option<Text<Addr>>,
@@ -371,7 +371,7 @@ pub struct PoolRow {
     pub last: Text<Addr>,
     /// First and last address of each span that addresses are allocated from.
     pub allocatable: Vec<[Text<Addr>; 2]>,
-    /// How many addresses that is: used, reserved, cooling and free ones.
+    /// The number of those addresses: used, reserved, cooling and free ones.
     pub size: u128,
     /// Leased.
     pub used: u128,
@@ -385,7 +385,7 @@ pub struct PoolRow {
     pub outside: u128,
     /// Length of the longest run of free addresses.
     pub largest_gap: u128,
-    /// Where that run begins.
+    /// The first address of that run.
     pub gap_first: Option<Text<Addr>>,
     /// Nodes that use a Docker pool.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -393,7 +393,7 @@ pub struct PoolRow {
 }
 
 impl PoolRow {
-    /// The rows of ranges; `pools` are Docker's, `network` is the kind of all others.
+    /// The rows of ranges. `pools` are Docker's; `network` is the kind of all other ranges.
     pub fn all(usage: &[Usage], pools: &[Pool], network: &'static str) -> Vec<PoolRow> {
         usage.iter().map(|usage| PoolRow::new(usage, pools, network)).collect()
     }
@@ -436,13 +436,13 @@ impl PoolRow {
 pub struct GroupRow {
     /// Name of the network, or ID of the pool.
     pub network: Option<String>,
-    /// `ipv4` or `ipv6`: that of the network's ranges which are added up.
+    /// `ipv4` or `ipv6`: the family of the ranges that are added up.
     pub family: Option<&'static str>,
     /// Namespace of the pods.
     pub namespace: Option<String>,
     /// The node that made the leases.
     pub node: Option<String>,
-    /// How many addresses can be allocated.
+    /// The number of allocatable addresses.
     pub size: Option<u128>,
     /// Leased.
     pub used: u128,
@@ -471,14 +471,14 @@ pub struct NodeRow {
     /// /etc/machine-id.
     #[serde(rename = "machineID", skip_serializing_if = "String::is_empty")]
     pub machine_id: String,
-    /// Whether it is the machine that answers.
+    /// Whether it is this machine.
     pub here: bool,
-    /// The boot that leased last, where a cluster remembers it.
+    /// The boot that leased last, if a cluster records it.
     #[serde(rename = "bootID")]
     pub boot_id: Option<String>,
-    /// Since when that boot leases.
+    /// When that boot first leased.
     pub boot_since: Option<Time>,
-    /// When a machine first had the name.
+    /// When a machine first had this name.
     pub first_seen: Option<Time>,
     /// When its newest lease was made.
     pub last_lease: Option<Time>,
@@ -490,7 +490,7 @@ pub struct NodeRow {
     pub networks: BTreeMap<String, usize>,
 }
 
-/// Counts what each node has.
+/// Counts the leases and pools of each node.
 #[derive(Debug, Default)]
 pub struct Nodes(BTreeMap<String, NodeRow>);
 
@@ -503,7 +503,8 @@ impl Nodes {
 
     /// Counts a lease.
     pub fn lease(&mut self, lease: &Lease) {
-        // A shared pool's gateway is the pool's and a reservation the operator's, whichever node made it.
+        // A shared pool's gateway belongs to the pool, and a reservation to the operator, whichever node
+        // made it.
         let is_pools = lease.kind == Kind::Gateway && matches!(lease.owner, Owner::Pool(..));
         if is_pools || lease.kind == Kind::Reserved {
             return;
@@ -514,7 +515,8 @@ impl Nodes {
         *row.networks.entry(shown_network(lease).to_owned()).or_default() += 1;
     }
 
-    /// The rows by name, with what pools and the cluster's records say; `here` answers.
+    /// The rows ordered by name, with the data of pools and of the cluster's records. `here` is this
+    /// machine.
     pub fn rows(mut self, pools: &[Pool], records: Vec<NodeRecord>, here: &Node) -> Vec<NodeRow> {
         for (user, _) in pools.iter().flat_map(|pool| &pool.users) {
             self.of(user).pools += 1;
@@ -537,7 +539,7 @@ impl Nodes {
 /// A problem that `sublet doctor` finds.
 #[derive(Clone, Debug, Serialize)]
 pub struct ProblemRow {
-    /// `error` is damage, `warning` all else.
+    /// `error` for damage, `warning` for everything else.
     pub level: &'static str,
     /// The file, record or lease.
     pub place: String,
@@ -558,7 +560,7 @@ impl ProblemRow {
     }
 }
 
-/// How often requests of one kind ended in one way.
+/// The number of requests of one kind that ended in one way.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CounterRow<'a> {
@@ -570,7 +572,7 @@ pub struct CounterRow<'a> {
     pub command: &'static str,
     /// `ok`, `exhausted`, `held`, `refused` or `failed`.
     pub outcome: &'static str,
-    /// How often.
+    /// The number of requests.
     pub count: u64,
 }
 
@@ -640,7 +642,7 @@ mod tests {
         lease(Kind::Static, Owner::Attachment(attachment), origin)
     }
 
-    /// One of each kind of owner.
+    /// A lease of each kind of owner.
     fn leases() -> Vec<Lease> {
         let at = addr("10.0.0.2");
         let text = |text: &str| Some(text.to_owned());
@@ -669,7 +671,7 @@ mod tests {
             let text = serde_json::to_string(&LeaseRow::new(&lease)).unwrap();
             let row: LeaseRow<'_> = serde_json::from_str(&text).unwrap();
             assert_eq!(row.into_lease(), Ok(lease), "{text}");
-            // The one text that is empty is an ID.
+            // Only the ID may be empty text.
             assert!(!text.contains("null") && !text.replace("\"id\":\"\"", "").contains("\"\""));
         }
     }
@@ -689,7 +691,7 @@ mod tests {
     fn the_document_has_every_field() {
         let lease = of_container("shares");
         let (row, at) = (LeaseRow::new(&lease), Text(lease.addr));
-        // Serde lists the fields that it knows.
+        // Serde lists the known fields in its error.
         let unknown = serde_json::from_str::<LeaseRow<'_>>("{\"?\":0}").unwrap_err().to_string();
         let mut fields: Vec<String> =
             unknown.split('`').skip(3).step_by(2).map(str::to_owned).collect();

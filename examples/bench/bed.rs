@@ -1,4 +1,4 @@
-//! What is measured: a program with its store, and one call of it.
+//! The object of a measurement: a program with its store, and one call of it.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -38,10 +38,10 @@ impl Plugin {
     }
 }
 
-/// Which addresses are taken before the measurement.
+/// The addresses that are leased before the measurement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fill {
-    /// So many, from the range's start.
+    /// This number, from the range's start.
     First(u32),
     /// All of a /16 but one.
     AllButOne,
@@ -82,14 +82,14 @@ impl Fill {
     pub fn taken(self) -> Box<dyn Iterator<Item = u32>> {
         match self {
             Fill::First(n) => Box::new(2..2 + n),
-            // One more is free here, and goes to the ADD that fills.
+            // One more is free here, for the ADD that fills.
             Fill::AllButOne => Box::new((2..65_535).filter(|n| *n != 30_000 && *n != 30_001)),
             Fill::All => Box::new((2..65_535).filter(|n| *n != 30_000)),
             Fill::EverySecond => Box::new((2..1 << 20).step_by(2)),
         }
     }
 
-    /// The address given last, so that the ADD that fills gets a foreseeable one.
+    /// The last allocated address, so that the ADD that fills gets a predictable one.
     pub fn last(self) -> u32 {
         match self {
             Fill::First(n) => n + 1,
@@ -104,12 +104,12 @@ impl Fill {
 pub struct Bed {
     pub plugin: Plugin,
     pub dir: PathBuf,
-    /// What is started.
+    /// The command line.
     pub program: Vec<PathBuf>,
     pub conf: Value,
 }
 
-/// How one call went.
+/// The result of one call.
 pub struct Call {
     /// From before the start to after the end.
     pub ms: f64,
@@ -118,7 +118,7 @@ pub struct Call {
 }
 
 impl Bed {
-    /// An empty one in a folder of its own.
+    /// An empty one in its own folder.
     pub fn new(tools: &Tools, plugin: Plugin, name: &str, subnet: &str) -> Bed {
         let dir = tools.work.join(name);
         let file = dir.join("floor");
@@ -139,7 +139,7 @@ impl Bed {
         Bed { plugin, dir, program, conf }
     }
 
-    /// With leases in it. Filling is done by a child, so that this process stays small.
+    /// One with leases. A child process does the filling, so that this process stays small.
     pub fn filled(tools: &Tools, plugin: Plugin, fill: Fill, name: &str) -> Result<Bed> {
         let bed = Bed::new(tools, plugin, name, fill.subnet());
         if bed.dir.exists() {
@@ -157,7 +157,7 @@ impl Bed {
         Ok(bed)
     }
 
-    /// With what another one holds: a filled file serves both kinds of leases.
+    /// A copy of another one's content: one filled file serves both kinds of leases.
     pub fn like(tools: &Tools, plugin: Plugin, other: &Bed, name: &str) -> Result<Bed> {
         let bed = Bed::new(tools, plugin, name, Fill::EverySecond.subnet());
         fs::create_dir_all(&bed.dir)?;
@@ -166,7 +166,7 @@ impl Bed {
         Ok(bed)
     }
 
-    /// Fills sublet's store; `network` is under which the leases are judged by a GC.
+    /// Fills sublet's store. `network` is the network whose leases a GC examines.
     pub fn fill(&self, fill: Fill, network: &str) -> Result<()> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["fill", &fill.word(), network])
@@ -177,7 +177,7 @@ impl Bed {
         drop(stdin);
         ensure!(child.wait()?.success(), "filling {} failed", self.dir.display());
         if self.plugin != Plugin::Disk {
-            // All that it holds is that the filling was done.
+            // It only contains the record of the filling.
             let durable = self.dir.join("leases.redb");
             if durable.exists() {
                 fs::remove_file(&durable)?;
@@ -201,7 +201,7 @@ impl Bed {
         run(&self.program, verb, id, self.conf.to_string().as_bytes(), &[])
     }
 
-    /// Calls it, and it has to succeed.
+    /// Calls the program, which must succeed.
     pub fn must(&self, verb: &str, id: &str) -> Result<Call> {
         let call = self.call(verb, id)?;
         if !call.ok {
@@ -210,7 +210,7 @@ impl Bed {
         Ok(call)
     }
 
-    /// CHECK of what an ADD answered.
+    /// CHECK with the result of an ADD.
     pub fn check(&self, id: &str, added: &str) -> Result<Call> {
         let mut conf = self.conf.clone();
         conf["prevResult"] = serde_json::from_str(added).context("the answer of an ADD")?;
@@ -220,12 +220,12 @@ impl Bed {
     }
 }
 
-/// A container's ID as runtimes make them: 64 characters.
+/// A container ID like a runtime's: 64 characters.
 pub fn id(n: usize) -> String {
     format!("{n:08}{:056}", 0)
 }
 
-/// Starts a program, hands it its configuration through a pipe, and waits for its end.
+/// Starts a program, passes it its configuration through a pipe, and waits for its end.
 pub fn run(
     program: &[PathBuf],
     verb: &str,
@@ -246,7 +246,7 @@ pub fn run(
     let begin = Instant::now();
     let mut child = command.spawn().with_context(|| format!("start {}", name.display()))?;
     let mut stdin = child.stdin.take().context("a pipe")?;
-    // One that fails early may not read.
+    // A program that fails early may not read.
     let _ = stdin.write_all(conf);
     drop(stdin);
     let mut stdout = String::new();

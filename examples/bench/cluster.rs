@@ -1,5 +1,5 @@
-//! ADD on etcd and on Consul: how long it takes and how often it asks, beside the server's bare
-//! transaction; with one node and with sixteen, with no leases, with many, and in a range that is full.
+//! ADD on etcd and on Consul: its duration and number of requests, compared with the server's bare
+//! transaction; with one node and with sixteen, without leases, with many, and in a full range.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -28,10 +28,10 @@ use super::fill::add_of;
 use super::say;
 use super::stats::Sample;
 
-/// Leases of a cluster that is well used.
+/// The leases of a busy cluster.
 const MANY: u32 = 65_000;
 
-/// Which server, and where.
+/// The server and its address.
 #[derive(Clone)]
 struct Server {
     kind: &'static str,
@@ -59,14 +59,14 @@ impl Network {
         })
     }
 
-    /// The same by another way.
+    /// The same network through another address.
     fn by(&self, at: &str) -> Network {
         let server = Server { at: at.to_owned(), ..self.server.clone() };
         Network { server, ..self.clone() }
     }
 }
 
-/// A node that keeps its connection.
+/// A node that keeps its connection open.
 struct Node {
     store: Box<dyn Store>,
     add: Add,
@@ -91,7 +91,7 @@ impl Node {
         }))
     }
 
-    /// The time in ms, and what came of it.
+    /// The time in ms, and the outcome.
     fn ask(&mut self, command: &Command) -> (f64, Result<Outcome, Error>) {
         self.cx.seed = self.cx.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let begin = Instant::now();
@@ -116,7 +116,7 @@ impl Node {
         }
     }
 
-    /// Sets these addresses of the range aside.
+    /// Reserves these addresses of the range.
     fn fill(&mut self, offsets: impl Iterator<Item = u32>) -> Result<()> {
         let addr = |n: u32| Addr::from(std::net::IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n)));
         for some in offsets.map(addr).collect::<Vec<_>>().chunks(30) {
@@ -128,8 +128,8 @@ impl Node {
     }
 }
 
-/// Passes everything on to a server and counts the requests. On a kept connection one begins when the
-/// answer before it has come, so it is what a read begins with.
+/// Forwards everything to a server and counts the requests. On a kept connection, a request begins when the
+/// previous answer has arrived, so it begins a read.
 fn proxy(to: &str) -> Result<(String, Arc<AtomicUsize>)> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let at = listener.local_addr()?.to_string();
@@ -162,8 +162,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, count: Option<&AtomicUsize>) {
     let _ = to.shutdown(std::net::Shutdown::Both);
 }
 
-/// One connection over which the least that an ADD can be is asked for: two records made if they are
-/// not there.
+/// One connection for the minimum of an ADD: creating two records that do not exist.
 struct Bare(BufReader<TcpStream>, Server);
 
 impl Bare {
@@ -216,7 +215,7 @@ impl Bare {
     }
 }
 
-/// What is measured.
+/// The kind of measurement.
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
     Bare,
@@ -241,10 +240,10 @@ struct Run {
     per_second: f64,
 }
 
-/// Numbers of containers, of bare records too: each is used once.
+/// Numbers of containers and of bare records; each is used once.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-/// `each` ADDs by each of so many nodes at once; what was added is deleted again.
+/// `each` ADDs by each of a number of nodes at once. Their leases are deleted again.
 fn run(network: &Network, program: &Path, way: Way, nodes: usize, each: usize) -> Result<Run> {
     let conf = network.conf().to_string();
     let program = [program.to_owned()];
@@ -294,7 +293,7 @@ fn run(network: &Network, program: &Path, way: Way, nodes: usize, each: usize) -
     Ok(run)
 }
 
-/// Requests for an ADD, on average, `nodes` at once. No lease is taken back meanwhile.
+/// The average number of requests of an ADD, with `nodes` at once. No lease is freed in the meantime.
 fn trips(network: &Network, nodes: usize, each: usize) -> Result<f64> {
     let (at, count) = proxy(&network.server.at)?;
     let by = network.by(&at);
@@ -329,7 +328,7 @@ fn trips(network: &Network, nodes: usize, each: usize) -> Result<f64> {
     Ok(average)
 }
 
-/// ADDs into a range that is nearly full, and what "exhausted" takes.
+/// ADDs in a nearly full range, and the cost of "exhausted".
 fn dense(text: &mut String, server: &Server, quick: bool) -> Result<()> {
     let network = |name: &str| Network {
         server: server.clone(),

@@ -1,5 +1,5 @@
-//! What does not depend on the machine's mood: flushes, system calls, instructions, page faults,
-//! memory. And flushes that take a millisecond more.
+//! Values that do not depend on the load of the machine: flushes, system calls, instructions, page faults,
+//! memory. Also flushes that take a millisecond more.
 
 use std::fs;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
     for plugin in tools.plugins() {
         for &size in sizes(plugin, tools.quick) {
             let name = format!("{plugin:?}/{size}");
-            // As the latencies left it.
+            // As the latency measurement left it.
             let bed = Bed::new(tools, plugin, &name, Fill::First(size).subnet());
             for verb in ["ADD", "CHECK", "DEL", "STATUS"] {
                 let floor = matches!(plugin, Plugin::Floor | Plugin::FloorWrite);
@@ -38,7 +38,7 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
     gc(tools, results)
 }
 
-/// The same call once under each tool; what it changes is undone.
+/// The same call once under each tool. Its changes are undone.
 fn counts(tools: &Tools, bed: &Bed, verb: &str) -> Result<Counts> {
     let file = tools.work.join("trace");
     let text = |name: &str| PathBuf::from(name);
@@ -60,7 +60,7 @@ fn counts(tools: &Tools, bed: &Bed, verb: &str) -> Result<Counts> {
         flushes: trace.lines().filter(|l| flushes.iter().any(|f| l.contains(f))).count(),
         ..Counts::default()
     };
-    // Go's runtime is not for valgrind.
+    // valgrind does not support Go's runtime.
     if bed.plugin != Plugin::HostLocal {
         wrapped(bed, &valgrind, verb)?;
         let log = fs::read_to_string(&file)?;
@@ -98,8 +98,8 @@ fn wrapped(bed: &Bed, tool: &[PathBuf], verb: &str) -> Result<Call> {
     Ok(call)
 }
 
-/// What a flush that takes a millisecond more adds: the difference between a tracer that delays
-/// the program's flushes and one that does not, so that its own cost falls out.
+/// The effect of flushes that take a millisecond more: the difference between a tracer that delays the
+/// program's flushes and one that does not, so that the tracer's own cost cancels out.
 fn slow_flushes(tools: &Tools, results: &mut Results) -> Result<()> {
     say("flushes that take 1 ms more");
     let tracer: Vec<PathBuf> =
@@ -150,7 +150,7 @@ fn slow_flushes(tools: &Tools, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// GC of 100,000 leases of which half live.
+/// GC of 100,000 leases, half of them valid.
 fn gc(tools: &Tools, results: &mut Results) -> Result<()> {
     say("GC");
     let valid: Vec<_> = (0..50_000)
@@ -169,7 +169,7 @@ fn gc(tools: &Tools, results: &mut Results) -> Result<()> {
         for round in 0..if tools.quick { 2 } else { 10 } {
             for measured in [false, true] {
                 fs::copy(&spare, &store)?;
-                // The lock files know the last commit, and a store that is older is refused.
+                // The lock files have notes about the last commit, and an older store would be refused.
                 for lock in ["leases.redb.lock", "leases.redb.boot.lock"] {
                     let _ = fs::remove_file(bed.dir.join(lock));
                 }

@@ -1,4 +1,4 @@
-//! `RequestAddress` over subletd's socket: how many a second, and how long one takes.
+//! `RequestAddress` over subletd's socket: requests per second, and the duration of one.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::say;
 use super::stats::Sample;
 
-/// Both name a pool of 10.0.0.0/8.
+/// Both are the name of a pool in 10.0.0.0/8.
 const POOL: &str = "bench";
 
 /// A subletd that ends with the value.
@@ -32,7 +32,7 @@ impl Drop for Daemon {
 }
 
 impl Daemon {
-    /// Over a new store whose pool has `leases` leases: gipam's lease file brings them in.
+    /// Runs over a new store whose pool has `leases` leases, imported from a lease file of gipam.
     fn start(program: &Path, folder: &Path, leases: u32) -> Result<Daemon> {
         fs::create_dir_all(folder)?;
         let addrs: Vec<String> = (0..leases)
@@ -89,7 +89,7 @@ impl Client {
     }
 }
 
-/// `total` requests over so many connections: how many a second, and the time of each in ms.
+/// `total` requests over a number of connections: requests per second, and the time of each in ms.
 fn run(socket: &Path, connections: usize, total: usize) -> Result<(f64, Sample)> {
     let left = AtomicUsize::new(total);
     let body = format!("{{\"PoolID\":\"{POOL}\",\"Address\":\"\",\"Options\":null}}");

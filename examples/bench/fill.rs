@@ -1,5 +1,5 @@
-//! Stores with many leases, made through the product's own code: as the takeover of a host-local's
-//! leases, which is one transaction.
+//! Makes stores with many leases with the product's own code: an import from host-local, which is one
+//! transaction.
 
 use std::fs;
 use std::io::Read;
@@ -16,7 +16,7 @@ use sublet::sys::host;
 
 use super::bed::{Fill, id};
 
-/// Containers that fill have numbers from here on.
+/// Containers that fill a store have numbers from here on.
 pub const FIRST: usize = 10_000_000;
 
 fn address(offset: u32) -> Addr {
@@ -53,7 +53,7 @@ pub fn sublet(fill: Fill, network: &str) -> Result<()> {
     }
 }
 
-/// The ADD of a configuration for a container, and where its leases are.
+/// The ADD of a configuration for a container, and its store.
 pub fn add_of(conf: &[u8], network: &str, container: String) -> Result<(Add, StoreSpec)> {
     let name = |e| anyhow!("{e:?}");
     let inputs = Inputs {
@@ -81,7 +81,7 @@ pub fn add_of(conf: &[u8], network: &str, container: String) -> Result<(Add, Sto
     Ok((add, config.cleanup.store))
 }
 
-/// A folder as host-local writes it.
+/// A folder in host-local's format.
 pub fn host_local(dir: &Path, fill: Fill) -> Result<()> {
     fs::create_dir_all(dir)?;
     fs::write(dir.join("lock"), "")?;

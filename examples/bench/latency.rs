@@ -13,7 +13,7 @@ use super::{Tools, readers, say};
 pub fn sizes(plugin: Plugin, quick: bool) -> &'static [u32] {
     match plugin {
         Plugin::Floor | Plugin::FloorWrite | Plugin::Musl => &[0],
-        // It reads every lease file at each call.
+        // It reads every lease file in each call.
         Plugin::HostLocal => &[0, 1_000, 10_000],
         Plugin::Boot | Plugin::Disk if quick => &[0, 1_000, 10_000, 100_000],
         Plugin::Boot | Plugin::Disk => &[0, 1_000, 10_000, 100_000, 1_000_000],
@@ -26,7 +26,7 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
         for &size in sizes(plugin, tools.quick) {
             let name = format!("{plugin:?}/{size}");
             let begin = Instant::now();
-            // To fill twice would take too long.
+            // Filling it twice would take too long.
             let filled = format!("Boot/{size}");
             let filled = beds.iter().find(|(_, n)| plugin == Plugin::Disk && *n == filled);
             let bed = match filled {
@@ -46,7 +46,7 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
         let mut disk = Bed::like(tools, Plugin::Disk, &boot, &format!("Disk/{word}"))?;
         disk.conf["ipam"]["subnet"] = fill.subnet().into();
         for (bed, plugin) in [(boot, "Boot"), (disk, "Disk")] {
-            // The same store's ordinary ADD: of another network, where the next address is free.
+            // An ordinary ADD in the same store: in another network, where the next address is free.
             let mut ordinary = bed.clone();
             ordinary.conf["name"] = "other".into();
             ordinary.conf["ipam"]["subnet"] = "10.240.0.0/12".into();
@@ -69,7 +69,7 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
                 results.samples.push(&format!("{name}/{verb}"), ms);
             }
         };
-        // What ran before leaves the processor's caches as they are: each comes after each.
+        // The previous program leaves the processor's caches in some state, so the order varies.
         for at in order(beds.len(), round) {
             let (bed, name) = &beds[at];
             let id = id(round);
@@ -78,7 +78,7 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
             if !matches!(bed.plugin, Plugin::Floor | Plugin::FloorWrite) {
                 note(name, "CHECK", bed.check(&id, &added.stdout)?.ms);
                 note(name, "DEL", bed.must("DEL", &id)?.ms);
-                // At 10,000 leases one more of host-local's takes a tenth of a second.
+                // With 10,000 leases, each of host-local's calls takes a tenth of a second.
                 if bed.plugin != Plugin::HostLocal || !name.ends_with("/10000") {
                     note(name, "DEL unknown", bed.must("DEL", "unknown")?.ms);
                 }
@@ -105,20 +105,20 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// Another order in each round: as chance would have it, but the same in each run.
+/// Another order in each round: pseudo-random, but the same in each run.
 pub fn order(len: usize, round: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..len).collect();
     let mut chance = round as u64 + 1;
     for at in (1..len).rev() {
         chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        // The low bits of such a series are poor.
+        // The low bits of such a series are not random enough.
         let other = usize::try_from((chance >> 33) % (at as u64 + 1)).unwrap_or(0);
         order.swap(at, other);
     }
     order
 }
 
-/// The first ADD of a boot, which makes the boot's file.
+/// The first ADD of a boot, which creates the boot's file.
 fn first_of_boot(tools: &Tools, bed: &Bed, rounds: usize, results: &mut Results) -> Result<()> {
     let Some(boot_id) = &tools.boot_id else {
         say("the boot ID cannot be replaced here: no first ADD of a boot");
@@ -128,7 +128,7 @@ fn first_of_boot(tools: &Tools, bed: &Bed, rounds: usize, results: &mut Results)
     let this = fs::read_to_string(boot_id)?;
     for round in 0..rounds {
         let boot = format!("{round:08x}-0000-4000-8000-000000000000");
-        // Written in place: it is bound by its inode.
+        // Written in place, because the bind mount refers to the inode.
         fs::write(boot_id, format!("{boot}\n"))?;
         let added = bed.must("ADD", &id(round))?;
         results.samples.push("Boot/first/ADD", added.ms);

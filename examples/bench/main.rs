@@ -28,11 +28,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-/// Where everything is.
+/// The paths of programs and folders.
 pub struct Tools {
     /// The folder for stores.
     pub work: PathBuf,
-    /// The program that is measured.
+    /// The measured program.
     pub sublet: PathBuf,
     /// The daemon.
     pub subletd: PathBuf,
@@ -44,11 +44,11 @@ pub struct Tools {
     pub floor: PathBuf,
     /// Debian's plugins.
     pub plugins: PathBuf,
-    /// Bound over the kernel's boot ID; `None` where that could not be done.
+    /// A file bound over the kernel's boot ID; `None` if that is not possible.
     pub boot_id: Option<PathBuf>,
-    /// We have a network namespace for ourselves.
+    /// Whether the benchmark has its own network namespace.
     pub own_net: bool,
-    /// Coarser, in about two minutes.
+    /// Fewer rounds, in about two minutes.
     pub quick: bool,
 }
 
@@ -82,7 +82,7 @@ impl Tools {
     }
 }
 
-/// Tells a person how far it is.
+/// Prints the progress.
 pub fn say(text: &str) {
     let _ = writeln!(io::stderr(), "bench: {text}");
 }

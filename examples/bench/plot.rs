@@ -13,7 +13,7 @@ const RIGHT: f64 = 170.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
 
-/// An empty store has no logarithm: it stands a decade before the first size.
+/// An empty store has no logarithm: it is drawn a decade before the first size.
 const EMPTY: f64 = 2.0;
 const LAST: f64 = 6.0;
 /// Decades of milliseconds.
@@ -98,7 +98,7 @@ fn draw(results: &Results, out: &mut String) -> std::fmt::Result {
             writeln!(out, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.5\" fill=\"{colour}\"/>")?;
         }
         let (x, mut y) = points.last().copied().unwrap_or((first, level));
-        // From the top downwards; labels that would touch are pushed apart.
+        // From top to bottom; labels that would overlap are moved apart.
         if lowest_label < f64::MAX && plugin != Plugin::HostLocal {
             y = y.max(lowest_label + 15.0);
         }

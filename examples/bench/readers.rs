@@ -1,6 +1,5 @@
-//! ADDs beside four readers of a large store: `list` into a pipe that nobody reads, `doctor` again and
-//! again, `/metrics` every second, and the status page. How long the slowest ADD takes, and how much
-//! memory each reader needs.
+//! ADDs beside four readers of a large store: `list` into a pipe that is not read, `doctor` repeatedly,
+//! `/metrics` every second, and the status page. Measures the slowest ADD, and the memory of each reader.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -20,7 +19,7 @@ use super::{Tools, say};
 /// The port of the page, in the benchmark's network namespace.
 const PORT: &str = "127.0.0.1:29780";
 
-/// What the status page asks for at each refresh.
+/// The requests of the status page at each refresh.
 const PAGE: [&str; 5] =
     ["/", "/api/v1/pools", "/api/v1/leases", "/api/v1/nodes", "/api/v1/problems"];
 
@@ -34,7 +33,7 @@ impl Drop for Running {
     }
 }
 
-/// The most memory that a process has had at once, in KiB (`VmHWM`); 0 after its end.
+/// The peak memory of a process, in KiB (`VmHWM`); 0 after its end.
 fn peak(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

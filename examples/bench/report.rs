@@ -1,4 +1,4 @@
-//! Everything that was measured, as a document: ratios first, the bar beside each.
+//! The report: the ratios and their limits first, then all measurements.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,7 +12,7 @@ use super::latency::sizes;
 use super::stats::{Sample, Samples};
 use super::swarm::Swarm;
 
-/// What does not depend on the machine's mood, of one call.
+/// Values of one call that do not depend on the load of the machine.
 #[derive(Clone, Default)]
 pub struct Counts {
     pub flushes: usize,
@@ -22,7 +22,7 @@ pub struct Counts {
     pub rss_kib: u64,
 }
 
-/// All of it.
+/// All measurements.
 #[derive(Default)]
 pub struct Results {
     /// By `plugin/store/command`.
@@ -55,7 +55,7 @@ impl Results {
         u32::try_from(most).unwrap_or(u32::MAX).into()
     }
 
-    /// With a millisecond more a flush: the plain time and what the delay added, round by round.
+    /// With flushes that take a millisecond more: the plain time, and the additional time round by round.
     fn slowed(&self, name: &str) -> f64 {
         let at = |kind: &str| self.samples.get(&format!("{name} {kind}"));
         self.samples.p50(name) + at("delayed").minus(&at("traced")).p50()
@@ -66,13 +66,13 @@ fn to_f64(count: u64) -> f64 {
     u32::try_from(count).unwrap_or(u32::MAX).into()
 }
 
-/// One line of the bar.
+/// One limit.
 struct Bar {
     what: String,
     got: f64,
     unit: &'static str,
     limit: f64,
-    /// The bar is the least that will do, not the most.
+    /// Whether the limit is a minimum.
     least: bool,
 }
 
@@ -90,7 +90,7 @@ impl Bar {
     }
 }
 
-/// The bars of ADDs beside readers.
+/// The limits of ADDs beside readers.
 fn readers(results: &Results, leases: f64, most: &mut dyn FnMut(&str, f64, &'static str, f64)) {
     for plugin in ["Boot", "Disk"] {
         let at = |what: &str| format!("{plugin}/readers/{what}");
@@ -176,7 +176,7 @@ fn bars(results: &Results) -> Vec<Bar> {
         let tax = s.get(&format!("tax busy/{ipam}")).p99() - s.get("tax busy/static").p99();
         most(&format!("IPAM tax beside a writer, {ipam}, p99"), tax, "ms", 5.0);
     }
-    // 1,200 and 800 a second where host-local reaches 339: as ratios, for machines differ.
+    // 1,200 and 800 a second where host-local reaches 339, as ratios, because machines differ.
     let host_local = results.swarm(Plugin::HostLocal, 0, 64).map_or(f64::NAN, |s| s.per_second);
     for (plugin, limit) in [(Plugin::Boot, 3.54), (Plugin::Disk, 2.36)] {
         for leases in [0, 10_000] {
@@ -204,7 +204,7 @@ fn bars(results: &Results) -> Vec<Bar> {
     bars
 }
 
-/// The bar's lines for a terminal.
+/// The limits for a terminal.
 pub fn verdicts(results: &Results) -> Vec<String> {
     bars(results)
         .iter()
@@ -249,7 +249,7 @@ fn ms(value: f64) -> String {
     if value.is_nan() { "-".to_owned() } else { format!("{value:.2}") }
 }
 
-/// What the README repeats.
+/// The lines that the README repeats.
 fn summary(results: &Results) -> String {
     let s = &results.samples;
     let add = |store: &str| s.p50(&format!("{store}/ADD"));
@@ -259,19 +259,23 @@ fn summary(results: &Results) -> String {
     let rate = |plugin| swarm(plugin).map_or(f64::NAN, |s| s.per_second);
     let longest =
         |plugin| swarm(plugin).map_or(f64::NAN, |s| s.longest / (64.0 * 1e3 / s.per_second));
+    let (boot_largest, disk_largest) =
+        (add(&format!("Boot/{largest}")), add(&format!("Disk/{largest}")));
+    let theirs_larger = add("HostLocal/10000");
     format!(
-        "- An ADD takes {:.2} of host-local's time, with `persist: disk` {:.2}: {boot:.2} and \
-         {disk:.2} ms, host-local {theirs:.2}, a process that does nothing {:.2}.\n\
-         - Among {largest} leases it takes {:.2} of its time among none, with `disk` {:.2}; \
-         host-local among 10000 takes {:.0} times its own.\n\
-         - 64 at once: {:.0} ADDs a second, {:.0} with `disk`, host-local {:.0}; the longest takes \
-         {:.2} of the mean, with `disk` {:.2}, host-local {:.2}.\n",
+        "- An ADD takes {boot:.2} ms, with `persist: disk` {disk:.2} ms (host-local: {theirs:.2} ms; a \
+         process that does nothing: {:.2} ms). That is {:.2} and {:.2} of host-local's time.\n\
+         - With {largest} leases in the store, an ADD takes {boot_largest:.2} ms, with `disk` \
+         {disk_largest:.2} ms: {:.2} and {:.2} times as long as with none. With 10000 leases, host-local \
+         takes {theirs_larger:.2} ms, {:.0} times as long.\n\
+         - 64 processes at once make {:.0} ADDs a second, with `disk` {:.0} (host-local: {:.0}). The \
+         slowest ADD takes {:.2} times the mean, with `disk` {:.2} times (host-local: {:.2} times).\n",
+        add("Floor/0"),
         boot / theirs,
         disk / theirs,
-        add("Floor/0"),
-        add(&format!("Boot/{largest}")) / boot,
-        add(&format!("Disk/{largest}")) / disk,
-        add("HostLocal/10000") / theirs,
+        boot_largest / boot,
+        disk_largest / disk,
+        theirs_larger / theirs,
         rate(Plugin::Boot),
         rate(Plugin::Disk),
         rate(Plugin::HostLocal),
@@ -386,7 +390,7 @@ pub fn markdown(tools: &Tools, results: &Results) -> Result<String> {
     Ok(out)
 }
 
-/// Stores with something special about them.
+/// Stores with special contents.
 const SPECIAL: [&str; 5] = [
     "one-free",
     "one-free, another network",
@@ -395,7 +399,7 @@ const SPECIAL: [&str; 5] = [
     "full",
 ];
 
-/// Programs in their order, then sizes.
+/// The order: programs, then sizes.
 fn place(name: &str) -> (usize, u32) {
     let mut words = name.split('/');
     let order = ["Floor", "FloorWrite", "HostLocal", "Boot", "Disk", "Musl"];

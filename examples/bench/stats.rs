@@ -15,7 +15,7 @@ impl Sample {
         self.0.len()
     }
 
-    /// The value below which a share of all lies; NaN of nothing.
+    /// The quantile of the values; NaN if there are none.
     pub fn quantile(&self, share: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -40,7 +40,7 @@ impl Sample {
         self.quantile(1.0)
     }
 
-    /// What this took longer than the other, round by round.
+    /// The differences to another sample, round by round.
     pub fn minus(&self, other: &Sample) -> Sample {
         Sample(self.0.iter().zip(&other.0).map(|(a, b)| a - b).collect())
     }

@@ -16,7 +16,7 @@ use super::report::Results;
 use super::stats::Sample;
 use super::{Tools, say};
 
-/// How it went.
+/// The result.
 pub struct Swarm {
     pub plugin: Plugin,
     pub leases: u32,
@@ -25,11 +25,11 @@ pub struct Swarm {
     pub failures: usize,
     pub duplicates: usize,
     pub waits: Sample,
-    /// The longest of them in ms; of several runs the middle one.
+    /// The longest ADD in ms; of several runs the median.
     pub longest: f64,
 }
 
-/// `total` ADDs by `processes` at a time.
+/// `total` ADDs, with `processes` at a time.
 pub fn run(bed: &Bed, processes: usize, total: usize) -> Result<Swarm> {
     let next = AtomicUsize::new(0);
     let work = || -> Result<Vec<(f64, Option<String>)>> {
@@ -79,7 +79,7 @@ pub fn run(bed: &Bed, processes: usize, total: usize) -> Result<Swarm> {
     Ok(swarm)
 }
 
-/// Holds a lock until it is killed, or its caller ends.
+/// Holds a lock until it is killed or its caller ends.
 pub fn hold(lock: &str) -> Result<()> {
     let file = File::open(lock)?;
     file.lock()?;
@@ -87,7 +87,8 @@ pub fn hold(lock: &str) -> Result<()> {
     Ok(())
 }
 
-/// What one waits for a holder that is killed, and how long after its bound one gives up.
+/// How long the next process waits after a holder is killed, and how long after its limit a process gives
+/// up.
 #[expect(clippy::disallowed_methods, reason = "nothing tells when another process waits")]
 fn held(tools: &Tools, results: &mut Results) -> Result<()> {
     say("a lock that is held");
@@ -145,7 +146,7 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
                 let mut runs = Vec::new();
                 for _ in 0..if tools.quick || plugin == Plugin::HostLocal { 1 } else { 3 } {
                     let bed = Bed::filled(tools, plugin, fill, "swarm")?;
-                    // The store is there before the first comes.
+                    // The store exists before the first process starts.
                     bed.must("ADD", "first")?;
                     runs.push(run(&bed, processes, total)?);
                 }

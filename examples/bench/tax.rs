@@ -1,4 +1,4 @@
-//! What IPAM adds to a real ADD: the bridge plugin with a store, minus the same with `static`.
+//! The cost of IPAM in a real ADD: the bridge plugin with a store, minus the same with `static`.
 
 use std::fs;
 use std::os::unix::fs::symlink;

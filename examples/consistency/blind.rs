@@ -1,5 +1,5 @@
-//! The control: a proxy that takes the comparisons out of every transaction, so that whoever writes
-//! last wins. What the judge says of a store behind it is the proof that it would notice.
+//! The control: a proxy that removes the comparisons from every transaction, so that the last writer wins.
+//! The judge must detect faults of a store behind it.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,14 +12,14 @@ pub fn serve(listen: SocketAddr, server: SocketAddr) -> Result<()> {
     for client in TcpListener::bind(listen)?.incoming() {
         let client = client?;
         thread::spawn(move || {
-            // A connection that ends in the middle is the client's own affair.
+            // A connection that ends in the middle is the client's problem.
             let _ = forward(client, server);
         });
     }
     Ok(())
 }
 
-/// One request on a connection, and the end of it.
+/// Forwards one request on a connection, and closes it.
 fn forward(mut client: TcpStream, server: SocketAddr) -> Result<()> {
     let mut from = BufReader::new(client.try_clone()?);
     let mut first = String::new();
@@ -73,7 +73,7 @@ fn blind(json: &mut Value) {
             }
             let compares =
                 |o: &Value| o["KV"]["Verb"].as_str().is_some_and(|verb| verb.starts_with("check-"));
-            // The probe of a look stays: something must be asked.
+            // The probe of a read stays, because a transaction needs an operation.
             if operations.iter().any(|o| !compares(o) && o["KV"]["Verb"] != "get-tree") {
                 operations.retain(|o| !compares(o));
             }

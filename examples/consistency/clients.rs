@@ -1,5 +1,5 @@
-//! The clients: each adds, checks and deletes containers of its own, as a runtime would call it, and
-//! repeats a call that got no answer until it has one.
+//! The clients: each adds, checks and deletes its own containers, like a runtime. It repeats a call until
+//! it gets an answer.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -17,25 +17,25 @@ use sublet::sys::host;
 
 use super::event::{Answer, Ask, Event};
 
-/// Containers that a client holds at most.
+/// The maximum number of containers of a client.
 const HELD: usize = 3;
 
 #[derive(clap::Args)]
 pub struct Run {
     /// The cluster, as in `store` of a configuration.
     store: String,
-    /// The network's subnet: small, so that clients meet.
+    /// The network's subnet: small, so that clients compete.
     #[arg(long, default_value = "10.77.0.0/27")]
     subnet: String,
-    /// The node that the clients are on.
+    /// The node of the clients.
     #[arg(long)]
     node: String,
     #[arg(long, default_value_t = 4)]
     clients: usize,
-    /// How long they go on, in seconds. What was not answered by then is repeated until it is.
+    /// How long the clients run, in seconds. Unanswered calls are then repeated until they are answered.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// Where the history goes.
+    /// The file for the history.
     #[arg(long)]
     out: PathBuf,
 }
@@ -60,7 +60,7 @@ impl Run {
                 })
                 .collect();
             for client in clients {
-                // A panic has been told.
+                // The panic has already been printed.
                 client.join().unwrap_or_else(|_| bail!("a client ended early"))?;
             }
             Ok::<_, anyhow::Error>(())
@@ -95,7 +95,7 @@ impl Client<'_> {
                     let container = format!("{}-{round}", self.name);
                     match self.ask(Ask::Add, &container, None)? {
                         (Answer::Address(_), result) => held.push(Held { container, result }),
-                        // As a runtime does when an ADD has failed.
+                        // As a runtime does after a failed ADD.
                         _ => drop(self.ask(Ask::Del, &container, None)?),
                     }
                 }
@@ -113,11 +113,11 @@ impl Client<'_> {
                 _ => {}
             }
         }
-        // What is held at the end stays, to be found in the store's list.
+        // The containers that are held at the end stay, and must be in the store's list.
         Ok(())
     }
 
-    /// Calls until there is an answer; each call is written down.
+    /// Repeats a call until there is an answer. Each call is recorded.
     fn ask(&self, ask: Ask, container: &str, previous: Option<&Value>) -> Result<(Answer, Value)> {
         let patience = Instant::now() + Duration::from_secs(120);
         loop {
@@ -146,12 +146,12 @@ impl Client<'_> {
                 return Ok((answer, result));
             }
             ensure!(Instant::now() < patience, "{ask:?} {container} is never answered: {text}");
-            // A server that is down refuses at once.
+            // A server that is down refuses immediately.
             thread::park_timeout(Duration::from_millis(20));
         }
     }
 
-    /// One call of the plugin, in this process: whether it failed, and what it printed.
+    /// One call of the plugin, in this process. Returns whether it failed, and its output.
     fn call(&self, ask: Ask, container: &str, previous: Option<&Value>) -> Result<(bool, String)> {
         let verb = match ask {
             Ask::Add => "ADD",
@@ -188,7 +188,7 @@ impl Client<'_> {
     }
 }
 
-/// The choices of a client: the same in each run.
+/// The random choices of a client, the same in each run.
 pub struct Chance(u64);
 
 impl Chance {
@@ -204,7 +204,7 @@ impl Chance {
     }
 }
 
-/// Writes an event down.
+/// Records an event.
 pub fn note(out: &Mutex<BufWriter<File>>, event: &Event) -> Result<()> {
     let line = serde_json::to_string(event)?;
     let mut out = out.lock().map_err(|e| anyhow::anyhow!("{e}"))?;

@@ -1,9 +1,9 @@
-//! One call of a client, as it is written down.
+//! The record of one call of a client.
 
 use serde::{Deserialize, Serialize};
 
-/// What was asked for, and what came of it. Times are of the machine's one clock, so that histories
-/// of several processes fit together.
+/// The request and its outcome. Times are from the machine's only clock, so that histories of several
+/// processes can be combined.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Event {
     pub container: String,
@@ -22,12 +22,12 @@ pub enum Ask {
     Add,
     Check,
     Del,
-    /// One use of a node more of the shared pool. The container is the node.
+    /// One more use of the shared pool by a node. The container is the node.
     Join,
     /// One use less.
     Leave,
-    /// Not a call: what the store lists when everything is over. For a pool: an address without a container,
-    /// and a node's uses.
+    /// Not a call: a row of the store's list at the end. For a pool: an address without a container, and a
+    /// node's uses.
     List,
 }
 
@@ -39,8 +39,8 @@ pub enum Answer {
     Address(String),
     /// CHECK, DEL.
     Fine,
-    /// LIST: how often a node uses the pool.
+    /// LIST: the number of a node's uses of the pool.
     Uses(usize),
-    /// An error's code. 11: it may or may not have been done.
+    /// The code of an error. 11: the call may have been carried out.
     Error(u64),
 }

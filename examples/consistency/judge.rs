@@ -1,14 +1,14 @@
-//! Whether histories can be true of a sound store.
+//! Decides whether histories are possible with a correct store.
 //!
-//! A client surely holds an address from the answer to its ADD to the question of its DEL, and perhaps
-//! from the question of its first ADD to the answer to its last DEL. No address may surely be held
-//! twice at a time; "no address left" is true only if all were perhaps held; CHECK must find what is
-//! surely held, and nothing of what is surely gone; and what is held at the end is what is listed. A pool
-//! has as many users as were told.
+//! A client certainly holds an address from the answer to its ADD until it sends its DEL, and possibly from
+//! the sending of its first ADD until the answer to its last DEL. No address may be certainly held twice at
+//! the same time. "No address left" is correct only if all addresses were possibly held. CHECK must find
+//! what is certainly held, and nothing that is certainly gone. What is held at the end must be listed. A
+//! pool must have as many users as were answered.
 //!
-//! A server that was stopped with a request in hand may carry it out long after its client gave up and
-//! deleted the container: such a lease (`late`) is perhaps held from then on, and is a garbage
-//! collection's business. It is allowed for no container whose ADDs were all answered.
+//! A server that was stopped during a request may carry it out long after its client gave up and deleted
+//! the container. Such a lease (`late`) is possibly held from then on, and is left to garbage collection.
+//! It is not allowed for a container whose ADDs were all answered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -25,11 +25,11 @@ struct Life {
     asked: u128,
     /// `None`: it never got an address.
     granted: Option<u128>,
-    /// The question of the first DEL.
+    /// When the first DEL was sent.
     leaving: Option<u128>,
-    /// The answer that it is gone.
+    /// When a DEL was answered.
     gone: Option<u128>,
-    /// An ADD was not answered, and no later one told its address.
+    /// An ADD was not answered, and no later one returned its address.
     late: bool,
 }
 
@@ -68,7 +68,7 @@ pub fn judge(files: &[PathBuf], at_least: usize) -> Result<()> {
     Ok(())
 }
 
-/// What is kept is listed, and nothing else but what a call without an answer may have left. A pool's
+/// Held addresses are listed, and nothing else except the possible effects of unanswered calls. A pool's
 /// addresses are listed without their containers.
 fn listed_rightly(lives: &BTreeMap<String, Life>, listed: &[Event]) -> Result<String> {
     let there: BTreeSet<(&str, &str)> = listed
@@ -100,7 +100,7 @@ fn listed_rightly(lives: &BTreeMap<String, Life>, listed: &[Event]) -> Result<St
     Ok(format!("{} kept, {} late", kept.len(), more.len()))
 }
 
-/// A node uses the pool as often as it was told; a call without an answer may count or not.
+/// A node's uses of the pool equal the answered ones. Each unanswered call may count or not.
 fn users_rightly(events: &[Event], listed: &[Event]) -> Result<()> {
     for list in listed {
         let Answer::Uses(uses) = list.answer else { continue };
@@ -167,7 +167,7 @@ fn held_once(lives: &BTreeMap<String, Life>) -> Result<()> {
     Ok(())
 }
 
-/// How many addresses the pool has is known by those that were ever given.
+/// The size of the pool is the number of addresses that were ever leased.
 fn all_perhaps_held(lives: &BTreeMap<String, Life>, event: &Event) -> Result<()> {
     let mut free: BTreeSet<&str> = lives.values().filter_map(|l| l.address.as_deref()).collect();
     for life in lives.values() {

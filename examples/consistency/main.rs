@@ -1,9 +1,9 @@
-//! Many clients at once on one cluster, whatever happens to it meanwhile, and the judgement of what
-//! they were told: `scripts/e2e-etcd.sh` and `scripts/e2e-consul.sh` kill, stop and cut off servers
-//! beside it.
+//! Many clients at once on one cluster with failures, and a check of their histories. `scripts/e2e-etcd.sh`
+//! and `scripts/e2e-consul.sh` kill, stop and cut off servers in the meantime.
 //!
-//! `run` writes a history, an event a line, and so does `pools`, whose clients are those of a `subletd`;
-//! `judge` reads the histories of any number of runs; `blind` is a proxy that takes every comparison out of the requests: with it the judgement must fail.
+//! `run` writes a history with an event on each line. So does `pools`, whose clients are those of a
+//! `subletd`. `judge` reads the histories of any number of runs. `blind` is a proxy that removes every
+//! comparison from the requests: behind it, the judge must find faults.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its answer")]
 
@@ -21,16 +21,16 @@ use clap::Parser;
 
 #[derive(Parser)]
 enum Command {
-    /// Runs clients, and writes what they were told.
+    /// Runs clients, and writes their history.
     Run(clients::Run),
-    /// Runs clients of a subletd, and writes what they were told.
+    /// Runs clients of a subletd, and writes their history.
     Pools(pools::Pools),
-    /// Judges histories; exit code 1 if they cannot be true of a sound store.
+    /// Judges histories. The exit code is 1 if they are impossible with a correct store.
     Judge {
-        /// What `run` wrote.
+        /// Files from `run` or `pools`.
         #[arg(required = true)]
         files: Vec<PathBuf>,
-        /// Fewer answers than this prove nothing.
+        /// The minimum number of answers that is significant.
         #[arg(long, default_value_t = 1)]
         at_least: usize,
     },

@@ -1,5 +1,5 @@
-//! The clients of a `subletd`: each leases and frees addresses of one shared pool, and requests and releases
-//! the pool, as dockerd does: no call is repeated. The `subletd` is killed and started again meanwhile.
+//! The clients of a `subletd`: each leases and frees addresses of one shared pool, and requests and
+//! releases the pool, like dockerd: no call is repeated. Meanwhile, the `subletd` is killed and restarted.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::clients::{Chance, nanos, note};
 use super::event::{Answer, Ask, Event};
 
-/// Addresses that a client holds at most.
+/// The maximum number of addresses of a client.
 const HELD: usize = 3;
 /// Longest wait for an answer: more than `subletd`'s own limit.
 const PATIENCE: Duration = Duration::from_secs(12);
@@ -28,18 +28,18 @@ pub struct Pools {
     subletd: PathBuf,
     /// The cluster, as in `store` of a configuration.
     store: String,
-    /// The node that the clients are on.
+    /// The node of the clients.
     #[arg(long)]
     node: String,
     #[arg(long, default_value_t = 4)]
     clients: usize,
-    /// How long they go on, in seconds.
+    /// How long the clients run, in seconds.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// Every so many seconds the `subletd` is killed; never if 0.
+    /// The interval in seconds at which the `subletd` is killed; 0: never.
     #[arg(long, default_value_t = 0)]
     kill_every: u64,
-    /// Where the history goes. The socket is beside it.
+    /// The file for the history. The socket is beside it.
     #[arg(long)]
     out: PathBuf,
 }
@@ -64,12 +64,12 @@ impl Pools {
                 daemon = self.start(&socket)?;
             }
             for client in clients {
-                // A panic has been told.
+                // The panic has already been printed.
                 client.join().unwrap_or_else(|_| bail!("a client ended early"))?;
             }
             Ok::<_, anyhow::Error>(())
         })?;
-        // What is held at the end stays, to be found in the store's list.
+        // The addresses that are held at the end stay, and must be in the store's list.
         out.into_inner().map_err(|e| anyhow::anyhow!("{e}"))?.flush()?;
         Ok(())
     }
@@ -145,7 +145,7 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// Requests the pool; whether that was answered.
+    /// Requests the pool. Returns whether that was answered.
     fn join(&self) -> Result<bool> {
         let body = json!({"AddressSpace": "sublet-local", "Pool": "10.78.0.0/26",
             "Options": {"network": POOL}});
@@ -156,11 +156,11 @@ impl Client<'_> {
         self.ask(Ask::Add, container, "RequestAddress", &json!({"PoolID": POOL, "Address": ""}))
     }
 
-    /// One call, which is written down. An error means that the store cannot be sound.
+    /// One call, which is recorded. An error means that the store is faulty.
     fn ask(&self, ask: Ask, name: &str, method: &str, body: &Value) -> Result<Answer> {
         let asked = nanos();
         let answer = match self.call(method, body) {
-            // A daemon that is down refuses at once.
+            // A daemon that is down refuses immediately.
             Err(_) => {
                 thread::park_timeout(Duration::from_millis(50));
                 Answer::Error(11)

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# What the scripts of clusters share: hosts and servers, each in a network namespace of its own, what
-# befalls them, and the judgement. Sourced after common.sh; whoever sources it defines
+# Functions that the cluster scripts share: hosts and servers, each in a network namespace of its own, the
+# faults, and the judgment. Sourced after common.sh; the sourcing script defines
 #   launch N          starts server N in its namespace and sets pid[N]
 #   leader            prints the number of the leader, or nothing
 #   store             prints the `store` of a configuration
 #   keys              prints all keys of it, without the prefix
 #   alone FOLDER      starts a single server at 127.0.0.1 with its data in FOLDER, sets pid[alone]
 #   alone_store       prints its `store`
-#   stuff             writes half a megabyte into it; fails when it does not take it
+#   stuff             writes half a megabyte to it; fails if it is refused
 set -euo pipefail
 
 work=${work-}
-# The clients and the judge: what the outer script has built.
+# The clients and the judge, which the outer script has built.
 consistency=${3-}
 hosts="1 2 3 4"
 servers="1 2 3"
@@ -19,7 +19,7 @@ declare -A pid
 # In seconds, as in `store`.
 timeout=3
 
-# Builds the clients and the judge, with what the tests were built with, and prints where they are.
+# Builds the clients and the judge with the tests' profile, and prints their path.
 built() {
     cargo build --locked --quiet --example consistency
     realpath "${CARGO_TARGET_DIR:-target}/debug/examples/consistency"
@@ -29,7 +29,7 @@ built() {
 # 10.99.0.21..
 lay_out() {
     local i name
-    # `ip netns` keeps its names in /run, which own_folders has emptied.
+    # `ip netns` stores names in /run, which own_folders has emptied.
     ip link add under type bridge
     ip link add over type bridge
     ip link set under up
@@ -64,13 +64,13 @@ conf() {
 EOF
 }
 
-# call HOST VERB CONTAINER [PROGRAM]: a plugin, as a runtime on that host calls it.
+# call HOST VERB CONTAINER [PROGRAM]: calls the plugin like a runtime on that host.
 call() {
     NODE_ID=h$1 CNI_COMMAND=$2 CNI_CONTAINERID=$3 CNI_NETNS=/run/netns/$3 CNI_IFNAME=eth0 \
         CNI_PATH=/opt/cni/bin ip netns exec "h$1" "/opt/cni/bin/${4-sublet}" <<< "$conf"
 }
 
-# insist HOST VERB CONTAINER: again while the answer is "try again".
+# insist HOST VERB CONTAINER: repeats the call while the answer is "try again".
 insist() {
     local answer end=$((SECONDS + 60))
     until answer=$(call "$@"); do
@@ -80,7 +80,7 @@ insist() {
     echo "$answer"
 }
 
-# refused HOST CONTAINER WHAT: an ADD is told to try again, in time.
+# refused HOST CONTAINER WHAT: an ADD must fail with "try again", in time.
 refused() {
     local answer begin took
     begin=$(date +%s%N)
@@ -91,7 +91,7 @@ refused() {
     row "$3" "error 11 after $took ms"
 }
 
-# storm FIRST LAST: containers of every host, all at once; each has its addresses at the end.
+# storm FIRST LAST: adds containers on every host at once. Each must have its addresses at the end.
 storm() {
     local host i one waiting=()
     for host in $hosts; do
@@ -111,19 +111,19 @@ listed_to() {
     listed > "$1"
 }
 
-# differ COUNT WHAT: that many containers have addresses that are theirs alone, and the list says so.
+# differ COUNT WHAT: this number of containers must have different addresses, and the list must agree.
 differ() {
     local seen
     seen=$(jq -r '.ips[].address' "$work"/add-* | sort -u | wc -l)
     [ "$seen" = $((2 * $1)) ] || fail "$2: $seen addresses for $1 containers"
-    # An election may be going on.
+    # An election may be in progress.
     until_true 30 "a list" listed_to "$work/now"
     seen=$(jq length "$work/now")
     [ "$seen" = $((2 * $1)) ] || fail "$2: $seen leases are listed for $1 containers"
     row "$2" "$1 containers, $((2 * $1)) addresses"
 }
 
-# sound [STORE]: no record contradicts another. A full range is no contradiction.
+# sound [STORE]: no record may contradict another. A full range is no contradiction.
 sound() {
     local report found
     report=$(/opt/cni/bin/sublet doctor --json --store "${1-$(store)}") || true
@@ -133,13 +133,12 @@ sound() {
     [ -z "$found" ] || fail "doctor: $found"
 }
 
-# bare: there are no leases, and of what stays for good only records of nodes, what was taken over, and
-# the addresses given last.
+# bare: there must be no leases. Only permanent records may be left: nodes, records of imports, and cursors.
 bare() {
     local left
     left=$(keys | grep -v -e ^node/ -e ^machine/ -e ^adopted/ -e ^old/ -e ^cursor/ -e ^ranges/ -e ^past/ || true)
     [ -z "$left" ] || fail "keys are left: $left"
-    # Each network keeps so many events, and a few more where many hosts write at once.
+    # Each network keeps a number of events, and a few more if many hosts write at once.
     left=$(keys | grep -c ^past/ || true)
     [ "$left" -gt 0 ] || fail "nothing of what happened is written down"
     [ "$left" -le 5000 ] || fail "$left records of what happened are left"
@@ -151,7 +150,7 @@ halt() {
     wait "${pid[$1]}" 2> /dev/null || true
 }
 
-# The leader, once there is one.
+# The leader, once it is elected.
 led() {
     local one
     for _ in $(seq 150); do
@@ -169,7 +168,7 @@ steady() {
     [ -n "$(leader)" ] && listed > /dev/null
 }
 
-# talk: two containers on every host, by the bridge plugin; each reaches every other.
+# talk: two containers on every host, with the bridge plugin. Each must reach every other one.
 talk() {
     local host n one other address
     for host in $hosts; do
@@ -198,7 +197,7 @@ talk() {
     row "bridge on four hosts" "8 containers, every one reaches every one"
 }
 
-# befall: one fault after another, with containers coming meanwhile.
+# befall: one fault after another, while containers are added.
 befall() {
     local one back
     storm 1 8
@@ -211,7 +210,7 @@ befall() {
     launch "$one"
     until_true 30 "a leader" steady
 
-    # The kill meets transactions.
+    # The kill interrupts transactions.
     one=$(led)
     storm 12 18 &
     back=$!
@@ -269,7 +268,7 @@ befall() {
     row "DEL of all" "nothing is left"
 }
 
-# faults END: one fault after another, the last of which is over before END; sets round.
+# faults END: one fault after another. The last one is over before END. Sets round.
 faults() {
     local what end=$1
     round=0
@@ -287,11 +286,11 @@ faults() {
     done
 }
 
-# judged SECONDS: sixteen clients on four hosts while servers and hosts are killed, paused
-# and cut off; then the judgement.
+# judged SECONDS: sixteen clients on four hosts while servers and hosts are killed, paused and cut off; then
+# their histories are judged.
 judged() {
     local host one end=$((SECONDS + $1)) waiting=() what conf
-    # The containers' network namespace: doctor asks for it.
+    # The containers' network namespace, which doctor looks for.
     ip netns add consistency
     for host in $hosts; do
         ip netns exec "h$host" "$consistency" run "$(store)" --node "h$host" --clients 4 \
@@ -322,7 +321,7 @@ judged() {
     rm "$work"/history-*
 }
 
-# kept FILE...: where the evidence outlives this script.
+# kept FILE...: copies the evidence to a folder that survives this script.
 kept() {
     local folder
     folder=$(mktemp -d /tmp/sublet-history-XXXXXX)
@@ -330,14 +329,14 @@ kept() {
     echo "$folder"
 }
 
-# What a list says, as events for the judge.
+# The rows of a list, as events for the judge.
 histories() {
     jq -c '.[] | {container: .containerID, ask: "LIST", asked: 0, answered: 0,
         answer: {address: "\(.address)/\(.prefix)"}}' "$1"
 }
 
-# pools_judged SECONDS: sixteen clients of four hosts' subletd, which share a pool. Each subletd is killed
-# again and again, beside the other faults; then the judgement.
+# pools_judged SECONDS: sixteen clients of subletd on four hosts, which share a pool. Each subletd is killed
+# repeatedly, besides the other faults; then their histories are judged.
 pools_judged() {
     local host one end=$((SECONDS + $1)) waiting=() what store
     store=$(store | jq -c '.[].prefix = "pools"')
@@ -357,7 +356,7 @@ pools_judged() {
     rm "$work"/pools-*.log
 }
 
-# What the store has of the pool, as events for the judge.
+# The store's records of the pool, as events for the judge.
 pools_listed() {
     /opt/cni/bin/sublet --store "$1" list --json |
         jq -c '.[] | select(.kind != "gateway") | {container: "", ask: "LIST", asked: 0, answered: 0,
@@ -367,8 +366,8 @@ pools_listed() {
             answer: {uses: .count}}'
 }
 
-# noticed STORE SERVER: the same clients behind a proxy that takes out all comparisons; the judgement
-# must fail.
+# noticed STORE SERVER: the same clients behind a proxy that removes all comparisons. The judge must find
+# faults.
 noticed() {
     local host one waiting=()
     "$consistency" blind 10.99.0.1:9999 "$2" &
@@ -379,7 +378,7 @@ noticed() {
             --out "$work/blind-$host" 2> /dev/null &
         waiting+=($!)
     done
-    # A client may come upon the damage itself.
+    # A client may detect the damage itself.
     for one in "${waiting[@]}"; do wait "$one" || true; done
     if "$consistency" judge "$work"/blind-* > "$work/verdict" 2>&1; then
         fail "nobody notices that nothing is compared: $(cat "$work/verdict")"
@@ -414,7 +413,7 @@ filled() {
         stuff "$i" > /dev/null 2>&1 || break
         [ "$i" -lt 2000 ] || fail "the disk does not fill"
     done
-    # Whatever room is left is not enough for long.
+    # Fills the remaining space.
     dd if=/dev/zero of="$work/disk/rest" bs=64k 2> /dev/null || true
     for i in $(seq 50); do
         answer=$(alone_call ADD "full-$i") || break

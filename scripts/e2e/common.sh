@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# What the end-to-end scripts share: their packages, a place of their own (network, mounts,
-# processes, cgroups) that ends with them, and the table of what they saw. Sourced, not run; the
-# working directory is the repository.
+# Functions that the end-to-end scripts share: packages, an environment (network, mounts, processes,
+# cgroups) that ends with the script, and the table of results. Sourced, not run; the working directory is
+# the repository.
 set -euo pipefail
 
-# Whatever ends a script without a word of its own is told.
+# Reports a failing command that printed nothing.
 set -E
 trap 'echo "${script:-$0}: ${BASH_SOURCE[0]}:$LINENO failed: $BASH_COMMAND" >&2' ERR
 
 script=$(basename "$0" .sh)
-# A folder of this run, and the name that its cgroups begin with.
+# A folder of this run, and the prefix of its cgroups.
 work=${2-}
 cgroup=${cgroup-}
 
@@ -22,7 +22,7 @@ install() {
     DEBIAN_FRONTEND=noninteractive apt-get install --no-install-recommends -y "$@" < /dev/null
 }
 
-# need PROGRAM=PACKAGE ...: installs what is missing; as anybody but root it only says what.
+# need PROGRAM=PACKAGE ...: installs missing packages as root; other users get a message.
 need() {
     local pair packages=()
     for pair in "$@"; do
@@ -32,31 +32,30 @@ need() {
     if [ "$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then
         fail "missing: apt-get update && apt-get install --no-install-recommends -y ${packages[*]}"
     fi
-    # The lists may be there already, and may be too old.
+    # The package lists may be missing or outdated.
     install "${packages[@]}" 2> /dev/null || { apt-get update && install "${packages[@]}"; }
     for pair in "$@"; do
         command -v "${pair%%=*}" > /dev/null || fail "${pair%%=*} is missing after the installation"
     done
 }
 
-# enter ARG ...: runs the script again, as `SCRIPT inside FOLDER ARG ...`, in namespaces of its own, and
-# exits as it did.
-# Every process it starts ends with it, a killed runtime's orphans too.
+# enter ARG ...: runs the script again, as `SCRIPT inside FOLDER ARG ...`, in its own namespaces, and exits
+# with its status. Every process that it starts ends with it, even orphans of a killed runtime.
 enter() {
     [ "$(id -u)" = 0 ] || fail "containers need root"
     work=$(mktemp -d)
     cgroup=sublet-e2e-$$
-    # A background job, so that a signal to this script is not kept waiting for it.
+    # A background job, so that a signal to this script is not delayed.
     unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private \
         env -i PATH="$PATH" HOME="$work" cgroup="$cgroup" "$PWD/scripts/$script.sh" inside "$work" "$@" &
     inner=$!
-    # unshare itself waits for its child whatever it is told; killed it takes all of them along.
+    # unshare ignores signals while it waits for its child. Killing it ends all of its processes.
     trap 'kill -KILL "$inner" 2> /dev/null || true; wait "$inner" 2> /dev/null || true; leave' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
     local status=0
     wait "$inner" || status=$?
-    # Only the table is the end.
+    # The script has passed only if it reached the table.
     if [ $status = 0 ] && [ ! -e "$work/passed" ]; then
         echo "$script: ended early" >&2
         status=1
@@ -65,8 +64,7 @@ enter() {
 }
 
 leave() {
-    # What a container leaves in each cgroup hierarchy: empty folders.
-    # The last processes may still be ending.
+    # A container leaves empty folders in each cgroup hierarchy. The last processes may still be ending.
     for _ in $(seq 50); do
         find /sys/fs/cgroup -depth -type d -path "*/$cgroup*" -exec rmdir {} + 2> /dev/null || true
         [ -n "$(find /sys/fs/cgroup -type d -name "$cgroup*" 2> /dev/null)" ] || break
@@ -75,7 +73,7 @@ leave() {
     rm -rf "$work"
 }
 
-# The folders that runtimes insist on: copies and empty ones in place of the machine's own.
+# The folders that runtimes require: copies and empty ones in place of the machine's own.
 own_folders() {
     mount -t tmpfs none /run
     cp -a /etc "$work/etc"
@@ -86,12 +84,12 @@ own_folders() {
     rm -rf /etc/cni/net.d
     mkdir -p /etc/cni/net.d
     ip link set lo up
-    # Duplicate address detection would make each IPv6 address wait.
+    # Duplicate address detection would delay each IPv6 address.
     echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad
     scripts/install.sh --bin "$work/bin" > /dev/null
 }
 
-# plugins NAME ...: Debian's, beside sublet.
+# plugins NAME ...: installs Debian's plugins beside sublet.
 plugins() {
     local plugin
     for plugin in "$@"; do
@@ -99,7 +97,7 @@ plugins() {
     done
 }
 
-# image FILE NAME: a container image to be loaded: busybox, which sleeps unless told otherwise.
+# image FILE NAME: makes a container image with busybox, which sleeps by default.
 image() {
     local build="$work/image" applet diff
     mkdir -p "$build/root/bin"
@@ -137,7 +135,7 @@ no_links() {
     [ -z "$left" ] || fail "$1: links are left: $left"
 }
 
-# wait_for SECONDS COMMAND ...: tries it until it succeeds, without a word; fails if it does not in time.
+# wait_for SECONDS COMMAND ...: repeats it silently until it succeeds. Fails after this time.
 wait_for() {
     local end=$((SECONDS + $1))
     shift
@@ -147,7 +145,7 @@ wait_for() {
     done
 }
 
-# until_true SECONDS WHAT COMMAND ...: tries it until it succeeds.
+# until_true SECONDS WHAT COMMAND ...: repeats it until it succeeds.
 until_true() {
     local end=$((SECONDS + $1)) what=$2
     shift 2
@@ -159,7 +157,7 @@ until_true() {
 
 rows=()
 began=$SECONDS
-# row WHAT SEEN: a line of the table, shown at once and again at the end.
+# row WHAT SEEN: a line of the table, printed now and again at the end.
 row() {
     rows+=("$(printf '%4s s  %-52s %s' $((SECONDS - began)) "$1" "$2")")
     echo "${rows[-1]}"

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Debian's containerd in a place of its own (scripts/e2e/common.sh), with sublet behind bridge and
-# portmap as its network. Sourced, not run.
-# What one file sets another uses.
+# Debian's containerd in its own environment (scripts/e2e/common.sh), with sublet behind bridge and portmap
+# as its network. Sourced, not run. The files share variables.
 # shellcheck disable=SC2034,SC2154
 set -euo pipefail
 
@@ -19,11 +18,11 @@ containerd_needs=(
     mount=mount
 )
 
-# containerd_folders IPAM: everything that containerd reads; IPAM are more keys of `ipam`.
+# containerd_folders IPAM: everything that containerd reads; IPAM has additional keys of `ipam`.
 containerd_folders() {
     own_folders
     plugins bridge portmap loopback
-    # /64 and /24 are far more than the containers that are ever there at once.
+    # /64 and /24 are far larger than the number of containers at any time.
     jq -n --argjson more "$1" '{
         cniVersion: "1.0.0", name: "pods", plugins: [
             {type: "bridge", bridge: "cni0", isGateway: true, ipMasq: true, hairpinMode: true,
@@ -31,7 +30,7 @@ containerd_folders() {
                      routes: [{dst: "0.0.0.0/0"}, {dst: "::/0"}]} + $more)},
             {type: "portmap", capabilities: {portMappings: true}}
         ]}' > /etc/cni/net.d/10-pods.conflist
-    # "native" copies a container's files: it works on every file system, an overlay's upper too.
+    # "native" copies a container's files, which works on every file system, even above an overlay.
     cat > "$work/config.toml" <<- END
 		version = 2
 		disabled_plugins = [

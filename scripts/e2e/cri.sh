@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# A kubelet's half of the Container Runtime Interface, as far as sandboxes go: gRPC is a length and
-# a protobuf message in an HTTP/2 request, so protoc and curl are all it needs. Sourced, not run.
-# What one file sets another uses.
+# The kubelet's side of the Container Runtime Interface, for sandboxes. gRPC is a length and a protobuf
+# message in an HTTP/2 request, so protoc and curl are enough. Sourced, not run. The files share variables.
 # shellcheck disable=SC2154
 set -euo pipefail
 
-# cri METHOD REQUEST: the message as protobuf text; so is the answer on stdout. A refusal is on
-# stderr and a failure.
+# cri METHOD REQUEST: the request and the answer are protobuf text. A refusal is printed on stderr and is a
+# failure.
 cri() {
     local job n
     job=$(mktemp -d -p "$work")
@@ -14,7 +13,7 @@ cri() {
         > "$job/request" || fail "not a $1Request: $2"
     n=$(stat -c %s "$job/request")
     {
-        # Not compressed, then the length as four bytes, the most significant one first.
+        # Uncompressed, followed by the length in four bytes, the most significant one first.
         # shellcheck disable=SC2059
         printf "$(printf '\\0\\x%02x\\x%02x\\x%02x\\x%02x' \
             $((n >> 24 & 255)) $((n >> 16 & 255)) $((n >> 8 & 255)) $((n & 255)))"
@@ -54,7 +53,7 @@ remove_sandbox() {
     cri StopPodSandbox "pod_sandbox_id: \"$1\"" && cri RemovePodSandbox "pod_sandbox_id: \"$1\""
 }
 
-# Lines of ID POD ATTEMPT STATE; READY is the state that is not written.
+# Lines of ID POD ATTEMPT STATE. READY is the default state, which is omitted.
 sandboxes() {
     cri ListPodSandbox "" | awk '
         $1 == "items" { id = pod = ""; attempt = 0; state = "READY" }

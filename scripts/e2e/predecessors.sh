@@ -14,7 +14,7 @@ place=$2
 node=${3-}
 keys=$place/v2/keys/kontena/ipam
 
-# field NAME: a field of the request, empty if it is absent.
+# field NAME: a field of the request; empty if absent.
 field() {
     jq -r ".$1 // empty" <<< "$body"
 }
@@ -23,7 +23,8 @@ refuse() {
     jq -cn --arg why "$1" '{Err: $why, Error: $why}'
 }
 
-# gipam's lease file, changed by a program of jq; prints what the program puts into .answer.
+# change PROGRAM: changes gipam's lease file with a jq program; prints the value that the program assigns to
+# .answer.
 change() {
     local id after
     id=$(head -c 256 /dev/urandom | base64 -w 0 | tr -dc a-zA-Z0-9 | head -c 16)
@@ -41,7 +42,7 @@ gipam() {
     case $1 in
         GetCapabilities) echo '{"RequiresMACAddress": true}' ;;
         GetDefaultAddressSpaces) echo '{"LocalDefaultAddressSpace": "", "GlobalDefaultAddressSpace": ""}' ;;
-        # The first free block of the family, else the next one of the main pool.
+        # The first free block of the family, otherwise the next one of the main pool.
         RequestPool) change '(if $body.V6 then 6 else 4 end) as $v
             | ([.free[] | select(.v == $v)] | first) as $old
             | if $old then .free -= [$old] | .allocated += [$old]
@@ -51,7 +52,7 @@ gipam() {
                   (if .v6idx == 0 then "fd00:70::/64" else "fd00:70:0:\(.v6idx)::/64" end)}] | .v6idx += 1
               end
             | .answer = {PoolID: .allocated[-1].id, Pool: .allocated[-1].pool}' ;;
-        # The address that was freed last, else the next one. What was asked for does not matter.
+        # The last freed address, otherwise the next one. The requested address does not matter.
         RequestAddress) change '(.allocated | map(.id) | index($body.PoolID)) as $at
             | .allocated[$at] |= (if (.free // []) != [] then .allocated += [.free[-1]] | .free |= .[:-1]
                 else .allocated += [(.pool | sub("0?/.*"; "")) + "\(.idx)"] | .idx += 1 end)
@@ -120,7 +121,7 @@ kontena() {
                     return
                 fi
             else
-                # One of the hundred lowest of the range, at random.
+                # A random one of the hundred lowest addresses of the range.
                 until
                     address=$(jq -r --argjson n $((RANDOM % 100 + 2)) '(.subnet | sub(".*/"; "")) as $len
                         | (.iprange // .subnet | sub("0/.*"; "")) + "\($n)/\($len)"' <<< "$pool")
@@ -156,7 +157,7 @@ kontena() {
     esac
 }
 
-# lease POOL ADDRESS/LENGTH: fails if somebody has it.
+# lease POOL ADDRESS/LENGTH: fails if the address is leased.
 lease() {
     key PUT "addresses/$1/${2%/*}" --data-urlencode "value={\"address\":\"$2\",\"node\":\"$node\"}" \
         -d prevExist=false > /dev/null

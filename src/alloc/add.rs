@@ -24,7 +24,7 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     match &add.legacy {
         Legacy::Unread if !adopted => return Ok(Plan::only(Outcome::ReadLegacy)),
         Legacy::Absent | Legacy::Unread => {}
-        // In a cluster, another node has written the mark meanwhile.
+        // In a cluster, another node has written the mark since.
         Legacy::Read(..) if adopted && view.has_other_nodes() => {}
         Legacy::Read(leases, cursors) => {
             addresses = Takeover::read(add, leases, cursors, view, cx)?;
@@ -37,7 +37,7 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     if let Some(define) = &add.define {
         changes.extend(define::first(define, view, cx)?);
     }
-    // With the takeover in it: an address that it leases has ended no cooldown.
+    // `addresses` includes the import: an address that it leases has ended no cooldown.
     let ended = Ended::find(add, &addresses, cx)?;
     let mut work = Work { add, view, cx, changes, addresses, ended };
     let adopted = adopted || matches!(add.legacy, Legacy::Read(..));
@@ -47,7 +47,7 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     if add.on_duplicate == OnDuplicate::Error
         && let Some(any) = held.first()
     {
-        // host-local names the lease that it finds first; any if no range has one.
+        // host-local names the lease that it finds first. If no lease lies in a range, any lease serves.
         let found = own.iter().enumerate().find_map(|(index, lease)| Some((index, (*lease)?)));
         let (index, lease) = found.unwrap_or((0, any));
         return Err(Refusal::Duplicate { index, lease: Box::new(lease.clone()) }.into());
@@ -64,11 +64,12 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
             created.push(lease.addr);
             lease
         };
-        // `range_of` holds for both: a held lease was found by it, a new one was drawn from it.
+        // `range_of` returns a range for a held lease, which was found by it, and for a new one, which was
+        // chosen from it.
         let gateway = set.range_of(lease.addr).and_then(Range::gateway);
         grants.push(Grant { addr: lease.addr, prefix: lease.prefix, gateway });
     }
-    // As in host-local, after the refusals of each set.
+    // Reported after the refusals of each set, as in host-local.
     if !left.is_empty() {
         return Err(Refusal::NotInRange { addrs: left, ranges: describe(&add.sets) }.into());
     }
@@ -109,14 +110,13 @@ struct Work<'a> {
     view: &'a dyn View,
     cx: &'a Context,
     changes: Vec<Change>,
-    /// The view's addresses, with what this plan takes over.
+    /// The view's addresses, together with the leases that this plan imports.
     addresses: Takeover<'a>,
     ended: Ended,
 }
 
 impl Work<'_> {
-    /// Returns the changes. Cooling addresses whose time is over become free, unless this plan leases
-    /// them.
+    /// Returns the changes. Addresses whose cooldown has ended become free, unless this plan leases them.
     fn finish(self) -> Vec<Change> {
         let put = |change: &Change| match change {
             Change::Put(lease) => Some(lease.addr),
@@ -128,9 +128,9 @@ impl Work<'_> {
         [self.changes, thaw].concat()
     }
 
-    /// Returns the lease that the owner holds, with the prefix of the current configuration. Writes it
-    /// anew if the container moved to another namespace or boot, so that nobody takes a live lease for
-    /// a stale one, and if it was adopted without the owner's full name.
+    /// Returns the lease that the owner holds, with the prefix of the current configuration. Rewrites the
+    /// lease if the container has moved to another namespace or boot, so that it does not look stale, and
+    /// if it was imported without the owner's full name.
     fn renew(
         &mut self,
         set: &RangeSet,
@@ -228,8 +228,8 @@ impl Work<'_> {
         }
     }
 
-    /// Returns a pod's former address if nobody holds it. A cooldown does not matter: it keeps an
-    /// address from other pods.
+    /// Returns a pod's former address if it is free. A cooldown does not matter: it only keeps other pods
+    /// from the address.
     fn free_former(&self, set: &RangeSet, former: Option<Addr>) -> Result<Option<Addr>, Error> {
         let assignable = |addr: &Addr| set.range_of(*addr).is_some_and(|r| r.gives(*addr));
         let Some(addr) = former.filter(assignable) else { return Ok(None) };
@@ -280,8 +280,8 @@ impl Work<'_> {
                 ranges.bounds.iter().flat_map(|a| other.bounds.iter().map(move |b| (a, b)));
             if let Some((a, b)) = pairs.find(|(a, b)| a.overlaps(**b)) {
                 warnings.push(format!(
-                    "network {} ({a}) overlaps network {} ({b}); each has its own leases, so both can \
-                     give the same address: set \"shared\" in both if they share a segment",
+                    "network {} ({a}) overlaps network {} ({b}), and their leases are separate: both can \
+                     lease the same address; set \"shared\" in both if they share a segment",
                     ranges.network, other.network
                 ));
             }

@@ -15,7 +15,7 @@ pub fn request(request: &RequestAddress, view: &dyn View, cx: &Context) -> Resul
     let Some(pool) = view.pool(&request.pool)?.filter(|pool| !pool.is_closed()) else {
         return Err(PoolRefusal::Unknown(request.pool.clone()).into());
     };
-    // Every host of a shared pool has the same gateway, whoever asks.
+    // All hosts of a shared pool have the same gateway, so a request for it by any host succeeds.
     let shared = pool.gateway.filter(|gateway| {
         request.gateway && request.requested.is_none_or(|requested| requested == *gateway)
     });
@@ -90,8 +90,8 @@ fn next(serial: bool, pool: &Pool, view: &dyn View) -> Result<Addr, Error> {
     Err(full().into())
 }
 
-/// Decides a release. An address that another pool of the same subnet leased stays leased. A shared
-/// pool's gateway stays until the pool is released: other hosts use it.
+/// Decides a release. An address that another pool of the same subnet leased stays leased. The gateway of a
+/// shared pool stays until the pool is released, because other hosts use it.
 pub fn release(release: &ReleaseAddress, view: &dyn View) -> Result<Plan, Error> {
     let nothing = || Plan::only(Outcome::Freed(Vec::new()));
     let Some(pool) = view.pool(&release.pool)? else { return Ok(nothing()) };

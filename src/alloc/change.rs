@@ -1,4 +1,4 @@
-//! What a plan changes in a store.
+//! The changes that a plan makes to a store.
 
 use crate::model::{Lease, NetworkDefinition, NetworkName, Pool, SetName, Timestamp};
 use crate::net::{Addr, Span};
@@ -6,68 +6,69 @@ use crate::net::{Addr, Span};
 /// One change of the store. A plan's changes are made together or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Write a lease: of an address that was free or cooling, or the owner's own one again.
+    /// Write a lease: for an address that was free or cooling down, or for its present owner.
     Put(Lease),
-    /// Free a lease; with `until`, keep the address back until then.
+    /// Free a lease. With `until`, the address cools down until then.
     Free {
-        /// As it was read.
+        /// The lease, as it was read.
         lease: Lease,
-        /// First second in which it is free again.
+        /// The first second in which the address is free again.
         until: Option<Timestamp>,
     },
-    /// Let a cooling address go.
+    /// End the cooldown of an address.
     Thaw(SetName, Cooling),
-    /// Keep a free address back.
+    /// Start the cooldown of a free address.
     Cool(SetName, Cooling),
-    /// Remember the address given last.
+    /// Store the last allocated address.
     Cursor(SetName, Addr, Addr),
-    /// Remember a pod's address: pod namespace and name, range set, address. Outlives a boot.
+    /// Store a pod's address: pod namespace and name, range set, address. Survives a reboot.
     Sticky(SetName, PodKey, Addr, Addr),
-    /// Remember the ranges that a network's ADD used.
+    /// Store the ranges that a network's ADD used.
     PutRanges(NetworkRanges),
-    /// Remember that host-local's folder was taken over. Outlives a boot.
+    /// Record that host-local's folder was imported. Survives a reboot.
     Adopted(NetworkName, Timestamp),
-    /// Write a pool: a new one, or the same with other users.
+    /// Write a new pool, or change the users of an existing one.
     PutPool(Pool),
-    /// Forget a pool, none of whose leases is left.
+    /// Remove a pool that has no leases.
     DropPool(Pool),
     /// Write a network's definition. Only a cluster stores definitions.
     PutDefinition(NetworkDefinition),
 }
 
-/// The ranges of a network as its last ADD had them. A store remembers them, so that an ADD notices a
-/// change and warns when networks overlap.
+/// The ranges of a network at its last ADD. A store keeps them, so that an ADD notices a change and warns
+/// if networks overlap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkRanges {
-    /// The set of leases it draws from.
+    /// The set of leases that the network draws from.
     pub set: SetName,
     /// The network.
     pub network: NetworkName,
     /// First and last address of each range.
     pub bounds: Vec<Span>,
-    /// The addresses that can be leased, range by range: gateways and exclusions left out.
+    /// The allocatable addresses, range by range, without gateways and exclusions.
     pub assignable: Vec<Span>,
 }
 
-/// An address that was freed and is kept back.
+/// A freed address that cools down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cooling {
-    /// First second in which it is free again.
+    /// The first second in which the address is free again.
     pub until: Timestamp,
     /// The address.
     pub addr: Addr,
-    /// When it was freed: a clock set back to before this ends the cooling.
+    /// When the address was freed. If the clock is set back to before this time, the cooldown ends.
     pub freed: Timestamp,
 }
 
 impl Cooling {
-    /// Whether it is free again.
+    /// Whether the cooldown has ended.
     pub fn over(&self, now: Timestamp) -> bool {
         now >= self.until || now < self.freed
     }
 }
 
-/// A pod as `sticky` knows it: by namespace and name, for its UID changes when it is made again.
+/// A pod as `sticky` identifies it: by namespace and name, because its UID changes when the pod is
+/// recreated.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PodKey {
     /// `K8S_POD_NAMESPACE`.

@@ -5,9 +5,9 @@ use super::view::{Context, Order, Plan, View, held};
 use crate::error::{Error, Refusal};
 use crate::net::Addr;
 
-/// Decides a CHECK: the owner has a lease, each of its addresses is in prevResult, and what
-/// prevResult has from our ranges is leased to it (CNI 0.4.0: an error if a reservation is missing).
-/// Other addresses there may come from other plugins of the chain, or from ranges that are gone.
+/// Decides a CHECK: the owner has a lease, each of its addresses is in prevResult, and the addresses of
+/// prevResult from our ranges are leased to the owner (CNI 0.4.0: an error if a reservation is missing).
+/// Other addresses of prevResult may come from other plugins of the chain, or from removed ranges.
 pub fn check(check: &Check, view: &dyn View) -> Result<Plan, Error> {
     let held = held(view, &check.set, &check.owner, &|_| Ok(true))?;
     if held.is_empty() {
@@ -30,7 +30,7 @@ pub fn check(check: &Check, view: &dyn View) -> Result<Plan, Error> {
     Ok(Plan::only(Outcome::Checked))
 }
 
-/// Decides a STATUS: every range set has an address to give.
+/// Decides a STATUS: every range set has a free address.
 pub fn status(status: &Status, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     for (index, set) in status.sets.iter().enumerate() {
         let spans = set.spans();

@@ -1,8 +1,8 @@
-//! Which free address of a range set to take.
+//! Chooses a free address of a range set.
 //!
 //! Each strategy walks the spans of a range set in its own order. Round robin is host-local's
-//! (`allocator.go`): from the last leased address on, over the set's ranges in order, with that address
-//! at the very end. Cooling addresses come last.
+//! (`allocator.go`): it starts after the last allocated address, follows the set's ranges in order, and
+//! tries the last allocated address at the end. Cooling addresses come last.
 
 use super::change::Cooling;
 use super::command::{Add, Strategy};
@@ -11,17 +11,17 @@ use crate::error::{Error, Refusal, StoreError};
 use crate::model::Owner;
 use crate::net::{Addr, Family, Range, RangeSet, Span};
 
-/// How many ended cooldowns one ADD clears away for each family. This is more than the one address of
-/// each range set that the DEL before it can have added, so that they never pile up.
+/// The number of ended cooldowns that one ADD removes for each family. A DEL adds at most one for each
+/// range set, so they never accumulate.
 const THAW: usize = 32;
 
-/// Addresses whose cooldown has ended. They are free; the plan that meets them leases them or clears
-/// their records away.
+/// Addresses whose cooldown has ended. They are free. A plan that finds them leases them or removes their
+/// records.
 #[derive(Default)]
 pub struct Ended(Vec<Cooling>);
 
 impl Ended {
-    /// Those of the families of `add`, if it has a cooldown at all.
+    /// Finds the ended cooldowns of the families of `add`, if it has a cooldown.
     pub fn find(add: &Add, view: &dyn Addresses, cx: &Context) -> Result<Ended, StoreError> {
         let mut ended = Vec::new();
         for family in [Family::V4, Family::V6] {
@@ -33,12 +33,12 @@ impl Ended {
         Ok(Ended(ended))
     }
 
-    /// The lowest within a span.
+    /// The lowest address within a span.
     fn within(&self, span: Span) -> Option<Addr> {
         self.0.iter().map(|c| c.addr).filter(|a| span.contains(*a)).min()
     }
 
-    /// All but those that the plan leases.
+    /// All addresses except those that the plan leases.
     pub fn left(self, leased: impl Fn(Addr) -> bool) -> impl Iterator<Item = Cooling> {
         self.0.into_iter().filter(move |c| !leased(c.addr))
     }
@@ -91,7 +91,7 @@ fn walk(
     })
 }
 
-/// The set's spans from the address behind `last` on, around and up to `last`.
+/// The set's spans, from the address after `last` to the end, then from the start to `last`.
 fn behind(set: &RangeSet, last: Addr) -> Vec<Span> {
     let at = set.ranges().iter().position(|r| r.contains(last)).unwrap_or(0);
     let (before, from) = set.ranges().split_at(at);
@@ -105,9 +105,9 @@ fn behind(set: &RangeSet, last: Addr) -> Vec<Span> {
     walk
 }
 
-/// The spans from one place on and around; `place` is any number.
+/// The spans from a position to the end, then from the start. `place` may be any number.
 fn from_place(spans: &[Span], place: u128) -> Vec<Span> {
-    // Saturating, which only skews the place in a set as large as all of IPv6.
+    // Saturation only skews the position in a set as large as all of IPv6.
     let total = spans.iter().fold(0_u128, |sum, s| sum.saturating_add(s.size()));
     let mut skip = if total == 0 { 0 } else { place % total };
     for (i, span) in spans.iter().enumerate() {
@@ -137,8 +137,8 @@ fn mix(seed: u64) -> u128 {
     (u128::from(high) << 64) | u128::from(step(high))
 }
 
-/// FNV-1a over the owner's name, spread. It is part of no format: a change of it would only
-/// change where a search begins.
+/// FNV-1a over the owner's name, mixed. No stored format depends on it: a change only moves the start of
+/// the search.
 fn hash(owner: &Owner) -> u128 {
     let text = match owner {
         Owner::Attachment(a) => format!(

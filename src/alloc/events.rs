@@ -29,7 +29,7 @@ fn beginning(command: &Command, lease: &Lease) -> What {
 
 fn end(command: &Command, face: Face) -> Option<What> {
     Some(match command {
-        // The container keeps it, under its full name.
+        // The container keeps its lease, now under its full name.
         Command::Add(_) => return None,
         Command::Del(del) if del.undo => What::Undone,
         Command::Del(del) if face == Face::Cli => match del.target {
@@ -49,7 +49,7 @@ fn end(command: &Command, face: Face) -> Option<What> {
 }
 
 /// Returns the counter of a request: set, face, verb and ending. A request is counted if it changes
-/// something. An ADD that is refused an address is counted too where that costs no flush.
+/// something. An ADD that is refused is counted if that costs no flush.
 pub fn counted(
     command: &Command,
     plan: &Plan,

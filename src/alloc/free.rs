@@ -1,7 +1,6 @@
-//! DEL, GC and EVICT.
+//! DEL, GC and EVICT: who may free which lease, and how long the address cools down.
 //!
-//! Owns: what may be freed by whom, and how long it is kept back. Invariant: a lease is freed only
-//! as it was read, so a store can compare before it commits.
+//! Invariant: a lease is freed only as it was read, so a store can compare it before it commits.
 
 use std::collections::BTreeSet;
 
@@ -68,7 +67,7 @@ fn until(lease: &Lease, cx: &Context) -> Option<Timestamp> {
     (lease.cooldown > 0).then(|| cx.now.saturating_add(u64::from(lease.cooldown)))
 }
 
-/// How many owners GC looks at at a time.
+/// The number of owners that GC reads at a time.
 const PAGE: usize = 512;
 
 /// Decides one step of a GC.
@@ -89,12 +88,12 @@ pub fn evict(evict: &Evict, view: &dyn View, cx: &Context) -> Result<Plan, Error
         let which = if evict.only_ended { cx.has_ended(lease) } else { !kept };
         lease.node.name == cx.node.name && which
     };
-    // Nobody's connections lead to a machine that is gone.
+    // No cooldown: no connection leads to a machine that is gone.
     collect(&evict.set, evict.after.as_ref(), &goes, &|_| None, view)
 }
 
-/// Frees those that are stale, as many as one commit can hold. It stops between two owners, or (an
-/// owner may hold an address of each of many range sets) within the first.
+/// Frees the stale leases, as many as one commit can hold. It stops between two owners, or within the first
+/// one if that has more leases (one for each of many range sets).
 fn collect(
     set: &SetName,
     after: Option<&Owner>,
@@ -102,7 +101,7 @@ fn collect(
     until: &dyn Fn(&Lease) -> Option<Timestamp>,
     view: &dyn View,
 ) -> Result<Plan, Error> {
-    // A lease freed is one change; what cools adds none, for it is part of the same.
+    // Freeing a lease is one change, with or without a cooldown.
     let room = view.capacity().max(1);
     let mut changes: Vec<Change> = Vec::new();
     let mut freed = Vec::new();
@@ -146,7 +145,7 @@ fn is_stale(lease: &Lease, gc: &Gc) -> bool {
             .binary_search_by(|(c, i)| (c, i).cmp(&(&attachment.container, ifname)))
             .is_err();
     }
-    // A lease without an interface lives as long as its container has any.
+    // A lease without an interface is valid as long as its container has any interface.
     let first = valid.partition_point(|(c, _)| *c < attachment.container);
     valid.get(first).is_none_or(|(c, _)| *c != attachment.container)
 }

@@ -1,8 +1,8 @@
-//! IMPORT: leases that another program made become ours, and their rotation goes on; and EXPORT.
+//! IMPORT of the leases and the rotation of another program, and EXPORT.
 //!
-//! Owns: what becomes of an address that is leased here already, and where a cursor is kept whose
-//! range nobody told. Does not own: reading another program's files.
-//! Invariant: all of it is taken over, or nothing; a second time changes nothing.
+//! Decides what happens if an address is already leased here, and where a cursor is stored whose range is
+//! unknown. Reading another program's files is the task of [`crate::migrate`].
+//! Invariant: everything is imported, or nothing. A repeated import changes nothing.
 
 use std::collections::BTreeSet;
 
@@ -37,7 +37,7 @@ pub fn run(import: &Import, view: &dyn View, cx: &Context) -> Result<Plan, Error
     }
     for last in &import.cursors {
         for range in possible_ranges(*last) {
-            // One that is there was moved by an ADD since.
+            // An existing cursor was moved by a later ADD.
             if view.cursor(&import.set, range)?.is_none() {
                 changes.push(Change::Cursor(import.set.clone(), range, *last));
             }
@@ -64,12 +64,12 @@ pub fn export_host_local(hand: &ExportHostLocal, view: &dyn View) -> Result<Plan
     Ok(Plan { changes, outcome: Ok(Outcome::Exported(cursors?)) })
 }
 
-/// Without a configuration neither prefix nor range are known: the lease's range is the address
-/// itself. An ADD by the same owner sets both right.
+/// Makes a lease. Without a configuration, prefix and range are unknown, so the address itself serves as
+/// the range. An ADD by the same owner corrects both.
 fn lease(set: &SetName, imported: &ForeignLease, view: &dyn View, cx: &Context) -> Lease {
     let origin = imported.origin();
     let bare = cx.reservation(set.clone(), imported.addr);
-    // Of many nodes nobody knows on which one its container is.
+    // In a cluster, the node of the container is unknown.
     let nameless = origin.attachment.as_ref().is_some_and(|a| a.ifname.is_none());
     let (kind, owner) = (imported.kind, imported.owner.clone());
     let lease = Lease { kind, owner, origin, ..bare };
@@ -79,15 +79,14 @@ fn lease(set: &SetName, imported: &ForeignLease, view: &dyn View, cx: &Context) 
     lease
 }
 
-/// The keys of the range sets that may hold `addr` if their first range is a whole subnet: the first
-/// host of each subnet around it. They are few, for most of an address' bits are zero, and a range
-/// set asks for its own alone.
+/// The keys of the range sets that may contain `addr`, if the first range of each is a whole subnet: the
+/// first host of each enclosing subnet. Most bits of an address are zero, so there are few.
 pub fn possible_ranges(addr: Addr) -> BTreeSet<Addr> {
     let lens = 1..addr.family().bits().saturating_sub(1);
     lens.filter_map(|len| Subnet::masked(addr, len)?.first().next()).collect()
 }
 
-/// Where a DEL that rewinds finds the cursor of a lease.
+/// The range keys under which a DEL that rewinds looks for the cursor of a lease.
 pub fn cursors_of(lease: &Lease) -> BTreeSet<Addr> {
     let unknown = lease.range == lease.addr && lease.prefix == lease.addr.family().bits();
     if unknown { possible_ranges(lease.addr) } else { BTreeSet::from([lease.range]) }

@@ -1,9 +1,8 @@
-//! The decisions, pure: a [`View`], a [`Command`] and a [`Context`] in, a [`Plan`] out.
+//! The allocator: a pure function of a [`View`], a [`Command`] and a [`Context`] that returns a [`Plan`].
 //!
-//! Owns: which address, who may have it, what a repeated or an impossible request means. Does not
-//! own: keeping anything, or the clock, the boot or chance, all of which it is told.
-//! Invariant: running it again over the same view gives the same plan; a refused plan changes
-//! nothing.
+//! Decides which address is leased, who may have it, and what a repeated or impossible request means. It
+//! stores nothing. Clock, boot and random numbers come from the context.
+//! Invariant: a second run over the same view returns the same plan, and a refused plan changes nothing.
 
 mod add;
 mod address;

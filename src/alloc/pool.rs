@@ -1,15 +1,15 @@
-//! Pools, as a container engine asks for them: Docker's default rules, and kontena's for those that
+//! Pools, as a container engine requests them: Docker's default rules, and kontena's rules for pools that
 //! several hosts share by name.
 //!
-//! Owns: which subnet a pool gets, what may overlap, and what goes with a pool. Does not own:
-//! addresses of a pool that exists (`address`).
-//! Invariant: two pools of one space overlap only if both are sub-pools, or one is a sub-pool of the
-//! other's very subnet (moby's rule); a shared pool overlaps none when it is made.
+//! Decides which subnet a pool gets, which pools may overlap, and what is removed with a pool. Addresses of
+//! an existing pool are in `address`.
+//! Invariant: two pools of one space overlap only if both are sub-pools, or if one is a sub-pool of the
+//! other's subnet (moby's rule). A new shared pool overlaps no other pool.
 //!
 //! A pool without a user is *closed*: no address is leased from it, and its leases and the pool itself are
-//! being removed. Where other nodes lease too, a pool is closed before its leases are listed, so that no
-//! lease can be added behind the listing. The next request for the pool or for an overlapping one, the next
-//! release and the next sweep finish a removal that was interrupted.
+//! being removed. If other nodes use the store, a pool is closed before its leases are listed, so that no
+//! lease can be added after the listing. The next request for the pool or for an overlapping one, the next
+//! release and the next sweep complete an interrupted removal.
 
 use super::address::lease;
 use super::change::Change;
@@ -41,7 +41,7 @@ pub fn request(request: &RequestPool, view: &dyn View, cx: &Context) -> Result<P
         None => PoolId::plain(space, subnet, request.sub),
     };
     let name = request.shared.as_ref().map(|shared| shared.name.clone());
-    // Sub-pools may overlap everything but themselves.
+    // A sub-pool may overlap every pool except an identical one.
     let other = if request.sub.is_none() || request.shared.is_some() {
         view.overlapping(space, subnet)?
     } else {
@@ -55,7 +55,7 @@ pub fn request(request: &RequestPool, view: &dyn View, cx: &Context) -> Result<P
     }
     let mut pool = Pool { sub: request.sub, shared: name, ..new(id, space, subnet, cx) };
     let mut leases = Vec::new();
-    // A subnet of one address has no gateway; the address is the container's.
+    // A subnet of one address has no gateway: the container needs the address.
     if pool.shared.is_some() && subnet.len() < subnet.family().bits() {
         let gateway = hosts(subnet).first;
         pool.gateway = Some(gateway);
@@ -77,7 +77,7 @@ fn put(pool: Pool, leases: Vec<Lease>) -> Plan {
     Plan::new(changes, Outcome::Pool(Box::new(pool)))
 }
 
-/// One more user of a shared pool, if it is the one that was asked for.
+/// Adds a user to a shared pool, if the request matches it.
 fn join(
     request: &RequestPool,
     name: &str,
@@ -93,7 +93,7 @@ fn join(
         Ask::Exactly(asked) if *asked != subnet => {
             return differs("subnet", subnet.to_string(), asked.to_string());
         }
-        // dockerd checks what it did not choose itself, and would ask again for ever.
+        // dockerd rejects an automatic pool that it finds unsuitable, and would request again forever.
         Ask::Any(_) if request.avoid.iter().any(|span| span.overlaps(subnet.into())) => {
             return Err(PoolRefusal::Routed { name: name.to_owned(), subnet }.into());
         }
@@ -112,13 +112,13 @@ fn join(
         Some(at) => pool.users[at].1 = pool.users[at].1.saturating_add(1),
         None => pool.users.push((cx.node.clone(), 1)),
     }
-    // Clocks differ: to its other users the pool must not look older than their own requests.
+    // Clocks differ: for its other users, the pool must not look older than their requests.
     pool.time = pool.time.max(cx.now);
     Ok(pool)
 }
 
-/// Which of the users a node is. A machine that was renamed since is the pool's only user still;
-/// where other nodes use the store too, the name alone tells.
+/// The index of a node among the users. A machine that was renamed is still the pool's only user. If other
+/// nodes use the store too, only the name identifies a user.
 fn user(pool: &Pool, node: &Node, view: &dyn View) -> Option<usize> {
     let named = pool.users.iter().position(|(n, _)| n.name == node.name);
     let renamed = || {
@@ -133,7 +133,7 @@ fn user(pool: &Pool, node: &Node, view: &dyn View) -> Option<usize> {
     named.or_else(renamed)
 }
 
-/// The first free block. What overlaps it, a pool of another size or a route, is stepped over.
+/// The first free block. Skips overlapping pools of other sizes and overlapping routes.
 fn find(
     space: &str,
     blocks: &[Block],
@@ -157,8 +157,8 @@ fn find(
     Ok(None)
 }
 
-/// Decides a release. What one machine of several leaves behind of a shared pool are its own
-/// addresses; the last one takes the pool along.
+/// Decides a release. If one of several machines releases a shared pool, only its own addresses are freed;
+/// the last one removes the pool.
 pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let Some(pool) = view.pool(&release.pool)? else {
         return Ok(Plan::only(collected(Vec::new(), false, true)));
@@ -194,7 +194,7 @@ pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<P
     Ok(Plan::new(changes, collected(freed, true, done)))
 }
 
-/// Goes on with the removal of a closed pool.
+/// Continues the removal of a closed pool.
 fn finish(pool: Pool, view: &dyn View) -> Result<Plan, Error> {
     let (leases, done) = collect(&pool, &|_| true, view)?;
     let (freed, changes) = leave(leases, shrink(pool.clone(), pool, done));
@@ -205,7 +205,7 @@ fn collected(freed: Vec<Addr>, pool: bool, done: bool) -> Outcome {
     Outcome::Collected(Collected { freed, pool, after: None, done })
 }
 
-/// How a pool changes to one with fewer users. A closed pool is dropped once it has no leases.
+/// The change to a pool with fewer users. A closed pool is removed once it has no leases.
 fn shrink(pool: Pool, less: Pool, is_empty: bool) -> Option<Change> {
     if less.is_closed() && is_empty {
         return Some(Change::DropPool(pool));
@@ -213,17 +213,17 @@ fn shrink(pool: Pool, less: Pool, is_empty: bool) -> Option<Change> {
     (less != pool).then_some(Change::PutPool(less))
 }
 
-/// Frees leases of a pool, and changes the pool. Returns the addresses, and the changes.
+/// Frees leases of a pool and changes the pool. Returns the addresses and the changes.
 fn leave(leases: Vec<Lease>, pool: Option<Change>) -> (Vec<Addr>, Vec<Change>) {
     let freed = leases.iter().map(|lease| lease.addr).collect();
     let free = |lease| Change::Free { lease, until: None };
     (freed, leases.into_iter().map(free).chain(pool).collect())
 }
 
-/// How many leases of a pool are looked at at a time.
+/// The number of leases of a pool that are read at a time.
 const PAGE: usize = 512;
 
-/// As many of a pool's leases of one kind as a commit can hold, and whether that is all.
+/// Returns as many leases of one kind as a commit can hold, and whether these are all.
 fn collect(
     pool: &Pool,
     which: &dyn Fn(&Lease) -> bool,
@@ -259,7 +259,7 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error
     let alive = |lease: &Lease| sweep.alive.binary_search(&lease.addr).is_ok();
     let mine = |lease: &Lease| lease.node.name == cx.node.name;
     let mut less = pool.clone();
-    // A pool that no network has goes whole, or not at all while something in it may live.
+    // A pool without a network is removed completely, or kept if something in it may be in use.
     let is_unused = pool.is_closed() || at.is_some() && pool.time < sweep.before;
     let mut gone = sweep.known.is_none() && is_unused;
     if gone {
@@ -278,11 +278,9 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error
         let kept = known || young(lease) || alive(lease) || lease.kind == Kind::Gateway;
         last || (mine(lease) && if gone { pool.gateway != Some(lease.addr) } else { !kept })
     };
-    let (stale, done) = if sweep.known.is_none() && !gone {
-        (Vec::new(), true)
-    } else {
-        collect(&pool, &stale, view)?
-    };
+    // An address that was being requested while this node released the pool is left without a network.
+    let is_kept = sweep.known.is_none() && !gone && at.is_some();
+    let (stale, done) = if is_kept { (Vec::new(), true) } else { collect(&pool, &stale, view)? };
     let pool = if done && gone { shrink(pool, less, true) } else { None };
     let (freed, changes) = leave(stale, pool);
     if sweep.dry {
@@ -291,8 +289,8 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error
     Ok(Plan::new(changes, collected(freed, gone && done, done)))
 }
 
-/// Decides a takeover of a pool. Its first address is taken for the gateway, which dockerd requests before
-/// any other: gipam's file does not tell.
+/// Decides the import of a pool. gipam's file does not contain the gateway: it is the first address,
+/// because dockerd requests that before any other.
 pub fn adopt(adopt: &AdoptPool, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let subnet = adopt.subnet;
     let overlap = |other| Err(PoolRefusal::overlap(subnet, other, None).into());

@@ -1,11 +1,10 @@
-//! The records of a store, as a copy or an export carries them.
+//! The records of a store, as a copy or an export transfers them.
 
 use super::change::{Cooling, PodKey};
 use crate::model::{Lease, NetworkDefinition, NetworkName, Pool, SetName, Timestamp};
 use crate::net::Addr;
 
-/// One record of a store. What can be derived from others (indexes, the bounds kept for warnings) is
-/// none.
+/// One record of a store. Derived data (indexes, the bounds for warnings) is not a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::large_enum_variant, reason = "a slice of a store at a time, and most are leases")]
 pub enum Record {
@@ -13,23 +12,23 @@ pub enum Record {
     Pool(Pool),
     /// A network's definition. Only a cluster stores definitions.
     Definition(NetworkDefinition),
-    /// An address, and who has it.
+    /// An address and its owner.
     Lease(Lease),
-    /// An address that was freed and is kept back.
+    /// A freed address that cools down.
     Cooling(SetName, Cooling),
-    /// The address given last from the range set with this key.
+    /// The last address allocated from the range set with this key.
     Cursor(SetName, Addr, Addr),
     /// A pod's former address in the range set with this key.
     Sticky(SetName, PodKey, Addr, Addr),
-    /// Another program's leases for this network were taken over then.
+    /// The time at which another program's leases for this network were imported.
     Adopted(NetworkName, Timestamp),
 }
 
 impl Record {
-    /// The network's set of leases that it goes with; `None`: with none, as pools and what is theirs.
+    /// The network's set of leases to which the record belongs; `None` for pools and their leases.
     pub fn set(&self) -> Option<SetName> {
         let set = match self {
-            // Known to all of a host's networks, whatever file their leases are in.
+            // All networks of a host share these records, whichever file has their leases.
             Record::Pool(_) | Record::Adopted(..) | Record::Definition(_) => return None,
             Record::Lease(lease) => &lease.set,
             Record::Cooling(set, _) | Record::Cursor(set, ..) | Record::Sticky(set, ..) => set,
@@ -37,7 +36,7 @@ impl Record {
         (!set.is_pools()).then(|| set.clone())
     }
 
-    /// What a person calls it; no two records of a store are called the same.
+    /// The name that operators see. No two records of a store have the same name.
     pub fn name(&self) -> String {
         match self {
             Record::Pool(pool) => format!("pool {}", pool.id),

@@ -8,8 +8,8 @@ use super::view::{Context, Holder, Plan, View};
 use crate::error::{Error, Refusal};
 use crate::model::{Kind, Lease, Node, Origin};
 
-/// Decides a RESERVE. Of `contested` addresses, which two programs have leased, what is leased here is
-/// protected by its lease as long as that lasts; a store with a policy reserves it beyond that.
+/// Decides a RESERVE. Among `contested` addresses, which two programs have leased, an address that is
+/// leased here is protected by its lease. A store with a policy reserves it beyond the end of the lease.
 pub fn reserve(
     reserve: &Reserve,
     contested: bool,
@@ -36,7 +36,7 @@ pub fn reserve(
                 return Err(Refusal::Held { index: 0, ranges, holder }.into());
             }
             Holder::Free | Holder::Cooling(_) => {
-                // An operator's, wherever the command was run: it belongs to no node and to no boot.
+                // A reservation belongs to an operator, not to a node or a boot.
                 let mut lease = cx.reservation(reserve.set.clone(), *addr);
                 (lease.node, lease.boot) = (Node::default(), None);
                 lease.origin.note.clone_from(&reserve.note);

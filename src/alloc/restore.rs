@@ -1,7 +1,7 @@
-//! RESTORE: a store's records, brought here from another store.
+//! RESTORE: writes records from another store.
 //!
-//! Decides what becomes of a record that meets another one here. A record that is here already stays.
-//! An address with another holder refuses the whole slice. A second RESTORE changes nothing.
+//! Decides what happens if a record meets an existing one. An existing record stays. If another owner holds
+//! an address, the whole slice is refused. A repeated RESTORE changes nothing.
 
 use super::change::Change;
 use super::command::{Outcome, Restore};
@@ -10,7 +10,7 @@ use super::view::{Holder, Plan, View};
 use crate::error::{Error, PoolRefusal, Refusal};
 use crate::model::{Lease, Owner, Pool};
 
-/// Decides a RESTORE: of as many records, from the first on, as a commit can hold.
+/// Decides a RESTORE of as many records, from the first on, as a commit can hold.
 pub fn run(restore: &Restore, view: &dyn View) -> Result<Plan, Error> {
     let room = view.capacity().saturating_sub(1).max(1);
     let mut work =
@@ -41,7 +41,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Adds a record's changes, or refuses what contradicts them.
+    /// Adds a record's changes, or refuses a conflicting record.
     fn one(&mut self, record: &Record) -> Result<(), Error> {
         let view = self.view;
         match record {
@@ -61,7 +61,7 @@ impl Work<'_> {
                     self.changes.push(Change::Thaw(set.clone(), other));
                     self.changes.push(Change::Cool(set.clone(), *cooling));
                 }
-                // In use again: nothing keeps it back.
+                // The address is in use again, so its cooldown does not matter.
                 Holder::Leased(_) => {}
             },
             Record::Cursor(set, range, addr) => {
@@ -84,7 +84,7 @@ impl Work<'_> {
     }
 
     fn lease(&mut self, lease: &Lease) -> Result<(), Error> {
-        // A dry run brings no pools.
+        // A dry run creates no pools.
         if let Owner::Pool(id, _) = &lease.owner
             && !self.dry_run
             && self.view.pool(id)?.is_none_or(|pool| pool.set() != lease.set)
@@ -113,7 +113,7 @@ impl Work<'_> {
             Some(here) => Some(here),
             None => self.view.overlapping(&pool.space, pool.subnet)?,
         };
-        // Sub-pools may overlap everything but themselves.
+        // A sub-pool may overlap every pool except an identical one.
         let clash =
             here.filter(|here| here.id == pool.id || pool.sub.is_none() && here.sub.is_none());
         if let Some(here) = clash {
@@ -124,10 +124,10 @@ impl Work<'_> {
     }
 }
 
-/// How many of a commit's changes it may need.
+/// The number of changes that a record may need in a commit.
 fn weight(record: &Record) -> usize {
     match record {
-        // A pod's address is known from both sides, and takes the place of two others.
+        // A pod's address is indexed in both directions, and replaces two other entries.
         Record::Sticky(..) => 3,
         _ => 1,
     }

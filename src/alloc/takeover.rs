@@ -1,7 +1,7 @@
-//! Leases and cursors of a host-local folder, as part of the ADD that finds them.
+//! Imports leases and cursors of a host-local folder as part of the ADD that finds them.
 //!
-//! All of the folder is taken over in one plan, or the plan is refused. Reading the folder is
-//! [`crate::migrate::host_local_import`]'s.
+//! One plan imports the whole folder, or is refused. [`crate::migrate::host_local_import`] reads the
+//! folder.
 
 use std::collections::BTreeMap;
 
@@ -12,18 +12,19 @@ use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Kind, Lease, Owner, SetName, Timestamp};
 use crate::net::{Addr, Family, RangeSet, Span};
 
-/// The store's addresses, with the leases and cursors that this plan takes over.
+/// The store's addresses, together with the leases and cursors that this plan imports.
 pub struct Takeover<'a> {
     view: &'a dyn View,
-    /// Leases of the folder that cannot be taken over: the store has leased the address to another owner.
+    /// Leases of the folder that cannot be imported, because the store has leased the address to another
+    /// owner.
     pub contested: Vec<Contested>,
     leases: BTreeMap<Addr, Lease>,
-    /// By the key of the range set.
+    /// The cursors, by the key of the range set.
     cursors: BTreeMap<Addr, Addr>,
 }
 
 impl<'a> Takeover<'a> {
-    /// Takes over nothing.
+    /// Imports nothing.
     pub fn none(view: &'a dyn View) -> Takeover<'a> {
         Takeover { view, contested: Vec::new(), leases: BTreeMap::new(), cursors: BTreeMap::new() }
     }
@@ -40,12 +41,12 @@ impl<'a> Takeover<'a> {
         for legacy in leases {
             let lease = lease(add, legacy, cx);
             if let Holder::Leased(holder) = view.holder(&add.set, legacy.addr)? {
-                // Adopted before, by a process that died before it was done; or exported since.
+                // Imported before by a process that died before it was done, or exported since.
                 if holder.owner == lease.owner {
                     continue;
                 }
                 if !view.has_other_nodes() {
-                    // Nobody leases a reserved address.
+                    // No container uses a reserved address.
                     if holder.kind != Kind::Reserved {
                         taken.contested.push(Contested { lease: *holder, claimant: lease.owner });
                     }
@@ -64,8 +65,8 @@ impl<'a> Takeover<'a> {
         Ok(taken)
     }
 
-    /// Returns the changes that store the leases and cursors, and (where the store keeps one) the record of
-    /// the takeover.
+    /// Returns the changes that store the leases and cursors and, if the store keeps it, the record of the
+    /// import.
     pub fn changes(&self, add: &Add, now: Timestamp) -> Vec<Change> {
         let leases = self.leases.values().cloned().map(Change::Put);
         let cursors =
@@ -147,7 +148,7 @@ impl Addresses for Takeover<'_> {
     ) -> Result<Option<Cooling>, StoreError> {
         let free = |c: &Cooling| !self.leases.contains_key(&c.addr);
         match self.view.first_cooling(set, family, spans)? {
-            // A taken-over address that cools down here: rare, so all cooling addresses are searched.
+            // An imported address that cools down here is rare, so all cooling addresses are searched.
             Some(first) if !free(&first) => {
                 let all = self.view.cooling(set, family, usize::MAX)?;
                 let within = |c: &Cooling| spans.iter().any(|s| s.contains(c.addr));

@@ -1,7 +1,7 @@
-//! What the allocator may ask of a store, and what it gives back.
+//! The questions that the allocator may ask a store, and the plan that it returns.
 //!
-//! Owns: the point questions. Invariant: no question returns all leases of a set, so no answer's
-//! cost grows with their number beyond a tree's depth.
+//! Invariant: no question returns all leases of a set, so the cost of an answer grows only with the depth
+//! of a tree.
 
 use super::change::{Change, Cooling, NetworkRanges, PodKey};
 use super::command::Outcome;
@@ -12,39 +12,39 @@ use crate::model::{
 };
 use crate::net::{Addr, Family, Span, Subnet};
 
-/// What is known of one address.
+/// The state of an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holder {
-    /// Nobody has it.
+    /// The address is free.
     Free,
-    /// Nobody has it, and it is kept back for a while.
+    /// The address is free, but cools down.
     Cooling(Cooling),
-    /// This lease has it.
+    /// This lease has the address.
     Leased(Box<Lease>),
 }
 
-/// How exact the answer to [`Addresses::next_free`] must be.
+/// The required precision of [`Addresses::next_free`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// The lowest free address of the span.
     Ascending,
-    /// Any free address of the span; the lowest is as good a guess as any. A store for which
-    /// looking is dear may answer whatever is cheapest to know.
+    /// Any free address of the span. A store with expensive reads may return the one that is cheapest to
+    /// find.
     Any,
 }
 
 /// Questions about the addresses of a set and their owners.
 pub trait Addresses {
-    /// Who has this address.
+    /// Returns the state of an address.
     fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError>;
 
-    /// All leases of an owner, by address.
+    /// Returns all leases of an owner, ordered by address.
     fn of(&self, set: &SetName, owner: &Owner) -> Result<Vec<Lease>, StoreError>;
 
-    /// The address given last from the range set with this key.
+    /// Returns the last address allocated from the range set with this key.
     fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>, StoreError>;
 
-    /// A free address of the span; a cooling one is not free.
+    /// Returns a free address of the span. A cooling address is not free.
     fn next_free(
         &self,
         set: &SetName,
@@ -52,8 +52,8 @@ pub trait Addresses {
         order: Order,
     ) -> Result<Option<Addr>, StoreError>;
 
-    /// Up to `limit` cooling addresses of a family, those that end first first, and the one that
-    /// ends last: after the clock was set back it is the one that should have ended.
+    /// Returns up to `limit` cooling addresses of a family, ordered by the end of their cooldown, and the
+    /// address whose cooldown ends last. If the clock was set back, that is the one that should have ended.
     fn cooling(
         &self,
         set: &SetName,
@@ -61,7 +61,7 @@ pub trait Addresses {
         limit: usize,
     ) -> Result<Vec<Cooling>, StoreError>;
 
-    /// The cooling address within the spans that ends first.
+    /// Returns the cooling address within the spans whose cooldown ends first.
     fn first_cooling(
         &self,
         set: &SetName,
@@ -70,8 +70,8 @@ pub trait Addresses {
     ) -> Result<Option<Cooling>, StoreError>;
 }
 
-/// What an owner holds. As in host-local, an owner that holds nothing under its full name holds what is
-/// under its container alone, if host-local's leases of its network were adopted.
+/// Returns the leases of an owner. As in host-local, an owner without a lease under its full name holds the
+/// leases of its container alone, if host-local's leases of its network were imported.
 pub fn held(
     addresses: &dyn Addresses,
     set: &SetName,
@@ -89,27 +89,28 @@ pub fn held(
 
 /// The store as one transaction sees it.
 ///
-/// Answers may be assumptions. A local store looks; a compare-and-set store may answer
-/// [`Addresses::of`] and [`Addresses::holder`] as absent, and [`Addresses::next_free`] as the span's first,
-/// without looking, and keep each as a compare of the commit. When a compare fails it has learned
-/// the truth and runs the allocator again. What changes nothing (a refusal, a DEL of nothing, a
-/// CHECK) has no compare to guard it: the store verifies its assumptions and runs the allocator
-/// again before it concludes so. The allocator need not know which kind it talks to.
+/// Answers may be assumptions. A local store reads. A compare-and-set store may answer [`Addresses::of`]
+/// and [`Addresses::holder`] with "absent", and [`Addresses::next_free`] with the first address of the
+/// span, without reading. It then compares each assumption in the commit. A failed compare returns the
+/// actual value, and the store runs the allocator again. An outcome without changes (a refusal, a DEL of an
+/// unknown owner, a CHECK) has no such compare: the store verifies its assumptions and runs the allocator
+/// again before it returns the outcome. The allocator need not know the kind of store.
 pub trait View: Addresses {
-    /// A pod's former address in the range set with this key.
+    /// Returns a pod's former address in the range set with this key.
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError>;
 
-    /// Whether host-local's folder of this network was taken over.
+    /// Whether host-local's folder of this network was imported.
     fn adopted(&self, network: &NetworkName) -> Result<bool, StoreError>;
 
-    /// Whether the store remembers exactly these ranges. A store with expensive reads may answer
+    /// Whether the store has exactly these ranges for the network. A store with expensive reads may return
     /// `true`.
     fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool, StoreError>;
 
     /// The ranges of all networks. Asked only when those of one network have changed.
     fn networks(&self) -> Result<Vec<NetworkRanges>, StoreError>;
 
-    /// Up to `limit` owners' leases, in the owners' order, behind `after`. For GC alone.
+    /// Returns the leases of up to `limit` owners after `after`, in the order of the owners. Used by GC
+    /// only.
     fn page(
         &self,
         set: &SetName,
@@ -117,14 +118,14 @@ pub trait View: Addresses {
         limit: usize,
     ) -> Result<Vec<Lease>, StoreError>;
 
-    /// The pool of this name. Never a guess: whoever has a pool's name was given it.
+    /// Returns the pool with this ID. Never an assumption: a caller with a pool's ID got it from the store.
     fn pool(&self, id: &PoolId) -> Result<Option<Pool>, StoreError>;
 
-    /// A pool of the space that shares an address with this subnet.
+    /// Returns a pool of the space that shares an address with this subnet.
     fn overlapping(&self, space: &str, subnet: Subnet) -> Result<Option<Pool>, StoreError>;
 
-    /// The lowest prefix of `len` bits inside `within`, not before `from`, that is not itself the
-    /// subnet of a pool of the space. Pools of other lengths may overlap it.
+    /// Returns the lowest prefix of `len` bits inside `within`, not before `from`, that is not the subnet
+    /// of a pool of the space. Pools of other lengths may overlap it.
     fn next_block(
         &self,
         space: &str,
@@ -133,7 +134,7 @@ pub trait View: Addresses {
         from: Addr,
     ) -> Result<Option<Subnet>, StoreError>;
 
-    /// Up to `limit` leases taken through a pool, by address, behind `after`.
+    /// Returns up to `limit` leases of a pool after `after`, ordered by address.
     fn of_pool(
         &self,
         pool: &Pool,
@@ -141,42 +142,43 @@ pub trait View: Addresses {
         limit: usize,
     ) -> Result<Vec<Lease>, StoreError>;
 
-    /// Whether other nodes lease from this store too, each under a name of its own.
+    /// Whether other nodes lease from this store too, each under its own name.
     fn has_other_nodes(&self) -> bool {
         false
     }
 
-    /// The definition that is stored for a network. Never an assumption. The embedded store has none.
+    /// Returns the stored definition of a network. Never an assumption. The embedded store has no
+    /// definitions.
     fn definition(&self, _: &NetworkName) -> Result<Option<NetworkDefinition>, StoreError> {
         Ok(None)
     }
 
-    /// How many changes one commit can hold.
+    /// The number of changes that one commit can hold.
     fn capacity(&self) -> usize;
 }
 
-/// What the allocator is told of the world.
+/// What the allocator knows about its environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Context {
-    /// The time.
+    /// The current time.
     pub now: Timestamp,
-    /// The boot; `None` if it cannot be known.
+    /// The current boot; `None` if it cannot be determined.
     pub boot: Option<BootId>,
-    /// When this boot began, by the clock of now; `None` if it cannot be known.
+    /// When this boot began, by the current clock; `None` if it cannot be determined.
     pub booted: Option<Timestamp>,
-    /// The machine.
+    /// This machine.
     pub node: Node,
     /// Whether the machine's name is its host name, which may change.
     pub by_host_name: bool,
-    /// Chance, for [`super::Strategy::Random`].
+    /// A random number, for [`super::Strategy::Random`].
     pub seed: u64,
-    /// Who asks: for history and counters, never for a decision.
+    /// The face that the request came through. For history and counters, never for a decision.
     pub face: Face,
 }
 
 impl Context {
-    /// Whether this machine made the lease in an earlier boot with which it ended. Where the boot or
-    /// the machine cannot be told, nothing has ended.
+    /// Whether this machine made the lease in an earlier boot that the lease did not survive. If the boot
+    /// or the machine cannot be determined, no lease has ended.
     pub fn has_ended(&self, lease: &Lease) -> bool {
         let another_boot = match (&self.boot, &lease.boot) {
             (Some(now), Some(then)) => now != then,
@@ -206,12 +208,12 @@ impl Context {
     }
 }
 
-/// What to change, and what to answer once that is done.
+/// The changes to make, and the outcome to return once they are made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Made together or not at all; empty if refused.
+    /// The changes, made together or not at all; empty if refused.
     pub changes: Vec<Change>,
-    /// The answer.
+    /// The outcome.
     pub outcome: Result<Outcome, Refusal>,
 }
 
@@ -239,7 +241,7 @@ impl Plan {
         })
     }
 
-    /// The ranges that it records, if it does.
+    /// The ranges that the plan records, if any.
     pub fn ranges(&self) -> Option<&NetworkRanges> {
         self.changes.iter().find_map(|change| match change {
             Change::PutRanges(ranges) => Some(ranges),

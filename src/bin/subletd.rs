@@ -1,7 +1,7 @@
-//! `subletd`: Docker's IPAM plugin, and beside it the status page.
+//! `subletd`: Docker's IPAM plugin and the status page.
 //!
-//! Owns: the process: its arguments, environment, streams and exit code (0 done, 1 failed, 2 wrong
-//! usage). Does not own: anything that a test should reach.
+//! Handles the process only: arguments, environment, streams and exit code (0: success, 1: failure, 2:
+//! invalid usage). Everything that needs tests is in the library.
 
 use std::env;
 use std::ffi::OsString;
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         Ok(text) => ExitCode::from(u8::from(write!(io::stdout(), "{text}").is_err())),
         Err((error, code)) => {
             let text = format!("{error:#}");
-            // clap's texts bring their own beginning and end.
+            // clap's messages have their own prefix and line end.
             let (before, after) = if code == 2 { ("", "") } else { ("subletd: ", "\n") };
             let _ = write!(io::stderr(), "{before}{text}{after}");
             ExitCode::from(code)
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The page is a face of its own: here the two are put together.
+/// The page is a face of its own. The two faces are connected here.
 fn page(page: &Page, backend: &Backend) -> Result<()> {
     let Some(address) = &page.http else { return Ok(()) };
     let (store, cx, log) = (backend.store.clone(), backend.cx.clone(), backend.log.clone());

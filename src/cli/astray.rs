@@ -1,4 +1,4 @@
-//! Leases that lie outside the ranges of their network: the network was moved away from them.
+//! Leases outside the ranges of their network, after its ranges were moved.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use crate::error::shown_network;
 use crate::model::{Lease, SetName};
 use crate::net::Span;
 
-/// Counts the leases outside the ranges of their network, one lease after the other.
+/// Counts the leases outside the ranges of their network.
 pub struct Astray {
     networks: BTreeMap<(String, String), Network>,
 }
@@ -19,7 +19,8 @@ struct Network {
 }
 
 impl Astray {
-    /// Of these networks, each as its set, its name and its ranges. Several ranges of one network add up.
+    /// For these networks, each with its set, its name and its ranges. A network may occur several times,
+    /// with different ranges.
     pub fn new(networks: impl IntoIterator<Item = (SetName, String, Vec<Span>)>) -> Astray {
         let mut all: BTreeMap<(String, String), Network> = BTreeMap::new();
         for (set, network, ranges) in networks {
@@ -28,7 +29,7 @@ impl Astray {
         Astray { networks: all }
     }
 
-    /// Counts a lease of a container if it lies outside.
+    /// Counts a container's lease if it lies outside.
     pub fn take(&mut self, lease: &Lease) {
         if !lease.kind.collectable() {
             return;

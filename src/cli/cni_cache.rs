@@ -1,9 +1,10 @@
-//! `sublet import cni-cache`: leases of running containers, from the results that libcni keeps.
+//! `sublet import cni-cache`: leases the addresses of running containers again, from the results that
+//! libcni caches.
 //!
-//! Each record has the configuration of its ADD, which names the store unless `--store` does. The addresses of the
-//! record are requested again for its container, so that an import is an ADD in every respect.
-//! Invariant: a record whose network namespace is gone leases nothing; an address that another container holds is
-//! reported, and its holder keeps it.
+//! Each record has the configuration of its ADD, which names the store unless `--store` does. The addresses
+//! of the record are requested again for its container, so the import is an ordinary ADD.
+//! Invariant: a record whose network namespace is gone leases nothing. If another container holds an
+//! address, it keeps it, and the conflict is reported.
 
 use std::ffi::OsString;
 use std::fs;
@@ -35,18 +36,18 @@ pub struct CniCache {
     /// The folder of the cached results
     #[arg(value_name = "DIR", default_value = "/var/lib/cni/results")]
     dir: PathBuf,
-    /// Import this network only
+    /// Import only this network
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
     /// The `ipam` type in the cached configurations, such as host-local for a drop-in
     #[arg(long = "type", value_name = "NAME", default_value = "sublet")]
     ipam: String,
-    /// Only report what would be imported
+    /// Print what would be imported without importing it
     #[arg(long)]
     dry_run: bool,
 }
 
-/// A record, and what became of it.
+/// A record and its result.
 #[skip_serializing_none]
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -62,13 +63,13 @@ struct Row {
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 enum Outcome {
-    /// Its addresses are leased to its container now.
+    /// The addresses are now leased to the container.
     Imported,
-    /// They were leased to it before.
+    /// The container already had the addresses.
     Present,
-    /// Its network namespace is gone.
+    /// The network namespace is gone.
     Gone,
-    /// It was refused: another container holds an address, or the record cannot be used.
+    /// Refused: another container holds an address, or the record is invalid.
     Refused,
 }
 
@@ -146,7 +147,7 @@ impl CniCache {
     }
 
     fn import(&self, record: &Cached, call: &mut Call<'_>) -> Result<Outcome> {
-        // One that cannot be read may name another store.
+        // An unreadable variable may name another store.
         let variable = |name| match (call.world.env)(name).map(OsString::into_string) {
             Some(Err(_)) => Err(anyhow!("the value of {name} is not valid UTF-8")),
             found => Ok(found.and_then(Result::ok)),
@@ -231,7 +232,7 @@ impl CniCache {
     }
 }
 
-/// Requests exactly these addresses: range sets of which the container has no address lease none. Returns those
+/// Requests exactly these addresses. Range sets without one of them lease nothing. Returns the addresses
 /// that lie in a range.
 fn restrict(config: &mut Config, addrs: &[Addr]) -> Result<Vec<Addr>> {
     let holds = |addr: &Addr| config.sets.iter().any(|set| set.range_of(*addr).is_some());

@@ -1,7 +1,7 @@
-//! `sublet copy`: reads one store, writes another, and compares them.
+//! `sublet copy`: copies one store to another, and compares them.
 //!
-//! Invariant: nothing is written where an address has another holder; the source never changes; it is a
-//! success only if both stores agree at the end.
+//! Invariant: nothing is written if an address has another holder. The source never changes. The command
+//! succeeds only if both stores agree at the end.
 
 use std::ffi::OsString;
 
@@ -16,30 +16,30 @@ use crate::migrate::copy;
 use crate::migrate::copy::{Comparison, Copier};
 use crate::model::Persist;
 
-/// Move everything into another store: leases, pools, reservations, rotation, pods' addresses
+/// Copy a store: leases, pools, reservations, rotation
 ///
-/// Do not start or stop containers meanwhile, on any node of either store. Stopped midway it is simply
-/// repeated. The store that is copied from stays as it is.
+/// Do not start or stop containers during the copy, on any node of either store. Run it again if it was
+/// interrupted. The source stays unchanged.
 #[derive(Debug, Args)]
 pub struct Copy {
-    /// The store to be copied: as --store
+    /// The source store, in the form of --store
     #[arg(long, value_name = "PATH|JSON")]
     from: OsString,
-    /// Where to
+    /// The destination store
     #[arg(long, value_name = "PATH|JSON")]
     to: OsString,
     #[command(flatten)]
     how: How,
 }
 
-/// What imports take too.
+/// Options that imports have too.
 #[derive(Debug, Args)]
 pub struct How {
-    /// How long leases of a network live in a lease file: what the networks' configurations say as
-    /// `persist` [default: as in the other store; boot, of another program's]
+    /// How long leases of a network live in a lease file: the `persist` of the networks' configurations
+    /// [default: as in the source store; boot for another program's leases]
     #[arg(long, value_name = "boot|disk", value_parser = persist)]
     pub persist: Option<Persist>,
-    /// Print what would be done, and change nothing
+    /// Print what would be done without doing it
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -49,11 +49,11 @@ pub fn persist(text: &str) -> Result<Persist, String> {
     match text {
         "boot" => Ok(Persist::Boot),
         "disk" => Ok(Persist::Disk),
-        _ => Err("say boot or disk".to_owned()),
+        _ => Err("use boot or disk".to_owned()),
     }
 }
 
-/// How many of a long list are shown.
+/// How many entries of a long list are printed.
 const SHOWN: usize = 20;
 
 impl Copy {
@@ -94,7 +94,11 @@ impl Copy {
             }
         }
         for name in left_out {
-            writeln!(call.stderr, "left out: {}: a lease file keeps none", visible(&name))?;
+            writeln!(
+                call.stderr,
+                "left out: {}: a lease file has no place for it",
+                visible(&name)
+            )?;
         }
         for (names, word) in [(&missing, "missing"), (&different, "different")] {
             for name in names.iter().take(SHOWN) {
@@ -104,7 +108,7 @@ impl Copy {
         match missing.len() + different.len() {
             0 => Ok(()),
             n => Err(anyhow!(
-                "{} missing or different: something changed meanwhile; copy again",
+                "{} missing or different: a store changed during the copy; copy again",
                 number_of(n, "record")
             )),
         }
@@ -112,8 +116,8 @@ impl Copy {
 }
 
 impl OpenStore {
-    /// Tries to write the records that `push` has, and writes them in a second pass unless it is a dry run.
-    /// Returns the number of the first pass.
+    /// Tries to write the records that `push` supplies. Unless it is a dry run, a second pass then writes
+    /// them. Returns the number of the first pass.
     pub(super) fn restore(
         &mut self,
         dry_run: bool,
@@ -127,8 +131,8 @@ impl OpenStore {
         Ok(moved)
     }
 
-    /// Writes the records that `push` has, and returns their number. An error, and nothing is written, if an
-    /// address has another holder; these are printed.
+    /// Writes the records that `push` supplies and returns their number. If an address has another holder,
+    /// it prints the conflicts, fails and writes nothing.
     pub(super) fn pass(
         &mut self,
         dry_run: bool,
@@ -144,7 +148,7 @@ impl OpenStore {
         match copier.clashes.len() {
             0 => Ok(copier.copied),
             n => Err(anyhow!(
-                "{} with another in its place; nothing was written",
+                "{} conflict with records that are already there; nothing was written",
                 number_of(n, "record")
             )),
         }

@@ -1,8 +1,8 @@
-//! `sublet doctor`: finds and repairs what is wrong with a store.
+//! `sublet doctor`: finds and repairs problems in a store.
 //!
-//! The store examines and repairs itself; this adds the leases whose container is gone, which the store
-//! cannot see.
-//! Invariant: without `--repair` nothing changes; with it a copy of the damaged file stays.
+//! The store examines and repairs itself. This adds the leases whose container is gone, which the store
+//! cannot find.
+//! Invariant: without `--repair` nothing changes. With it, a copy of the damaged file stays.
 
 use anyhow::{Result, anyhow};
 use clap::Args;
@@ -20,16 +20,16 @@ use crate::rows::ProblemRow;
 use crate::store::{Problem, Repair};
 use crate::telemetry::usage::Usage;
 
-/// Look for damage, leases of containers that are gone, networks that overlap, and more.
+/// Check the store for damage, stale leases and overlapping networks.
 ///
-/// Exits with 0 if all is well, with 1 if something is not. It changes nothing without --repair.
+/// Exits with 0 if there is no problem, otherwise with 1. It changes nothing without --repair.
 #[derive(Debug, Args)]
 pub struct Doctor {
-    /// Write a damaged lease file anew from what can be read of it. The damaged one is kept beside it;
-    /// an address whose lease cannot be read is reserved, never given
+    /// Rewrite a damaged lease file from what can be read. The damaged file is kept beside it; an address
+    /// whose lease cannot be read is reserved, so it is never leased
     #[arg(long)]
     repair: bool,
-    /// Do not ask
+    /// Repair without asking
     #[arg(long, short)]
     yes: bool,
 }
@@ -47,7 +47,7 @@ impl Doctor {
             if !self.yes && !call.confirm(&format!("repair {repairable} of these problems"))? {
                 return Err(anyhow!("nothing was changed"));
             }
-            let busy = Progress::new(None, "writing the lease file anew");
+            let busy = Progress::new(None, "rewriting the lease file");
             let done = open.store.repair(&open.cx)?;
             drop(busy);
             (problems, checked) = examine(&mut open)?;
@@ -59,7 +59,7 @@ impl Doctor {
                     writeln!(call.stdout, "{}", visible(note))?;
                 }
                 if !done.copies.is_empty() {
-                    writeln!(call.stdout, "{} read from it", number_of(done.kept, "lease"))?;
+                    writeln!(call.stdout, "recovered {}", number_of(done.kept, "lease"))?;
                 }
             }
             repair = Some(done);
@@ -92,18 +92,18 @@ impl Doctor {
     }
 }
 
-/// What was examined.
+/// The numbers of examined records.
 #[derive(Clone, Copy, Default, Serialize)]
 struct Checked {
     leases: usize,
     ranges: usize,
 }
 
-/// A range is reported from this share of its addresses on, in percent.
+/// The usage from which a range is reported, in percent.
 const NEARLY_FULL: u128 = 80;
 
 fn examine(open: &mut OpenStore) -> Result<(Vec<Problem>, Checked)> {
-    let busy = Progress::new(None, "looking at the store");
+    let busy = Progress::new(None, "examining the store");
     let mut problems = liveness::problems(&mut *open.store, &open.cx)?;
     drop(busy);
     if problems.iter().any(|problem| problem.mendable) {
@@ -117,9 +117,10 @@ fn examine(open: &mut OpenStore) -> Result<(Vec<Problem>, Checked)> {
     Ok((problems, Checked { leases, ranges: usage.len() }))
 }
 
-/// Networks whose leases lie outside the ranges of their last ADD, and the number of all leases without reservations.
+/// Networks with leases outside the ranges of their last ADD, and the number of all leases without
+/// reservations.
 fn moved_away(open: &mut OpenStore) -> Result<(Vec<Problem>, usize)> {
-    // Each task of ECS has a configuration of its own, with or without IPv6.
+    // Each ECS task has its own configuration, with or without IPv6.
     let is_ecs = |ranges: &NetworkRanges| ranges.network == NetworkName::ecs();
     let networks = open.store.networks(&open.cx)?.into_iter().filter(|ranges| !is_ecs(ranges));
     let mut astray = Astray::new(networks.map(|n| (n.set, n.network.to_string(), n.bounds)));

@@ -1,9 +1,10 @@
 //! `sublet gc`: frees stale leases, whose DEL was lost.
 //!
-//! [`crate::liveness`] judges which leases are stale.
-//! Invariant: the leases are read first and the evidence is gathered then; a lease is freed only if it is
-//! still as it was read; a runtime that does not answer frees nothing.
+//! [`crate::liveness`] decides which leases are stale.
+//! Invariant: the leases are read first, and the evidence is gathered afterwards. A lease is freed only if
+//! it has not changed since. A runtime that does not answer frees nothing.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -23,64 +24,72 @@ use crate::model::Lease;
 use crate::rows::{FreedRow, LeaseRow};
 use crate::sys::host::Facts;
 
-/// Free the leases of containers that are provably gone, and list those nobody can tell of.
+/// Free the leases of containers that are provably gone.
 ///
-/// With --json the leases that live are listed as well.
-/// Without --containerd, --crictl or --docker the network namespaces alone are asked, as --netns does.
+/// Leases whose state cannot be determined are listed with the reason. With --json, leases of running
+/// containers are listed as well. Leases of other machines are only counted.
+/// Without --containerd, --crictl or --docker, network namespaces are the only evidence, as with --netns.
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub struct Gc {
-    /// Free those whose network namespace is gone. It is told by its number, and only of leases made
-    /// in this boot, on this machine and in the mount namespace that this runs in
+    /// Free leases whose network namespace is gone, identified by its inode. Applies only to leases made in
+    /// this boot, on this machine and in the current mount namespace
     #[arg(long)]
     netns: bool,
-    /// Free those whose container containerd does not know
+    /// Free leases whose container is unknown to containerd
     #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true,
           default_missing_value = runtimes::CONTAINERD, visible_alias = "containerd-address")]
     containerd: Option<PathBuf>,
-    /// The program through which containerd is asked
+    /// The program that queries containerd
     #[arg(long, value_name = "PROGRAM", default_value = "ctr", requires = "containerd")]
     ctr: String,
-    /// Free those whose container Docker does not know
+    /// Free leases whose container is unknown to Docker
     #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true,
           default_missing_value = runtimes::DOCKER)]
     docker: Option<PathBuf>,
-    /// Free leases whose pod sandbox the CRI runtime does not know, according to this crictl
+    /// Free leases whose pod sandbox is unknown to the CRI runtime, as this crictl reports it
     #[arg(long, value_name = "PROGRAM", num_args = 0..=1, require_equals = true,
           default_missing_value = "crictl")]
     crictl: Option<String>,
-    /// Only this network's
+    /// Free leases of this network only
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// Free nothing that is younger than this
+    /// Keep leases that are younger than this
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = seconds)]
     grace: u64,
-    /// Print what would be done, and change nothing
+    /// Print what would be freed without freeing it
     #[arg(long)]
     dry_run: bool,
-    /// Leave out those that nobody can tell of
+    /// Omit leases whose state cannot be determined
     #[arg(long, short)]
     quiet: bool,
-    /// Do not ask
+    /// Free without asking
     #[arg(long, short)]
     yes: bool,
 }
 
-/// A Go duration in whole seconds, rounded up.
+/// A duration in whole seconds, rounded up.
 fn seconds(text: &str) -> Result<u64, String> {
     let nanos = config::duration::parse(text).and_then(|nanos| u64::try_from(nanos).ok());
-    nanos.map(|n| n.div_ceil(1_000_000_000)).ok_or_else(|| "say 90s, 5m or 1h".to_owned())
+    nanos.map(|n| n.div_ceil(1_000_000_000)).ok_or_else(|| "use 90s, 5m or 1h".to_owned())
 }
 
 impl Gc {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
+        // A cluster may have hundreds of thousands of leases that only other machines can judge.
+        let machine = open.cx.node.machine.clone();
+        let elsewhere = Cell::new(0_usize);
         let wanted = |l: &Lease| {
             let network = self.network.as_deref().is_none_or(|n| n == shown_network(l));
-            network && l.kind.collectable()
+            let is_wanted = network && l.kind.collectable();
+            let is_known = !machine.is_empty() && !l.node.machine.is_empty();
+            let is_elsewhere = is_wanted && is_known && l.node.machine != machine;
+            elsewhere.set(elsewhere.get() + usize::from(is_elsewhere));
+            is_wanted && !is_elsewhere
         };
         let leases = open.leases(&wanted)?;
-        if leases.is_empty() {
+        if leases.is_empty() && elsewhere.get() == 0 {
             open.check_network(self.network.as_deref())?;
         }
         let verdicts = stale::assess(&leases, &self.evidence(&leases, call.world.facts)?);
@@ -120,9 +129,13 @@ impl Gc {
         }
         let alive = leases.len() - lost - unclear;
         let dry = if self.dry_run { " (a dry run)" } else { "" };
+        let others = match elsewhere.get() {
+            0 => String::new(),
+            n => format!(", {n} of other machines: run `sublet gc` there"),
+        };
         Ok(writeln!(
             call.stderr,
-            "{lost} lost, {freed} freed{dry}, {unclear} unclear, {alive} alive"
+            "{lost} lost, {freed} freed{dry}, {unclear} unclear, {alive} alive{others}"
         )?)
     }
 
@@ -162,7 +175,7 @@ impl Gc {
         call.confirm(&format!("free these {lost} leases"))
     }
 
-    /// How a line begins; those that live are not worth one.
+    /// The first word of a line; `None` for leases of running containers, which are not printed.
     fn word(&self, verdict: &Liveness, done: bool) -> Option<&'static str> {
         match verdict {
             Liveness::Alive(_) => None,

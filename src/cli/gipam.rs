@@ -1,6 +1,6 @@
-//! `sublet import gipam`: Docker networks of gipam continue with subletd.
+//! `sublet import gipam`: imports the pools of gipam, so that its Docker networks continue with subletd.
 //!
-//! Invariant: the whole file is read before anything is written; importing it again adds nothing.
+//! Invariant: the whole file is read before anything is written. A second import adds nothing.
 
 use std::fs;
 use std::path::PathBuf;

@@ -13,24 +13,24 @@ use crate::model::{Event, Timestamp};
 use crate::net::Addr;
 use crate::rows::EventRow;
 
-/// Show who held an address, and what a container held
+/// Show who held an address, or what a container held
 ///
-/// Without an argument the latest events are shown. A lease file keeps the last 10,000 events of 30 days, or
-/// as the configuration's "history" says, and the events of the boot before this one. A cluster keeps the
-/// last 1,000 transactions of each network, or as many as the network's configuration says.
+/// Without an argument, the latest events are shown. A lease file keeps the last 10,000 events of 30 days,
+/// or what the configuration's "history" says, and the events of the previous boot. A cluster keeps the
+/// last 1,000 transactions of each network, or what the network's configuration says.
 #[derive(Debug, Args)]
 pub struct History {
     /// An address; a container ID or its first four characters or more; an ECS id; a pod as namespace/name; a
     /// network
     #[arg(value_name = "ADDRESS|CONTAINER|POD|NETWORK")]
     name: Option<String>,
-    /// Only events from this time on: 2h or 7d ago, 2026-01-31, "2026-01-31 08:00" (UTC), RFC 3339
+    /// Only events since this time: 2h or 7d ago, 2026-01-31, "2026-01-31 08:00" (UTC), RFC 3339
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
     /// Only events before this time
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
-    /// Who held the addresses at this time: the last event of each address that was leased then
+    /// Show who held each address at this time
     #[arg(long, value_name = "TIME", conflicts_with_all = ["since", "until"])]
     at: Option<String>,
     /// Only this network
@@ -41,7 +41,7 @@ pub struct History {
     limit: Option<usize>,
 }
 
-/// How many events are printed if nothing is asked for.
+/// The number of events that are printed without an argument.
 const LATEST: usize = 50;
 
 impl History {
@@ -97,7 +97,7 @@ impl History {
     }
 }
 
-/// The last event of each address, if it left the address leased.
+/// The last event of each address, if the address was leased after it.
 fn held(events: Vec<Event>) -> Vec<Event> {
     let mut last = BTreeMap::new();
     for event in events {
@@ -106,7 +106,7 @@ fn held(events: Vec<Event>) -> Vec<Event> {
     last.into_values().filter(|event| event.what.gives()).collect()
 }
 
-/// Reads a time: so long ago, a date, a date and time in UTC, or RFC 3339.
+/// Reads a time: an age, a date, a date and time in UTC, or RFC 3339.
 fn time(option: &str, text: &str, now: Timestamp) -> Result<Timestamp> {
     let days = text.strip_suffix('d').and_then(|days| days.parse::<u64>().ok());
     if let Some(days) = days {

@@ -1,6 +1,6 @@
-//! `sublet import`: leases of another program.
+//! `sublet import`: imports leases of another program.
 //!
-//! Invariant: a second run changes nothing; what is left out is named with its reason.
+//! Invariant: a second run changes nothing. Whatever is left out is reported with the reason.
 
 use std::path::{Path, PathBuf};
 
@@ -25,22 +25,22 @@ use crate::model::{NetworkName, SetName};
 use crate::rows::Text;
 use crate::store;
 
-/// Take over what another program leased.
+/// Import the leases of another program.
 #[derive(Debug, Subcommand)]
 #[allow(clippy::doc_markdown, reason = "shown as they are")]
 pub enum Import {
-    /// The leases in the bolt file of the original ecs-ipam
+    /// Import the bolt file of the original ecs-ipam
     ///
-    /// Without --store the new lease file takes the old one's name, and that is kept as FILE.bolt:
-    /// the agent's IPAM_DB_PATH stays as it is. Stop the agent first.
+    /// Without --store, the new lease file takes the name of the old one, which is kept as FILE.bolt, so
+    /// the agent's IPAM_DB_PATH need not change. Stop the agent first.
     EcsIpam(EcsIpam),
-    /// The leases in the folders of host-local
+    /// Import the folders of host-local
     ///
-    /// Each network's first ADD does the same by itself; this does it beforehand, for all networks.
-    /// Without --store they go where that ADD looks: DIR/leases.redb if DIR is given, for a network
-    /// with that `dataDir`; else the standard file.
+    /// Each network's first ADD imports its folder automatically; this command does it earlier, for all
+    /// networks. Without --store, the leases go where that ADD looks: to DIR/leases.redb if DIR is given,
+    /// for a network with that `dataDir`; otherwise to the standard file.
     HostLocal(HostLocal),
-    /// The lease file of gipam, a Docker IPAM driver: Docker's networks of it go on with subletd
+    /// Import gipam's lease file: its Docker networks continue with subletd
     Gipam(Gipam),
     /// Import leases that cni-ipam-consul stored in Consul
     ///
@@ -53,19 +53,19 @@ pub enum Import {
     /// configurations name the store. Containers whose network namespace is gone are skipped. An address
     /// that another container holds is reported.
     CniCache(CniCache),
-    /// The pools and addresses that kontena-ipam kept in etcd: Docker's networks of it go on with
+    /// Import the pools and addresses that kontena-ipam stored in etcd: its Docker networks continue with
     /// subletd
     Kontena(Kontena),
-    /// The JSON lines that `sublet export jsonl` wrote
+    /// Import the JSON lines of `sublet export jsonl`
     ///
-    /// What is here already stays; an address with another holder refuses all of it. Stopped midway it
-    /// is simply repeated.
+    /// Existing records stay. If an address has another holder, nothing is imported. Run it again if it was
+    /// interrupted.
     Jsonl(jsonl::Import),
 }
 
 #[derive(Debug, Args)]
 pub struct EcsIpam {
-    /// The file, such as /data/eni-ipam.db
+    /// The bolt file, such as /data/eni-ipam.db
     #[arg(value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]
@@ -74,13 +74,13 @@ pub struct EcsIpam {
 
 #[derive(Debug, Args)]
 pub struct Consul {
-    /// The networks' names: what their keys begin with
+    /// The networks' names, with which their keys begin
     #[arg(value_name = "NETWORK", required = true)]
     networks: Vec<String>,
-    /// What the networks' configurations say as `shared`
+    /// The `shared` of the networks' configurations
     #[arg(long, value_name = "NAME")]
     shared: Option<String>,
-    /// Print what would be done, and change nothing
+    /// Print what would be done without doing it
     #[arg(long)]
     dry_run: bool,
 }
@@ -108,13 +108,13 @@ impl Consul {
 
 #[derive(Debug, Args)]
 pub struct HostLocal {
-    /// The folder that has a folder for each network
+    /// The folder that contains a folder for each network
     #[arg(value_name = "DIR", default_value = HOST_LOCAL_DIR)]
     dir: PathBuf,
-    /// Only this network's
+    /// Import only this network
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// What the network's configuration says as `shared`
+    /// The `shared` of the network's configuration
     #[arg(long, value_name = "NAME", requires = "network")]
     shared: Option<String>,
     #[command(flatten)]
@@ -149,7 +149,7 @@ impl EcsIpam {
             report.before = true;
             return Ok(report);
         }
-        // Its lock is held until the leases are ours.
+        // The lock is held until the leases are imported.
         let old = ecs::read(&self.file, WAIT)?;
         let import = alloc::Import {
             set: SetName(NetworkName::ecs().to_string()),
@@ -205,7 +205,7 @@ impl HostLocal {
         for done in done {
             match done {
                 Ok(report) => reports.push(report),
-                // One that cannot be taken over keeps no other from it.
+                // A failure must not prevent the import of the other networks.
                 Err(e) => report_error(call.stderr, &call.screen, &e),
             }
         }
@@ -222,7 +222,7 @@ impl HostLocal {
         }
         match (networks.len() - reports.len(), networks.len()) {
             (0, _) => Ok(()),
-            (failed, all) => Err(anyhow!("{failed} of {all} networks could not be taken over")),
+            (failed, all) => Err(anyhow!("{failed} of {all} networks could not be imported")),
         }
     }
 

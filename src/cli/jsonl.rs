@@ -1,7 +1,7 @@
 //! `sublet export jsonl`, `sublet import jsonl`: a store as text.
 //!
-//! Reads and writes line by line; [`crate::migrate::jsonl`] knows what is in a line.
-//! Invariant: a file is read whole before anything is written; only a few lines are in memory.
+//! Reads and writes lines. [`crate::migrate::jsonl`] defines their content.
+//! Invariant: a file is read completely before anything is written. Only a few lines are in memory.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
@@ -18,12 +18,12 @@ use crate::migrate::copy::Copier;
 use crate::migrate::jsonl;
 use crate::sys::files;
 
-/// Longest line: a pool that many nodes use.
+/// The longest line: a pool that many nodes use.
 const LONGEST: u64 = 16 << 20;
 
 #[derive(Debug, Args)]
 pub struct Export {
-    /// Where to; without one to standard output
+    /// The file to write [default: standard output]
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
 }
@@ -61,7 +61,7 @@ fn write(open: &mut OpenStore, out: &mut dyn Write) -> Result<usize> {
 
 #[derive(Debug, Args)]
 pub struct Import {
-    /// What `sublet export jsonl` wrote; without one it is read from standard input
+    /// The file to read [default: standard input]
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
     #[command(flatten)]
@@ -120,7 +120,7 @@ fn next(input: &mut dyn BufRead) -> io::Result<Option<String>> {
         return Ok(None);
     }
     if line.pop_if(|last| *last == b'\n').is_none() {
-        return Err(bad("it ends in the midst of a line: it was cut off"));
+        return Err(bad("it ends in the middle of a line: it was truncated"));
     }
     String::from_utf8(line).map(Some).map_err(|_| bad("a line is not UTF-8"))
 }

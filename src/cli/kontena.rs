@@ -1,6 +1,7 @@
-//! `sublet import kontena`: Docker networks of kontena-ipam continue with subletd.
+//! `sublet import kontena`: imports the pools of kontena-ipam, so that its Docker networks continue with
+//! subletd.
 //!
-//! Invariant: all keys are read and understood before anything is written; a second import changes nothing.
+//! Invariant: all keys are read and valid before anything is written. A second import changes nothing.
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
@@ -17,16 +18,16 @@ use crate::model::{NetworkName, Persist, Pool, SetName};
 
 #[derive(Debug, Args)]
 pub struct Kontena {
-    /// kontena's etcd, which answers its old API (--enable-v2=true) [default: that of --store]
+    /// kontena's etcd, with its old API (--enable-v2=true) [default: that of --store]
     #[arg(long, value_name = "http://HOST:PORT")]
     from: Option<String>,
-    /// What its keys begin with
+    /// The folder of kontena's keys
     #[arg(long, value_name = "FOLDER", default_value = "/kontena/ipam")]
     prefix: String,
     /// subletd's local address space
     #[arg(long, value_name = "NAME", default_value = "kontenalocal")]
     address_space: String,
-    /// Print what would be done, and change nothing
+    /// Print what would be done without doing it
     #[arg(long)]
     dry_run: bool,
 }
@@ -37,7 +38,7 @@ impl Kontena {
             (Some(url), _) => json!({ "etcd": { "endpoints": [url] } }).to_string(),
             (None, Some(json)) => json.to_owned(),
             (None, None) => {
-                return Err(misuse("say --from http://HOST:PORT: where kontena's etcd is"));
+                return Err(misuse("pass --from http://HOST:PORT, the address of kontena's etcd"));
             }
         };
         let (etcd, _) = config::store(&etcd).context("--from")?;
@@ -51,7 +52,7 @@ impl Kontena {
                 return call.json(&json!({"before": true, "pools": []}));
             }
             let prefix = &self.prefix;
-            return Ok(writeln!(call.stdout, "{prefix}: taken over before; nothing was done")?);
+            return Ok(writeln!(call.stdout, "{prefix}: already imported; nothing was done")?);
         }
         open.restore(self.dry_run, call, |copier| {
             let pools = contents.pools.values().cloned().map(Record::Pool);
@@ -73,7 +74,7 @@ impl Kontena {
                 "unrecorded": contents.unrecorded, "leftOut": contents.orphans,
             }));
         }
-        let verb = if self.dry_run { "would be taken over" } else { "taken over" };
+        let verb = if self.dry_run { "would be imported" } else { "imported" };
         for pool in contents.pools.values() {
             let (id, subnet, leases) = (&pool.id, pool.subnet, leases(pool));
             writeln!(call.stdout, "pool {id} ({subnet}): {} {verb}", number_of(leases, "address"))?;
@@ -96,10 +97,10 @@ impl Kontena {
     }
 }
 
-/// Records that everything is imported, or in a dry run asks for that.
+/// Records that everything is imported. In a dry run, only checks that.
 fn mark(open: &mut OpenStore, dry_run: bool) -> Result<Imported> {
     let name = NetworkName::new("kontena-ipam")
-        .map_err(|_| anyhow!("kontena-ipam is no network's name"))?;
+        .map_err(|_| anyhow!("kontena-ipam is not a valid network name"))?;
     let (set, adopts) = (SetName(name.to_string()), Some(name));
     let import =
         Import { set, leases: Vec::new(), cursors: Vec::new(), adopts, partial: false, dry_run };

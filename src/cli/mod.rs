@@ -1,7 +1,7 @@
 //! The operator's command line.
 //!
-//! Responsible for arguments, exit codes (0 done, 1 failed, 2 wrong usage) and questions. The engine
-//! decides what a command does to leases, [`crate::rows`] which fields it prints.
+//! Handles arguments, exit codes (0: success, 1: failure, 2: invalid usage) and questions. The engine
+//! decides what a command does to leases, and [`crate::rows`] which fields it prints.
 //! Invariant: nothing is freed without `--yes` or the operator's "y".
 
 mod astray;
@@ -53,10 +53,10 @@ use crate::sys::panic;
 use open::{OpenStore, StoreArgs, UNIQUE, WAIT, fit, lease_file};
 use screen::{Screen, Tone, When};
 
-/// Leases IP addresses to containers.
+/// Lease IP addresses to containers.
 ///
-/// Called by a container runtime (with CNI_COMMAND set and no argument) it is a CNI IPAM plugin;
-/// called by you it shows and repairs what it has leased.
+/// If a container runtime calls it (with CNI_COMMAND and without arguments), it is a CNI IPAM plugin. With
+/// a command, it shows and repairs leases.
 #[derive(Debug, Parser)]
 #[allow(clippy::doc_markdown, reason = "shown as they are")]
 #[command(name = "sublet", version)]
@@ -65,18 +65,18 @@ struct Cli {
     command: Command,
     #[command(flatten)]
     store: StoreArgs,
-    /// How to print: wide adds columns to a table, name prints addresses or names only
+    /// Output format: wide adds columns to a table, name prints only addresses or names
     #[arg(long, short, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
     /// The same as -o json
     #[arg(long, global = true, conflicts_with = "output")]
     json: bool,
-    /// When there is color
+    /// When to use color
     #[arg(long, value_enum, default_value_t, global = true, value_name = "WHEN")]
     color: When,
 }
 
-/// How rows and reports are printed.
+/// The output format of rows and reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Format {
     #[default]
@@ -91,7 +91,7 @@ enum Format {
 enum Command {
     #[command(visible_alias = "ls")]
     List(list::List),
-    /// Show everything known of an address, a container, a pod, or a network
+    /// Show details of an address, a container, a pod or a network
     Show(show::Show),
     Release(release::Release),
     Gc(gc::Gc),
@@ -103,24 +103,24 @@ enum Command {
     Stats(stats::Stats),
     Doctor(doctor::Doctor),
     Reserve(reserve::Reserve),
-    /// Let reserved addresses be given again
+    /// Free reserved addresses
     Unreserve(reserve::What),
-    /// Look at the machines that share a cluster, and free what a dead one held
+    /// List the nodes of a cluster, or release a lost one
     #[command(subcommand)]
     Node(node::Node),
-    /// Look at and change the definition that a cluster keeps for a network
+    /// Show or change a network's definition in a cluster
     #[command(subcommand)]
     Network(network::Network),
-    /// Take over what another program leased.
+    /// Import the leases of another program.
     #[command(subcommand)]
     Import(import::Import),
-    /// Write the leases where another program finds them.
+    /// Write the leases for another program.
     #[command(subcommand)]
     Export(export::Export),
     Copy(copy::Copy),
     Install(install::Install),
     Uninstall(install::Uninstall),
-    /// Print the version, the commit, and the C library that it was built with
+    /// Print the version, the commit and the C library
     Version,
     /// Print a completion script for a shell
     Completion {
@@ -132,31 +132,31 @@ enum Command {
 
 /// The streams of the process.
 pub struct Terminal<'a> {
-    /// Rows.
+    /// Standard output, for rows.
     pub stdout: &'a mut dyn Write,
-    /// Everything else.
+    /// Standard error, for everything else.
     pub stderr: &'a mut dyn Write,
-    /// What they lead to.
+    /// The properties of the terminal.
     pub screen: Screen,
 }
 
-/// Everything else outside of the program.
+/// The other inputs of the program.
 #[derive(Clone, Copy)]
 pub struct World<'a> {
     /// The environment.
     pub env: &'a Env<'a>,
-    /// What the machine says.
+    /// The facts of the host.
     pub facts: &'a Facts,
 }
 
-/// All commands with their options and texts: what man pages and completions are made from.
+/// All commands with their options and texts, from which man pages and completions are made.
 pub fn definition() -> clap::Command {
     Cli::command()
 }
 
-/// Runs the command line; returns the exit code. A panic is one line and a failure.
+/// Runs the command line and returns the exit code. A panic is reported in one line, as a failure.
 pub fn run(args: Vec<OsString>, world: World<'_>, terminal: &mut Terminal<'_>) -> u8 {
-    // Whatever a panic interrupted is dropped; all that is used afterwards is the terminal.
+    // Everything that a panic interrupted is dropped. Only the terminal is used afterwards.
     let done = catch_unwind(AssertUnwindSafe(|| serve(args, world, terminal)));
     done.unwrap_or_else(|payload| fail(terminal, &anyhow!(panic::explain(&*payload).msg)))
 }
@@ -165,7 +165,7 @@ fn serve(args: Vec<OsString>, world: World<'_>, terminal: &mut Terminal<'_>) -> 
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => {
-            // Help and version are answers, everything else is a mistake.
+            // Help and version are answers; anything else is a usage error.
             let (stream, code, color): (&mut dyn Write, u8, bool) = if e.use_stderr() {
                 (&mut *terminal.stderr, 2, terminal.screen.alert)
             } else {
@@ -247,7 +247,7 @@ fn version(call: &mut Call<'_>) -> Result<()> {
 }
 
 fn fail(terminal: &mut Terminal<'_>, error: &anyhow::Error) -> u8 {
-    // `sublet list | head` is no failure worth a word.
+    // In `sublet list | head`, a closed pipe is not an error.
     let closed = error.downcast_ref::<io::Error>().map(io::Error::kind);
     if !error.is::<ProblemsFound>() && closed != Some(io::ErrorKind::BrokenPipe) {
         report_error(terminal.stderr, &terminal.screen, error);
@@ -255,7 +255,7 @@ fn fail(terminal: &mut Terminal<'_>, error: &anyhow::Error) -> u8 {
     if error.is::<Misuse>() { 2 } else { 1 }
 }
 
-/// An error with its causes. Who is not root is told to be, where access was denied.
+/// An error with its causes. If access was denied, it advises to run the command as root.
 fn explained(error: &anyhow::Error) -> String {
     let mut text = with_causes(error.as_ref());
     if error.chain().any(is_denied) && !rustix::process::geteuid().is_root() {
@@ -265,18 +265,18 @@ fn explained(error: &anyhow::Error) -> String {
 }
 
 fn report_error(stderr: &mut dyn Write, screen: &Screen, error: &anyhow::Error) {
-    // If this fails there is nowhere left to report it.
+    // If this fails, there is nowhere left to report it.
     let screen = Screen { color: screen.alert, ..*screen };
     let text = explained(error);
     let _ = writeln!(stderr, "{} {text}", screen.paint(Tone::Bad, "sublet:"));
 }
 
-/// A command found problems and has reported them.
+/// A command found problems, and has already reported them.
 #[derive(Debug, thiserror::Error)]
 #[error("problems were found")]
 struct ProblemsFound;
 
-/// Arguments that make no sense together.
+/// Arguments that contradict each other.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Misuse(String);
@@ -285,11 +285,11 @@ fn misuse(text: impl Into<String>) -> anyhow::Error {
     Misuse(text.into()).into()
 }
 
-/// One run of a command: its store arguments, the world and the streams.
+/// One run of a command: its store arguments, the environment and the streams.
 struct Call<'a> {
     args: &'a StoreArgs,
     format: Format,
-    /// Rows and reports are printed as JSON or YAML.
+    /// Whether rows and reports are printed as JSON or YAML.
     as_json: bool,
     world: World<'a>,
     /// Flushed once the command has run.
@@ -323,7 +323,7 @@ impl Call<'_> {
         Ok(self.stdout.write_all(&array.finish())?)
     }
 
-    /// Asks the operator; anything but "y" or "yes" is no. An error where there is no terminal.
+    /// Asks the operator. Any answer but "y" or "yes" means no. Fails if there is no terminal.
     fn confirm(&mut self, question: &str) -> Result<bool> {
         self.stdout.flush()?;
         if !io::stdin().is_terminal() {
@@ -338,25 +338,25 @@ impl Call<'_> {
     }
 }
 
-/// Whether a terminal interprets a character that serializers leave as it is.
+/// Whether a terminal interprets a character that serializers do not escape.
 fn is_raw(c: char) -> bool {
     !c.is_ascii() && (c.is_control() || screen::steers(c))
 }
 
-/// A YAML document without anything that a terminal interprets.
+/// A YAML document without characters that a terminal interprets.
 fn yaml(value: &impl Serialize) -> Result<String> {
     let text = serde_norway::to_string(value)?;
     if !text.contains(is_raw) {
         return Ok(text);
     }
-    // Plain text in YAML has no escapes. JSON is YAML as well, and all its strings are quoted.
+    // Plain text in YAML has no escapes. JSON is valid YAML, with all strings quoted.
     let json = serde_json::to_string(value)?;
     let escape =
         |c: char| if is_raw(c) { format!("\\U{:08x}", u32::from(c)) } else { c.to_string() };
     Ok(json.chars().map(escape).collect::<String>() + "\n")
 }
 
-/// The same JSON, with escapes for what a terminal interprets. Only strings can have such characters.
+/// The same JSON with escapes for characters that a terminal interprets. Only strings can contain them.
 fn escaped(json: &str) -> Cow<'_, str> {
     if !json.contains(is_raw) {
         return Cow::Borrowed(json);
@@ -398,7 +398,7 @@ impl Rows {
         Ok(())
     }
 
-    /// Writes what there is once it is long.
+    /// Writes the buffer if it is long.
     fn drain(&mut self, out: &mut dyn Write) -> io::Result<()> {
         if self.text.len() > 1 << 16 {
             out.write_all(&self.text)?;
@@ -417,7 +417,7 @@ impl Rows {
     }
 }
 
-/// Writes a file whole or not at all: under another name in the same folder first.
+/// Writes a file completely or not at all, by way of a temporary name in the same folder.
 fn write_file<T>(
     path: &Path,
     create: fn(&Path) -> io::Result<File>,
@@ -434,7 +434,7 @@ fn write_file<T>(
         Ok(answer)
     });
     if done.is_err() {
-        // Best effort: the next one overwrites it.
+        // Best effort: the next write overwrites it.
         let _ = std::fs::remove_file(&next);
     }
     done.with_context(|| format!("cannot write {}", path.display()))
@@ -442,7 +442,7 @@ fn write_file<T>(
 
 /// A network's name on the command line.
 fn network_name(name: &str) -> Result<NetworkName> {
-    NetworkName::new(name).map_err(|_| misuse(format!("{name:?} is no network's name")))
+    NetworkName::new(name).map_err(|_| misuse(format!("{name:?} is not a valid network name")))
 }
 
 #[cfg(test)]

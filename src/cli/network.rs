@@ -1,7 +1,7 @@
 //! `sublet network`: the definition that a cluster keeps for a network.
 //!
-//! Reads a definition from a file and asks before it changes below leases; [`crate::config`] knows what a
-//! definition may say.
+//! Reads a definition from a file, and asks if existing leases lie outside of it. [`crate::config`]
+//! validates definitions.
 //! Invariant: a definition replaces only the version that was read.
 
 use std::fs::File;
@@ -22,15 +22,15 @@ use crate::model::Lease;
 use crate::net::{RangeSet, describe};
 use crate::rows::Time;
 
-/// Longest definition that is read, in bytes: what a server takes as one value.
+/// The longest accepted definition, in bytes: the limit of a server for one value.
 const LONGEST: u64 = 256 << 10;
-/// Leases that are named before the rest is only counted.
+/// The number of leases that are named. Further ones are only counted.
 const NAMED: usize = 10;
 
-/// Look at and change the definition that a cluster keeps for a network.
+/// Show or change a network's definition in a cluster.
 #[derive(Debug, Subcommand)]
 pub enum Network {
-    /// Show a network's definition; with --json, as `set` takes it back
+    /// Show a network's definition; --json prints it in the form that `set` reads
     Show(Show),
     /// Define a network, or change its definition
     Set(Set),
@@ -48,14 +48,14 @@ pub struct Set {
     /// The network
     #[arg(value_name = "NAME")]
     name: String,
-    /// A network configuration, a list of them, or what `show --json` printed; - is standard input
+    /// A network configuration, a list of them, or the output of `show --json`; - is standard input
     #[arg(value_name = "FILE")]
     file: String,
-    /// Only if the definition is of this version; 0: if there is none
+    /// Replace only this version; 0: only if there is no definition
     /// [default: the version in FILE, else the one that is there now]
     #[arg(long, value_name = "N", verbatim_doc_comment)]
     version: Option<u64>,
-    /// Even if containers have addresses that are in no range then; do not ask
+    /// Do not ask, even if leases would be outside every range
     #[arg(long, short)]
     yes: bool,
 }
@@ -139,13 +139,13 @@ impl Set {
             let (addr, owner) = (lease.addr, &lease.owner);
             writeln!(
                 call.stderr,
-                "{addr} of {owner} on node {} is in no range of it",
+                "{addr} of {owner} on node {} is outside the new ranges",
                 visible(&lease.node.name)
             )?;
         }
         let count = number_of(outside.len(), "address");
         let question = format!(
-            "define network {} with {}, although {count} outside of it stay leased until their containers end",
+            "define network {} with {}, although {count} outside these ranges stay leased until their containers end",
             visible(&self.name),
             describe(sets)
         );

@@ -1,7 +1,7 @@
 //! `sublet node`: the machines that share a cluster.
 //!
 //! Asks before a node's leases are freed; the engine frees them.
-//! Invariant: without `--force` nothing is freed of the machine that this runs on.
+//! Invariant: without `--force`, no lease of this machine is freed.
 
 use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
@@ -13,27 +13,27 @@ use crate::alloc::Context;
 use crate::engine;
 use crate::rows::{NodeRow, Nodes};
 
-/// Look at the machines that share a cluster, and free what a dead one held.
+/// List the nodes of a cluster, or release a lost one.
 #[derive(Debug, Subcommand)]
 pub enum Node {
-    /// List them, with what each has leased
+    /// List the nodes with the number of their leases
     List,
-    /// Free all that a machine leased which is gone for good, and its name for another machine
+    /// Free the leases and the name of a lost machine
     Release(Release),
 }
 
 #[derive(Debug, Args)]
 pub struct Release {
-    /// Its name, as `sublet node list` shows it
+    /// Name of the node, as in `sublet node list`
     #[arg(value_name = "NODE")]
     name: String,
-    /// Print what would be freed, and change nothing
+    /// Print what would be freed without freeing it
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask
+    /// Free without asking
     #[arg(long, short)]
     yes: bool,
-    /// Even if it is the machine that this runs on: its containers keep using what is freed
+    /// Allow this machine, although its containers keep using the freed addresses
     #[arg(long)]
     force: bool,
 }
@@ -47,7 +47,7 @@ impl Node {
     }
 }
 
-/// All nodes that are known, or that have something.
+/// All nodes that are recorded or have leases.
 fn rows(open: &mut OpenStore, cx: &Context) -> Result<Vec<NodeRow>> {
     let mut nodes = Nodes::default();
     open.store.list(cx, &mut |lease| nodes.lease(&lease))?;
@@ -72,12 +72,12 @@ impl Release {
         let (mut open, name) = (call.open()?, &self.name);
         if !open.is_cluster() {
             return Err(misuse(format!(
-                "{} is of this machine alone; name the cluster with --store, or see `sublet release` \
+                "{} is a file of this machine only; name the cluster with --store, or see `sublet release` \
                  and `sublet gc`",
                 open.place
             )));
         }
-        // What has ended with a boot of it is freed as well, so it is counted.
+        // Leases that ended with an earlier boot are freed too, so they are counted.
         let cx = Context { boot: None, ..open.cx.clone() };
         let Some(row) = rows(&mut open, &cx)?.into_iter().find(|row| row.node == *name) else {
             return Err(anyhow!(
@@ -87,8 +87,8 @@ impl Release {
         };
         if row.here && !self.force {
             return Err(anyhow!(
-                "{name} is the machine that this runs on: others would get the addresses that its \
-                 containers use; delete those, or say --force"
+                "{name} is this machine: other containers would get the addresses that its \
+                 containers use; delete these containers first, or pass --force"
             ));
         }
         let what = describe(&row);
@@ -113,11 +113,11 @@ impl Release {
         if left.forgotten {
             return Ok(());
         }
-        Err(anyhow!("a machine or a boot has taken the name {name} meanwhile, and keeps it"))
+        Err(anyhow!("the name {name} was claimed again during the release, so it was not freed"))
     }
 }
 
-/// What a node has.
+/// What a node has, in words.
 fn describe(row: &NodeRow) -> String {
     let networks: Vec<String> =
         row.networks.iter().map(|(name, count)| format!("{count} of {name}")).collect();

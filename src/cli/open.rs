@@ -1,4 +1,4 @@
-//! The store that a command works on: which one the arguments name, and what commands ask of it.
+//! The store that a command works on, and the questions that commands ask it.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -23,7 +23,7 @@ use crate::sys::host;
 use crate::sys::host::Env;
 use crate::telemetry::usage::Usage;
 
-/// Which store.
+/// The store arguments.
 #[derive(Debug, Args)]
 #[allow(clippy::doc_markdown, reason = "as above")]
 pub struct StoreArgs {
@@ -45,7 +45,9 @@ impl StoreArgs {
     /// The file that `--store` names; an error if it names a cluster.
     pub fn file(&self) -> Result<Option<PathBuf>> {
         if self.cluster().is_some() {
-            return Err(misuse("--store names a cluster; this works with a lease file alone"));
+            return Err(misuse(
+                "--store names a cluster; this command works with lease files only",
+            ));
         }
         Ok(self.store.clone().map(PathBuf::from))
     }
@@ -57,23 +59,23 @@ impl StoreArgs {
     }
 }
 
-/// A cluster's JSON, if that is what was written.
+/// The JSON of a cluster, if the value is one.
 fn cluster(named: &OsStr) -> Option<&str> {
     let text = named.to_str()?.trim_start();
     text.starts_with('{').then_some(text)
 }
 
-/// Where leases are by default.
+/// The default lease file.
 pub const DEFAULT: &str = "/var/lib/cni/sublet/leases.redb";
-/// The same of the ECS dialect.
+/// The default lease file of the ECS dialect.
 const ECS_DEFAULT: &str = "/data/eni-ipam.db";
 
 /// How long a command waits for the lock.
 pub const WAIT: Wait = Wait::For(Duration::from_secs(5));
 
 impl Call<'_> {
-    /// Opens the store that the arguments or the environment name, else the default file. A named file that
-    /// does not exist is an error; a message reports it if the default file does not exist yet.
+    /// Opens the store that the arguments or the environment name, otherwise the default file. If a named
+    /// file does not exist, it fails. If the default file does not exist yet, it prints a message.
     pub fn open(&mut self) -> Result<OpenStore> {
         let open = self.open_or_create()?;
         if open.exists()? {
@@ -95,11 +97,11 @@ impl Call<'_> {
             Some(path) => path,
             None => PathBuf::from(self.default_store()?),
         };
-        // Leases of either persistence are shown and freed.
+        // A command shows and frees leases of both lifetimes.
         self.open_file(path, Persist::Boot)
     }
 
-    /// Returns the default store that exists. Of two, one is used and the other is named.
+    /// Returns the default store that exists. If both exist, a message names the unused one.
     fn default_store(&mut self) -> Result<&'static str> {
         let (usual, ecs) = (is_store(DEFAULT.as_ref())?, is_store(ECS_DEFAULT.as_ref())?);
         if usual && ecs {
@@ -125,7 +127,7 @@ impl Call<'_> {
         Ok(OpenStore { store, place, cx: self.world.facts.context_of(&spec), file: None })
     }
 
-    /// Opens the store of Docker's pools, which outlive a boot: a cluster or a lease file.
+    /// Opens the store of Docker's pools, which are durable: a cluster or a lease file.
     pub fn open_pools(&mut self) -> Result<OpenStore> {
         if self.args.cluster().is_some() {
             return self.open();
@@ -162,7 +164,7 @@ pub fn lease_file(path: PathBuf, persist: Persist) -> StoreSpec {
 /// A store, and the context of commands on it.
 pub struct OpenStore {
     pub store: Box<dyn Store>,
-    /// What messages call it.
+    /// Its name in messages.
     pub place: String,
     pub cx: Context,
     /// The lease file; `None` for a cluster.
@@ -174,33 +176,33 @@ impl OpenStore {
         self.file.is_none()
     }
 
-    /// Whether there is a store. A cluster is found out by asking it.
+    /// Whether the store exists. A cluster is assumed to exist until it is asked.
     pub fn exists(&self) -> Result<bool> {
         self.file.as_deref().map_or(Ok(true), is_store)
     }
 
-    /// The error about a file that was named and does not exist.
+    /// The error about a missing file that was named.
     pub fn missing(&self) -> anyhow::Error {
         anyhow!("there is no lease store {}; name another file with --store", self.place)
     }
 
-    /// The context for work on this lease: in a cluster, that of the node that has it.
+    /// The context for work on this lease. In a cluster it is that of the lease's node.
     pub fn cx_for(&self, lease: &Lease) -> Context {
         if !self.is_cluster() || lease.node == self.cx.node {
             return self.cx.clone();
         }
-        // Nothing is known here of that node's boots.
+        // That node's boots are unknown here.
         Context { node: lease.node.clone(), boot: None, ..self.cx.clone() }
     }
 
-    /// Frees what the target chooses of a lease's set; false if that was free already.
+    /// Frees the leases of a set that the target selects. Returns false if there were none.
     pub fn free(&mut self, lease: &Lease, target: Target) -> Result<bool> {
         let del = Del { set: lease.set.clone(), target, rewind: false, undo: false, legacy: None };
         let cx = self.cx_for(lease);
         Ok(!engine::del(&mut *self.store, del, None, &cx)?.is_empty())
     }
 
-    /// An error if the store does not know this network or pool.
+    /// Fails if the store does not know this network or pool.
     pub fn check_network(&mut self, name: Option<&str>) -> Result<()> {
         match name {
             Some(name) => self.unknown(name)?.map_or(Ok(()), Err),
@@ -208,7 +210,7 @@ impl OpenStore {
         }
     }
 
-    /// The error about a network or pool that has neither ranges nor leases; `None` if it has. It names the most
+    /// The error about a network or pool without ranges and leases; `None` if it has any. It names the most
     /// similar ones. All leases are read only if the name has no range.
     pub fn unknown(&mut self, name: &str) -> Result<Option<anyhow::Error>> {
         let defined = self.store.networks(&self.cx)?;
@@ -226,7 +228,7 @@ impl OpenStore {
         Ok((!known.contains(name)).then(|| unknown_network(name, &known)))
     }
 
-    /// How full each range is, or each of one network.
+    /// The usage of each range, or of each range of one network.
     pub fn usage(&mut self, network: Option<&str>) -> Result<Vec<Usage>> {
         let _busy = Progress::new(None, "counting");
         let mut usage = engine::usage(&mut *self.store, &self.cx)?;
@@ -239,7 +241,7 @@ impl OpenStore {
         Ok(PoolRow::all(usage, &self.store.pools()?, "network"))
     }
 
-    /// The leases that `wanted` chooses.
+    /// The leases that `wanted` selects.
     pub fn leases(&mut self, wanted: &dyn Fn(&Lease) -> bool) -> Result<Vec<Lease>> {
         let _busy = Progress::new(None, "reading the leases");
         let mut found = Vec::new();
@@ -251,8 +253,8 @@ impl OpenStore {
         Ok(found)
     }
 
-    /// The leases of an address, or of a container by its ID, a beginning of it that is unique and has at least
-    /// `shortest` bytes, an ECS `id`, or a pod as namespace/name. An error if there is none.
+    /// The leases of an address, or of a container: by its ID, by a unique prefix of the ID with at least
+    /// `shortest` bytes, by an ECS `id`, or by the pod as namespace/name. Fails if there is none.
     pub fn named(
         &mut self,
         name: &str,
@@ -291,7 +293,7 @@ impl OpenStore {
     }
 }
 
-/// How many known networks a message names.
+/// The number of known networks that a message names.
 const NAMED: usize = 5;
 
 fn unknown_network(name: &str, known: &BTreeSet<String>) -> anyhow::Error {
@@ -304,12 +306,12 @@ fn unknown_network(name: &str, known: &BTreeSet<String>) -> anyhow::Error {
     anyhow!("unknown network {name:?} (known: {known}{more})")
 }
 
-/// How a name fits an owner.
+/// How a name matches an owner.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Fit {
     /// It is the container's ID, the ECS `id`, or the pod as namespace/name.
     Exactly,
-    /// It is the beginning of the container's ID, with at least `shortest` bytes.
+    /// It is a prefix of the container's ID with at least `shortest` bytes.
     Begins,
 }
 
@@ -321,7 +323,7 @@ pub fn is_pod(name: &str, origin: &Origin) -> bool {
     })
 }
 
-/// A beginning of a container's ID of so many bytes is hardly there by chance.
+/// A prefix of this many bytes hardly matches a container ID by chance.
 pub const UNIQUE: usize = 4;
 
 pub fn fit(name: &str, shortest: usize, owner: &Owner, origin: &Origin) -> Option<Fit> {

@@ -1,4 +1,4 @@
-//! `sublet pools`: how full each range is, and who has how many addresses.
+//! `sublet pools`: the usage of each range, and the number of addresses by holder.
 
 use std::collections::BTreeMap;
 
@@ -17,10 +17,10 @@ use crate::rows::{GroupRow, PoolRow};
 /// Ranges are those of each network's last ADD, and Docker's pools.
 #[derive(Debug, Args)]
 pub struct Pools {
-    /// Only this network's, or this pool
+    /// Only this network or pool
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// Add up by network and family; or count the leases of each pod namespace or node
+    /// Add up by network and family, or count the leases of each pod namespace or node
     #[arg(long, value_enum, value_name = "GROUP")]
     by: Option<By>,
 }
@@ -86,7 +86,8 @@ impl Pools {
     }
 }
 
-/// The ranges of each network and family, added up: a full IPv4 range does not show in a sum with IPv6.
+/// The ranges of each network and family, added up. In a sum with IPv6, a full IPv4 range would not be
+/// visible.
 fn networks(rows: &[PoolRow]) -> Vec<GroupRow> {
     let mut sums: BTreeMap<(&str, Family), GroupRow> = BTreeMap::new();
     for row in rows {
@@ -132,7 +133,7 @@ fn print_groups(rows: &[GroupRow], by: By, open: &OpenStore, call: &mut Call<'_>
 fn none_known(open: &OpenStore, call: &mut Call<'_>) -> Result<()> {
     Ok(writeln!(
         call.stderr,
-        "no ranges are known in {}: a network's first ADD makes them known",
+        "no ranges in {}: they appear with the first ADD of a network",
         open.place
     )?)
 }

@@ -1,7 +1,7 @@
-//! `sublet release`: frees a lease that its runtime forgot.
+//! `sublet release`: frees leases whose DEL was lost.
 //!
-//! Invariant: only a lease that was shown is freed, and only if it still has that owner. Leases in several
-//! networks are never freed by one answer, and a reservation is freed only if the operator asks for that.
+//! Invariant: a lease is freed only if it was shown and still has the same owner. One answer never frees
+//! leases in several networks, and a reservation is freed only if the operator asks for that.
 
 use std::collections::BTreeSet;
 
@@ -25,13 +25,13 @@ pub struct Release {
     /// An address; a container ID or its first four characters or more; an ECS id; a pod as namespace/name
     #[arg(value_name = "ADDRESS|CONTAINER", required = true)]
     names: Vec<String>,
-    /// Only of this network
+    /// Only in this network
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
     /// Free reserved addresses too, as `sublet unreserve` does
     #[arg(long)]
     reservation: bool,
-    /// Do not ask
+    /// Free without asking
     #[arg(long, short)]
     yes: bool,
 }
@@ -49,7 +49,7 @@ impl Release {
                 }
             }
         }
-        // All of it is checked before any of it is freed.
+        // All names are checked before anything is freed.
         let evidence = liveness::evidence(&leases, &open.cx, 0, true, Vec::new());
         let alive = stale::assess(&leases, &evidence);
         let mut rows = Vec::new();
@@ -80,7 +80,8 @@ impl Release {
     /// reservation and `--reservation` is not set.
     fn check(&self, name: &str, found: &[Lease]) -> Result<()> {
         let networks: BTreeSet<&str> = found.iter().map(shown_network).collect();
-        // A container may be asked for one by one; an address on several is several things.
+        // A container's leases are confirmed one by one. An address that several networks have is
+        // ambiguous.
         if networks.len() > 1 && (self.yes || name.parse::<Addr>().is_ok()) {
             let networks: Vec<&str> = networks.into_iter().collect();
             return Err(anyhow!(
@@ -102,7 +103,7 @@ impl Release {
     }
 }
 
-/// A lease with its holder, and whether that is known to run.
+/// A lease with its holder, and whether the holder runs.
 fn describe(lease: &Lease, liveness: &Liveness) -> String {
     match liveness {
         Liveness::Alive(why) => named(lease, &format!(", still running: {why}")),

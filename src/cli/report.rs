@@ -1,6 +1,6 @@
-//! What an import did, as text and as JSON.
+//! The result of an import, as text and as JSON.
 //!
-//! Invariant: both forms have the same contents; what was left out is named with its reason.
+//! Invariant: both forms have the same content. Whatever was left out is reported with the reason.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use crate::alloc::Imported;
 use crate::net::Addr;
 use crate::rows::Text;
 
-/// What came of one source.
+/// The result for one source.
 #[skip_serializing_none]
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -25,19 +25,19 @@ pub struct Report {
     dry_run: bool,
     taken: Vec<Text<Addr>>,
     present: Vec<Text<Addr>>,
-    /// What was not understood, and why.
+    /// Invalid entries, and why.
     pub skipped: Vec<Skipped>,
-    /// The addresses allocated last.
+    /// The last allocated addresses.
     #[serde(rename = "last")]
     pub cursors: Vec<Text<Addr>>,
-    /// It was done at another time.
+    /// Whether it was imported before.
     pub before: bool,
-    /// What the source is called now.
+    /// The new name of the source.
     #[serde(rename = "keptAs")]
     pub kept: Option<PathBuf>,
 }
 
-/// Something that was not understood.
+/// An invalid entry.
 #[derive(Serialize)]
 pub struct Skipped {
     /// The record.
@@ -47,7 +47,7 @@ pub struct Skipped {
 }
 
 impl Report {
-    /// Nothing was done yet.
+    /// A report before the import.
     pub fn new(source: &Path, store: &Path, dry_run: bool) -> Report {
         Report { source: source.into(), store: store.into(), dry_run, ..Report::default() }
     }
@@ -68,15 +68,15 @@ impl Report {
         let out = &mut *call.stdout;
         let (source, store) = (self.source.display(), self.store.display());
         if self.before {
-            return Ok(writeln!(out, "{source}: taken over before; nothing was done")?);
+            return Ok(writeln!(out, "{source}: already imported; nothing was done")?);
         }
-        let verb = if self.dry_run { "would be taken over" } else { "taken over" };
+        let verb = if self.dry_run { "would be imported" } else { "imported" };
         writeln!(out, "{source}: {} {verb} into {store}", number_of(self.taken.len(), "address"))?;
         if !self.present.is_empty() {
             writeln!(out, "  present before: {}", self.present.len())?;
         }
         for addr in &self.cursors {
-            writeln!(out, "  the rotation goes on behind {}", addr.0)?;
+            writeln!(out, "  round robin continues after {}", addr.0)?;
         }
         for Skipped { what, why } in &self.skipped {
             writeln!(out, "  {}: {}", visible(what), visible(why))?;

@@ -1,7 +1,7 @@
 //! `sublet reserve` and `sublet unreserve`: addresses that are never allocated.
 //!
-//! Invariant: all named addresses are reserved, or none. Where a cluster's transactions are too small for
-//! that, the finished ones are undone; an error names what could not be undone.
+//! Invariant: all named addresses are reserved, or none. If a cluster's transactions are too small for
+//! that, the finished ones are undone after a failure. An error names what could not be undone.
 
 use std::path::PathBuf;
 
@@ -18,34 +18,35 @@ use crate::net::{Addr, Span, Subnet, parse_cidr};
 use crate::rows::Text;
 use crate::sys::files;
 
-/// Most addresses at a time: each is a record.
+/// The maximum number of addresses at a time; each is a record.
 const MOST: u128 = 65_536;
 
-/// Longest file of addresses, in bytes.
+/// The longest file of addresses, in bytes.
 const LONGEST_FILE: u64 = 4 << 20;
 
-/// As many as need no second thought.
+/// The number of addresses up to which no question is asked.
 const FEW: usize = 256;
 
-/// Set addresses aside: they are given to nobody, over reboots too, until they are unreserved.
+/// Reserve addresses, so that they are never allocated.
 ///
-/// All that is named is reserved, or nothing: an address that somebody holds refuses it all.
+/// A reservation survives reboots and ends with `unreserve`. If one of the addresses is held, none is
+/// reserved.
 #[derive(Debug, Args)]
 pub struct Reserve {
     #[command(flatten)]
     what: What,
-    /// What for
+    /// Purpose of the reservation
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
-    /// Reserve although the network has no lease yet
+    /// Reserve even if the network has no lease yet
     #[arg(long)]
     create: bool,
-    /// Whose they are
+    /// Owner of the reservation
     #[arg(long, value_name = "TEXT")]
     owner: Option<String>,
 }
 
-/// Which addresses.
+/// The addresses.
 #[derive(Debug, Args)]
 pub struct What {
     /// The network, as its configuration names it
@@ -54,7 +55,7 @@ pub struct What {
     /// Addresses, FIRST-LAST, or prefixes
     #[arg(value_name = "ADDRESS|A-B|CIDR", required_unless_present = "file")]
     addresses: Vec<String>,
-    /// Read them from this file, one a line; text after # is ignored
+    /// File with one entry on each line; text after # is ignored
     #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Do not ask
@@ -63,7 +64,7 @@ pub struct What {
 }
 
 impl What {
-    /// The texts on the command line, or in the file.
+    /// The entries on the command line, or in the file.
     fn texts(&self) -> Result<Vec<String>> {
         let Some(file) = &self.file else { return Ok(self.addresses.clone()) };
         let read = files::read(file, LONGEST_FILE);
@@ -77,8 +78,8 @@ impl What {
         Ok(all)
     }
 
-    /// Returns the network's set of leases, and the addresses. Addresses to reserve must be in one of its
-    /// ranges; a reservation can be ended whatever the ranges have become.
+    /// Returns the network's set of leases and the addresses. An address to reserve must be in one of its
+    /// ranges. A reservation can be ended even if the ranges have changed.
     fn find(&self, inside: bool, open: &mut OpenStore) -> Result<(SetName, Vec<Addr>)> {
         let texts = self.texts()?;
         let spans = texts.iter().map(|text| span(text)).collect::<Result<Vec<Span>>>()?;
@@ -111,9 +112,9 @@ impl What {
         Ok((set, addrs))
     }
 
-    /// As many as one transaction of this store takes.
+    /// The number of addresses that one transaction of this store can hold.
     fn slice(open: &OpenStore, addrs: &[Addr]) -> usize {
-        // Consul takes 64 records, of which each address has two.
+        // Consul's limit is 64 records, and an address has two.
         if open.is_cluster() { 16 } else { addrs.len().max(1) }
     }
 
@@ -176,9 +177,8 @@ impl Reserve {
             }
             Err(failed) => {
                 let left: Vec<String> = failed.left.iter().map(ToString::to_string).collect();
-                Err(failed.error).with_context(|| {
-                    format!("these are reserved all the same: {}", left.join(", "))
-                })
+                Err(failed.error)
+                    .with_context(|| format!("these addresses stay reserved: {}", left.join(", ")))
             }
         }
     }
@@ -186,7 +186,7 @@ impl Reserve {
 
 /// `10.0.0.7`, `10.0.0.7-10.0.0.9` or `10.0.0.8/29`.
 fn span(text: &str) -> Result<Span> {
-    let bad = || misuse(format!("{text:?} is no address, FIRST-LAST or prefix"));
+    let bad = || misuse(format!("{text:?} is not an address, FIRST-LAST or prefix"));
     if text.contains('/') {
         let subnet = Subnet::strict(parse_cidr(text).ok_or_else(bad)?)
             .map_err(|subnet| misuse(format!("{text} has host bits; the prefix is {subnet}")))?;

@@ -1,6 +1,6 @@
-//! What the terminal can show: color, its width, characters beyond ASCII.
+//! The properties of the terminal: color, width, characters beyond ASCII.
 //!
-//! Invariant: a line that goes elsewhere (a pipe, a file) has no escape sequence and is not cut.
+//! Invariant: output to a pipe or a file has no escape sequences and is not cut.
 
 use std::fmt;
 use std::io;
@@ -13,22 +13,22 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::sys::host::Env;
 
-/// The screen that the streams lead to.
+/// The screen behind the streams.
 #[derive(Clone, Copy, Debug)]
 pub struct Screen {
     /// Color on standard output.
     pub color: bool,
     /// Color on standard error.
     pub alert: bool,
-    /// Characters in a line; `usize::MAX` where there is no terminal.
+    /// Characters per line; `usize::MAX` without a terminal.
     pub width: usize,
-    /// Lines on the terminal; `None` where there is none.
+    /// Lines of the terminal; `None` without a terminal.
     pub height: Option<usize>,
-    /// Whether block characters are shown as such.
+    /// Whether block characters can be shown.
     pub unicode: bool,
 }
 
-/// When there is color.
+/// When to use color.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum When {
     /// On a terminal, unless `NO_COLOR` is set
@@ -40,24 +40,24 @@ pub enum When {
     Never,
 }
 
-/// What a color stands for.
+/// The meaning of a color.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tone {
     /// A heading.
     Head,
-    /// Beside the point.
+    /// Secondary information.
     Dim,
-    /// Wrong.
+    /// Error.
     Bad,
-    /// Worth a look.
+    /// Warning.
     Odd,
-    /// As it should be.
+    /// Success.
     Good,
     /// Leased, or full.
     Used,
-    /// Reserved by the operator.
+    /// Reserved by an operator.
     Reserved,
-    /// A gateway's.
+    /// A gateway.
     Gateway,
     /// Cooling down.
     Cooling,
@@ -80,11 +80,11 @@ impl Tone {
 }
 
 impl Screen {
-    /// No color, no end of a line, ASCII alone.
+    /// No color, no limit of the width, ASCII only.
     pub const PLAIN: Screen =
         Screen { color: false, alert: false, width: usize::MAX, height: None, unicode: false };
 
-    /// The screen of this process. `COLUMNS` and `LINES` win over what the terminal says.
+    /// The screen of this process. `COLUMNS` and `LINES` override the terminal's size.
     pub fn find(env: &Env<'_>) -> Screen {
         let word = |name: &str| env(name)?.into_string().ok();
         let number = |name: &str| word(name)?.trim().parse::<u16>().ok().filter(|n| *n > 0);
@@ -103,7 +103,7 @@ impl Screen {
         }
     }
 
-    /// The same, with color when it is asked for.
+    /// The same screen with the requested use of color.
     #[must_use]
     pub fn with(self, when: When) -> Screen {
         match when {
@@ -113,14 +113,14 @@ impl Screen {
         }
     }
 
-    /// The text in a color, where there is any.
+    /// The text in a color, if color is used.
     pub fn paint(&self, tone: Tone, text: &str) -> String {
         let style = tone.style();
         if self.color { format!("{style}{text}{style:#}") } else { text.to_owned() }
     }
 }
 
-/// Text from outside, without anything that could steer a terminal.
+/// Text from outside, without characters that could control a terminal.
 pub fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -129,7 +129,7 @@ pub fn visible(text: &str) -> String {
     shown
 }
 
-/// Text in lines of at most `width` characters, all but the first indented. Only a longer word is not broken.
+/// Text in lines of at most `width` characters, all but the first indented. A longer word is not broken.
 pub fn wrapped(text: &str, width: usize) -> String {
     let (mut shown, mut used) = (String::with_capacity(text.len()), 0);
     for word in text.split(' ') {
@@ -147,24 +147,24 @@ pub fn wrapped(text: &str, width: usize) -> String {
     shown
 }
 
-/// Whether a character moves or hides what follows it: line and paragraph separators, bidirectional controls,
-/// characters of no width, the byte order mark, and tags.
+/// Whether a character moves or hides the following ones: line and paragraph separators, bidirectional
+/// controls, zero-width characters, the byte order mark, and tags.
 pub fn steers(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
         | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// A line on standard error, where that is a terminal, about work that takes longer than a second. It is
-/// gone with the value: drop it before anything else is written.
+/// A progress line on standard error, if that is a terminal, for work that takes longer than a second.
+/// Dropping the value removes the line: drop it before you write anything else.
 pub struct Progress(ProgressBar);
 
-/// Not worth a word before this.
+/// No progress is shown before this time.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Characters of a bar.
+/// The width of a progress bar.
 const WIDTH: usize = 30;
 
 impl Progress {
-    /// Begins to show the progress of so many steps, or of work of unknown length.
+    /// Begins to show the progress of a number of steps, or of work of unknown length.
     pub fn new(total: Option<usize>, what: &'static str) -> Progress {
         let total = total.map(|n| u64::try_from(n).unwrap_or(u64::MAX));
         let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
@@ -189,7 +189,7 @@ impl Progress {
         Progress(bar)
     }
 
-    /// One more step is done.
+    /// Counts a finished step.
     pub fn step(&self) {
         self.0.inc(1);
     }
@@ -222,7 +222,7 @@ mod tests {
             Screen::find(&move |name: &str| (name == "COLUMNS").then(|| columns.into())).width
         };
         assert_eq!(width("40"), 40);
-        // Whatever the terminal of this test is.
+        // The result must not depend on the terminal of this test.
         assert_eq!(width("0"), width("wide"));
     }
 

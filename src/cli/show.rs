@@ -10,14 +10,14 @@ use super::{Call, OpenStore, UNIQUE, tables};
 use crate::error::shown_network;
 use crate::rows::{LeaseRow, PoolRow, Str};
 
-/// Show everything known of an address, a container, a pod, or a network.
+/// Show details of an address, a container, a pod or a network.
 #[derive(Debug, Args)]
 pub struct Show {
-    /// An address; a container ID or the beginning of one; an ECS id; a pod as namespace/name; a
-    /// network, or a pool of Docker's
+    /// An address; a container ID or a prefix of one; an ECS id; a pod as namespace/name; a network or a
+    /// Docker pool
     #[arg(value_name = "ADDRESS|CONTAINER|POD|NETWORK")]
     name: String,
-    /// Only this network's
+    /// Only in this network
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
 }
@@ -29,7 +29,7 @@ impl Show {
         let leases = match open.named(&self.name, UNIQUE, network) {
             Ok(leases) => leases,
             Err(_) if network.is_none() && self.show_network(&mut open, call)? => return Ok(()),
-            // No network has this name: it is taken for a shorter beginning of an ID.
+            // No network has this name, so it may be a short prefix of an ID.
             Err(_) => open.named(&self.name, 1, network)?,
         };
         if call.as_json {
@@ -48,7 +48,7 @@ impl Show {
         Ok(())
     }
 
-    /// Shows a network or a pool; false if there is none of this name.
+    /// Shows a network or a pool. Returns false if there is none of this name.
     fn show_network(&self, open: &mut OpenStore, call: &mut Call<'_>) -> Result<bool> {
         let usage = open.usage(Some(&self.name))?;
         let ranges = open.pool_rows(&usage)?;
@@ -72,7 +72,7 @@ impl Show {
     }
 }
 
-/// A network as a whole.
+/// A network with its ranges.
 #[skip_serializing_none]
 #[derive(Serialize)]
 struct NetworkRow<'a> {
@@ -82,7 +82,7 @@ struct NetworkRow<'a> {
     ranges: &'a [PoolRow],
 }
 
-/// The fields of a lease with their names, as `show` prints them; empty where absent.
+/// The fields of a lease with their names, as `show` prints them; empty if absent.
 fn fields(row: &LeaseRow<'_>) -> [(&'static str, String); 17] {
     let text = |text: &Option<Str<'_>>| visible(text.as_deref().unwrap_or_default());
     [

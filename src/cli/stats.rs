@@ -1,4 +1,4 @@
-//! `sublet stats`: how full ranges are, and counters of requests.
+//! `sublet stats`: the usage of ranges, and counters of requests.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -16,17 +16,17 @@ use crate::telemetry::metrics::Text;
 
 /// Show how full each range is, and count requests by outcome
 ///
-/// Requests are counted with the change that they make: what only looks, and a DEL of nothing, is not.
-/// A refused ADD is counted in a file of boot leases alone; elsewhere it would cost a flush. The
-/// counters of boot leases begin anew with each boot. In a cluster each node counts for itself, since its
-/// boot: these are this node's.
+/// A request is counted with the change that it makes, so commands that only read and a DEL of an unknown
+/// container are not counted. A refused ADD is counted only for boot leases; elsewhere it would cost a
+/// flush. The counters of boot leases restart with each boot. In a cluster, each node counts its own
+/// requests since its boot; these are this node's.
 #[derive(Debug, Args)]
 pub struct Stats {
-    /// Only this network's, or this pool; what was asked for is counted for all that share its leases
+    /// Only this network or pool. Requests are counted for all networks that share its leases
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// Prometheus' text format; with FILE written there, whole or not at all, as node_exporter's
-    /// textfile collector wants it
+    /// Print Prometheus' text format, or write it to FILE in one step for node_exporter's textfile
+    /// collector
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-", conflicts_with = "json")]
     #[allow(clippy::doc_markdown, reason = "shown as they are")]
     prometheus: Option<PathBuf>,
@@ -51,7 +51,7 @@ impl Stats {
             if file == Path::new("-") {
                 return Ok(call.stdout.write_all(text.as_str().as_bytes())?);
             }
-            // Readable by node_exporter, which is another user.
+            // node_exporter runs as another user, who must be able to read the file.
             let create = |path: &Path| File::create(path);
             return write_file(file, create, |out| Ok(out.write_all(text.as_str().as_bytes())?));
         }
@@ -63,7 +63,7 @@ impl Stats {
         if pools.is_empty() && requests.is_empty() {
             let network = self.network.as_ref();
             let of = network.map(|network| format!("network {} in ", visible(network)));
-            writeln!(call.stderr, "nothing is known of {}{}", of.unwrap_or_default(), open.place)?;
+            writeln!(call.stderr, "no statistics of {}{}", of.unwrap_or_default(), open.place)?;
         }
         let screen = &call.screen;
         for table in [tables::usage(&pools, screen), tables::counters(&requests, screen)] {

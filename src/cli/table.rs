@@ -1,4 +1,5 @@
-//! Tables that fit the screen: cells in color, columns that may be cut, last columns that may be left out.
+//! Tables that fit the screen: with colored cells, columns that may be cut, and last columns that may be
+//! omitted.
 //!
 //! Invariant: no line is wider than the screen, unless not even two columns fit.
 
@@ -17,19 +18,19 @@ pub struct Table<'a, T> {
 struct Column<'a, T> {
     title: &'static str,
     right: bool,
-    /// It may be cut to this many characters.
+    /// The width to which the column may be cut, in characters.
     least: usize,
     cell: Box<dyn Fn(&T) -> Cell + 'a>,
 }
 
-/// What stands in one row and column.
+/// The content of one row and column.
 #[derive(Clone, Debug)]
 pub struct Cell {
     text: String,
     tone: Option<Tone>,
 }
 
-/// A cell. What could steer a terminal is escaped.
+/// A cell. Characters that could control a terminal are escaped.
 pub fn cell(text: impl Display) -> Cell {
     Cell { text: visible(&text.to_string()), tone: None }
 }
@@ -40,7 +41,7 @@ pub fn maybe(text: Option<impl Display>) -> Cell {
 }
 
 impl Cell {
-    /// The same in a color.
+    /// The same cell in a color.
     pub fn toned(self, tone: Tone) -> Cell {
         Cell { tone: Some(tone), ..self }
     }
@@ -49,12 +50,12 @@ impl Cell {
 const GAP: usize = 2;
 
 impl<'a, T> Table<'a, T> {
-    /// Without a column yet.
+    /// A table without columns.
     pub fn of<I: IntoIterator<Item = T, IntoIter: 'a>>(rows: I) -> Table<'a, T> {
         Table { rows: Box::new(rows.into_iter()), columns: Vec::new() }
     }
 
-    /// Adds a column that is shown whole.
+    /// Adds a column that is never cut.
     pub fn whole(self, title: &'static str, cell: impl Fn(&T) -> Cell + 'a) -> Table<'a, T> {
         self.text(title, usize::MAX, cell)
     }
@@ -79,13 +80,13 @@ impl<'a, T> Table<'a, T> {
         self
     }
 
-    /// The lines of the table, each with its line feed; nothing if there is no row.
+    /// The lines of the table, each with its newline; empty if there is no row.
     pub fn render(self, screen: &Screen) -> String {
         self.render_page(screen, &mut Vec::new())
     }
 
-    /// The lines of one page of a long table. The first page has the head; further ones have at least the
-    /// widths of the page before, which are updated.
+    /// The lines of one page of a long table. The first page has the head. Further pages have at least the
+    /// widths of the previous page, which are updated.
     pub fn render_page(self, screen: &Screen, before: &mut Vec<usize>) -> String {
         let columns = &self.columns;
         let head = columns.iter().map(|column| cell(column.title).toned(Tone::Head)).collect();
@@ -120,14 +121,14 @@ impl<'a, T> Table<'a, T> {
     }
 }
 
-/// A width for each column that is shown.
+/// The width of each column that is shown.
 fn widths<T>(
     columns: &[Column<'_, T>],
     rows: &[Vec<Cell>],
     screen: usize,
     before: &[usize],
 ) -> Vec<usize> {
-    // Columns that the page before left out are left out here.
+    // Columns that the previous page omitted are omitted here.
     let shown = if before.is_empty() { columns.len() } else { before.len() };
     let mut widths = before.to_vec();
     widths.resize(shown, 0);
@@ -145,7 +146,7 @@ fn widths<T>(
         let widest =
             (0..widths.len()).filter(|i| widths[*i] > least(*i)).max_by_key(|i| widths[*i]);
         match widest {
-            // Not below the next widest, so that two long columns share.
+            // Cut only to the next widest column, so that two long columns share the space.
             Some(i) => {
                 let others = (0..widths.len()).filter(|o| *o != i && widths[*o] > least(*o));
                 let next = others.map(|o| widths[o]).max().unwrap_or(0);
@@ -160,7 +161,7 @@ fn widths<T>(
     }
 }
 
-/// The text in at most `width` columns.
+/// The text, cut to `width` columns.
 fn cut(text: &str, width: usize, unicode: bool) -> String {
     if text.width() <= width {
         return text.to_owned();

@@ -6,7 +6,7 @@ use crate::model::{Kind, Lease, Timestamp, short};
 use crate::net::{Addr, Span};
 use crate::rows::{CounterRow, EventRow, GroupRow, LeaseRow, NodeRow, PoolRow, Str};
 
-/// How many there are of something, such as `1 lease` and `2 addresses`.
+/// A number with its noun, such as `1 lease` and `2 addresses`.
 pub fn number_of(n: usize, noun: &str) -> String {
     let ending = match n {
         1 => "",
@@ -16,8 +16,8 @@ pub fn number_of(n: usize, noun: &str) -> String {
     format!("{n} {noun}{ending}")
 }
 
-/// A lease as messages and questions name it: its address and network, then its holder, the pod first.
-/// `more` is added to the holder.
+/// A lease as messages and questions name it: its address and network, then its holder, pod first. `more`
+/// is appended to the holder.
 pub fn named(lease: &Lease, more: &str) -> String {
     let row = LeaseRow::new(lease);
     let container = row.id.as_ref().or(row.container_id.as_ref()).or(row.endpoint.as_ref());
@@ -31,12 +31,12 @@ pub fn named(lease: &Lease, more: &str) -> String {
     visible(&format!("{} of network {} ({holder}{more})", lease.addr, row.network))
 }
 
-/// The first of these that is there, not longer than a container's ID is shown.
+/// The first of these names that is present, shortened like a container ID.
 fn first(names: &[&Option<Str<'_>>]) -> Cell {
     cell(short(names.iter().find_map(|name| name.as_deref()).unwrap_or_default()))
 }
 
-/// The kind; one that is no container's stands out.
+/// The kind of lease. Kinds without a container are highlighted.
 fn kind(row: &LeaseRow<'_>) -> Cell {
     match &*row.kind {
         "gateway" | "aux" => cell(&row.kind).toned(Tone::Gateway),
@@ -52,7 +52,7 @@ struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    /// Joins reservations that follow one another and differ in nothing but the address.
+    /// Joins reservations of consecutive addresses that are otherwise the same.
     fn all(leases: &'a [Lease]) -> Vec<Line<'a>> {
         let mut lines: Vec<Line<'a>> = Vec::new();
         for lease in leases {
@@ -79,7 +79,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// A page of leases. `wide` adds columns; `widths` are those of the page before.
+/// A page of leases. `wide` adds columns; `widths` are those of the previous page.
 pub fn leases(
     leases: &[Lease],
     now: Timestamp,
@@ -93,10 +93,13 @@ pub fn leases(
         .whole("ADDRESS", |line| cell(line.address()))
         .text("CONTAINER", 8, |line| {
             let LeaseRow { id, container_id, endpoint, holder, note, .. } = &line.row;
-            match (note, holder) {
-                (Some(note), Some(holder)) => cell(format!("{note} ({holder})")),
-                (Some(text), None) | (None, Some(text)) => cell(text),
-                (None, None) => first(&[id, container_id, endpoint]),
+            let container =
+                [id, container_id, endpoint].iter().find_map(|id| id.as_deref()).map(short);
+            let name = container.as_deref().or(note.as_deref());
+            match (name, note.as_deref(), holder.as_deref()) {
+                (Some(name), Some(note), _) if name != note => cell(format!("{name} ({note})")),
+                (Some(name), _, Some(holder)) => cell(format!("{name} ({holder})")),
+                (name, _, holder) => maybe(name.or(holder)),
             }
         })
         .whole("KIND", |line| kind(&line.row))
@@ -112,7 +115,7 @@ pub fn leases(
     table.render_page(screen, widths)
 }
 
-/// How long ago a time was, as kubectl writes it: `45s`, `12m`, `5h`, `3d`.
+/// The age of a time in kubectl's format: `45s`, `12m`, `5h`, `3d`.
 pub fn age(now: Timestamp, time: Timestamp) -> String {
     let seconds = now.saturating_sub(time);
     match seconds {
@@ -153,7 +156,7 @@ pub fn nodes(rows: &[NodeRow], screen: &Screen) -> String {
         .render(screen)
 }
 
-/// How full ranges are; empty if there is none.
+/// The usage of ranges; empty if there is none.
 pub fn usage(rows: &[PoolRow], screen: &Screen) -> String {
     Table::of(rows)
         .text("NETWORK", 8, |row| cell(&row.network))
@@ -197,8 +200,8 @@ pub fn groups(rows: &[GroupRow], title: &'static str, screen: &Screen) -> String
         .render(screen)
 }
 
-/// A range in short: as a prefix if it has all hosts of one, else without the beginning that the last address
-/// shares with the first.
+/// A range in short form: as a prefix if it consists of all hosts of one. Otherwise the last address omits
+/// the beginning that it shares with the first.
 fn range(first: Addr, last: Addr) -> String {
     if let Some(prefix) = Span::new(first, last).and_then(Span::prefix) {
         return prefix.to_string();
@@ -209,7 +212,7 @@ fn range(first: Addr, last: Addr) -> String {
     format!("{first}-{}", &last[dot..])
 }
 
-/// How often each kind of request was made; empty if none was.
+/// The number of requests of each kind; empty if there were none.
 pub fn counters(rows: &[CounterRow<'_>], screen: &Screen) -> String {
     Table::of(rows)
         .text("NETWORK", 8, |row| cell(row.network))
@@ -220,11 +223,11 @@ pub fn counters(rows: &[CounterRow<'_>], screen: &Screen) -> String {
         .render(screen)
 }
 
-/// A number of addresses; a very large one as a power of two.
+/// A number of addresses; a power of two if it is very large.
 pub fn count(n: u128) -> String {
     match n {
         0..=0xffff_ffff_ffff => n.to_string(),
-        // 2^64 - 2 is 2^64 as well.
+        // 2^64 - 2 is shown as 2^64, too.
         _ => format!("~2^{}", 128 - (n - (n >> 8)).leading_zeros()),
     }
 }
@@ -232,7 +235,7 @@ pub fn count(n: u128) -> String {
 /// Characters of a bar.
 const BAR: u128 = 10;
 
-/// The share of a range that is leased, reserved or cooling down, rounded down; never 0 % if anything is.
+/// The share of a range that is leased, reserved or cooling down, rounded down, but not to 0 %.
 fn percent(size: u128, free: u128) -> String {
     let taken = size.saturating_sub(free);
     match (taken.saturating_mul(100) / size.max(1), taken) {
@@ -244,7 +247,7 @@ fn percent(size: u128, free: u128) -> String {
 /// The same share as a bar, rounded to the nearest character. It is full only if nothing is free.
 fn bar(size: u128, free: u128, unicode: bool) -> String {
     let taken = size.saturating_sub(free);
-    // The size of a large range times ten may not fit.
+    // The size of a large range times ten may overflow.
     let scale = (size >> 64).max(1);
     let (part, whole) = (taken / scale, (size / scale).max(1));
     let filled = match free {

@@ -1,6 +1,6 @@
-//! `sublet watch`: a line for each address that is leased or freed, as it happens.
+//! `sublet watch`: prints a line for each address that is leased or freed, as it happens.
 //!
-//! Invariant: each event is printed once, in order; nothing is written, and there may be no store yet.
+//! Invariant: each event is printed once, in order. Nothing is written, and the store need not exist yet.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,35 +18,35 @@ use crate::net::Addr;
 use crate::rows::EventRow;
 use crate::sys::host;
 
-/// Tell of each address that is given or freed from now on, a line each, until it is stopped.
+/// Stream allocations and releases, a line for each.
 ///
-/// With --json a line is an object.
-/// What happened is read from the history. Where that is "off", and in a cluster, whose nodes' clocks may
-/// differ, the leases are compared with those of a moment before, which costs more the more there are,
-/// and misses what came and went between two looks.
+/// With --json, each line is an object.
+/// Events are read from the history. If the history is "off", and in a cluster, whose nodes' clocks may
+/// differ, the current leases are compared with the previous ones. This takes more time with more leases,
+/// and misses leases that begin and end between two comparisons.
 #[derive(Debug, Args)]
 pub struct Watch {
-    /// Only this network's
+    /// Only this network
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// Time between two looks
+    /// Time between two checks
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
     interval: Duration,
-    /// Compare leases, though there is a history
+    /// Compare leases even if there is a history
     #[arg(long)]
     leases: bool,
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
-    let interval = config::duration(text).map_err(|_| "say 500ms, 1s or 1m".to_owned())?;
+    let interval = config::duration(text).map_err(|_| "use 500ms, 1s or 1m".to_owned())?;
     Some(interval).filter(|i| *i >= Duration::from_millis(10)).ok_or("at least 10ms".to_owned())
 }
 
-/// Where new events are found.
+/// The source of new events.
 enum Source {
-    /// In the history: the newest second that was seen, and its events that were seen.
+    /// The history: the newest second that was seen, and the seen events of that second.
     History(Timestamp, Vec<Event>),
-    /// By comparison with the leases of the last look.
+    /// A comparison with the leases of the last check.
     Leases(Leases),
 }
 
@@ -63,11 +63,11 @@ impl Watch {
         {
             writeln!(call.stderr, "network {} has no lease yet", visible(name))?;
         }
-        // Found before each look, so that a change during the look is seen by the next one.
+        // Read before each check, so that the next check finds a change that happens during this one.
         let mut version = open.store.version(&open.cx)?;
         let mut source = self.begin(&mut open)?;
         while wait(self.interval)? {
-            // It runs for days.
+            // The command may run for days.
             open.cx.now = host::now();
             let now = open.store.version(&open.cx)?;
             if now.is_some() && now == version {
@@ -100,7 +100,7 @@ impl Watch {
         let (mut last, mut seen) = (0, Vec::new());
         new_events(open, &mut last, &mut seen)?;
         if last == 0 {
-            // No history: none is kept, unless there is nothing that could have one.
+            // There is no history: it is off, unless there is nothing yet that could have one.
             let now = leases(open)?;
             if !now.is_empty() {
                 return Ok(Source::Leases(now));
@@ -134,7 +134,7 @@ fn leases(open: &mut OpenStore) -> Result<Leases> {
     Ok(all.into_iter().map(|lease| ((lease.set.clone(), lease.addr), lease)).collect())
 }
 
-/// The events of the history that were not seen before.
+/// The events of the history that have not been seen.
 fn new_events(
     open: &mut OpenStore,
     last: &mut Timestamp,
@@ -145,8 +145,8 @@ fn new_events(
     Ok(fresh(events, last, seen))
 }
 
-/// What of the newest events was not seen before. Of the newest second there may be more to come: what
-/// was seen of it is remembered, each event as often as it was seen.
+/// Returns the newest events that have not been seen. More events of the newest second may follow, so its
+/// seen events are remembered, each as often as it occurred.
 fn fresh(events: Vec<Event>, last: &mut Timestamp, seen: &mut Vec<Event>) -> Vec<Event> {
     let mut known = std::mem::take(seen);
     let newest = events.iter().map(|event| event.time).max().unwrap_or(*last);
@@ -166,7 +166,7 @@ fn fresh(events: Vec<Event>, last: &mut Timestamp, seen: &mut Vec<Event>) -> Vec
     new
 }
 
-/// What was given and freed between two looks, by set and address.
+/// The allocations and releases between two checks, by set and address.
 fn differences(before: &Leases, now: &Leases, time: Timestamp) -> Vec<Event> {
     let event = |lease: &Lease, what, time| Event::of(lease, what, Face::default(), time);
     let same = |a: &Lease, b: &Lease| a.owner == b.owner && a.time == b.time;
@@ -184,7 +184,7 @@ fn differences(before: &Leases, now: &Leases, time: Timestamp) -> Vec<Event> {
     events
 }
 
-/// Waits; false once standard output has no reader.
+/// Waits. Returns false once standard output has no reader.
 fn wait(interval: Duration) -> Result<bool> {
     let stdout = io::stdout();
     let until = Timespec::try_from(interval).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
@@ -228,7 +228,7 @@ mod tests {
         let (mut last, mut seen) = (0, Vec::new());
         let new = fresh(vec![at("a", 5), at("b", 6)], &mut last, &mut seen);
         assert_eq!(words(&new), ["5 added id a", "6 added id b"]);
-        // The same second again, with two that are alike.
+        // The same second again, with two equal events.
         let new = fresh(vec![at("b", 6), at("c", 6), at("c", 6)], &mut last, &mut seen);
         assert_eq!(words(&new), ["6 added id c", "6 added id c"]);
         assert!(fresh(vec![at("b", 6), at("c", 6), at("c", 6)], &mut last, &mut seen).is_empty());

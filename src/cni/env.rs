@@ -1,9 +1,9 @@
-//! The `CNI_*` variables: text in, a typed [`Invocation`] out.
+//! The `CNI_*` variables: reads text and returns a typed [`Invocation`].
 //!
-//! Owns: which variable is needed for what, and what makes its value malformed. Does not own:
-//! whether a configuration may do without a variable, which needs the configuration first.
-//! Invariant: a malformed value is an error at once; missing ones are collected, in the table's
-//! order, because the reference implementation names them all.
+//! Decides which variables a command needs, and which values are malformed. Whether a configuration can do
+//! without a variable is decided later, when the configuration is known.
+//! Invariant: a malformed value is an error at once. Missing variables are collected in the order of the
+//! table, because the reference implementation names them all.
 
 use std::ffi::OsString;
 
@@ -14,24 +14,24 @@ use crate::sys::host::Env;
 /// `CNI_COMMAND`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verb {
-    /// Lease.
+    /// Lease addresses.
     Add,
-    /// Free.
+    /// Free addresses.
     Del,
-    /// Verify.
+    /// Verify leases.
     Check,
-    /// Free what no container uses.
+    /// Free the leases of unknown attachments.
     Gc,
-    /// Tell whether an ADD could be served.
+    /// Check whether an ADD would succeed.
     Status,
-    /// Tell the supported versions.
+    /// Report the supported versions.
     Version,
-    /// Anything else: reported only once the configuration is known to be good.
+    /// Anything else. Reported only once the configuration is known to be valid.
     Unknown(String),
 }
 
 impl Verb {
-    /// The verb of `CNI_COMMAND`. Case matters.
+    /// The verb of `CNI_COMMAND`, which is case-sensitive.
     pub fn new(text: &str) -> Verb {
         match text {
             "ADD" => Verb::Add,
@@ -45,31 +45,31 @@ impl Verb {
     }
 }
 
-/// Everything the environment says, checked.
+/// The content of the environment, checked.
 #[derive(Debug)]
 pub struct Invocation {
-    /// What to do.
+    /// The command.
     pub verb: Verb,
-    /// What the configuration needs to know of the environment.
+    /// The variables that the configuration needs.
     pub inputs: Inputs,
     /// `CNI_NETNS`.
     pub netns: Option<String>,
-    /// `CNI_NETNS_OVERRIDE`: the container's network namespace may be our own.
+    /// `CNI_NETNS_OVERRIDE`: the container may have the plugin's own network namespace.
     pub own_netns: bool,
-    /// Variables that this verb needs and that are not there, in the table's order.
+    /// Variables that this verb needs and that are missing, in the order of the table.
     pub missing: Vec<&'static str>,
 }
 
-/// What is wrong with the environment. All of it is code 4.
+/// An error in the environment. All of them have code 4.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EnvError {
-    /// Variables that are needed are not there.
+    /// Required variables are missing.
     #[error("required env variables [{}] missing", .0.join(","))]
     Missing(Vec<&'static str>),
     /// A value that the specification does not allow.
     #[error("{msg}")]
     Malformed {
-        /// What is wrong.
+        /// The error.
         msg: &'static str,
         /// The value, or the rule.
         details: String,
@@ -80,7 +80,7 @@ pub enum EnvError {
 }
 
 impl EnvError {
-    /// The value or the rule behind the message.
+    /// The invalid value, or the rule.
     pub fn details(&self) -> Option<&str> {
         match self {
             EnvError::Malformed { details, .. } if !details.is_empty() => Some(details),
@@ -91,8 +91,8 @@ impl EnvError {
 
 const ADD_CHECK_DEL: &[Verb] = &[Verb::Add, Verb::Check, Verb::Del];
 
-/// The variables in the order in which missing ones are named, each with the verbs that cannot do without
-/// it and those that take it if it is there.
+/// The variables, in the order in which missing ones are reported. Each has the verbs that require it and
+/// the verbs that use it if it is present.
 const TABLE: [(&str, &[Verb], &[Verb]); 6] = [
     ("CNI_CONTAINERID", ADD_CHECK_DEL, &[]),
     ("CNI_NETNS", &[Verb::Add, Verb::Check], &[]),
@@ -113,7 +113,7 @@ pub fn read(verb: Verb, env: &Env<'_>) -> Result<Invocation, EnvError> {
         }
         let text = match env(name).map(OsString::into_string) {
             Some(Ok(text)) if !text.is_empty() => text,
-            // A DEL must work whatever has become of what only an ADD needs.
+            // A DEL must work even if variables that only an ADD needs are malformed.
             Some(Err(_)) if needed || found.verb != Verb::Del => {
                 return Err(EnvError::NotText(name));
             }
@@ -141,8 +141,8 @@ pub fn read(verb: Verb, env: &Env<'_>) -> Result<Invocation, EnvError> {
     Ok(found)
 }
 
-/// A variable of ours; blank is unset. Not UTF-8 is an error for a DEL too: it may name the store,
-/// and freeing in another one would free nothing.
+/// A variable of sublet; a blank value counts as unset. Text that is not UTF-8 is an error for a DEL too:
+/// the variable may name the store, and a DEL in another store would free nothing.
 fn own(env: &Env<'_>, name: &'static str) -> Result<Option<String>, EnvError> {
     match env(name).map(OsString::into_string) {
         None => Ok(None),

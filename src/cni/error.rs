@@ -1,8 +1,8 @@
-//! From what went wrong to the specification's error codes.
+//! Maps errors to the specification's error codes.
 //!
-//! Owns: the codes, and what `details` tells. Does not own: the texts, which are the domain's.
-//! Invariant: every failure has a code that says what a runtime should do; a decision of the
-//! allocator is never the same code as a store that could not be asked.
+//! The codes and `details` are made here; the texts come from the domain's errors.
+//! Invariant: the code of a failure tells a runtime what to do. A refusal by the allocator never has the
+//! same code as a store that is unavailable.
 
 use serde::Serialize;
 use serde_with::skip_serializing_none;
@@ -19,25 +19,25 @@ pub const INCOMPATIBLE_VERSION: u32 = 1;
 pub const ENVIRONMENT: u32 = 4;
 /// Standard input or output failed.
 pub const IO: u32 = 5;
-/// Standard input is no configuration.
+/// Standard input is not a configuration.
 pub const DECODING: u32 = 6;
 /// The configuration is not valid.
 pub const CONFIGURATION: u32 = 7;
-/// The network namespace is not the container's.
+/// `CNI_NETNS` is not the container's network namespace.
 pub const NETNS: u32 = 8;
 /// Nothing was done; the same call may succeed later.
 pub const TRY_AGAIN: u32 = 11;
-/// STATUS: an ADD could not be served.
+/// STATUS: an ADD would fail.
 pub const NOT_AVAILABLE: u32 = 50;
-/// No address is left.
+/// The range is full.
 pub const EXHAUSTED: u32 = 100;
-/// The address, or the container, has a lease that stands in the way.
+/// A conflicting lease has the address, or the container has another lease.
 pub const HELD: u32 = 101;
-/// The address that was asked for can be given to nobody.
+/// The requested address cannot be leased.
 pub const NOT_IN_RANGE: u32 = 102;
 /// CHECK: the lease is missing or differs.
 pub const NOT_AS_ADDED: u32 = 103;
-/// The store is damaged, or not ours.
+/// The store is damaged or foreign.
 pub const DAMAGED: u32 = 104;
 /// A bug.
 pub const INTERNAL: u32 = 999;
@@ -46,28 +46,28 @@ pub const INTERNAL: u32 = 999;
 #[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Failure {
-    /// What kind.
+    /// The error code.
     pub code: u32,
-    /// What and what to do, for a person.
+    /// What failed and what to do, for an operator.
     pub msg: String,
-    /// More: a JSON object for errors about leases, else text.
+    /// Details: a JSON object for errors about leases, otherwise text.
     pub details: Option<String>,
 }
 
 impl Failure {
-    /// Without details.
+    /// A failure without details.
     pub fn new(code: u32, msg: impl Into<String>) -> Failure {
         Failure { code, msg: msg.into(), details: None }
     }
 
-    /// With details; empty ones are none.
+    /// Adds details, unless they are empty.
     #[must_use]
     pub fn details(mut self, details: impl Into<String>) -> Failure {
         self.details = Some(details.into()).filter(|d| !d.is_empty());
         self
     }
 
-    /// The domain's error. `network` is whose configuration was at work.
+    /// The failure for an error of the domain. `network` is the network of the configuration.
     pub fn of(error: &Error, network: &NetworkName) -> Failure {
         let code = match error {
             Error::Refused(refusal) => refusal_code(refusal),
@@ -78,7 +78,7 @@ impl Failure {
             .details(serde_json::to_string(&details).unwrap_or_default())
     }
 
-    /// The same for STATUS, whose question is only whether an ADD could be served.
+    /// The failure for STATUS, which only reports whether an ADD would succeed.
     #[must_use]
     pub fn for_status(mut self) -> Failure {
         if matches!(self.code, EXHAUSTED | TRY_AGAIN) {
@@ -119,7 +119,7 @@ fn refusal_code(refusal: &Refusal) -> u32 {
         | Refusal::OldKeys { .. }
         | Refusal::NotImported { .. }
         | Refusal::Redefined { .. } => TRY_AGAIN,
-        // Docker's; no CNI verb asks for a pool.
+        // A refusal of Docker's. No CNI command requests a pool.
         Refusal::Pool(_) => NOT_IN_RANGE,
     }
 }
@@ -139,7 +139,7 @@ fn store_code(error: &StoreError) -> u32 {
     }
 }
 
-/// For a program: what the message says in words.
+/// The content of the message, for programs.
 #[skip_serializing_none]
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]

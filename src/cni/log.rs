@@ -1,7 +1,7 @@
-//! What a run tells besides its answer.
+//! The log of one call: standard error and the log file.
 //!
-//! Owns: standard error and the log file of one call, and what is known of the call. Does not own:
-//! standard output, ever; how a line is written ([`crate::telemetry::log`]).
+//! It also collects the facts of the call for each line. It never writes to standard output.
+//! [`crate::telemetry::log`] formats and appends the lines.
 
 use std::io::Write;
 use std::time::Instant;
@@ -11,50 +11,50 @@ use crate::model::Timestamp;
 use crate::telemetry::log::{Entry, Stamp};
 use crate::telemetry::{counters, log};
 
-/// The log of one run.
+/// The log of one call.
 pub struct Journal<'a> {
     stderr: &'a mut dyn Write,
     file: Log,
     now: Timestamp,
     began: Instant,
-    /// What is known of the call: each line says it.
+    /// The facts of the call, which each line contains.
     call: Vec<(&'static str, String)>,
 }
 
 impl<'a> Journal<'a> {
-    /// To standard error alone, until [`Journal::attach`].
+    /// Writes only to standard error, until [`Journal::attach`].
     pub fn new(stderr: &'a mut dyn Write) -> Journal<'a> {
         let (file, began) = (Log::default(), Instant::now());
         Journal { stderr, file, now: 0, began, call: vec![("face", "cni".to_owned())] }
     }
 
-    /// To the configuration's file too. Its lines carry the time.
+    /// Also writes to the log file of the configuration. Its lines contain the time.
     pub fn attach(&mut self, file: &Log, network: &str, now: Timestamp) {
         self.file = file.clone();
         self.now = now;
         self.learn("network", network);
     }
 
-    /// A fact of the call.
+    /// Adds a fact about the call.
     pub fn learn(&mut self, name: &'static str, value: impl Into<String>) {
         self.call.retain(|(known, _)| *known != name);
         self.call.push((name, value.into()));
     }
 
-    /// Whether an event of this level is written anywhere: else it need not be put into words.
-    pub fn tells(&self, level: Level) -> bool {
+    /// Whether an event of this level is written anywhere. If not, its text need not be made.
+    pub fn is_written(&self, level: Level) -> bool {
         self.file.file.is_some() && self.file.level <= level
     }
 
-    /// The call was carried out.
+    /// Logs that the call was carried out.
     pub fn done(&mut self, level: Level, text: impl Into<String>) {
         self.write(Entry::new(level, text).with("outcome", "ok"));
     }
 
-    /// One event. Standard error gets what an operator should look at.
+    /// Logs one event. Warnings and errors also go to standard error.
     pub fn write(&mut self, mut entry: Entry) {
         let shown = matches!(entry.level, Level::Warn | Level::Error);
-        let filed = self.tells(entry.level);
+        let filed = self.is_written(entry.level);
         if !shown && !filed {
             return;
         }
@@ -67,7 +67,7 @@ impl<'a> Journal<'a> {
         let line =
             log::line(self.file.format, Stamp { program: "sublet", time: Some(self.now) }, &entry);
         if shown {
-            // A runtime shows these lines with its own; what it knows itself is left out.
+            // A runtime adds these lines to its own log, so the facts that it knows are left out.
             let short = match self.file.format {
                 LogFormat::Text => {
                     let body = log::body(&Entry::new(entry.level, entry.text));
@@ -75,7 +75,7 @@ impl<'a> Journal<'a> {
                 }
                 LogFormat::Json => line.clone(),
             };
-            // Nobody is left to be told if this fails.
+            // If this fails, there is nowhere left to report it.
             let _ = self.stderr.write_all(short.as_bytes());
         }
         if let Some(path) = self.file.file.as_ref().filter(|_| filed) {
@@ -83,12 +83,12 @@ impl<'a> Journal<'a> {
         }
     }
 
-    /// What the program is, for a person who started it by hand.
+    /// Prints what the program is, for a user who started it by hand.
     pub fn about(&mut self, text: &str) {
         let _ = self.stderr.write_all(text.as_bytes());
     }
 
-    /// Something an operator should look at.
+    /// Logs a warning for the operator.
     pub fn warn(&mut self, event: &str) {
         self.write(Entry::new(Level::Warn, event));
     }

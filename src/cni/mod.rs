@@ -1,10 +1,10 @@
-//! The CNI plugin: one call by a container runtime, from its environment to its exit code.
+//! The CNI plugin: handles one call of a container runtime, from its environment to its exit code.
 //!
-//! Owns: the protocol's order (environment, standard input, name, command, version, network
-//! namespace), and that there is exactly one answer. Does not own: any rule about addresses, what
-//! a configuration means, which store there is.
-//! Invariant: standard output gets one JSON document or none, in one write; an ADD whose answer
-//! cannot be delivered leaves nothing leased.
+//! It follows the protocol's order (environment, standard input, name, command, version, network namespace)
+//! and ensures that there is exactly one answer. Rules about addresses, the meaning of configurations and
+//! the kinds of stores are elsewhere.
+//! Invariant: standard output gets one JSON document or none, in one write. If the answer to an ADD cannot
+//! be delivered, nothing remains leased.
 
 mod env;
 mod error;
@@ -26,12 +26,12 @@ use crate::sys::host::{Env, Facts};
 use crate::sys::panic;
 use crate::telemetry::log::Entry;
 
-/// Longest configuration that is read, in bytes.
+/// The longest accepted configuration, in bytes.
 const LONGEST: u64 = 16 << 20;
 
-/// Everything outside of the program. `main` fills it from the process, tests from memory.
+/// The program's environment. `main` fills it from the process, tests fill it from memory.
 pub struct World<'a> {
-    /// The environment.
+    /// The environment variables.
     pub env: &'a Env<'a>,
     /// The network configuration.
     pub stdin: &'a mut dyn Read,
@@ -39,11 +39,11 @@ pub struct World<'a> {
     pub stdout: &'a mut dyn Write,
     /// The log.
     pub stderr: &'a mut dyn Write,
-    /// What the machine says; asked at most once, and not for VERSION.
+    /// The facts of the host. Asked for at most once, and not for VERSION.
     pub facts: &'a dyn Fn() -> Facts,
 }
 
-/// Carries out the call; answers with the exit code.
+/// Carries out the call and returns the exit code.
 pub fn run(world: World<'_>) -> u8 {
     let World { env, stdin, stdout, stderr, facts } = world;
     let mut output = Output {
@@ -52,7 +52,7 @@ pub fn run(world: World<'_>) -> u8 {
         version: CniVersion::NEWEST,
         answered: false,
     };
-    // Whatever a panic interrupted is dropped; all that is used afterwards is the output.
+    // Everything that a panic interrupted is dropped. Only the output is used afterwards.
     let done = catch_unwind(AssertUnwindSafe(|| serve(env, stdin, facts, &mut output)));
     match done {
         Ok(Ok(())) => 0,
@@ -65,13 +65,13 @@ pub fn run(world: World<'_>) -> u8 {
     }
 }
 
-/// Where answers leave.
+/// Writes the answer.
 struct Output<'a> {
     stdout: &'a mut dyn Write,
     journal: Journal<'a>,
-    /// What the answer is written in: the configuration's version, once it is known.
+    /// The version of the answer: the configuration's, once it is known.
     version: CniVersion,
-    /// Something was written to standard output, perhaps not all of it.
+    /// Whether something was written to standard output, even incompletely.
     answered: bool,
 }
 
@@ -85,7 +85,7 @@ impl Output<'_> {
     fn fail(&mut self, failure: &Failure) -> u8 {
         let entry = Entry::new(Level::Error, failure.msg.as_str()).with("outcome", "error");
         self.journal.write(entry.with("code", failure.code.to_string()));
-        // A second document would make the first unreadable.
+        // A second document would make the first one unreadable.
         if !self.answered
             && let Err(e) = self.answer(&result::render_failure(failure, self.version))
         {
@@ -146,9 +146,9 @@ fn read(stdin: &mut dyn Read) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// Whether this call can do without every variable that is missing. The originals of the ECS and Consul
-/// dialects are called by hand, and the ECS agent releases an address by `id` when the container is long
-/// gone. A DEL without a configuration frees nothing, so nothing is needed for it.
+/// Whether this call can do without all of the missing variables. Users call the originals of the ECS and
+/// Consul dialects by hand, and the ECS agent releases an address by `id` long after the container is gone.
+/// A DEL without a configuration frees nothing, so it needs no variable.
 fn may_lack_all(invocation: &Invocation, netconf: &Netconf) -> bool {
     let del = invocation.verb == Verb::Del;
     let dialect = netconf.dialect();

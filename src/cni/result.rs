@@ -1,8 +1,9 @@
-//! The answer to an ADD in the shape of each version, and the error object.
+//! The result of an ADD in the format of each version, and the error object.
 //!
-//! Owns: the wire format, byte for byte as the reference implementation writes it: key order,
-//! four spaces, no newline at the end, `<`, `>` and `&` escaped. Does not own: which addresses.
-//! Invariant: neither `interfaces` nor `ips[].interface`: an IPAM plugin has none to tell of.
+//! The format is the reference implementation's, byte for byte: key order, four spaces, no newline at the
+//! end, `<`, `>` and `&` escaped.
+//! Invariant: the result has neither `interfaces` nor `ips[].interface`, because an IPAM plugin creates no
+//! interfaces.
 
 use std::io;
 
@@ -16,7 +17,7 @@ use crate::config::{CniVersion, Dialect, Dns, Route};
 use crate::model::Grant;
 use crate::net::Family;
 
-/// What a container gets.
+/// The result for a container.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer<'a> {
     /// Its addresses, in the order of the range sets.
@@ -27,8 +28,8 @@ pub struct Answer<'a> {
     pub dns: &'a Dns,
 }
 
-/// Writes the answer as `version` has it. The ECS dialect's original names no version in 0.3.0,
-/// the only one that it speaks.
+/// Writes the result in the format of `version`. In 0.3.0, the only version of the original ecs-ipam, the
+/// ECS dialect's result contains no version.
 pub fn render(version: CniVersion, dialect: Dialect, answer: Answer<'_>) -> io::Result<Vec<u8>> {
     let Answer { grants, routes, dns } = answer;
     let silent = dialect == Dialect::Ecs && version == CniVersion::V0_3_0;
@@ -52,12 +53,12 @@ pub fn render(version: CniVersion, dialect: Dialect, answer: Answer<'_>) -> io::
         return pretty(&wire);
     }
     wire.dns = wire.dns.filter(|dns| **dns != Dns::default());
-    // Through a map: its keys come out sorted, here and in the reference implementation.
+    // A map sorts its keys, as the reference implementation does.
     pretty(&serde_json::to_value(wire)?)
 }
 
-/// Writes the answer to VERSION. It is one line, while every other answer is indented: so it is in the
-/// reference implementation.
+/// Writes the answer to VERSION. It is one line and every other answer is indented, as in the reference
+/// implementation.
 pub fn render_versions() -> Vec<u8> {
     let newest = CniVersion::NEWEST.word();
     let answer = json!({ "cniVersion": newest, "supportedVersions": CniVersion::texts() });
@@ -74,7 +75,7 @@ struct WireFailure<'a> {
 
 /// Writes an error object, in the layout of the reference implementation.
 pub fn render_failure(failure: &Failure, version: CniVersion) -> Vec<u8> {
-    // Writing strings and a number into memory fails for no input.
+    // Writing strings and a number into memory never fails.
     pretty(&WireFailure { cni_version: version.word(), failure }).unwrap_or_default()
 }
 
@@ -86,12 +87,13 @@ fn pretty(value: &impl Serialize) -> io::Result<Vec<u8>> {
     if !bytes.iter().any(|b| b"<>&".contains(b)) {
         return Ok(bytes);
     }
-    // These occur nowhere but inside strings, where an escape means the same.
+    // These characters occur only inside strings, where an escape has the same meaning.
     let text = String::from_utf8_lossy(&bytes).replace('<', "\\u003c").replace('>', "\\u003e");
     Ok(text.replace('&', "\\u0026").into_bytes())
 }
 
-/// The parts of an answer. Before 0.3.0 they are `ip4` and `ip6`, each with its routes; then `ips`.
+/// The parts of a result. Before 0.3.0 they are `ip4` and `ip6`, each with its routes; later they are
+/// `ips`.
 #[skip_serializing_none]
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -115,8 +117,8 @@ struct FamilyIp {
 }
 
 impl FamilyIp {
-    /// The family's first address with the family's routes. Routes of a family without an address
-    /// have no place.
+    /// The family's first address with the family's routes. The format has no place for routes of a family
+    /// without an address.
     fn new(family: Family, answer: Answer<'_>) -> Option<FamilyIp> {
         let grant = answer.grants.iter().find(|g| g.addr.family() == family)?;
         let of_family = |route: &&Route| route.net.is_some_and(|net| net.family() == family);
@@ -136,7 +138,7 @@ impl FamilyIp {
 #[skip_serializing_none]
 #[derive(Serialize)]
 struct WireIp {
-    /// Before 1.0.0.
+    /// Only before 1.0.0.
     version: Option<&'static str>,
     address: String,
     gateway: Option<String>,
@@ -186,7 +188,7 @@ mod tests {
         String::from_utf8(render(version, dialect, answer).unwrap()).unwrap()
     }
 
-    /// The same without white space, to be read at a glance.
+    /// The same result without white space.
     fn short(version: &str, answer: Answer<'_>) -> String {
         text(version, Dialect::Native, answer).replace(['\n', ' '], "")
     }

@@ -1,5 +1,5 @@
-//! The protocol's order and its one answer, over a world in memory. What needs a store is tested
-//! through the binary (`tests/it/cni.rs`).
+//! The protocol's order and its single answer, with an environment in memory. Tests that need a store run
+//! the binary (`tests/it/cni.rs`).
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::model::Node;
 
-/// What a run left behind.
+/// The results of a run.
 struct Ran {
     code: u8,
     stdout: String,
@@ -41,7 +41,7 @@ fn facts() -> Facts {
         by_host_name: false,
         seed: 1,
         face: crate::model::Face::Cni,
-        // Our own namespace is the one behind "own", too.
+        // "own" leads to our own namespace, too.
         inode: |path| matches!(path, "own" | "/proc/self/ns/net").then_some((4, 4_026_531_840)),
     }
 }
@@ -95,7 +95,7 @@ impl Call {
     }
 }
 
-/// Neither `config` nor the store has anything to say before this is refused.
+/// This is refused before the configuration or the store matters.
 fn native() -> Value {
     json!({"name": "net", "cniVersion": "1.1.0", "ipam": {"type": "sublet", "subnet": "10.0.0.0/24"}})
 }
@@ -104,7 +104,7 @@ struct Untouchable;
 
 impl Read for Untouchable {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Err(io::Error::other("somebody read"))
+        Err(io::Error::other("it was read"))
     }
 }
 
@@ -159,7 +159,7 @@ fn a_malformed_value_goes_first() {
 #[test]
 fn what_other_dialects_may_lack() {
     let ecs = |ipam: Value| json!({"cniVersion": "9.9.9", "name": "net", "ipam": ipam});
-    // Past the environment is where the version is refused.
+    // The version is refused after the environment.
     let code = |call: Call| call.run().error().0;
     let some = ["CNI_NETNS", "CNI_IFNAME", "CNI_PATH"];
     let id = ecs(json!({"id": "c1", "ipv4-subnet": "10.0.0.0/24"}));
@@ -243,7 +243,7 @@ fn an_error_is_written_in_the_configurations_version() {
 fn stdin_that_fails_or_has_no_end() {
     let mut failing = Call::new("ADD", "");
     failing.stdin = Box::new(Untouchable);
-    assert_eq!(failing.run().error(), (5, "error reading from stdin: somebody read".to_owned()));
+    assert_eq!(failing.run().error(), (5, "error reading from stdin: it was read".to_owned()));
     let mut endless = Call::new("ADD", "");
     endless.stdin = Box::new(io::repeat(b' '));
     assert_eq!(endless.run().error().0, 6);
@@ -300,7 +300,7 @@ fn a_broken_stdout_is_tried_once() {
     assert_eq!((code, stdout.0), (1, 1));
 }
 
-/// Its address is the only one of the range: another container gets it.
+/// Its address is the only one of the range, so another container gets it.
 #[test]
 fn an_add_whose_answer_cannot_be_written_leases_nothing() {
     struct Full;

@@ -1,8 +1,8 @@
 //! The five commands that work on leases.
 //!
-//! Owns: what each needs of a configuration, and what becomes of the engine's answer. Invariant:
-//! an ADD is refused before it leases anything, where it can be; a DEL asks for no more of its
-//! configuration than where the leases are and whose.
+//! They decide what each command needs from a configuration, and translate the engine's outcome.
+//! Invariant: an ADD is refused before it leases anything, if possible. A DEL needs no more from its
+//! configuration than the location and the owner of the leases.
 
 use super::Output;
 use super::env::{EnvError, Invocation, Verb};
@@ -21,20 +21,20 @@ use crate::store;
 use crate::store::Store;
 use crate::sys::host::Facts;
 
-/// Our own network namespace.
+/// The plugin's own network namespace.
 const OWN_NETNS: &str = "/proc/self/ns/net";
 
-/// How often an ADD is tried while its network is defined anew.
+/// How often an ADD is repeated if its network is redefined at the same time.
 const TRIES: u32 = 5;
 
-/// One call whose protocol is in order.
+/// A call that follows the protocol.
 struct Call {
     invocation: Invocation,
     netconf: Netconf,
     facts: Facts,
 }
 
-/// Carries out the command, if the configuration's version has it.
+/// Carries out the command, if the configuration's version has the command.
 pub fn dispatch(
     mut invocation: Invocation,
     netconf: Netconf,
@@ -47,7 +47,7 @@ pub fn dispatch(
         Verb::Check => version_since(text, "CHECK", CniVersion::V0_4_0)?,
         Verb::Gc => version_since(text, "GC", CniVersion::V1_1_0)?,
         Verb::Status => version_since(text, "STATUS", CniVersion::V1_1_0)?,
-        // VERSION is answered before anything is read.
+        // VERSION was answered before.
         Verb::Version => return Ok(()),
         Verb::Unknown(word) => {
             let msg = format!("unknown CNI_COMMAND: {word}");
@@ -98,13 +98,13 @@ impl Call {
         if let Err(e) = written {
             let undone = engine::undo(&mut *store, &set, &owner, &added.created, &cx);
             let outcome = match undone {
-                Ok(()) => "what this call leased is free again".to_owned(),
-                Err(e) => format!("what this call leased could not be freed: {e}"),
+                Ok(()) => "the lease of this call was freed".to_owned(),
+                Err(e) => format!("the lease of this call could not be freed: {e}"),
             };
             let msg = format!("cannot write the answer to standard output: {e}; {outcome}");
             return Err(Failure::new(IO, msg));
         }
-        if output.journal.tells(Level::Info) {
+        if output.journal.is_written(Level::Info) {
             let all = added.grants.iter().map(|g| format!("{}/{}", g.addr, g.prefix));
             let all = all.collect::<Vec<_>>().join(",");
             output.journal.learn("address", all.as_str());
@@ -115,7 +115,7 @@ impl Call {
 
     fn del(&mut self, output: &mut Output<'_>) -> Result<(), Failure> {
         let mut done = Ok(());
-        // One that fails keeps no other from being tried.
+        // A failure must not prevent the other attempts.
         for cleanup in self.netconf.cleanups(&self.invocation.inputs) {
             self.attach(&cleanup, output);
             done = done.and(self.free(&cleanup, output));
@@ -138,14 +138,14 @@ impl Call {
         let freed =
             match engine::del(&mut *store, del, legacy, &self.facts.context_of(&cleanup.store)) {
                 Ok(freed) => freed,
-                // Where nothing says which store is meant, one that is not ours has no lease of ours.
+                // If the configuration names no store, a foreign store has no lease of this container.
                 Err(Error::Store(error @ StoreError::Foreign { .. })) if self.netconf.is_bare() => {
                     output.journal.done(Level::Info, error.to_string());
                     return Ok(());
                 }
                 Err(error) => return Err(Failure::of(&error, &cleanup.network)),
             };
-        if output.journal.tells(Level::Info) {
+        if output.journal.is_written(Level::Info) {
             let all =
                 freed.iter().map(|lease| lease.addr.to_string()).collect::<Vec<_>>().join(",");
             let network = &cleanup.network;
@@ -184,7 +184,7 @@ impl Call {
                 return Err(failed(error));
             }
         }
-        output.journal.done(Level::Debug, "the leases are as they should be");
+        output.journal.done(Level::Debug, "the leases match prevResult");
         Ok(())
     }
 
@@ -213,7 +213,8 @@ impl Call {
             strict: config.cooldown.strict,
         };
         match engine::status(&mut *store, status, &cx) {
-            // A runtime takes a failing STATUS for a node without a network, and its pods are evicted.
+            // A runtime treats a failing STATUS as a node without a network, and Kubernetes then evicts its
+            // pods.
             Err(Error::Refused(full @ Refusal::Exhausted { .. }))
                 if !config.status_fails_when_full =>
             {
@@ -227,7 +228,8 @@ impl Call {
         Ok(())
     }
 
-    /// The container's network namespace; an ADD into our own would lease an address to the host.
+    /// The container's network namespace. An ADD into the plugin's own namespace would lease an address to
+    /// the host.
     fn netns(&self) -> Result<Option<Netns>, Failure> {
         let Some(path) = self.invocation.netns.clone() else {
             return Ok(None);
@@ -240,7 +242,7 @@ impl Call {
         Ok(Some(self.facts.netns(path)))
     }
 
-    /// The whole configuration, and its store.
+    /// The complete configuration and its store.
     fn config(&self, output: &mut Output<'_>) -> Result<(Config, Box<dyn Store>), Failure> {
         match self.netconf.config(&self.invocation.inputs) {
             Ok(config) => {
@@ -252,15 +254,15 @@ impl Call {
                 Ok((config, store))
             }
             Err(error) => {
-                // So that the failure reaches the log file as well.
+                // The failure should also be in the log file.
                 self.cleanup(output);
                 Err(error.into())
             }
         }
     }
 
-    /// The configuration with the network as the cluster defines it, if it asks for that, and what an
-    /// ADD has to know of the definition.
+    /// The configuration with the network as the cluster defines it, if the configuration asks for that,
+    /// and what an ADD must know about the definition.
     fn as_defined(
         &self,
         mut config: Config,
@@ -284,8 +286,8 @@ impl Call {
             != (&config.sets, &config.routes, &config.dns)
         {
             output.journal.warn(&format!(
-                "{place} (by {}), is {}; this configuration says {text}, which is not used: change the \
-                 one or the other, see `sublet network show {network}`",
+                "{place} (by {}), is {}, and is used; this configuration has {text}: change one of the two, see \
+                 `sublet network show {network}`",
                 stored.by, stored.text
             ));
         }
@@ -307,8 +309,8 @@ fn open(cleanup: &Cleanup) -> Result<Box<dyn Store>, Failure> {
     store::open(&cleanup.store).map_err(|error| Failure::of(&error.into(), &cleanup.network))
 }
 
-/// What a DEL frees; `None`: nothing is named. In the ECS dialect an address beside an `id` says
-/// which lease is meant, and an address alone is freed whoever holds it.
+/// What a DEL frees; `None`: nothing is named. In the ECS dialect, an address together with an `id` selects
+/// one lease. An address alone is freed, whoever holds it.
 fn target(cleanup: &Cleanup) -> Option<Target> {
     let owner = cleanup.owner.clone();
     if cleanup.dialect != Dialect::Ecs || cleanup.addrs.is_empty() {
@@ -321,7 +323,7 @@ fn target(cleanup: &Cleanup) -> Option<Target> {
     })
 }
 
-/// What a container has from host-local, as long as the folder was not adopted.
+/// The addresses that host-local leased to a container, as long as the folder is not imported.
 fn before_takeover(config: &Config, owner: &Owner) -> Result<Option<Vec<Addr>>, Error> {
     match (&config.cleanup.legacy_dir, owner.attachment()) {
         (Some(dir), Some(attachment)) => Ok(host_local_import::holds(dir, attachment)?),
@@ -342,8 +344,8 @@ fn config_version(text: &str) -> Result<CniVersion, Failure> {
     })
 }
 
-/// Returns the version of a configuration for a command that version `since` introduced. A text that is
-/// not a version at all is code 6 here; ADD and DEL only look it up.
+/// Returns the version of a configuration for a command that version `since` introduced. Here, a text that
+/// is not a version is code 6. ADD and DEL only look it up.
 fn version_since(text: &str, command: &str, since: CniVersion) -> Result<CniVersion, Failure> {
     let asked = numbers(text).map_err(|why| Failure::new(DECODING, why))?;
     let needed = numbers(since.word()).unwrap_or_default();
@@ -363,7 +365,7 @@ fn numbers(text: &str) -> Result<[u32; 3], String> {
             .ok_or_else(|| format!("invalid version {text:?}: too many parts"))?;
         *slot = part.parse().map_err(|_| {
             format!(
-                "invalid version {text:?}: {part:?} is no number; write \"cniVersion\" as 1.1.0"
+                "invalid version {text:?}: {part:?} is not a number; write \"cniVersion\" as 1.1.0"
             )
         })?;
     }

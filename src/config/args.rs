@@ -1,9 +1,9 @@
-//! What the runtime asks for beside the configuration: `CNI_ARGS`, `args.cni`, `runtimeConfig`.
+//! What the runtime requests outside of the network configuration: `CNI_ARGS`, `args.cni`, `runtimeConfig`.
 //!
-//! Owns: Go's grammar of `CNI_ARGS` with its messages, and the order of requested addresses:
-//! `CNI_ARGS` `IP`, then `args.cni.ips`, then `runtimeConfig.ips`. Does not own: whether an address
-//! lies in a range. `runtimeConfig.ipRanges` is `host_local`'s.
-//! Invariant: an address is asked for once.
+//! Implements Go's grammar of `CNI_ARGS` with its messages, and the order of requested addresses:
+//! `CNI_ARGS` `IP`, then `args.cni.ips`, then `runtimeConfig.ips`. `runtimeConfig.ipRanges` is in
+//! `host_local`.
+//! Invariant: an address is requested at most once.
 
 use super::error::ConfigError;
 use super::fields::Fields;
@@ -11,7 +11,7 @@ use crate::alloc::Requested;
 use crate::model::{Attachment, Origin, Pod};
 use crate::net::{Addr, parse_addr};
 
-/// The most addresses that `args.cni.ips` or `runtimeConfig.ips` asks for.
+/// The maximum number of addresses in `args.cni.ips` or `runtimeConfig.ips`.
 const MOST_REQUESTED: usize = 1024;
 
 /// The content of `CNI_ARGS`.
@@ -25,7 +25,7 @@ pub(super) struct Args {
 }
 
 impl Args {
-    /// Strictly, as the plugins of the specification do.
+    /// Parses strictly, as the specification's plugins do.
     pub(super) fn parse(text: &str) -> Result<Args, ConfigError> {
         let mut args = Args::default();
         let mut unknown = Vec::new();
@@ -68,7 +68,7 @@ impl Args {
         }
     }
 
-    /// Whatever can be understood; for callers that never looked at `CNI_ARGS`.
+    /// Parses whatever is valid, for callers that used to ignore `CNI_ARGS`.
     pub(super) fn parse_leniently(text: &str) -> Args {
         let mut args = Args::default();
         for (key, value) in text.split(';').filter_map(|pair| pair.split_once('=')) {
@@ -77,7 +77,7 @@ impl Args {
         args
     }
 
-    /// Takes what is only noted, not acted on; false if `key` is none of that.
+    /// Reads a value that is only recorded. Returns false if `key` is not one of these.
     fn record(&mut self, key: &str, value: &str) -> bool {
         match key {
             "MAC" => self.mac = Some(value.to_owned()).filter(|mac| !mac.is_empty()),
@@ -90,12 +90,12 @@ impl Args {
         true
     }
 
-    /// Where the request comes from; the caller adds the network namespace.
+    /// The origin of the request. The caller adds the network namespace.
     pub(super) fn origin(&self, root: &Fields, attachment: Option<Attachment>) -> Origin {
         Origin { attachment, pod: self.pod(), mac: mac(root, self), ..Origin::default() }
     }
 
-    /// The pod, if it is named in full.
+    /// The pod, if both of its names are present.
     fn pod(&self) -> Option<Pod> {
         let named = !self.pod.namespace.is_empty() && !self.pod.name.is_empty();
         named.then(|| self.pod.clone())
@@ -110,7 +110,7 @@ fn parse_bool(value: &str) -> Option<bool> {
     }
 }
 
-/// The addresses asked for, in order of precedence. Prefix lengths are not looked at.
+/// The requested addresses, in order of precedence. Prefix lengths are ignored.
 pub(super) fn wanted(root: &Fields, args: &Args) -> Result<Vec<Requested>, ConfigError> {
     let mut addrs: Vec<Addr> = args.ip.into_iter().collect();
     let in_args = root.object("args")?.map(|args| args.object("cni"));
@@ -135,8 +135,8 @@ pub(super) fn wanted(root: &Fields, args: &Args) -> Result<Vec<Requested>, Confi
     Ok(addrs.into_iter().map(|addr| Requested { addr, prefix: None }).collect())
 }
 
-/// The MAC address, where one is known: the runtime's capability, else `args.cni`, else `CNI_ARGS`, as
-/// the plugins of the specification have it. It is only noted, so what is none is left out.
+/// The MAC address, if known: from the runtime's capability, else from `args.cni`, else from `CNI_ARGS`, as
+/// in the specification's plugins. It is only recorded, so an invalid one is ignored.
 fn mac(root: &Fields, args: &Args) -> Option<String> {
     let text = |fields: &Fields| fields.text("mac").ok().flatten().map(str::to_owned);
     let capability = root.object("runtimeConfig").ok().flatten().and_then(|c| text(&c));
@@ -145,7 +145,7 @@ fn mac(root: &Fields, args: &Args) -> Option<String> {
     is_mac(&mac).then(|| mac.to_ascii_lowercase().replace('-', ":"))
 }
 
-/// Octets in hexadecimal: 6 of Ethernet, 8 of EUI-64, 20 of InfiniBand.
+/// Whether the text is a MAC address: 6 octets for Ethernet, 8 for EUI-64, 20 for InfiniBand.
 fn is_mac(text: &str) -> bool {
     let octets: Vec<&str> = text.split([':', '-']).collect();
     let is_octet = |o: &&str| o.len() == 2 && o.bytes().all(|b| b.is_ascii_hexdigit());

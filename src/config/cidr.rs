@@ -6,7 +6,7 @@ use super::error::ConfigError;
 use super::fields::{Fields, Node};
 use crate::net::{Addr, Span, Subnet, parse_cidr};
 
-/// A prefix as it is written.
+/// A prefix as written.
 #[derive(Clone, Copy)]
 pub(super) struct Cidr {
     /// The prefix with its host bits.
@@ -22,7 +22,7 @@ pub(super) fn cidr(node: &Node) -> Result<Cidr, ConfigError> {
     Ok(Cidr { net, mapped: net.addr().is_ipv4() && text.contains(':') })
 }
 
-/// Go's message for what is no CIDR notation.
+/// Go's message for text that is not in CIDR notation.
 pub(super) fn bad_cidr(text: &str, path: &str) -> ConfigError {
     ConfigError::invalid(format!(
         "invalid CIDR address: {}; {path} takes an address and a prefix length, as 10.1.2.0/24 or \
@@ -48,7 +48,7 @@ pub(super) fn addr(fields: &Fields, name: &str) -> Result<Option<Addr>, ConfigEr
     })
 }
 
-/// One address, a run (`first-last`) or a prefix.
+/// An address, a range (`first-last`) or a prefix.
 pub(super) fn span(node: &Node) -> Result<Span, ConfigError> {
     let text = node.text()?;
     let one = |text: &str| text.trim().parse::<Addr>().ok();
@@ -65,7 +65,7 @@ pub(super) fn span(node: &Node) -> Result<Span, ConfigError> {
     })
 }
 
-/// `text` as it is, cut if it is long.
+/// `text`, shortened if it is long.
 fn shorten(text: &str) -> String {
     match text.char_indices().nth(64) {
         Some((end, _)) => format!("{}...", &text[..end]),

@@ -1,9 +1,9 @@
-//! Which cluster holds the leases, and how to reach it: `store`, and cni-ipam-consul's own keys.
+//! The cluster that holds the leases: the key `store`, and cni-ipam-consul's own keys.
 //!
-//! Owns: the keys inside `store`, their defaults and what may stand there. Does not own: the servers,
-//! or the files that are named here; nothing is opened.
-//! Invariant: an endpoint is a scheme, a host and a port: no user, password or path is in it, so it
-//! can stand in a message.
+//! Defines the keys inside `store`, their defaults and their valid values. It opens nothing: neither
+//! servers nor files.
+//! Invariant: an endpoint is a scheme, a host and a port. It contains no user, password or path, so
+//! messages can show it.
 
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use crate::model::{Consul, Etcd, History, Persist, Servers, StoreSpec};
 const ETCD_PORT: u16 = 2379;
 const CONSUL_PORT: u16 = 8500;
 const PREFIX: &str = "sublet";
-/// The kernel's or systemd's own folder for what is of this boot alone.
+/// A folder that is empty after each boot.
 const NOTES: &str = "/run/sublet";
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than any runtime waits.
@@ -27,7 +27,7 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(600);
 /// The cluster that `store` names, as the command line takes it: `{"etcd": {...}}`.
 pub fn store(json: &str) -> Result<(StoreSpec, Vec<Warning>), ConfigError> {
     let json = Json::parse(json.as_bytes())
-        .map_err(|e| ConfigError::decode(format!("the store is no JSON: {e}")))?;
+        .map_err(|e| ConfigError::decode(format!("the store is not valid JSON: {e}")))?;
     let pairs = [("store".to_owned(), json)];
     let mut warnings = Vec::new();
     match from_ipam(&Fields::root(&pairs), Dialect::Native, &mut warnings)? {
@@ -139,7 +139,7 @@ fn servers(fields: &Fields, port: u16, agent: Option<String>) -> Result<Servers,
     })
 }
 
-/// Warns of a secret that anybody on the way can read.
+/// Warns about a secret that would be sent unencrypted.
 fn warn_of_plain_text(
     fields: &Fields,
     servers: &Servers,
@@ -153,14 +153,14 @@ fn warn_of_plain_text(
     }
 }
 
-/// An agent on this host is usually reached without encryption.
+/// Whether the endpoint is on this host, where encryption is unusual.
 fn is_loopback(endpoint: &str) -> bool {
     ["http://127.", "http://localhost:", "http://[::1]:"]
         .iter()
         .any(|start| endpoint.starts_with(start))
 }
 
-/// Two keys that make sense together only.
+/// Two keys that require each other.
 fn pair<'a>(
     fields: &Fields<'a>,
     one: &str,
@@ -172,15 +172,15 @@ fn pair<'a>(
         (Some(_), None) => (one, other),
         (None, Some(_)) => (other, one),
     };
-    let why = format!("{} has {has} but no {lacks}; give both or none", fields.path());
+    let why = format!("{} has {has} but no {lacks}; set both or neither", fields.path());
     Err(ConfigError::invalid(why).at(fields.path_of(has)))
 }
 
-/// `http://host:port`; the port may be left out.
+/// `http://host:port`; the port is optional.
 fn endpoint(node: &Node, default_port: u16) -> Result<String, ConfigError> {
     let text = node.text()?.trim();
     let bad = || {
-        // What stands before an "@" may be a password.
+        // The text before an "@" may be a password.
         let shown = text.rsplit_once('@').map_or(text, |(_, host)| host);
         node.bad_text(shown, "it takes http://HOST:PORT or https://HOST:PORT, and nothing else")
     };
@@ -189,7 +189,7 @@ fn endpoint(node: &Node, default_port: u16) -> Result<String, ConfigError> {
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     let (host, port) = match rest.rsplit_once(':') {
         Some((host, "")) if host.ends_with(']') => (host, Some(default_port)),
-        // Otherwise the last colon is one of an IPv6 address.
+        // Otherwise the last colon belongs to an IPv6 address.
         Some((host, port)) if !port.ends_with(']') => {
             (host, port.parse().ok().filter(|port| *port > 0))
         }

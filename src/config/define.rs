@@ -1,9 +1,8 @@
-//! `define`: what of a configuration defines its network, kept in the cluster for all nodes.
+//! `define`: the definition of a network, which the cluster keeps for all nodes.
 //!
-//! Owns: which keys of `ipam` those are, and their one spelling. Does not own: what they mean
-//! (`native`), where the definition is kept.
-//! Invariant: a configuration with a definition put in its place is read by the same rules as one that
-//! was written so.
+//! Decides which keys of `ipam` belong to a definition, and how they are spelled. `native` interprets them.
+//! Invariant: a configuration into which a definition was inserted is read by the same rules as one that
+//! was written that way.
 
 use serde_json::{Map, Value};
 
@@ -15,11 +14,11 @@ use super::netconf::Netconf;
 use super::{Config, Dialect, Inputs, cluster, keys};
 use crate::model::{NetworkName, StoreSpec};
 
-/// What a network is to all its nodes.
+/// The keys that define a network for all of its nodes.
 const KEYS: &[&str] =
     &["subnet", "rangeStart", "rangeEnd", "gateway", "ranges", "exclude", "routes", "dns"];
 
-/// What this configuration defines its network as, if it asks for that to be kept.
+/// The definition of this configuration, if the configuration has `define`.
 pub(super) fn requested(
     conf: &Netconf,
     dialect: Dialect,
@@ -31,25 +30,25 @@ pub(super) fn requested(
     }
     if !store.is_cluster() {
         return Err(ConfigError::invalid(
-            "ipam.define keeps the network's definition in a cluster, and there is none; name one in \
+            "ipam.define keeps the network's definition in a cluster, but no cluster is configured; set \
              ipam.store, or leave define out",
         ));
     }
     if conf.root().object("runtimeConfig")?.is_some_and(|r| r.get("ipRanges").is_some()) {
         return Err(ConfigError::invalid(
-            "runtimeConfig.ipRanges are one container's, and ipam.define keeps one definition for all; \
+            "runtimeConfig.ipRanges belong to one container, but ipam.define keeps one definition for all; \
              leave one of them out",
         ));
     }
     text(&ipam, dialect == Dialect::Consul).map(Some)
 }
 
-/// The definition inside `ipam`, as a JSON object; with `mask`, host bits of subnets are left out.
+/// The definition in `ipam`, as a JSON object. With `mask`, host bits of subnets are cleared.
 fn text(ipam: &Fields, mask: bool) -> Result<String, ConfigError> {
     Ok(Value::Object(pick(ipam, KEYS, mask)?).to_string())
 }
 
-/// These keys, as they are spelled here.
+/// These keys, in the spelling used here.
 fn pick(fields: &Fields, names: &[&str], mask: bool) -> Result<Map<String, Value>, ConfigError> {
     let mut picked = Map::new();
     for name in names {
@@ -66,7 +65,7 @@ fn pick(fields: &Fields, names: &[&str], mask: bool) -> Result<Map<String, Value
     Ok(picked)
 }
 
-/// The same within lists, and lists of lists.
+/// The same inside lists, and lists of lists.
 fn pick_nested(node: &Node, names: &[&str], mask: bool) -> Result<Value, ConfigError> {
     Ok(match node.json() {
         Json::Array(_) => {
@@ -83,7 +82,7 @@ impl Netconf {
     /// The same configuration with this definition of its network.
     pub fn defined(&self, text: &str) -> Result<Netconf, ConfigError> {
         let Ok(Json::Object(definition)) = Json::parse(text.as_bytes()) else {
-            return Err(ConfigError::invalid("it is no JSON object"));
+            return Err(ConfigError::invalid("it is not a JSON object"));
         };
         let mut ipam = self.ipam()?.pairs().to_vec();
         ipam.retain(|(key, _)| !KEYS.iter().any(|name| is_spelling_of(key, name)));
@@ -92,16 +91,16 @@ impl Netconf {
     }
 }
 
-/// A network's definition out of a file, and the version that it was made from, if it says one. The
-/// file is a network configuration, a list of them, or what `sublet network show --json` prints.
+/// Reads a network's definition from a file, and the version that it was made from, if the file has one.
+/// The file is a network configuration, a plugin list, or the output of `sublet network show --json`.
 pub fn from_file(
     bytes: &[u8],
     network: &NetworkName,
 ) -> Result<(String, Option<u64>), ConfigError> {
-    let Json::Object(pairs) =
-        Json::parse(bytes).map_err(|e| ConfigError::decode(format!("it is no JSON: {e}")))?
+    let Json::Object(pairs) = Json::parse(bytes)
+        .map_err(|e| ConfigError::decode(format!("it is not valid JSON: {e}")))?
     else {
-        return Err(ConfigError::decode("it is no JSON object"));
+        return Err(ConfigError::decode("it is not a JSON object"));
     };
     let root = Fields::root(&pairs);
     if let Some(name) = root.text("name")?.filter(|name| *name != network.as_str()) {
@@ -120,7 +119,7 @@ pub fn from_file(
     Ok((text(&ipam, cluster::has_consul_keys(&ipam))?, version))
 }
 
-/// The network as a definition has it, by the rules of any configuration.
+/// Reads a definition by the rules of any configuration.
 pub fn read(text: &str, network: &NetworkName) -> Result<Config, ConfigError> {
     let name = Value::from(network.as_str());
     let conf = Netconf::decode(format!(r#"{{"name":{name},"ipam":{{}}}}"#).as_bytes())?;
@@ -170,14 +169,14 @@ mod tests {
     #[test]
     fn what_cannot_be_kept_is_refused() {
         let file = NET.replace(r#""store":{"etcd":{}},"#, "");
-        assert!(config(&file).unwrap_err().to_string().contains("name one in ipam.store"));
+        assert!(config(&file).unwrap_err().to_string().contains("set ipam.store"));
         let ranges =
             NET.replacen('{', r#"{"runtimeConfig":{"ipRanges":[[{"subnet":"10.3.0.0/24"}]]},"#, 1);
         assert!(config(&ranges).unwrap_err().to_string().contains("runtimeConfig.ipRanges"));
         let network = NetworkName::new("net").unwrap();
         for (bad, why) in [
-            ("", "no JSON"),
-            ("[]", "no JSON object"),
+            ("", "not valid JSON"),
+            ("[]", "not a JSON object"),
             (r#"{"name":"other","ipam":{}}"#, "of network other"),
             ("{}", "has no \"ipam\""),
         ] {

@@ -1,8 +1,7 @@
 //! Name resolution: `dns` inside `ipam`, and the file that `resolvConf` names.
 //!
-//! Owns: the format of resolv.conf as host-local reads it (`host-local/dns.go`). Does not own: how
-//! it is answered.
-//! Invariant: what `resolvConf` says wins, field by field, over what `dns` says.
+//! Reads resolv.conf in the same way as host-local (`host-local/dns.go`).
+//! Invariant: a field of `resolvConf` overrides the same field of `dns`.
 
 use std::io;
 use std::path::Path;
@@ -15,7 +14,7 @@ use crate::sys::files;
 /// Far more than a resolver reads.
 const LARGEST: u64 = 1 << 20;
 
-/// Both, merged.
+/// Both sources, merged.
 pub(super) fn dns(ipam: &Fields) -> Result<Dns, ConfigError> {
     let mut dns = match ipam.object("dns")? {
         Some(fields) => Dns {
@@ -53,7 +52,7 @@ fn read(path: &str) -> Result<String, ConfigError> {
     })
 }
 
-/// The system's text as Go prints it: in lower case, without the number.
+/// The system's error text as Go prints it: in lower case, without the number.
 fn system_message(e: &io::Error) -> String {
     let text = e.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();

@@ -1,13 +1,14 @@
-//! Durations as Go writes them: `30s`, `1h2m`, `-1.5s`.
+//! Durations in Go's notation: `30s`, `1h2m`, `-1.5s`.
 //!
-//! Owns: the grammar of Go's `time.ParseDuration`. Does not own: what a negative one means.
-//! Invariant: no text makes it panic or overflow.
+//! Implements the grammar of Go's `time.ParseDuration`. The meaning of a negative duration is up to the
+//! caller.
+//! Invariant: no input causes a panic or an overflow.
 
-/// How to write one, for messages.
+/// The notation, for messages.
 pub const SYNTAX: &str = "a duration such as 500ms, 30s or 1h30m";
 
 const UNITS: [(&str, i128); 8] = [
-    // Longer names first: "m" begins "ms".
+    // Longer names first: "ms" begins with "m".
     ("ns", 1),
     ("us", 1_000),
     ("\u{b5}s", 1_000),
@@ -18,13 +19,13 @@ const UNITS: [(&str, i128); 8] = [
     ("h", 3_600_000_000_000),
 ];
 
-/// A duration of zero or more, as an operator writes one.
+/// A duration of zero or more, as operators write it.
 pub fn positive(text: &str) -> Result<std::time::Duration, String> {
     let parsed = parse(text).and_then(|nanos| u64::try_from(nanos).ok());
     parsed.map(std::time::Duration::from_nanos).ok_or_else(|| format!("{text:?} is not {SYNTAX}"))
 }
 
-/// The nanoseconds, if it is a duration that Go takes.
+/// The nanoseconds, if Go would accept the duration.
 pub fn parse(text: &str) -> Option<i64> {
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -60,7 +61,7 @@ fn digits(text: &str) -> (&str, &str) {
 
 /// `0.fraction` of a unit, rounded down to nanoseconds.
 fn of_unit(fraction: &str, unit: i128) -> Option<i128> {
-    // More digits make no nanosecond of any unit.
+    // Further digits are less than a nanosecond in any unit.
     let digits = fraction.get(..18).unwrap_or(fraction);
     let scale = 10_i128.pow(u32::try_from(digits.len()).ok()?);
     format!("0{digits}").parse::<i128>().ok().map(|part| part * unit / scale)

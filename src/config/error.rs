@@ -1,19 +1,19 @@
-//! What is wrong with a configuration, and what is only odd.
+//! Errors and warnings about a configuration.
 //!
-//! Owns: the texts around host-local's, and whether it is the JSON or its meaning that is wrong.
-//! Does not own: CNI codes; a face makes 6 and 7 of the two kinds.
-//! Invariant: a message stands alone: it names the place, the value and the way out.
+//! Each error is either about the JSON itself or about its meaning; a face turns these kinds into codes 6
+//! and 7.
+//! Invariant: a message is complete: it has the place, the value and the remedy.
 
 use std::fmt;
 
-/// Why a configuration cannot be used.
+/// Why a configuration is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ConfigError {
     decode: bool,
     message: String,
     details: Option<String>,
-    /// The details say what is wrong, where the message is host-local's and does not.
+    /// Whether the details explain the error, because the message is host-local's and does not.
     stands_alone: bool,
     place: Option<String>,
     /// Further errors of the same configuration.
@@ -21,12 +21,12 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// It is no JSON, or a value of the wrong JSON type.
+    /// Invalid JSON, or a value of the wrong JSON type.
     pub(super) fn decode(message: impl Into<String>) -> ConfigError {
         ConfigError { decode: true, ..ConfigError::invalid(message) }
     }
 
-    /// It is JSON of the right shape, and makes no sense.
+    /// Valid JSON, but an invalid value.
     pub(super) fn invalid(message: impl Into<String>) -> ConfigError {
         ConfigError {
             decode: false,
@@ -38,7 +38,7 @@ impl ConfigError {
         }
     }
 
-    /// An error if a list is longer than `most`. Decisions take time with the square of its length.
+    /// An error if a list is longer than `most`. Some decisions take time with the square of the length.
     pub(super) fn bound(path: &str, what: &str, count: usize, most: usize) -> Result<(), Self> {
         if count <= most {
             return Ok(());
@@ -51,12 +51,12 @@ impl ConfigError {
         ConfigError { details: Some(details.into()), ..self }
     }
 
-    /// The same error with what is really wrong, where the message keeps host-local's words.
+    /// Adds the real meaning of the error, if the message has to stay host-local's.
     pub(super) fn meaning(self, text: impl Into<String>) -> ConfigError {
         ConfigError { details: Some(text.into()), stands_alone: true, ..self }
     }
 
-    /// The first of the errors found in a configuration, with the others; `Ok` if none was found.
+    /// The first of a configuration's errors, with the others inside; `Ok` if there is none.
     pub(super) fn all<'a>(
         found: impl IntoIterator<Item = &'a ConfigError>,
     ) -> Result<(), ConfigError> {
@@ -65,13 +65,13 @@ impl ConfigError {
         Err(ConfigError { more: found.collect(), ..first })
     }
 
-    /// This error and the further ones of the same configuration, each by itself.
+    /// This error and the further errors of the same configuration, separately.
     pub fn each(mut self) -> Vec<ConfigError> {
         let more = std::mem::take(&mut self.more);
         std::iter::once(self).chain(more).collect()
     }
 
-    /// What is wrong, for an operator: not in host-local's words where they are not true.
+    /// The error for an operator: with the real meaning instead of a misleading text of host-local.
     pub fn plain(&self) -> String {
         match &self.details {
             Some(details) if self.stands_alone => details.clone(),
@@ -80,7 +80,7 @@ impl ConfigError {
         }
     }
 
-    /// The same errors, with where they happened in front.
+    /// Prefixes the errors with the place where they occurred.
     #[must_use]
     pub fn within(self, place: &str) -> ConfigError {
         let prefix = |text: String| format!("{place}: {text}");
@@ -93,35 +93,35 @@ impl ConfigError {
         }
     }
 
-    /// The same, with the way to the value that is to blame, as `ipam.ranges[0][1].subnet`. The first
-    /// to say so knows best.
+    /// Adds the path of the invalid value, such as `ipam.ranges[0][1].subnet`. The first path that is set
+    /// is the most precise one, and stays.
     #[must_use]
     pub(super) fn at(self, place: impl Into<String>) -> ConfigError {
         ConfigError { place: self.place.or_else(|| Some(place.into())), ..self }
     }
 
-    /// The way to the value that is to blame, where one is.
+    /// The path of the invalid value, if known.
     pub(super) fn place(&self) -> Option<&str> {
         self.place.as_deref()
     }
 
-    /// Whether it failed to decode (CNI code 6); else it is invalid (CNI code 7).
+    /// Whether decoding failed (CNI code 6). Otherwise the configuration is invalid (CNI code 7).
     pub fn is_decode(&self) -> bool {
         self.decode
     }
 
-    /// More than the message says: the value, where the message is a fixed text.
+    /// Details beyond the message: the value, if the message is a fixed text.
     pub fn details(&self) -> Option<String> {
         self.details.clone()
     }
 }
 
-/// What an operator should look at, though the configuration can be used.
+/// A warning for the operator. The configuration can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
     pub(super) place: String,
     pub(super) text: String,
-    /// Whether it is about a key that is close to a known one, and so has no effect.
+    /// Whether the warning is about a probable typo in a key, which has no effect.
     pub(super) typo: bool,
 }
 

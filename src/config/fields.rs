@@ -1,7 +1,8 @@
 //! Values of a JSON tree, each with its path for messages.
 //!
-//! Keys match in any case and in kebab-case, the last of several wins, and `null` is absent.
-//! Invariant: a value of the wrong type is always a decode error that names its path.
+//! Keys match in any case and in kebab-case. The last of several equal keys wins, and `null` counts as
+//! absent.
+//! Invariant: a value of the wrong type is always a decode error with its path.
 
 use super::error::ConfigError;
 use super::json::{Json, is_spelling_of, quote};
@@ -35,7 +36,7 @@ impl<'a> Fields<'a> {
         Fields { path: String::new(), pairs }
     }
 
-    /// The value of `name`, a `null` included.
+    /// The value of `name`, even if it is `null`.
     pub(super) fn get_or_null(&self, name: &str) -> Option<Node<'a>> {
         let (key, json) = self.pairs.iter().rev().find(|(key, _)| is_spelling_of(key, name))?;
         Some(Node { path: self.join(key), json })
@@ -46,23 +47,23 @@ impl<'a> Fields<'a> {
         self.get_or_null(name).filter(|node| !node.is_null())
     }
 
-    /// Whether `name` is written, be it as `null`.
+    /// Whether `name` is present, even as `null`.
     pub(super) fn has(&self, name: &str) -> bool {
         self.pairs.iter().any(|(key, _)| is_spelling_of(key, name))
     }
 
-    /// The text of `name`; an empty one is absent.
+    /// The text of `name`; empty text counts as absent.
     pub(super) fn text(&self, name: &str) -> Result<Option<&'a str>, ConfigError> {
         let text = self.get(name).map(|node| node.text()).transpose()?;
         Ok(text.filter(|text| !text.is_empty()))
     }
 
-    /// The truth of `name`; absent is false.
+    /// The boolean `name`; absent means false.
     pub(super) fn flag(&self, name: &str) -> Result<bool, ConfigError> {
         self.get(name).map_or(Ok(false), |node| node.flag())
     }
 
-    /// The whole number of `name`.
+    /// The integer `name`.
     pub(super) fn integer(&self, name: &str) -> Result<Option<i64>, ConfigError> {
         self.get(name).map(|node| node.integer()).transpose()
     }
@@ -72,7 +73,7 @@ impl<'a> Fields<'a> {
         self.get(name).map(Node::fields).transpose()
     }
 
-    /// The items of `name`; absent is an empty list.
+    /// The items of `name`; an empty list if absent.
     pub(super) fn list(&self, name: &str) -> Result<Vec<Node<'a>>, ConfigError> {
         self.get(name).map_or(Ok(Vec::new()), |node| node.list())
     }
@@ -97,24 +98,24 @@ impl<'a> Fields<'a> {
         join(&self.path, key)
     }
 
-    /// The error for a text of `name` that is not valid: `takes` says what the key takes.
+    /// The error for an invalid text of `name`. `takes` describes the valid values.
     pub(super) fn bad_text(&self, name: &str, text: &str, takes: &str) -> ConfigError {
         bad_text(&self.join(name), text, takes).at(self.path_of(name))
     }
 
-    /// The path of `name` as it is written; of this object, if it is not there.
+    /// The path of `name` as written, or of this object if `name` is absent.
     pub(super) fn path_of(&self, name: &str) -> String {
         self.get_or_null(name).map_or_else(|| self.path.clone(), |node| node.path)
     }
 }
 
 impl<'a> Node<'a> {
-    /// A value that stands apart from its tree.
+    /// A value outside of a tree.
     pub(super) fn new(path: String, json: &'a Json) -> Node<'a> {
         Node { path, json }
     }
 
-    /// As it was written.
+    /// The JSON value.
     pub(super) fn json(&self) -> &'a Json {
         self.json
     }
@@ -133,7 +134,7 @@ impl<'a> Node<'a> {
         matches!(self.json, Json::Array(_))
     }
 
-    /// The error for a text that is not valid: `takes` says what the key takes.
+    /// The error for an invalid text. `takes` describes the valid values.
     pub(super) fn bad_text(&self, text: &str, takes: &str) -> ConfigError {
         bad_text(&self.path, text, takes).at(&self.path)
     }

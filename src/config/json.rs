@@ -1,8 +1,7 @@
 //! JSON as Go reads it.
 //!
-//! Owns: a small tree that keeps duplicate keys and their order, so that the last one can win.
-//! Does not own: what keys mean.
-//! Invariant: the tree is shallow (the parser's depth limit), so walking it needs no care.
+//! A small tree that preserves duplicate keys and their order, so that the last one can win.
+//! Invariant: the parser limits the depth of the tree, so recursion is safe.
 
 use std::fmt;
 
@@ -25,7 +24,7 @@ pub(super) enum Json {
 /// Text longer than this is cut in messages.
 const LONGEST_QUOTE: usize = 64;
 
-/// `text` in quotes, cut if it is long.
+/// `text` in quotes, shortened if it is long.
 pub(super) fn quote(text: &str) -> String {
     match text.char_indices().nth(LONGEST_QUOTE) {
         Some((end, _)) => format!("{:?}...", &text[..end]),
@@ -33,7 +32,7 @@ pub(super) fn quote(text: &str) -> String {
     }
 }
 
-/// Whether `key` is a way to write `name`: `RANGESTART` and `range-start` are `rangeStart`.
+/// Whether `key` is a spelling of `name`: `RANGESTART` and `range-start` mean `rangeStart`.
 pub(super) fn is_spelling_of(key: &str, name: &str) -> bool {
     let mut key = key.chars().peekable();
     for c in name.chars() {
@@ -48,13 +47,13 @@ pub(super) fn is_spelling_of(key: &str, name: &str) -> bool {
 }
 
 impl Json {
-    /// Parses one whole value. Bytes that are no UTF-8 become U+FFFD, as in Go.
+    /// Parses one complete value. Bytes that are not UTF-8 become U+FFFD, as in Go.
     pub(super) fn parse(bytes: &[u8]) -> Result<Json, serde_json::Error> {
         serde_json::from_str(&String::from_utf8_lossy(bytes))
     }
 
-    /// The same of a text that may have very long lists at its top level, under keys of these names:
-    /// their items are handed over one by one, and the lists are empty in what is returned.
+    /// Parses a text that may have very long lists at its top level. The items of lists with these names
+    /// are passed on one by one, and the lists in the returned tree are empty.
     pub(super) fn parse_apart(
         bytes: &[u8],
         names: &[&str],
@@ -67,7 +66,7 @@ impl Json {
         Ok(json)
     }
 
-    /// The same with the last of equal keys alone, and keys in their order.
+    /// The value as a `serde_json::Value`: the last of equal keys, and keys in their order.
     pub(super) fn value(&self) -> Value {
         match self {
             Json::Null => Value::Null,
@@ -79,7 +78,7 @@ impl Json {
         }
     }
 
-    /// What it is, for "must be a string, not ...".
+    /// Describes the value, for "must be a string, not ...".
     pub(super) fn describe(&self) -> String {
         match self {
             Json::Null => "null".to_owned(),
@@ -98,16 +97,16 @@ impl<'de> Deserialize<'de> for Json {
     }
 }
 
-/// Takes what [`Json::parse_apart`] hands over: the key as written, and an item with its index; without
-/// an item, another value of that key begins.
+/// Receives the items of [`Json::parse_apart`]: the key as written, and an item with its index. Without an
+/// item, another list of that key begins.
 pub(super) type Take<'a> = dyn FnMut(&str, Option<(usize, Json)>) + 'a;
 
-/// How a value is read.
+/// How to read a value.
 enum Tree<'a, 't> {
     Whole,
-    /// An object; lists under these names are handed over.
+    /// An object. Lists with these names are passed on.
     Top(&'a [&'a str], &'a mut Take<'t>),
-    /// If it is a list, its items are handed over.
+    /// The items of a list are passed on.
     Apart(&'a str, &'a mut Take<'t>),
 }
 

@@ -1,6 +1,6 @@
-//! The known keys, and typos of them.
+//! The known keys, and the detection of typos.
 //!
-//! Invariant: an unknown key is at most a warning, and a key that other programs know is not even that.
+//! Invariant: an unknown key causes a warning at most, and keys of other programs cause none.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use super::json::is_spelling_of;
 
 /// Inside `ipam`.
 pub(super) const IPAM: &[&str] = &[
-    // Ours, of which the first line is host-local's.
+    // sublet's keys. The first line has host-local's.
     "type",
     "subnet",
     "rangeStart",
@@ -37,7 +37,7 @@ pub(super) const IPAM: &[&str] = &[
     "logLevel",
     "logFormat",
     "history",
-    // ecs-ipam's, and what its agent sends along.
+    // ecs-ipam's keys, and those that its agent adds.
     "id",
     "ipv4-subnet",
     "ipv4-address",
@@ -56,7 +56,7 @@ pub(super) const IPAM: &[&str] = &[
     "consul_addr",
     "consul_port",
     "dc",
-    // Of other plugins, close to one above.
+    // Keys of other plugins that are similar to a key above.
     "name",
     "args",
     "addresses",
@@ -83,14 +83,14 @@ pub(super) const CLUSTER: &[&str] = &[
     "tokenFile",
 ];
 
-/// Warns of each key that is none of `known` and looks like one of them.
+/// Warns about each unknown key that resembles a known one.
 pub(super) fn warn_of_typos(fields: &Fields, known: &[&str], warnings: &mut Vec<Warning>) {
     let mut seen = HashSet::new();
     let fresh = unknown(fields, known).filter(|key| seen.insert(*key));
     warnings.extend(fresh.filter_map(|key| typo(fields, key, known)));
 }
 
-/// The warning about a key that looks like one of `known`.
+/// The warning about a key that resembles one of `known`.
 pub(super) fn typo(fields: &Fields, key: &str, known: &[&str]) -> Option<Warning> {
     let meant = nearest(key, known)?;
     let place = fields.join(key);
@@ -98,7 +98,7 @@ pub(super) fn typo(fields: &Fields, key: &str, known: &[&str]) -> Option<Warning
     Some(Warning { place, text, typo: true })
 }
 
-/// The first unknown keys: a configuration with more of them needs no report of each.
+/// The first unknown keys. A limited number is enough for a report.
 pub(super) fn unknown<'a>(fields: &Fields<'a>, known: &[&str]) -> impl Iterator<Item = &'a str> {
     fields
         .keys()
@@ -108,7 +108,7 @@ pub(super) fn unknown<'a>(fields: &Fields<'a>, known: &[&str]) -> impl Iterator<
 
 const MAX_UNKNOWN: usize = 100;
 
-/// The longest key that could be a typo of one of ours.
+/// The maximum length of a key that can be a typo.
 const MAX_LENGTH: usize = 40;
 
 fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
@@ -116,7 +116,7 @@ fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
         return None;
     }
     let key = normalized(key);
-    // In a short word two letters are no typo any more.
+    // In a short word, two wrong letters are not a typo.
     let typo = if key.len() <= 4 { 1 } else { 2 };
     known
         .iter()

@@ -1,6 +1,6 @@
-//! The line and column of a value in JSON text, from its path (`ipam.ranges[0][1].subnet`).
+//! Finds the line and column of a value in JSON text, from its path (`ipam.ranges[0][1].subnet`).
 //!
-//! Invariant: no text, JSON or not, makes it panic.
+//! Invariant: no text causes a panic, even if it is not JSON.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -20,7 +20,7 @@ pub struct Position {
     pub column: usize,
 }
 
-/// Turns ascending offsets into positions, in one walk over the text.
+/// Converts ascending offsets to positions in one pass over the text.
 pub(super) struct Cursor<'a> {
     text: &'a str,
     offset: usize,
@@ -32,7 +32,7 @@ impl<'a> Cursor<'a> {
         Cursor { text, offset: 0, at: Position { line: 1, column: 1 } }
     }
 
-    /// The position of this byte, which is not before the last one asked for.
+    /// The position of this byte, which must not be before the previous one.
     pub(super) fn advance(&mut self, offset: usize) -> Position {
         for c in self.text.get(self.offset..offset).unwrap_or_default().chars() {
             if c == '\n' {
@@ -53,8 +53,8 @@ pub(super) struct Offsets {
     pub(super) value: usize,
 }
 
-/// The offsets of those of `places` that are in the text; none if it is not JSON. Of a key that is given
-/// twice it is the last, as that is the one that counts.
+/// The offsets of those `places` that are in the text; empty if the text is not JSON. For a duplicate key
+/// it is the last one, which is the effective one.
 pub(super) fn offsets(text: &str, places: &BTreeSet<&str>) -> HashMap<String, Offsets> {
     let mut walk = Walk { text, places, found: HashMap::new() };
     if let Ok(value) = serde_json::from_str(text) {
@@ -71,7 +71,7 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn value(&mut self, path: String, key: Option<&'a RawValue>, value: &'a RawValue) {
-        // Nothing else is looked into, as each level is parsed again.
+        // Values without a searched place are skipped, because each level is parsed again.
         let next = self.places.range(&*path..).next();
         if !next.is_some_and(|place| place.starts_with(&path)) {
             return;
@@ -92,7 +92,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// The keys and values of an object, as they are written.
+/// The keys and values of an object, as written.
 struct Members<'a>(Vec<(&'a RawValue, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {

@@ -1,8 +1,8 @@
-//! Where leases and log lines go: the store, how long to wait for its lock, and the log file, from keys
-//! and variables in their order of precedence. Nothing is opened here.
+//! Locations of leases and log lines: the store, the wait for its lock, and the log file, from keys and
+//! variables in their order of precedence. Nothing is opened here.
 //!
-//! Invariant: a configuration that names a cluster never leads to this node's file, and a DEL uses the
-//! store that the ADD of the same configuration used.
+//! Invariant: a configuration that names a cluster never uses this node's file. A DEL uses the same store
+//! as the ADD of the same configuration.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::model::{History, NetworkName, Persist, StoreSpec, Wait};
 const NATIVE_FILE: &str = "/var/lib/cni/sublet/leases.redb";
 const ECS_FILE: &str = "/data/eni-ipam.db";
 const FILE_NAME: &str = "leases.redb";
-/// host-local's `dataDir` where a configuration has none.
+/// host-local's `dataDir` if a configuration has none.
 pub const HOST_LOCAL_DIR: &str = "/var/lib/cni/networks";
 const DEFAULT_WAIT: Wait = Wait::For(Duration::from_secs(5));
 
@@ -51,7 +51,7 @@ impl Locations<'_> {
         })
     }
 
-    /// The store, with defaults for values that are not valid. If the cluster is not valid, the store is
+    /// The store, with defaults for invalid values. If the cluster's configuration is invalid, the store is
     /// [`StoreSpec::Unreadable`], never this node's file.
     pub(super) fn store_or_default(self) -> StoreSpec {
         match cluster::from_ipam(self.ipam, self.dialect, &mut Vec::new()) {
@@ -69,7 +69,7 @@ impl Locations<'_> {
         }
     }
 
-    /// `dataDir`, which ecs-ipam does not know.
+    /// `dataDir`; the ECS dialect has none.
     fn data_dir(&self) -> Result<Option<&str>, ConfigError> {
         if self.dialect == Dialect::Ecs { Ok(None) } else { self.ipam.text("dataDir") }
     }
@@ -86,7 +86,7 @@ impl Locations<'_> {
         choice(self.ipam, "persist", Persist::ALL, Persist::word)
     }
 
-    /// How many events are kept: `absent` without the key, and the limits of `usual` that it leaves out.
+    /// The limits of history: `absent` without the key. `usual` supplies limits that the key leaves out.
     fn history(self, usual: History, absent: History) -> Result<History, ConfigError> {
         const SYNTAX: &str = "it takes \"off\", or {\"count\": 10000, \"age\": \"720h\"}";
         let Some(node) = self.ipam.get("history") else {
@@ -116,7 +116,7 @@ impl Locations<'_> {
         Ok(History::Kept { count, age })
     }
 
-    /// `lockTimeout`, else `IPAM_DB_CONNECTION_TIMEOUT`; in the ECS dialect the other way round.
+    /// `lockTimeout`, else `IPAM_DB_CONNECTION_TIMEOUT`. In the ECS dialect, the variable comes first.
     fn wait(self, warnings: &mut Vec<Warning>) -> Result<Wait, ConfigError> {
         let env = self.inputs.db_timeout.as_deref().map(str::trim).filter(|text| !text.is_empty());
         let env = env.map(|text| ("IPAM_DB_CONNECTION_TIMEOUT", text));
@@ -140,7 +140,7 @@ impl Locations<'_> {
         Ok(wait)
     }
 
-    /// Refuses log keys that are not text, and warns of values that are not valid.
+    /// Refuses log keys that are not text, and warns about invalid values.
     pub(super) fn check_log(self, warnings: &mut Vec<Warning>) -> Result<(), ConfigError> {
         self.ipam.text("logFile")?;
         let mut check = |key, known: fn(&str) -> bool, words| {
@@ -154,8 +154,8 @@ impl Locations<'_> {
         check("logFormat", |t| LogFormat::named(t).is_some(), "text, json; text")
     }
 
-    /// The log: `logFile`, `logLevel` and `logFormat`, in the ECS dialect its environment variables first;
-    /// with defaults for values that are not valid.
+    /// The log: `logFile`, `logLevel` and `logFormat`. In the ECS dialect, its environment variables come
+    /// first. Invalid values are replaced by defaults.
     pub(super) fn log(self) -> Log {
         let env = |text: &Option<String>| {
             let text = text.as_deref().filter(|_| self.dialect == Dialect::Ecs);
@@ -178,7 +178,7 @@ impl Locations<'_> {
     }
 }
 
-/// The level of a word, ecs-ipam's included.
+/// The log level with this name. ecs-ipam's names are accepted.
 fn level(word: &str) -> Option<Level> {
     match word.trim().to_ascii_lowercase().as_str() {
         "trace" => Some(Level::Debug),

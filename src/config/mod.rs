@@ -1,8 +1,8 @@
-//! Network configurations: bytes in, [`Config`] out.
+//! Network configurations: reads bytes and returns a [`Config`].
 //!
-//! Owns: JSON as Go reads it, the dialects, the precedence of requested addresses, every message
-//! about a configuration. Does not own: which CNI versions exist, what a lease is stored as.
-//! Invariant: a [`Config`] is valid as a whole; what is only wrong for an ADD never stops a DEL.
+//! Contains JSON as Go reads it, the dialects, the precedence of requested addresses, and every message
+//! about a configuration.
+//! Invariant: a [`Config`] is completely valid. An error that concerns only an ADD never stops a DEL.
 
 mod args;
 mod cidr;
@@ -39,25 +39,25 @@ use crate::model::{ContainerId, IfName, Netns, NetworkName, Origin, Owner};
 use crate::model::{SetName, StoreSpec, words};
 use crate::net::{Addr, RangeSet, Subnet};
 
-/// Which program's configuration it is.
+/// The program whose configuration it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// Ours, which is host-local's and more.
+    /// sublet's, a superset of host-local's.
     Native,
-    /// amazon-ecs-cni-plugins' ecs-ipam: `ipv4-subnet` and its kin.
+    /// ecs-ipam of amazon-ecs-cni-plugins: `ipv4-subnet` and related keys.
     Ecs,
     /// cni-ipam-consul: `consul_addr`, `consul_port`, `dc`.
     Consul,
 }
 
-/// What comes with a configuration from outside of it.
+/// Inputs from outside the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
     /// `CNI_CONTAINERID`.
     pub container: Option<ContainerId>,
     /// `CNI_IFNAME`.
     pub ifname: Option<IfName>,
-    /// `CNI_ARGS` as it was passed; empty if unset.
+    /// `CNI_ARGS` as passed; empty if unset.
     pub args: String,
     /// `IPAM_DB_PATH`.
     pub db_path: Option<String>,
@@ -67,46 +67,45 @@ pub struct Inputs {
     pub log_file: Option<String>,
     /// `ECS_CNI_LOGLEVEL`.
     pub log_level: Option<String>,
-    /// The configuration's version knows only one address per family (before 0.3.0).
+    /// Whether the configuration's version allows only one address per family (before 0.3.0).
     pub one_per_family: bool,
 }
 
-/// A whole, valid configuration: what ADD, CHECK and STATUS need.
+/// A complete, valid configuration: what ADD, CHECK and STATUS need.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Whose it is, where the leases are, and what a DEL of the same configuration frees.
+    /// The owner, the location of the leases, and what a DEL of the same configuration frees.
     pub cleanup: Cleanup,
-    /// One address is leased from each.
+    /// The range sets. One address is leased from each.
     pub sets: Vec<RangeSet>,
-    /// Addresses asked for, in order of precedence.
+    /// Requested addresses, in order of precedence.
     pub wanted: Vec<Requested>,
-    /// Which free address to take.
+    /// The strategy by which a free address is chosen.
     pub strategy: Strategy,
-    /// How long a freed address is kept back.
+    /// The cooldown of freed addresses.
     pub cooldown: Cooldown,
-    /// A pod gets its former address.
+    /// Whether a pod gets its former address.
     pub sticky: bool,
-    /// What a repeated ADD gets.
+    /// The result of a repeated ADD.
     pub on_duplicate: OnDuplicate,
-    /// STATUS fails if a range is full, and does not only warn.
+    /// Whether STATUS fails if a range is full, instead of warning.
     pub status_fails_when_full: bool,
-    /// Gateways are recorded as leases (ECS).
+    /// Whether gateways are recorded as leases (ECS).
     pub claim_gateways: bool,
     /// Attachment, pod and MAC; the face adds the network namespace.
     pub origin: Origin,
-    /// What the network is, where the cluster is to keep that: its ranges, routes and name resolution.
+    /// The network's definition, if the cluster is to keep it: ranges, routes and name resolution.
     pub define: Option<String>,
-    /// Answered with the addresses.
+    /// Routes, returned with the addresses.
     pub routes: Vec<Route>,
-    /// Answered with the addresses.
+    /// Name resolution, returned with the addresses.
     pub dns: Dns,
-    /// What an operator should know: unknown keys that are close to known ones, a gateway outside
-    /// its subnet.
+    /// Warnings for the operator: probable typos in keys, a gateway outside its subnet.
     pub warnings: Vec<Warning>,
 }
 
 impl Config {
-    /// Returns the ADD of this configuration for `owner`. `routes` and `dns` stay.
+    /// Returns the ADD of this configuration for `owner`. `routes` and `dns` stay in the configuration.
     pub fn take_add(
         &mut self,
         owner: Owner,
@@ -135,36 +134,36 @@ impl Config {
     }
 }
 
-/// What a DEL or GC needs. There is always one, whatever the configuration looks like.
+/// What a DEL or GC needs. It exists for every configuration.
 #[derive(Clone, Debug)]
 pub struct Cleanup {
-    /// Whose it is.
+    /// The dialect.
     pub dialect: Dialect,
     /// The network's name; `ecs` in the ECS dialect.
     pub network: NetworkName,
     /// The set of leases.
     pub set: SetName,
-    /// The owner to lease for or to free; `None` where nothing names one (STATUS, GC).
+    /// The owner to lease for or to free; `None` if none is named (STATUS, GC).
     pub owner: Option<Owner>,
-    /// Addresses named by the configuration (ECS).
+    /// Addresses in the configuration (ECS).
     pub addrs: Vec<Addr>,
-    /// Move the cursor to what was freed (ECS).
+    /// Whether the cursor moves to the freed address (ECS).
     pub rewind: bool,
-    /// Where the leases are.
+    /// The store.
     pub store: StoreSpec,
-    /// host-local's folder of this network, which the first ADD takes over.
+    /// host-local's folder of this network, which the first ADD imports.
     pub legacy_dir: Option<PathBuf>,
     /// Where to write the log.
     pub log: Log,
 }
 
-/// A route, as it is answered: as it was configured.
+/// A route, returned as configured.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Route {
-    /// Destination in CIDR notation, host bits kept where the original keeps them.
+    /// Destination in CIDR notation, with host bits if the original keeps them.
     pub dst: String,
-    /// Its family and prefix.
+    /// The family and prefix of the destination.
     #[serde(skip)]
     pub net: Option<Subnet>,
     /// Next hop.
@@ -178,9 +177,9 @@ pub struct Route {
     /// Metric.
     #[serde(skip_serializing_if = "is_unset")]
     pub priority: Option<i64>,
-    /// Routing table; 0 is one.
+    /// Routing table; 0 is a valid table.
     pub table: Option<i64>,
-    /// Scope, as in `ip route`; 0 is one.
+    /// Scope, as in `ip route`; 0 is a valid scope.
     pub scope: Option<i64>,
 }
 
@@ -189,7 +188,7 @@ fn is_unset(number: &Option<i64>) -> bool {
     matches!(number, None | Some(0))
 }
 
-/// Name resolution, as it is answered: as configured.
+/// Name resolution, returned as configured.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Dns {
@@ -206,22 +205,22 @@ pub struct Dns {
     pub options: Vec<String>,
 }
 
-/// Where log lines go.
+/// The settings of the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Log {
-    /// A file to append to, besides standard error.
+    /// A file to append to, in addition to standard error.
     pub file: Option<PathBuf>,
     /// The lowest level that is written.
     pub level: Level,
-    /// How lines are written.
+    /// The format of the lines.
     pub format: LogFormat,
 }
 
 words! {
-    /// How a log line is written.
+    /// The format of a log line.
     #[derive(Default)]
     pub enum LogFormat {
-        /// For a person.
+        /// Text for people.
         #[default]
         Text = "text",
         /// One JSON object.
@@ -230,15 +229,15 @@ words! {
 }
 
 words! {
-    /// Weight of a log line.
+    /// The level of a log line.
     #[derive(Default)]
     pub enum Level {
         /// Everything.
         Debug = "debug",
-        /// Each lease given and freed.
+        /// Each allocation and release.
         #[default]
         Info = "info",
-        /// What an operator should look at.
+        /// Warnings for the operator.
         Warn = "warning",
         /// Failures.
         Error = "error",
@@ -248,7 +247,7 @@ words! {
 }
 
 words! {
-    /// A version of the specification.
+    /// A version of the CNI specification.
     pub enum CniVersion {
         /// ADD and DEL, one address per family.
         V0_1_0 = "0.1.0",
@@ -268,10 +267,10 @@ words! {
 }
 
 impl CniVersion {
-    /// The newest: what we answer with where no configuration says another.
+    /// The newest version: used for answers if no configuration has another.
     pub const NEWEST: CniVersion = CniVersion::V1_1_0;
 
-    /// The version with exactly this text; none at all means 0.1.0.
+    /// The version with exactly this text; empty text means 0.1.0.
     pub fn find(text: &str) -> Option<CniVersion> {
         if text.is_empty() { Some(CniVersion::V0_1_0) } else { CniVersion::from_word(text) }
     }
@@ -288,13 +287,13 @@ impl CniVersion {
 }
 
 impl LogFormat {
-    /// The format of a word, in any case.
+    /// The format with this name, in any case.
     pub fn named(word: &str) -> Option<LogFormat> {
         LogFormat::from_word(&word.trim().to_ascii_lowercase())
     }
 }
 
-/// The value of `name` where it is one of a few words; absent is the default.
+/// The value of `name`, which must be one of a few words; the default if absent.
 fn choice<T: Copy + Default>(
     fields: &Fields,
     name: &str,

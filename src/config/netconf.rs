@@ -1,6 +1,6 @@
-//! A decoded network configuration, before it is known what it is wanted for.
+//! A decoded network configuration, before the command is known.
 //!
-//! It reads the top level alone: the keys in `ipam` are the dialects'.
+//! Only the top level is read here. The dialects read the keys in `ipam`.
 
 use super::Inputs;
 use super::error::ConfigError;
@@ -10,22 +10,22 @@ use super::runtime::{Attachments, VALID, prev_addresses};
 use crate::model::{Attachment, ContainerId, IfName, NameError, NetworkName};
 use crate::net::Addr;
 
-/// What `cniVersion` is when it is absent.
+/// The version if `cniVersion` is absent.
 const FIRST_VERSION: &str = "0.1.0";
 
-/// A network configuration as it was read.
+/// A decoded network configuration.
 #[derive(Clone, Debug)]
 pub struct Netconf {
     pairs: Vec<(String, Json)>,
     version: String,
     pub(super) name: Option<String>,
-    /// GC's, which are not in `pairs`.
+    /// GC's attachments, which are not in `pairs`.
     attachments: Attachments,
 }
 
 impl Netconf {
-    /// Decodes JSON. What is wrong inside `ipam` is an error of [`Netconf::config`], so that it
-    /// cannot stop a DEL.
+    /// Decodes JSON. Errors inside `ipam` are reported by [`Netconf::config`], so that they cannot stop a
+    /// DEL.
     pub fn decode(bytes: &[u8]) -> Result<Netconf, ConfigError> {
         let mut attachments = Attachments::default();
         let mut take = |key: &str, item: Option<(usize, Json)>| attachments.take(key, item);
@@ -38,7 +38,7 @@ impl Netconf {
         }
     }
 
-    /// The same, of what was parsed.
+    /// Makes a configuration from parsed pairs.
     pub(super) fn from_pairs(pairs: Vec<(String, Json)>) -> Result<Netconf, ConfigError> {
         let root = Fields::root(&pairs);
         let version = root.text("cniVersion").map_err(|e| fail(&e).at("cniVersion"))?;
@@ -52,7 +52,7 @@ impl Netconf {
         &self.version
     }
 
-    /// Whether it says nothing about addresses: no `ipam`, or nothing but a `type` in it.
+    /// Whether it has no settings for addresses: no `ipam`, or only a `type` in it.
     pub fn is_bare(&self) -> bool {
         match self.root().object("ipam") {
             Ok(None) => true,
@@ -61,7 +61,7 @@ impl Netconf {
         }
     }
 
-    /// The same with another `ipam`.
+    /// The same configuration with another `ipam`.
     pub(super) fn with_ipam(&self, ipam: Vec<(String, Json)>) -> Netconf {
         let mut pairs = self.pairs.clone();
         pairs.retain(|(key, _)| !is_spelling_of(key, "ipam"));
@@ -69,15 +69,15 @@ impl Netconf {
         Netconf { pairs, ..self.clone() }
     }
 
-    /// GC: the attachments that live, sorted. They are taken out: there may be many, and they are asked
-    /// for once.
+    /// GC: the valid attachments, sorted. They are moved out, because there may be many and they are needed
+    /// once.
     pub fn take_valid_attachments(&mut self) -> Result<Vec<(ContainerId, IfName)>, ConfigError> {
         let valid = std::mem::take(&mut self.attachments).of(&self.root());
         self.pairs.retain(|(key, _)| !VALID.iter().any(|name| is_spelling_of(key, name)));
         valid
     }
 
-    /// CHECK: the addresses of `prevResult`, of any version; `None` where there is none.
+    /// CHECK: the addresses of `prevResult`, of any version; `None` if there is none.
     pub fn prev_addresses(&self) -> Result<Option<Vec<Addr>>, ConfigError> {
         prev_addresses(&self.root())
     }
@@ -94,7 +94,7 @@ impl Netconf {
             .ok_or_else(|| ConfigError::invalid("IPAM config missing 'ipam' key"))
     }
 
-    /// `ipam`, without a key where it is none.
+    /// `ipam`, or an empty object if it is not an object.
     pub(super) fn ipam_or_empty(&self) -> Fields<'_> {
         self.root().object("ipam").ok().flatten().unwrap_or_default()
     }
@@ -104,7 +104,7 @@ fn fail(e: &dyn std::fmt::Display) -> ConfigError {
     ConfigError::decode(format!("error unmarshall network config: {e}"))
 }
 
-/// The network of this name, with the specification's messages.
+/// Makes a network name, with the specification's messages.
 pub(super) fn network_name(name: &str) -> Result<NetworkName, ConfigError> {
     NetworkName::new(name).map_err(|why| {
         let error = match why {
@@ -117,7 +117,7 @@ pub(super) fn network_name(name: &str) -> Result<NetworkName, ConfigError> {
     })
 }
 
-/// The attachment, where a container is named.
+/// The attachment, if a container is named.
 pub(super) fn attachment(network: &NetworkName, inputs: &Inputs) -> Option<Attachment> {
     inputs.container.clone().map(|container| Attachment {
         network: network.clone(),

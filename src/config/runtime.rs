@@ -1,8 +1,7 @@
-//! What a runtime puts beside a configuration: the attachments that live, the former result.
+//! What a runtime adds to a configuration: the valid attachments and the previous result.
 //!
-//! Owns: both spellings of GC's key, and the shapes of `prevResult` in all versions. Does not own:
-//! what is done with them.
-//! Invariant: a list of attachments that is absent or damaged is never taken for a short one.
+//! Accepts both spellings of GC's key, and the formats of `prevResult` in all versions.
+//! Invariant: an absent or malformed list of attachments is never treated as a short one.
 
 use super::cidr::bad_cidr;
 use super::error::ConfigError;
@@ -11,11 +10,11 @@ use super::json::{Json, is_spelling_of, quote};
 use crate::model::{ContainerId, IfName, NameError};
 use crate::net::{Addr, parse_addr};
 
-/// The specification's key, and the one that its text had when 1.1.0 was tagged.
+/// The specification's key, and the key in its text when 1.1.0 was tagged.
 pub(super) const VALID: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
-/// The attachments under each of the two keys, or what is wrong with the first that is no attachment.
-/// As JSON they need several times the memory, and a runtime may list very many.
+/// The attachments under each of the two keys, or the error of the first malformed one. As JSON they need
+/// several times the memory, and a runtime may list very many.
 #[derive(Clone, Debug)]
 pub(super) struct Attachments([Result<Vec<(ContainerId, IfName)>, ConfigError>; 2]);
 
@@ -26,7 +25,8 @@ impl Default for Attachments {
 }
 
 impl Attachments {
-    /// Adds one; without an item the list begins anew, for the last one of a key counts.
+    /// Adds an item. Without an item, the list restarts, because the last of equal keys is the effective
+    /// one.
     pub(super) fn take(&mut self, key: &str, item: Option<(usize, Json)>) {
         let Some(which) = VALID.iter().position(|name| is_spelling_of(key, name)) else { return };
         let list = &mut self.0[which];
@@ -40,12 +40,12 @@ impl Attachments {
         }
     }
 
-    /// The attachments, sorted, of the first key that `root` has. `null` is an empty list; absence is an
-    /// error.
+    /// The attachments, sorted, of the first key that `root` has. `null` is an empty list; a missing key is
+    /// an error.
     pub(super) fn of(self, root: &Fields) -> Result<Vec<(ContainerId, IfName)>, ConfigError> {
         let found = VALID.iter().zip(self.0).find_map(|(key, list)| {
             let node = root.get_or_null(key)?;
-            // Whether it is a list at all; its items are in `list`.
+            // Whether it is a list. Its items are in `list`.
             Some(if node.is_null() { list } else { node.list().and(list) })
         });
         let mut valid = found.unwrap_or_else(|| {
@@ -67,10 +67,10 @@ fn attachment(key: &str, index: usize, item: &Json) -> Result<(ContainerId, IfNa
     Ok((container, name(&fields, "ifname", IfName::new)?))
 }
 
-/// The most addresses of `prevResult`, which may have those of other plugins too.
+/// The maximum number of addresses in `prevResult`, which may contain those of other plugins.
 const MOST_ADDRESSES: usize = 4096;
 
-/// The addresses of `prevResult`, of any version; `None` where there is none.
+/// The addresses of `prevResult`, of any version; `None` if there is none.
 pub(super) fn prev_addresses(root: &Fields) -> Result<Option<Vec<Addr>>, ConfigError> {
     let Some(result) = root.object("prevResult")? else {
         return Ok(None);

@@ -1,8 +1,8 @@
-//! The methods: a path and a body in, a [`Reply`] out.
+//! The methods: take a path and a body, and return a [`Reply`].
 //!
-//! They know nothing of HTTP: the path alone decides, for dockerd sends no content type and any host
-//! name.
-//! Invariant: a request that is empty, malformed or unknown changes nothing.
+//! They do not depend on HTTP. Only the path selects the method, because dockerd sends no content type and
+//! any host name.
+//! Invariant: an empty, malformed or unknown request changes nothing.
 
 use super::names::{ADDRESS_TYPE, BAD_POOL, ENDPOINT, GATEWAY, MAC, SERIAL};
 use super::settings::Settings;
@@ -19,9 +19,9 @@ use crate::telemetry::log::Entry;
 /// The driver's settings.
 #[derive(Clone, Debug)]
 pub struct Driver {
-    /// What the operator configured.
+    /// The operator's settings.
     pub settings: Settings,
-    /// Reads what the host routes, when an automatic pool is requested.
+    /// Reads the host's routes when an automatic pool is requested.
     pub routes: fn() -> Vec<Span>,
 }
 
@@ -32,17 +32,17 @@ pub struct Reply {
     pub status: u16,
     /// A JSON object.
     pub body: String,
-    /// How to undo the change, if the answer cannot be delivered.
+    /// How to undo the change if the answer cannot be delivered.
     pub undo: Option<Undo>,
-    /// For the log: every request at `Debug`, every change at `Info`, refusals at `Warn`, failures
-    /// at `Error`.
+    /// The log entry: every request at `Debug`, every change at `Info`, refusals at `Warn`, failures at
+    /// `Error`.
     pub entry: Entry,
 }
 
 /// How to undo a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Undo {
-    /// Free this lease, if it is still as it was made.
+    /// Free this lease, if it has not changed.
     Address(PoolId, Box<Lease>),
     /// Release the pool.
     Pool(PoolId),
@@ -60,7 +60,7 @@ impl Reply {
         self
     }
 
-    /// A failure with this status. dockerd shows the text, and repeats none of them.
+    /// A failure with this status. dockerd shows the text. It never repeats the request.
     pub fn failed(status: u16, text: &str, more: &str) -> Reply {
         let level = if status < 500 { Level::Warn } else { Level::Error };
         let shown = if more.is_empty() { text.to_owned() } else { format!("{text}: {more}") };
@@ -69,13 +69,13 @@ impl Reply {
         Reply { status, body: wire::failure(text), undo: None, entry }
     }
 
-    /// A refusal: status 200, as the protocol has it.
+    /// A refusal, with status 200 as the protocol requires.
     fn refused(text: &str, more: &str) -> Reply {
         Reply { status: 200, ..Reply::failed(400, text, more) }
     }
 }
 
-/// Why a method did nothing.
+/// The answer of a method that did nothing.
 type Failure = Box<Reply>;
 
 impl From<Error> for Failure {
@@ -148,7 +148,7 @@ fn request_pool(
     Ok(Reply { undo: Some(Undo::Pool(pool.id)), ..reply })
 }
 
-/// A pool's name; it must not be empty.
+/// The release of a pool.
 fn release(pool: &PoolId) -> Command {
     Command::ReleasePool(ReleasePool::of(pool.clone()))
 }

@@ -1,8 +1,8 @@
 //! subletd's command line and environment, in three dialects: its own, gipam's and kontena-ipam's.
 //!
-//! Owns: flags, variables, their precedence (a flag, `SUBLET_*`, `GIPAM_*`, `KONTENA_IPAM_*`) and
-//! defaults. Does not own: what a setting means.
-//! Invariant: nothing is opened or listened on before all of it makes sense.
+//! Defines flags, variables, their precedence (a flag, `SUBLET_*`, `GIPAM_*`, `KONTENA_IPAM_*`) and
+//! defaults.
+//! Invariant: nothing is opened, and subletd does not listen, before all settings are valid.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -33,13 +33,13 @@ use crate::sys::host;
 use crate::sys::host::Facts;
 use crate::telemetry::log::{Entry, Log};
 
-/// Leases addresses to Docker's networks and containers: an IPAM plugin.
+/// Lease addresses to Docker's networks and containers, as an IPAM plugin.
 ///
 /// docker network create --ipam-driver sublet ...
 ///
-/// Flags win over variables, SUBLET_* over GIPAM_* over KONTENA_IPAM_*.
+/// Flags override variables, and SUBLET_* overrides GIPAM_*, which overrides KONTENA_IPAM_*.
 #[derive(Debug, Parser)]
-#[allow(clippy::doc_markdown, reason = "a person sees these texts as they stand here")]
+#[allow(clippy::doc_markdown, reason = "users see these texts as they are")]
 #[command(
     name = "subletd",
     version,
@@ -59,7 +59,7 @@ struct Cli {
 enum Command {
     /// Free this node's addresses and pools that the local dockerd does not know
     Cleanup {
-        /// Print what would be freed, and change nothing
+        /// Print what would be freed without freeing it
         #[arg(long)]
         dry_run: bool,
     },
@@ -68,19 +68,18 @@ enum Command {
 #[derive(Debug, Args)]
 #[allow(clippy::doc_markdown, reason = "as above")]
 struct Common {
-    /// The store's file, or a cluster that several hosts share, as {"etcd": {"endpoints": [...]}}
-    /// [default: the etcd of $ETCD_ENDPOINT, else $IPAM_DB_PATH, else
-    /// /var/lib/cni/sublet/leases.redb]
+    /// The store's file, or a cluster that several hosts share, as {"etcd": {"endpoints": [...]}} [default:
+    /// the etcd of $ETCD_ENDPOINT, else $IPAM_DB_PATH, else /var/lib/cni/sublet/leases.redb]
     #[arg(long, value_name = "PATH|JSON", global = true)]
     store: Option<OsString>,
-    /// This host's name in a cluster, unlike any other's [default: $NODE_ID, else the host name]
+    /// This host's name in a cluster, unique among its hosts [default: $NODE_ID, else the host name]
     #[arg(long, value_name = "NAME", global = true, value_parser = host::node_name)]
     node: Option<String>,
-    /// Names of the two address spaces; kontena's: kontenalocal,kontenaglobal
-    /// [default: $SUBLET_ADDRESS_SPACES, else sublet-local,sublet-global]
+    /// Names of the two address spaces (kontena-ipam has kontenalocal,kontenaglobal) [default:
+    /// $SUBLET_ADDRESS_SPACES, else sublet-local,sublet-global]
     #[arg(long, value_name = "LOCAL,GLOBAL", global = true)]
     address_spaces: Option<String>,
-    /// dockerd's API, for cleanup
+    /// Socket of dockerd's API, for cleanup
     #[arg(long, value_name = "SOCKET", default_value = "/run/docker.sock", global = true)]
     docker: PathBuf,
     #[command(flatten)]
@@ -90,8 +89,8 @@ struct Common {
 #[derive(Debug, Args)]
 #[allow(clippy::doc_markdown, reason = "as above")]
 struct Serve {
-    /// A unix socket; its name is the driver's. May be repeated: gipam.sock and kontena-ipam.sock
-    /// keep the networks of those drivers alive [default: /run/docker/plugins/sublet.sock]
+    /// A unix socket; its file name is the driver's name. May be repeated: gipam.sock and kontena-ipam.sock
+    /// serve the existing networks of those drivers [default: /run/docker/plugins/sublet.sock]
     #[arg(long, value_name = "PATH")]
     socket: Vec<PathBuf>,
     #[command(flatten)]
@@ -110,19 +109,19 @@ struct Serve {
     /// Prefix length of an automatic IPv6 pool [env: SUBLET_V6_BLOCK, GIPAM_V6AB] [default: 64]
     #[arg(long, value_name = "BITS", alias = "v6ab")]
     v6_block: Option<u8>,
-    /// Have dockerd send MAC addresses, to be kept with the leases
+    /// Ask dockerd for MAC addresses, and record them with the leases
     #[arg(long)]
     mac: bool,
-    /// gipam's lease file, taken over once: it is renamed to FILE.taken-over [env: GIPAM_FILE]
+    /// gipam's lease file. It is imported once and then renamed to FILE.taken-over [env: GIPAM_FILE]
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// How long a request may take, waiting for the store included
+    /// Longest time for a request, including the wait for the store
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     timeout: Duration,
-    /// debug, info, warn or error; kontena's numbers 0 to 3 too [env: LOG_LEVEL] [default: info]
+    /// debug, info, warn or error, or kontena's numbers 0 to 3 [env: LOG_LEVEL] [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
-    /// Append to a file, opened for each event, instead of writing to standard error
+    /// Append to this file instead of writing to standard error. It is opened for each event
     #[arg(long, value_name = "PATH")]
     log_file: Option<PathBuf>,
     /// text or json [env: LOG_FORMAT] [default: text]
@@ -130,48 +129,49 @@ struct Serve {
     log_format: Option<String>,
     #[command(flatten)]
     page: Page,
-    /// Clean up by the clock
+    /// Clean up at this interval
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     cleanup_every: Option<Duration>,
 }
 
-/// What cleanup may free.
+/// Limits of a cleanup.
 #[derive(Clone, Debug, Args)]
 pub struct Limits {
     /// Only report.
     #[arg(skip)]
     pub dry_run: bool,
-    /// Frees nothing if dockerd lists no network with a pool of this store: it may be another dockerd.
+    /// Frees nothing if dockerd lists no network with a pool of this store, because it may be another
+    /// dockerd.
     #[arg(skip)]
     pub only_if_served: bool,
-    /// Leave alone what was leased this long before cleanup looked
+    /// Keep leases that are younger than this when the cleanup starts
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, global = true)]
     pub grace: Duration,
-    /// Leave alone what answers a ping
+    /// Keep addresses that answer a ping
     #[arg(long, global = true)]
     pub probe: bool,
 }
 
-/// A TCP address, and which clients may connect.
+/// A TCP address, and the clients that may connect.
 #[derive(Clone, Debug, Args)]
 #[allow(clippy::doc_markdown, reason = "as above")]
 pub struct Tcp {
-    /// Listen on TCP instead [env: SUBLET_ADDRESS, GIPAM_ADDRESS]
+    /// Listen on TCP instead of a unix socket [env: SUBLET_ADDRESS, GIPAM_ADDRESS]
     #[arg(long, value_name = "HOST:PORT")]
     pub address: Option<String>,
-    /// Where dockerd finds the TCP address; with TLS the same with .json
+    /// File by which dockerd finds the TCP address; with TLS the same name with .json
     #[arg(long, value_name = "PATH", default_value = "/etc/docker/plugins/sublet.spec")]
     pub spec: PathBuf,
-    /// Plain TCP on an address that others can reach
+    /// Allow plain TCP on an address that other hosts can reach
     #[arg(long)]
     pub insecure: bool,
-    /// TLS, with client certificates.
+    /// TLS with client certificates.
     #[command(flatten)]
     pub tls: Option<Tls>,
-    /// dockerd's certificate, named in the .json file [default: ours]
+    /// Certificate for dockerd, named in the .json file [default: the server's]
     #[arg(long, value_name = "PATH", requires = "tls_client_key")]
     pub tls_client_cert: Option<PathBuf>,
-    /// Its key
+    /// Key of dockerd's certificate
     #[arg(long, value_name = "PATH", requires = "tls_client_cert")]
     pub tls_client_key: Option<PathBuf>,
 }
@@ -179,32 +179,32 @@ pub struct Tcp {
 /// PEM files for TLS.
 #[derive(Clone, Debug, Args)]
 pub struct Tls {
-    /// Our certificate (PEM)
+    /// The server's certificate (PEM)
     #[arg(long = "tls-cert", value_name = "PATH", required = false, requires_all = ["key", "ca"])]
     pub cert: PathBuf,
-    /// Its key
+    /// Key of the server's certificate
     #[arg(long = "tls-key", value_name = "PATH", required = false, requires = "cert")]
     pub key: PathBuf,
-    /// The authority that signed ours and dockerd's certificate
+    /// Authority that signed the server's and dockerd's certificates
     #[arg(long = "tls-ca", value_name = "PATH", required = false, requires = "cert")]
     pub ca: PathBuf,
 }
 
-/// The status page: another face's, which the program puts beside this one.
+/// The status page, a separate face that the program runs beside this one.
 #[derive(Debug, Args)]
 pub struct Page {
     /// Serve a read-only status page, its JSON API and Prometheus metrics, over plain HTTP
     #[arg(long, value_name = "HOST:PORT")]
     pub http: Option<String>,
-    /// ... also on an address that others can reach: they read all leases
+    /// Allow an address that other hosts can reach. They can then read all leases
     #[arg(long, requires = "http")]
     pub http_public: bool,
-    /// A name under which the page may be asked for, beside addresses and localhost; may be repeated
+    /// Host name under which the page answers, in addition to addresses and localhost; may be repeated
     #[arg(long, value_name = "NAME", requires = "http")]
     pub http_name: Vec<String>,
 }
 
-/// Opens the status page if there is to be one; it ends with the process.
+/// Opens the status page if it is configured. It ends with the process.
 pub type OpenPage<'a> = &'a dyn Fn(&Page, &Backend) -> Result<()>;
 
 /// Looks up a variable of the environment.
@@ -213,12 +213,12 @@ pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// gipam's flags, which have one dash.
 const GIPAM: [&str; 6] = ["address", "file", "v6", "v6ab", "v4", "v4ab"];
 
-/// The flags with their texts: what the man page is made from.
+/// The flags with their texts, from which the man page is made.
 pub fn definition() -> clap::Command {
     Cli::command()
 }
 
-/// Runs subletd; answers what is to be printed, or clap's answer with its exit code.
+/// Runs subletd. Returns the text to print, or clap's message with its exit code.
 pub fn run(
     args: Vec<OsString>,
     env: Env<'_>,
@@ -248,7 +248,7 @@ fn with_two_dashes(arg: OsString) -> OsString {
     }
 }
 
-/// The first of these variables that is set and not empty, and which one.
+/// The value of the first of these variables that is set and not empty, and its name.
 fn first_set<'n>(env: Env<'_>, names: &[&'n str]) -> Result<Option<(&'n str, String)>> {
     for name in names {
         if let Some(value) = env(name).filter(|value| !value.is_empty()) {
@@ -259,7 +259,7 @@ fn first_set<'n>(env: Env<'_>, names: &[&'n str]) -> Result<Option<(&'n str, Str
     Ok(None)
 }
 
-/// The value of a flag, else of the first of these variables that is set.
+/// The value of a flag, or of the first of these variables that is set.
 fn flag_or_variable(flag: Option<&String>, env: Env<'_>, names: &[&str]) -> Result<Option<String>> {
     match flag {
         Some(text) => Ok(Some(text.clone())),
@@ -267,8 +267,8 @@ fn flag_or_variable(flag: Option<&String>, env: Env<'_>, names: &[&str]) -> Resu
     }
 }
 
-/// Whether `JOURNAL_STREAM`, device and inode, is our standard error: a child may inherit the variable
-/// and write elsewhere (systemd.exec(5)).
+/// Whether `JOURNAL_STREAM`, device and inode, is this process's standard error. A child may inherit the
+/// variable and write elsewhere (systemd.exec(5)).
 fn is_stderr(stream: &OsString) -> bool {
     let stat = rustix::fs::fstat(std::io::stderr());
     stat.is_ok_and(|s| stream.to_str() == Some(&format!("{}:{}", s.st_dev, s.st_ino)))
@@ -286,12 +286,12 @@ fn cluster(name: &str, json: &str, timeout: Duration, log: &Log) -> Result<Store
     Ok(spec)
 }
 
-/// Node and boot; in a cluster the node has a name.
+/// Node and boot. In a cluster the node must have a name.
 fn context(facts: &Facts, store: &StoreSpec) -> Result<alloc::Context> {
     let cx = alloc::Context { face: Face::Docker, ..facts.context_of(store) };
     ensure!(
         !store.is_cluster() || !cx.node.name.is_empty(),
-        "this host has no name, and needs one in a cluster: say --node NAME"
+        "this host has no name, which a cluster requires: pass --node NAME"
     );
     Ok(cx)
 }
@@ -306,7 +306,7 @@ impl Cli {
         Ok(settings)
     }
 
-    /// Which store; the timeout of a cluster is at most that of a request.
+    /// The store. The timeout of a cluster is at most that of a request.
     fn store(&self, env: Env<'_>, log: &Log) -> Result<StoreSpec> {
         let timeout = self.serve.timeout;
         let named = self.common.store.clone();
@@ -318,7 +318,10 @@ impl Cli {
         if named.is_none()
             && let Some((name, text)) = first_set(env, &["ETCD_ENDPOINT"])?
         {
-            ensure!(variable.is_none(), "{name} and IPAM_DB_PATH name a store each; say --store");
+            ensure!(
+                variable.is_none(),
+                "{name} and IPAM_DB_PATH name different stores; pass --store"
+            );
             let endpoints: Vec<&str> = text.split(',').map(str::trim).collect();
             let json = json!({ "etcd": { "endpoints": endpoints } }).to_string();
             return cluster(name, &json, timeout, log);
@@ -346,7 +349,7 @@ impl Cli {
 
     fn serve(&self, env: Env<'_>, facts: &Facts, page: OpenPage<'_>) -> Result<()> {
         let config = self.server(env, facts)?;
-        // Before readiness is reported.
+        // The page opens before readiness is reported.
         page(&self.serve.page, &config.backend)?;
         server::run(config)
     }
@@ -402,7 +405,7 @@ impl Cli {
         })
     }
 
-    /// Where automatic pools of a family come from.
+    /// The supernets of automatic pools of a family.
     fn blocks(&self, env: Env<'_>, family: Family, imported: &[Block]) -> Result<Vec<Block>> {
         let serve = &self.serve;
         let (flag, flags, len, names, sizes, usual): (_, _, _, &[&str], &[&str], u8) = match family
@@ -451,7 +454,7 @@ impl Cli {
         supernets.into_iter().map(block).collect()
     }
 
-    /// Takes gipam's lease file over, if there is one; answers with its main pools.
+    /// Imports gipam's lease file, if there is one. Returns its main pools.
     fn import_gipam(
         &self,
         env: Env<'_>,

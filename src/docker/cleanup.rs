@@ -1,9 +1,9 @@
-//! Frees what the local dockerd no longer lists: leases of endpoints that it removed, and pools of
-//! networks that it removed while the driver was down. dockerd sends each release only once.
+//! Frees what the local dockerd no longer lists: addresses of removed endpoints, and pools of networks that
+//! were removed while the driver was down. dockerd sends each release only once.
 //!
-//! What may be freed at all is decided in `alloc`.
-//! Invariant: nothing is freed that is in the listing or may be, was leased since, is a gateway or an
-//! auxiliary address, belongs to another node, or to a swarm.
+//! The allocator decides what may be freed.
+//! Invariant: cleanup frees nothing that is or may be in the listing, was leased since, is a gateway or an
+//! auxiliary address, or belongs to another node or to a swarm.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,11 +22,11 @@ use crate::model::{Pool, PoolId};
 use crate::net::{Addr, Subnet};
 use crate::store::{FileSystem as _, Os, Store};
 
-/// What was freed, or would be.
+/// What was freed, or (dry run) would be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     dry_run: bool,
-    /// For each pool its addresses, and whether the pool itself is freed.
+    /// The addresses of each pool, and whether the pool itself is freed.
     pools: BTreeMap<PoolId, (Vec<Addr>, bool)>,
 }
 
@@ -50,11 +50,12 @@ impl fmt::Display for Report {
     }
 }
 
-/// Longest time that a request of dockerd is under way.
+/// The longest time that a request of dockerd can be under way.
 const UNDER_WAY: Duration = Duration::from_secs(10);
 
-/// Compares the pools of this node with a listing, and frees. It waits first, at most for the grace period: a
-/// release that was under way during the listing must not arrive after its address was freed here and leased again.
+/// Compares the pools of this node with a listing, and frees what is not listed. First it waits, at most
+/// for the grace period. Otherwise a release that was under way during the listing could arrive after its
+/// address was freed here and leased again.
 pub fn clean(
     store: &mut dyn Store,
     cx: &Context,
@@ -99,20 +100,20 @@ pub fn clean(
     Ok(report)
 }
 
-/// What a listing says about a pool.
+/// The state of a pool in a listing.
 enum Listed {
-    /// A network has it; these addresses are in use.
+    /// A network has the pool; these addresses are in use.
     Addresses(Vec<Addr>),
-    /// No network has it.
+    /// No network has the pool.
     Nothing,
-    /// The listing does not say: the pool is a swarm's, or may be that of a network whose listed subnet is
-    /// not the allocated one.
+    /// Unknown: the pool belongs to a swarm, or possibly to a network whose listed subnet is not the
+    /// allocated one.
     Unknown,
 }
 
-/// Compares one pool of `pools` with the networks. dockerd 26 and later list what a user asked for: a
-/// network that was created with `--subnet 0.0.0.0/20` is listed with this subnet. Only its addresses
-/// show which pool it has.
+/// Compares one of the `pools` with the networks. dockerd 26 and later list the requested subnet: a network
+/// that was created with `--subnet 0.0.0.0/20` is listed with this subnet, and only its addresses show
+/// which pool it has.
 fn listed(pool: &Pool, pools: &[Pool], settings: &Settings, listing: &Listing) -> Listed {
     if pool.space != settings.local {
         return Listed::Unknown;
@@ -120,7 +121,7 @@ fn listed(pool: &Pool, pools: &[Pool], settings: &Settings, listing: &Listing) -
     if pool.shared.is_none() && pool.id != PoolId::plain(&pool.space, pool.subnet, pool.sub) {
         return imported(pool, pools, listing);
     }
-    // A range as large as the subnet is no range.
+    // A range as large as the subnet counts as no range.
     let part = |sub: Option<Subnet>| sub.filter(|sub| sub.len() > pool.subnet.len());
     let same = |(subnet, sub): &(Subnet, Option<Subnet>)| {
         *subnet == pool.subnet && (pool.shared.is_some() || part(*sub) == pool.sub)
@@ -129,7 +130,7 @@ fn listed(pool: &Pool, pools: &[Pool], settings: &Settings, listing: &Listing) -
     let (mut found, mut unknown) = (false, false);
     for network in listing.networks.iter().filter(|network| network.shared == pool.shared) {
         let inside = |pool: &Pool| network.addrs.iter().any(|addr| pool.subnet.contains(*addr));
-        // A network that is listed without a subnet may have any pool.
+        // A network without a listed subnet may have any pool.
         let is_any = network.pools.is_empty();
         let asks = |(subnet, _): &&(Subnet, Option<Subnet>)| is_any_block(*subnet, pool.subnet);
         let asked = network.pools.iter().filter(asks).count() + usize::from(is_any);
@@ -157,9 +158,8 @@ fn listed(pool: &Pool, pools: &[Pool], settings: &Settings, listing: &Listing) -
     }
 }
 
-/// Compares a pool that gipam made with the networks. gipam gave a network its next block, whatever subnet
-/// or option was asked for, and dockerd lists what was asked for: only addresses show which pool a network
-/// has.
+/// Compares a pool of gipam with the networks. gipam allocated the next block to each network, whatever was
+/// requested, but dockerd lists what was requested. Only addresses show which pool a network has.
 fn imported(pool: &Pool, pools: &[Pool], listing: &Listing) -> Listed {
     let family = pool.subnet.family();
     let (mut addrs, mut unknown) = (Vec::new(), false);
@@ -181,7 +181,7 @@ fn imported(pool: &Pool, pools: &[Pool], listing: &Listing) -> Listed {
     }
 }
 
-/// Whether a listed subnet stands for any block of `subnet`'s size (`0.0.0.0/20`, `::/64`).
+/// Whether a listed subnet means any block of `subnet`'s size (`0.0.0.0/20`, `::/64`).
 fn is_any_block(listed: Subnet, subnet: Subnet) -> bool {
     listed.first().bits() == 0 && is_alike(listed, subnet)
 }
@@ -193,7 +193,7 @@ fn is_alike(one: Subnet, other: Subnet) -> bool {
 /// Pings that run at the same time.
 const PARALLEL_PINGS: usize = 32;
 
-/// Returns those that answer a ping within a second.
+/// Returns the addresses that answer a ping within a second.
 fn reachable(addrs: &[Addr]) -> Result<Vec<Addr>> {
     let mut alive = Vec::new();
     for some in addrs.chunks(PARALLEL_PINGS) {
@@ -204,7 +204,7 @@ fn reachable(addrs: &[Addr]) -> Result<Vec<Addr>> {
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .spawn()
-                .context("cannot run ping, so nothing is known to be unused")
+                .context("cannot run ping, so no address can be proven unused")
         };
         let running = some.iter().map(ping).collect::<Result<Vec<_>>>()?;
         for (addr, mut child) in some.iter().zip(running) {

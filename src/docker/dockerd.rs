@@ -1,6 +1,7 @@
 //! The networks and endpoints of the local dockerd, from its API on a unix socket.
 //!
-//! Only cleanup asks, never the handler of a request, because dockerd holds its locks then.
+//! Only cleanup asks dockerd. A request handler must not, because dockerd holds its locks during the
+//! request.
 //! Invariant: a listing is complete or an error.
 
 use std::path::Path;
@@ -14,37 +15,37 @@ use crate::model::Timestamp;
 use crate::net::{Addr, Subnet, parse_addr, parse_cidr};
 use crate::sys::host;
 
-/// All networks, as they were at `started` or later.
+/// All networks, no older than `started`.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
     /// When the listing began.
     pub started: Timestamp,
-    /// The networks with addresses of a driver that is not built in.
+    /// The networks whose addresses come from a driver that is not built in.
     pub networks: Vec<Network>,
 }
 
 /// One network.
 #[derive(Clone, Debug, Default)]
 pub struct Network {
-    /// Its subnets, each with the part that addresses are drawn from.
+    /// The subnets, each with its sub-pool.
     pub pools: Vec<(Subnet, Option<Subnet>)>,
     /// kontena's `network=`.
     pub shared: Option<String>,
-    /// Gateways, auxiliary addresses, endpoints.
+    /// Gateways, auxiliary addresses and addresses of endpoints.
     pub addrs: Vec<Addr>,
-    /// A swarm's: dockerd does not list all its addresses.
+    /// Whether it is a swarm's network: dockerd does not list all of its addresses.
     pub swarm: bool,
 }
 
-/// How long dockerd may be silent before and within each answer.
+/// How long dockerd may pause before and during each answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Asks the dockerd behind `socket`.
+/// Lists the networks of the dockerd behind `socket`.
 pub fn list(socket: &Path) -> Result<Listing> {
     let started = host::now();
     let all = get(socket, "/networks")?;
     let mut networks = Vec::new();
-    for network in all.as_array().context("dockerd's list of networks is no list")? {
+    for network in all.as_array().context("dockerd's list of networks is not a list")? {
         let driver = network["IPAM"]["Driver"].as_str().unwrap_or_default();
         if matches!(driver, "default" | "null" | "") {
             continue;
@@ -64,7 +65,7 @@ fn get(socket: &Path, path: &str) -> Result<Value> {
     runtimes::read(&answer).with_context(what)
 }
 
-/// Reads one network. What is not understood is an error: it may be in use.
+/// Reads one network. Unknown content is an error, because it may describe an address in use.
 fn read(raw: &Value) -> Result<Network> {
     let mut network = Network {
         shared: raw["IPAM"]["Options"]["network"].as_str().map(str::to_owned),
@@ -91,19 +92,19 @@ fn text(value: &Value) -> Result<Option<&str>> {
         Value::Null => Ok(None),
         Value::String(text) if text.is_empty() => Ok(None),
         Value::String(text) => Ok(Some(text)),
-        other => bail!("{other} is no text"),
+        other => bail!("{other} is not text"),
     }
 }
 
 /// An address, with or without a prefix length.
 fn addr(value: &Value) -> Result<Option<Addr>> {
     let Some(text) = text(value)? else { return Ok(None) };
-    parse_addr(text).map(Some).with_context(|| format!("{text:?} is no address"))
+    parse_addr(text).map(Some).with_context(|| format!("{text:?} is not an address"))
 }
 
 fn prefix(value: &Value) -> Result<Option<Subnet>> {
     let Some(text) = text(value)? else { return Ok(None) };
-    let net = parse_cidr(text).with_context(|| format!("{text:?} is no prefix"))?;
+    let net = parse_cidr(text).with_context(|| format!("{text:?} is not a prefix"))?;
     Ok(Some(net.into()))
 }
 

@@ -1,10 +1,10 @@
 //! Docker's IPAM plugin protocol: `docker network create --ipam-driver sublet`.
 //!
-//! Owns: what a request means, the texts of `ipamapi`, which answer is written ([`handle`], pure over a
-//! store), and around it the server, its command line, and `cleanup`. Does not own: which subnet or
-//! address is given (`alloc`).
-//! Invariant: a pool or a lease is durable before it is answered, and every answer is a JSON object: a
-//! failure has both `Err` and `Error`, for dockerd reads the one or the other depending on the status.
+//! [`handle`] interprets a request and writes the answer with the texts of `ipamapi`; it is pure over a
+//! store. Around it are the server, its command line, and `cleanup`. `alloc` decides which subnet or
+//! address is allocated.
+//! Invariant: a pool or a lease is durable before it is answered. Every answer is a JSON object. A failure
+//! has both `Err` and `Error`, because dockerd reads one or the other depending on the status.
 
 mod api;
 pub mod args;
@@ -20,5 +20,6 @@ mod wire;
 pub use api::{Driver, Undo, handle};
 pub use settings::{Settings, block, supernet};
 
-/// The largest body that is read, in bytes. dockerd's are below 1 KiB; options are an operator's.
+/// The largest accepted body, in bytes. dockerd's are below 1 KiB, except for options that an operator
+/// sets.
 pub const LARGEST_BODY: usize = 1 << 20;

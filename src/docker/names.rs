@@ -1,17 +1,18 @@
-//! The protocol's names: paths, options, and the texts of errors that no decision of the allocator
-//! stands behind. The seed is moby's `ipamapi`; users and scripts search for these very texts.
+//! The protocol's names: paths, options, and the texts of errors that do not come from the allocator. They
+//! are those of moby's `ipamapi`, because users and scripts search for them.
 
-/// `RequestAddress` for a gateway says so under this option; `RequestPool` may answer with one.
+/// `RequestAddress` has this option if the address is for a gateway; `RequestPool` may return a gateway
+/// under it.
 pub const GATEWAY: &str = "com.docker.network.gateway";
-/// The option that says what an address is for.
+/// The option with the purpose of an address.
 pub const ADDRESS_TYPE: &str = "RequestAddressType";
-/// Ask for addresses in turn (swarm).
+/// Allocate addresses in turn (swarm).
 pub const SERIAL: &str = "com.docker.network.ipam.serial";
 /// The endpoint's MAC address.
 pub const MAC: &str = "com.docker.network.endpoint.macaddress";
 /// The container's name (dockerd 28.4 and later).
 pub const ENDPOINT: &str = "com.docker.network.endpoint.name";
-/// kontena's: the name under which hosts share a pool.
+/// kontena's option: the name under which hosts share a pool.
 pub const NETWORK: &str = "network";
 
 /// `ErrInvalidAddressSpace`.

@@ -1,6 +1,6 @@
-//! `RequestPool`: which pool a request means.
+//! `RequestPool`: finds out which pool a request means.
 //!
-//! Owns: moby's reading of `Pool`, `SubPool` and `V6`, and kontena's of the option `network`.
+//! Interprets `Pool`, `SubPool` and `V6` as moby does, and the option `network` as kontena does.
 
 use super::names::{INVALID_POOL, INVALID_SPACE, INVALID_SUB_POOL, NETWORK};
 use super::settings::Settings;
@@ -9,7 +9,7 @@ use crate::alloc::{Ask, Block, RequestPool, Shared};
 use crate::model::PoolId;
 use crate::net::{Addr, Family, Span, Subnet, parse_cidr};
 
-/// What is asked for, or moby's word for what is wrong with it.
+/// The request, or moby's error text.
 pub fn read(
     raw: &wire::Request,
     settings: &Settings,
@@ -24,7 +24,7 @@ pub fn read(
     let family = asked.map_or(family, |net| Addr::from(net.addr()).family());
     let ask = match asked {
         None => Ask::Any(settings.blocks(family).to_vec()),
-        // "0.0.0.0/24": any block of this size; "0.0.0.0/0": any of the usual size.
+        // "0.0.0.0/24" means any block of this size; "0.0.0.0/0" any block of the usual size.
         Some(net) if net.addr().is_unspecified() => {
             Ask::Any(sized(settings.blocks(family), net.prefix_len())?)
         }
@@ -41,7 +41,7 @@ pub fn read(
     Ok(RequestPool { space: space.to_owned(), ask, sub, shared, avoid })
 }
 
-/// One of the two. kontena's requests need not name any.
+/// One of the two address spaces. kontena's requests need not name one.
 fn space<'a>(
     name: &'a str,
     network: Option<&String>,
@@ -55,7 +55,7 @@ fn space<'a>(
     }
 }
 
-/// The supernets cut into blocks of another size.
+/// The supernets, divided into blocks of another size.
 fn sized(blocks: &[Block], len: u8) -> Result<Vec<Block>, String> {
     if len == 0 {
         return Ok(blocks.to_vec());
@@ -65,7 +65,7 @@ fn sized(blocks: &[Block], len: u8) -> Result<Vec<Block>, String> {
     if fit.is_empty() { Err(INVALID_POOL.to_owned()) } else { Ok(fit) }
 }
 
-/// A part of a subnet; all of it is no part.
+/// A sub-pool of a subnet. One that covers the whole subnet counts as none.
 fn part(text: &str, subnet: Subnet) -> Result<Option<Subnet>, String> {
     let sub = Subnet::from(parse_cidr(text).ok_or(INVALID_SUB_POOL)?);
     if sub.len() <= subnet.len() && sub.contains(subnet.first()) {
@@ -77,8 +77,8 @@ fn part(text: &str, subnet: Subnet) -> Result<Option<Subnet>, String> {
     Err(INVALID_SUB_POOL.to_owned())
 }
 
-/// The name is the pool's as well, as kontena has it, where only one pool can be meant: a dual stack
-/// network asks for two, and a swarm in two spaces.
+/// The name is also the pool's ID, as in kontena, if it can mean only one pool. A dual-stack network
+/// requests two pools, and a swarm requests pools in two spaces.
 fn shared(name: &str, space: &str, family: Family, settings: &Settings) -> Result<Shared, String> {
     if name.is_empty() {
         return Err("Network can't be nil".to_owned());

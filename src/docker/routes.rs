@@ -1,15 +1,15 @@
-//! What the host routes elsewhere: automatic pools keep clear of it, as dockerd's own do.
+//! The host's routes, which automatic pools avoid, as dockerd's own pools do.
 //!
-//! Owns: reading `/proc/net/route`, `/proc/net/ipv6_route` and the name servers of
-//! `/etc/resolv.conf`, which is what dockerd compares an automatic pool with. What cannot be read
-//! is left out: dockerd then asks again, and gets another block.
-//! Invariant: a default route covers nothing here.
+//! Reads `/proc/net/route`, `/proc/net/ipv6_route` and the name servers in `/etc/resolv.conf`, with which
+//! dockerd compares an automatic pool. Unreadable entries are ignored: dockerd then rejects the pool and
+//! requests another.
+//! Invariant: a default route covers nothing.
 
 use std::fs;
 
 use crate::net::{Addr, Family, Span, Subnet};
 
-/// The spans that this host routes, or whose name servers it asks.
+/// The spans that the host routes, and its name servers.
 pub fn host_routes() -> Vec<Span> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let mut spans = v4(&read("/proc/net/route"));
@@ -18,7 +18,7 @@ pub fn host_routes() -> Vec<Span> {
     spans
 }
 
-/// Interface, destination, gateway, flags, ..., mask: numbers in the host's byte order.
+/// Columns: interface, destination, gateway, flags, ..., mask. Numbers are in the host's byte order.
 fn v4(text: &str) -> Vec<Span> {
     let route = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -30,7 +30,7 @@ fn v4(text: &str) -> Vec<Span> {
     text.lines().skip(1).filter_map(route).collect()
 }
 
-/// Destination, its length, source, its length, next hop, metric, ..., interface.
+/// Columns: destination, its length, source, its length, next hop, metric, ..., interface.
 fn v6(text: &str) -> Vec<Span> {
     let route = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();

@@ -1,24 +1,23 @@
-//! What an operator says of a driver: address spaces and supernets.
+//! The operator's settings of a driver: address spaces and supernets.
 //!
-//! Owns: their rules. Does not own: flags and variables (`args`).
-//! Invariant: the two spaces have different names that a pool's name can hold, and a block is not
-//! larger than its supernet.
+//! Invariant: the two spaces have different names that are valid in a pool ID, and a block is not larger
+//! than its supernet.
 
 use crate::alloc::Block;
 use crate::net::{Family, Subnet, parse_cidr};
 
-/// What a driver is told.
+/// The settings of a driver.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The space of networks of one host.
     pub local: String,
     /// The space of networks of a swarm.
     pub global: String,
-    /// Where automatic IPv4 pools come from, in order.
+    /// The supernets of automatic IPv4 pools, in order.
     pub v4: Vec<Block>,
     /// The same for IPv6.
     pub v6: Vec<Block>,
-    /// Whether dockerd is to send MAC addresses.
+    /// Whether dockerd should send MAC addresses.
     pub mac: bool,
 }
 
@@ -61,18 +60,18 @@ impl Settings {
     }
 }
 
-/// Reads a supernet in CIDR notation; host bits are refused, naming what was probably meant.
+/// Reads a supernet in CIDR notation. Host bits are refused, with the prefix that was probably meant.
 pub fn supernet(text: &str) -> Result<Subnet, String> {
     let net = parse_cidr(text)
         .ok_or_else(|| format!("{text:?} is not a prefix such as 10.80.0.0/12 or fd00:1::/48"))?;
     Subnet::strict(net).map_err(|subnet| format!("{text} has host bits; the prefix is {subnet}"))
 }
 
-/// Blocks of `len` bits of a supernet.
+/// The blocks of a supernet, each with a prefix of `len` bits.
 pub fn block(within: Subnet, len: u8) -> Result<Block, String> {
     if len < within.len() || len > within.family().bits() {
         return Err(format!(
-            "blocks of /{len} do not fit into {within}: say {} to {}",
+            "blocks of /{len} do not fit into {within}: use {} to {}",
             within.len(),
             within.family().bits()
         ));

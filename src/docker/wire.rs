@@ -1,6 +1,6 @@
-//! The bodies, as they are written: field names exactly as in Docker's `ipamapi` and `plugins`.
+//! The request and response bodies. Field names are exactly those of Docker's `ipamapi` and `plugins`.
 //!
-//! Owns: JSON in and out. Tolerates what dockerd sends: no body, `null` for a map, unknown fields.
+//! Tolerates what dockerd sends: no body, `null` for a map, unknown fields.
 //! Invariant: [`read`] never panics, whatever the bytes are.
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use serde_json::json;
 use super::names::GATEWAY;
 use crate::model::{Lease, Pool};
 
-/// The body of any request: each method reads its own fields.
+/// The body of any request. Each method reads its own fields.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Request {
@@ -25,14 +25,14 @@ pub struct Request {
     pub v6: Option<bool>,
 }
 
-/// `--ipam-opt` and what dockerd adds.
+/// `--ipam-opt`, and the options that dockerd adds.
 pub type Options = BTreeMap<String, String>;
 
-/// Reads a body; none at all, white space and `null` are an empty object.
+/// Reads a body. An empty body, white space and `null` mean an empty object.
 pub fn read(body: &[u8]) -> Result<Request, String> {
     match body.trim_ascii() {
         b"" | b"null" => Ok(Request::default()),
-        // A derived reader would take an array for an object's fields in order.
+        // A derived reader would accept an array as the fields of an object.
         text if text.starts_with(b"{") => {
             serde_json::from_slice(text).map_err(|e| format!("Invalid request body: {e}"))
         }

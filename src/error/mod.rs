@@ -1,9 +1,8 @@
-//! What can go wrong, one variant per outcome a caller can act on.
+//! Errors, one variant for each outcome that a caller can act on, with texts that say what to do.
 //!
-//! Owns: the domain's errors and their texts, each with the way out. Does not own: CNI codes
-//! (`cni::error`), HTTP statuses, exit codes.
-//! Invariant: a [`Refusal`] is a decision over verified facts; a [`StoreError`] is a failure to
-//! learn them or to keep them.
+//! CNI codes (`cni::error`), HTTP statuses and exit codes belong to the faces.
+//! Invariant: a [`Refusal`] is a decision over verified facts. A [`StoreError`] is a failure to read or to
+//! store them.
 
 mod pool;
 
@@ -15,7 +14,7 @@ use crate::net::Addr;
 
 pub use pool::PoolRefusal;
 
-/// The allocator's "no". The beginnings of the texts are host-local's.
+/// A refusal of the allocator. The texts begin as host-local's do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// No address is free in a range set.
@@ -28,17 +27,17 @@ pub enum Refusal {
     Exhausted {
         /// Index of the set in the configuration.
         index: usize,
-        /// The network as its users call it.
+        /// The network, as users name it.
         network: NetworkName,
         /// Its ranges.
         ranges: String,
         /// Whether freed addresses are being held back by `cooldownStrict`.
         cooling: bool,
     },
-    /// An address that was asked for has a holder.
+    /// A requested address has a holder.
     #[error(
         "failed to allocate for range {index}: requested IP address {} is not available in range \
-         set {ranges}: {} holds it; ask for another, or free it with `{}`",
+         set {ranges}: {} holds it; request another address, or free this one with `{}`",
         .holder.addr,
         .holder.owner,
         release(.holder)
@@ -48,10 +47,10 @@ pub enum Refusal {
         index: usize,
         /// Its ranges.
         ranges: String,
-        /// Who has it.
+        /// The lease that has the address.
         holder: Box<Lease>,
     },
-    /// An address that was asked for was freed a moment ago and `cooldownStrict` holds it back.
+    /// A requested address cools down, and `cooldownStrict` is set.
     #[error(
         "failed to allocate for range {index}: requested IP address {addr} was freed a moment ago \
          and cooldownStrict holds it back for {seconds} s"
@@ -64,22 +63,22 @@ pub enum Refusal {
         /// Seconds until it is free.
         seconds: u64,
     },
-    /// Addresses that were asked for lie in no range, or more were asked for than there are sets.
+    /// Requested addresses lie in no range, or there are more of them than range sets.
     #[error(
-        "failed to allocate all requested IPs: {}; one address of each range set can be asked for, \
-         and the range sets are {ranges}",
+        "failed to allocate all requested IPs: {}; request at most one address of each range \
+         set; the range sets are {ranges}",
         join(.addrs)
     )]
     NotInRange {
-        /// Those left over.
+        /// The addresses that no set takes.
         addrs: Vec<Addr>,
         /// All ranges.
         ranges: String,
     },
-    /// The address that was asked for is left out by `exclude`.
+    /// The requested address is excluded.
     #[error(
-        "failed to allocate for range {index}: requested IP address {addr} is excluded; ask for \
-         another or take it out of \"exclude\""
+        "failed to allocate for range {index}: requested IP address {addr} is excluded; request \
+         another address, or remove this one from \"exclude\""
     )]
     Excluded {
         /// Index of the set in the configuration.
@@ -87,10 +86,10 @@ pub enum Refusal {
         /// The address.
         addr: Addr,
     },
-    /// The address that was asked for is the range's gateway.
+    /// The requested address is the range's gateway.
     #[error(
-        "failed to allocate for range {index}: requested ip {addr} is subnet's gateway; ask for \
-         another, or set \"gateway\""
+        "failed to allocate for range {index}: requested ip {addr} is subnet's gateway; request \
+         another address, or set \"gateway\""
     )]
     IsGateway {
         /// Index of the set in the configuration.
@@ -107,7 +106,7 @@ pub enum Refusal {
         release(.holder)
     )]
     GatewayHeld {
-        /// Who has it.
+        /// The lease of the gateway's address.
         holder: Box<Lease>,
     },
     /// The owner has a lease already and `onDuplicate` is `error`.
@@ -130,18 +129,18 @@ pub enum Refusal {
         .lease.owner,
         .lease.addr,
         match .asked {
-            Some(asked) => format!("and {asked} is asked for; a container keeps its address:"),
-            None => "which is in no range of the configuration any more;".to_owned(),
+            Some(asked) => format!("but {asked} was requested; a container keeps its address:"),
+            None => "which is no longer in any range of the configuration;".to_owned(),
         },
         release(.lease)
     )]
     Misfit {
         /// The lease.
         lease: Box<Lease>,
-        /// The address asked for instead; `None`: the lease lies in no range any more.
+        /// The requested address; `None`: the lease no longer lies in any range.
         asked: Option<Addr>,
     },
-    /// The owner has a lease whose address the configuration makes the gateway's.
+    /// The configuration makes the owner's address the gateway.
     #[error(
         "{} already has {}, which is the gateway now; send a DEL first, free it with `{}`, or choose \
          another gateway",
@@ -159,22 +158,22 @@ pub enum Refusal {
          again"
     )]
     Missing {
-        /// Who.
+        /// The owner.
         owner: Box<Owner>,
     },
-    /// CHECK: an address of `prevResult` is from our ranges, and the owner has leases but not this.
+    /// CHECK: the owner has leases, but not this address of `prevResult`, which lies in our ranges.
     #[error(
-        "prevResult says {addr}, but {owner} has no lease of it; delete the container and add it again"
+        "prevResult has {addr}, but {owner} has no lease of it; delete the container and add it again"
     )]
     Lost {
-        /// Who.
+        /// The owner.
         owner: Box<Owner>,
         /// The address.
         addr: Addr,
     },
     /// CHECK: the lease's address is not in `prevResult`.
     #[error(
-        "{} has {}, but prevResult says {}; delete the container and add it again",
+        "{} has {}, but prevResult has {}; delete the container and add it again",
         .lease.owner,
         .lease.addr,
         if .expected.is_empty() { "no address".to_owned() } else { join(.expected) }
@@ -182,21 +181,21 @@ pub enum Refusal {
     Different {
         /// The lease.
         lease: Box<Lease>,
-        /// What prevResult says.
+        /// The addresses of prevResult.
         expected: Vec<Addr>,
     },
-    /// A lease to be imported is of an address that is leased here to another.
+    /// Another owner holds an address that is to be imported.
     #[error(
-        "{} cannot be taken over for {owner}: {} holds it here; nothing was taken over, free it with \
-         `{}` if that one is gone",
+        "{} cannot be imported for {owner}: {} holds it in this store; nothing was imported; if that \
+         container is gone, run `{}`",
         .holder.addr,
         .holder.owner,
         release(.holder)
     )]
     Clash {
-        /// Who has it here.
+        /// The lease in this store.
         holder: Box<Lease>,
-        /// Who is said to have it.
+        /// The owner in the other program's data.
         owner: Box<Owner>,
     },
     /// A key of cni-ipam-consul cannot be imported.
@@ -223,31 +222,31 @@ pub enum Refusal {
     },
     /// The leases of a host-local folder cannot be taken over.
     #[error(
-        "the leases that host-local left for network {network} cannot be taken over: {why}; mend or \
-         remove that file and try again, or see `sublet import host-local`"
+        "host-local's leases of network {network} cannot be imported: {why}; correct or remove that file \
+         and try again, or see `sublet import host-local`"
     )]
     Takeover {
         /// The network.
         network: NetworkName,
-        /// What stands in the way.
+        /// The file and what is wrong with it.
         why: String,
     },
-    /// A network's definition is of another version than its user knew.
+    /// The stored version of a network's definition is not the one that the caller knew.
     #[error(
-        "network {network} has {}, not {}: it was changed meanwhile; look at it with `sublet network \
-         show {network}` and try again",
+        "network {network} has {}, not {}: the definition has changed since you read it; run `sublet \
+         network show {network}` and try again",
         version(*.kept),
         version(*.expected)
     )]
     Redefined {
         /// The network.
         network: NetworkName,
-        /// The version that was known; `None`: that there is no definition.
+        /// The version that the caller knew; `None`: no definition.
         expected: Option<u64>,
-        /// The version that is kept.
+        /// The stored version; `None`: no definition.
         kept: Option<u64>,
     },
-    /// A pool, or an address of one, cannot be had.
+    /// A refusal about a pool or its addresses.
     #[error("{0}")]
     Pool(Box<PoolRefusal>),
 }
@@ -259,7 +258,7 @@ impl From<PoolRefusal> for Refusal {
 }
 
 impl Refusal {
-    /// The lease that stands in the way, for `details`.
+    /// The conflicting lease, for `details`.
     pub fn lease(&self) -> Option<&Lease> {
         match self {
             Refusal::Held { holder, .. }
@@ -278,7 +277,7 @@ fn join(addrs: &[Addr]) -> String {
     addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
-/// The command that frees one lease, ready to be pasted.
+/// The command that frees a lease, in a form that can be pasted.
 fn release(lease: &Lease) -> String {
     format!("sublet release {} --network {}", lease.addr, shown_network(lease))
 }
@@ -313,10 +312,10 @@ pub fn shown_network(lease: &Lease) -> &str {
     lease.owner.attachment().map_or(&lease.set.0, |a| a.network.as_str())
 }
 
-/// What keeps a store from answering.
+/// A failure of a store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Somebody else held the lock for the whole wait.
+    /// Another process held the lock during the whole wait.
     #[error(
         "timeout: the lock {} is held by {}, waited {:.1} s; try again, look at that process, or \
          raise lockTimeout",
@@ -327,40 +326,40 @@ pub enum StoreError {
     Locked {
         /// The lock file.
         path: PathBuf,
-        /// How long was waited.
+        /// How long the call waited.
         waited: Duration,
-        /// Process IDs of those that hold it, as the kernel tells.
+        /// The IDs of the processes that hold the lock, from the kernel.
         holders: Vec<u32>,
     },
-    /// The operating system or a server said no: full, read-only, unreachable.
+    /// The operating system or a server refused: disk full, read-only, unreachable.
     #[error(
         "cannot {doing} {place}: {source}{}",
-        // Whoever is not allowed to open a file has to become root, and knows that nothing was done.
+        // If access is denied, retrying does not help and it is clear that nothing was done.
         if is_denied(&**.source) { "" } else { "; nothing was leased or freed, try again once that is repaired" }
     )]
     Unavailable {
-        /// What was being done.
+        /// The action that failed.
         doing: String,
         /// The file or the server.
         place: String,
-        /// Its answer.
+        /// The error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The change was sent or written, but not confirmed: no answer from the server, or an error after
-    /// the change was already visible (its last flush failed, say).
+    /// The change was sent or written, but not confirmed: no answer from the server, or an error after the
+    /// change became visible (for example, its last flush failed).
     #[error(
         "cannot {doing} {place}: {source}; the change may have been applied; run the command again \
          to find out"
     )]
     Unanswered {
-        /// What was being done.
+        /// The action that failed.
         doing: String,
         /// The server or the file.
         place: String,
-        /// What happened instead.
+        /// The error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A record of a cluster's store is not what was written.
+    /// A record of a cluster's store differs from what was written.
     #[error(
         "the record {key} in {place} is damaged: {what}; nothing was changed; remove it once no \
          container has that address"
@@ -370,29 +369,28 @@ pub enum StoreError {
         place: String,
         /// The record, without the store's prefix.
         key: String,
-        /// What was found.
+        /// What is wrong with it.
         what: String,
     },
-    /// What is there is ours and not whole.
+    /// The lease file is sublet's, but damaged.
     #[error(
-        "the lease store {} is damaged: {what}; nothing was changed; run `sublet doctor`, or move the \
-         file away once no container of it runs",
+        "the lease store {} is damaged: {what}; nothing was changed; run `sublet doctor --repair`",
         .path.display()
     )]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What was found.
+        /// The damage.
         what: String,
     },
-    /// What is there is not ours.
+    /// The file belongs to another program.
     #[error("{} is not a lease store of sublet: {what}; {advice}", .path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
-        /// What it looks like.
+        /// What the file looks like.
         what: String,
-        /// The way out.
+        /// What to do.
         advice: String,
     },
     /// Another version of sublet wrote it.
@@ -404,8 +402,7 @@ pub enum StoreError {
         /// The file, or the record and the server.
         place: String,
     },
-    /// Leases that end with a boot would be on a network file system, where other machines with other
-    /// boots may see them.
+    /// Boot leases would be on a network file system, where machines with other boots may see them.
     #[error(
         "{} is on a network file system, where leases cannot end with this machine's boot: set \
          \"persist\": \"disk\", or set dataDir to a folder on a disk of this host",
@@ -415,18 +412,18 @@ pub enum StoreError {
         /// The store's folder.
         path: PathBuf,
     },
-    /// The node's name is another's: a machine's, or a later boot's.
+    /// Another machine, or a later boot, has the node's name.
     #[error("node {} of {place} is {}", .node.name, claim(.node, .by))]
     Claimed {
         /// The servers.
         place: String,
         /// This machine, and its name.
         node: Node,
-        /// Who has the name.
+        /// The record of the machine that has the name.
         by: Box<NodeRecord>,
     },
-    /// A cluster is meant, and nobody can say which: no file of this node in any case.
-    #[error("the store cannot be understood: {why}; nothing was leased or freed anywhere else")]
+    /// The configuration names a cluster, but is invalid. No file of this node is used instead.
+    #[error("invalid store: {why}; nothing was leased or freed anywhere else")]
     Unreadable {
         /// What is wrong with the configuration.
         why: String,
@@ -439,8 +436,8 @@ impl StoreError {
         StoreError::unavailable(doing, path.display().to_string(), source)
     }
 
-    /// The same error, for a change that other processes may already see. Any error but
-    /// [`StoreError::Unavailable`] is returned unchanged.
+    /// Converts an error to "unanswered" if it occurred after other processes could see the change. Any
+    /// error but [`StoreError::Unavailable`] is returned unchanged.
     #[must_use]
     pub fn after_the_change(self) -> StoreError {
         match self {
@@ -451,7 +448,7 @@ impl StoreError {
         }
     }
 
-    /// A store that cannot serve: what was to be done, to which file or server, and why it failed.
+    /// A store that is unavailable: the action, the file or server, and the cause.
     pub fn unavailable(
         doing: &str,
         place: impl Into<String>,
@@ -480,7 +477,7 @@ fn processes(pids: &[u32]) -> String {
     format!("process {}", pids.join(", "))
 }
 
-/// Whose the name of a node is, and what to do about that.
+/// Describes who has the name of a node, and what to do about it.
 fn claim(node: &Node, by: &NodeRecord) -> String {
     let (name, machine, theirs) = (&node.name, &node.machine, &by.node.machine);
     if machine != theirs {
@@ -503,10 +500,10 @@ fn claim(node: &Node, by: &NodeRecord) -> String {
 /// A use case's failure.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The allocator said no.
+    /// The allocator refused.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The store did not answer.
+    /// The store failed.
     #[error("{0}")]
     Store(StoreError),
 }

@@ -1,11 +1,11 @@
-//! What can go wrong with pools, in the words of Docker and kontena.
+//! Refusals about pools, with the texts of Docker and kontena.
 
 use crate::model::{Lease, Pool, PoolId};
 use crate::net::{Addr, Subnet};
 
-/// Why a pool, or an address of one, cannot be had. The texts are those of Docker's `ipamapi`, word
-/// for word, and kontena-ipam's where a pool is shared: users search for them. [`PoolRefusal::explanation`]
-/// says what they leave out, for the log.
+/// Why a request about a pool or its addresses is refused. The texts are those of Docker's `ipamapi`, word
+/// for word, or kontena-ipam's for shared pools, because users search for them.
+/// [`PoolRefusal::explanation`] adds the missing details for the log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PoolRefusal {
     /// No pool has this name.
@@ -19,34 +19,34 @@ pub enum PoolRefusal {
         /// The node.
         node: String,
     },
-    /// The subnet has addresses of another pool of the space.
+    /// The subnet overlaps another pool of the space.
     #[error("{}", match .shared {
         None => "invalid pool request: Pool overlaps with other one on this address space".to_owned(),
         Some(_) => format!("{} conflict: Conflict with network {taken}", .subnet.first()),
     })]
     Overlap {
-        /// What was asked for.
+        /// The requested subnet.
         subnet: Subnet,
         /// The other pool.
         with: PoolId,
-        /// Its subnet.
+        /// The subnet of the other pool.
         taken: Subnet,
-        /// Under which name it was to be shared.
+        /// The name under which the pool was to be shared.
         shared: Option<String>,
     },
     /// Every block of the supernets is in use, by pools or by the host's routes.
     #[error("all predefined address pools have been fully subnetted")]
     NoBlock,
-    /// A shared pool exists and is another than the one that was asked for.
+    /// A shared pool with this name exists, but differs from the request.
     #[error("pool {name} exists with {what} {has}, requested {asked}")]
     Differs {
         /// Its name.
         name: String,
         /// "subnet" or "iprange".
         what: &'static str,
-        /// As it is.
+        /// The value of the existing pool.
         has: String,
-        /// As it was asked for.
+        /// The requested value.
         asked: String,
     },
     /// A shared pool's subnet is routed elsewhere on this host.
@@ -57,12 +57,12 @@ pub enum PoolRefusal {
         /// Its subnet.
         subnet: Subnet,
     },
-    /// The address has a holder, or belongs to nobody (network, broadcast).
+    /// The address has a holder, or is the network or broadcast address.
     #[error("Address already in use")]
     Taken {
         /// The address.
         addr: Addr,
-        /// Who.
+        /// The lease that has the address.
         holder: Option<Box<Lease>>,
     },
     /// The address lies outside the pool's subnet.
@@ -79,12 +79,12 @@ pub enum PoolRefusal {
 }
 
 impl PoolRefusal {
-    /// A subnet that is to be shared under this name, or not shared, has addresses of another pool.
+    /// The refusal of a subnet that overlaps another pool. `shared` is the requested name, if any.
     pub fn overlap(subnet: Subnet, other: Pool, shared: Option<String>) -> PoolRefusal {
         PoolRefusal::Overlap { subnet, with: other.id, taken: other.subnet, shared }
     }
 
-    /// What stands in the way and what can be done, in one line.
+    /// Explains the refusal and what to do, in one line.
     pub fn explanation(&self) -> String {
         match self {
             PoolRefusal::Unknown(id) => {

@@ -1,9 +1,10 @@
-//! Evidence that a container is gone: the network namespaces that exist, because a process is in them, they
-//! are mounted, or they are held open.
+//! Evidence that a container is gone: the existing network namespaces. A namespace exists if a process is
+//! in it, if it is mounted, or if it is held open.
 //!
-//! This module reads `/proc` of every process and thread, and looks up paths. [`stale`] draws the conclusions.
-//! Invariant: whatever cannot be read is reported as a gap. A process that ends meanwhile is no gap, and
-//! neither is the first process, which a sandbox may hide.
+//! This module reads `/proc` of every process and thread, and looks up paths. [`stale`] draws the
+//! conclusions.
+//! Invariant: whatever cannot be read is reported as a gap. A process that ends in the meantime is not a
+//! gap, and neither is the first process, which a sandbox may hide.
 
 pub mod runtimes;
 pub mod stale;
@@ -21,7 +22,7 @@ use crate::error::{StoreError, shown_network};
 use crate::model::Lease;
 use crate::store::{Problem, Store};
 
-/// Age in seconds below which a lease is not judged, because its container may still be starting.
+/// Age in seconds below which a lease is not examined, because its container may still be starting.
 const GRACE: u64 = 60;
 
 const PROC: &str = "/proc";
@@ -29,8 +30,8 @@ const PROC: &str = "/proc";
 const NO_PROCESS: i32 = 3;
 const NO_NAMESPACE: i32 = 22;
 
-/// The evidence about these leases on this machine. Leases younger than `grace` seconds are not judged. With
-/// `by_netns` a network namespace that is gone is proof enough.
+/// The evidence about these leases on this machine. Leases younger than `grace` seconds are not examined.
+/// With `by_netns`, a missing network namespace is proof enough.
 pub fn evidence(
     leases: &[Lease],
     cx: &Context,
@@ -43,8 +44,8 @@ pub fn evidence(
     Evidence { cx: cx.clone(), grace, namespaces, by_netns, listings }
 }
 
-/// What the store finds, and a problem for each lease whose network namespace is provably gone, which a store
-/// cannot find. No runtime is asked.
+/// The problems that the store finds, and a problem for each lease whose network namespace is provably
+/// gone, which a store cannot find. No container runtime is asked.
 pub fn problems(store: &mut dyn Store, cx: &Context) -> Result<Vec<Problem>, StoreError> {
     let mut problems: Vec<Problem> = Vec::new();
     store.problems(cx, &mut |problem| problems.push(problem))?;
@@ -92,8 +93,8 @@ pub fn namespaces<'a>(paths: impl Iterator<Item = &'a str>) -> Namespaces {
         paths: paths.map(|path| (path.to_owned(), state_of(path))).collect(),
         ..Namespaces::default()
     };
-    // Twice: a process may start behind the position of the reader while its parent, which is still ahead,
-    // ends.
+    // Twice: a process may start behind the reader's position while its parent, which the reader has not
+    // reached yet, ends.
     for _ in 0..2 {
         if let Err(gap) = processes(&mut found.held) {
             found.gap = Some(gap);
@@ -102,7 +103,7 @@ pub fn namespaces<'a>(paths: impl Iterator<Item = &'a str>) -> Namespaces {
     found
 }
 
-/// This does not open the path: a pipe would block that for ever.
+/// Looks the path up without opening it, because opening a pipe could block forever.
 fn state_of(path: &str) -> PathState {
     match fs::metadata(path) {
         Ok(m) => PathState::Inode(m.dev(), m.ino()),

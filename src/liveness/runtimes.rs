@@ -123,7 +123,7 @@ fn output(program: &str, command: &mut Command) -> Result<String> {
         let said = said.lines().last().unwrap_or_default();
         bail!("{program} failed: {said}");
     }
-    String::from_utf8(output.stdout).with_context(|| format!("{program} answered no text"))
+    String::from_utf8(output.stdout).with_context(|| format!("the output of {program} is not text"))
 }
 
 #[cfg(test)]

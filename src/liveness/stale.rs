@@ -1,11 +1,11 @@
 //! Stale leases: decides from the evidence which leases have lost their container, and why.
 //!
-//! Two facts count as proof. Either the network namespace is gone, by its number and not by its name, on the
-//! machine, in the boot and in the mount namespace in which it was recorded. Or the container runtime does not
-//! know the container.
-//! Invariant: a fact that is missing speaks for the lease. The evidence is gathered after the lease was read,
-//! and the lease is only freed if it has not changed since. So an ADD in between is noticed, unless the
-//! container returned in that moment under the same ID with a namespace of the same path and number.
+//! Two facts count as proof. Either the network namespace is gone, by its inode and not by its name, on the
+//! machine, in the boot and in the mount namespace in which it was recorded. Or the container runtime does
+//! not know the container.
+//! Invariant: if a fact is missing, the lease stays. The evidence is gathered after the lease was read, and
+//! the lease is freed only if it has not changed since. So an ADD in between is noticed, unless the
+//! container returned in that moment under the same ID with a namespace of the same path and inode.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ use crate::model::{Lease, Netns};
 pub struct Evidence {
     /// The time, this machine, and this boot.
     pub cx: Context,
-    /// Age in seconds below which a lease is not judged, because its container may still be starting.
+    /// Age in seconds below which a lease is not examined, because its container may still be starting.
     pub grace: u64,
     /// The network namespaces of this machine.
     pub namespaces: Namespaces,
@@ -123,13 +123,13 @@ fn assess_one(lease: &Lease, is_theirs: bool, evidence: &Evidence) -> Liveness {
         (NetnsState::Alive, None) => return Alive("its network namespace exists".to_owned()),
         (NetnsState::Gone(why), None) if evidence.by_netns => return Stale(why.clone()),
         (NetnsState::Held, None) => {
-            return Unknown("a network namespace of its number is still in use".to_owned());
+            return Unknown("a network namespace with its inode is still in use".to_owned());
         }
         _ => {}
     }
     match (evidence.listings.as_slice(), lease.attachment(), netns) {
         ([], _, NetnsState::Unknown(why)) => Unknown(why),
-        ([], ..) => Unknown("nothing was asked that could tell".to_owned()),
+        ([], ..) => Unknown("no evidence was requested".to_owned()),
         (_, None, _) => Unknown("it names no container".to_owned()),
         _ if !is_theirs => Unknown(format!(
             "{runtimes} knows none of these containers, so it may not be the runtime that made them"
@@ -149,13 +149,13 @@ fn netns_state(lease: &Lease, evidence: &Evidence) -> NetnsState {
     let unknown = |why: &str| NetnsState::Unknown(why.to_owned());
     let namespaces = &evidence.namespaces;
     let Some(Netns { path, inode, mount_ns }) = &lease.origin.netns else {
-        return unknown("no network namespace was recorded with it");
+        return unknown("the lease records no network namespace");
     };
     if lease.boot.is_none() || lease.boot != evidence.cx.boot {
-        return unknown("made in another boot, whose namespaces have other numbers");
+        return unknown("leased in another boot, whose namespaces had other inodes");
     }
     let Some((device, inode)) = *inode else {
-        return unknown("its network namespace could not be opened when it was made");
+        return unknown("its network namespace could not be opened when the address was leased");
     };
     let here = mount_ns.is_some() && *mount_ns == namespaces.mount_ns;
     let found = namespaces.paths.get(path).copied().unwrap_or(PathState::Unknown);
@@ -295,7 +295,7 @@ mod tests {
             containers: ids.iter().map(|id| (*id).to_owned()).collect(),
         };
         let mut evidence = Evidence { by_netns: false, ..gone() };
-        assert!(!is_stale(&lease(), &evidence), "nothing was asked");
+        assert!(!is_stale(&lease(), &evidence), "no evidence");
         evidence.listings = vec![listing(&["stranger"])];
         assert!(!is_stale(&lease(), &evidence));
         let other = Lease {

@@ -1,8 +1,9 @@
-//! The results that libcni keeps for each attachment, `/var/lib/cni/results/<network>-<container>-<interface>`:
-//! the configuration of the ADD, its arguments and its answer.
+//! The results that libcni caches for each attachment in
+//! `/var/lib/cni/results/<network>-<container>-<interface>`: the configuration of the ADD, its arguments
+//! and its result.
 //!
-//! They are enough to lease the same addresses to the same containers again after a store was lost or an older
-//! backup was restored.
+//! With them, the same addresses can be leased to the same containers again after a store was lost or an
+//! older backup was restored.
 
 use std::path::Path;
 
@@ -16,7 +17,7 @@ use crate::model::{ContainerId, IfName};
 use crate::net::{Addr, parse_addr};
 use crate::sys::files;
 
-/// The longest record that is read, in bytes.
+/// The longest accepted record, in bytes.
 const LONGEST: u64 = 1 << 20;
 
 /// One attachment.
@@ -27,18 +28,18 @@ pub struct Cached {
     pub container: String,
     /// `CNI_IFNAME`.
     pub ifname: String,
-    /// `CNI_NETNS`; `None` if the record does not say.
+    /// `CNI_NETNS`; `None` if the record does not contain it.
     pub netns: Option<String>,
     /// `CNI_ARGS`.
     args: String,
-    /// The network configuration as the plugin was given it.
+    /// The network configuration that the plugin got.
     config: Vec<u8>,
     /// The addresses of the result.
     pub addrs: Vec<Addr>,
 }
 
 impl Cached {
-    /// The configuration, and what came with it. `env` is taken for the variables of the store.
+    /// The configuration and its inputs. The variables of the store are taken from `env`.
     pub fn netconf(&self, env: &Inputs) -> Result<(Netconf, Inputs), String> {
         let netconf = Netconf::decode(&self.config).map_err(|e| e.to_string())?;
         let id = |what, text| format!("{what} {text:?} is malformed");
@@ -73,7 +74,7 @@ struct Raw {
     result: Value,
 }
 
-/// Reads the record of an attachment whose IPAM plugin is `ipam`. `None` if the network has another one.
+/// Reads the record of an attachment whose IPAM plugin is `ipam`; `None` if it is another one.
 pub fn read(path: &Path, ipam: &str) -> Result<Option<Cached>, String> {
     let text = files::read(path, LONGEST).map_err(|e| format!("cannot read it: {e}"))?;
     parse(&text, ipam)
@@ -89,7 +90,7 @@ fn parse(text: &str, ipam: &str) -> Result<Option<Cached>, String> {
     let Some(config) = plugin(&list, ipam) else { return Ok(None) };
     let args = raw.cni_args.unwrap_or_default();
     let args: Vec<String> = args.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
-    // libcni before 1.2 writes no `netns`, but main plugins name it in the result.
+    // libcni before 1.2 records no `netns`, but main plugins include it in the result.
     let interfaces = raw.result["interfaces"].as_array().into_iter().flatten();
     let sandboxes = interfaces.filter_map(|interface| interface["sandbox"].as_str());
     let netns = std::iter::once(raw.netns.as_str()).chain(sandboxes).find(|path| !path.is_empty());
@@ -105,14 +106,14 @@ fn parse(text: &str, ipam: &str) -> Result<Option<Cached>, String> {
     }))
 }
 
-/// The plugin of a list, or of a configuration of one plugin, that delegates to `ipam`.
+/// The plugin in a list, or the single plugin of a configuration, that delegates to `ipam`.
 fn plugin(list: &Value, ipam: &str) -> Option<Map<String, Value>> {
     let plugins = list["plugins"].as_array().map_or(std::slice::from_ref(list), Vec::as_slice);
     let found = plugins.iter().find(|plugin| plugin["ipam"]["type"] == ipam)?;
     found.as_object().cloned()
 }
 
-/// What libcni adds to a plugin's configuration.
+/// A plugin's configuration with what libcni adds to it.
 fn injected(
     mut config: Map<String, Value>,
     list: &Value,
@@ -178,7 +179,7 @@ mod tests {
             })
         );
         assert!(parse(&record(&list, &result), "host-local").unwrap().is_none());
-        // One plugin alone, and a result of an old version.
+        // A configuration of a single plugin, and a result of an old version.
         let one = json!({"name": "pods", "type": "bridge", "ipam": {"type": "sublet"}});
         let old = json!({"ip4": {"ip": "10.77.0.9/24"}});
         let cached = parse(&record(&one, &old), "sublet").unwrap().unwrap();

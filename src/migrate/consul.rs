@@ -1,10 +1,10 @@
-//! The leases that cni-ipam-consul stored in Consul: `<network>/<address>` holds `{"ip", "mac", "id"}`,
+//! The leases that cni-ipam-consul stored in Consul: `<network>/<address>` contains `{"ip", "mac", "id"}`,
 //! and `<network>` the network.
 //!
-//! An operator imports them with `sublet import consul`; until then ADD is refused. They are imported in
+//! An operator imports them with `sublet import consul`; until then, ADD is refused. The import takes
 //! several transactions. Only the last one writes the mark that the network was imported, and each compares
-//! that the mark is absent: a late import would bring back leases that were freed since. The first ADD that
-//! finds no old keys writes the same mark. The old keys are never changed.
+//! that the mark is absent, because a late import would bring back leases that were freed since. The first
+//! ADD that finds no old keys writes the same mark. The old keys are never changed.
 
 use crate::alloc::{Command, Context, ForeignLease, Import, Imported, Outcome};
 use crate::error::{Error, Refusal, StoreError};
@@ -12,12 +12,12 @@ use crate::model::{Attachment, ContainerId, Kind, NetworkName, Owner, SetName};
 use crate::net::Addr;
 use crate::store::{OldKey, Store};
 
-/// How many leases one transaction imports: a lease is two records, and one more if its address cools
-/// down or was leased in a boot that has ended.
+/// The number of leases that one transaction imports. A lease has two records, and one more if its address
+/// cools down or was leased in an ended boot.
 const PORTION: usize = 20;
 
-/// Imports a network's leases unless the mark is there. An interrupted import is completed by the next one.
-/// cni-ipam-consul must have been stopped on all nodes: it overwrites without comparing.
+/// Imports a network's leases unless the mark is there. The next import completes an interrupted one.
+/// cni-ipam-consul must have been stopped on all nodes, because it overwrites without comparing.
 pub fn import(
     store: &mut dyn Store,
     set: &SetName,
@@ -53,8 +53,8 @@ pub fn import(
     }
 }
 
-/// Fails with [`Refusal::NotImported`] if the network has old leases, of this container if one is given. The
-/// caller has found that the mark is absent.
+/// Fails with [`Refusal::NotImported`] if the network, or the given container, has old leases. The caller
+/// has found that the mark is absent.
 pub fn require_none(
     store: &mut dyn Store,
     network: &NetworkName,
@@ -74,7 +74,7 @@ pub fn require_none(
 fn old_leases(store: &mut dyn Store, network: &NetworkName) -> Result<Vec<ForeignLease>, Error> {
     let Some(cluster) = store.cluster() else {
         let doing = "find leases of cni-ipam-consul in";
-        let why = "it kept them in Consul";
+        let why = "cni-ipam-consul keeps its leases in Consul";
         return Err(StoreError::unavailable(doing, "a lease file", why).into());
     };
     let keys = cluster.old_keys(network)?;
@@ -83,17 +83,17 @@ fn old_leases(store: &mut dyn Store, network: &NetworkName) -> Result<Vec<Foreig
     leases.collect::<Result<_, String>>().map_err(refused)
 }
 
-/// Returns the lease of a key. The network's own key has none.
+/// Returns the lease of a key; none for the network's own key.
 fn lease(network: &NetworkName, (key, value): &OldKey) -> Result<Option<ForeignLease>, String> {
     let Some(name) = key.strip_prefix(network.as_str()).and_then(|k| k.strip_prefix('/')) else {
         return Ok(None);
     };
-    let addr: Addr = name.parse().map_err(|_| format!("{key} is no address"))?;
+    let addr: Addr = name.parse().map_err(|_| format!("{key} is not an address"))?;
     let value: serde_json::Value =
         serde_json::from_slice(value).map_err(|_| format!("{key} holds no JSON"))?;
     let id = value["id"].as_str().unwrap_or_default();
-    let container =
-        ContainerId::new(id).map_err(|_| format!("{key} holds no container ID but {id:?}"))?;
+    let container = ContainerId::new(id)
+        .map_err(|_| format!("{key} holds {id:?} instead of a container ID"))?;
     let attachment = Attachment { network: network.clone(), container, ifname: None };
     Ok(Some(ForeignLease { addr, kind: Kind::Dynamic, owner: Owner::Attachment(attachment) }))
 }

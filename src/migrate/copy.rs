@@ -1,9 +1,8 @@
-//! One store's records in another: written, and compared.
+//! Copies the records of one store to another, and compares them.
 //!
-//! Owns: in which portions records go over, and what is told of a difference. Does not own: what a
-//! record does to the one that is there already (`alloc`), where records come from.
-//! Invariant: a portion is one transaction; records that are there already are left alone, so that
-//! whoever was stopped midway starts again at the beginning.
+//! The allocator (`alloc`) decides what happens if a record meets an existing one.
+//! Invariant: a portion is one transaction. Existing records stay, so an interrupted copy can be restarted
+//! from the beginning.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,7 +12,7 @@ use crate::error::{Error, Refusal};
 use crate::model::{Lease, Persist, SetName};
 use crate::store::Store;
 
-/// Most records of a portion: what a file's transaction takes at a time.
+/// The maximum number of records in a portion: what one transaction on a file can hold.
 const PORTION: usize = 1000;
 
 /// Writes records into a store, portion by portion.
@@ -22,22 +21,23 @@ pub struct Copier<'s> {
     cx: &'s Context,
     dry_run: bool,
     portion: Vec<Record>,
-    /// What the portion's records have in common.
+    /// The set and lifetime that the portion's records have in common.
     of: (Option<SetName>, Persist),
-    /// How many records are there now, or would be.
+    /// The number of records that are in the destination now, or (dry run) would be.
     pub copied: usize,
-    /// What stands in the way of a dry run.
+    /// The conflicts that a dry run found.
     pub clashes: Vec<Refusal>,
 }
 
 impl<'s> Copier<'s> {
-    /// Nothing is written yet; in a dry run nothing ever is.
+    /// Nothing is written yet. A dry run never writes.
     pub fn new(store: &'s mut dyn Store, cx: &'s Context, dry_run: bool) -> Copier<'s> {
         let of = (None, Persist::Disk);
         Copier { store, cx, dry_run, portion: Vec::new(), of, copied: 0, clashes: Vec::new() }
     }
 
-    /// Takes a record, and writes those before if they are many or of another kind.
+    /// Adds a record. First writes the earlier ones, if there are many or if they are of another set or
+    /// lifetime.
     pub fn push(&mut self, record: Record, persist: Persist) -> Result<(), Error> {
         let of = (record.set(), persist);
         let alone = matches!(record, Record::Pool(_));
@@ -49,7 +49,7 @@ impl<'s> Copier<'s> {
         if alone { self.flush() } else { Ok(()) }
     }
 
-    /// Writes what was taken; to be called at the end.
+    /// Writes the remaining records. Call it at the end.
     pub fn flush(&mut self) -> Result<(), Error> {
         while !self.portion.is_empty() {
             let (set, persist) = self.of.clone();
@@ -69,24 +69,24 @@ impl<'s> Copier<'s> {
     }
 }
 
-/// How two stores differ.
+/// The differences between two stores.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Comparison {
-    /// Records that are the same in both.
+    /// The number of records that are the same in both.
     pub same: usize,
-    /// Names of those that the second has not.
+    /// Names of the records that the second store does not have.
     pub missing: Vec<String>,
-    /// Names of those that the second has otherwise.
+    /// Names of the records that differ in the second store.
     pub different: Vec<String>,
-    /// Records that the second alone has.
+    /// The number of records that only the second store has.
     pub more: usize,
-    /// Names of what a cluster keeps and a lease file does not, where the second keeps none: definitions
-    /// of networks, and records of takeovers.
+    /// Names of records that a lease file cannot store, if the second store is one: network definitions and
+    /// records of imports.
     pub left_out: Vec<String>,
 }
 
-/// Compares every record of one store with another's, to which they went to live as long as they did or
-/// as `persist` says.
+/// Compares every record of one store with its copy in another. The copy has the same lifetime, or the one
+/// in `persist`.
 pub fn compare(
     from: &mut dyn Store,
     to: &mut dyn Store,
@@ -117,13 +117,13 @@ pub fn compare(
     Ok(Comparison { missing, left_out, ..comparison })
 }
 
-/// Whether only a cluster keeps such a record.
+/// Whether only a cluster can store the record.
 fn is_of_cluster(record: &Record) -> bool {
     matches!(record, Record::Definition(_) | Record::Adopted(..))
 }
 
-/// Enough to tell two records of one name apart; all of a large store in memory would be too much. In
-/// which boot a lease was made that outlives it is told by a file and not by a cluster.
+/// Distinguishes two records of the same name, so that the records of a large store need not be in memory.
+/// The boot of a durable lease is ignored, because only a lease file stores it.
 fn digest(record: &Record, persist: Persist) -> u64 {
     let mut hasher = DefaultHasher::new();
     match record {

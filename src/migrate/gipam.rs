@@ -1,9 +1,8 @@
-//! gipam's lease file: the pools and addresses that Docker's networks of that driver have.
+//! Reads gipam's lease file: the pools and addresses of Docker's networks with that driver.
 //!
-//! Owns: reading `lease.json`, as gipam writes it. gipam gave every
-//! network of a family the next block of one main pool; what it calls `free` are blocks that no
-//! network has.
-//! Invariant: all of the file makes sense, or none of it is taken.
+//! gipam gave each network the next block of one main pool per family. Its `free` blocks belong to no
+//! network.
+//! Invariant: the whole file is valid, or nothing is imported.
 
 use serde_json::Value;
 
@@ -11,18 +10,19 @@ use crate::alloc::{AdoptPool, Block};
 use crate::model::PoolId;
 use crate::net::{Addr, Family, Subnet, parse_cidr};
 
-/// What the file says.
+/// The content of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseFile {
-    /// The pools of networks that exist, under the names by which Docker knows them.
+    /// The pools of existing networks, under the IDs by which Docker knows them.
     pub pools: Vec<AdoptPool>,
     /// The main pools and their block sizes.
     pub blocks: Vec<Block>,
 }
 
-/// Reads the file's text; the pools belong to address space `space`.
+/// Reads the file's text. The pools are assigned to address space `space`.
 pub fn read(text: &str, space: &str) -> Result<LeaseFile, String> {
-    let root: Value = serde_json::from_str(text).map_err(|e| format!("it is not JSON: {e}"))?;
+    let root: Value =
+        serde_json::from_str(text).map_err(|e| format!("it is not valid JSON: {e}"))?;
     if !root.is_object() {
         return Err("it is not a JSON object".to_owned());
     }
@@ -35,7 +35,7 @@ pub fn read(text: &str, space: &str) -> Result<LeaseFile, String> {
         let within = subnet(text, family).ok_or(format!("{key} is {text:?}, not a prefix"))?;
         let len = root[size].as_u64().and_then(|len| u8::try_from(len).ok());
         let len = len.filter(|len| (within.len()..=family.bits()).contains(len));
-        let len = len.ok_or(format!("{size} is {}, no block size of {within}", root[size]))?;
+        let len = len.ok_or(format!("{size} is {}, not a block size of {within}", root[size]))?;
         blocks.push(Block { within, len });
     }
     let mut pools = Vec::new();
@@ -49,7 +49,7 @@ pub fn read(text: &str, space: &str) -> Result<LeaseFile, String> {
     Ok(LeaseFile { pools, blocks })
 }
 
-/// A list that is left out where it is empty.
+/// A list that is omitted if empty.
 fn list<'v>(value: &'v Value, key: &str) -> Result<&'v [Value], String> {
     match &value[key] {
         Value::Null => Ok(&[]),
@@ -58,7 +58,7 @@ fn list<'v>(value: &'v Value, key: &str) -> Result<&'v [Value], String> {
     }
 }
 
-/// A prefix; gipam wrote the address of the first host where an operator gave it so.
+/// A prefix. If the operator configured it with the first host's address, gipam wrote it that way.
 fn subnet(text: &str, family: Family) -> Option<Subnet> {
     parse_cidr(text).map(Subnet::from).filter(|s| s.family() == family)
 }
@@ -78,7 +78,7 @@ fn pool(raw: &Value, space: &str) -> Result<AdoptPool, String> {
         let text = addr.as_str().unwrap_or_default();
         let parsed: Option<Addr> = text.parse().ok();
         let within = parsed.filter(|a| subnet.contains(*a));
-        addrs.push(within.ok_or(format!("{addr} is no address of {subnet}"))?);
+        addrs.push(within.ok_or(format!("{addr} is not an address of {subnet}"))?);
     }
     addrs.sort_unstable();
     addrs.dedup();
@@ -124,9 +124,9 @@ mod tests {
             ("\"192.168.0.3\"", "\"10.0.0.1\"", "allocated[0]: \"10.0.0.1\""),
             ("0123456789abcdef", "a1b2c3d4e5f6g7h8", "twice"),
             ("\"v\": 6", "\"v\": 4", "not a prefix of IPv4"),
-            ("\"v4ab\": 24", "\"v4ab\": 8", "no block size"),
+            ("\"v4ab\": 24", "\"v4ab\": 8", "not a block size"),
             ("\"allocated\": [\"2001", "\"allocated\": 7, \"x\": [\"2001", "not a list"),
-            ("{\n", "", "not JSON"),
+            ("{\n", "", "not valid JSON"),
         ] {
             let error = read(&FILE.replacen(from, to, 1), "l").unwrap_err();
             assert!(error.contains(word), "{error}");

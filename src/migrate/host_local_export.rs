@@ -1,9 +1,10 @@
-//! Writing a folder from which host-local goes on.
+//! Writes a folder with which host-local can continue.
 //!
-//! Owns: the files that host-local reads (`plugins/ipam/host-local/backend/disk`): one for each
-//! address, with container ID and interface, and `last_reserved_ip.N`. Does not own: which leases.
-//! Invariant: everything is written under host-local's own lock. A file has its name only when it is whole.
-//! A file that names another container is an error, and all files are checked before the first is written.
+//! The files are those that host-local reads (`plugins/ipam/host-local/backend/disk`): one for each
+//! address, with container ID and interface, and `last_reserved_ip.N`.
+//! Invariant: everything is written under host-local's own lock. A file gets its name only when it is
+//! complete. A file that names another container is an error, and all files are checked before the first
+//! one is written.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
@@ -22,26 +23,26 @@ use crate::sys::files;
 pub struct Folder {
     /// Where the files are written.
     dir: PathBuf,
-    /// The name that the folder gets in the end, if the text file of a takeover has it until then.
+    /// The final name of the folder, if the text file of an import has it until then.
     taken_over: Option<PathBuf>,
-    /// Absent in a dry run, which makes nothing.
+    /// The lock; `None` in a dry run, which creates nothing.
     lock: Option<Lock>,
 }
 
-/// What became of the leases.
+/// The result for the leases.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Written {
     /// New files.
     pub written: Vec<Addr>,
-    /// Files that said the same already.
+    /// Files that already had the right content.
     pub present: Vec<Addr>,
     /// Files of addresses that are not leased here.
     pub others: Vec<Addr>,
 }
 
 impl Folder {
-    /// Makes the folder if it is not there, and takes its lock. Where a takeover left a text file, the folder
-    /// is made beside it, and [`Folder::finish`] exchanges the two.
+    /// Creates the folder if it is missing, and takes its lock. If an import left a text file, the folder
+    /// is created beside it, and [`Folder::finish`] exchanges the two.
     pub fn open(dir: &Path, dry_run: bool, wait: Wait) -> Result<Folder, StoreError> {
         let found = files::look(dir).map_err(|e| StoreError::io("look at", dir, e))?;
         let is_file = found.is_some_and(|found| !found.is_dir());
@@ -49,7 +50,7 @@ impl Folder {
         let mut dir = target.to_owned();
         if is_file {
             let mut name = dir.into_os_string();
-            // No network's name has this character, and no host-local looks here.
+            // A network's name cannot contain this character, and host-local does not look there.
             name.push("~export");
             dir = name.into();
         }
@@ -59,7 +60,7 @@ impl Folder {
             if is_file {
                 discard(&dir)?;
             }
-            // As host-local makes it.
+            // With host-local's mode.
             let made = DirBuilder::new().recursive(true).mode(0o755).create(&dir);
             made.map_err(|e| StoreError::io("make the folder", &dir, e))?;
             Some(lock_file(&dir.join("lock"), wait)?)
@@ -67,8 +68,8 @@ impl Folder {
         Ok(Folder { dir, taken_over: is_file.then(|| target.to_owned()), lock })
     }
 
-    /// Gives the folder its name, durably. Until then host-local fails where a takeover left a text file,
-    /// and from then on it finds all leases.
+    /// Gives the folder its final name, durably. Before, host-local fails because of the text file.
+    /// Afterwards it finds all leases.
     pub fn finish(self) -> Result<(), StoreError> {
         if self.lock.is_none() {
             return Ok(());
@@ -99,7 +100,7 @@ impl Folder {
                     done.present.push(*addr);
                     continue;
                 }
-                // An empty one is what a host-local that was killed leaves behind: nobody's.
+                // A host-local that was killed leaves an empty file, which belongs to no container.
                 Ok(found) if found.trim().is_empty() => {}
                 Ok(found) => return Err(taken(&path, &found)),
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
@@ -118,7 +119,7 @@ impl Folder {
         Ok(done)
     }
 
-    /// Writes the addresses given last, by index of the range set.
+    /// Writes the last allocated addresses, by index of the range set.
     pub fn write_last(&self, last: &[Addr]) -> Result<(), StoreError> {
         if self.lock.is_none() {
             return Ok(());
@@ -129,7 +130,7 @@ impl Folder {
         self.flush()
     }
 
-    /// The addresses of lease files that are none of `leases`.
+    /// The addresses of lease files that are not among `leases`.
     fn others(&self, leases: &[(Addr, &Attachment)]) -> Result<Vec<Addr>, StoreError> {
         let names = Os.list(&self.dir);
         let names = names.map_err(|e| StoreError::io("read the folder", &self.dir, e))?;
@@ -142,7 +143,7 @@ impl Folder {
 
     fn put(&self, name: &str, content: &str) -> Result<(), StoreError> {
         let path = self.dir.join(name);
-        // No address: whoever meets it after a crash takes it for no lease.
+        // The name is not an address, so after a crash no program takes the file for a lease.
         let new = self.dir.join(".sublet.new");
         let written = (|| {
             let mut file = files::create(&new)?;
@@ -158,7 +159,7 @@ impl Folder {
     }
 }
 
-/// Removes what an export that was killed left behind: a folder, or the file that it was exchanged with.
+/// Removes the remains of a killed export: a folder, or the file that it was exchanged with.
 fn discard(dir: &Path) -> Result<(), StoreError> {
     let removed = match fs::symlink_metadata(dir) {
         Ok(found) if found.is_dir() => fs::remove_dir_all(dir),
@@ -169,7 +170,7 @@ fn discard(dir: &Path) -> Result<(), StoreError> {
     removed.map_err(|e| StoreError::io("remove", dir, e))
 }
 
-/// What host-local writes; without an interface, what its old releases wrote.
+/// The content that host-local writes or, without an interface, that its old releases wrote.
 fn content_of(attachment: &Attachment) -> String {
     match &attachment.ifname {
         Some(ifname) => format!("{}\r\n{ifname}", attachment.container),

@@ -1,9 +1,9 @@
-//! Reading the folder of a host-local that served this network before.
+//! Reads the folder of a host-local that served this network before.
 //!
-//! Owns: its file format (`plugins/ipam/host-local/backend/disk`): a file per address, named after
-//! it, with the container ID and, since 0.8.6, the interface on a second line; `last_reserved_ip.N`;
-//! `lock`. Does not own: what becomes of the leases (`alloc::takeover`).
-//! Invariant: a folder is taken over under host-local's own lock, which lives as long as [`Folder`].
+//! The format is that of `plugins/ipam/host-local/backend/disk`: one file per address, named after it, with
+//! the container ID and, since 0.8.6, the interface on a second line; `last_reserved_ip.N`; `lock`.
+//! `alloc::takeover` decides what happens to the leases.
+//! Invariant: a folder is imported under host-local's own lock, which is held as long as [`Folder`] lives.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -18,10 +18,10 @@ use crate::net::Addr;
 use crate::store::{FileSystem, Lock, OpenFile, Os, lock_file};
 use crate::sys::files;
 
-/// Where host-local kept a network's leases.
+/// The location of host-local's leases of a network.
 #[derive(Clone, Copy, Debug)]
 pub struct HostLocalFolder<'a> {
-    /// The folder; it need not exist.
+    /// The folder. It may be missing.
     pub dir: &'a Path,
     /// The network.
     pub network: &'a NetworkName,
@@ -30,7 +30,8 @@ pub struct HostLocalFolder<'a> {
 }
 
 impl HostLocalFolder<'_> {
-    /// The folder that a configuration replaces. A cluster has none: host-local's leases are of one host.
+    /// The folder that a configuration replaces. A cluster has none, because host-local has leases of one
+    /// host only.
     pub fn of(cleanup: &Cleanup) -> Option<HostLocalFolder<'_>> {
         let StoreSpec::Embedded { wait, .. } = cleanup.store else { return None };
         let dir = cleanup.legacy_dir.as_deref()?;
@@ -38,42 +39,42 @@ impl HostLocalFolder<'_> {
     }
 }
 
-/// A folder's content, and the lock on it.
+/// The content of a folder, and its lock.
 pub struct Folder {
     /// The leases.
     pub leases: Vec<ForeignLease>,
-    /// The addresses given last.
+    /// The last allocated addresses.
     pub cursors: Vec<LegacyCursor>,
     dir: PathBuf,
     _lock: Lock,
 }
 
-/// Longest lease file that makes sense: two names, far below this.
+/// The longest valid lease file: two names are much shorter.
 pub const LONGEST: u64 = 64 * 1024;
 
-/// Whether host-local's leases of a network are still in its folder: a file or nothing means that they
-/// were adopted, or that host-local never served the network.
+/// Whether host-local's leases of a network are still in its folder. A file, or nothing, means that they
+/// were imported, or that host-local never served the network.
 fn is_folder(dir: &Path) -> Result<bool, StoreError> {
     match fs::metadata(dir) {
         Ok(found) => Ok(found.is_dir()),
-        // No file system has a folder of such a name, so no host-local made one.
+        // The name is too long for a file system, so host-local cannot have created the folder.
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename) => Ok(false),
         Err(e) => Err(StoreError::io("look at", dir, e)),
     }
 }
 
-/// Takes host-local's lock; `None` if there is no folder any more.
+/// Takes host-local's lock; `None` if the folder is gone.
 fn lock(dir: &Path, wait: Wait) -> Result<Option<Lock>, StoreError> {
     if !is_folder(dir)? {
         return Ok(None);
     }
     let locked = lock_file(&dir.join("lock"), wait);
-    // Somebody else may have adopted it meanwhile.
+    // Another process may have imported it in the meantime.
     if is_folder(dir)? { locked.map(Some) } else { Ok(None) }
 }
 
-/// Reads `dir` under host-local's lock; `None` if there is no folder. What cannot be read or understood
-/// refuses the takeover: leasing beside it could lease an address twice.
+/// Reads `dir` under host-local's lock; `None` if there is no folder. Unreadable or malformed files prevent
+/// the import, because an ADD without them could lease an address twice.
 pub fn open(dir: &Path, network: &NetworkName, wait: Wait) -> Result<Option<Folder>, Error> {
     let Some(lock) = lock(dir, wait)? else { return Ok(None) };
     let refuse = |why| Error::Refused(Refusal::Takeover { network: network.clone(), why });
@@ -82,13 +83,13 @@ pub fn open(dir: &Path, network: &NetworkName, wait: Wait) -> Result<Option<Fold
         Folder { leases: Vec::new(), cursors: Vec::new(), dir: dir.to_owned(), _lock: lock };
     for (path, name) in entries(dir).map_err(|e| unread(dir, e))? {
         if let Some(index) = cursor_index(&name) {
-            // host-local starts over when it cannot read its cursor, and so do we.
+            // If host-local cannot read its cursor, it starts from the beginning, and so does sublet.
             let content = files::read(&path, LONGEST).ok();
             let addr = content.and_then(|content| content.trim().parse().ok());
             folder.cursors.extend(addr.map(|addr| LegacyCursor { index, addr }));
         } else if let Ok(addr) = name.parse() {
             let content = files::read(&path, LONGEST).map_err(|e| unread(&path, e))?;
-            // An empty file is what a host-local that was killed leaves behind: nobody's lease.
+            // A host-local that was killed leaves an empty file, which belongs to no container.
             folder.leases.extend(lease(network, addr, &path, &content).map_err(refuse)?);
         }
     }
@@ -97,13 +98,13 @@ pub fn open(dir: &Path, network: &NetworkName, wait: Wait) -> Result<Option<Fold
     Ok(Some(folder))
 }
 
-/// Between a network's name and the time, in seconds, at which its folder was adopted.
+/// Separates a network's name from the time of the import, in seconds.
 const ADOPTED: &str = "~adopted-";
 
 impl Folder {
-    /// Exchanges the folder with a text file: the folder becomes `<network>~adopted-<time>`. A
-    /// host-local that is swapped back in fails then ("not a directory") instead of leasing an address
-    /// twice, and the file says what to do. Durable when it is done.
+    /// Exchanges the folder with a text file: the folder becomes `<network>~adopted-<time>`. If host-local
+    /// is put back, it fails with "not a directory" instead of leasing an address twice, and the file
+    /// explains what to do. Durable when it returns.
     pub fn retire(self, now: Timestamp) -> Result<(), StoreError> {
         let dir = &self.dir;
         let io = |e| StoreError::io("exchange host-local's folder with a file:", dir, e);
@@ -120,13 +121,13 @@ impl Folder {
             .and_then(|()| file.sync_data())
             .and_then(|()| Os.exchange(dir, &aside));
         if exchanged.is_err() {
-            // Best effort: a file of this name means nothing.
+            // Best effort: a file with this name has no effect.
             let _ = Os.remove(&aside);
         }
         exchanged.and_then(|()| Os.sync_folder(dir.parent().unwrap_or(dir))).map_err(io)
     }
 
-    /// A new file under the name that the folder gets.
+    /// Creates a new file under the future name of the folder.
     fn aside(&self, now: Timestamp) -> Result<(PathBuf, fs::File), StoreError> {
         let mut name = self.dir.as_os_str().to_owned();
         name.push(format!("{ADOPTED}{now}"));
@@ -140,12 +141,12 @@ impl Folder {
     }
 }
 
-/// What has a folder in host-local's.
+/// The entries of host-local's folder.
 #[derive(Default)]
 pub struct Networks {
     /// The networks, by name.
     pub found: Vec<NetworkName>,
-    /// What is none, and why.
+    /// Entries that are not networks, and why.
     pub skipped: Vec<(String, String)>,
 }
 
@@ -161,7 +162,7 @@ pub fn networks(dir: &Path) -> Result<Networks, StoreError> {
             Ok(_) => networks
                 .skipped
                 .push((name, "it has neither lock nor lease of host-local".to_owned())),
-            Err(_) => networks.skipped.push((name, "this is no network's name".to_owned())),
+            Err(_) => networks.skipped.push((name, "this is not a valid network name".to_owned())),
         }
     }
     networks.found.sort();
@@ -174,7 +175,7 @@ fn is_host_locals(dir: &Path) -> bool {
     names.iter().any(|(_, name)| name == "lock" || name.parse::<Addr>().is_ok())
 }
 
-/// N of `last_reserved_ip.N`, as host-local spells it.
+/// N in `last_reserved_ip.N`, as host-local writes it.
 fn cursor_index(name: &str) -> Option<usize> {
     let digits = name.strip_prefix("last_reserved_ip.")?;
     digits.parse().ok().filter(|index: &usize| index.to_string() == digits)
@@ -190,8 +191,8 @@ pub fn release(dir: &Path, attachment: &Attachment, wait: Wait) -> Result<(), St
     Ok(())
 }
 
-/// The addresses that an attachment has from host-local; `None` if none, or no such folder.
-/// Nothing is written, so without the lock: one file is one address.
+/// The addresses that an attachment has from host-local; `None` if it has none, or there is no folder. This
+/// only reads, and each address is one file, so it takes no lock.
 pub fn holds(dir: &Path, attachment: &Attachment) -> Result<Option<Vec<Addr>>, StoreError> {
     if !is_folder(dir)? {
         return Ok(None);
@@ -200,8 +201,8 @@ pub fn holds(dir: &Path, attachment: &Attachment) -> Result<Option<Vec<Addr>>, S
     Ok((!held.is_empty()).then(|| held.into_iter().map(|(_, addr)| addr).collect()))
 }
 
-/// An attachment's lease files: those with container and interface, or, if there is none, those
-/// with the container alone. One that cannot be read is nobody's: it must not stop a DEL.
+/// An attachment's lease files: those with its container and interface or, if there are none, those with
+/// the container alone. An unreadable file counts as another container's, because it must not stop a DEL.
 fn held(dir: &Path, attachment: &Attachment) -> Result<Vec<(PathBuf, Addr)>, StoreError> {
     let mut exact = Vec::new();
     let mut legacy = Vec::new();
@@ -221,7 +222,7 @@ fn held(dir: &Path, attachment: &Attachment) -> Result<Vec<(PathBuf, Addr)>, Sto
     Ok(if exact.is_empty() { legacy } else { exact })
 }
 
-/// What is in a folder; a name that is no text is nothing of host-local's.
+/// The entries of a folder. A name that is not text is not host-local's.
 fn entries(dir: &Path) -> io::Result<Vec<(PathBuf, String)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -244,9 +245,10 @@ fn lease(
     }
     let place = path.display();
     let container = ContainerId::new(container)
-        .map_err(|_| format!("{place} holds no container ID but {container:?}"))?;
+        .map_err(|_| format!("{place} holds {container:?} instead of a container ID"))?;
     let ifname = lines.next().filter(|line| !line.is_empty()).map(|text| {
-        IfName::new(text).map_err(|_| format!("{place} holds no interface name but {text:?}"))
+        IfName::new(text)
+            .map_err(|_| format!("{place} holds {text:?} instead of an interface name"))
     });
     let attachment =
         Attachment { network: network.clone(), container, ifname: ifname.transpose()? };
@@ -316,7 +318,7 @@ mod tests {
         assert_eq!(folder.cursors, [LegacyCursor { index: 4, addr }]);
     }
 
-    /// What cannot be looked at is neither adopted nor absent.
+    /// A path that cannot be examined counts as neither imported nor absent.
     #[test]
     fn a_folder_that_cannot_be_looked_at_is_an_error() {
         let lab = tempfile::tempdir().unwrap();
@@ -329,7 +331,7 @@ mod tests {
         assert!(open(&absent, &network(), Wait::Try).unwrap().is_none());
     }
 
-    /// A host-local that was killed, or had no room, leaves such a file behind.
+    /// A host-local that was killed, or had no disk space, leaves such a file.
     #[test]
     fn an_empty_lease_file_is_nobodys() {
         let dir = tempfile::tempdir().unwrap();

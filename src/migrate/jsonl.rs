@@ -1,7 +1,7 @@
-//! A store's records as JSON lines, with the fields of [`crate::rows`].
+//! The records of a store as JSON lines, with the fields of [`crate::rows`].
 //!
-//! Invariant: a record that was read from its line is the one that was written; a line that cannot be
-//! understood is an error that says what is wrong with it.
+//! Invariant: reading a line returns the record that was written. An invalid line is an error that
+//! describes the fault.
 
 use std::borrow::Cow;
 
@@ -13,14 +13,14 @@ use crate::model::{NetworkDefinition, NetworkName, Node, Persist, Pool, PoolId, 
 use crate::net::{Addr, Subnet, parse_cidr};
 use crate::rows::{CoolingRow, LeaseRow, Str, Text, Time, name};
 
-/// Format of all lines of a file.
+/// The format of all lines of a file.
 const FORMAT: u32 = 2;
 
 /// The first line.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Head {
-    /// The release that wrote it.
+    /// The version of sublet that wrote the file.
     sublet: String,
     format: u32,
 }
@@ -71,7 +71,7 @@ enum Fields<'a> {
         network: Str<'a>,
         time: Time,
     },
-    /// `definition` is the JSON object as text: not a byte of it may change.
+    /// `definition` is the JSON object as text, because every byte of it must be preserved.
     Network {
         network: Str<'a>,
         version: u64,
@@ -97,25 +97,25 @@ enum Word {
     Disk,
 }
 
-/// The first line of a file, without its end.
+/// The first line of a file, without its newline.
 pub fn head() -> String {
     let head = Head { sublet: env!("CARGO_PKG_VERSION").to_owned(), format: FORMAT };
     serde_json::to_string(&head).unwrap_or_default()
 }
 
-/// Whether a file that begins with this line can be read.
+/// Checks whether a file that begins with this line can be read.
 pub fn read_head(line: &str) -> Result<(), String> {
     let head: Head = serde_json::from_str(line).map_err(|_| {
-        format!("this is not what `sublet export jsonl` writes: it begins with {}", head())
+        format!("not an export of `sublet export jsonl`: it begins with {}", head())
     })?;
     if head.format == FORMAT {
         return Ok(());
     }
     let (format, by) = (head.format, head.sublet);
-    Err(format!("the lines are of format {format}, of sublet {by}; this build reads {FORMAT}"))
+    Err(format!("the lines have format {format}, of sublet {by}; this version reads {FORMAT}"))
 }
 
-/// A record as one line, without its end.
+/// A record as one line, without its newline.
 pub fn write(record: &Record, persist: Persist) -> String {
     let fields = match record {
         Record::Pool(pool) => Fields::Pool {
@@ -153,7 +153,7 @@ pub fn write(record: &Record, persist: Persist) -> String {
             Fields::Adopted { network: network.as_str().into(), time: Time(*time) }
         }
     };
-    // Writing text and numbers into memory does not fail; an empty line would be refused when read.
+    // Writing text and numbers into memory does not fail. A reader would refuse an empty line.
     serde_json::to_string(&Line { fields, persist }).unwrap_or_default()
 }
 
@@ -162,7 +162,7 @@ fn user((node, count): &(Node, u32)) -> User<'_> {
     User { node, machine_id, count: *count }
 }
 
-/// The record of a line, and how long it lives.
+/// The record of a line, and its lifetime.
 pub fn read(line: &str) -> Result<(Record, Persist), String> {
     let Line { fields, persist } = serde_json::from_str(line).map_err(|e| e.to_string())?;
     let record = match fields {
@@ -171,7 +171,7 @@ pub fn read(line: &str) -> Result<(Record, Persist), String> {
             let sub = range.map(|range| prefix("range", &range)).transpose()?;
             let inside = |sub: &Subnet| sub.len() > subnet.len() && subnet.contains(sub.first());
             if sub.as_ref().is_some_and(|sub| !inside(sub)) {
-                return Err(format!("\"range\" is no part of {subnet}"));
+                return Err(format!("\"range\" is not part of {subnet}"));
             }
             if id.is_empty() || space.is_empty() || space.contains('/') {
                 return Err("a pool has a \"pool\", and a \"space\" without \"/\"".to_owned());
@@ -206,7 +206,7 @@ pub fn read(line: &str) -> Result<(Record, Persist), String> {
             let network = name("network", &network, NetworkName::new)?;
             let value: Result<serde_json::Value, _> = serde_json::from_str(&definition);
             if version == 0 || !value.is_ok_and(|value| value.is_object()) {
-                return Err(format!("the \"definition\" of {network} is none"));
+                return Err(format!("invalid \"definition\" of {network}"));
             }
             let (text, by, time) = (definition.into(), by.into(), time.0);
             Record::Definition(NetworkDefinition { network, version, text, by, time })
@@ -220,5 +220,5 @@ pub fn read(line: &str) -> Result<(Record, Persist), String> {
 
 fn prefix(field: &str, text: &str) -> Result<Subnet, String> {
     let subnet = parse_cidr(text).and_then(|net| Subnet::strict(net).ok());
-    subnet.ok_or_else(|| format!("{field:?} is {text:?}, no prefix such as 10.80.0.0/24"))
+    subnet.ok_or_else(|| format!("{field:?} is {text:?}, not a prefix such as 10.80.0.0/24"))
 }

@@ -1,5 +1,5 @@
-//! What kontena-ipam stored in etcd: `pools/NAME`, `pool-nodes/NAME/NODE`, `addresses/NAME/ADDRESS` and
-//! `subnets/ADDRESS`, below a folder of the v2 API (`/v2/keys`).
+//! Reads the data that kontena-ipam stored in etcd: `pools/NAME`, `pool-nodes/NAME/NODE`,
+//! `addresses/NAME/ADDRESS` and `subnets/ADDRESS`, below a folder of the v2 API (`/v2/keys`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -25,7 +25,7 @@ pub struct Content {
     pub unrecorded: Vec<String>,
     /// The addresses of these pools.
     pub leases: Vec<Lease>,
-    /// Subnets reserved for pools that do not exist: a race in kontena-ipam leaves them behind.
+    /// Subnets that are reserved for pools that do not exist. A race in kontena-ipam leaves them behind.
     pub orphans: Vec<String>,
 }
 
@@ -33,11 +33,11 @@ pub struct Content {
 /// folder does not exist.
 pub fn keys(spec: &StoreSpec, folder: &str) -> Result<Vec<(String, String)>, StoreError> {
     let StoreSpec::Etcd(etcd) = spec else {
-        let why = "it kept that in etcd; say --from http://HOST:PORT";
+        let why = "kontena-ipam keeps its pools in etcd; pass --from http://HOST:PORT";
         return Err(StoreError::unavailable("find what kontena-ipam kept in", "this store", why));
     };
     let client = Client::new("etcd", None, &etcd.servers)?;
-    // `quorum`: a single member may be behind.
+    // `quorum`, because a single member may have old data.
     let path = format!("/v2/keys{folder}?recursive=true&quorum=true");
     let request = Request { method: "GET", path: &path, body: b"", secret: None, retryable: true };
     let reply = client.send(request, Instant::now() + etcd.servers.timeout).map_err(Failure::why);
@@ -99,7 +99,7 @@ impl Content {
                     }
                 }
                 ["addresses", name, _] => {
-                    // An address of a pool that is gone has no owner.
+                    // An address of a removed pool has no owner.
                     if let Some(pool) = content.pools.get(name) {
                         let lease = address(value, pool, now);
                         content.leases.push(lease.map_err(|why| format!("{key}: {why}"))?);
@@ -120,8 +120,8 @@ impl Content {
     }
 
     /// Adds what earlier versions of kontena-ipam did not record: the hosts that use a pool, and the lease
-    /// of its gateway. A host that has an address of a pool uses it. Where no host is recorded there may be
-    /// others, so that the pool stays when all known ones have released it.
+    /// of its gateway. A host with an address of a pool uses the pool. If no host is recorded, unknown
+    /// hosts may use it too, so the pool stays when all known ones have released it.
     fn add_what_is_missing(&mut self, now: Timestamp) {
         for (name, pool) in &mut self.pools {
             let leases = self.leases.iter().filter(|lease| lease.set == pool.set());
@@ -158,7 +158,7 @@ fn text(value: &Value, field: &str) -> Option<String> {
 fn cidr(value: &Value, field: &str) -> Result<Option<IpNet>, String> {
     let Some(text) = text(value, field) else { return Ok(None) };
     let net = parse_cidr(&text);
-    net.map(Some).ok_or_else(|| format!("{field} is {text:?}, no address with a prefix length"))
+    net.map(Some).ok_or_else(|| format!("{field} is {text:?}, not an address with a prefix length"))
 }
 
 fn pool(name: &str, value: &str, space: &str, now: Timestamp) -> Result<Pool, String> {

@@ -1,10 +1,10 @@
-//! The nouns of history (who held an address when) and of counters (how many requests ended how).
+//! The types of history (who held an address when) and of counters (how many requests ended how).
 
 use super::{Attachment, Kind, Lease, Node, Origin, Owner, SetName, Timestamp, words};
 use crate::net::Addr;
 
 words! {
-    /// Through which face a request came.
+    /// The face that a request came through.
     #[derive(Default)]
     pub enum Face {
         /// A container runtime.
@@ -12,23 +12,23 @@ words! {
         Cni = "cni",
         /// dockerd.
         Docker = "docker",
-        /// A person, or a person's script.
+        /// An operator or a script.
         Cli = "cli",
     }
 }
 
-/// How much of what happened is kept.
+/// How much history is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum History {
-    /// As much as was said last; the default where nobody has said.
+    /// The last configured bounds, or the default if none were configured.
     Standing,
     /// Nothing.
     Off,
-    /// The newest, as long as both bounds hold.
+    /// The newest events, within both bounds.
     Kept {
-        /// How many events at most; not 0.
+        /// The maximum number of events; not 0.
         count: u64,
-        /// For how long, in seconds; not 0.
+        /// The maximum age in seconds; not 0.
         age: u64,
     },
 }
@@ -37,7 +37,7 @@ impl History {
     /// The last 1,000 transactions of 30 days, about 450 KiB: the default of each network of a cluster.
     pub const OF_A_NETWORK: History = History::Kept { count: 1_000, age: MONTH };
 
-    /// For how long events are kept, in seconds; where nobody has said, as long as by default.
+    /// The maximum age of events in seconds, or the default if none was configured.
     pub fn age(self) -> u64 {
         match self {
             History::Off => 0,
@@ -57,27 +57,27 @@ impl Default for History {
 }
 
 words! {
-    /// What became of an address, and why.
+    /// What happened to an address, and why.
     pub enum What {
         /// Leased by an ADD, or by a request of Docker's.
         Added = "added",
-        /// Leased by host-local before, and taken over by an ADD.
+        /// Leased by host-local, and imported by an ADD.
         TakenOver = "taken-over",
-        /// Leased by another program before, and imported.
+        /// Leased by another program, and imported.
         Imported = "imported",
-        /// Set aside by an operator.
+        /// Reserved by an operator.
         Reserved = "reserved",
         /// Freed by a DEL, or by a request of Docker's.
         Deleted = "deleted",
-        /// Freed at once: nobody took the answer.
+        /// Freed at once, because its answer could not be delivered.
         Undone = "undone",
-        /// Freed by a runtime's GC: no attachment that the runtime knows.
+        /// Freed by a runtime's GC, which does not list the attachment.
         Collected = "collected",
         /// Freed by `sublet gc`: its container is gone.
         Lost = "lost",
         /// Freed by an operator.
         Released = "released",
-        /// No longer set aside.
+        /// Freed by an operator's `unreserve`.
         Unreserved = "unreserved",
         /// Freed by `subletd cleanup`: Docker does not know it.
         Swept = "swept",
@@ -85,45 +85,45 @@ words! {
         PoolReleased = "pool-released",
         /// Ended with the boot that made it.
         BootEnded = "boot-ended",
-        /// Freed with its node, which is gone.
+        /// Freed with its node by `sublet node release`.
         NodeReleased = "node-released",
-        /// Handed over to host-local by `sublet export host-local`.
+        /// Moved to host-local by `sublet export host-local`.
         Exported = "exported",
     }
 }
 
 impl What {
-    /// Whether somebody holds the address from then on.
+    /// Whether the address has a holder after this event.
     pub const fn gives(self) -> bool {
         matches!(self, What::Added | What::TakenOver | What::Imported | What::Reserved)
     }
 }
 
-/// One address given, or let go.
+/// An allocation or release of an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// When.
+    /// When it happened.
     pub time: Timestamp,
-    /// What, and why.
+    /// What happened.
     pub what: What,
-    /// Through which face.
+    /// The face that the request came through.
     pub face: Face,
-    /// In which set of leases.
+    /// The set of leases.
     pub set: SetName,
-    /// Which address.
+    /// The address.
     pub addr: Addr,
-    /// What it was leased for.
+    /// The kind of lease.
     pub kind: Kind,
-    /// Who held it.
+    /// The owner.
     pub owner: Owner,
-    /// On which machine it was leased.
+    /// The machine that made the lease.
     pub node: Node,
-    /// For what; without the network namespace.
+    /// The origin, without the network namespace.
     pub origin: Origin,
 }
 
 impl Event {
-    /// What became of a lease.
+    /// The event of a lease.
     pub fn of(lease: &Lease, what: What, face: Face, time: Timestamp) -> Event {
         Event {
             time,
@@ -138,19 +138,19 @@ impl Event {
         }
     }
 
-    /// The attachment behind it, if a container is.
+    /// The attachment that the lease belongs to, if any.
     pub fn attachment(&self) -> Option<&Attachment> {
         self.owner.attachment().or(self.origin.attachment.as_ref())
     }
 
-    /// The network under which it is listed.
+    /// The network under which the lease is listed.
     pub fn network(&self) -> &str {
         self.owner.attachment().map_or(&self.set.0, |a| a.network.as_str())
     }
 }
 
 words! {
-    /// What was asked for.
+    /// The kind of a request.
     pub enum Verb {
         /// ADD, or Docker's `RequestAddress`.
         Add = "add",
@@ -160,7 +160,7 @@ words! {
         Gc = "gc",
         /// `sublet reserve` and `unreserve`.
         Reserve = "reserve",
-        /// Imports and takeovers.
+        /// Imports.
         Import = "import",
         /// Docker's `RequestPool` and `ReleasePool`.
         Pool = "pool",
@@ -174,16 +174,16 @@ words! {
         Ok = "ok",
         /// Refused: no address was free.
         Exhausted = "exhausted",
-        /// Refused: another holds what was asked for.
+        /// Refused: another owner holds the address.
         Held = "held",
         /// Refused for another reason.
         Refused = "refused",
-        /// Not carried out, for all that is known: a cluster did not answer.
+        /// Probably not carried out: a cluster did not answer.
         Failed = "failed",
     }
 }
 
-/// The number of requests of one kind since the store, or its boot, began.
+/// The number of requests of one kind since the store was created, or since its boot began.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counter {
     /// The set of leases.

@@ -1,8 +1,7 @@
-//! The nouns: who asks, what is leased, where it is kept.
+//! The domain types: owners, leases, pools and stores.
 //!
-//! Names that are valid by construction, and plain records of them. What derives `Serialize` is stored
-//! with these fields in this order: any change of them is another version of the stored records
-//! (`store::codec`).
+//! Names are valid by construction. Types that derive `Serialize` are stored with these fields in this
+//! order: any change is a new version of the stored records (`store::codec`).
 //! Invariant: a [`NetworkName`], [`ContainerId`] or [`IfName`] satisfies the specification.
 
 use std::fmt;
@@ -22,10 +21,10 @@ pub(crate) use words::words;
 /// Seconds since 1970-01-01 UTC.
 pub type Timestamp = u64;
 
-/// Why a name is refused; texts as in the specification's reference implementation.
+/// Why a name is invalid. The texts are those of the specification's reference implementation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameError {
-    /// Nothing where a name is needed.
+    /// The name is empty.
     Empty,
     /// A character outside `[a-zA-Z0-9][a-zA-Z0-9_.-]*`.
     Characters,
@@ -55,7 +54,7 @@ macro_rules! name {
         pub struct $name(String);
 
         impl $name {
-            /// The name, if the rules allow it.
+            /// Checks the rules and makes the name.
             pub fn new(text: impl Into<String>) -> Result<$name, NameError> {
                 let text = text.into();
                 $check(&text)?;
@@ -94,7 +93,7 @@ impl NetworkName {
         NetworkName("ecs".to_owned())
     }
 
-    /// What a network without a name is called, where that is allowed.
+    /// The name of a network without a name, where the dialect allows that.
     pub fn unnamed() -> NetworkName {
         NetworkName("default".to_owned())
     }
@@ -119,14 +118,14 @@ name!(
     }
 );
 
-/// A set of leases: inside one an address has at most one holder. A CNI network's is its name (or
-/// the `shared` one), the ECS dialect has one for the whole store. Any other text is possible, so
-/// that other faces (Docker's address spaces) name theirs without a clash.
+/// A set of leases. Within a set, an address has at most one holder. The set of a CNI network is its name
+/// or its `shared` name. The ECS dialect has one set for the whole store. Other texts are possible, so that
+/// Docker's address spaces cannot clash with network names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SetName(pub String);
 
 impl SetName {
-    /// Whether it is a set of pools' addresses ([`Pool::set`]); no network's name has a slash.
+    /// Whether this is the set of a pool's addresses ([`Pool::set`]). Network names contain no slash.
     pub fn is_pools(&self) -> bool {
         self.0.starts_with("docker/")
     }
@@ -138,7 +137,7 @@ impl fmt::Display for SetName {
     }
 }
 
-/// What a container engine calls a pool of addresses. It keeps the name for ever.
+/// The ID by which a container engine names a pool. It never changes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PoolId(pub String);
 
@@ -159,39 +158,40 @@ impl fmt::Display for PoolId {
     }
 }
 
-/// A pool of addresses that a container engine (Docker) asked for.
+/// A pool of addresses that a container engine (Docker) requested.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool {
     /// Its name.
     pub id: PoolId,
-    /// The address space. Pools of different spaces have nothing to do with each other.
+    /// The address space. Pools of different spaces are independent.
     pub space: String,
-    /// The subnet. Its length is the prefix of every address given out.
+    /// The subnet. Its length is the prefix length of every lease.
     pub subnet: Subnet,
-    /// The part of the subnet that addresses are drawn from; others can be asked for by address.
+    /// The sub-pool from which automatic addresses are allocated. Others can be requested.
     pub sub: Option<Subnet>,
     /// The name under which several hosts share the pool (kontena's `network=`).
     pub shared: Option<String>,
-    /// The gateway that goes with the pool; only shared pools have one.
+    /// The gateway of the pool; only shared pools have one.
     pub gateway: Option<Addr>,
-    /// The machines that asked for it, and how often more than they released it.
+    /// The machines that use the pool, each with its number of unreleased requests.
     pub users: Vec<(Node, u32)>,
-    /// When it was last asked for.
+    /// When the pool was last requested.
     pub time: Timestamp,
 }
 
 impl Pool {
-    /// The set of its leases. Pools of one subnet in one space share it: their sub-pools overlap.
+    /// The set of the pool's leases. Pools with the same subnet and space share it, because their sub-pools
+    /// overlap.
     pub fn set(&self) -> SetName {
         SetName(format!("docker/{}/{}", self.space, self.subnet))
     }
 
-    /// Whether its last user has released it, so that it is being removed.
+    /// Whether the last user has released the pool, so that it is being removed.
     pub fn is_closed(&self) -> bool {
         self.users.is_empty()
     }
 
-    /// The addresses that are given out without being asked for; `None` if there is none.
+    /// The span from which automatic addresses are allocated; `None` if there is none.
     pub fn draws(&self) -> Option<Span> {
         let hosts = hosts(self.subnet);
         match self.sub {
@@ -201,34 +201,34 @@ impl Pool {
     }
 }
 
-/// The specification's primary key of what a plugin stores.
+/// An attachment: the specification's primary key of what a plugin stores.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Attachment {
     /// The network.
     pub network: NetworkName,
     /// The container.
     pub container: ContainerId,
-    /// The interface; absent in leases adopted from a host-local that did not write it.
+    /// The interface; absent in leases that were imported from a host-local that did not record it.
     pub ifname: Option<IfName>,
 }
 
-/// Who holds a lease. At most one address of each range set per owner.
+/// The owner of a lease. An owner has at most one address of each range set.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Owner {
     /// A container's interface on a network.
     Attachment(Attachment),
     /// The ECS dialect's `id`: any text.
     Id(String),
-    /// Nobody: the address is a gateway (the ECS dialect records them).
+    /// A gateway's address, without a container (the ECS dialect records gateways).
     Gateway(Addr),
-    /// Nobody: the address is set aside by the operator.
+    /// An operator's reservation, without a container.
     Reservation(Addr),
-    /// A container engine, through this pool: it names an address, never a container.
+    /// A container engine, through this pool. It names an address, never a container.
     Pool(PoolId, Addr),
 }
 
 impl Owner {
-    /// The attachment, if it is one.
+    /// The attachment, if the owner is one.
     pub fn attachment(&self) -> Option<&Attachment> {
         match self {
             Owner::Attachment(attachment) => Some(attachment),
@@ -237,16 +237,16 @@ impl Owner {
     }
 }
 
-/// Characters of a container's ID that people are shown, as many as Docker and crictl show.
+/// The length of a container ID in tables and messages, as in Docker and crictl.
 const SHOWN_ID: usize = 12;
 
-/// A container's ID as people are shown it.
+/// Shortens a container ID for tables and messages.
 pub fn short(id: &str) -> String {
     id.chars().take(SHOWN_ID).collect()
 }
 
 impl Owner {
-    /// The same words as `Display`, with a short ID.
+    /// Like `Display`, with a short ID.
     pub fn short(&self) -> String {
         self.words(short)
     }
@@ -275,35 +275,35 @@ impl fmt::Display for Owner {
 }
 
 words! {
-    /// What an address is leased for.
+    /// The kind of a lease.
     #[derive(Serialize, Deserialize)]
     pub enum Kind {
-        /// Chosen by us.
+        /// Chosen by the allocator.
         Dynamic = "dynamic",
-        /// Asked for by address.
+        /// Requested by address.
         Static = "static",
-        /// A gateway's.
+        /// A gateway.
         Gateway = "gateway",
         /// Docker's auxiliary address.
         Aux = "aux",
-        /// Set aside by the operator.
+        /// Reserved by an operator.
         Reserved = "reserved",
     }
 }
 
 impl Kind {
-    /// Whether a runtime's garbage collection may judge it.
+    /// Whether a runtime's GC may free it.
     pub const fn collectable(self) -> bool {
         matches!(self, Kind::Dynamic | Kind::Static)
     }
 }
 
-/// The machine that made a lease.
+/// A machine that makes leases.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     /// `NODE_ID` or the host name.
     pub name: String,
-    /// /etc/machine-id; empty where there is none.
+    /// /etc/machine-id; empty if there is none.
     pub machine: String,
 }
 
@@ -311,28 +311,28 @@ pub struct Node {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootId(pub String);
 
-/// What a cluster knows of a machine that leases from it.
+/// A cluster's record of a machine that leases from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeRecord {
-    /// Its name, and the machine that has it.
+    /// The name, and the machine that has it.
     pub node: Node,
     /// Identifies the record from its creation on.
     pub id: u64,
-    /// The boot that leased last; `None` where the boot ID could not be read.
+    /// The boot that leased last; `None` if the boot ID could not be read.
     pub boot: Option<BootId>,
-    /// When a machine first had the name.
+    /// When a machine first had this name.
     pub first: Timestamp,
-    /// Since when this boot leases.
+    /// When this boot first leased.
     pub since: Timestamp,
-    /// When the machine started that boot, by its clock; `None` where it cannot be determined.
+    /// When the machine started that boot, by its own clock; `None` if it cannot be determined.
     pub booted: Option<Timestamp>,
-    /// Whether leases of earlier boots may be left.
+    /// Whether leases of earlier boots may still exist.
     pub has_earlier: bool,
-    /// Grows with each write, and when transactions that are still in flight must fail: every transaction of
-    /// the node compares this record.
+    /// Grows with each write. It also grows to make in-flight transactions fail: every transaction of the
+    /// node compares this record.
     pub turn: u64,
-    /// The folder of in-flight notes of the process that wrote this record. A process with another folder, such as
-    /// one in a container, cannot see these notes.
+    /// The folder of in-flight notes of the process that wrote this record. A process with another folder,
+    /// for example in a container, cannot see these notes.
     pub notes: u64,
 }
 
@@ -341,22 +341,22 @@ pub struct NodeRecord {
 pub struct NetworkDefinition {
     /// The network.
     pub network: NetworkName,
-    /// Grows by one with each change; the first is 1.
+    /// Starts at 1 and grows by one with each change.
     pub version: u64,
-    /// A JSON object: what of `ipam` defines a network.
+    /// A JSON object with the keys of `ipam` that define a network.
     pub text: String,
     /// The node that wrote this version.
     pub by: String,
-    /// When.
+    /// When it was written.
     pub time: Timestamp,
 }
 
-/// A network namespace as it was when the lease was made.
+/// A network namespace, as it was when the lease was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Netns {
     /// `CNI_NETNS`.
     pub path: String,
-    /// Device and inode behind the path, if it opened.
+    /// Device and inode of the path, if it could be opened.
     pub inode: Option<(u64, u64)>,
     /// Inode of the mount namespace in which the path was looked up.
     pub mount_ns: Option<u64>,
@@ -373,68 +373,69 @@ pub struct Pod {
     pub uid: String,
 }
 
-/// Where a request came from: kept with the lease, so that a person (and a collector) can tell
-/// whose it is and whether it still lives.
+/// The origin of a request. It is stored with the lease, so that operators and `gc` can find out whose
+/// lease it is and whether its container still runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
-    /// The attachment, also where the owner is something else (ECS `id`).
+    /// The attachment, also if the owner is something else (ECS `id`).
     pub attachment: Option<Attachment>,
     /// The network namespace.
     pub netns: Option<Netns>,
     /// The pod.
     pub pod: Option<Pod>,
-    /// The MAC address, where known.
+    /// The MAC address, if known.
     pub mac: Option<String>,
-    /// The endpoint's name: Docker's container name, where dockerd tells it.
+    /// The endpoint's name: Docker's container name, if dockerd passes it.
     pub endpoint: Option<String>,
-    /// Of a reservation: what it is for, as its operator wrote it.
+    /// The note of a reservation, as the operator wrote it.
     pub note: Option<String>,
-    /// Of a reservation: whose it is, as its operator wrote it.
+    /// The owner of a reservation, as the operator wrote it.
     pub holder: Option<String>,
 }
 
 /// One address leased to one owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// The set it belongs to.
+    /// The set that the lease belongs to.
     pub set: SetName,
     /// The address.
     pub addr: Addr,
-    /// Prefix length in bits, as answered to the container.
+    /// Prefix length in bits, as returned to the container.
     pub prefix: u8,
-    /// What for.
+    /// The kind of lease.
     pub kind: Kind,
-    /// Whose.
+    /// The owner.
     pub owner: Owner,
-    /// The range set it was drawn from ([`crate::net::RangeSet::key`]); names the cursor.
+    /// The key of the range set that the address was allocated from ([`crate::net::RangeSet::key`]). It
+    /// identifies the cursor.
     pub range: Addr,
-    /// On which machine.
+    /// The machine that made the lease.
     pub node: Node,
-    /// In which boot; `None` where the boot ID could not be read.
+    /// The boot that made the lease; `None` if the boot ID could not be read.
     pub boot: Option<BootId>,
-    /// For what.
+    /// The origin of the request.
     pub origin: Origin,
-    /// Since when.
+    /// When the lease was made.
     pub time: Timestamp,
-    /// How long it is kept back once freed, in seconds: remembered here because a DEL has to
-    /// work whatever has become of the configuration.
+    /// The cooldown after the lease is freed, in seconds. It is stored here because a DEL must work
+    /// whatever the configuration says by then.
     pub cooldown: u32,
 }
 
 impl Lease {
-    /// Whether it means nothing once the boot that made it is over: a container's, and neither an
-    /// operator's nor a container engine's, which keep theirs.
+    /// Whether the lease ends with the boot that made it. Leases of containers do; those of operators and
+    /// container engines do not.
     pub fn ends_with_boot(&self) -> bool {
         matches!(self.owner, Owner::Attachment(_) | Owner::Id(_)) && self.kind.collectable()
     }
 
-    /// The attachment behind it, if a container is.
+    /// The attachment that the lease belongs to, if any.
     pub fn attachment(&self) -> Option<&Attachment> {
         self.owner.attachment().or(self.origin.attachment.as_ref())
     }
 }
 
-/// An address granted to a container, with what its configuration says beside it.
+/// An address leased to a container, with the settings that are returned with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
     /// The address.
@@ -446,13 +447,13 @@ pub struct Grant {
 }
 
 words! {
-    /// How long leases of a network live.
+    /// The lifetime of a network's leases.
     #[derive(Default)]
     pub enum Persist {
-        /// Until the boot that made them ends; an ADD flushes nothing.
+        /// Leases end with the boot that made them. An ADD flushes nothing.
         #[default]
         Boot = "boot",
-        /// Until they are freed; an ADD is on disk before it is answered.
+        /// Leases live until they are freed. An ADD is on disk before it is answered.
         Disk = "disk",
     }
 }
@@ -462,9 +463,9 @@ words! {
 pub enum Wait {
     /// At most this long.
     For(Duration),
-    /// As long as it takes (`0s`).
+    /// Without a limit (`0s`).
     Forever,
-    /// Not at all (a negative duration): one try.
+    /// Not at all (a negative duration): one attempt.
     Try,
 }
 
@@ -473,21 +474,20 @@ pub enum Wait {
 pub enum StoreSpec {
     /// The embedded redb file.
     Embedded {
-        /// The file of what outlives a boot; boot leases are in `<path>.boot-<boot ID>`.
+        /// The file for durable leases; boot leases are in `<path>.boot-<boot ID>`.
         path: PathBuf,
-        /// Which of the two a network's leases go to.
+        /// Which of the two files has a network's leases.
         persist: Persist,
         /// How long to wait for the lock.
         wait: Wait,
-        /// How much of what happened is kept.
+        /// How much history is kept.
         history: History,
     },
-    /// etcd. Boxed: a store of this node, which most calls name, is moved about without room for it.
+    /// etcd. Boxed, so that the embedded store, which most calls use, does not pay for its size.
     Etcd(Box<Etcd>),
     /// Consul.
     Consul(Box<Consul>),
-    /// A cluster is meant, and what is written of it cannot be understood: no file of this node in
-    /// any case.
+    /// The configuration names a cluster, but is invalid. No file of this node is used instead.
     Unreadable {
         /// What is wrong with it.
         why: String,
@@ -495,7 +495,7 @@ pub enum StoreSpec {
 }
 
 impl StoreSpec {
-    /// How to reach a cluster.
+    /// The servers of a cluster.
     pub fn servers_mut(&mut self) -> Option<&mut Servers> {
         match self {
             StoreSpec::Etcd(etcd) => Some(&mut etcd.servers),
@@ -504,37 +504,37 @@ impl StoreSpec {
         }
     }
 
-    /// Whether other nodes share it.
+    /// Whether the store is shared with other nodes.
     pub fn is_cluster(&self) -> bool {
         !matches!(self, StoreSpec::Embedded { .. })
     }
 }
 
-/// How to reach a cluster's servers. Secrets are named by file, never held.
+/// How to reach a cluster's servers. Secrets are stored in files; only their paths are here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Servers {
     /// `http://host:port` or `https://host:port`; tried in this order. Not empty.
     pub endpoints: Vec<String>,
-    /// What every key begins with, without slashes at its ends.
+    /// The first part of every key, without slashes at its ends.
     pub prefix: String,
-    /// Whom to trust; `None`: the system's authorities.
+    /// The file of trusted authorities; `None`: the system's.
     pub ca: Option<PathBuf>,
     /// The client's certificate and key.
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// For each command; not zero.
+    /// The limit for each command; not zero.
     pub timeout: Duration,
     /// How long the leases of a network live.
     pub persist: Persist,
-    /// How much of what happens is kept, of each node.
+    /// How much history of each network is kept.
     pub history: History,
-    /// Where a boot notes what it has done, and tokens are kept; the folder is empty after the next one.
+    /// The folder for in-flight notes and tokens. It is empty after a reboot.
     pub notes: PathBuf,
 }
 
 /// etcd, by its v3 JSON gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Etcd {
-    /// Where.
+    /// The servers.
     pub servers: Servers,
     /// User, and the file that holds the password.
     pub login: Option<(String, PathBuf)>,
@@ -543,9 +543,9 @@ pub struct Etcd {
 /// Consul, by its HTTP API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Consul {
-    /// Where.
+    /// The servers.
     pub servers: Servers,
-    /// Data centre; `None`: the agent's own.
+    /// The data center; `None`: the agent's own.
     pub dc: Option<String>,
     /// The file that holds the ACL token.
     pub token: Option<PathBuf>,

@@ -1,6 +1,6 @@
-//! Enumerations whose values have a word each.
+//! Enumerations in which each value has a word.
 
-/// Defines an enumeration. A word never changes: scripts and dashboards rely on it, and stores keep it.
+/// Defines such an enumeration. A word never changes, because scripts, dashboards and stores rely on it.
 macro_rules! words {
     (
         $(#[$about:meta])*

@@ -1,7 +1,7 @@
-//! One address and one prefix, on the standard library's `IpAddr` and `ipnet`'s `IpNet`.
+//! Addresses and prefixes, on the standard library's `IpAddr` and `ipnet`'s `IpNet`.
 //!
-//! Invariants: an IPv4-mapped IPv6 address that is read is the IPv4 address, as in Go's `net`; a
-//! [`Subnet`] has no host bits.
+//! Invariants: an IPv4-mapped IPv6 address is read as the IPv4 address, as in Go's `net`. A [`Subnet`] has
+//! no host bits.
 
 use std::fmt;
 use std::iter;
@@ -65,12 +65,13 @@ impl Addr {
         Addr::from_bits(self.family(), self.bits().checked_sub(1)?)
     }
 
-    /// The prefix of `len` bits that holds it; the address alone where the family has fewer bits.
+    /// The prefix of `len` bits that contains the address, or the address alone if its family has fewer
+    /// bits.
     pub fn prefix(self, len: u8) -> Subnet {
         IpNet::new(self.0, len).unwrap_or(self.0.into()).into()
     }
 
-    /// The longest prefix that holds it and another address of its family.
+    /// The longest prefix that contains it and another address of its family.
     pub fn enclosing(self, other: Addr) -> Subnet {
         let mut around = iter::successors(Some(IpNet::from(self.0)), IpNet::supernet);
         let found = around.find(|net| net.contains(&other.0));
@@ -109,10 +110,10 @@ impl fmt::Debug for Addr {
     }
 }
 
-/// Reads CIDR notation and keeps its host bits. An IPv4-mapped prefix is the IPv4 prefix.
+/// Reads CIDR notation and keeps the host bits. An IPv4-mapped prefix becomes the IPv4 prefix.
 ///
-/// `ipnet` would take leading zeros in an address, which Go and the standard library refuse, and
-/// refuse them in a length, which Go takes.
+/// `ipnet` accepts leading zeros in an address, which Go and the standard library refuse. It refuses
+/// leading zeros in a length, which Go accepts.
 pub fn parse_cidr(text: &str) -> Option<IpNet> {
     let (ip, len) = text.split_once('/')?;
     let len: u8 = len.parse().ok().filter(|_| !len.starts_with('+'))?;
@@ -137,12 +138,12 @@ impl Subnet {
         IpNet::new(base.0, len).ok().and_then(|net| Subnet::strict(net).ok())
     }
 
-    /// The prefix of `len` bits that holds `addr`; `None` if `len` exceeds the family's width.
+    /// The prefix of `len` bits that contains `addr`; `None` if `len` exceeds the family's width.
     pub fn masked(addr: Addr, len: u8) -> Option<Subnet> {
         IpNet::new(addr.0, len).ok().map(Subnet::from)
     }
 
-    /// The prefix; if it has host bits, `Err` with the prefix that was probably meant.
+    /// Returns the prefix if it has no host bits, otherwise `Err` with the prefix that was probably meant.
     pub fn strict(net: IpNet) -> Result<Subnet, Subnet> {
         let subnet = Subnet::from(net);
         if subnet.0 == net { Ok(subnet) } else { Err(subnet) }

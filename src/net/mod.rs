@@ -1,8 +1,7 @@
 //! Addresses, prefixes, ranges and range sets.
 //!
-//! Prefix arithmetic is `ipnet`'s; here are the rules for a range, with host-local's messages. JSON
-//! and leases are elsewhere.
-//! Invariant: a value of these types is valid; an invalid one cannot be built.
+//! `ipnet` does the prefix arithmetic. This module has the rules for a range, with host-local's messages.
+//! Invariant: values of these types are always valid.
 
 mod addr;
 mod range;

@@ -1,10 +1,10 @@
-//! One range: a subnet, its bounds, its gateway and what is left out of it.
+//! One range: a subnet with its bounds, its gateway and its exclusions.
 //!
-//! Owns: host-local's rules for a range, in its order and words (plugins,
-//! `ipam/host-local/backend/allocator/range.go`), and the rules it lacks: /31, /32, /127, /128,
-//! "no gateway", exclusions, a `rangeStart` behind the default end.
-//! Invariant: `start <= end`, both in the subnet; `spans` are ascending, disjoint, within the
-//! bounds, and hold neither the gateway nor an excluded address.
+//! The rules for a range are host-local's, in its order and with its texts (plugins,
+//! `ipam/host-local/backend/allocator/range.go`). Additional rules cover /31, /32, /127, /128, "no
+//! gateway", exclusions, and a `rangeStart` after the default end.
+//! Invariant: `start <= end`, and both lie in the subnet. `spans` are ascending, disjoint, within the
+//! bounds, and contain neither the gateway nor an excluded address.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use super::{Addr, Family, Subnet};
 
-/// An inclusive run of addresses of one family.
+/// An inclusive span of addresses of one family.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span {
     /// First address.
@@ -22,22 +22,22 @@ pub struct Span {
 }
 
 impl Span {
-    /// The run from `first` to `last`; `None` if it would be empty or mix families.
+    /// The span from `first` to `last`; `None` if it would be empty or mix families.
     pub fn new(first: Addr, last: Addr) -> Option<Span> {
         (first.family() == last.family() && first <= last).then_some(Span { first, last })
     }
 
-    /// Whether `addr` lies in the run.
+    /// Whether `addr` lies in the span.
     pub fn contains(self, addr: Addr) -> bool {
         self.first <= addr && addr <= self.last
     }
 
-    /// Whether the two runs share an address.
+    /// Whether the two spans share an address.
     pub fn overlaps(self, other: Span) -> bool {
         self.first <= other.last && other.first <= self.last
     }
 
-    /// How many addresses; one less for all of IPv6.
+    /// The number of addresses; one less for all of IPv6.
     pub fn size(self) -> u128 {
         (self.last.bits() - self.first.bits()).saturating_add(1)
     }
@@ -48,13 +48,13 @@ impl Span {
             .take_while(move |addr| self.contains(*addr))
     }
 
-    /// The prefix that has exactly these addresses, or exactly these hosts.
+    /// The prefix with exactly these addresses, or exactly these hosts.
     pub fn prefix(self) -> Option<Subnet> {
         let prefix = self.first.enclosing(self.last);
         (self == hosts(prefix) || self == prefix.into()).then_some(prefix)
     }
 
-    /// The run in CIDR notation if it is a prefix or its hosts, else as `first-last`.
+    /// The span in CIDR notation if it is a prefix or the hosts of one, otherwise `first-last`.
     pub fn brief(self) -> String {
         self.prefix().map_or_else(|| self.to_string(), |prefix| prefix.to_string())
     }
@@ -88,41 +88,41 @@ impl fmt::Debug for Span {
     }
 }
 
-/// What a configuration says of a range, before the rules are applied.
+/// A range as configured, before the rules are applied.
 #[derive(Clone, Debug)]
 pub struct RangeSpec {
     /// The subnet as written, with its host bits.
     pub subnet: IpNet,
-    /// First address to give out; default: the one after the network address.
+    /// The first allocatable address; default: the one after the network address.
     pub start: Option<Addr>,
-    /// Last address to give out; default: before broadcast (IPv4), the last one (IPv6).
+    /// The last allocatable address; default: the one before broadcast (IPv4), the last one (IPv6).
     pub end: Option<Addr>,
     /// The gateway; default: the address after the network address.
     pub gateway: GatewaySpec,
-    /// Never given out.
+    /// The excluded spans.
     pub exclude: Vec<Span>,
 }
 
 impl RangeSpec {
-    /// All of a subnet, with the default bounds and gateway.
+    /// A whole subnet, with the default bounds and gateway.
     pub fn of(subnet: IpNet) -> RangeSpec {
         let (start, end, exclude) = (None, None, Vec::new());
         RangeSpec { subnet, start, end, gateway: GatewaySpec::Default, exclude }
     }
 }
 
-/// What a configuration says of the gateway.
+/// The gateway as configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GatewaySpec {
-    /// Nothing: the subnet's first host.
+    /// Not configured: the subnet's first host.
     Default,
-    /// "none": containers get no gateway and its address is given out.
+    /// "none": containers get no gateway, and the address can be allocated.
     None,
-    /// This one, in the range or outside it.
+    /// This address, inside or outside the range.
     At(Addr),
 }
 
-/// Why a range is refused. The texts are host-local's where it has one.
+/// Why a range is invalid. The texts are host-local's, if it has one for the case.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RangeError {
     /// The subnet has host bits.
@@ -147,16 +147,16 @@ pub enum RangeError {
     /// `rangeEnd` before the first host of the subnet, which is the default start.
     #[error("RangeEnd {0} not in network {2}")]
     EndBeforeDefaultStart(Addr, Addr, Subnet),
-    /// `rangeStart` behind the last address that a subnet gives out by default.
+    /// `rangeStart` after the default end of the subnet.
     #[error(
-        "RangeStart {0} not in network {2}: it is behind the last address given out, {1}; set \
+        "RangeStart {0} not in network {2}: it comes after the last address to allocate, {1}; set \
          rangeEnd as well"
     )]
     StartAfterDefaultEnd(Addr, Addr, Subnet),
 }
 
 impl RangeError {
-    /// What is wrong, where the message keeps host-local's words, which do not say it.
+    /// The missing detail, for errors whose text must stay host-local's.
     pub fn meaning(&self) -> Option<String> {
         Some(match self {
             RangeError::StartAfterEnd(_, end, subnet) if !subnet.contains(*end) => {
@@ -209,7 +209,7 @@ impl Range {
             return Err(RangeError::End(end, subnet));
         }
         let Some(bounds) = Span::new(start, end) else {
-            // Only one of the two was given, beyond the other's default.
+            // Only one of the two is configured, and it lies beyond the other's default.
             return Err(if spec.start.is_some() {
                 RangeError::StartAfterDefaultEnd(start, end, subnet)
             } else {
@@ -220,22 +220,22 @@ impl Range {
         Ok(Range { subnet, bounds, gateway, spans })
     }
 
-    /// The subnet; its length is the prefix of the addresses given out.
+    /// The subnet. Its length is the prefix length of the leases.
     pub fn subnet(&self) -> Subnet {
         self.subnet
     }
 
-    /// First to last address, excluded ones and the gateway included.
+    /// The first to the last address, including the gateway and excluded addresses.
     pub fn bounds(&self) -> Span {
         self.bounds
     }
 
-    /// The gateway, if there is to be one.
+    /// The gateway, if the range has one.
     pub fn gateway(&self) -> Option<Addr> {
         self.gateway
     }
 
-    /// What may be given out, ascending; nothing where the gateway and the exclusions take all.
+    /// The allocatable spans, ascending; empty if the gateway and the exclusions cover the range.
     pub fn spans(&self) -> &[Span] {
         &self.spans
     }
@@ -245,7 +245,7 @@ impl Range {
         self.bounds.contains(addr)
     }
 
-    /// Whether `addr` may be given out: in the bounds, not the gateway, not excluded.
+    /// Whether `addr` is allocatable: within the bounds, not the gateway, not excluded.
     pub fn gives(&self, addr: Addr) -> bool {
         self.spans.iter().any(|span| span.contains(addr))
     }
@@ -257,14 +257,14 @@ impl fmt::Display for Range {
     }
 }
 
-/// Network + 1, as host-local has it; none where the subnet is a single address.
+/// Network + 1, as in host-local; none if the subnet is a single address.
 fn default_gateway(subnet: Subnet) -> Option<Addr> {
     (subnet.len() < subnet.family().bits()).then(|| subnet.first().next()).flatten()
 }
 
-/// The addresses of a subnet that a host can have: network + 1 to broadcast - 1 (IPv4) or to the
-/// last (IPv6). A subnet of one or two addresses has neither network nor broadcast address (RFC
-/// 3021, RFC 6164): all of it.
+/// The addresses of a subnet that a host can have: network + 1 to broadcast - 1 (IPv4) or to the last one
+/// (IPv6). A subnet of one or two addresses has neither a network nor a broadcast address (RFC 3021, RFC
+/// 6164), so hosts can have all of them.
 pub fn hosts(subnet: Subnet) -> Span {
     let whole = Span::from(subnet);
     if subnet.len() + 1 >= subnet.family().bits() {

@@ -1,13 +1,13 @@
-//! A range set: the ranges from which one address of a container is drawn.
+//! A range set: the ranges from which a container gets one address.
 //!
-//! Owns: host-local's rules inside a set and between sets (`range_set.go`, `config.go`).
-//! Invariant: a set has at least one range, one family, no overlap, and an address to give.
+//! The rules inside a set and between sets are host-local's (`range_set.go`, `config.go`).
+//! Invariant: a set has at least one range, one family, no overlap, and an allocatable address.
 
 use std::fmt;
 
 use super::{Addr, Family, Range, Span};
 
-/// Why ranges make no set. The texts are host-local's, but for the last.
+/// Why ranges do not form a set. The texts are host-local's, except the last.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SetError {
     /// No range at all.
@@ -19,7 +19,7 @@ pub enum SetError {
     /// Two ranges share addresses.
     #[error("subnets {0} and {1} overlap")]
     Overlap(String, String),
-    /// Nothing is left of any range after the gateways and the exclusions.
+    /// The gateways and the exclusions leave no address.
     #[error(
         "no address is left of {0} after the gateway and the excluded ones: widen the range or \
          exclude less"
@@ -43,7 +43,7 @@ impl RangeSet {
                 return Err(SetError::Overlap(a.to_string(), b.to_string()));
             }
         }
-        // One range of several may hold nothing but its gateway: the others give.
+        // One range of several may contain only its gateway, if another one has an allocatable address.
         let empty = ranges.iter().all(|r| r.spans().is_empty());
         let set = RangeSet(ranges);
         if empty {
@@ -62,8 +62,8 @@ impl RangeSet {
         self.key().family()
     }
 
-    /// What names the set in the store: the first address of its first range. Survives a change
-    /// of the other bounds and of the set's position.
+    /// The key of the set in the store: the first address of its first range. It survives changes of the
+    /// other bounds and of the set's position.
     pub fn key(&self) -> Addr {
         self.0[0].bounds().first
     }
@@ -73,7 +73,7 @@ impl RangeSet {
         self.0.iter().flat_map(Range::spans).copied().collect()
     }
 
-    /// The range between whose bounds `addr` lies.
+    /// The range whose bounds contain `addr`.
     pub fn range_of(&self, addr: Addr) -> Option<&Range> {
         self.0.iter().find(|r| r.contains(addr))
     }
@@ -100,7 +100,7 @@ pub fn overlaps(sets: &[RangeSet]) -> Vec<(usize, usize)> {
     pairs
 }
 
-/// All sets as one text, for a person: `10.0.0.1-10.0.0.9; fd00::1-fd00::9`.
+/// All sets as one text for messages: `10.0.0.1-10.0.0.9; fd00::1-fd00::9`.
 pub fn describe(sets: &[RangeSet]) -> String {
     sets.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }

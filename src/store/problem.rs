@@ -1,17 +1,17 @@
-//! What `sublet doctor` finds, as plain data.
+//! The findings of `sublet doctor`, as plain data.
 
 use std::path::{Path, PathBuf};
 
-/// Something about a store that is wrong, or that its operator should know.
+/// A problem of a store, or something that the operator should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The file, or the record of a server.
     pub place: String,
-    /// What was found, and where in it.
+    /// What is wrong, and where.
     pub what: String,
     /// What to do.
     pub advice: String,
-    /// Whether [`super::Store::repair`] mends it.
+    /// Whether [`super::Store::repair`] repairs it.
     pub mendable: bool,
 }
 
@@ -28,13 +28,13 @@ impl Problem {
     }
 }
 
-/// What a repair did.
+/// The result of a repair.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Repair {
-    /// The damaged files as they were.
+    /// Copies of the damaged files.
     pub copies: Vec<PathBuf>,
-    /// How many leases were read, and are as they were.
+    /// The number of recovered leases.
     pub kept: usize,
-    /// What was not: the address or record, and what became of it.
+    /// What could not be recovered: the address or record, and what happened to it.
     pub notes: Vec<String>,
 }

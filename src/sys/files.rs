@@ -1,7 +1,7 @@
-//! Opening a file that somebody else may have put there, and putting a small one in its place.
+//! Opens files that another program may have put in place, and replaces small files.
 //!
-//! Invariant: an open never blocks; a pipe without a writer would, for ever. Who reads what was put
-//! sees all of it or what was there before.
+//! Invariant: an open never blocks, even if the path is a pipe without a writer. A reader sees the old
+//! content of a replaced file or the new one, always complete.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -11,8 +11,8 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-/// Returns what is at a path, links followed. `None` means that nothing is there (`ENOENT`): whatever
-/// else keeps the system from looking is an error.
+/// Returns what is at a path and follows links. `None` means that nothing is there (`ENOENT`). Any other
+/// obstacle is an error.
 pub fn look(path: &Path) -> io::Result<Option<Metadata>> {
     match fs::metadata(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
@@ -20,7 +20,7 @@ pub fn look(path: &Path) -> io::Result<Option<Metadata>> {
     }
 }
 
-/// What an error is of where something else than a file lies: a folder, a pipe, a device.
+/// Whether an error means that the path is not a file, but a folder, a pipe or a device.
 pub fn is_none(e: &io::Error) -> bool {
     matches!(e.kind(), ErrorKind::IsADirectory | ErrorKind::InvalidInput)
 }
@@ -35,12 +35,12 @@ pub fn open_to_write(path: &Path) -> io::Result<File> {
     open_as(path, OpenOptions::new().read(true).write(true))
 }
 
-/// The descriptor says what was opened: a look before the open could be of another file.
+/// Examines the open descriptor. A check before the open could be about another file.
 fn open_as(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let other = || io::Error::new(ErrorKind::InvalidInput, "not a regular file");
     options.custom_flags(OFlags::NONBLOCK.bits().cast_signed());
     let file = match options.open(path) {
-        // A socket, a pipe without a reader, a device without a driver.
+        // A socket, a pipe without a reader, or a device without a driver.
         Err(e) if e.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => return Err(other()),
         opened => opened?,
     };
@@ -51,15 +51,15 @@ fn open_as(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     if found.is_file() { Ok(file) } else { Err(other()) }
 }
 
-/// Reads a file, at most `longest` bytes of it. What is no UTF-8 is replaced.
+/// Reads at most `longest` bytes of a file. Bytes that are not UTF-8 are replaced.
 pub fn read(path: &Path, longest: u64) -> io::Result<String> {
     let mut bytes = Vec::new();
     open(path)?.take(longest).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Creates a file for its owner alone (0600), whatever the umask leaves. One of this name goes: a run
-/// that was killed left it behind.
+/// Creates a file with mode 0600, whatever the umask is. An existing file of this name is removed: a killed
+/// process left it.
 pub fn create(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
@@ -67,27 +67,27 @@ pub fn create(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Puts a file in its place at once, for its owner alone (0600), and its folder if it is missing (0700).
-/// It is not flushed: for what may be lost with the machine. `mark` tells it from what others put there
-/// at the same time.
+/// Replaces a file in one step, with mode 0600, and creates its folder if it is missing (0700). The file is
+/// not flushed, so it suits data that a crash of the machine may lose. `mark` makes the temporary name
+/// unique among concurrent writers.
 pub fn put(path: &Path, bytes: &[u8], mark: &str) -> io::Result<()> {
     make_folder(path)?;
     let temporary = path.with_extension(mark);
     let written = create(&temporary).and_then(|mut file| file.write_all(bytes));
     let written = written.and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
-        // There is no more to be done about it.
+        // If this fails, nothing more can be done.
         let _ = fs::remove_file(&temporary);
     }
     written
 }
 
-/// Writes behind what is in a file, which is there.
+/// Appends to an existing file.
 pub fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
     open_as(path, OpenOptions::new().append(true))?.write_all(bytes)
 }
 
-/// Makes the folder of a file if it is missing, for its owner alone (0700).
+/// Creates the folder of a file if it is missing, with mode 0700.
 pub fn make_folder(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(folder) => DirBuilder::new().recursive(true).mode(0o700).create(folder),
@@ -95,7 +95,7 @@ pub fn make_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes a pipe, for tests of what must not block.
+/// Creates a pipe, for tests of functions that must not block.
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test's helper may fail as a test does")]
 #[allow(clippy::missing_panics_doc, reason = "a test fails with it")]
@@ -136,7 +136,7 @@ mod tests {
         let opened = path.clone();
         std::thread::spawn(move || {
             for _ in 0..20_000 {
-                // Whether it was a file at that moment does not matter here.
+                // The open may succeed or fail here; both are fine.
                 let _ = open(&opened);
             }
             sender.send(()).unwrap();
@@ -175,7 +175,7 @@ mod tests {
         let (folder, path) = (dir.path().join("folder"), dir.path().join("folder/note"));
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         for text in ["one", "two"] {
-            // What was left behind is in nobody's way.
+            // Remains of an earlier run do not matter.
             fs::create_dir_all(&folder).unwrap();
             fs::write(path.with_extension("m"), "half").unwrap();
             put(&path, text.as_bytes(), "m").unwrap();
@@ -184,7 +184,7 @@ mod tests {
         let new = dir.path().join("new/note");
         put(&new, b"one", "m").unwrap();
         assert_eq!(mode(new.parent().unwrap()), 0o700);
-        // A folder in the way stays, and nothing is left beside it.
+        // A folder with the name stays, and nothing is left beside it.
         fs::create_dir(folder.join("taken")).unwrap();
         put(&folder.join("taken"), b"one", "m").unwrap_err();
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 2);

@@ -1,8 +1,7 @@
-//! What a program must learn of the machine that it runs on: the time, the boot, the node.
+//! The facts that a program needs about its machine: the time, the boot, the node.
 //!
-//! Owns: the clock, chance, `/proc` and `/etc/machine-id`. Does not own: the environment, which
-//! `main` hands in, or what is concluded from a fact.
-//! Invariant: a fact that cannot be read is absent, never guessed; nothing here fails.
+//! Reads the clock, random numbers, `/proc` and `/etc/machine-id`. `main` passes the environment in.
+//! Invariant: a fact that cannot be read is absent, never guessed. Nothing here fails.
 
 use std::ffi::OsString;
 use std::fs;
@@ -17,37 +16,38 @@ use crate::model::{BootId, Face, Netns, Node, StoreSpec, Timestamp};
 /// Looks up a variable of the environment.
 pub type Env<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
 
-/// Read from exactly this path: a bind mount over it injects another boot.
+/// This path can be replaced by a bind mount, which simulates another boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 const MACHINE_ID: &str = "/etc/machine-id";
 const UPTIME: &str = "/proc/uptime";
-/// Our own mount namespace.
+/// The process's own mount namespace.
 const OWN_MOUNTS: &str = "/proc/self/ns/mnt";
 
-/// The facts, as they were at one moment.
+/// The facts at one moment.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// The time.
     pub now: Timestamp,
-    /// The boot; `None` if it cannot be known.
+    /// The boot; `None` if it cannot be determined.
     pub boot: Option<BootId>,
-    /// Returns the whole seconds since this boot began; `None` if they cannot be known. Only a cluster asks.
+    /// Returns the whole seconds since this boot began; `None` if they cannot be determined. Only a cluster
+    /// needs them.
     pub uptime: fn() -> Option<u64>,
     /// The machine.
     pub node: Node,
-    /// Whether the machine's name is its host name, and was not given.
+    /// Whether the machine's name is its host name, and not configured.
     pub by_host_name: bool,
-    /// Chance.
+    /// A random number.
     pub seed: u64,
-    /// Who asks; a runtime, until the face says otherwise.
+    /// The face that asks: a runtime's, until a face sets another one.
     pub face: Face,
-    /// Device and inode behind a path, links followed; `None` if there is nothing.
+    /// Device and inode of a path, following links; `None` if it does not exist.
     pub inode: fn(&str) -> Option<(u64, u64)>,
 }
 
 impl Facts {
-    /// What the allocator is told of them.
+    /// The context for the allocator.
     pub fn context(&self) -> Context {
         Context {
             now: self.now,
@@ -60,20 +60,20 @@ impl Facts {
         }
     }
 
-    /// The context of commands on this store.
+    /// The context for commands on this store.
     pub fn context_of(&self, store: &StoreSpec) -> Context {
         let uptime = if store.is_cluster() { (self.uptime)() } else { None };
         let booted = uptime.and_then(|uptime| self.now.checked_sub(uptime));
         Context { booted, ..self.context() }
     }
 
-    /// The network namespace behind a path, as a lease records it.
+    /// The network namespace of a path, as a lease records it.
     pub fn netns(&self, path: String) -> Netns {
         let inode = (self.inode)(&path);
         Netns { path, inode, mount_ns: (self.inode)(OWN_MOUNTS).map(|(_, inode)| inode) }
     }
 
-    /// The same on a machine of this name, if one is given.
+    /// The same facts with another machine name, if one is given.
     #[must_use]
     pub fn named(&self, name: Option<&str>) -> Facts {
         let mut facts = self.clone();
@@ -85,7 +85,7 @@ impl Facts {
     }
 }
 
-/// A node's name as `--node` takes it, without the blanks around it.
+/// Reads the value of `--node`, without surrounding blanks.
 pub fn node_name(text: &str) -> Result<String, &'static str> {
     match text.trim() {
         "" => Err("a node needs a name"),
@@ -93,7 +93,7 @@ pub fn node_name(text: &str) -> Result<String, &'static str> {
     }
 }
 
-/// Gathers the facts. `NODE_ID` names the node; without it the host name does.
+/// Collects the facts. `NODE_ID` names the node, otherwise the host name does.
 pub fn facts(env: &Env<'_>) -> Facts {
     let given = env("NODE_ID").and_then(|v| v.into_string().ok());
     let given = given.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
@@ -116,7 +116,7 @@ pub fn facts(env: &Env<'_>) -> Facts {
     }
 }
 
-/// The time, in seconds; 0 on a clock before 1970.
+/// The time in seconds; 0 if the clock is before 1970.
 pub fn now() -> Timestamp {
     #[allow(clippy::disallowed_methods, reason = "the one place that reads the clock")]
     let now = SystemTime::now();
@@ -128,12 +128,12 @@ fn uptime() -> Option<u64> {
     line(UPTIME)?.split('.').next()?.parse().ok()
 }
 
-/// Any number: the keys of the standard library's hasher are the kernel's random bytes.
+/// A random number: the standard library seeds its hasher with random bytes from the kernel.
 pub fn chance() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// A look, not an open: a FIFO at the path would block an open for ever.
+/// Looks up the path without opening it, because a FIFO could block an open forever.
 fn inode(path: &str) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|m| (m.dev(), m.ino()))
 }

@@ -1,8 +1,8 @@
-//! A panic is told like any other error.
+//! Turns panics into errors.
 //!
-//! Owns: where the last panic happened, and what it means. Does not own: how a face tells it.
-//! Invariant: a panic prints nothing by itself, so that one which a store catches (a damaged file can
-//! make its engine panic) stays unseen.
+//! Records where the last panic happened, and interprets it. The faces report it.
+//! Invariant: a panic prints nothing by itself. A panic of the store's engine over a damaged file, which
+//! the store catches, therefore stays silent.
 
 use std::any::Any;
 use std::panic::PanicHookInfo;
@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 /// File and line of the last panic.
 static PLACE: Mutex<Option<String>> = Mutex::new(None);
 
-/// Makes panics silent; the faces tell them. For `main`: it changes the whole process.
+/// Makes panics silent, so that the faces can report them. Call it in `main`: it affects the whole process.
 pub fn record() {
     std::panic::set_hook(Box::new(|info: &PanicHookInfo<'_>| {
         let place = info.location().map(ToString::to_string);
@@ -19,21 +19,21 @@ pub fn record() {
     }));
 }
 
-/// Whether the last panic came from redb, which panics over pages that make no sense. Without
-/// [`record`] nothing is known of it, and it was not.
+/// Whether the last panic came from redb, which panics over invalid pages. Without [`record`] this is
+/// unknown, and the answer is no.
 pub fn was_in_redb() -> bool {
     PLACE.lock().unwrap_or_else(PoisonError::into_inner).as_deref().is_some_and(is_store)
 }
 
-/// What a panic means.
+/// The meaning of a panic.
 pub struct Panic {
-    /// The lease store is damaged; else it is a bug.
+    /// Whether the lease store is damaged. Otherwise it is a bug.
     pub is_damage: bool,
-    /// Which, and where.
+    /// The message, with the place.
     pub msg: String,
 }
 
-/// Puts a panic that nobody caught into words.
+/// Describes a panic that was not caught.
 pub fn explain(payload: &(dyn Any + Send)) -> Panic {
     let place = PLACE
         .lock()
@@ -56,7 +56,8 @@ pub fn explain(payload: &(dyn Any + Send)) -> Panic {
     Panic { is_damage, msg }
 }
 
-/// The store's engine panics over pages that make no sense; our own code does not.
+/// Whether the panic comes from the store's engine, which panics over invalid pages. sublet's own code does
+/// not.
 fn is_store(place: &str) -> bool {
     place.contains("/redb-")
 }

@@ -4,14 +4,14 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Encodes every byte but those of unreserved characters.
+/// Encodes every byte except those of unreserved characters.
 pub fn encode(text: &str) -> String {
     utf8_percent_encode(text, RESERVED).to_string()
 }
 
 /// Decodes a text; `None` if it is malformed or not UTF-8.
 pub fn decode(text: &str) -> Option<String> {
-    // The crate leaves a malformed escape as it is.
+    // The crate leaves a malformed escape unchanged.
     let is_escape =
         |rest: &str| rest.len() > 1 && rest.bytes().take(2).all(|b| b.is_ascii_hexdigit());
     let valid = text.split('%').skip(1).all(is_escape);

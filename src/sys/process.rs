@@ -1,11 +1,12 @@
-//! The process itself: what to set up before anything else runs, and its standard output.
+//! The process: its preparation, and its standard output.
 
 use std::io::{self, ErrorKind, Write};
 
 use nix::sys::signal::{SigSet, Signal};
 use rustix::fs::{OFlags, fcntl_getfl, fstat, makedev};
 
-/// Prepares the process. For the first line of `main`: threads that start later inherit it.
+/// Prepares the process. Call it in the first line of `main`, so that threads that start later inherit the
+/// settings.
 ///
 /// A write beyond `RLIMIT_FSIZE` then fails with `EFBIG` like any other write. Without this, the kernel
 /// ends the process with `SIGXFSZ`, and the caller gets no answer.
@@ -18,9 +19,9 @@ pub fn prepare() {
 
 /// Standard output without std's buffer, which splits an answer at its last newline into two writes.
 ///
-/// Before `main`, std opens a standard output that was closed as `/dev/null`, for reading and writing. A
-/// write to it would seem to succeed, and the answer would be lost: it fails here. A caller that
-/// discards the answer opens `/dev/null` for writing only.
+/// If standard output is closed, std opens `/dev/null` for reading and writing in its place before `main`.
+/// A write to it would seem to succeed, and the answer would be lost; here it fails. A caller that discards
+/// the answer opens `/dev/null` for writing only.
 pub struct Stdout;
 
 impl Write for Stdout {

@@ -1,7 +1,4 @@
-//! A stream of tokio as hyper wants one.
-//!
-//! Owns: the bridge, and telling whoever watches how many bytes are with the kernel. Does not own:
-//! what they mean.
+//! Adapts a tokio stream for hyper, and reports how many bytes have reached the kernel.
 
 use std::io;
 use std::pin::Pin;
@@ -10,35 +7,35 @@ use std::task::{Context, Poll, ready};
 use hyper::rt::ReadBufCursor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Whoever wants to know what was written.
+/// An observer of written bytes.
 pub trait Watch {
-    /// So many bytes more.
+    /// Reports further written bytes.
     fn written(&self, bytes: usize);
-    /// All that was written is with the kernel.
+    /// Reports that the kernel has all written bytes.
     fn flushed(&self);
 }
 
-/// Nobody.
+/// No observer.
 impl Watch for () {
     fn written(&self, _: usize) {}
     fn flushed(&self) {}
 }
 
-/// A stream, and who watches it.
+/// A stream with its observer.
 pub struct Stream<S, W = ()> {
     stream: S,
     watch: W,
 }
 
 impl<S> Stream<S> {
-    /// A stream that nobody watches.
+    /// A stream without an observer.
     pub fn plain(stream: S) -> Stream<S> {
         Stream { stream, watch: () }
     }
 }
 
 impl<S, W: Watch> Stream<S, W> {
-    /// A stream that is watched.
+    /// A stream with an observer.
     pub fn watched(stream: S, watch: W) -> Stream<S, W> {
         Stream { stream, watch }
     }

@@ -1,6 +1,7 @@
-//! What this process has counted since it started: the durations of requests and lock waits, conflicts
-//! and failures. The counters of the store are kept across processes; these are not.
-//! Invariant: counting never waits for anything but another count.
+//! The counters of this process since its start: the durations of requests and lock waits, conflicts and
+//! failures. The store's counters, in contrast, persist across processes.
+//!
+//! Invariant: counting waits for nothing but other counting.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

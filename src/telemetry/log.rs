@@ -1,6 +1,7 @@
-//! Log lines, as text or JSON, and how the daemon writes them to standard error or a file. The faces
-//! decide which events are logged.
-//! Invariants: an event is one line and one write. No text from outside can end a line, add a fact or
+//! Formats log lines as text or JSON, and writes the daemon's to standard error or a file. The faces decide
+//! which events are logged.
+//!
+//! Invariants: an event is one line and one write. Text from outside cannot end a line, add a fact or
 //! control a terminal. An error while writing a log is ignored.
 
 use std::fmt::Write as _;
@@ -59,7 +60,7 @@ impl Entry {
 pub struct Stamp<'a> {
     /// `sublet` or `subletd`.
     pub program: &'a str,
-    /// The time; `None` where the reader adds it.
+    /// The time; `None` if the reader adds it.
     pub time: Option<Timestamp>,
 }
 
@@ -117,7 +118,7 @@ fn millis(took: Duration) -> String {
     format!("{}.{:03}", micros / 1000, micros % 1000)
 }
 
-/// Returns a value of one word as it is, and any other quoted as in JSON.
+/// Returns a single word unchanged, and any other value quoted as in JSON.
 fn quoted(value: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._:/@,+-".contains(&b);
     if !value.is_empty() && value.bytes().all(plain) && !value.ends_with(':') {
@@ -141,8 +142,8 @@ fn visible(text: &str) -> String {
     shown
 }
 
-/// Appends to a log file. The file is opened for each event, so that it can be rotated, and created for
-/// its owner alone (0600): it says what runs on this host.
+/// Appends to a log file. The file is opened for each event, so that it can be rotated. It is created with
+/// mode 0600, because it shows what runs on this host.
 pub fn append(path: &Path, line: &str) {
     let file = OpenOptions::new()
         .append(true)
@@ -185,7 +186,7 @@ impl Log {
         let _ = std::io::stderr().write_all(self.shown(stamp, entry).as_bytes());
     }
 
-    /// The line on standard error; for the journal with its priority in front.
+    /// The line on standard error; for the journal, it begins with the priority.
     fn shown(&self, stamp: Stamp<'_>, entry: &Entry) -> String {
         if !self.journal {
             return line(self.format, stamp, entry);

@@ -1,6 +1,7 @@
 //! Prometheus' text format, version 0.0.4, and the metrics that `sublet stats` and the daemon's `/metrics`
 //! have in common. Dashboards rely on their names.
-//! Invariants: each family is written once, after its help and type; a label holds any text.
+//!
+//! Invariants: each family is written once, after its help and type. A label can contain any text.
 
 use std::fmt::{Display, Write as _};
 
@@ -26,7 +27,7 @@ words! {
 pub struct Text(String);
 
 impl Text {
-    /// Begins a family. Its samples have to follow.
+    /// Begins a family. Its samples must follow.
     pub fn family(&mut self, name: &str, help: &str, kind: Kind) {
         let kind = kind.word();
         let help = help.replace('\\', "\\\\").replace('\n', "\\n");
@@ -34,7 +35,7 @@ impl Text {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    /// Writes one value of the family that was begun last.
+    /// Writes one value of the current family.
     pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         self.0.push_str(name);
         for (i, (label, text)) in labels.iter().enumerate() {
@@ -46,12 +47,12 @@ impl Text {
         let _ = writeln!(self.0, "{close} {value}");
     }
 
-    /// Writes one histogram of the family that was begun last.
+    /// Writes one histogram of the current family.
     pub fn histogram(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram) {
         let bucket = format!("{name}_bucket");
         let ends = BOUNDS.map(|bound| bound.to_string());
         let ends = ends.iter().map(String::as_str).chain(["+Inf"]);
-        // A bucket includes those below it.
+        // A bucket includes all lower buckets.
         let mut below = 0_u64;
         for (end, count) in ends.zip(histogram.buckets) {
             below = below.saturating_add(count);

@@ -1,6 +1,7 @@
-//! How full ranges are: the numbers behind `pools`, the map, the status page and the metrics, from one
-//! walk over the addresses in use, whatever the size of the range.
-//! Invariant: each address that a range gives is counted once: `size` is the sum of `used`, `reserved`,
+//! The usage of ranges: the numbers for `pools`, the map, the status page and the metrics, from one pass
+//! over the addresses in use, whatever the size of the range.
+//!
+//! Invariant: each allocatable address of a range is counted once: `size` is the sum of `used`, `reserved`,
 //! `cooling` and `free`.
 
 use std::collections::BTreeMap;
@@ -12,13 +13,13 @@ use crate::net::{Addr, Span};
 /// A range that addresses are allocated from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// The network as it is listed, or the pool's name.
+    /// The network's name in listings, or the pool's ID.
     pub network: String,
     /// The set of its leases.
     pub set: SetName,
     /// First to last address.
     pub range: Span,
-    /// The addresses that can be allocated, ascending: without the gateway and exclusions.
+    /// The allocatable addresses, ascending: without the gateway and exclusions.
     pub gives: Vec<Span>,
 }
 
@@ -53,25 +54,25 @@ impl Extent {
     }
 }
 
-/// How full a range is.
+/// The usage of a range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usage {
     /// The range.
     pub extent: Extent,
-    /// How many addresses can be allocated.
+    /// The number of allocatable addresses.
     pub size: u128,
-    /// Of these, how many are leased.
+    /// How many of them are leased.
     pub used: u128,
-    /// How many are reserved.
+    /// How many of them are reserved.
     pub reserved: u128,
-    /// How many are cooling down.
+    /// How many of them are cooling down.
     pub cooling: u128,
-    /// How many are free.
+    /// How many of them are free.
     pub free: u128,
-    /// How many are leased or reserved and cannot be allocated: recorded gateways, addresses that were
-    /// excluded since.
+    /// How many addresses are leased or reserved but not allocatable: recorded gateways, and addresses that
+    /// were excluded later.
     pub outside: u128,
-    /// The longest run of free addresses, the lowest of several; `None`: there is none.
+    /// The longest run of free addresses, the lowest one of equal runs; `None` if no address is free.
     pub gap: Option<Span>,
 }
 
@@ -79,7 +80,7 @@ pub struct Usage {
 #[derive(Debug, Default)]
 pub struct Meter {
     all: Vec<Gauge>,
-    /// The ranges of each set by first address, with the highest last address of any up to there.
+    /// The ranges of each set by first address, each with the highest last address of all ranges up to it.
     sets: BTreeMap<SetName, Vec<(Addr, Addr, usize)>>,
 }
 
@@ -87,12 +88,12 @@ pub struct Meter {
 #[derive(Debug)]
 struct Gauge {
     usage: Usage,
-    /// What the range gives above the last address that was counted, the highest first.
+    /// The allocatable spans above the last counted address, highest first.
     rest: Vec<Span>,
 }
 
 impl Meter {
-    /// A meter of these ranges, which may overlap.
+    /// A meter for these ranges, which may overlap.
     pub fn new(extents: Vec<Extent>) -> Meter {
         let mut meter = Meter::default();
         for (index, extent) in extents.into_iter().enumerate() {
@@ -117,7 +118,7 @@ impl Meter {
         meter
     }
 
-    /// Counts an address that is in use. Addresses of a set come in ascending order.
+    /// Counts an address in use. The addresses of a set must come in ascending order.
     pub fn take(&mut self, set: &SetName, addr: Addr, holder: &Holder) {
         let Some(ranges) = self.sets.get(set) else { return };
         let behind = ranges.partition_point(|(first, ..)| *first <= addr);
@@ -240,7 +241,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Against counting address by address; ranges overlap as those of shared networks do.
+        /// Compares with counting address by address. Ranges overlap as those of shared networks do.
         #[test]
         fn the_numbers_are_right(
             ranges in prop::collection::vec((0..40_u128, 1..30_u128, prop::collection::vec(0..70_u128, 0..5)), 1..5),

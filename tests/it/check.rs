@@ -1,9 +1,9 @@
-//! `sublet check` as an ADD would judge: every configuration of testdata, and those of the
-//! documentation of container runtimes. What a hostile file is met with.
+//! `sublet check` agrees with an ADD, for every configuration of testdata and for those in the
+//! documentation of container runtimes. Also hostile files.
 //!
-//! testdata/check/podman is of Debian's podman 4.3 package (its examples), as it ships them;
-//! containerd holds what containerd's `script/setup/install-cni` writes, nerdctl what its `docs/cni.md`
-//! shows, each written anew with the same keys and values.
+//! testdata/check/podman has the examples of Debian's podman 4.3 package, unchanged. containerd has what
+//! containerd's `script/setup/install-cni` writes, and nerdctl what its `docs/cni.md` shows, each rewritten
+//! with the same keys and values.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::config::configuration;
 use crate::lab::{Answer, Call, Lab, testdata};
 
 fn check(file: &Path) -> Answer {
-    // A store of nobody: what stands on this machine is not compared.
+    // An empty store, so that leases on this machine do not matter.
     let lab = Lab::new();
     let store = lab.store().display().to_string();
     let call = Call::sublet().arg("check").arg("--json").arg("--store").arg(&store);
@@ -46,8 +46,8 @@ fn folders(under: &str) -> Vec<PathBuf> {
     found
 }
 
-/// testdata/config: what is bad for an ADD is an error here, with the same text; what is good is
-/// none. But: a key that was meant is an error; what only the environment says is not looked at.
+/// testdata/config: what an ADD refuses is an error here, with the same text; what an ADD accepts is not.
+/// Exceptions: a probable typo is an error, and problems that depend only on the environment are ignored.
 #[test]
 fn configurations() {
     let (mut good, mut bad) = (0, 0);
@@ -86,19 +86,19 @@ fn configurations() {
     assert!(good > 50 && bad > 80, "{good} good, {bad} bad");
 }
 
-/// What is no mistake for an ADD, and one for a person.
+/// Mistakes that only `sublet check` reports.
 fn only_here(errors: &[String]) -> bool {
-    let words = ["is none of 0.1.0", "not UTF-8", "sublet gives addresses"];
+    let words = ["is none of 0.1.0", "not UTF-8", "sublet allocates addresses"];
     errors.iter().all(|e| words.iter().any(|word| e.contains(word)))
 }
 
-/// What an ADD is told by its caller, or what is asked of a GC or a CHECK.
+/// Errors that depend on the caller's environment, or on a GC or a CHECK.
 fn only_there(told: &str) -> bool {
     let words = ["ARGS:", "cni.dev/", "prevResult", "attachment", "IPAM_DB", "missing 'ipam' key"];
     words.iter().any(|word| told.contains(word))
 }
 
-/// testdata/cni: the configuration of each ADD. What else it is told (`CNI_ARGS`) is not looked at.
+/// testdata/cni: the configuration of each ADD. `CNI_ARGS` are ignored.
 #[test]
 fn stories() {
     let mut seen = 0;
@@ -117,7 +117,7 @@ fn stories() {
             let (code, report) = of(&conf.to_string());
             let refused = matches!(step["expect"]["code"].as_i64(), Some(6 | 7));
             let slip = errors(&report).iter().any(|e| e.contains("did you mean"));
-            // A file of the story's folder, or what is no business of a file's: nobody is asked there.
+            // A file in the case's folder, or a configuration that no file determines.
             let elsewhere = conf["ipam"]["resolvConf"].is_string() || !conf["ipam"].is_object();
             let here =
                 conf.to_string().contains("prevResult") || only_there(&step["expect"].to_string());
@@ -217,7 +217,7 @@ fn what_is_leased_is_compared() {
     }
 }
 
-/// A range of a store that lies inside a file's is found, whatever larger ones the store has.
+/// A range of a store that lies inside a range of a file is found, even if the store has larger ones.
 #[test]
 fn small_ranges_are_compared_beside_large_ones() {
     let lab = Lab::new();
@@ -240,7 +240,7 @@ fn small_ranges_are_compared_beside_large_ones() {
     assert!(pairs.contains(&["d", "c"]), "{report:#}");
 }
 
-/// Each error of a file is reported at once, in words that are true.
+/// All errors of a file are reported at once, with accurate texts.
 #[test]
 fn all_errors_of_a_file() {
     let conf = json!({"cniVersion": "9", "name": "-", "type": "bridge", "ipam": {
@@ -271,8 +271,7 @@ fn all_errors_of_a_file() {
     }
 }
 
-/// A network is compared with the store, however that is named: as an option, in the environment, in the
-/// configuration.
+/// A network is compared with the store, whether an option, the environment or the configuration names it.
 #[test]
 fn what_does_not_fit_the_leases() {
     let lab = Lab::new();
@@ -332,7 +331,7 @@ fn what_does_not_fit_the_leases() {
             "{how}: a larger range fits"
         );
     }
-    // The doctor knows of it from the next ADD on.
+    // The doctor finds it after the next ADD.
     let doctor = || {
         let call = Call::sublet().arg("doctor").arg("--json").arg("--store").arg(&store).run();
         call.json()["problems"].to_string()
@@ -342,7 +341,7 @@ fn what_does_not_fit_the_leases() {
     assert!(doctor().contains("network web") && doctor().contains("2 leases outside"));
 }
 
-/// What is no regular file in a folder is an error of its own; the other files are checked.
+/// In a folder, anything but a regular file is a separate error; the other files are checked.
 #[test]
 fn a_folder_with_a_pipe() {
     let lab = Lab::new();
@@ -374,8 +373,8 @@ fn hostile_files() {
     refuse("bytes", b"{\"name\": \"\xff\xfe\", \"type\": \"b\", \"ipam\": {}}", "not UTF-8");
     refuse("empty", b"", "EOF while parsing");
     refuse("mark", b"\xef\xbb\xbf{}", "byte order mark");
-    refuse("escape", b"{\"\\u001b[31m\": \"\\ud800\"}", "no JSON");
-    // Ten megabytes of keys that nobody knows, in a second or two: not one look each at all others.
+    refuse("escape", b"{\"\\u001b[31m\": \"\\ud800\"}", "not valid JSON");
+    // Ten megabytes of unknown keys take a second or two: each key is not compared with all others.
     let keys: Vec<String> = (0..600_000).map(|n| format!("\"subnet{n:06}\":1")).collect();
     let text = format!("{{\"name\":\"n\",\"ipam\":{{\"type\":\"sublet\",{}}}}}", keys.join(","));
     refuse("keys", text.as_bytes(), "no IP ranges specified");
@@ -392,7 +391,7 @@ fn hostile_files() {
     assert!(answer.stderr.contains("not a regular file"), "{answer:?}");
 }
 
-/// What came from the file steers no terminal.
+/// Text from a file cannot control a terminal.
 #[test]
 fn escapes_are_shown_as_such() {
     let lab = Lab::new();

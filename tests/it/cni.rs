@@ -1,5 +1,5 @@
-//! The golden folders of `testdata/cni`: each is a story told to the plugin, step by step, in each
-//! version of the specification. `testdata/README.md` describes the format.
+//! The golden folders of `testdata/cni`: each is a sequence of calls of the plugin, run in each version of
+//! the specification. `testdata/README.md` describes the format.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::lab::{Answer, Call, testdata};
 
 const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
-/// What a case and a step may say; a misspelled key would be an expectation that nobody checks.
+/// The keys of a case and of a step. A misspelled key would be an expectation that is never checked.
 const CASE: &[&str] = &["about", "versions", "config", "steps"];
 const STEP: &[&str] = &[
     "note", "cmd", "versions", "env", "merge", "stdin", "files", "remove", "lock", "stdout",
@@ -54,7 +54,7 @@ fn goldens() {
                 && std::panic::catch_unwind(|| play(name, &case, version)).is_err()
             {
                 failed.push(format!("{name} in {version}"));
-                // The other versions would most likely tell the same again.
+                // The other versions would most likely fail in the same way.
                 break;
             }
         }
@@ -252,7 +252,7 @@ fn error(place: &str, expect: &Value, ran: &Answer) {
     ran.check(found == *expected, format!("{place}: expected details {expected}"));
 }
 
-/// Each expected lease is there with all that is said of it, and there are no others.
+/// Each expected lease exists with the expected fields, and there are no other leases.
 fn held(place: &str, step: &Value, expected: &[Value], dir: &Path, ran: &Answer) {
     let default = dir.join("leases.redb");
     let store = step["env"]["IPAM_DB_PATH"].as_str().unwrap_or(default.to_str().unwrap());

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::lab::{Answer, Call, Lab, conf};
 
-/// Writes what libcni keeps of an attachment.
+/// Writes the file that libcni caches for an attachment.
 fn cache(lab: &Lab, container: &str, netns: &str, addresses: &[&str]) {
     let list = json!({
         "cniVersion": "1.1.0", "name": "mynet", "plugins": [
@@ -42,7 +42,7 @@ fn outcomes(answer: &Answer) -> Vec<String> {
     answer.json().as_array().unwrap().iter().map(row).collect()
 }
 
-/// The namespace of the command that looks: it exists.
+/// The network namespace of the command itself, which exists.
 const ALIVE: &str = "/proc/self/ns/net";
 
 #[test]

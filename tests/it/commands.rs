@@ -1,13 +1,14 @@
-//! Every command of `sublet` on one fixed store: what it prints, plainly and as JSON. Those of clusters
-//! are in `cluster_commands`.
+//! The output of every command of `sublet` on one fixed store, as text and as JSON. Those of clusters are
+//! in `cluster_commands`.
 //!
-//! `testdata/cli/<case>.<plain|json|color>` holds standard output, standard error and the exit code;
-//! ESC is written as `^[`, the test's folder as `@`. `UPDATE_GOLDEN=1` writes them anew; read each
-//! difference before you commit it. A case that fails with a message alone has no file.
+//! `testdata/cli/<case>.<plain|json|color>` has standard output, standard error and the exit code. ESC is
+//! written as `^[`, the test's folder as `@`. `UPDATE_GOLDEN=1` rewrites the files; read each difference
+//! before you commit it. A case that fails with a message only has no file.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -26,7 +27,7 @@ use crate::schema;
 
 pub const NOW: u64 = 1_769_900_000;
 
-/// Those of node-1.
+/// The facts of node-1.
 pub fn facts(now: u64) -> Facts {
     Facts {
         now,
@@ -43,13 +44,13 @@ pub fn facts(now: u64) -> Facts {
     }
 }
 
-/// One call of the plugin, at a time of its own.
+/// A call of the plugin at a given time.
 fn plugin(lab: &Lab, now: u64, command: &str, conf: &Value, more: &[(&str, &str)]) {
     let store = lab.join("leases.redb").display().to_string();
     called(&facts(now), command, conf, &[&[("IPAM_DB_PATH", &*store)], more].concat());
 }
 
-/// A call of the plugin that has to succeed.
+/// A call of the plugin that must succeed.
 pub fn called(facts: &Facts, command: &str, conf: &Value, more: &[(&str, &str)]) {
     let env = |name: &str| -> Option<OsString> {
         let own = more.iter().find(|(n, _)| *n == name).map(|(_, value)| *value);
@@ -82,8 +83,8 @@ fn pods() -> Value {
     })
 }
 
-/// A store as a node has it: pods on two families, a small network that is nearly full, ECS tasks with
-/// their gateway, some that went, some that are reserved.
+/// A store like a node's: pods with two families, a small network that is nearly full, ECS tasks with their
+/// gateway, some that have ended, some reservations.
 fn fill(lab: &Lab) {
     let edge = json!({
         "cniVersion": "1.0.0", "name": "edge", "type": "macvlan",
@@ -110,7 +111,7 @@ fn fill(lab: &Lab) {
     let reserved =
         call(lab, &["reserve", "pods", "10.77.0.150-10.77.0.159", "--note", "printers"], PLAIN);
     assert!(reserved.ends_with("exit 0\n"), "{reserved}");
-    // What other programs left.
+    // The files of other programs.
     fs::copy(testdata().join("import/eni-ipam.db"), lab.join("eni-ipam.db")).unwrap();
     let gipam = json!({"v4": "192.168.0.0/16", "v4ab": 24, "v4idx": 1, "allocated": [
         {"id": "a1b2", "v": 4, "pool": "192.168.0.0/24", "idx": 3, "allocated": ["192.168.0.1"]}]});
@@ -132,13 +133,13 @@ fn fill(lab: &Lab) {
 pub const PLAIN: Screen = Screen { width: 80, height: Some(24), ..Screen::PLAIN };
 const COLOR: Screen = Screen { color: true, alert: true, unicode: true, ..PLAIN };
 
-/// What a command says of the fixed store and how it ends.
+/// The output and the exit code of a command on the fixed store.
 fn call(lab: &Lab, args: &[&str], screen: Screen) -> String {
     let store: &[&str] = if args.is_empty() { &[] } else { &["--store", "@/leases.redb"] };
     said(lab, &[args, store].concat(), screen)
 }
 
-/// What a command says and how it ends.
+/// The output and the exit code of a command.
 pub fn said(lab: &Lab, args: &[&str], screen: Screen) -> String {
     let folder = lab.path().display().to_string();
     let mut all: Vec<OsString> = vec!["sublet".into()];
@@ -157,7 +158,7 @@ pub fn said(lab: &Lab, args: &[&str], screen: Screen) -> String {
     format!("{}--- standard error\n{}--- exit {code}\n", text(stdout), text(stderr))
 }
 
-/// What differs from the golden file, if anything does.
+/// The difference to the golden file, if any.
 pub fn golden(name: &str, said: &str) -> Option<String> {
     let path = testdata().join("cli").join(name);
     #[allow(clippy::disallowed_methods, reason = "a test reads its own switch")]
@@ -169,7 +170,7 @@ pub fn golden(name: &str, said: &str) -> Option<String> {
     (written != said).then(|| format!("== {name}\n-- written\n{written}\n-- said\n{said}"))
 }
 
-/// A folder of its own with the fixed store, for a command that changes it.
+/// A separate folder with the fixed store, for a command that changes it.
 pub fn copy(from: &Path) -> Lab {
     let lab = Lab::new();
     copy_into(from, lab.path());
@@ -197,16 +198,16 @@ pub type Case = (&'static str, &'static [&'static str], Ends);
 /// How a case ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Ends {
-    /// With output that a golden file has.
+    /// It has a golden file for its output.
     Plain,
-    /// The same, and another one for `--json`.
+    /// It has golden files for its output and for that of `--json`.
     Json,
-    /// With this exit code and a message alone, the same with `--json`.
+    /// It fails with this exit code and a message only, with `--json` as well.
     Fails(u8),
 }
 use Ends::{Fails, Json, Plain};
 
-/// Cases whose output in color a golden file has.
+/// Cases with a golden file for colored output.
 const COLORED: [&str; 2] = ["list", "map-network"];
 
 const CASES: &[Case] = &[
@@ -291,7 +292,8 @@ pub fn fixed() -> Lab {
     lab
 }
 
-/// How the output of a case differs from its golden files. `call` gets what follows the case's arguments.
+/// The differences between the output of a case and its golden files. `call` gets the arguments after the
+/// case's own.
 pub fn in_all_forms(
     name: &str,
     args: &[&str],
@@ -348,7 +350,7 @@ fn are_all_in_the_schema() {
     schema::check("version", &serde_json::from_str(version).unwrap());
 }
 
-/// Every command and every command of a command, as it is called.
+/// Every command and subcommand, as it is called.
 fn leaves() -> Vec<(Vec<String>, clap::Command)> {
     let mut leaves = Vec::new();
     for command in cli::definition().get_subcommands() {
@@ -373,11 +375,11 @@ fn case_of(path: &[String]) -> Option<&'static Case> {
     cases().find(|(_, args, _)| args.len() >= path.len() && path.iter().eq(&args[..path.len()]))
 }
 
-/// The one that does not end by itself: tests/it/watch.rs has its golden files.
+/// The command that does not end by itself: tests/it/watch.rs has its golden files.
 const ENDLESS: &str = "watch";
 
-/// Those whose output depends on the build or is generated from all the others, and the one that copies its own
-/// program: tests/it/install.rs runs that.
+/// Commands whose output depends on the build or is generated from all others, and the one that copies its
+/// own program: tests/it/install.rs runs that.
 const UNRECORDED: [&str; 3] = ["version", "completion", "install"];
 
 #[test]
@@ -397,6 +399,25 @@ fn formats_and_the_program_itself() {
     assert_eq!(pools.len(), 4);
     let sorted = ["ls", "--network", "edge", "--sort", "container", "--limit", "2", "-o", "name"];
     assert_eq!(stdout(&sorted), "10.78.0.3\n10.78.0.5\n");
+    for (column, field) in [
+        ("network", &["network"][..]),
+        ("pod", &["podNamespace", "podName"]),
+        ("container", &["containerID"]),
+        ("node", &["node"]),
+    ] {
+        let rows = stdout(&["ls", "--sort", column, "-o", "json"]);
+        let rows: Vec<Value> = serde_json::from_str(&rows).unwrap();
+        let key = |row: &Value| -> Vec<_> {
+            field.iter().map(|f| (row[f].is_null(), row[f].as_str().map(str::to_owned))).collect()
+        };
+        assert!(rows.len() > 10 && rows.iter().map(key).is_sorted(), "{column}");
+    }
+    let by_address = stdout(&["ls", "--sort", "address", "-o", "name"]);
+    let by_address: Vec<IpAddr> = by_address.lines().map(|line| line.parse().unwrap()).collect();
+    assert!(by_address.is_sorted() && by_address[0].is_ipv4(), "{by_address:?}");
+    let by_age = stdout(&["ls", "--sort", "age", "-o", "json"]);
+    let by_age: Vec<Value> = serde_json::from_str(&by_age).unwrap();
+    assert!(by_age.is_sorted_by(|a, b| a["time"].as_str() >= b["time"].as_str()));
     for (filter, count) in [
         (&["--pod", "default/web-3"][..], 2),
         (&["--pod", "web-3", "--prefix", "10.0.0.0/8"], 1),
@@ -460,8 +481,8 @@ fn exits(said: &str, code: u8) -> bool {
     said.ends_with(&format!("--- exit {code}\n"))
 }
 
-/// Every command answers in JSON if it is told to, works with the store that is named, and tells a
-/// command line that makes no sense from what failed.
+/// With `--json`, every command prints JSON. It works on the store that is named, and distinguishes invalid
+/// usage from failure.
 #[test]
 fn take_the_same_options_and_end_alike() {
     let lab = Lab::new();
@@ -490,7 +511,8 @@ fn take_the_same_options_and_end_alike() {
             of_networks.push(name);
         }
     }
-    // All whose answer has rows of several networks; the rest is told one, or is of the whole store.
+    // Commands whose answer has rows of several networks. The others are about one network or the whole
+    // store.
     let expected = [
         "list",
         "show",
@@ -508,8 +530,8 @@ fn take_the_same_options_and_end_alike() {
     assert!(exits(&said(&lab, &["--version"], PLAIN), 0));
 }
 
-/// A store that is none, and one that nobody answers for, are failures of every command; a cluster is
-/// wrong usage of those that work with a file alone, and the other way round.
+/// Every command fails on an invalid store and on an unreachable one. A cluster is invalid usage for
+/// commands that work with files only, and the other way round.
 #[test]
 fn fail_alike() {
     const OF_A_FILE: &[&str] =
@@ -524,7 +546,7 @@ fn fail_alike() {
             let lab = fixed();
             fs::write(lab.join("foreign"), "the quick brown fox").unwrap();
             cluster_commands::write_files(&lab);
-            // Where a case names a store it is this one.
+            // If a case names a store, it is this one.
             let stores = ["@/leases.redb", "ETCD", "CONSUL", "EMPTY"];
             let own = own.iter().map(|arg| if stores.contains(arg) { store } else { arg });
             let mut args: Vec<&str> = own.collect();

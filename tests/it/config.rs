@@ -42,7 +42,7 @@ fn inputs(env: &str) -> Inputs {
     inputs
 }
 
-/// What the plugin would make of it, in its order; what is wrong comes as `Err`.
+/// How the plugin interprets a configuration, in its order; errors are returned as `Err`.
 fn read(bytes: &[u8], inputs: &Inputs) -> Result<String, String> {
     let mut conf = Netconf::decode(bytes).map_err(|e| failure(&e))?;
     let mut out = String::new();
@@ -144,11 +144,12 @@ fn show(c: &Config) -> String {
     out
 }
 
-/// How the lines begin that every result has, so that one of them may stand for "as in `ok/base`".
+/// The prefixes of lines that every result has. A line with such a prefix may be omitted if it is the same
+/// in `ok/base`.
 const ALWAYS: &[&str] =
     &["version ", "dialect ", "owner: ", "strategy: ", "store: ", "legacy: ", "cleanup: ", "  "];
 
-/// The result without what `ok/base` has too.
+/// The result without the lines that are the same in `ok/base`.
 fn differing(out: &str, base: &str) -> String {
     let usual: HashSet<&str> = base.lines().collect();
     let is_usual = |l: &str| usual.contains(l) && ALWAYS.iter().any(|begin| l.starts_with(begin));
@@ -169,7 +170,7 @@ fn show_cleanup(c: &Cleanup) -> String {
     )
 }
 
-/// The log, its format only where it is not the usual one.
+/// The log settings; the format only if it is not the default.
 fn log(log: &sublet::config::Log) -> String {
     format!("{log:?}").replace(", format: Text", "")
 }
@@ -195,7 +196,7 @@ fn base_configuration(case: &Path) -> Vec<u8> {
     fs::read(case.join("../../base.json")).expect("base.json")
 }
 
-/// The result of the dialect's `base.json`, with what is known for a DEL.
+/// The result of the dialect's `base.json`, together with the values for a DEL.
 fn base(case: &Path) -> String {
     let (bytes, inputs) = (base_configuration(case), inputs(""));
     let conf = Netconf::decode(&bytes).expect("base.json");
@@ -257,8 +258,8 @@ fn cleanup_agrees_with_config() {
     }
 }
 
-/// The value at each place that the samples have, replaced by each JSON type and by hostile text:
-/// no panic, and there is always a cleanup.
+/// At each place of the samples, the value is replaced by each JSON type and by hostile text. Nothing
+/// panics, and there is always a cleanup.
 #[test]
 fn no_value_at_any_place_panics() {
     let deep = format!("{}1{}", "[".repeat(100), "]".repeat(100));

@@ -1,4 +1,4 @@
-//! Stores that move: between a file, etcd and Consul, and through JSON lines.
+//! Copies of stores between a file, etcd and Consul, and by way of JSON lines.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -28,8 +28,8 @@ fn import(lines: &str, store: &str) -> Call {
     Call::sublet().arg("import").arg("jsonl").arg("--store").arg(store).stdin(lines)
 }
 
-/// The records, without what differs between kinds of stores: their order, how long those live that are
-/// no leases, and (in a file alone) in which boot a lease was made that outlives it.
+/// The records without the differences between kinds of stores: their order, the lifetime of records other
+/// than leases, and (only in a file) the boot in which a durable lease was made.
 fn records(lines: &str) -> BTreeSet<String> {
     let record = |line: &str| {
         let mut value: Value = serde_json::from_str(line).unwrap();
@@ -44,8 +44,8 @@ fn records(lines: &str) -> BTreeSet<String> {
     lines.lines().skip(1).map(record).collect()
 }
 
-/// A file with leases of two networks (one with `persist: disk`), what was freed and cools, a pod's
-/// address, what host-local left, and pools.
+/// A file with leases of two networks (one with `persist: disk`), cooling addresses, a pod's address, a
+/// record of an import from host-local, and pools.
 fn fill(lab: &Lab) -> String {
     let add = |conf: &Value, container: &str, args: &str| {
         done(&Call::cni("ADD", container, conf).env("CNI_ARGS", args));
@@ -88,12 +88,12 @@ fn a_line_that_means_nothing_is_named_and_nothing_is_written() {
     let (lease, pool) = (at("\"record\":\"lease\""), at("\"record\":\"pool\""));
     for (line, from, to, word) in [
         (0, "\"format\":2", "\"format\":7", "format 7"),
-        (0, "\"sublet\"", "\"sub\"", "not what `sublet export jsonl` writes"),
+        (0, "\"sublet\"", "\"sub\"", "not an export of `sublet export jsonl`"),
         (lease, "\"prefix\":24", "\"prefix\":240", "prefix"),
         (lease, "\"prefix\":24", "\"prefix\":-1", "invalid value"),
         (lease, "\"containerID\":\"", "\"containerID\":\"/", "containerID"),
         (lease, "\"kind\":\"dynamic\"", "\"kind\":\"sometimes\"", "kind"),
-        (lease, "\"address\":\"10.", "\"address\":\"10,", "no address"),
+        (lease, "\"address\":\"10.", "\"address\":\"10,", "not an address"),
         (lease, "\"time\":", "\"tame\":", "unknown field `tame`"),
         (lease, "{\"record\"", "{\"record\":\"lease\"", "expected"),
         (
@@ -102,8 +102,8 @@ fn a_line_that_means_nothing_is_named_and_nothing_is_written() {
             "\"set\":\"docker/x/10.0.0.0/8\",\"network\":",
             "another kind of owner",
         ),
-        (lease, "\"time\":\"2", "\"time\":\"x", "no time"),
-        (pool, "\"subnet\":\"192.168.0.0/24\"", "\"subnet\":\"192.168.0.1/24\"", "no prefix"),
+        (lease, "\"time\":\"2", "\"time\":\"x", "not a time"),
+        (pool, "\"subnet\":\"192.168.0.0/24\"", "\"subnet\":\"192.168.0.1/24\"", "not a prefix"),
     ] {
         let changed: Vec<String> = lines
             .lines()
@@ -121,7 +121,7 @@ fn a_line_that_means_nothing_is_named_and_nothing_is_written() {
         answer.check(answer.code == Some(1) && told, format!("{place}{word}"));
         assert!(!second.parent().unwrap().exists());
     }
-    for (text, word) in [("", "is empty"), (&lines[..lines.len() - 9], "was cut off")] {
+    for (text, word) in [("", "is empty"), (&lines[..lines.len() - 9], "was truncated")] {
         let answer = import(text, &second.display().to_string()).run();
         answer.check(answer.code == Some(1) && answer.stderr.contains(word), word);
     }
@@ -140,7 +140,7 @@ fn an_address_with_another_holder_is_named_and_nothing_is_written() {
     for call in [copy(&from, &to), import] {
         let answer = call.run();
         let text = &answer.stderr;
-        let named = text.contains("10.1.0.2 cannot be taken over for container c0 (eth0)")
+        let named = text.contains("10.1.0.2 cannot be imported for container c0 (eth0)")
             && text.contains("container theirs (eth0) holds it");
         answer.check(answer.code == Some(1) && named, "the two");
     }
@@ -151,7 +151,7 @@ fn an_address_with_another_holder_is_named_and_nothing_is_written() {
 
 #[test]
 fn what_changes_meanwhile_is_told() {
-    // A store that is copied into itself under another name stays as it is.
+    // A store that is copied to itself under another name stays unchanged.
     let lab = Lab::new();
     let from = fill(&lab);
     let link = lab.join("link");
@@ -193,7 +193,7 @@ mod peers {
             }
             assert_eq!(records(&export(to)), expected);
         }
-        // Each lives as long as it did; the containers are known there.
+        // The lifetimes are the same, and the containers are known there.
         let boot = conf(&lab.join("last").display().to_string(), "10.1.0.0/24");
         let before = list(&lab.join("last/leases.redb")).len();
         for i in 0..6 {
@@ -203,7 +203,7 @@ mod peers {
         old["name"] = json!("old");
         done(&Call::cni("DEL", "old-1", &old));
         assert_eq!(list(&lab.join("last/leases.redb")).len(), before - 7);
-        // The source is as it was.
+        // The source is unchanged.
         assert_eq!(records(&export(&first)), expected);
     }
 
@@ -216,7 +216,7 @@ mod peers {
         let second = lab.join("second/leases.redb").display().to_string();
         done(&import(&lines, &second));
         assert_eq!(export(&second), lines);
-        // And once more into what is there.
+        // Import again what is already there.
         done(&import(&lines, &second));
         assert_eq!(export(&second), lines);
         let file = lab.join("lines.jsonl").display().to_string();
@@ -233,7 +233,7 @@ mod peers {
         assert_eq!(export(&etcd.store("two")), there);
     }
 
-    /// Many leases as lines, by no other way than a person with an editor.
+    /// Many leases as lines.
     fn many(count: usize) -> String {
         let head = json!({"sublet": "0.1.0", "format": 2}).to_string() + "\n";
         let line = |i: usize| {

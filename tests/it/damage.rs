@@ -1,7 +1,7 @@
-//! Damage to a store file: right data or an error that says what to do, and never a wrong address.
+//! Damage to a store file leads to correct data or to an error with a remedy, and never to a wrong address.
 //!
-//! In this process, through the library, thousands of times; a few times through the program, for
-//! what it prints.
+//! Most cases run in this process, through the library, thousands of times. Some run the program, to test
+//! its output.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ use crate::store_check as check;
 
 const PAGE: usize = 4096;
 
-/// A good store, and a place for bad copies of it.
+/// A valid store, and a place for damaged copies of it.
 struct Patient {
     folder: TempDir,
     persist: Persist,
@@ -34,7 +34,7 @@ struct Patient {
 }
 
 impl Patient {
-    /// With so many leases; others were freed again.
+    /// With this number of leases; others were freed again.
     fn new(leases: usize, persist: Persist) -> Patient {
         let folder = TempDir::new_in("/dev/shm").unwrap();
         let file = folder.path().join("leases.redb");
@@ -72,13 +72,13 @@ impl Patient {
         self.folder.path().join(name)
     }
 
-    /// Pages that hold something.
+    /// Pages with content.
     fn used(&self) -> Vec<usize> {
         let pages = self.whole.chunks(PAGE).enumerate();
         pages.filter(|(_, page)| page.iter().any(|b| *b != 0)).map(|(n, _)| n).collect()
     }
 
-    /// Puts these bytes in the store's place and uses them. Answers whether all was refused.
+    /// Replaces the store by these bytes and uses it. Returns whether all calls were refused.
     fn try_with(&mut self, bytes: &[u8], name: &str) -> bool {
         let noticed = check::quietly(|| self.used_with(bytes, name));
         *(if noticed > 0 { &mut self.refused } else { &mut self.unharmed }) += 1;
@@ -129,7 +129,7 @@ impl Patient {
         refused
     }
 
-    /// Asserts that some of it was noticed and some was in places that hold nothing.
+    /// Asserts that some damage was noticed, and that some was in unused parts.
     fn both(&self, name: &str) {
         assert!(
             self.refused > 50 && self.unharmed > 50,
@@ -147,7 +147,7 @@ fn given(store: &mut dyn Store, container: &str) -> Result<Addr, Error> {
     }
 }
 
-/// An error of the store's that says what to do.
+/// An error of the store with a remedy.
 fn is_damage(error: &Error, name: &str) {
     let text = error.to_string();
     match error {
@@ -179,7 +179,7 @@ fn flip(mut patient: Patient) {
     patient.both("bits");
 }
 
-/// What redb has no checksum over, whole; of the rest each third bit.
+/// Flips every bit that no checksum of redb covers, and each third bit of the rest.
 #[test]
 fn a_bit_of_the_header() {
     for persist in [Persist::Boot, Persist::Disk] {
@@ -246,7 +246,7 @@ fn truncated_anywhere() {
         let used = patient.used().last().unwrap() * PAGE;
         assert!(refused || len > used, "{len} of {} bytes are taken for a store", whole.len());
     }
-    // Longer than it was, too.
+    // Also longer than before.
     let mut bytes = whole;
     bytes.resize(bytes.len() + 512, 0);
     patient.try_with(&bytes, "512 bytes more");
@@ -255,11 +255,11 @@ fn truncated_anywhere() {
 
 const TABLE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("sublet");
 
-/// Makes a store file say that another version wrote it.
+/// Gives a store file the version of another build.
 fn with_schema(file: &Path, version: u8, schema: u8) {
     let database = loop {
         match Database::open(file) {
-            // A program that another test is starting has the lock until its exec.
+            // A program that another test is starting holds the lock until its exec.
             Err(DatabaseError::DatabaseAlreadyOpen) => std::thread::yield_now(),
             database => break database.unwrap(),
         }
@@ -318,7 +318,7 @@ fn another_program_s_file() {
     is_damage(&check::list(store, &check::now()).unwrap_err(), "foreign");
 }
 
-/// The program's answer is one JSON document whatever the file holds, and silence otherwise.
+/// The program's answer is one JSON document whatever the file contains, and it prints nothing else.
 #[test]
 fn what_the_program_prints() {
     let patient = Patient::new(60, Persist::Disk);
@@ -362,7 +362,7 @@ fn what_the_program_prints() {
 }
 
 impl Patient {
-    /// Puts these bytes in the store's place and repairs it; answers whether there was something to do.
+    /// Replaces the store by these bytes and repairs it. Returns whether there was anything to repair.
     fn repaired(&self, bytes: &[u8], name: &str) -> bool {
         let cx = check::now();
         let store = &mut *check::open(&self.folder.path().join("leases.redb"), self.persist);
@@ -374,7 +374,7 @@ impl Patient {
         assert_eq!(fs::read(self.file("")).unwrap(), bytes, "{name}: looking has written");
         let repair = match store.repair(&cx) {
             Ok(repair) => repair,
-            // Nothing of it can be read.
+            // Nothing in it can be read.
             Err(error) => {
                 is_damage(&Error::Store(error), name);
                 assert_eq!(fs::read(self.file("")).unwrap(), bytes, "{name}: refused, and wrote");
@@ -403,7 +403,7 @@ impl Patient {
     }
 }
 
-/// After a repair nothing is wrong, and no address that anybody holds is free.
+/// After a repair there are no problems, and no held address is free.
 #[test]
 fn a_repair_loses_no_lease() {
     for persist in [Persist::Boot, Persist::Disk] {

@@ -1,5 +1,5 @@
-//! 1.1.0 through a delegation: a main plugin that hands everything to its IPAM, as Debian's (which
-//! speak up to 1.0.0) cannot yet.
+//! CNI 1.1.0 through a main plugin that passes everything on to its IPAM plugin. Debian's plugins, which
+//! know versions up to 1.0.0, cannot do this yet.
 
 use std::fs;
 use std::os::unix::fs::symlink;

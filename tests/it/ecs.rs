@@ -1,4 +1,4 @@
-//! `testdata/cni/ecs-ipam.json`: what the real ecs-ipam was asked and answered, and what sublet
+//! `testdata/cni/ecs-ipam.json`: recorded calls of the real ecs-ipam with its answers, and sublet's
 //! answers. `testdata/README.md` describes the format.
 
 use std::fs::{self, File};
@@ -43,7 +43,7 @@ fn the_ecs_agents_questions() {
     assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(version["dirty"], false);
     assert!(version["gitShortHash"].is_string());
-    // Under its own name these are the command line's.
+    // Under sublet's own name, these are options of the command line.
     let own = ask(Path::new(SUBLET), "--capabilities");
     assert_ne!(own.0, Some(0));
 }

@@ -1,5 +1,5 @@
-//! What stands where the store should be, or keeps it from being written: one JSON error with the
-//! way out, no panic, no file overwritten, no wrong address.
+//! Obstacles at the store's path: the result is one JSON error with a remedy, without a panic, an
+//! overwritten file or a wrong address.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
@@ -19,7 +19,7 @@ fn add(lab: &Lab, container: &str) -> Call {
     Call::cni("ADD", container, &conf(&lab.data_dir(), "10.4.0.0/24"))
 }
 
-/// A lab with `bytes` where the store should be.
+/// A lab with `bytes` at the store's path.
 fn with_file(bytes: &[u8]) -> Lab {
     let lab = Lab::new();
     fs::create_dir(lab.join("data")).unwrap();
@@ -36,12 +36,12 @@ fn with_leases() -> Lab {
     lab
 }
 
-/// The lease file that there is.
+/// The existing lease file.
 fn file(lab: &Lab) -> PathBuf {
     Some(lab.boot_file()).filter(|file| file.exists()).unwrap_or_else(|| lab.store())
 }
 
-/// ADD, CHECK, DEL, GC and list all refuse what is at the store's path, and leave it as it is.
+/// ADD, CHECK, DEL, GC and list all refuse what is at the store's path, and leave it unchanged.
 fn refused(lab: &Lab, expected: i64) -> String {
     let before = fs::read(file(lab)).ok();
     let add = add(lab, "new");
@@ -143,8 +143,8 @@ fn truncated_store() {
     }
 }
 
-/// One byte of a used page is changed. Whatever is answered then is right or an error: the holder
-/// of a lease gets that lease, and nobody else does.
+/// One byte of a used page is changed. Every answer is correct or an error: a holder gets its own lease,
+/// and no other container does.
 #[test]
 fn changed_bytes() {
     let lab = with_leases();
@@ -253,7 +253,7 @@ fn an_answer_that_cannot_be_delivered_is_no_lease() {
         let answer = redirected(add(&lab, "lost"), how).run();
         assert_eq!(answer.code, Some(1), "{how}: {answer:?}");
         if !how.contains("2>") {
-            for part in ["standard output: it is closed", "what this call leased is free again"] {
+            for part in ["standard output: it is closed", "the lease of this call was freed"] {
                 assert!(answer.stderr.contains(part), "{how}: {answer:?}");
             }
         }
@@ -281,7 +281,7 @@ fn files_that_are_created_are_the_owners_alone() {
     assert_eq!(mode(&log), 0o600);
 
     let store = lab.store().display().to_string();
-    // What a run that was killed left behind is not written into.
+    // The remains of a killed process are not overwritten.
     fs::write(lab.join("lines.new"), "half").unwrap();
     fs::set_permissions(lab.join("lines.new"), Permissions::from_mode(0o666)).unwrap();
     let text = |path: &Path| path.display().to_string();

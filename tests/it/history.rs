@@ -1,4 +1,4 @@
-//! What an operator sees of a store: history, statistics, reservations, the doctor's findings.
+//! What operators see of a store: history, statistics, reservations, the doctor's findings.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -75,7 +75,7 @@ fn history_is_off_where_the_configuration_says_so() {
         let (code, msg) = Call::cni("ADD", "bad", &conf).run().error();
         assert!(code == 7 && msg.contains(wrong), "{code}: {msg}");
     }
-    // A DEL works with any of it.
+    // A DEL works with any of these.
     Call::cni("DEL", "quiet", &conf).run().silent();
     assert!(lab.list().is_empty());
 }
@@ -91,7 +91,7 @@ fn reserving_is_all_or_nothing() {
         assert_eq!(lab.list().len(), 1);
     };
     let refused = |args: &str, text: &str| ended(1, args, text);
-    // The command line alone is wrong.
+    // Only the command line is invalid.
     let misused = |args: &str, text: &str| ended(2, args, text);
     refused("reserve mynet 10.1.2.0/28", "nothing was reserved");
     refused("reserve mynet 10.1.2.0/28", "container c (eth0) holds it");
@@ -109,7 +109,8 @@ fn reserving_is_all_or_nothing() {
     let done = sublet(&lab, "reserve mynet 10.1.2.16/28 --json").run().ok();
     assert_eq!(done["addresses"], json!([]), "they are reserved already");
     assert_eq!(lab.list().len(), 17);
-    // DEL, gc and release leave reservations alone; an unknown network is reserved for beforehand.
+    // DEL, gc and release do not touch reservations; addresses of an unknown network can be reserved in
+    // advance.
     sublet(&lab, "reserve later 10.7.0.9 --create --json").run().ok();
     let done = sublet(&lab, "unreserve mynet 10.1.2.0/24 --yes --json").run().ok();
     assert_eq!(done["addresses"].as_array().unwrap().len(), 16);
@@ -258,7 +259,7 @@ mod peers {
             let add = |boot: u8, container: &str| {
                 reboot::address(&reboot::cni(&lab, boot, "ADD", container, &conf))
             };
-            // Before the network has any lease, and beside one.
+            // Before the network has any lease, and after.
             run(1, &format!("reserve {persist} 10.1.2.2 --note printer --owner ops --create"));
             assert_eq!(add(1, "a"), "10.1.2.3/29");
             run(1, &format!("reserve {persist} 10.1.2.4-10.1.2.5"));

@@ -1,4 +1,4 @@
-//! `sublet import ecs-ipam`, of the bolt file of a real ecs-ipam.
+//! `sublet import ecs-ipam`, with the bolt file of a real ecs-ipam.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::lab::{Answer, Call, Lab, addresses, list, testdata};
 
-/// A copy of the recorded file in testdata/import. `testdata/README.md` says what is in it.
+/// A copy of the recorded file in testdata/import. `testdata/README.md` describes its content.
 fn recorded(lab: &Lab) -> PathBuf {
     let file = lab.join("eni-ipam.db");
     fs::copy(testdata().join("import/eni-ipam.db"), &file).unwrap();
@@ -97,13 +97,13 @@ fn the_agent_goes_on_where_ecs_ipam_stopped() {
     import(&file, &[]).ok();
     let got = addresses(&ecs(&file, "ADD", "next").run().ok());
     assert_eq!(got, ["169.254.173.50", "fd00:ec2::6"], "as the original would have");
-    // What it has it gets again, with the prefix that the configuration says.
+    // An owner gets its address again, with the configured prefix.
     let again = ecs(&file, "ADD", "0a:4b:c1:bb:4e:03").run();
     assert_eq!(again.ips(), ["169.254.172.4/22", "fd00:ec2::4/64"]);
     ecs(&file, "DEL", "0a:4b:c1:bb:4e:04").run().silent();
     ecs(&file, "DEL", "bulk-200").run().silent();
     assert!(!found(&file).iter().any(|(_, id)| id == "0a:4b:c1:bb:4e:04" || id == "bulk-200"));
-    // One that has no id is freed by its address.
+    // A lease without id is freed by its address.
     let mut conf = json!({
         "cniVersion": "0.3.0",
         "ipam": {"ipv4-subnet": "169.254.172.0/22", "ipv4-address": "169.254.173.78/22"}
@@ -112,13 +112,13 @@ fn the_agent_goes_on_where_ecs_ipam_stopped() {
         |conf: &Value| Call::cni("DEL", "", conf).env("IPAM_DB_PATH", &file.display().to_string());
     by_address(&conf).run().silent();
     assert!(!found(&file).iter().any(|(addr, _)| addr == "169.254.173.78"));
-    // The gateway is nobody's to free.
+    // A gateway cannot be freed.
     conf["ipam"]["ipv4-address"] = json!("169.254.172.1/22");
     by_address(&conf).run();
     assert!(found(&file).iter().any(|(addr, _)| addr == "169.254.172.1"));
 }
 
-/// As with the original, the freed address is the last to be given again.
+/// As with the original, a freed address is reused last.
 #[test]
 fn a_del_moves_the_rotation_as_ecs_ipam_does() {
     let lab = Lab::new();
@@ -145,10 +145,10 @@ fn ecs_ipams_leases_may_go_into_another_store() {
     ecs(&store, "ADD", "next").run().ok();
     let again = import(&file, &into).ok();
     assert_eq!((count(&again, "taken"), count(&again, "present")), (0, 310));
-    // The rotation is not set back.
+    // The rotation is not reset.
     let got = addresses(&ecs(&store, "ADD", "third").run().ok());
     assert_eq!(got[0], "169.254.173.51");
-    // An address that somebody else has by now refuses all of it.
+    // If another owner holds an address by now, nothing is imported.
     ecs(&store, "DEL", "bulk-200").run().silent();
     let taken = expected().iter().find(|(_, id)| id == "bulk-200").unwrap().0.clone();
     let conf = json!({
@@ -177,7 +177,7 @@ fn what_is_in_the_way_of_a_conversion_is_left_alone() {
     fs::write(lab.join("eni-ipam.db.bolt"), "precious").unwrap();
     assert!(refused("a file of that name").contains("eni-ipam.db.bolt"));
     fs::remove_file(lab.join("eni-ipam.db.bolt")).unwrap();
-    // What a conversion that was killed leaves behind is not in the way.
+    // The remains of a killed conversion do no harm.
     fs::write(lab.join("eni-ipam.db.new"), "half").unwrap();
     fs::hard_link(&file, lab.join("eni-ipam.db.bolt")).unwrap();
     import(&file, &[]).ok();
@@ -186,7 +186,7 @@ fn what_is_in_the_way_of_a_conversion_is_left_alone() {
     assert_ne!(inode("eni-ipam.db"), inode("eni-ipam.db.bolt"));
 }
 
-/// Cut, filled with garbage, or something else: an error that names the file, and nothing is made.
+/// Truncated, filled with garbage, or another format: an error names the file, and nothing is created.
 #[test]
 fn damaged_bolt_files_are_refused() {
     let lab = Lab::new();
@@ -210,15 +210,15 @@ fn damaged_bolt_files_are_refused() {
     assert!(!lab.join("nope").exists() && !lab.join("nope.lock").exists());
 }
 
-/// Killed before its last step, with either persistence: nothing is leased beside the original, and
-/// the next run ends it.
+/// Killed before its last step, with either persistence: nothing is leased beside the original, and the
+/// next run completes it.
 #[test]
 fn a_killed_conversion_is_ended_by_the_next() {
     for persist in ["boot", "disk"] {
         let lab = Lab::new();
         let file = recorded(&lab);
         import(&file, &["--persist", persist]).ok();
-        // The name leads to the original again, all else is as the conversion left it.
+        // The name leads to the original again; the rest is as the conversion left it.
         let _ = fs::remove_file(&file);
         fs::hard_link(lab.join("eni-ipam.db.bolt"), &file).unwrap();
         if persist == "boot" {

@@ -1,4 +1,4 @@
-//! `sublet install` and `sublet uninstall`: nothing is lost, and no moment is without a plugin.
+//! `sublet install` and `sublet uninstall`: nothing is lost, and there is a plugin at every moment.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -13,7 +13,7 @@ use crate::lab::{Answer, Call, Lab, SUBLET, addresses, list};
 use crate::schema;
 use crate::tidy::root;
 
-/// A folder of plugins, with the files beside it that an installation may touch.
+/// A folder of plugins, with the other files that an installation may touch.
 pub struct Host {
     pub lab: Lab,
 }
@@ -56,13 +56,13 @@ impl Host {
         self.command(SUBLET, "uninstall", &[&own, options].concat())
     }
 
-    /// A program that is replaced.
+    /// A program that sublet replaces.
     pub fn write_former(&self, name: &str) {
         fs::write(self.plugin(name), FORMER).unwrap();
         fs::set_permissions(self.plugin(name), fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// A network that names host-local, in a file of the runtime.
+    /// A network with host-local, in a file of the runtime.
     pub fn network(&self, name: &str, ipam: &Value) -> Value {
         let conf = json!({"cniVersion": "1.0.0", "name": name, "type": "bridge", "ipam": ipam});
         fs::create_dir_all(self.lab.join("net.d")).unwrap();
@@ -91,7 +91,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap()
 }
 
-/// The last part of each path and what became of it.
+/// The last component of each path and the action.
 fn actions(answer: &Answer) -> Vec<(String, String)> {
     let report = answer.ok();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -117,7 +117,7 @@ fn into_a_folder_that_is_not_there_yet() {
     let installed = host.plugin("sublet");
     assert_eq!(fs::read(&installed).unwrap(), fs::read(SUBLET).unwrap());
     assert_eq!(fs::metadata(&installed).unwrap().permissions().mode() & 0o777, 0o755);
-    // Again, with the program that was installed: nothing to do.
+    // Again, with the installed program: there is nothing to do.
     let again = host.command(installed.to_str().unwrap(), "install", &["--json"]).run();
     check_actions(&again, &[("sublet", "unchanged")]);
     let text = host.install(&[]).run().stdout;
@@ -148,12 +148,12 @@ fn what_was_there_is_kept_and_comes_back() {
         assert_eq!(read(&host.plugin("ecs-ipam.old")), FORMER);
         assert_eq!(fs::read_link(host.plugin("consul.old")).unwrap(), Path::new("elsewhere"));
     }
-    // One name alone, then all.
+    // First one name only, then all.
     let one = host.uninstall(&["--as", "ecs-ipam", "--json"]).run();
     check_actions(&one, &[("ecs-ipam", "restored")]);
     assert!(is_sublet(&host.plugin("sublet")) && is_sublet(&host.plugin("consul")));
     let all = host.uninstall(&["--json", "--store", "@leases.redb"]);
-    // host-local's leases are asked for, and the store that is named does not exist.
+    // host-local's leases are needed, and the named store does not exist.
     assert!(all.run().is_failure_of("there is no lease store"));
     let conf = host.network("net", &json!({"type": "host-local", "subnet": "10.9.0.0/24"}));
     let store = host.path("leases.redb");
@@ -168,7 +168,7 @@ fn what_was_there_is_kept_and_comes_back() {
     check_actions(&all.run(), &[]);
 }
 
-/// The name of a link is replaced, never the file to which it leads; a link to sublet is nothing to keep.
+/// The name of a link is replaced, never the file to which it leads. A link to sublet is not kept.
 #[test]
 fn links() {
     let host = Host::new();
@@ -208,7 +208,7 @@ fn the_former_program_installs_itself_again() {
     assert_eq!(names(&host.bin()), ["sublet", "sublet.old"]);
 }
 
-/// Another file, the same program: what is behind an ELF file is never read.
+/// Another file with the same program: data after an ELF file is never read.
 pub fn other_build(lab: &Lab) -> PathBuf {
     let path = lab.join("other");
     fs::copy(SUBLET, &path).unwrap();
@@ -242,7 +242,7 @@ fn on_path_with_a_configuration() {
     assert_eq!(read(&installed), conf.to_string());
     assert_eq!(names(&host.lab.join("net.d")), ["10-net.conf", "10-net.conf.old"]);
     assert!(actions(&install.run()).iter().all(|(_, action)| action == "unchanged"));
-    // A configuration that an operator has changed since stays, and what still needs sublet is named.
+    // A configuration that an operator has changed stays, and networks that still need sublet are named.
     fs::write(&installed, conf.to_string().replace("10.9", "10.8")).unwrap();
     let answer = host.uninstall(&options).run();
     let expected = [("sublet", "removed"), ("subletd", "removed"), ("sublet", "removed")];
@@ -250,7 +250,7 @@ fn on_path_with_a_configuration() {
     answer.check(answer.stderr.contains("network net still names sublet"), "not named");
     assert_eq!(names(&host.lab.join("net.d")), ["10-net.conf", "10-net.conf.old"]);
     assert!(names(&host.lab.join("path")).is_empty() && names(&host.bin()).is_empty());
-    // One that is as it was installed makes room for the former one.
+    // An unchanged configuration is replaced by the former one.
     fs::write(&installed, conf.to_string()).unwrap();
     check_actions(&host.uninstall(&options).run(), &[("10-net.conf", "restored")]);
     assert_eq!(names(&host.lab.join("net.d")), ["10-net.conf"]);
@@ -285,7 +285,7 @@ fn what_cannot_be_installed_changes_nothing() {
         assert_eq!(names(&host.bin()), ["ecs-ipam", "sublet"]);
         assert_eq!(read(&host.plugin("sublet")), FORMER);
     }
-    // No room for the whole program.
+    // No space for the whole program.
     let limited = format!("ulimit -f 64; exec {SUBLET} install --to {}", host.path("bin"));
     let answer = Call::new("sh").args(&["-c", &limited]).run();
     answer.check(answer.code == Some(1) && answer.stderr.contains("cannot write"), "no room");
@@ -293,8 +293,8 @@ fn what_cannot_be_installed_changes_nothing() {
     assert_eq!(read(&host.plugin("sublet")), FORMER);
 }
 
-/// A runtime that calls the plugin all the time never finds it missing, half written or busy, and a call
-/// that began before is answered.
+/// A runtime that calls the plugin continuously never finds it missing, incomplete or busy, and earlier
+/// calls are answered.
 #[test]
 fn no_moment_is_without_a_plugin() {
     let host = Host::new();
@@ -352,7 +352,7 @@ fn runs_at_the_same_time_wait_for_each_other() {
     assert_eq!(names(&host.bin()), expected);
 }
 
-/// What an earlier run left when it was killed is removed, and nothing else is.
+/// The remains of a killed run are removed, and nothing else.
 #[test]
 fn unfinished_work_is_removed() {
     let host = Host::new();
@@ -363,7 +363,7 @@ fn unfinished_work_is_removed() {
     assert_eq!(names(&host.bin()), [".other", "sublet"]);
 }
 
-/// Networks with and without a folder of their own, in two stores; one that names sublet keeps its leases.
+/// Networks with and without their own folder, in two stores; a network that names sublet keeps its leases.
 #[test]
 fn host_local_gets_its_leases_before_its_name() {
     let host = Host::new();
@@ -382,7 +382,7 @@ fn host_local_gets_its_leases_before_its_name() {
     assert_eq!(add(&own, ""), ["10.9.1.2"]);
     assert_eq!(add(&plain, &store), ["10.9.2.2"]);
     assert_eq!(add(&ours, &store), ["10.9.3.2"]);
-    // As the runtime's folder is now, nobody knows where "own" keeps its leases.
+    // With this content of the runtime's folder, it is unknown where "own" keeps its leases.
     let conf = host.lab.join("net.d/own.conf");
     let uninstall = host.uninstall(&["--as", "host-local", "--json", "--store", &store]);
     let in_a_cluster = own.to_string().replace(
@@ -398,7 +398,7 @@ fn host_local_gets_its_leases_before_its_name() {
         assert!(is_sublet(&host.plugin("host-local")));
         assert!(!host.lab.join("networks").exists());
     }
-    // Ranges that make no sense are no reason to leave leases behind.
+    // Invalid ranges are no reason to leave leases behind.
     fs::write(&conf, own.to_string().replace("10.9.1.0/24", "10.9.1.0/99")).unwrap();
     let answer = uninstall.run();
     schema::check("uninstall", &answer.json());
@@ -414,7 +414,7 @@ fn host_local_gets_its_leases_before_its_name() {
     check_actions(&uninstall.run(), &[]);
 }
 
-/// A run that was killed after host-local got its name back is completed: what was leased in between follows.
+/// A run that was killed after host-local got its name back is completed: later leases follow.
 #[test]
 fn an_unfinished_rollback_is_completed() {
     let host = Host::new();
@@ -423,7 +423,7 @@ fn an_unfinished_rollback_is_completed() {
     let store = host.path("leases.redb");
     let conf = host.network("net", &json!({"type": "host-local", "subnet": "10.9.0.0/24"}));
     Call::cni("ADD", "late", &conf).env("IPAM_DB_PATH", &store).run().ok();
-    // As the rename leaves it: both names are of one file.
+    // As after the rename: both names belong to one file.
     fs::remove_file(host.plugin("host-local")).unwrap();
     fs::hard_link(host.plugin("host-local.old"), host.plugin("host-local")).unwrap();
     let answer = host.uninstall(&["--store", &store, "--json"]).run();
@@ -432,7 +432,7 @@ fn an_unfinished_rollback_is_completed() {
     assert_eq!(names(&host.bin()), ["host-local"]);
 }
 
-/// scripts/install.sh passes its options on, and says what to do without a build.
+/// scripts/install.sh passes its options on, and explains what to do without a build.
 #[test]
 fn the_script() {
     let lab = Lab::new();

@@ -1,7 +1,6 @@
-//! A folder, programs that are run in it, and what they answered.
+//! A folder in which programs run, and their answers.
 //!
-//! Every run gets exactly the environment that is written down: nothing is inherited but PATH's
-//! usual folders.
+//! Every run gets exactly the given environment. It inherits only PATH's usual folders.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -19,12 +18,12 @@ pub const SUBLET: &str = match option_env!("SUBLET_PROGRAM") {
     None => env!("CARGO_BIN_EXE_sublet"),
 };
 
-/// Debian's host-local, the measure of what is compatible.
+/// Debian's host-local, the reference for compatibility.
 pub const HOST_LOCAL: &str = "/usr/lib/cni/host-local";
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Ends the test if Debian's host-local is not there: a missing peer is a failure, not a skip.
+/// Fails the test if Debian's host-local is missing. It is not skipped.
 pub fn need_host_local() {
     assert!(
         Path::new(HOST_LOCAL).is_file(),
@@ -39,22 +38,22 @@ pub fn root() -> bool {
     fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
-/// Sends a signal to a program; `name` is `STOP`, `TERM`. The shell's own `kill` needs no package.
+/// Sends a signal to a program; `name` is `STOP`, `TERM`. The shell's builtin `kill` needs no package.
 pub fn signal(child: &Child, name: &str) {
     let pid = child.id().to_string();
     let sent = Command::new("sh").args(["-c", "kill -s $0 $1", name, &pid]).status().unwrap();
     assert!(sent.success(), "kill -s {name} {pid}");
 }
 
-/// A dual-stack network of the folder that is configured for host-local, so that either program
-/// serves it.
+/// A dual-stack network in the folder that is configured for host-local, so that both programs can serve
+/// it.
 pub struct Network {
     pub lab: Lab,
     pub conf: Value,
 }
 
 impl Network {
-    /// No address is given yet.
+    /// No address is leased yet.
     pub fn new() -> Network {
         need_host_local();
         let lab = Lab::new();
@@ -82,7 +81,7 @@ impl Network {
     }
 }
 
-/// A folder that goes away with the value.
+/// A folder that is removed with the value.
 pub struct Lab {
     dir: TempDir,
 }
@@ -92,7 +91,7 @@ impl Lab {
         Lab { dir: tempfile::tempdir().unwrap() }
     }
 
-    /// Returns a folder on tmpfs, for files that are written and thrown away thousands of times.
+    /// Returns a folder on tmpfs, for files that are written and removed thousands of times.
     pub fn in_memory() -> Lab {
         Lab { dir: TempDir::new_in("/dev/shm").unwrap() }
     }
@@ -105,7 +104,7 @@ impl Lab {
         self.dir.path().join(name)
     }
 
-    /// `dataDir` as text, to be put into a configuration.
+    /// `dataDir` as text, for a configuration.
     pub fn data_dir(&self) -> String {
         self.join("data").display().to_string()
     }
@@ -121,7 +120,7 @@ impl Lab {
         self.join(&format!("data/leases.redb.boot-{}", id.trim()))
     }
 
-    /// `sublet release`, by a person who is sure.
+    /// `sublet release --yes`.
     pub fn release(&self, address: &str) {
         let store = self.store().display().to_string();
         let call = Call::sublet().arg("release").arg(address).arg("--yes");
@@ -180,7 +179,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// `program` with nothing but PATH in its environment.
+    /// `program`, with only PATH in its environment.
     pub fn new(program: &str) -> Call {
         Call {
             program: program.to_owned(),
@@ -207,7 +206,7 @@ impl Call {
             .stdin(&conf.to_string())
     }
 
-    /// A CNI call in a folder, which is the working directory and has the store.
+    /// A CNI call in a folder, which is the working directory and contains the store.
     pub fn plugin(dir: &Path, command: &str) -> Call {
         let mut call = Call::cni(command, "dummy", &Value::Null)
             .env("CNI_NETNS", "/var/run/netns/x")
@@ -221,7 +220,7 @@ impl Call {
         self
     }
 
-    /// The same call, made by another program with options of its own.
+    /// The same call, made by another program with its own options.
     pub fn under(mut self, program: &str, options: &[&str]) -> Call {
         let own = std::mem::replace(&mut self.program, program.to_owned());
         let mut args: Vec<String> = options.iter().map(|o| (*o).to_owned()).collect();
@@ -284,19 +283,19 @@ impl Call {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|e| panic!("{}: {e}", self.program));
-        // A program that answers without reading closes the pipe; that is its right.
+        // A program that answers without reading its input closes the pipe, which is allowed.
         let _ = child.stdin.take().expect("piped").write_all(&self.stdin);
         child
     }
 
-    /// Runs it to its own end: a signal is a failure.
+    /// Runs it until it ends by itself: a signal is a failure.
     pub fn run(&self) -> Answer {
         let answer = self.answer(self.spawn());
         answer.check(answer.code.is_some(), "ended by a signal");
         answer
     }
 
-    /// Waits for what [`Call::spawn`] started, however it ends.
+    /// Waits for a process started by [`Call::spawn`], however it ends.
     pub fn answer(&self, child: Child) -> Answer {
         let output = child.wait_with_output().unwrap();
         Answer {
@@ -308,16 +307,16 @@ impl Call {
     }
 }
 
-/// What a run answered.
+/// The answer of a run.
 pub struct Answer {
-    /// Exit status; none if a signal ended it.
+    /// Exit status; none if a signal ended the process.
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
     call: Call,
 }
 
-/// Without the call: where many answers are shown, it would be repeated.
+/// Without the call, which would be repeated if many answers are printed.
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Answer")
@@ -329,7 +328,7 @@ impl fmt::Debug for Answer {
 }
 
 impl Answer {
-    /// Fails the test, and tells all that is known.
+    /// Fails the test with all that is known.
     #[track_caller]
     pub fn fail(&self, why: impl fmt::Display) -> ! {
         let Call { program, args, env, stdin, dir, .. } = &self.call;
@@ -367,26 +366,26 @@ impl Answer {
         self.check(self.succeeded(), "it has to succeed");
     }
 
-    /// Whether a command failed with a message that says this.
+    /// Whether a command failed with a message that contains this text.
     pub fn is_failure_of(&self, says: &str) -> bool {
         self.code == Some(1) && self.stderr.contains(says)
     }
 
-    /// The one JSON document on stdout; anything before or after it is a failure.
+    /// The only JSON document on stdout; anything before or after it is a failure.
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|e| self.fail(format!("stdout is not one JSON document: {e}")))
     }
 
-    /// The result of a call that has to succeed.
+    /// The result of a call that must succeed.
     #[track_caller]
     pub fn ok(&self) -> Value {
         self.check_success();
         self.json()
     }
 
-    /// The rows of a list that has to succeed.
+    /// The rows of a list that must succeed.
     #[track_caller]
     pub fn rows(&self) -> Vec<Value> {
         match self.ok() {
@@ -400,14 +399,14 @@ impl Answer {
         self.is_failure_of("there is no lease store")
     }
 
-    /// Asserts success without an answer, as DEL, CHECK, GC and STATUS have it.
+    /// Asserts success without output, as for DEL, CHECK, GC and STATUS.
     #[track_caller]
     pub fn silent(&self) {
         self.check(self.succeeded() && self.stdout.is_empty(), "silent success was expected");
     }
 
-    /// Code and message of a call that has to fail, as one CNI error and nothing else. Ours says
-    /// its version and exits with 1; host-local does not say it.
+    /// Code and message of a call that must fail with one CNI error and nothing else. sublet's contains its
+    /// version and exits with 1; host-local's does not contain a version.
     #[track_caller]
     pub fn error(&self) -> (i64, String) {
         self.check(matches!(self.code, Some(code) if code != 0), "a failure was expected");
@@ -473,7 +472,7 @@ fn walk(dir: &Path, files: &mut Vec<PathBuf>) {
     files.sort();
 }
 
-/// Numbers that look random and are the same in every run (splitmix64).
+/// Pseudo-random numbers that are the same in every run (splitmix64).
 #[derive(Clone)]
 pub struct Dice(pub u64);
 

@@ -1,4 +1,4 @@
-//! How much one configuration may hold: the most that is allowed works, one more is refused by name.
+//! Limits of one configuration: the maximum works, and one more is refused with the name of the limit.
 
 use serde_json::{Value, json};
 
@@ -43,7 +43,7 @@ fn ranges() {
     let text = "ipam holds 1025 ranges in its range sets; at most 1024 are allowed";
     let more = with(&lab, &sets(1025));
     refused("ADD", &more, text);
-    // What is too much for an ADD keeps no lease from being freed.
+    // A configuration that is too large for an ADD does not prevent a DEL.
     Call::cni("DEL", "a", &more).run().silent();
     assert!(lab.list().is_empty());
 
@@ -100,7 +100,7 @@ fn excluded_addresses() {
     refused("ADD", &conf, "ipam.exclude holds 4097 entries; at most 4096 are allowed");
 }
 
-/// A runtime lists every attachment that lives. 64 MiB of memory are enough for 200,000.
+/// A runtime lists every valid attachment. 64 MiB of memory are enough for 200,000.
 #[test]
 fn many_attachments_need_little_memory() {
     let lab = Lab::new();

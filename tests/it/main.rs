@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod check;
+mod cluster_model;
 mod cni;
 mod cni_cache;
 mod commands;

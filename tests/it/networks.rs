@@ -11,8 +11,8 @@ use crate::lab::{Call, Lab, addresses};
 const NETWORKS: usize = 50;
 const RUNTIMES: usize = 20;
 
-/// All networks lease from the same addresses, as separate VLANs do: what one lost to another, or
-/// saw of it, would show as a gap or as an address twice.
+/// All networks lease from the same addresses, as separate VLANs do. If one network affected another, there
+/// would be a gap or a duplicate address.
 fn network(lab: &Lab, name: &str) -> Value {
     json!({
         "cniVersion": "1.1.0", "name": name, "type": "bridge",
@@ -20,7 +20,7 @@ fn network(lab: &Lab, name: &str) -> Value {
             "type": "sublet",
             "ranges": [[{"subnet": "10.5.0.0/27"}], [{"subnet": "fd05::/64"}]],
             "dataDir": lab.data_dir(),
-            // A thousand processes on a few processors: what is asked is who gets what.
+            // A thousand processes on a few processors: this test is about the holders, not about speed.
             "lockTimeout": "120s"
         }
     })
@@ -39,9 +39,9 @@ fn listed(lab: &Lab) -> Held {
     held
 }
 
-/// 50 networks with 20 runtimes each, a process for every call: each adds two containers and
-/// deletes one. The container IDs are the same in all networks. Then a GC in one network and one
-/// that fills another are seen by no third.
+/// 50 networks with 20 runtimes each, and a process for every call: each runtime adds two containers and
+/// deletes one. The container IDs are the same in all networks. Then a GC in one network and filling
+/// another one do not affect a third.
 #[test]
 fn fifty_networks_with_twenty_runtimes_each() {
     let lab = Lab::new();
@@ -53,7 +53,7 @@ fn fifty_networks_with_twenty_runtimes_each() {
             scope.spawn(move || {
                 start.wait();
                 for turn in 0..NETWORKS {
-                    // Neighbours are in different networks at any one time.
+                    // Consecutive calls are in different networks.
                     let name = format!("net{}", (turn + runtime * 7) % NETWORKS);
                     let conf = network(lab, &name);
                     let (stays, goes) = (format!("c{runtime}"), format!("gone{runtime}"));

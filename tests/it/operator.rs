@@ -1,4 +1,4 @@
-//! The command line where a plain answer would be wrong: half an array, one word for several
+//! Cases of the command line in which a simple answer would be wrong: incomplete arrays, ambiguous
 //! networks.
 
 use std::fs;
@@ -52,7 +52,7 @@ fn leases_in_several_networks_are_not_freed_at_one_word() {
     }
 }
 
-/// `--store` takes a cluster as well; what is wrong with it is one line.
+/// `--store` accepts a cluster as well; an error in it is one line.
 #[test]
 fn a_cluster_by_the_command_line() {
     for (store, said) in [
@@ -61,7 +61,7 @@ fn a_cluster_by_the_command_line() {
         (r#"{"etcd": {"endpoint": ["http://a:1"], "prefix": "/"}}"#, "etcd.prefix"),
         (r#"{"etcd": {"tokenFil": "x", "timeout": "0s"}}"#, "etcd.timeout"),
         (r#"{"consul": {"tokenFile": "/nope"}}"#, "/nope"),
-        ("{", "the store is no JSON"),
+        ("{", "the store is not valid JSON"),
         (r#"{"redis": {}}"#, "\"redis\""),
     ] {
         let answer = Call::sublet().arg("--store").arg(store).arg("list").run();

@@ -1,4 +1,4 @@
-//! Processes that wait for the store are served roughly in order, whatever becomes of those before.
+//! Processes that wait for the store are served roughly in order, whatever happens to those before them.
 
 #![expect(clippy::disallowed_methods, reason = "what does not happen is waited for in vain")]
 
@@ -36,7 +36,7 @@ fn held(persist: &str) -> Held {
 }
 
 impl Held {
-    /// Starts an ADD and comes back when it waits with this number.
+    /// Starts an ADD and returns when it waits with this number.
     fn waiting(&self, number: i64) -> (Call, Child) {
         let call = Call::cni("ADD", &format!("w{number}"), &self.conf);
         let child = call.spawn();
@@ -49,7 +49,7 @@ impl Held {
     }
 }
 
-/// Whether somebody has this number: a lock on that byte.
+/// Whether a process has this number: a lock on that byte.
 fn is_taken(lock: &File, number: i64) -> bool {
     let free = i16::try_from(F_UNLCK).unwrap();
     let taken = i16::try_from(F_WRLCK).unwrap();
@@ -62,9 +62,9 @@ fn got(waiting: Vec<(Call, Child)>) -> Vec<String> {
     waiting.into_iter().flat_map(|(call, child)| addresses(&call.answer(child).ok())).collect()
 }
 
-/// Fails unless the addresses from 10.1.2.3 on were leased in order, but for one process in eight. A
-/// process at the head of the queue that is not scheduled for 20 ms is passed by others, and how often
-/// that happens depends on what else the machine does.
+/// Fails unless the addresses from 10.1.2.3 on were leased in order, except for one process in eight. If
+/// the process at the head of the queue is not scheduled for 20 ms, others pass it. How often that happens
+/// depends on the load of the machine.
 fn roughly_in_order(got: &[String], persist: &str) {
     let last = |address: &String| address.rsplit('.').next().unwrap().parse::<usize>().unwrap();
     let got: Vec<usize> = got.iter().map(last).collect();
@@ -101,7 +101,7 @@ fn sixty_four_are_served_in_order() {
     }
 }
 
-/// A killed one is passed over, the others keep their order; the lock of a killed holder is free.
+/// A killed process is skipped, and the others keep their order. The lock of a killed holder is free.
 #[test]
 fn a_killed_one_is_passed_over() {
     for persist in ["boot", "disk"] {
@@ -119,7 +119,7 @@ fn a_killed_one_is_passed_over() {
     }
 }
 
-/// A process at the head of the queue that is stopped keeps nobody from a lock that is free.
+/// A stopped process at the head of the queue keeps no other process from a free lock.
 #[test]
 fn a_stopped_one_is_passed_over() {
     let held = held("boot");
@@ -141,7 +141,7 @@ fn a_stopped_one_is_passed_over() {
 fn stop(child: &Child, name: &str) {
     signal(child, name);
     let pid = child.id();
-    // The signal is sent; each thread stops when it gets there.
+    // The signal is sent, but each thread stops later.
     let threads = || fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let stat = |task: fs::DirEntry| fs::read_to_string(task.path().join("stat")).unwrap();
     while name == "STOP" && !threads().all(|task| stat(task.unwrap()).contains(") T ")) {
@@ -162,8 +162,8 @@ fn a_check_waits_too() {
     call.answer(child).silent();
 }
 
-/// A network's first ADD takes the locks of both files, one after the other: the bound is the
-/// whole call's.
+/// A network's first ADD takes the locks of both files, one after the other. The limit applies to the whole
+/// call.
 #[test]
 fn the_bound_is_for_all_locks_together() {
     let boot = held("boot");
@@ -182,13 +182,13 @@ fn the_bound_is_for_all_locks_together() {
     let (code, msg) = call.answer(child).error();
     let took = begin.elapsed();
     assert!(code == 11 && msg.contains("leases.redb.boot.lock"), "{code} {msg}");
-    // Two bounds would be seven seconds.
+    // Two separate limits would add up to seven seconds.
     let enough = Duration::from_secs(4)..Duration::from_millis(6_800);
     assert!(enough.contains(&took), "{took:?}: {msg}");
 }
 
-/// Threads of one process, each with a file of its own, are served as processes are; one that gave up
-/// is not served, and leaves nothing behind.
+/// Threads of one process, each with its own file, are served like processes. One that gave up is not
+/// served, and leaves nothing behind.
 #[test]
 fn threads_of_one_process_too() {
     let lab = Lab::new();
@@ -228,7 +228,7 @@ fn threads_of_one_process_too() {
     drop(lock_file(&path, Wait::Try).unwrap());
 }
 
-/// Who waits for a file that was removed meanwhile waits for the one that has the name now.
+/// A process that waits for a removed file continues with the file that now has the name.
 #[test]
 fn a_lock_file_that_is_replaced() {
     let lab = Lab::new();

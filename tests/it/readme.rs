@@ -1,6 +1,5 @@
-//! The examples of the programs that sublet replaces, as their READMEs print them, and our own
-//! README. Each of the former is a script in testdata/readme/ that gets a folder and sublet, and
-//! leaves what was answered in files.
+//! The examples in the READMEs of the programs that sublet replaces, and sublet's own README. Each of the
+//! former is a script in testdata/readme/, which gets a folder and sublet, and writes the answers to files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -63,14 +62,14 @@ fn ecs_ipam() {
     let rows: Value = serde_json::from_str(&text(&lab, "list-after-del.json")).unwrap();
     let left = rows.as_array().unwrap();
     assert!(left.iter().all(|row| row["kind"] == "gateway"), "{rows}");
-    // What the ECS agent asks before it uses awsvpc mode.
+    // The query that the ECS agent makes before it uses awsvpc mode.
     assert!(text(&lab, "capabilities.json").contains("awsvpc-network-mode"));
     let version: Value = serde_json::from_str(&text(&lab, "version.json")).unwrap();
     assert!(version["version"].is_string(), "{version}");
 }
 
-/// Where no Consul answers, each of the README's configurations gets a clear error, and nothing is
-/// leased anywhere else. (With one: scripts/e2e-consul.sh.)
+/// If no Consul answers, each of the README's configurations gets a clear error, and nothing is leased
+/// anywhere else. (With a Consul: scripts/e2e-consul.sh.)
 #[test]
 fn cni_ipam_consul() {
     let standard = Path::new("/var/lib/cni/sublet/leases.redb");
@@ -95,7 +94,7 @@ fn ours() -> String {
     fs::read_to_string(path).unwrap()
 }
 
-/// The first cell of each row of the table under a heading of our README.
+/// The first cell of each row of the table under a heading of the README.
 fn first_cells(heading: &str) -> Vec<String> {
     let text = ours();
     let part = text.split(&format!("\n## {heading}\n")).nth(1).expect("the heading");
@@ -138,7 +137,7 @@ fn our_error_codes() {
     assert_eq!(first_cells("Error codes"), codes);
 }
 
-/// Every key that our README names is one that the program knows.
+/// Every key in the README is known to the program.
 #[test]
 fn our_keys() {
     let cells = first_cells("Configure");
@@ -152,7 +151,7 @@ fn our_keys() {
     }
 }
 
-/// Every flag of subletd that its page names is explained, and none is left out.
+/// Every flag of subletd on its page has a help text, and the page lists all flags.
 #[test]
 fn our_docker_flags() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/docker.md");
@@ -179,7 +178,7 @@ fn our_docker_flags() {
     }
 }
 
-/// Every command is in the README or in the pages for operators, and the README names no other.
+/// The README or the pages for operators mention every command, and the README mentions no unknown one.
 #[test]
 fn all_commands_are_told_of() {
     let page =
@@ -199,7 +198,7 @@ fn all_commands_are_told_of() {
     }
 }
 
-/// Each command of our README is one, and its options are.
+/// The README mentions these commands, and they have these options.
 #[test]
 fn our_commands() {
     let text = ours();

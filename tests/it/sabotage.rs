@@ -1,5 +1,5 @@
-//! The patches in tests/sabotage: each one says which fault it puts back and which test notices it, and
-//! applies to the sources. `scripts/sabotage.sh` builds them and runs those tests.
+//! The patches in tests/sabotage: each names the fault that it reintroduces and the test that notices it,
+//! and applies to the sources. `scripts/sabotage.sh` builds them and runs those tests.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -27,7 +27,7 @@ fn is_test(path: &str) -> bool {
         Some(modules) => ("tests/it", modules),
         None => ("src", modules),
     };
-    // Unit tests are in the file that they are about.
+    // Unit tests are in the file that they test.
     let file = modules.strip_suffix("::tests").unwrap_or(modules);
     let files = [file, modules].map(|module| root().join(folder).join(module.replace("::", "/")));
     let files = files.iter().flat_map(|file| [file.with_extension("rs"), file.join("mod.rs")]);

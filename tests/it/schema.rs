@@ -1,7 +1,7 @@
-//! Whether JSON is as docs/schema.json says.
+//! Validates JSON with docs/schema.json.
 //!
-//! Knows the part of JSON Schema that the file uses; any other keyword is a failure. The crates that know
-//! all of it bring some thirty others.
+//! Supports the part of JSON Schema that the file uses; any other keyword is a failure. Complete
+//! implementations would add about thirty crates.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,12 +15,12 @@ static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 });
 
-/// The commands that the schema has.
+/// The commands in the schema.
 pub fn commands() -> BTreeSet<String> {
     SCHEMA["properties"].as_object().unwrap().keys().cloned().collect()
 }
 
-/// Ends the test if what a command printed is not as the schema says.
+/// Fails the test if the output of a command does not match the schema.
 pub fn check(command: &str, printed: &Value) {
     if let Err(fault) = fits(&json!({ command: printed }), &SCHEMA) {
         panic!("docs/schema.json: {fault}");

@@ -1,6 +1,6 @@
-//! No lease of a living container is ever judged lost: a made-up world of two machines, each with
-//! mount namespaces, processes and containers, in which numbers and names are used again as soon as
-//! they are free, and in which things happen between the look and the freeing.
+//! No lease of a living container is ever judged lost. The test has a model of two machines with mount
+//! namespaces, processes and containers, in which numbers and names are reused as soon as they are free,
+//! and in which things happen between the check and the release.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ const STEPS: usize = 10_000;
 const DEVICE: u64 = 4;
 const IDS: u64 = 30;
 
-/// One kernel. Numbers are given as Linux does: the lowest free one, pids in a small circle.
+/// One kernel. Like Linux, it assigns the lowest free number, and pids in a small cycle.
 #[derive(Default)]
 struct Machine {
     inodes: BTreeSet<u64>,
@@ -56,7 +56,7 @@ impl Machine {
         }
     }
 
-    /// A namespace lives as long as somebody holds it.
+    /// A namespace lives as long as it has a holder.
     fn sweep(&mut self) {
         let held = self.held();
         self.inodes.retain(|n| held.contains(n));
@@ -108,8 +108,8 @@ impl World {
         }
     }
 
-    /// `in_window`: between a look and the freeing no container comes back under a name and a
-    /// number that it had: nothing could tell.
+    /// `in_window`: between a check and the release, no container returns with its former name and number,
+    /// because that could not be noticed.
     fn start(&mut self, machine: usize, in_window: bool) {
         let id = format!("m{machine}-{}", self.dice.below(IDS));
         if self.machines[machine].containers.contains_key(&id) {
@@ -194,7 +194,7 @@ impl World {
             }
             8 => self.shake(machine),
             9 => {
-                // Somebody else's namespaces come and go, and take numbers and names.
+                // Namespaces of other programs come and go, and reuse numbers and names.
                 let m = &mut self.machines[machine];
                 let inode = m.namespace();
                 m.process(inode);
@@ -239,7 +239,7 @@ impl World {
         let mut listings = Vec::new();
         let by_netns = self.dice.once_in(2);
         if !by_netns || self.dice.once_in(2) {
-            // It may be one of two runtimes, and know of a part alone.
+            // It may be one of two runtimes, and know only some of the containers.
             let part = self.dice.below(3);
             let knows = |id: &&String| part != 0 || id.ends_with(['1', '3', '5', '7', '9']);
             let containers = m.containers.keys().filter(knows).cloned().collect();
@@ -277,7 +277,7 @@ impl World {
         check::list(&mut *self.store, &cx).unwrap()
     }
 
-    /// Every living container has its lease.
+    /// Verifies that every living container has its lease.
     fn verify(&mut self) {
         let held: BTreeMap<Addr, Owner> =
             self.leases().into_iter().map(|l| (l.addr, l.owner)).collect();
@@ -321,7 +321,7 @@ fn no_living_container_loses_its_lease() {
         }
     }
     world.verify();
-    // It did find what was lost, and things did happen in between.
+    // Lost leases were found, and events did happen in between.
     assert!(world.freed > STEPS / 50, "only {} were freed", world.freed);
     assert!(world.proven > world.freed, "nothing ever happened between look and freeing");
 }

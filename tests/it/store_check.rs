@@ -1,7 +1,7 @@
-//! Whether a store is what it has to be, asked through the library.
+//! Checks a store through the library.
 //!
-//! Owns: the store's use from outside of the program, and what must be true of it. The network is the
-//! one of `lab::conf`.
+//! Uses the store from outside of the program, and has the conditions that must hold. The network is that
+//! of `lab::conf`.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +25,7 @@ thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs what may make the store's engine panic, which the store catches, without a word of it.
+/// Runs code in which the store's engine may panic, which the store catches, without printing the panic.
 pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -34,7 +34,7 @@ pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
         let record = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             record(info);
-            // A test's own complaint is told all the same.
+            // A panic of the test itself is still printed.
             let ours = info.location().is_some_and(|l| l.file().starts_with("tests/"));
             if ours || !QUIET.get() {
                 loud(info);
@@ -47,14 +47,14 @@ pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
     answer
 }
 
-/// The subnet that everything is leased from.
+/// The subnet of all leases.
 pub const SUBNET: &str = "10.4.0.0/16";
 
 /// Container and address.
 pub type Leases = BTreeMap<String, String>;
 
-/// What a store must hold: the leases that were acknowledged, and containers of which nobody can
-/// say, for a call on them never came to its end.
+/// The expected content of a store: the acknowledged leases, and containers whose state is unknown because
+/// a call did not finish.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Truth {
     pub acknowledged: Leases,
@@ -62,19 +62,19 @@ pub struct Truth {
     pub reserved: usize,
 }
 
-/// A handle on the store of a folder as `Lab` lays it out.
+/// Opens the store of a folder with `Lab`'s layout.
 pub fn open(file: &Path, persist: Persist) -> Box<dyn Store> {
     let spec = StoreSpec::Embedded {
         path: file.to_owned(),
         persist,
-        // Not `Try`: a child that another test's thread forks has our lock until it runs its program.
+        // Not `Try`: a child that another test's thread forks holds our lock until it starts its program.
         wait: Wait::For(Duration::from_secs(10)),
         history: History::default(),
     };
     sublet::store::open(&spec).unwrap()
 }
 
-/// As the real program has it, so that both are of one boot and machine.
+/// Like the real program's, so that both have the same boot and machine.
 pub fn now() -> Context {
     sublet::sys::host::facts(&|_| None).context()
 }
@@ -125,7 +125,7 @@ pub fn del(container: &str) -> Command {
     Command::Del(Del { set: set(), target, rewind: false, undo: false, legacy: None })
 }
 
-/// The addresses `from..from + count` of the subnet, set aside.
+/// Reserves the addresses `from..from + count` of the subnet.
 pub fn reserve(from: u32, count: u32) -> Command {
     let base = 10 << 24 | 4 << 16;
     let addr = |n: u32| std::net::IpAddr::from(std::net::Ipv4Addr::from(base + n));
@@ -147,13 +147,13 @@ pub fn list(store: &mut dyn Store, cx: &Context) -> Result<Vec<Lease>, Error> {
     Ok(all)
 }
 
-/// What a lease is told apart by: its container and address.
+/// The identity of a lease: its container and address.
 pub fn row(lease: &Lease) -> (String, String) {
     let container = lease.attachment().map(|a| a.container.as_str().to_owned());
     (container.unwrap_or_default(), lease.addr.to_string())
 }
 
-/// Whether the store opens, tells the truth, gives and frees, and comes out empty.
+/// Checks that the store opens, has the expected content, leases and frees, and is empty in the end.
 pub fn store(file: &Path, persist: Persist, cx: &Context, truth: &Truth) -> Result<(), String> {
     let store = &mut *open(file, persist);
     let leases = list(store, cx).map_err(|e| format!("list: {e}"))?;
@@ -178,7 +178,7 @@ pub fn store(file: &Path, persist: Persist, cx: &Context, truth: &Truth) -> Resu
             return Err(format!("{container} must not have {address}: {rows:?}"));
         }
     }
-    // A repeated ADD is answered with what there is, a new one with what is free.
+    // A repeated ADD returns the existing lease, a new one a free address.
     if let Some((container, address)) = held.iter().next() {
         let again = given(store, container, cx)?;
         if again.to_string() != *address {

@@ -1,5 +1,5 @@
-//! What is linked in: its licences, and no crate twice. cargo-deny checks the same and more where it
-//! is installed; this runs everywhere.
+//! The crates in the program: their licenses, and none in two versions. cargo-deny checks the same and more
+//! if it is installed; this runs everywhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -27,7 +27,7 @@ const LICENCES: &[&str] = &[
 const DUPLICATES: &[(&str, &str)] =
     &[("embedded-io", "postcard offers the traits of both; they are empty of code here")];
 
-/// `cargo metadata` of what Cargo.lock names.
+/// The `cargo metadata` of the crates in Cargo.lock.
 fn metadata(extra: &[&str]) -> Value {
     #[expect(clippy::disallowed_methods, reason = "cargo tells its tests which cargo it is")]
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -45,7 +45,7 @@ fn metadata(extra: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Whether an SPDX expression can be met by the licences allowed: one of each OR, all of each AND.
+/// Whether allowed licenses satisfy an SPDX expression: one of each OR, all of each AND.
 fn allowed(expression: &str) -> bool {
     let expression = expression.replace('/', " OR ");
     let parts = split(&expression, " AND ");
@@ -137,7 +137,7 @@ fn no_crate_twice() {
         }
         for dep in by_id[id]["deps"].as_array().unwrap() {
             let kinds = dep["dep_kinds"].as_array().unwrap();
-            // Neither tests nor build scripts are in the program.
+            // Tests and build scripts are not part of the program.
             if kinds.iter().any(|k| k["kind"].is_null()) {
                 queue.push(dep["pkg"].as_str().unwrap());
             }

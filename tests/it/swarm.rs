@@ -1,4 +1,4 @@
-//! Many processes at once, and processes that are killed.
+//! Many processes at once, and killed processes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Barrier, Mutex};
@@ -36,14 +36,14 @@ fn sixty_four_processes_at_once_on_disk() {
     swarm("disk");
 }
 
-/// 64 workers x 20 ADDs, every second one followed by its DEL. `held` knows what was answered and
-/// not yet given back: an address in it twice had two holders at one time.
+/// 64 workers x 20 ADDs, every second one followed by its DEL. `held` has the leases that were answered and
+/// not freed yet: an address in it twice had two holders at the same time.
 fn swarm(persist: &str) {
     let lab = Lab::new();
     let mut conf = network(&lab, persist);
     if persist == "disk" {
-        // Behind 63 others that each flush a busy disk one may wait longer than the usual 5 s: that
-        // is the machine's speed, and what is asked here is who gets what.
+        // After 63 others that each flush a busy disk, a process may wait longer than the usual 5 s. This
+        // test is about the holders, not about the speed of the machine.
         conf["ipam"]["lockTimeout"] = json!("60s");
     }
     let held: Mutex<HashMap<String, String>> = Mutex::default();
@@ -62,7 +62,7 @@ fn swarm(persist: &str) {
                         assert_eq!(other, None, "{address} was given to {id} as well");
                     }
                     if turn % 2 == 1 {
-                        // Out of `held` first: once the DEL runs, another may have it.
+                        // Removed from `held` first, because another process may get it once the DEL runs.
                         for address in &got {
                             held.lock().unwrap().remove(address);
                         }
@@ -95,8 +95,8 @@ fn killed_adds_lose_nothing_on_disk() {
     kills("disk");
 }
 
-/// 500 ADDs by four workers, each killed at a random moment. What was answered is leased; what was
-/// not is given back by a repeated ADD.
+/// 500 ADDs by four workers, each killed at a random moment. Answered addresses are leased; a repeated ADD
+/// returns the others.
 fn kills(persist: &str) {
     const TOTAL: usize = 500;
     let usual = usual_time(persist);
@@ -114,7 +114,7 @@ fn kills(persist: &str) {
                     // Four share the lock and two processors, so an ADD takes longer than alone.
                     let moment = usual * u32::try_from(dice.below(400)).unwrap() / 100;
                     let answer = add_killed_after(&id, conf, moment);
-                    // Killed after its answer was whole: the caller has it.
+                    // It was killed after its complete answer, so the caller has the lease.
                     if let Ok(result) = serde_json::from_str::<Value>(&answer.stdout) {
                         assert!(result.get("ips").is_some(), "{answer:?}");
                         answered.lock().unwrap().insert(id, addresses(&result));
@@ -164,8 +164,8 @@ fn a_killed_first_add_is_no_obstacle_on_disk() {
     first_kills("disk");
 }
 
-/// The ADD that makes the store is killed, at one moment after the other: it leaves both addresses
-/// or none, a list works in between, and the repeated ADD gets what it would have got.
+/// The ADD that creates the store is killed at one moment after another. It leaves both addresses or none,
+/// a list works in between, and the repeated ADD returns the address that it would have returned.
 fn first_kills(persist: &str) {
     const MOMENTS: u32 = 60;
     let usual = usual_time(persist);
@@ -173,7 +173,7 @@ fn first_kills(persist: &str) {
     for moment in 0..MOMENTS {
         let lab = Lab::new();
         let conf = network(&lab, persist);
-        // To make a store takes longer than to use one.
+        // Creating a store takes longer than using one.
         let killed = add_killed_after("first", &conf, usual * 4 * moment / MOMENTS);
         let before = by_attachment(&lab.list());
         let held = before.get("first/eth0").map_or(0, Vec::len);
@@ -187,7 +187,7 @@ fn first_kills(persist: &str) {
     assert!(left.contains_key(&0), "none was killed before its lease: {left:?}");
 }
 
-/// How long an ADD takes when nobody disturbs it and the store is there.
+/// The duration of an undisturbed ADD with an existing store.
 fn usual_time(persist: &str) -> Duration {
     let lab = Lab::new();
     let conf = &network(&lab, persist);
@@ -209,7 +209,7 @@ fn add_killed_after(id: &str, conf: &Value, moment: Duration) -> Answer {
     let begin = Instant::now();
     let call = Call::cni("ADD", id, conf);
     let mut child = call.spawn();
-    // The moment is far below a scheduler's tick, so it is waited for awake.
+    // The moment is far shorter than a scheduler's tick, so this is a busy wait.
     while begin.elapsed() < moment {
         thread::yield_now();
     }

@@ -1,12 +1,12 @@
-//! The rules of this repository that no compiler checks.
+//! Rules of this repository that the compiler does not check.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// Which modules of `crate::` each top-level module may name; itself always. The rule:
-/// `net, model, error <- alloc <- engine <- faces <- main`, and no face names another.
+/// The modules of `crate::` that each top-level module may use, besides itself. The rule: `net, model,
+/// error <- alloc <- engine <- faces <- main`, and no face uses another.
 const LAYERS: &[(&str, &str)] = &[
     ("error", "net model"),
     ("net", "model error"),
@@ -30,7 +30,7 @@ const LAYERS: &[(&str, &str)] = &[
 
 const FACE: &str = "net model error alloc sys config telemetry store rows migrate liveness engine";
 
-/// Dependencies that the design names, and those that only one place may use.
+/// Dependencies of the design, and those that only one place may use.
 const CRATES: &[(&str, &[&str])] = &[
     ("percent_encoding", &["sys/percent.rs"]),
     ("serde", &[]),
@@ -77,7 +77,7 @@ fn rust(folder: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The code of src/ by its path below it: no test modules, no comments.
+/// The code in src/ by its path: without test modules and comments.
 pub fn sources() -> BTreeMap<String, String> {
     let src = root().join("src");
     let is_test = |name: &str| name.contains("/testing/") || name.ends_with("test.rs");
@@ -153,7 +153,7 @@ fn crates_are_used_where_they_belong() {
     complain(&faults);
 }
 
-/// A look that fails is no answer, and only one place puts a file over another.
+/// A failed check is not an answer, and only one place renames over a file.
 #[test]
 fn the_store_takes_no_failed_look_for_absence() {
     let mut faults = Vec::new();
@@ -165,7 +165,7 @@ fn the_store_takes_no_failed_look_for_absence() {
         }
         let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
         for (number, line) in code.lines().enumerate() {
-            // `found` is what a look that did not fail found.
+            // `found` is the result of a check that did not fail.
             let line = line.replace("found.is_dir()", "").replace("found.is_file()", "");
             for word in [".exists()", ".is_file()", ".is_dir()", "fs::rename("] {
                 if line.contains(word) {

@@ -1,7 +1,7 @@
 //! docs/troubleshooting.md has a row for each error code, each variant of the library's errors, each
-//! message that testdata expects and each message of a command; and each row's message is in the sources.
+//! message that testdata expects and each message of a command. Each row's message is in the sources.
 //!
-//! In a row a message stands as code in the first cell, with `...` for what differs.
+//! In the first cell of a row, a message is formatted as code, with `...` for variable parts.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::lab::testdata;
 use crate::tidy::{complain, read, root, sources};
 
-/// The enums of errors: their file, their name, and how their anchors begin.
+/// The error enums: their file, their name, and the prefix of their anchors.
 const ERRORS: &[(&str, &str, &str)] = &[
     ("src/error/mod.rs", "Refusal", ""),
     ("src/error/mod.rs", "StoreError", "store-"),
@@ -34,7 +34,7 @@ fn messages() -> Vec<String> {
     code.filter(|message| *message != "...").map(str::to_owned).collect()
 }
 
-/// Whether a row's message stands for this one: `...` is any text.
+/// Whether a row's message matches this one: `...` matches any text.
 fn fits(pattern: &str, message: &str) -> bool {
     let Some((begin, rest)) = pattern.split_once("...") else { return pattern == message };
     message.strip_prefix(begin).is_some_and(|message| {
@@ -42,18 +42,19 @@ fn fits(pattern: &str, message: &str) -> bool {
     })
 }
 
-/// A source's strings as the program has them; a quote inside of them is `'`.
+/// The strings of a source file as the program has them; a quote inside of them becomes `'`.
 fn unescaped(source: &str) -> String {
     let joined: String = source.split("\\\n").map(str::trim_start).collect();
     joined.replace("\\\"", "'").replace("{{", "{").replace("}}", "}")
 }
 
-/// The pieces of a text that are long enough to say something.
+/// The parts of a text that are long enough to be significant.
 fn pieces<'t>(text: &'t str, between: &'static [char]) -> impl Iterator<Item = &'t str> {
     text.split(between).map(str::trim).filter(|piece| piece.len() > 4)
 }
 
-/// Whether a text has a piece, which may begin with a name that the text has elsewhere or as `...`.
+/// Whether a text contains a piece. The piece may begin with a name that is elsewhere in the text or
+/// replaced by `...`.
 fn has(text: &str, piece: &str) -> bool {
     text.contains(piece) || piece.split_once(' ').is_some_and(|(_, rest)| text.contains(rest))
 }
@@ -93,7 +94,7 @@ fn every_code_and_variant_has_its_row() {
     assert_eq!(found.map(str::to_owned).collect::<BTreeSet<_>>(), expected);
 }
 
-/// The texts with which configurations, calls and commands of testdata are refused.
+/// The error texts of configurations, calls and commands in testdata.
 fn expected_by_testdata() -> BTreeSet<String> {
     let mut texts = BTreeSet::new();
     for dialect in ["native", "ecs", "consul"] {
@@ -142,7 +143,7 @@ fn every_row_is_in_the_sources() {
     complain(&rows.iter().filter(unknown).cloned().collect::<Vec<_>>());
 }
 
-/// Links between the pages and inside of them lead somewhere.
+/// Links between and inside the pages have existing targets.
 #[test]
 fn links_lead_somewhere() {
     let mut pages = vec![root().join("testdata/README.md")];

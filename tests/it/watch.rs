@@ -57,7 +57,7 @@ impl Drop for Watch {
     }
 }
 
-/// Waits until it has looked once: before that an event is of the past.
+/// Waits until it has checked once: earlier events are not shown.
 fn settled() {
     #[allow(clippy::disallowed_methods, reason = "nothing tells that another process waits")]
     std::thread::sleep(Duration::from_millis(700));
@@ -87,8 +87,7 @@ fn watch_tells_what_happens() {
     }
 }
 
-/// What it prints in both forms, as `commands` has it of those that end. The time is the one thing that
-/// differs.
+/// Its output in both forms, with golden files like those of `commands`. Only the time differs.
 #[test]
 fn watch_prints_what_it_printed() {
     let mut faults = Vec::new();
@@ -113,7 +112,7 @@ fn watch_prints_what_it_printed() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// With `TIME` in the place of the time, which comes first.
+/// Replaces the time at the start by `TIME`.
 fn timeless(line: &str) -> String {
     let begin = line.find("20").unwrap();
     let end = begin + line[begin..].find('Z').unwrap() + 1;

@@ -6,77 +6,78 @@ use super::operator::{DefineNetwork, ForeignLease};
 use crate::model::{ContainerId, IfName, Lease, NetworkName, Origin, Owner, SetName, words};
 use crate::net::{Addr, RangeSet};
 
-/// ADD. All or nothing over all its range sets; repeatable by the same owner.
+/// ADD: leases an address of each range set, or none. The same owner can repeat it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Add {
     /// The set of leases to draw from.
     pub set: SetName,
-    /// The network as its users call it: names the definition kept in the store.
+    /// The network, as users name it. The store keeps its definition under this name.
     pub network: NetworkName,
-    /// For whom.
+    /// The owner of the new leases.
     pub owner: Owner,
-    /// One address is leased from each; disjoint.
+    /// The range sets. One address is leased from each; they are disjoint.
     pub sets: Vec<RangeSet>,
-    /// Addresses asked for: each set takes the first that lies in it.
+    /// Requested addresses. Each set takes the first one that lies in it.
     pub requested: Vec<Requested>,
     /// Which free address to take.
     pub strategy: Strategy,
-    /// How long a freed address is kept back.
+    /// The cooldown of a freed address.
     pub cooldown: Cooldown,
-    /// Whether a pod gets its former address while that is free.
+    /// Whether a pod gets its former address if that is free.
     pub sticky: bool,
-    /// What an ADD for an owner that has a lease does.
+    /// The effect of an ADD for an owner that has a lease.
     pub on_duplicate: OnDuplicate,
     /// Record the gateways as leased, and refuse one that a container holds (ECS dialect).
     pub claim_gateways: bool,
-    /// Kept with the lease.
+    /// The origin, stored with the lease.
     pub origin: Origin,
-    /// What is known of host-local's leases for this network.
+    /// What is known about host-local's leases for this network.
     pub legacy: Legacy,
-    /// The definition that the ranges are of, where the cluster keeps one; if it has none yet, it
-    /// gets this one.
+    /// The definition that the ranges come from, if the cluster stores definitions. If it has none for the
+    /// network, it stores this one.
     pub define: Option<DefineNetwork>,
 }
 
-/// An address that was asked for.
+/// A requested address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Requested {
     /// The address.
     pub addr: Addr,
-    /// Prefix length to answer with, in bits; `None`: the subnet's.
+    /// Prefix length in bits to return; `None`: the subnet's.
     pub prefix: Option<u8>,
 }
 
 words! {
-    /// Which free address an ADD takes.
+    /// The strategy by which an ADD chooses a free address.
     #[derive(Default)]
     pub enum Strategy {
-        /// The next after the last one given, as host-local: a freed address is taken again last.
+        /// The address after the last allocated one, as in host-local: a freed address is reused last.
         #[default]
         RoundRobin = "round-robin",
         /// The lowest.
         Lowest = "lowest",
-        /// Any, from a random place on.
+        /// Any address, starting at a random position.
         Random = "random",
-        /// Any, from a place on that the owner's name decides: no shared state at all.
+        /// Any address, starting at a position that depends on the owner's name. Nodes need no shared
+        /// state.
         Hash = "hash",
     }
 }
 
-/// How long freed addresses are kept back.
+/// How long a freed address cools down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cooldown {
-    /// In seconds; 0: not at all.
+    /// In seconds; 0: no cooldown.
     pub seconds: u32,
-    /// Also when nothing else is left.
+    /// Whether the cooldown also holds if no other address is free.
     pub strict: bool,
 }
 
 words! {
-    /// What an ADD for an owner that has a lease does.
+    /// The effect of an ADD for an owner that has a lease.
     #[derive(Default)]
     pub enum OnDuplicate {
-        /// Answers with the lease: a runtime may repeat an ADD whose answer it lost.
+        /// Returns the lease: a runtime may repeat an ADD whose answer it lost.
         #[default]
         Same = "same",
         /// Refuses, as host-local does.
@@ -90,10 +91,11 @@ pub enum Legacy {
     /// There is no folder.
     #[default]
     Absent,
-    /// There is a folder, not read yet: unless it was taken over before, the outcome is
+    /// There is a folder that has not been read. Unless it was imported before, the outcome is
     /// [`super::Outcome::ReadLegacy`].
     Unread,
-    /// Its content, read under host-local's lock, which is held until the command is done.
+    /// The content of the folder. It was read under host-local's lock, which is held until the command has
+    /// ended.
     Read(Vec<ForeignLease>, Vec<LegacyCursor>),
 }
 
@@ -102,40 +104,40 @@ pub enum Legacy {
 pub struct LegacyCursor {
     /// N: index of the range set.
     pub index: usize,
-    /// The address given last.
+    /// The last allocated address.
     pub addr: Addr,
 }
 
-/// DEL. Freeing what is not held is no error.
+/// DEL. Freeing an unknown lease is no error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Del {
     /// The set of leases.
     pub set: SetName,
-    /// What to free.
+    /// The leases to free.
     pub target: Target,
-    /// Move the cursor to a freed address, as ecs-ipam does.
+    /// Moves the cursor to a freed address, as ecs-ipam does.
     pub rewind: bool,
-    /// Free it as if it had never been leased: no cooldown. For taking back an ADD whose answer
+    /// Frees the address without a cooldown, as if it had never been leased: to undo an ADD whose answer
     /// could not be delivered.
     pub undo: bool,
-    /// The network, if host-local has a folder of it: unless that was taken over, what the owner
-    /// holds may be there, and the outcome is [`super::Outcome::ReadLegacy`].
+    /// The network, if host-local has a folder of it. Unless the folder was imported, it may have leases of
+    /// the owner, and the outcome is [`super::Outcome::ReadLegacy`].
     pub legacy: Option<NetworkName>,
 }
 
-/// What a DEL frees.
+/// The leases that a DEL frees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// All that an owner holds. An attachment's leases from a host-local that wrote no interface
-    /// are found by the container alone, if it has none under its full name.
+    /// All leases of an owner. If an attachment has no lease under its full name, its leases from a
+    /// host-local that recorded no interface are found by the container alone.
     Owner(Owner),
-    /// All that the owner holds, if one of these addresses is among it.
+    /// All leases of the owner, if the owner holds one of these addresses.
     OwnerAt(Owner, Vec<Addr>),
     /// Only these addresses of this owner.
     Some(Owner, Vec<Addr>),
-    /// Only this lease, and only if it is still as it was read.
+    /// Only this lease, and only if it has not changed since it was read.
     Unchanged(Box<Lease>),
-    /// These addresses, whoever holds them; never gateways or reservations.
+    /// These addresses, whoever holds them, except gateways and reservations.
     Addresses(Vec<Addr>),
 }
 
@@ -144,11 +146,11 @@ pub enum Target {
 pub struct Check {
     /// The set of leases.
     pub set: SetName,
-    /// Whose.
+    /// The owner to check.
     pub owner: Owner,
-    /// The ranges; what prevResult has from them the owner must hold.
+    /// The ranges. The owner must hold the addresses of prevResult that lie in them.
     pub sets: Vec<RangeSet>,
-    /// The addresses of prevResult; `None` where there is no prevResult.
+    /// The addresses of prevResult; `None` if there is no prevResult.
     pub expected: Option<Vec<Addr>>,
 }
 
@@ -157,23 +159,23 @@ pub struct Check {
 pub struct Status {
     /// The set of leases.
     pub set: SetName,
-    /// The network as its users call it.
+    /// The network, as users name it.
     pub network: NetworkName,
-    /// Each must have an address to give.
+    /// The range sets. Each must have a free address.
     pub sets: Vec<RangeSet>,
     /// `cooldownStrict`.
     pub strict: bool,
 }
 
-/// GC. Judges only dynamic and static leases of this network that carry a container ID.
+/// GC. Frees only dynamic and static leases of this network that have a container ID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gc {
     /// The set of leases.
     pub set: SetName,
-    /// The network whose leases are judged.
+    /// The network whose leases are examined.
     pub network: NetworkName,
-    /// Attachments that live, sorted. There may be many, and a command is copied for each step.
+    /// The valid attachments, sorted. There may be many, and each step copies the command.
     pub valid: Arc<[(ContainerId, IfName)]>,
-    /// Go on behind this owner; `None`: from the start.
+    /// The owner after which to continue; `None`: start at the beginning.
     pub after: Option<Owner>,
 }

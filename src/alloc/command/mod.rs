@@ -1,7 +1,7 @@
 //! Commands, as plain data.
 //!
-//! A command holds everything that the allocator needs to know of its caller. So a store can run it
-//! again after a conflict, and another process can run it on behalf of its caller.
+//! A command contains everything that the allocator needs to know about its caller. A store can therefore
+//! run it again after a conflict, and another process can run it on behalf of the caller.
 
 mod cni;
 mod operator;
@@ -19,39 +19,40 @@ use crate::net::Addr;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::large_enum_variant, reason = "one is made in a call, and it is mostly an ADD")]
 pub enum Command {
-    /// Lease an address from each range set.
+    /// Lease an address of each range set.
     Add(Add),
-    /// Free what an owner holds.
+    /// Free leases of an owner.
     Del(Del),
-    /// Verify what an owner holds.
+    /// Verify the leases of an owner.
     Check(Check),
-    /// Tell whether an ADD could be served.
+    /// Check whether an ADD would succeed.
     Status(Status),
-    /// Free what no attachment uses.
+    /// Free the leases of unknown attachments.
     Gc(Gc),
-    /// Free what a machine holds.
+    /// Free the leases of a machine.
     Evict(Evict),
-    /// Set addresses aside.
+    /// Reserve addresses.
     Reserve(Reserve),
-    /// Reserve addresses that two programs have leased, so that neither's end frees them.
+    /// Reserve addresses that two programs have leased, so that a DEL from one of them does not free the
+    /// address.
     ReserveContested(Reserve),
-    /// Let them be given again.
+    /// Free reserved addresses.
     Unreserve(Unreserve),
-    /// Take over what another program leased.
+    /// Import the leases of another program.
     Import(Import),
-    /// Let another program go on from here.
+    /// Move leases to host-local.
     ExportHostLocal(ExportHostLocal),
-    /// Make a pool, or use a shared one.
+    /// Create a pool, or join a shared one.
     RequestPool(RequestPool),
-    /// Let a pool go, with all that was leased through it.
+    /// Release a pool with all of its leases.
     ReleasePool(ReleasePool),
     /// Lease an address of a pool.
     RequestAddress(RequestAddress),
     /// Free an address of a pool.
     ReleaseAddress(ReleaseAddress),
-    /// Free what a container engine no longer knows.
+    /// Free addresses that a container engine no longer knows.
     Sweep(Sweep),
-    /// Take over another program's pool with its addresses.
+    /// Import another program's pool with its addresses.
     AdoptPool(AdoptPool),
     /// Write records of another store.
     Restore(Restore),
@@ -60,14 +61,14 @@ pub enum Command {
 }
 
 impl Command {
-    /// Whether it can change nothing: a store opens for reading only.
+    /// Whether the command cannot change anything, so that the store can be opened read-only.
     pub fn only_looks(&self) -> bool {
         matches!(self, Command::Check(_) | Command::Status(_))
             || matches!(self, Command::Import(import) if import.dry_run)
             || matches!(self, Command::Restore(restore) if restore.dry_run)
     }
 
-    /// The same about another set of leases.
+    /// Returns the same command for another set of leases.
     #[must_use]
     pub fn in_set(mut self, set: SetName) -> Command {
         match &mut self {
@@ -80,7 +81,7 @@ impl Command {
         self
     }
 
-    /// The network whose containers get leases by it.
+    /// The network for whose containers the command leases addresses.
     pub fn network(&self) -> Option<&NetworkName> {
         let owner = match self {
             Command::Add(add) => &add.owner,
@@ -93,7 +94,7 @@ impl Command {
         }
     }
 
-    /// Makes a further step of a command that takes several; a GC or EVICT continues behind `owner`.
+    /// Prepares the next step of a command that takes several steps. A GC or EVICT continues after `owner`.
     pub fn resume(&mut self, owner: Option<Owner>) {
         match self {
             Command::Gc(Gc { after, .. }) | Command::Evict(Evict { after, .. }) => *after = owner,
@@ -102,7 +103,7 @@ impl Command {
         }
     }
 
-    /// The set of leases it is about, unless that is its pool's.
+    /// The set of leases that the command names; `None` if its pool determines the set.
     pub fn set(&self) -> Option<&SetName> {
         match self {
             Command::Add(c) => Some(&c.set),
@@ -121,14 +122,14 @@ impl Command {
     }
 }
 
-/// The addresses that an ADD got.
+/// The result of an ADD.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Added {
     /// One address of each range set, in the order of the range sets.
     pub grants: Vec<Grant>,
-    /// The addresses that this ADD leased. The owner held the others before.
+    /// The addresses that this ADD leased. The owner already held the others.
     pub created: Vec<Addr>,
-    /// What an operator should know, for the log.
+    /// Warnings for the operator's log.
     pub warnings: Vec<String>,
 }
 
@@ -141,78 +142,78 @@ pub struct Contested {
     pub claimant: Owner,
 }
 
-/// What one step of a command freed that can need several transactions.
+/// The result of one step of a command that may need several transactions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
-    /// The addresses that were freed, or would be.
+    /// The addresses that were freed, or (dry run) would be.
     pub freed: Vec<Addr>,
     /// `ReleasePool`: the pool exists. `Sweep`: the pool was removed too.
     pub pool: bool,
-    /// GC, EVICT: the owner behind whom the next step continues.
+    /// GC, EVICT: the owner after whom the next step continues.
     pub after: Option<Owner>,
     /// This was the last step.
     pub done: bool,
 }
 
-/// What an import did.
+/// The result of an import.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Imported {
-    /// It was carried out.
+    /// The import was carried out.
     Done {
-        /// The addresses that are leased now.
+        /// The newly leased addresses.
         taken: Vec<Addr>,
-        /// The addresses that the same owner held here before.
+        /// The addresses that the same owner already held here.
         present: Vec<Addr>,
     },
-    /// Nothing: the network was imported before, or the file converted.
+    /// Nothing was done: the network was imported before, or the file was converted before.
     Before,
 }
 
-/// What came of a command that was not refused.
+/// The result of a command that was not refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// ADD: what was leased.
+    /// ADD: the leases.
     Added(Added),
-    /// ADD, DEL: nothing was done; what is asked for is, or may be, in host-local's folder.
+    /// ADD, DEL: nothing was done, because host-local's folder may have leases of the owner.
     ReadLegacy,
-    /// ADD: nothing was done; these addresses of host-local's folder are leased here to others.
+    /// ADD: nothing was done, because other owners hold these addresses of host-local's folder here.
     Contested(Vec<Contested>),
-    /// DEL, UNRESERVE: what was freed.
+    /// DEL, UNRESERVE: the freed leases.
     Freed(Vec<Lease>),
-    /// CHECK: all as it should be.
+    /// CHECK: the leases match.
     Checked,
-    /// STATUS: an ADD could be served.
+    /// STATUS: an ADD would succeed.
     Ready,
-    /// GC, EVICT, `Sweep`, `ReleasePool`: what one step freed.
+    /// GC, EVICT, `Sweep`, `ReleasePool`: the result of one step.
     Collected(Collected),
-    /// RESERVE: done; those that were not reserved before.
+    /// RESERVE: the addresses that were not reserved before.
     Reserved(Vec<Addr>),
-    /// IMPORT: what was imported.
+    /// IMPORT: the result.
     Imported(Imported),
-    /// EXPORT: the addresses given last, as they were asked for.
+    /// EXPORT: the last allocated address of each requested range set, in the same order.
     Exported(Vec<Option<Addr>>),
-    /// A pool was made, is shared, or was taken over.
+    /// A pool was created, joined or imported.
     Pool(Box<Pool>),
-    /// An address was leased, or (a shared pool's gateway) was leased before.
+    /// An address was leased, or (the gateway of a shared pool) was leased before.
     Leased {
         /// The lease.
         lease: Box<Lease>,
-        /// Whether this call made it.
+        /// Whether this call created the lease.
         created: bool,
     },
     /// `DefineNetwork`: the version that is stored now.
     Defined(u64),
-    /// RESTORE: this many records, from the first on, are here now.
+    /// RESTORE: the store now has this many records, counted from the first one.
     Restored {
-        /// How many.
+        /// The number of records.
         done: usize,
-        /// What stands in the way of a dry run.
+        /// The conflicts that a dry run found.
         clashes: Vec<Refusal>,
     },
 }
 
 impl Outcome {
-    /// The error for an outcome that does not belong to its command: the store is at fault.
+    /// The error for an outcome that does not belong to its command, which is a bug in the store.
     pub fn unexpected(&self) -> Error {
         let why = format!("unexpected outcome {self:?}");
         StoreError::unavailable("understand the answer of", "the lease store", why).into()

@@ -4,19 +4,20 @@ use crate::alloc::record::Record;
 use crate::model::{Kind, Lease, NetworkName, Origin, Owner, Persist, SetName};
 use crate::net::Addr;
 
-/// Frees what the asking node ([`crate::alloc::Context::node`]) holds of one set. Reservations stay, as an
-/// operator's, and so do addresses of pools, which go with them.
+/// EVICT: frees the leases of one set that the calling node ([`crate::alloc::Context::node`]) holds.
+/// Reservations stay, because they belong to operators. Addresses of pools stay, because they are freed
+/// with their pools.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evict {
     /// The set of leases.
     pub set: SetName,
-    /// Only what has ended with an earlier boot.
+    /// Frees only leases that have ended with an earlier boot.
     pub only_ended: bool,
-    /// Go on behind this owner; `None`: from the start.
+    /// The owner after whom to continue; `None`: start at the beginning.
     pub after: Option<Owner>,
 }
 
-/// Keeps a network's definition, if the one that is kept is of the version that is expected.
+/// Stores a network's definition, if the stored version is the expected one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DefineNetwork {
     /// The network.
@@ -27,44 +28,44 @@ pub struct DefineNetwork {
     pub version: Option<u64>,
 }
 
-/// Sets addresses aside: they are given to nobody.
+/// RESERVE: addresses that no ADD leases.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reserve {
     /// The set of leases.
     pub set: SetName,
-    /// The addresses, one by one: an address somebody holds refuses them all.
+    /// The addresses. If one of them is held, the command is refused.
     pub addrs: Vec<Addr>,
-    /// What for; kept with each. Said again, it replaces what was written before.
+    /// The purpose, stored with each address. It replaces an earlier note.
     pub note: Option<String>,
-    /// Whose; kept with each.
+    /// The owner of the reservation, stored with each address.
     pub holder: Option<String>,
 }
 
-/// Lets reserved addresses be given again. Those that are not reserved stay as they are.
+/// UNRESERVE: frees reserved addresses. Other addresses stay unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreserve {
     /// The set of leases.
     pub set: SetName,
-    /// The addresses, one by one.
+    /// The addresses.
     pub addrs: Vec<Addr>,
 }
 
-/// IMPORT. Leases that are here already under the same owner stay as they are; an address with
-/// another holder refuses them all.
+/// IMPORT. Leases that the same owner already holds here stay. If another owner holds an address, the
+/// command is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Import {
     /// The set of leases.
     pub set: SetName,
     /// The leases.
     pub leases: Vec<ForeignLease>,
-    /// The addresses given last, of whichever ranges.
+    /// The last allocated addresses, of unknown ranges.
     pub cursors: Vec<Addr>,
-    /// The network whose host-local folder this is: recorded as taken over; one that was is left
-    /// alone ([`super::Imported::Before`]).
+    /// The network whose host-local folder this is. It is recorded as imported. If it was imported before,
+    /// nothing is done ([`super::Imported::Before`]).
     pub adopts: Option<NetworkName>,
-    /// More of the network's leases follow: it is not recorded as taken over yet.
+    /// More leases of the network follow, so it is not yet recorded as imported.
     pub partial: bool,
-    /// Answer what would come of it, and change nothing.
+    /// Returns the result without changing anything.
     pub dry_run: bool,
 }
 
@@ -73,9 +74,9 @@ pub struct Import {
 pub struct ForeignLease {
     /// The address.
     pub addr: Addr,
-    /// What for.
+    /// The purpose of the lease.
     pub kind: Kind,
-    /// Whose.
+    /// The owner.
     pub owner: Owner,
 }
 
@@ -100,15 +101,15 @@ pub struct ExportHostLocal {
     pub leases: Vec<Lease>,
 }
 
-/// Writes records.
+/// RESTORE: writes records of another store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restore {
-    /// The set of leases that all of them go with, if with any.
+    /// The set of leases that all of the records belong to, if they belong to one.
     pub set: Option<SetName>,
-    /// How long they live, where that can be chosen.
+    /// How long the leases live, if the store can choose.
     pub persist: Persist,
-    /// The records. Pools come one in a command.
+    /// The records. A command contains at most one pool.
     pub records: Vec<Record>,
-    /// Only tell what stands in the way.
+    /// Only reports conflicts.
     pub dry_run: bool,
 }

@@ -1,6 +1,6 @@
-//! `sublet check`: what a configuration would do, before a container finds out.
+//! `sublet check`: what a configuration would do, before a container fails.
 //!
-//! Finds ranges that overlap; [`crate::config::lint`] finds what is wrong in a file, [`standing`] what does
+//! Finds overlapping ranges. [`crate::config::lint`] finds the errors in a file, and [`standing`] what does
 //! not fit the leases.
 //! Invariant: nothing is leased, written or created.
 
@@ -26,35 +26,35 @@ use crate::sys::files;
 use shape::{FileRow, Overlap, RangeRow, Report};
 use standing::{compare, stores};
 
-/// Look at network configurations without leasing anything.
+/// Check network configurations without leasing anything.
 ///
-/// Tells each error with its line and column, the ranges that would result, and what overlaps what.
+/// Reports each error with its line and column, the resulting ranges, and overlaps.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// A network configuration or a list of plugins; a folder of them; - for standard input
+    /// A network configuration, a list of plugins, or a folder of them; - for standard input
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
 }
 
-/// What a runtime reads in a folder of configurations.
+/// The file name extensions that a runtime reads.
 const ENDINGS: [&str; 3] = ["conf", "conflist", "json"];
 
-/// One file, as it was named, and what is in it.
+/// A file and its content.
 pub struct File {
     /// The path.
     pub name: String,
-    /// What is in it.
+    /// The content.
     pub found: Inspection,
 }
 
-/// One network's range, from wherever it is known.
+/// A range of a network, from a file or a store.
 struct Claim {
-    /// Who says so.
+    /// The file or the store.
     place: String,
     network: String,
     set: String,
     bounds: Span,
-    /// It is of a file; else it is what a store has.
+    /// Whether it comes from a file.
     asked: bool,
 }
 
@@ -89,7 +89,7 @@ impl Check {
             }
             let odd = call.screen.paint(Tone::Odd, "warning:");
             for why in &unseen {
-                writeln!(call.stdout, "{odd} not compared with what is leased: {why}")?;
+                writeln!(call.stdout, "{odd} not compared with existing leases: {why}")?;
             }
             for conflict in &conflicts {
                 let bad = call.screen.paint(Tone::Bad, "error:");
@@ -137,8 +137,7 @@ fn file(path: &Path) -> Result<File> {
     Ok(File { found: found.with_context(|| name.clone())?, name })
 }
 
-/// Reads the files of a folder that a runtime would read. One that cannot be read is among them, with that
-/// error.
+/// Reads the files of a folder that a runtime would read. An unreadable one is included, with its error.
 pub fn files_in(folder: &Path) -> Result<Vec<File>> {
     let paths = paths_in(folder).with_context(|| folder.display().to_string())?;
     let read = |path: PathBuf| {
@@ -178,13 +177,14 @@ fn claims(files: &[File]) -> Vec<Claim> {
     claims
 }
 
-/// Ranges of different sets of leases that share addresses: each with one that begins before it and
-/// reaches into it, so that there are never more of them than ranges.
+/// Overlapping ranges of different sets of leases. Each range is reported with one that begins before it
+/// and reaches into it, so there are never more overlaps than ranges.
 fn overlaps(claims: &[Claim]) -> Vec<Overlap> {
     let mut sorted: Vec<&Claim> = claims.iter().collect();
     sorted.sort_by_key(|c| (c.bounds.first, c.bounds.last));
     let mut found = Vec::new();
-    // The farthest two sets of stores and of files: one of the two is another than the next claim's.
+    // The two sets that reach farthest, for stores and for files. Two, because one may be the set of the
+    // next claim.
     let mut farthest: [Vec<&Claim>; 2] = [Vec::new(), Vec::new()];
     for claim in sorted {
         for far in &mut farthest {
@@ -221,14 +221,14 @@ fn print(file: &File, call: &mut Call<'_>) -> Result<()> {
         let (plugin, ipam) = (visible(&part.plugin), visible(&part.ipam));
         match (&part.config, part.ours) {
             (Some(config), _) => {
-                writeln!(out, "network {}: {plugin} asks {ipam}", config.cleanup.network)?;
+                writeln!(out, "network {}: {plugin} uses {ipam}", config.cleanup.network)?;
                 write!(out, "{}", ranges(config, screen))?;
             }
             (None, true) => {}
             (None, false) if ipam.is_empty() => {
-                writeln!(out, "{plugin}: asks nobody for addresses")?;
+                writeln!(out, "{plugin}: uses no IPAM plugin")?;
             }
-            (None, false) => writeln!(out, "{plugin}: asks {ipam}, not sublet")?,
+            (None, false) => writeln!(out, "{plugin}: uses {ipam}, not sublet")?,
         }
     }
     for Finding { at: Position { line, column }, error, text, .. } in &file.found.findings {

@@ -17,9 +17,9 @@ pub(super) struct Report<'a> {
     pub(super) warnings: usize,
     pub(super) files: Vec<FileRow<'a>>,
     pub(super) overlaps: &'a [Overlap],
-    /// What does not fit the leases.
+    /// Conflicts with existing leases.
     pub(super) conflicts: &'a [Conflict],
-    /// Why networks that are in use could not be compared.
+    /// Why stores could not be compared.
     pub(super) unseen: &'a [String],
 }
 
@@ -50,14 +50,14 @@ pub(super) struct RangeRow {
     pub(super) subnet: String,
     pub(super) first: Text<Addr>,
     pub(super) last: Text<Addr>,
-    /// Number of addresses that can be allocated.
+    /// Number of allocatable addresses.
     pub(super) size: u128,
     pub(super) gateway: Option<Text<Addr>>,
-    /// Number of addresses that `exclude` leaves out, the gateway not counted.
+    /// Number of addresses that `exclude` removes, without the gateway.
     pub(super) excluded: u128,
 }
 
-/// Ranges of two sets of leases that share addresses.
+/// Two sets of leases with overlapping ranges.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Overlap {
@@ -73,8 +73,8 @@ impl fmt::Display for Overlap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} of network {} ({}) overlaps {} of network {} ({}): each gives the other's addresses \
-             again, unless they are apart or say \"shared\"",
+            "{} of network {} ({}) overlaps {} of network {} ({}): both can lease the same address, \
+             unless they are on separate links or have the same \"shared\"",
             self.range, self.network, self.file, self.with_range, self.with, self.with_file
         )
     }

@@ -1,5 +1,5 @@
-//! What stores know of the networks in files: ranges of other networks, and leases that a file's network
-//! does not fit.
+//! Compares the networks in files with stores: ranges of other networks, and leases that do not fit a
+//! file's network.
 //!
 //! Invariant: stores are only read.
 
@@ -20,21 +20,22 @@ use crate::model::{Persist, StoreSpec};
 use crate::net::{Addr, Range, RangeSet, Span};
 use crate::store;
 
-/// A configuration that does not fit what is leased.
+/// A configuration that does not fit the existing leases.
 #[derive(Serialize)]
 pub(super) struct Conflict {
     /// `gatewayHeld` or `movedAway`.
     kind: &'static str,
     pub(super) file: String,
     network: String,
-    /// How many leases it is about.
+    /// The number of these leases.
     leases: usize,
     /// The first of them, with its holder.
     lease: String,
 }
 
 impl Conflict {
-    /// A gateway that a container holds breaks the network; leases outside the ranges end by and by.
+    /// Whether it is an error. A gateway that a container holds breaks the network. Leases outside the
+    /// ranges end in time.
     pub(super) fn is_error(&self) -> bool {
         self.kind == "gatewayHeld"
     }
@@ -59,11 +60,11 @@ impl fmt::Display for Conflict {
     }
 }
 
-/// A store, and the configurations that use it, each with the name of its file.
+/// A store and the configurations that use it, each with its file name.
 type Compared<'a> = (StoreSpec, Vec<(&'a str, &'a Config)>);
 
-/// The stores that are compared, each with the files' configurations that use it: the store that an option or
-/// the environment names, else those of the files.
+/// The stores to compare, each with the files' configurations that use it: the store that an option or the
+/// environment names, otherwise those of the files.
 pub(super) fn stores<'a>(
     args: &StoreArgs,
     world: World<'_>,
@@ -89,7 +90,7 @@ pub(super) fn stores<'a>(
     Ok(stores)
 }
 
-/// Whether two configurations keep their leases in one place, whatever else they say of it.
+/// Whether two configurations keep their leases in the same place, whatever their other settings are.
 fn same_place(one: &StoreSpec, other: &StoreSpec) -> bool {
     match (one, other) {
         (StoreSpec::Embedded { path, .. }, StoreSpec::Embedded { path: other, .. }) => {
@@ -99,8 +100,8 @@ fn same_place(one: &StoreSpec, other: &StoreSpec) -> bool {
     }
 }
 
-/// Adds the networks and pools that a store has and no file: what a file says of a network is what will be.
-/// Returns what does not fit the store's leases. There may be no store yet, which has none.
+/// Adds the networks and pools of a store that no file has; for the others, the file describes the future
+/// ranges. Returns the conflicts with the store's leases. A store that does not exist yet has none.
 pub(super) fn compare(
     claims: &mut Vec<Claim>,
     spec: &StoreSpec,

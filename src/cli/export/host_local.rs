@@ -1,6 +1,6 @@
-//! The export of leases into host-local's folders, for `sublet export` and `sublet uninstall`.
+//! Exports leases to host-local's folders, for `sublet export` and `sublet uninstall`.
 //!
-//! Invariant: at any time each lease is in host-local's folder, in the store, or in both.
+//! Invariant: each lease is always in host-local's folder, in the store, or in both.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
@@ -21,36 +21,36 @@ use crate::rows::Text;
 /// The leases to export.
 #[derive(Default)]
 pub struct Chosen {
-    /// By network, with the set that it draws from.
+    /// The networks, each with the set that it draws from.
     pub networks: BTreeMap<(SetName, NetworkName), Network>,
-    /// Those that host-local cannot have.
+    /// Leases that host-local cannot represent.
     pub left: Vec<Lease>,
 }
 
 /// One network's leases.
 pub struct Network {
-    /// The folder for it: `dataDir` and its name.
+    /// Its folder: `dataDir` and the network's name.
     folder: PathBuf,
     leases: Vec<Lease>,
 }
 
-/// What came of a network.
+/// The result for a network.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Exported {
     dry_run: bool,
     folder: PathBuf,
-    /// The addresses given last.
+    /// The last allocated addresses.
     last: Vec<Text<Addr>>,
     network: String,
     /// Files of addresses that are not leased here.
     others: Vec<Text<Addr>>,
-    /// Files that were there already.
+    /// Files that existed already.
     present: Vec<Text<Addr>>,
     written: Vec<Text<Addr>>,
 }
 
-/// Chooses the leases of the networks for which `data_dir` returns host-local's `dataDir`.
+/// Selects the leases of the networks for which `data_dir` returns host-local's `dataDir`.
 pub fn choose(open: &mut OpenStore, data_dir: &dyn Fn(&str) -> Option<PathBuf>) -> Result<Chosen> {
     let mut chosen = Chosen::default();
     for lease in open.leases(&|l| l.kind != Kind::Reserved && l.kind != Kind::Gateway)? {
@@ -66,7 +66,7 @@ pub fn choose(open: &mut OpenStore, data_dir: &dyn Fn(&str) -> Option<PathBuf>) 
     Ok(chosen)
 }
 
-/// Writes the leases into host-local's folders and then removes them from the store, network by network.
+/// Writes the leases to host-local's folders and then removes them from the store, network by network.
 pub fn export(
     chosen: &Chosen,
     open: &mut OpenStore,
@@ -78,8 +78,8 @@ pub fn export(
         if set.0 != name.as_str() {
             writeln!(
                 stderr,
-                "network {name} shares the leases of {set}: host-local cannot, and may give \
-                 an address that another network of {set} has"
+                "network {name} shares the leases of {set}: host-local cannot do this, and may lease \
+                 an address of another network of {set}"
             )?;
         }
         exported.push(network.export(set, name, open, dry_run)?);
@@ -88,7 +88,7 @@ pub fn export(
 }
 
 impl Chosen {
-    /// Fails if something was leased while the leases were exported.
+    /// Fails if new leases were made during the export.
     pub fn check_is_empty(&self) -> Result<()> {
         if let Some(((_, name), network)) = self.networks.first_key_value() {
             bail!(
@@ -134,7 +134,7 @@ impl Network {
         let last = last(leases, cursors.into_iter().flatten().collect());
         folder.write_last(&last)?;
         folder.finish()?;
-        // Both programs have the leases until here, and one of them always has.
+        // Until here, both programs have the leases. At no time are they missing in both.
         hand.leases.clone_from(leases);
         engine::export_host_local(&mut *open.store, hand, &open.cx)?;
         exported.last = texts(last);
@@ -143,7 +143,7 @@ impl Network {
 }
 
 impl Exported {
-    /// Prints it as text.
+    /// Prints the result as text.
     pub fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         let verb = if self.dry_run { "would be written" } else { "written" };
         let leases = number_of(self.written.len(), "lease");
@@ -152,13 +152,13 @@ impl Exported {
             writeln!(out, "  present before: {}", self.present.len())?;
         }
         if !self.others.is_empty() {
-            writeln!(out, "  {} that are not leased here kept", self.others.len())?;
+            writeln!(out, "  kept {} that are not leased here", self.others.len())?;
         }
         Ok(())
     }
 }
 
-/// What host-local knows an owner by.
+/// The owner as host-local identifies it.
 fn attachment(lease: &Lease) -> Option<&Attachment> {
     match &lease.owner {
         Owner::Attachment(attachment) => Some(attachment),
@@ -166,8 +166,9 @@ fn attachment(lease: &Lease) -> Option<&Attachment> {
     }
 }
 
-/// The address given last of each range set, IPv4 first. A family without a cursor has that of its latest lease.
-/// host-local starts at the beginning of a range if the address is of another range set.
+/// The last allocated address of each range set, IPv4 first. A family without a cursor has the address of
+/// its latest lease. If the address is of another range set, host-local starts at the beginning of the
+/// range.
 fn last(leases: &[Lease], mut cursors: Vec<Addr>) -> Vec<Addr> {
     for family in [Family::V4, Family::V6] {
         if cursors.iter().all(|c| c.family() != family) {

@@ -1,6 +1,6 @@
-//! `sublet export`: leases for another program.
+//! `sublet export`: writes leases for another program.
 //!
-//! Invariant: a second run changes nothing; what is left out is named with its reason.
+//! Invariant: a second run changes nothing. Whatever is left out is reported with the reason.
 
 pub mod host_local;
 
@@ -11,31 +11,31 @@ use clap::{Args, Subcommand};
 
 use super::{Call, jsonl};
 
-/// Write the leases where another program finds them.
+/// Write the leases for another program.
 #[derive(Debug, Subcommand)]
 pub enum Export {
-    /// Into folders from which host-local goes on
+    /// Move leases to host-local's folders
     ///
     /// Do not start or stop containers from the start of the export until host-local is in the network's
     /// configuration. The exported leases then belong to host-local and are removed from sublet. If sublet
-    /// serves the network again, its first ADD takes them over, as it did the first time.
+    /// serves the network again, its first ADD imports them, as it did the first time.
     HostLocal(HostLocal),
-    /// As JSON lines: every record of the store, for `sublet import jsonl`
+    /// Write every record as JSON lines, for `sublet import jsonl`
     ///
-    /// Do not start or stop containers meanwhile: the records are not of one moment.
+    /// Do not start or stop containers during the export, because the records are read at different
+    /// moments.
     Jsonl(jsonl::Export),
 }
 
 #[derive(Debug, Args)]
 pub struct HostLocal {
-    /// The folder for the networks' folders: host-local's `dataDir`, by default
-    /// /var/lib/cni/networks
+    /// host-local's `dataDir`, which contains the networks' folders; usually /var/lib/cni/networks
     #[arg(value_name = "DIR")]
     dir: PathBuf,
-    /// Only this network's
+    /// Export only this network
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// Print what would be done, and change nothing
+    /// Print what would be done without doing it
     #[arg(long)]
     dry_run: bool,
 }
@@ -51,7 +51,7 @@ impl Export {
 
 impl HostLocal {
     fn run(&self, call: &mut Call<'_>) -> Result<()> {
-        // host-local's leases are of one host.
+        // host-local has leases of one host only.
         call.args.file()?;
         let mut open = call.open()?;
         let wanted = |network: &str| self.network.as_deref().is_none_or(|name| name == network);
@@ -67,7 +67,10 @@ impl HostLocal {
         }
         for lease in &chosen.left {
             let (addr, owner) = (lease.addr, &lease.owner);
-            writeln!(call.stderr, "{addr} left out: host-local knows no such holder as {owner}")?;
+            writeln!(
+                call.stderr,
+                "{addr} left out: host-local cannot represent the holder {owner}"
+            )?;
         }
         if chosen.networks.is_empty() {
             writeln!(call.stderr, "no leases to export in {}", open.place)?;

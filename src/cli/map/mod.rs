@@ -1,7 +1,7 @@
 //! `sublet map`: the address space as a picture.
 //!
-//! Chooses which piece of the address space is drawn, and finds what is known of it.
-//! Invariant: the cost grows with the number of leases, never with that of addresses.
+//! Chooses the part of the address space to draw, and finds out its state.
+//! Invariant: the cost grows with the number of leases, never with the number of addresses.
 
 mod page;
 mod picture;
@@ -20,36 +20,36 @@ use crate::telemetry::usage::Extent;
 use page::Piece;
 use picture::{Count, Frame, Mark, Space, draw};
 
-/// Draw a network, or a piece of the address space: a cell for each address, or for each block.
+/// Draw the addresses of a network or a prefix.
 ///
-/// A large IPv6 range is drawn as far as the smallest prefix with all of its leases reaches; --zoom
-/// draws another.
+/// Each cell is an address or a block. A large IPv6 range is drawn up to the smallest prefix that contains
+/// all of its leases; --zoom draws another part.
 #[derive(Debug, Args)]
 pub struct Map {
-    /// A network, a pool, or a prefix with whatever network's addresses are in it
+    /// A network, a pool, or a prefix with the addresses of all networks
     #[arg(value_name = "NETWORK|CIDR")]
     what: String,
-    /// Draw this prefix alone
+    /// Draw only this prefix
     #[arg(long, value_name = "CIDR", value_parser = subnet)]
     zoom: Option<Subnet>,
-    /// Columns [default: the terminal's, else 80]
+    /// Columns [default: the terminal's, otherwise 80]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     width: Option<u16>,
-    /// Lines [default: the terminal's, else 24]
+    /// Lines [default: the terminal's, otherwise 24]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     height: Option<u16>,
 }
 
 /// A prefix on the command line.
 pub(super) fn subnet(text: &str) -> Result<Subnet, String> {
-    let net = parse_cidr(text).ok_or("say a prefix, as 10.1.0.0/16 or fd00::/64")?;
+    let net = parse_cidr(text).ok_or("use a prefix, as 10.1.0.0/16 or fd00::/64")?;
     Ok(net.into())
 }
 
-/// Up to so many bits of host part, all of a range is drawn.
+/// A range with at most this many host bits is drawn completely.
 const WHOLE: u8 = 32;
 
-/// What is known of the pieces to be drawn.
+/// The state of the pieces to draw.
 struct Known {
     title: String,
     extents: Vec<Extent>,
@@ -59,7 +59,7 @@ struct Known {
 impl Map {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
-        // A pool's name has a slash as well.
+        // A pool's ID contains a slash too.
         let prefix = subnet(&self.what).ok();
         let known = known(&self.what, prefix, &mut open)?;
         let wholes = match (self.zoom, prefix) {
@@ -116,7 +116,7 @@ fn mark(holder: &Holder) -> Option<Mark> {
     })
 }
 
-/// What is known of a prefix, of whichever network, or of a network or a pool.
+/// The state of a prefix in all networks, or of a network or a pool.
 fn known(name: &str, prefix: Option<Subnet>, open: &mut OpenStore) -> Result<Known> {
     let mut extents = Extent::all(&open.store.networks(&open.cx)?, &open.store.pools()?);
     extents.retain(|e| prefix.map_or(e.network == name, |prefix| e.range.overlaps(prefix.into())));
@@ -124,7 +124,7 @@ fn known(name: &str, prefix: Option<Subnet>, open: &mut OpenStore) -> Result<Kno
     open.store.occupancy(&open.cx, &mut |set, addr, holder| {
         let is_wanted = prefix.map_or_else(
             || {
-                // Networks that share a set of leases take each other's addresses.
+                // Networks that share a set of leases cannot lease each other's addresses.
                 let shared = extents.iter().any(|e| e.set == *set && e.range.contains(addr));
                 shared || matches!(holder, Holder::Leased(lease) if shown_network(lease) == name)
             },
@@ -135,14 +135,14 @@ fn known(name: &str, prefix: Option<Subnet>, open: &mut OpenStore) -> Result<Kno
         }
     })?;
     if prefix.is_some() {
-        // Networks may have the same address, each for itself; it is one place in the picture.
+        // Several networks may have the same address; it is one place in the picture.
         marks.sort_by_key(|(addr, _)| *addr);
         marks.dedup_by_key(|(addr, _)| *addr);
         return Ok(Known { title: "all networks".to_owned(), extents, marks });
     }
     if extents.is_empty() && marks.is_empty() {
         return Err(anyhow!(
-            "{} is no network or pool that {} knows, and no prefix; see `sublet pools`",
+            "{} is not a prefix, nor a network or pool in {}; see `sublet pools`",
             visible(name),
             open.place
         ));
@@ -150,7 +150,7 @@ fn known(name: &str, prefix: Option<Subnet>, open: &mut OpenStore) -> Result<Kno
     Ok(Known { title: format!("network {}", visible(name)), extents, marks })
 }
 
-/// The pieces in which a network's ranges are drawn: ranges that lie together in one, others apart.
+/// The pieces in which a network's ranges are drawn: neighboring ranges in one, others separately.
 fn pieces(known: &Known) -> Vec<Subnet> {
     let mut pieces = Vec::new();
     for family in [Family::V4, Family::V6] {
@@ -163,7 +163,7 @@ fn pieces(known: &Known) -> Vec<Subnet> {
         let of_family = || known.marks.iter().map(|(a, _)| *a).filter(|a| a.family() == family);
         let bounds = match (apart.first(), apart.iter().map(|s| s.last()).max()) {
             (Some(first), Some(last)) => Some((first.first(), last)),
-            // No ranges are known: where the leases are.
+            // No ranges are known, so the leases determine the piece.
             _ => of_family().min().zip(of_family().max()),
         };
         let Some((first, last)) = bounds else { continue };
@@ -178,8 +178,8 @@ fn pieces(known: &Known) -> Vec<Subnet> {
     pieces
 }
 
-/// What of a prefix is worth a picture: all of it, or, where that is too much for anyone, the
-/// smallest prefix with everything that is taken.
+/// The part of a prefix to draw: all of it or, if that is too large, the smallest prefix with everything in
+/// use.
 fn inhabited(whole: Subnet, marks: &[(Addr, Mark)]) -> Subnet {
     let bits = whole.family().bits();
     let inside = || marks.iter().map(|(addr, _)| *addr).filter(|addr| whole.contains(*addr));
@@ -187,7 +187,7 @@ fn inhabited(whole: Subnet, marks: &[(Addr, Mark)]) -> Subnet {
     if bits - whole.len() <= WHOLE {
         return whole;
     }
-    // Not less than 256 addresses.
+    // At least 256 addresses.
     let len = first.enclosing(last).len().min(bits - 8).max(whole.len());
     Subnet::masked(first, len).unwrap_or(whole)
 }
@@ -204,7 +204,7 @@ fn space(subnet: Subnet, known: &Known) -> Space {
     Space { subnet, allocatable: union(allocatable), bounds: union(bounds), marks }
 }
 
-/// The same addresses, each in one span only.
+/// The same addresses in disjoint spans.
 fn union(mut spans: Vec<Span>) -> Vec<Span> {
     spans.sort_unstable();
     let mut all: Vec<Span> = Vec::new();
@@ -233,7 +233,7 @@ fn shape(piece: &Piece, frame: &Frame) -> Shape {
     }
 }
 
-/// A picture for a program.
+/// A picture as JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Shape {
@@ -244,7 +244,7 @@ struct Shape {
     cells: Vec<Cell>,
 }
 
-/// A cell with anything in it.
+/// A cell that is not empty.
 #[derive(Serialize)]
 struct Cell {
     block: String,

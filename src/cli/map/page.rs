@@ -1,6 +1,7 @@
-//! What a map prints: pictures with their labels, and one legend for all of them.
+//! The output of `sublet map`: pictures with their labels, and one legend.
 //!
-//! Invariant: a page of one or two pieces is not larger than the terminal, down to 80 columns and 24 lines.
+//! Invariant: a page of one or two pieces is not larger than the terminal, if that has at least 80 columns
+//! and 24 lines.
 
 use std::io::Write;
 
@@ -12,18 +13,18 @@ use crate::cli::screen::{Screen, Tone};
 use crate::cli::tables::count;
 use crate::net::Subnet;
 
-/// A piece of the address space, and what of it is drawn.
+/// A piece of the address space, and the part that is drawn.
 pub struct Piece {
-    /// All of it.
+    /// The whole piece.
     pub whole: Subnet,
-    /// What is drawn.
+    /// The part that is drawn.
     pub space: Space,
 }
 
-/// Columns between two pictures side by side.
+/// Columns between two adjacent pictures.
 const GAP: usize = 2;
 
-/// Lines that are not a picture: title, notes, legend (two lines if it is long), and the next prompt.
+/// Lines besides the picture: title, notes, legend (two lines if it is long), and the next prompt.
 const OTHER_LINES: usize = 6;
 
 /// Prints the pieces. `frame` is the whole screen.
@@ -60,7 +61,7 @@ pub fn print(
     write_lines(out, &legend(&pictures, single, frame))
 }
 
-/// What a screen leaves for a picture that is alone on it.
+/// The space on a screen for a single picture.
 pub fn alone(frame: &Frame) -> Frame {
     Frame { height: frame.height.saturating_sub(OTHER_LINES).max(1), ..*frame }
 }
@@ -71,7 +72,7 @@ fn write_lines(out: &mut dyn Write, lines: &[String]) -> Result<()> {
     Ok(lines.iter().try_for_each(|line| writeln!(out, "{line}"))?)
 }
 
-/// Draws the pieces with so many in a row; `None` if a label is too long for that.
+/// Draws the pieces with a number of them in each row; `None` if a label is too long for that.
 fn draw_rows(
     pieces: &[Piece],
     frame: &Frame,
@@ -79,7 +80,7 @@ fn draw_rows(
 ) -> Option<(Vec<Picture>, Vec<String>)> {
     let rows = pieces.len().div_ceil(across).max(1);
     let notes = pieces.iter().filter(|piece| piece.space.subnet != piece.whole).count();
-    // Each row has two lines of labels, and an empty line before the next.
+    // Each row has two lines of labels, and an empty line before the next row.
     let lines = frame.height.saturating_sub(OTHER_LINES - 1 + notes + 3 * rows - 1);
     let width = frame.width.saturating_sub(GAP * (across - 1)) / across;
     let each = Frame { width, height: (lines / rows).max(1), ..*frame };
@@ -117,7 +118,7 @@ fn block(piece: &Piece, picture: &Picture) -> Vec<String> {
     labels.into_iter().chain(picture.lines.iter().cloned()).collect()
 }
 
-/// Columns of a line on the screen.
+/// The width of a line on the screen.
 fn shown_width(line: &str) -> usize {
     strip_str(line).to_string().chars().count()
 }
@@ -140,7 +141,7 @@ fn unit(piece: &Piece, picture: &Picture) -> String {
     }
 }
 
-/// The looks of the cells that are drawn, in lines that fit the screen.
+/// The kinds of cells in the pictures, in lines that fit the screen.
 fn legend(pictures: &[Picture], single: bool, frame: &Frame) -> Vec<String> {
     let is_drawn = |look: &&Look| pictures.iter().any(|picture| picture.looks.contains(look));
     let mut lines: Vec<String> = vec![String::new()];

@@ -1,7 +1,7 @@
-//! A piece of the address space as a picture of characters, along a Hilbert curve: addresses that are near
-//! in number are near in the picture, and a prefix is a square.
+//! A piece of the address space as a picture of characters, along a Hilbert curve: nearby addresses are
+//! near each other in the picture, and a prefix is a square.
 //!
-//! Invariant: the work grows with the number of marks and of cells, never with that of addresses.
+//! Invariant: the work grows with the number of marks and cells, never with the number of addresses.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,54 +11,55 @@ use serde::Serialize;
 
 use crate::net::{Addr, Span, Subnet};
 
-/// What is at one address.
+/// The state of one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
     /// A lease.
     Used,
     /// Reserved.
     Reserved,
-    /// A gateway, leased to nobody.
+    /// A gateway without a container.
     Gateway,
     /// Cooling down.
     Cooling,
 }
 
-/// What there is to be drawn.
+/// The content of a picture.
 #[derive(Clone, Debug)]
 pub struct Space {
-    /// The piece of the address space.
+    /// The subnet to draw.
     pub subnet: Subnet,
-    /// What can be allocated of it.
+    /// The allocatable spans.
     pub allocatable: Vec<Span>,
-    /// First to last address of each range: what of it is not allocatable is excluded.
+    /// The first and last address of each range. Addresses between them that are not allocatable are
+    /// excluded.
     pub bounds: Vec<Span>,
-    /// What is known of single addresses, each at most once.
+    /// The states of single addresses, each at most once.
     pub marks: Vec<(Addr, Mark)>,
 }
 
-/// What it is drawn on.
+/// The area for a picture.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame {
     /// Columns.
     pub width: usize,
     /// Lines.
     pub height: usize,
-    /// Colors show the states; else characters do.
+    /// Whether colors show the states; otherwise characters do.
     pub color: bool,
-    /// Block characters can be shown.
+    /// Whether block characters can be shown.
     pub unicode: bool,
 }
 
 impl Frame {
-    /// Rows of cells in a line: two where a character shows the upper one in its color and the lower one in
-    /// its ground's. Else a cell is two characters wide.
+    /// Rows of cells in a line: two if a character shows the upper one in its foreground color and the
+    /// lower one in its background color. Otherwise a cell is two characters wide.
     fn rows_in_line(&self) -> usize {
         if self.color && self.unicode { 2 } else { 1 }
     }
 }
 
-/// What one cell stands for.
+/// The numbers of addresses in a cell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Count {
     /// Leased.
@@ -69,10 +70,10 @@ pub struct Count {
     pub gateway: u128,
     /// Cooling down.
     pub cooling: u128,
-    /// What can be allocated, in use or not.
+    /// Allocatable, in use or not.
     #[serde(rename = "size")]
     pub allocatable: u128,
-    /// What lies between the bounds of a range.
+    /// Between the bounds of a range.
     #[serde(skip)]
     pub within: u128,
 }
@@ -84,9 +85,9 @@ pub struct Picture {
     pub cell: u8,
     /// Cells in a row.
     pub columns: usize,
-    /// Cells that are not empty, by their place in the address space.
+    /// The cells that are not empty, by index in the address space.
     pub counts: BTreeMap<usize, Count>,
-    /// How its cells look, each look once.
+    /// The different looks of its cells.
     pub looks: Vec<Look>,
     /// Its lines.
     pub lines: Vec<String>,
@@ -102,14 +103,14 @@ impl Picture {
     }
 }
 
-/// How a cell looks.
+/// The look of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
     /// Its name in the legend.
     name: &'static str,
-    /// The character that shows it where no color does, and the same in ASCII.
+    /// The character for it without color, and the same in ASCII.
     glyphs: (char, char),
-    /// Its color, of the 256 that terminals share.
+    /// Its color, one of the terminal's 256.
     color: u8,
 }
 
@@ -128,28 +129,28 @@ pub const LEGEND: [Look; 10] = [
 ];
 
 impl Look {
-    /// All that can be is leased.
+    /// Everything that can be leased is leased.
     pub const FULL: Look = Look::new("full", ('\u{2588}', '#'), 40);
-    /// Not all.
+    /// At least two thirds are leased.
     const MOST: Look = Look::new("2/3 or more", ('\u{2593}', '%'), 34);
     /// Less than two thirds.
     const HALF: Look = Look::new("1/3 or more", ('\u{2592}', '+'), 28);
     /// Less than a third is leased.
     const FEW: Look = Look::new("some", ('\u{2591}', '-'), 22);
-    /// Allocatable, and nothing of it is in use.
+    /// Allocatable, and nothing in use.
     const FREE: Look = Look::new("free", ('\u{b7}', '.'), 240);
     const RESERVED: Look = Look::new("reserved", ('R', 'R'), 127);
     const GATEWAY: Look = Look::new("gateway", ('G', 'G'), 33);
     const COOLING: Look = Look::new("cooling", ('~', '~'), 44);
-    /// Never allocated: excluded, or the gateway that a configuration names.
-    const EXCLUDED: Look = Look::new("never given", ('x', 'x'), 94);
+    /// Never allocated: excluded, or the configured gateway.
+    const EXCLUDED: Look = Look::new("never allocated", ('x', 'x'), 94);
     const OUTSIDE: Look = Look::new("in no range", (' ', ' '), 233);
 
     const fn new(name: &'static str, glyphs: (char, char), color: u8) -> Look {
         Look { name, glyphs, color }
     }
 
-    /// Its name where a cell is a single address, or a block.
+    /// The name for a cell of a single address, or of a block.
     pub fn name(self, single: bool) -> String {
         match self {
             Look::FULL if single => "leased".to_owned(),
@@ -158,9 +159,9 @@ impl Look {
         }
     }
 
-    /// How a cell with these counts looks.
+    /// The look of a cell with these counts.
     pub fn of(count: &Count) -> Look {
-        // What a reservation takes out of a range is no share of what can be leased.
+        // Reserved addresses do not count as leasable.
         let leasable = count.allocatable.saturating_sub(count.reserved);
         match count.used {
             0 if count.reserved > 0 => Look::RESERVED,
@@ -176,7 +177,7 @@ impl Look {
         }
     }
 
-    /// A cell of it, for the legend.
+    /// A sample cell for the legend.
     pub fn sample(self, frame: &Frame) -> String {
         if frame.rows_in_line() == 1 {
             let sample = line(&[vec![self]], frame);
@@ -191,7 +192,7 @@ fn foreground(look: Look) -> Style {
     Style::new().fg_color(Some(Color::Ansi256(Ansi256Color(look.color))))
 }
 
-/// Draws it.
+/// Draws the picture.
 pub fn draw(space: &Space, frame: &Frame) -> Picture {
     let host = space.subnet.family().bits() - space.subnet.len();
     let grid = Grid::fit(host, frame);
@@ -214,30 +215,30 @@ pub fn draw(space: &Space, frame: &Frame) -> Picture {
 struct Grid {
     /// 2^bits cells.
     bits: u8,
-    /// Bits of an address inside of a cell.
+    /// The number of bits of an address inside a cell.
     inner: u8,
     columns: usize,
     rows: usize,
 }
 
-/// So many cells are enough for any screen.
+/// Enough cells for any screen.
 const MOST_BITS: u8 = 16;
 
 impl Grid {
-    /// As many cells as there is room for, and no more than addresses.
+    /// As many cells as fit, but no more than addresses.
     fn fit(host: u8, frame: &Frame) -> Grid {
         let floor = |n: usize| u8::try_from(n.max(1).ilog2()).unwrap_or(0);
         let high = frame.rows_in_line();
         let wide = if high == 1 { 2 } else { 1 };
         let (across, down) = (floor(frame.width / wide), floor(frame.height * high));
-        // Squares, or two of them side by side.
+        // A square, or two squares side by side.
         let bits = if across > down { 2 * down + 1 } else { 2 * across };
         let bits = bits.min(host).min(MOST_BITS);
         let across = bits.div_ceil(2);
         Grid { bits, inner: host - bits, columns: 1 << across, rows: 1 << (bits - across) }
     }
 
-    /// The place in the address space of a cell.
+    /// The index of a cell in the address space.
     fn index(&self, x: usize, y: usize) -> usize {
         let side = self.rows;
         side * side * (x / side) + along(side, x % side, y)
@@ -290,7 +291,7 @@ impl Grid {
     }
 }
 
-/// How far along a Hilbert curve in a square the cell at `x`, `y` lies; `side` is a power of two. The
+/// The distance along a Hilbert curve in a square to the cell at `x`, `y`. `side` is a power of two. The
 /// curve begins at the top left and ends at the top right.
 fn along(side: usize, mut x: usize, mut y: usize) -> usize {
     let mut distance = 0;
@@ -309,7 +310,7 @@ fn along(side: usize, mut x: usize, mut y: usize) -> usize {
     distance
 }
 
-/// A line of the picture: a row of cells, or two.
+/// A line of the picture: one row of cells, or two.
 fn line(rows: &[Vec<Look>], frame: &Frame) -> String {
     let below = |x: usize| rows.get(1).map(|row| row[x]);
     let cells: Vec<(Look, Option<Look>)> =
@@ -418,7 +419,7 @@ mod tests {
             assert_eq!(Look::of(&Count { used, ..full }), look, "{used}");
         }
         assert_eq!(Look::of(&full), Look::FULL);
-        // Not one of the leasable ones is left.
+        // All leasable addresses are leased.
         assert_eq!(Look::of(&Count { used: 4, reserved: 2, ..full }), Look::FULL);
     }
 
@@ -429,7 +430,7 @@ mod tests {
         assert_eq!((picture.columns, picture.lines.len()), (4, 2));
         let plain = anstream::adapter::strip_str(&picture.lines[0]).to_string();
         assert_eq!(plain, "\u{2580}".repeat(4));
-        // Its upper or its lower half.
+        // The color of the upper or the lower half.
         let full = format!("8;5;{}m", Look::FULL.color);
         assert!(picture.lines[0].contains(&full), "{:?}", picture.lines);
     }

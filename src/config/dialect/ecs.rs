@@ -1,10 +1,10 @@
-//! ecs-ipam's dialect: `id`, `ipv4-subnet` and its kin, one set of leases for the whole store.
+//! ecs-ipam's dialect: `id`, `ipv4-subnet` and related keys, with one set of leases for the whole store.
 //!
-//! Owns: its keys and rules, in its order and, from the cause on, its words. Does not own: how a
-//! gateway is recorded. Differs from the original where that is at fault: host bits of a subnet
-//! are ignored, so the default gateway is the first host; IPv4 /0 and a route without `dst` are refused.
-//! Invariant: an address or gateway that comes out lies in its subnet and is neither the network
-//! nor the broadcast address.
+//! Keys, rules and their order are the original's, and so are the messages from the cause on. It deviates
+//! where the original is wrong: host bits of a subnet are ignored, so the default gateway is the first
+//! host; IPv4 /0 and a route without `dst` are refused.
+//! Invariant: a resulting address or gateway lies in its subnet, and is neither the network nor the
+//! broadcast address.
 
 use ipnet::IpNet;
 
@@ -20,7 +20,7 @@ use crate::config::{Cleanup, Config, Dialect, Dns, Inputs, keys};
 use crate::model::{NetworkName, Owner, SetName};
 use crate::net::{Addr, Family, GatewaySpec, Range, RangeSet, RangeSpec, Subnet, parse_addr};
 
-/// Whether there is a key of one family, or `id` where no range is written host-local's way.
+/// Whether there is a key of one address family, or `id` without ranges in host-local's form.
 pub fn has_own_keys(ipam: &Fields) -> bool {
     let keys = ["subnet", "address", "gateway", "routes"];
     let own = |family: &FamilyKeys| keys.iter().any(|key| ipam.has(&family.key(key)));
@@ -28,11 +28,11 @@ pub fn has_own_keys(ipam: &Fields) -> bool {
     FAMILIES.iter().any(own) || ipam.get("id").is_some() && !native.iter().any(|k| ipam.has(k))
 }
 
-/// One family's keys, which begin with its word.
+/// The keys of one family. They begin with its name.
 struct FamilyKeys {
     family: Family,
     word: &'static str,
-    /// Longest prefix that leaves an address to give.
+    /// The longest prefix with an allocatable address.
     longest: u8,
 }
 
@@ -54,7 +54,7 @@ fn owner(id: Option<&str>, inputs: &Inputs) -> Option<Owner> {
     }
 }
 
-/// The whole configuration.
+/// The complete configuration.
 pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
     let mut warnings = Vec::new();
     let ipam = conf.ipam()?;
@@ -75,8 +75,8 @@ pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
             Ok(None) => {}
             Err(e) => errors.push(e),
         }
-        // As they are written, of whichever family they are. The original answers `<nil>` for a destination
-        // that is absent, which no reader of a result understands.
+        // Routes as written, of either family. For a missing destination the original answers `<nil>`,
+        // which no reader of a result accepts.
         let items = ipam.list(&family.key("routes"));
         for item in items.unwrap_or_else(|e| {
             errors.push(e);
@@ -91,7 +91,7 @@ pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
     ConfigError::all(&errors)?;
     if sets.is_empty() {
         return Err(ConfigError::invalid(
-            "at least one subnet (ipv4 or ipv6) is required; give ipam.ipv4-subnet or ipam.ipv6-subnet",
+            "at least one subnet (ipv4 or ipv6) is required; set ipam.ipv4-subnet or ipam.ipv6-subnet",
         ));
     }
     let args = Args::parse_leniently(&inputs.args);
@@ -113,7 +113,7 @@ pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
     })
 }
 
-/// What a DEL or GC needs, from whatever can be understood.
+/// What a DEL or GC needs, from the valid parts of the configuration.
 pub fn cleanup(conf: &Netconf, inputs: &Inputs) -> Cleanup {
     let ipam = conf.ipam_or_empty();
     let locations = Locations { ipam: &ipam, inputs, dialect: Dialect::Ecs };
@@ -132,7 +132,7 @@ pub fn cleanup(conf: &Netconf, inputs: &Inputs) -> Cleanup {
     }
 }
 
-/// One family's range and the address asked for; nothing without a subnet.
+/// The range of one family and the requested address; nothing without a subnet.
 fn range_set(
     ipam: &Fields,
     family: &FamilyKeys,
@@ -190,7 +190,7 @@ fn subnet(Cidr { net, mapped }: Cidr, family: &FamilyKeys) -> Result<IpNet, Conf
     Ok(net.trunc())
 }
 
-/// The rules for an address or gateway inside its subnet.
+/// Checks an address or a gateway against its subnet.
 fn verify(
     addr: Addr,
     mapped: bool,

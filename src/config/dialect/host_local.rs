@@ -1,9 +1,8 @@
 //! host-local's part of a configuration: ranges and routes.
 //!
-//! Owns: which ranges there are, in which order, and the rules over all of them, in host-local's
-//! words (plugins, `ipam/host-local/backend/allocator/config.go`). Does not own: the rules inside
-//! one range or set ([`crate::net`]).
-//! Invariant: the sets that come out are disjoint.
+//! Order, rules and messages are host-local's (plugins, `ipam/host-local/backend/allocator/config.go`). The
+//! rules inside one range or set are in [`crate::net`].
+//! Invariant: the resulting sets are disjoint.
 
 use crate::config::cidr::{Cidr, addr, cidr};
 use crate::config::error::{ConfigError, Warning};
@@ -13,26 +12,26 @@ use crate::net::{
     Addr, Family, GatewaySpec, Range, RangeError, RangeSet, RangeSpec, Span, overlaps,
 };
 
-/// The most ranges of one configuration, of all range sets together.
+/// The maximum number of ranges in one configuration, of all range sets together.
 const MOST_RANGES: usize = 1024;
 
-/// What ranges are made from.
+/// The sources of the ranges.
 pub struct Sources<'a> {
     /// The whole configuration, for `runtimeConfig.ipRanges`.
     pub root: &'a Fields<'a>,
     /// `ipam`.
     pub ipam: &'a Fields<'a>,
-    /// Left out of all ranges.
+    /// The exclusions, which apply to all ranges.
     pub exclude: &'a [Span],
-    /// A subnet's host bits are ignored (cni-ipam-consul) instead of refused.
+    /// Whether host bits of a subnet are ignored (cni-ipam-consul) instead of refused.
     pub mask: bool,
-    /// The configuration's version, if it knows only one address per family.
+    /// The configuration's version, if it allows only one address per family.
     pub one_per_family: Option<&'a str>,
 }
 
 /// A range as written.
 struct Draft<'a> {
-    /// As it is written, for the place of what is wrong with it.
+    /// The object as written, for the location of an error.
     fields: Fields<'a>,
     subnet: Option<Cidr>,
     start: Option<Addr>,
@@ -40,8 +39,8 @@ struct Draft<'a> {
     gateway: GatewaySpec,
 }
 
-/// The range sets: `runtimeConfig.ipRanges`, then `subnet`, then `ranges`. An error has those of all
-/// ranges.
+/// The range sets, in this order: `runtimeConfig.ipRanges`, `subnet`, `ranges`. An error contains the
+/// errors of all ranges.
 pub fn range_sets(
     sources: &Sources,
     warnings: &mut Vec<Warning>,
@@ -68,8 +67,8 @@ pub fn range_sets(
         errors.push(e);
         drafts.clear();
     } else if drafts.is_empty() && errors.is_empty() {
-        // They may well say where the ranges went.
-        let mut text = vec!["no IP ranges specified; give ipam.subnet or ipam.ranges".to_owned()];
+        // A typo may be the reason that there are no ranges.
+        let mut text = vec!["no IP ranges specified; set ipam.subnet or ipam.ranges".to_owned()];
         text.extend(warnings.iter().map(ToString::to_string));
         errors.push(ConfigError::invalid(text.join("; ")).at(sources.ipam.path()));
     }
@@ -99,7 +98,7 @@ pub fn range_sets(
     Ok(sets)
 }
 
-/// The ranges of each set; `None` for one that is among the errors.
+/// The ranges of each set; `None` for a set with an error.
 fn draft_sets<'a>(
     fields: &Fields<'a>,
     name: &str,
@@ -147,7 +146,7 @@ fn draft<'a>(fields: &Fields<'a>) -> Result<Draft<'a>, ConfigError> {
     })
 }
 
-/// One set; `None` if a range of it is among the errors already.
+/// One set; `None` if one of its ranges has an error.
 fn range_set(
     drafts: &[Option<Draft>],
     sources: &Sources,
@@ -180,7 +179,7 @@ fn range_set(
     })
 }
 
-/// One range. An error has all that is wrong with it.
+/// One range. An error contains all errors of the range.
 fn range(draft: &Draft, sources: &Sources) -> Result<Range, ConfigError> {
     let Some(subnet) = draft.subnet else {
         let text = "IP <nil> not v4 nor v6; every range needs a subnet";
@@ -207,7 +206,7 @@ fn range(draft: &Draft, sources: &Sources) -> Result<Range, ConfigError> {
             Ok(_) => break,
             Err(e) => e,
         };
-        // What is wrong is left out, and the rest is looked at.
+        // An invalid value is left out, and the rest is checked.
         let key = match wrong {
             RangeError::HostBits { .. } => {
                 spec.subnet = spec.subnet.trunc();
@@ -236,13 +235,13 @@ fn range(draft: &Draft, sources: &Sources) -> Result<Range, ConfigError> {
     Err(ConfigError::invalid("invalid range"))
 }
 
-/// `routes`, answered with the destination's host bits as they were written.
+/// `routes`. The destination's host bits are returned as written.
 pub fn routes(ipam: &Fields, warnings: &mut Vec<Warning>) -> Result<Vec<Route>, ConfigError> {
     let mut read = |item: Node| {
         let fields = item.fields()?;
         keys::warn_of_typos(&fields, keys::ROUTE, warnings);
         let route = route(&fields)?;
-        // Go leaves a zero out of the answer, except where it can tell it from nothing.
+        // Go omits a zero from the result, unless it can distinguish zero from absence.
         let positive = |name| Ok(fields.integer(name)?.filter(|n| *n != 0));
         Ok(Route {
             mtu: positive("mtu")?,

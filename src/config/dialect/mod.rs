@@ -1,7 +1,7 @@
-//! The dialects: one file for each program whose configurations are read, and how a configuration's
-//! dialect is detected.
+//! The dialects: one file for each program whose configurations are accepted, and the detection of the
+//! dialect.
 //!
-//! Invariant: a DEL gets its [`Cleanup`] whatever `ipam` looks like.
+//! Invariant: a DEL gets its [`Cleanup`], whatever `ipam` looks like.
 
 mod consul;
 mod ecs;
@@ -14,8 +14,8 @@ use super::{Cleanup, Config, Dialect, Inputs, cluster};
 use crate::model::NetworkName;
 
 impl Netconf {
-    /// The dialect, detected from the keys inside `ipam`. Consul's leases are never in a file of this
-    /// node, so its keys are looked for first.
+    /// The dialect, detected from the keys inside `ipam`. Consul's keys are tested first, because its
+    /// leases are never in a file of this node.
     pub fn dialect(&self) -> Dialect {
         let ipam = self.ipam_or_empty();
         if cluster::has_consul_keys(&ipam) {
@@ -42,7 +42,7 @@ impl Netconf {
         self.dialect() == Dialect::Ecs && matches!(self.ipam_or_empty().text("id"), Ok(Some(_)))
     }
 
-    /// The whole configuration, for ADD, CHECK and STATUS.
+    /// The complete configuration, for ADD, CHECK and STATUS.
     pub fn config(&self, inputs: &Inputs) -> Result<Config, ConfigError> {
         match self.dialect() {
             Dialect::Ecs => ecs::config(self, inputs),
@@ -63,7 +63,7 @@ impl Netconf {
         }
     }
 
-    /// What a DEL needs where nothing tells the dialect: what each would free.
+    /// What a DEL needs if the dialect is unknown: one entry for each dialect.
     pub fn cleanups(&self, inputs: &Inputs) -> Vec<Cleanup> {
         if self.is_bare() {
             vec![native::cleanup(self, inputs, Dialect::Native), ecs::cleanup(self, inputs)]

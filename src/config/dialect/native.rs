@@ -1,8 +1,8 @@
-//! Our own dialect: host-local's keys and ours.
+//! The native dialect: host-local's keys and sublet's own.
 //!
-//! Owns: what our keys mean. Does not own: ranges and routes (`host_local`), the place of leases
-//! (`place`).
-//! Invariant: every value that is refused is named with its place and the values it may have.
+//! Interprets sublet's own keys. `host_local` reads ranges and routes, `locations` the location of the
+//! leases.
+//! Invariant: an error names the place of the invalid value and the valid values.
 
 use super::host_local::{Sources, range_sets, routes};
 use crate::alloc::{Cooldown, OnDuplicate, Strategy};
@@ -17,10 +17,10 @@ use crate::config::{Cleanup, Config, Dialect, Inputs, choice, define, dns, durat
 use crate::model::{NetworkName, Owner, SetName, StoreSpec};
 use crate::net::{Range, RangeSet, Span};
 
-/// The most entries of `exclude`.
+/// The maximum number of entries in `exclude`.
 const MOST_EXCLUDED: usize = 4096;
 
-/// A configuration in host-local's keys and ours; the Consul dialect's is one as well.
+/// A configuration with host-local's keys and sublet's own. The Consul dialect is read in the same way.
 pub fn config(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Config, ConfigError> {
     let mut warnings = Vec::new();
     let root = conf.root();
@@ -56,7 +56,7 @@ pub fn config(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Confi
     let routes = routes(&ipam, &mut warnings);
     let dns = dns::dns(&ipam);
     let log = locations.check_log(&mut warnings);
-    // An ADD reports the first, `sublet check` all of them.
+    // An ADD reports the first error, `sublet check` reports all.
     let found = [
         network.as_ref().err(),
         args.as_ref().err(),
@@ -95,14 +95,14 @@ pub fn config(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Confi
     })
 }
 
-/// What a DEL or GC needs, from whatever can be understood.
+/// What a DEL or GC needs, from the valid parts of the configuration.
 pub fn cleanup(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Cleanup {
     let ipam = conf.ipam_or_empty();
     let locations = Locations { ipam: &ipam, inputs, dialect };
     let network = conf.name().unwrap_or_else(|_| NetworkName::unnamed());
     let set = shared(&ipam).ok().flatten().unwrap_or_else(|| network.clone());
     let store = locations.store_or_default();
-    // host-local's leases are of this host alone.
+    // host-local has leases of this host only.
     let legacy_dir = (dialect == Dialect::Native && !store.is_cluster())
         .then(|| locations.host_local_dir(&network));
     Cleanup {
@@ -132,7 +132,7 @@ fn shared(ipam: &Fields) -> Result<Option<NetworkName>, ConfigError> {
         return Ok(None);
     };
     NetworkName::new(text).map(Some).map_err(|_| {
-        let takes = "a name begins with a letter or digit and goes on with letters, digits, \"_\", \
+        let takes = "a name begins with a letter or digit and continues with letters, digits, \"_\", \
                      \".\" and \"-\"";
         ipam.bad_text("shared", text, takes)
     })
@@ -156,7 +156,7 @@ fn exclude(ipam: &Fields) -> Result<Vec<Span>, ConfigError> {
     }
 }
 
-/// An exclusion that leaves nothing out is probably a slip.
+/// Warns about `exclude` entries outside every range, which are probably typos.
 fn warn_of_unused_exclusions(exclude: &[Span], sets: &[RangeSet], warnings: &mut Vec<Warning>) {
     let bounds = || sets.iter().flat_map(RangeSet::ranges).map(Range::bounds);
     for span in exclude.iter().filter(|span| !bounds().any(|b| b.overlaps(**span))) {
@@ -167,7 +167,7 @@ fn warn_of_unused_exclusions(exclude: &[Span], sets: &[RangeSet], warnings: &mut
 
 fn strategy(ipam: &Fields, store: &StoreSpec) -> Result<Strategy, ConfigError> {
     if ipam.text("strategy")?.is_none() && store.is_cluster() {
-        // In a cluster every other order makes all nodes contend for the same next address.
+        // In a cluster, any other default would make all nodes compete for the same next address.
         return Ok(Strategy::Hash);
     }
     choice(ipam, "strategy", Strategy::ALL, Strategy::word)

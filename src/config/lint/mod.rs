@@ -1,9 +1,8 @@
-//! A configuration file as a person wrote it: one network or a list of plugins, and all that is
-//! wrong or odd in it.
+//! Checks a configuration file: one network or a list of plugins.
 //!
-//! Owns: what in a file is for us, the findings, each with its place. Does not own: the rules of a
-//! configuration, which are those of an ADD.
-//! Invariant: what an ADD refuses is an error here, and so is a key that was meant and does nothing.
+//! Finds the parts that are for sublet, and locates each error and warning in the text. The rules are those
+//! of an ADD.
+//! Invariant: what an ADD refuses is an error here. So is a mistyped key, which would have no effect.
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Read};
@@ -18,21 +17,21 @@ use super::locate::Position;
 use super::netconf::Netconf;
 use super::{Cleanup, CniVersion, Config, Inputs, keys};
 
-/// The names under which we are called: our own, and those of the plugins that we stand in for.
+/// The names under which sublet is called: its own, and those of the plugins that it replaces.
 const OURS: [&str; 5] = ["sublet", "host-local", "ecs-ipam", "consul", "cni-ipam-consul"];
 
-/// What a list gives to each of its plugins.
+/// The keys that a list passes to each of its plugins.
 const LIST: [&str; 2] = ["name", "cniVersion"];
 
-/// As much as is read from standard input for an ADD.
+/// The limit for a configuration on standard input.
 const LONGEST: u64 = 16 << 20;
 
-/// What a file says.
+/// The content of a file.
 #[derive(Clone, Debug, Default)]
 pub struct Inspection {
-    /// What there is for a plugin to do, in order.
+    /// The configuration of each plugin, in order.
     pub parts: Vec<Part>,
-    /// What is wrong or odd, in the order of the text.
+    /// Errors and warnings, in the order of the text.
     pub findings: Vec<Finding>,
 }
 
@@ -48,30 +47,30 @@ impl Inspection {
 /// One plugin's configuration.
 #[derive(Clone, Debug)]
 pub struct Part {
-    /// The plugin that it is for.
+    /// The name of the plugin.
     pub plugin: String,
-    /// Whom that asks for addresses; nothing where it asks nobody.
+    /// The IPAM plugin that it calls; empty if none.
     pub ipam: String,
-    /// Whether that is us.
+    /// Whether that is sublet.
     pub ours: bool,
-    /// What a DEL would make of it; `None` where it is not ours, or not even a DEL can read it.
+    /// What a DEL would use; `None` if the part is not for sublet, or not even a DEL can read it.
     pub cleanup: Option<Cleanup>,
-    /// What an ADD would make of it; `None` where it is not ours, or an ADD would refuse it.
+    /// What an ADD would use; `None` if the part is not for sublet, or an ADD would refuse it.
     pub config: Option<Config>,
 }
 
-/// Something wrong or odd.
+/// An error or a warning.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Where.
+    /// The line and column.
     #[serde(flatten)]
     pub at: Position,
-    /// The same as keys and indices: `plugins[0].ipam.subnet`; empty for all of the file.
+    /// The path: `plugins[0].ipam.subnet`; empty for the whole file.
     pub place: String,
-    /// Whether the configuration cannot be meant so; else it is only worth a look.
+    /// Whether it is an error; otherwise a warning.
     #[serde(rename = "level", serialize_with = "level")]
     pub error: bool,
-    /// What, and what to do.
+    /// The finding, and what to do.
     #[serde(rename = "message")]
     pub text: String,
 }
@@ -88,14 +87,14 @@ impl Finding {
     }
 }
 
-/// Reads a file and looks at it; an error if it cannot be read.
+/// Reads and checks a file. Fails if the file cannot be read.
 pub fn read(file: impl Read) -> io::Result<Inspection> {
     let mut bytes = Vec::new();
     file.take(LONGEST + 1).read_to_end(&mut bytes)?;
     Ok(bytes_of(&bytes))
 }
 
-/// Looks at the content of a file.
+/// Checks the content of a file.
 pub fn bytes_of(bytes: &[u8]) -> Inspection {
     if u64::try_from(bytes.len()).is_ok_and(|n| n > LONGEST) {
         let text = "longer than 16 MiB, which is more than a plugin reads";
@@ -121,7 +120,7 @@ pub fn bytes_of(bytes: &[u8]) -> Inspection {
 fn syntax(text: &str, e: &serde_json::Error) -> Finding {
     let message = e.to_string();
     let what = message.split(" at line ").next().unwrap_or(&message);
-    // serde_json counts bytes, and a word that the end of its line cuts off for the next line.
+    // serde_json counts bytes. If the end of a line cuts a word off, it reports the next line.
     let (line, column) = match (e.line(), e.column()) {
         (line @ 2.., 0) => (line - 1, usize::MAX),
         (line, column) => (line.max(1), column.saturating_sub(1)),
@@ -131,10 +130,10 @@ fn syntax(text: &str, e: &serde_json::Error) -> Finding {
     let at = Position { line, column: before.chars().count() + 1 };
     let bom =
         if text.starts_with('\u{feff}') { "; the file begins with a byte order mark" } else { "" };
-    Finding::of_file(at, format!("no JSON: {what}{bom}"))
+    Finding::of_file(at, format!("not valid JSON: {what}{bom}"))
 }
 
-/// A finding before its place is located in the text.
+/// A finding whose place has not been located in the text yet.
 struct Pending {
     place: String,
     at_key: bool,
@@ -159,8 +158,8 @@ impl Linter {
         self.pending.push(Pending { place, at_key: true, error: false, text });
     }
 
-    /// Adds an error, and the further errors that it carries. The name and version of a list are reported
-    /// once, not for each of its plugins.
+    /// Adds an error and the further errors that it contains. Errors about the name and the version of a
+    /// list are reported once, not for each of its plugins.
     fn refused(&mut self, prefix: &str, e: &ConfigError, otherwise: &str) {
         for e in e.clone().each() {
             let place = prefixed(prefix, e.place().unwrap_or(otherwise));
@@ -221,18 +220,18 @@ impl Linter {
         }
     }
 
-    /// One plugin's configuration, which stands at `place`.
+    /// Checks one plugin's configuration. It is at `place` in the file.
     fn part(&mut self, place: &str, pairs: &[(String, Json)]) {
         let root = Fields::root(pairs);
         self.warn_of_duplicates(place, &root);
         let plugin = self.text(place, &root, "type").unwrap_or_default();
         if plugin.is_empty() && !place.is_empty() {
-            self.error(prefixed(place, "type"), "type is missing: which plugin is to be called?");
+            self.error(prefixed(place, "type"), "type is missing: it names the plugin to call");
         }
         if plugin == OURS[0] {
             self.error(
                 prefixed(place, "type"),
-                "sublet gives addresses and makes no interface: name it as ipam.type of bridge, ptp, \
+                "sublet allocates addresses but creates no interface: set it as ipam.type of bridge, ptp, \
                  macvlan or another",
             );
         }
@@ -252,7 +251,7 @@ impl Linter {
         let silent = ipam.keys().next().is_none();
         let ours = OURS.contains(&&*named) || named.is_empty() && !silent;
         if ours && named.is_empty() {
-            let text = "ipam.type is missing: a network plugin calls the program that it names";
+            let text = "ipam.type is missing: it names the IPAM plugin to call";
             self.warn(prefixed(place, "ipam"), text);
         } else if !ours && OURS.iter().any(|name| strsim::levenshtein(&named, name) <= 2) {
             let text = format!("ipam.type is {}; did you mean sublet?", quote(&named));
@@ -275,10 +274,10 @@ impl Linter {
         text.map(str::to_owned)
     }
 
-    /// What an ADD makes of it.
+    /// Reads the configuration as an ADD would.
     fn config(&mut self, place: &str, conf: &Netconf) -> Option<Config> {
         if ranges_come_from_runtime(conf) {
-            let text = "no ranges here: the runtime has to pass them as its ipRanges capability";
+            let text = "no ranges: the runtime must pass them with its ipRanges capability";
             self.warn(prefixed(place, "ipam"), text);
             return None;
         }
@@ -292,7 +291,7 @@ impl Linter {
         Some(config)
     }
 
-    /// Keys that nobody understands, inside `ipam` and below.
+    /// Checks for unknown keys, inside `ipam` and below.
     fn check_keys(&mut self, place: &str, ipam: &Fields) {
         self.warn_of_duplicates(place, ipam);
         self.check_unknown(place, ipam, keys::IPAM);
@@ -330,18 +329,18 @@ impl Linter {
         }
     }
 
-    /// Keys that are given twice, be it in another spelling.
+    /// Warns about duplicate keys, also in different spellings.
     fn warn_of_duplicates(&mut self, place: &str, fields: &Fields) {
         let mut seen = HashSet::new();
         for key in fields.keys() {
             if !seen.insert(key.replace('-', "").to_ascii_lowercase()) {
                 let at = prefixed(place, &fields.join(key));
-                self.warn(at, format!("{key} is given twice; the last one counts"));
+                self.warn(at, format!("{key} is there twice; the last one counts"));
             }
         }
     }
 
-    /// The findings in the order of the text; errors first where several are of one place.
+    /// The findings in the order of the text. At the same place, errors come first.
     fn locate(&self, text: &str) -> Vec<Finding> {
         let paths: Vec<Vec<&str>> =
             self.pending.iter().map(|note| ancestors(&note.place)).collect();
@@ -365,7 +364,7 @@ impl Linter {
     }
 }
 
-/// A place and the places around it, outermost last.
+/// A place and its enclosing places, outermost last.
 fn ancestors(place: &str) -> Vec<&str> {
     let mut ways = vec![place];
     let mut rest = place;
@@ -377,8 +376,8 @@ fn ancestors(place: &str) -> Vec<&str> {
     ways
 }
 
-/// A place inside a plugin's configuration as one of the file. A list gives its plugins its own name
-/// and version.
+/// Converts a place in a plugin's configuration to a place in the file. The name and version are the
+/// list's.
 fn prefixed(prefix: &str, place: &str) -> String {
     match place {
         _ if prefix.is_empty() => place.to_owned(),
@@ -388,13 +387,13 @@ fn prefixed(prefix: &str, place: &str) -> String {
     }
 }
 
-/// A plugin's configuration as libcni passes it: with the list's name and version.
+/// A plugin's configuration as libcni passes it, with the list's name and version.
 fn injected(given: &[(String, Json)], plugin: &Fields) -> Vec<(String, Json)> {
     let own = plugin.pairs().iter().filter(|(key, _)| !LIST.contains(&&**key));
     own.chain(given).cloned().collect()
 }
 
-/// Whether a configuration without ranges says that the runtime passes some.
+/// Whether a configuration without ranges expects them from the runtime.
 fn ranges_come_from_runtime(conf: &Netconf) -> bool {
     let capable = |root: &Fields| -> Option<bool> {
         root.object("capabilities").ok()??.flag("ipRanges").ok()
@@ -408,7 +407,7 @@ fn ranges_come_from_runtime(conf: &Netconf) -> bool {
 mod tests {
     use super::*;
 
-    fn told(text: &str) -> String {
+    fn findings(text: &str) -> String {
         let look = |f: &Finding| {
             let level = if f.error { "error" } else { "warning" };
             format!("{}:{} {level}: {}", f.at.line, f.at.column, f.text)
@@ -423,7 +422,7 @@ mod tests {
  "ipam": {"type": "sublet", "subnet": "10.1.0.0/16",
           "range_start": "10.1.0.9", "color": 1}}"#;
         assert_eq!(
-            told(text),
+            findings(text),
             "3:11 error: unknown key ipam.range_start is ignored; did you mean rangeStart?\n\
              3:38 warning: unknown key ipam.color: it does nothing"
         );
@@ -437,7 +436,7 @@ mod tests {
     [{"subnet": "10.1.2.0/24", "rangeStart": "10.1.3.1"}]]}}]}"#;
         let want =
             "4:46 error: invalid range set 0: RangeStart 10.1.3.1 not in network 10.1.2.0/24";
-        assert_eq!(told(text), want);
+        assert_eq!(findings(text), want);
         let parts = bytes_of(text.as_bytes()).parts;
         let ours: Vec<bool> = parts.iter().map(|part| part.ours).collect();
         assert_eq!(ours, [false, true]);
@@ -446,20 +445,27 @@ mod tests {
     #[test]
     fn who_is_called_by_a_wrong_name() {
         let of = |ipam: &str| {
-            told(&format!(r#"{{"name": "n", "type": "bridge", "ipam": {{"type": "{ipam}"}}}}"#))
+            findings(&format!(r#"{{"name": "n", "type": "bridge", "ipam": {{"type": "{ipam}"}}}}"#))
         };
         assert_eq!(of("subletd"), "1:50 error: ipam.type is \"subletd\"; did you mean sublet?");
         assert_eq!(of("dhcp"), "");
         let ours = r#"{"name": "n", "type": "sublet", "ipam": {"type": "sublet", "subnet": "10.0.0.0/8"}}"#;
-        assert!(told(ours).starts_with("1:23 error: sublet gives addresses"), "{}", told(ours));
+        assert!(
+            findings(ours).starts_with("1:23 error: sublet allocates addresses"),
+            "{}",
+            findings(ours)
+        );
     }
 
     #[test]
     fn what_is_no_json() {
-        assert_eq!(told("{\n \"a\": tru\n}"), "2:10 error: no JSON: expected ident");
-        assert!(told("[1]").starts_with("1:1 error: must be an object, not a list"));
-        assert!(told("").starts_with("1:1 error: no JSON: EOF"));
-        assert!(told(&"[".repeat(1 << 20)).starts_with("1:128 error: no JSON: recursion limit"));
+        assert_eq!(findings("{\n \"a\": tru\n}"), "2:10 error: not valid JSON: expected ident");
+        assert!(findings("[1]").starts_with("1:1 error: must be an object, not a list"));
+        assert!(findings("").starts_with("1:1 error: not valid JSON: EOF"));
+        assert!(
+            findings(&"[".repeat(1 << 20))
+                .starts_with("1:128 error: not valid JSON: recursion limit")
+        );
         let text = b"{\"name\": \"n\", \"type\": \"b\xff\"}";
         let found = bytes_of(text).findings;
         assert_eq!((found.len(), found[0].at.column), (1, 25));
@@ -468,7 +474,7 @@ mod tests {
     #[test]
     fn a_list_has_one_name_and_one_version() {
         let text = r#"{"cniVersion": "9", "name": "-", "plugins": []}"#;
-        let text = told(text);
+        let text = findings(text);
         assert!(text.contains("1:16 error: \"9\" is none of 0.1.0, "), "{text}");
         assert!(text.contains("1:29 error: invalid characters found in network name: -"), "{text}");
         assert!(text.contains("1:45 error: a list of no plugins"), "{text}");

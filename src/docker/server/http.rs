@@ -1,9 +1,9 @@
-//! One connection: HTTP/1.1, as long as dockerd keeps it.
+//! One HTTP/1.1 connection, for as long as dockerd keeps it open.
 //!
-//! Owns: limits of a body, and knowing when an answer is with the kernel. Does not own: what a
-//! request means.
-//! Invariant: an idle connection is never closed before the drain: dockerd repeats a request on a
-//! broken one with an empty body. A change is kept only after the last byte of its answer was written.
+//! Limits the size of bodies, and detects when an answer has reached the kernel.
+//! Invariant: an idle connection is never closed before the drain, because dockerd repeats a request on a
+//! broken connection with an empty body. A change is kept only after the last byte of its answer was
+//! written.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -23,19 +23,19 @@ use super::{LINGER, stopped};
 use crate::docker::LARGEST_BODY;
 use crate::sys::stream::{Stream, Watch};
 
-/// What dockerd says it accepts.
+/// The media type that dockerd accepts.
 const MEDIA_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The first request of a dockerd that starts, or that finds the plugin again.
+/// The first request of a dockerd that starts or finds the plugin again.
 const ACTIVATE: &str = "/Plugin.Activate";
 
-/// A head is longer than this: bytes that were written before them are a body's.
+/// A head is longer than this. Shorter writes belong to a body.
 const MIN_HEAD: usize = 64;
 
-/// Serves one connection until it ends, or (after `stop`) until its request is answered. `activated` is
+/// Serves one connection until it ends or, after `stop`, until its request is answered. `activated` is
 /// notified of each activation.
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
@@ -53,15 +53,16 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         let (queue, unsent) = (queue.clone(), unsent.clone());
         async move { Ok::<_, Infallible>(respond(request, &queue, timeout, &unsent).await) }
     });
-    // A client that has closed only its own direction still gets its answer. If it is gone, the write fails.
+    // A client that has closed only its sending side still gets its answer. If the client is gone, the
+    // write fails.
     let mut http = hyper::server::conn::http1::Builder::new();
     let connection = http.half_close(true).serve_connection(io, service);
     let mut connection = pin!(connection);
     tokio::select! {
-        // A broken connection is its client's loss; what it had not got is undone by `unsent`.
+        // If the connection breaks, dropping `unsent` undoes the changes whose answers were not delivered.
         _ = connection.as_mut() => {}
         () = stopped(&mut stop) => {
-            // A request that is in the socket already is read first.
+            // First reads a request that is already in the socket.
             if tokio::time::timeout(LINGER, connection.as_mut()).await.is_ok() {
                 return;
             }
@@ -91,7 +92,7 @@ async fn respond(
     response
 }
 
-/// The whole body, or a status and why not.
+/// The whole body, or a status and the reason for the failure.
 async fn read(body: Incoming) -> Result<Vec<u8>, (u16, &'static str)> {
     const LARGE: (u16, &str) = (413, "the request body is larger than 1 MiB");
     if body.size_hint().lower() > LARGEST_BODY as u64 {
@@ -106,8 +107,8 @@ async fn read(body: Incoming) -> Result<Vec<u8>, (u16, &'static str)> {
     }
 }
 
-/// Answers that are not with the kernel yet, in order, with the bytes that are left of each.
-/// Whatever is in here when the connection ends is dropped, and undone.
+/// Answers that have not reached the kernel, in order, with their number of remaining bytes. Those that are
+/// left when the connection ends are dropped, which undoes their changes.
 #[derive(Clone, Default)]
 struct Unsent(Arc<Mutex<Vec<(usize, PendingUndo)>>>);
 

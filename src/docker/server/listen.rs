@@ -1,8 +1,9 @@
-//! Where dockerd finds the driver: sockets, and the file that names a TCP address.
+//! The sockets where dockerd finds the driver, and the file that names a TCP address.
 //!
-//! Owns: making and removing them. A socket gets its mode before its name, and its name by a rename:
-//! there is no moment without one, and none in which others may connect.
-//! Invariant: only a socket that nobody serves is republished, and only what we made is removed.
+//! A socket gets its mode before its name, and its name by a rename. There is no moment without the name,
+//! and none in which other users can connect.
+//! Invariant: an existing socket is replaced only if no process serves it, and only files that this process
+//! created are removed.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -37,7 +38,7 @@ impl Drop for Published {
     }
 }
 
-/// A name in the same folder that dockerd does not look at.
+/// A name in the same folder that dockerd ignores.
 fn temporary(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}", std::process::id()));
@@ -50,11 +51,11 @@ fn make_folder(path: &Path) -> Result<()> {
         .with_context(|| format!("cannot make the folder {}", folder.display()))
 }
 
-/// Listens on a unix socket of mode 0600. A stale one is republished.
+/// Listens on a unix socket of mode 0600. A stale socket is replaced.
 pub fn unix(path: &Path) -> Result<(UnixListener, Published)> {
     match fs::symlink_metadata(path) {
         Ok(m) if !m.file_type().is_socket() => {
-            bail!("{} is there and is no socket; move it away", path.display())
+            bail!("{} exists and is not a socket; move it away", path.display())
         }
         Ok(_) if UnixStream::connect(path).is_ok() => {
             bail!("another process serves {}; stop it, or choose another --socket", path.display())
@@ -76,7 +77,7 @@ pub fn unix(path: &Path) -> Result<(UnixListener, Published)> {
     Ok((listener, Published::new(path)?))
 }
 
-/// Writes where dockerd finds the address: `.spec` (one URL), or with TLS `.json`.
+/// Writes the file by which dockerd finds the address: `.spec` (one URL), or `.json` with TLS.
 pub fn publish_tcp(tcp: &Tcp, at: SocketAddr) -> Result<Published> {
     let (path, text) = match &tcp.tls {
         None => (tcp.spec.clone(), format!("tcp://{at}\n")),

@@ -1,7 +1,7 @@
-//! The server of `subletd`: sockets, readiness, shutdown, and when it cleans up.
+//! The server of `subletd`: sockets, readiness, shutdown, and the times of cleanup.
 //!
-//! Invariant: all sockets listen before the server reports that it is ready. At shutdown every request
-//! that arrived is answered, and a change whose answer could not be delivered is undone.
+//! Invariant: all sockets listen before the server reports that it is ready. At shutdown, every request
+//! that has arrived is answered. A change whose answer could not be delivered is undone.
 
 mod http;
 mod listen;
@@ -34,20 +34,20 @@ use crate::store;
 use crate::telemetry::log::Entry;
 pub use worker::Backend;
 
-/// How long requests that arrived before the shutdown may take after it.
+/// How long after the shutdown the open requests may take.
 const DRAIN: Duration = Duration::from_secs(15);
 
-/// How long an idle connection, and the queue of connections that are not accepted yet, may still bring
-/// a request at shutdown: dockerd sent it before.
+/// How long at shutdown to wait for requests that dockerd has already sent, on idle connections and on
+/// connections that are not accepted yet.
 const LINGER: Duration = Duration::from_millis(250);
 
 /// When and how the server frees what dockerd no longer lists.
 pub struct Cleanup {
-    /// How often, beside the cleanup after each activation.
+    /// The interval of cleanups, in addition to the cleanup after each activation.
     pub every: Option<Duration>,
     /// dockerd's socket.
     pub docker: PathBuf,
-    /// What may be freed.
+    /// The limits of a cleanup.
     pub limits: Limits,
 }
 
@@ -61,7 +61,7 @@ pub struct ServerConfig {
     pub backend: Backend,
     /// When and how to clean up.
     pub cleanup: Cleanup,
-    /// Systemd's socket for notifications, if it wants any.
+    /// Systemd's notification socket, if it wants notifications.
     pub notify: Option<OsString>,
 }
 
@@ -73,7 +73,7 @@ pub fn run(config: ServerConfig) -> Result<()> {
     let (queue, workers) = Queue::start(&backend)?;
     let served = runtime.block_on(async {
         let (stop, stopping) = watch::channel(false);
-        // Every connection holds a sender; when all are gone the channel ends.
+        // Every connection holds a sender. When all are gone, the channel ends.
         let (alive, mut ended) = mpsc::channel::<()>(1);
         let (backend, queue) = (backend.clone(), queue.clone());
         let activated = Arc::new(Notify::new());
@@ -108,15 +108,15 @@ pub fn run(config: ServerConfig) -> Result<()> {
             _ = int.recv() => {}
         }
         notify_systemd(notify.as_deref(), "STOPPING=1");
-        listeners.backend.log(Level::Info, "stopping: requests that are here are answered");
-        // Removes the sockets' names: from here on only clients that are connected are served.
+        listeners.backend.log(Level::Info, "stopping: answering the open requests");
+        // Removes the sockets' names: from now on, only connected clients are served.
         drop(listeners);
         let _ = stop.send(true);
         let _ = tokio::time::timeout(DRAIN, ended.recv()).await;
         Ok(())
     });
-    // Ends the connections that did not drain; the workers undo what was not delivered. A cleanup that
-    // waits for dockerd does not keep the process.
+    // Ends the connections that did not drain; the workers undo their undelivered changes. A cleanup that
+    // waits for dockerd does not delay the exit.
     runtime.shutdown_timeout(DRAIN);
     drop(queue);
     for worker in workers {
@@ -125,7 +125,7 @@ pub fn run(config: ServerConfig) -> Result<()> {
     served
 }
 
-/// Notifies systemd, if it asked for that.
+/// Notifies systemd, if it wants notifications.
 fn notify_systemd(socket: Option<&OsStr>, state: &str) {
     let Some(name) = socket.filter(|name| !name.is_empty()) else { return };
     let address = match name.as_bytes().strip_prefix(b"@") {
@@ -139,13 +139,13 @@ fn notify_systemd(socket: Option<&OsStr>, state: &str) {
 
 type Stopping = watch::Receiver<bool>;
 
-/// Opens listeners, and serves the connections that they accept.
+/// Opens listeners and serves the connections that they accept.
 struct Listeners {
     backend: Arc<Backend>,
     queue: Queue,
     stopping: Stopping,
     alive: mpsc::Sender<()>,
-    /// Notified when a dockerd activates the plugin over a unix socket: a dockerd of this host.
+    /// Notified when a dockerd activates the plugin over a unix socket, because it is then on this host.
     activated: Arc<Notify>,
     published: Vec<listen::Published>,
 }
@@ -189,8 +189,8 @@ impl Listeners {
         let at = listener.local_addr()?;
         if tcp.tls.is_none() && !at.ip().is_loopback() && !tcp.insecure {
             bail!(
-                "{at} is reachable from outside and whoever reaches it leases addresses: use \
-                 --tls-cert, --tls-key and --tls-ca, a loopback address, or say --insecure"
+                "{at} is reachable from outside, and every client could lease addresses: use \
+                 --tls-cert, --tls-key and --tls-ca, a loopback address, or --insecure"
             );
         }
         let acceptor = tcp.tls.as_ref().map(tls::acceptor).transpose()?;
@@ -201,15 +201,15 @@ impl Listeners {
         Ok(())
     }
 
-    /// Takes the sockets that systemd opened; it removes them too.
+    /// Adopts the sockets that systemd opened. systemd also removes them.
     fn inherit(&mut self, inherited: &mut ListenFd) -> Result<()> {
         for at in 0..inherited.len() {
             match inherited.take_unix_listener(at) {
                 Ok(Some(listener)) => self.serve_unix(listener)?,
-                _ => bail!("socket {at} that was handed over is no unix socket"),
+                _ => bail!("inherited socket {at} is not a unix socket"),
             }
         }
-        let text = format!("listening on {} sockets that were handed over", inherited.len());
+        let text = format!("listening on {} inherited sockets", inherited.len());
         self.backend.log(Level::Info, text);
         Ok(())
     }
@@ -238,7 +238,7 @@ impl Listeners {
                     Some(Ok(stream)) => stream,
                     Some(Err(e)) => {
                         backend.log(Level::Error, format!("cannot accept a connection: {e}"));
-                        // Out of descriptors, for example: that may pass.
+                        // The cause may be temporary, such as too many open files.
                         tokio::time::sleep(Duration::from_millis(100)).await;
                         continue;
                     }
@@ -268,11 +268,11 @@ async fn stopped(stopping: &mut Stopping) {
     let _ = stopping.wait_for(|stop| *stop).await;
 }
 
-/// After an activation: how often a cleanup is tried. dockerd answers nobody while it starts.
+/// How often a cleanup after an activation is tried. dockerd does not answer while it starts.
 const TRIES: u32 = 5;
 
 /// Cleans up after each activation (with a delay, so that dockerd has read its networks), or at intervals.
-/// It uses a store of its own, so that no request waits for it. If a listing fails, nothing is freed.
+/// It uses its own store, so that no request waits for it. If a listing fails, nothing is freed.
 async fn clean_repeatedly(
     cleanup: Arc<Cleanup>,
     activated: Option<Arc<Notify>>,
@@ -307,7 +307,7 @@ async fn clean_repeatedly(
     }
 }
 
-/// Cleans up once, and logs what was freed. Returns whether dockerd could be asked.
+/// Cleans up once and logs what was freed. Returns whether dockerd answered.
 async fn clean_once(docker: PathBuf, limits: Limits, backend: &Arc<Backend>) -> bool {
     let own = backend.clone();
     let work = tokio::task::spawn_blocking(move || {

@@ -1,4 +1,4 @@
-//! TLS on TCP: the server's certificate, and the one authority whose clients may come in.
+//! TLS on TCP: the server's certificate, and the authority that signs the clients' certificates.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,11 +21,13 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     Ok(all)
 }
 
-/// Accepts clients with a certificate that `ca` has signed, and nobody else.
+/// Accepts only clients with a certificate that `ca` has signed.
 pub fn acceptor(Tls { cert, key, ca, .. }: &Tls) -> Result<TlsAcceptor> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(ca)? {
-        roots.add(certificate).with_context(|| format!("{} is no authority", ca.display()))?;
+        roots
+            .add(certificate)
+            .with_context(|| format!("{} is not a certificate authority", ca.display()))?;
     }
     let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
     let verifier =
@@ -36,6 +38,6 @@ pub fn acceptor(Tls { cert, key, ca, .. }: &Tls) -> Result<TlsAcceptor> {
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
         .with_single_cert(certificates(cert)?, secret)
-        .context("certificate and key do not go together")?;
+        .context("certificate and key do not match")?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -1,9 +1,9 @@
-//! The worker threads, which run requests on the store in the order in which they came.
+//! The worker threads, which run requests on the store in the order of their arrival.
 //!
-//! An embedded store has one writer at a time, so one worker serves it. A cluster has several workers,
-//! so that no request waits for another's round trip.
-//! Invariant: before the workers end, each answer's [`PendingUndo`] is confirmed, because the kernel
-//! has all bytes of the answer, or the change that the answer reports is undone.
+//! An embedded store has one writer at a time, so one worker serves it. A cluster has several workers, so
+//! that no request waits for another's round trip.
+//! Invariant: before the workers end, each answer's [`PendingUndo`] is confirmed, because the kernel has
+//! all bytes of the answer, or the change that the answer reports is undone.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -24,7 +24,7 @@ use crate::sys::{host, panic};
 use crate::telemetry::counters;
 use crate::telemetry::log::{Entry, Log};
 
-/// Requests to a cluster that run at the same time.
+/// The number of cluster requests that run at the same time.
 const CLUSTER_WORKERS: usize = 8;
 
 /// The protocol's methods.
@@ -40,25 +40,25 @@ const METHODS: [&str; 7] = [
 
 /// The driver, its store, and how to run a request on them.
 pub struct Backend {
-    /// What the driver knows beside its store.
+    /// The driver.
     pub driver: Driver,
-    /// Which store; its wait is set for each request.
+    /// The store. Its wait is set for each request.
     pub store: StoreSpec,
     /// Node and boot.
     pub cx: Context,
-    /// How long a request may take, waiting included.
+    /// How long a request may take, including its wait.
     pub timeout: Duration,
-    /// Where lines go.
+    /// The log.
     pub log: Log,
 }
 
 impl Backend {
-    /// Writes a line that is of no request.
+    /// Writes a log line that does not belong to a request.
     pub(super) fn log(&self, level: Level, text: impl Into<String>) {
         self.log.write(&Entry::new(level, text));
     }
 
-    /// Node and boot, with the time and a random number of now.
+    /// Node and boot, with the current time and a random number.
     pub(super) fn context(&self) -> Context {
         Context { now: host::now(), seed: host::chance(), ..self.cx.clone() }
     }
@@ -75,7 +75,8 @@ struct Job {
     received: Instant,
     deadline: Instant,
     answer: oneshot::Sender<Answer>,
-    /// For the answer's [`PendingUndo`]: the workers themselves hold no sender, or they would not end.
+    /// For the answer's [`PendingUndo`]. The workers hold no sender themselves; otherwise they would not
+    /// end.
     queue: Queue,
 }
 
@@ -96,7 +97,7 @@ pub struct PendingUndo {
 }
 
 impl PendingUndo {
-    /// Keeps the change: the kernel has the answer.
+    /// Keeps the change, because the kernel has the answer.
     pub fn confirm(&mut self) {
         self.undo = None;
     }
@@ -105,7 +106,7 @@ impl PendingUndo {
 impl Drop for PendingUndo {
     fn drop(&mut self) {
         if let Some(undo) = self.undo.take() {
-            // Fails only when the workers are gone, and they outlive all connections.
+            // Fails only if the workers are gone, and they outlive all connections.
             let _ = self.queue.0.send(Work::Undo(undo));
         }
     }
@@ -136,7 +137,7 @@ impl Queue {
         Ok((Queue(sender), threads.collect::<Result<_, _>>()?))
     }
 
-    /// Answers one request within `timeout` or fails; a change that is made later is undone.
+    /// Answers one request within `timeout`, or fails. A change that is made later is undone.
     pub async fn ask(&self, path: String, body: Vec<u8>, timeout: Duration) -> Answer {
         let (answer, get) = oneshot::channel();
         let received = Instant::now();
@@ -162,7 +163,7 @@ impl Queue {
     }
 }
 
-/// Counts a request. All methods that the protocol does not have count as one.
+/// Counts a request. All unknown methods count as one.
 fn count(command: &str, reply: &Reply, took: Duration) {
     let known = METHODS.iter().find(|known| **known == command).unwrap_or(&"unknown");
     let fact = reply.entry.facts.iter().find(|(name, _)| *name == "outcome");
@@ -177,7 +178,7 @@ fn count(command: &str, reply: &Reply, took: Duration) {
     }
 }
 
-/// The next piece of work; `None` when there will be none.
+/// The next piece of work; `None` at the end.
 fn next(receiver: &Mutex<mpsc::Receiver<Work>>) -> Option<Work> {
     receiver.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
 }
@@ -185,7 +186,7 @@ fn next(receiver: &Mutex<mpsc::Receiver<Work>>) -> Option<Work> {
 /// One worker thread.
 struct Worker {
     backend: Arc<Backend>,
-    /// A cluster's connections, kept from request to request.
+    /// A cluster's connections, reused for later requests.
     connected: Option<Box<dyn Store>>,
 }
 
@@ -217,7 +218,7 @@ impl Worker {
         entry.took = Some(received.elapsed());
         self.backend.log.write(&entry);
         count(command, &reply, received.elapsed());
-        // If the client is gone the answer is dropped here, and its undo is queued.
+        // If the client is gone, the answer is dropped here, and its undo is queued.
         drop(answer.send(queue.reply(reply)));
     }
 
@@ -231,7 +232,7 @@ impl Worker {
         });
         match catch_unwind(work) {
             Ok(Ok((reply, store))) => {
-                // After a failure everything is read anew, a certificate that was renewed too.
+                // After a failure everything is read again, because a certificate may have been renewed.
                 self.connected =
                     Some(store).filter(|_| self.backend.store.is_cluster() && reply.status < 500);
                 reply
@@ -251,11 +252,13 @@ impl Worker {
             api::undo(&mut *store, &self.backend.context(), undo).map_err(|e| e.to_string())
         });
         let (level, text) = match done {
-            Ok(()) => (Level::Warn, format!("nobody took the answer: {what} is free again")),
+            Ok(()) => {
+                (Level::Warn, format!("the client did not read the answer: {what} was freed"))
+            }
             Err(e) => (
                 Level::Error,
                 format!(
-                    "nobody took the answer, and {what} stays leased: {e}; run `subletd cleanup`"
+                    "the client did not read the answer, and {what} stays leased: {e}; run `subletd cleanup`"
                 ),
             ),
         };

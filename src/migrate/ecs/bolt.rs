@@ -1,13 +1,13 @@
-//! Reading one bucket of a bolt file, without trusting a byte of it.
+//! Reads one bucket of a bolt file without trusting its content.
 //!
-//! Owns: the file format, version 2, as bbolt's `internal/common/{page,meta,bucket,inode}.go` has it:
-//! pages of one size, two meta pages of which the younger whole one counts, a B+tree of branch and
-//! leaf pages. Numbers are little-endian, as on every machine that Amazon ECS runs on. Does not own:
-//! what keys and values mean. There is no crate for it that checks what it reads.
-//! Invariant: no read leaves the file; a page is read once, so no cycle and no overlap of pages costs
-//! more time or memory than the file has bytes.
+//! The file format is version 2, as in bbolt's `internal/common/{page,meta,bucket,inode}.go`: pages of one
+//! size, two meta pages of which the newer valid one counts, and a B+tree of branch and leaf pages. Numbers
+//! are little-endian, as on every machine that Amazon ECS runs on. No crate reads the format and verifies
+//! what it reads.
+//! Invariant: no read leaves the file. Each page is read at most once, so cycles and overlaps of pages cost
+//! no more time or memory than the file has bytes.
 
-/// What is wrong with a file.
+/// The damage of a file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Damage(String);
@@ -22,17 +22,17 @@ pub type Entry<'a> = (&'a [u8], &'a [u8]);
 const MAGIC: u32 = 0xed0c_daed;
 const VERSION: u32 = 2;
 const HEADER: usize = 16;
-/// Of a branch and of a leaf alike.
+/// The size of an element of a branch or a leaf.
 const ELEMENT: usize = 16;
 const BUCKET_HEADER: usize = 16;
 const BRANCH: u16 = 0x01;
 const LEAF: u16 = 0x02;
 const META: u16 = 0x04;
-/// On an element of a leaf: its value is a bucket.
+/// A flag of a leaf's element: its value is a bucket.
 const IS_BUCKET: u32 = 0x01;
 
-/// The entries of a top-level bucket, in the order of their keys; `None` if there is no such bucket.
-/// Buckets inside it are left out.
+/// The entries of a top-level bucket, in the order of their keys; `None` if there is no such bucket. Nested
+/// buckets are left out.
 pub fn bucket<'a>(file: &'a [u8], name: &[u8]) -> Result<Option<Vec<Entry<'a>>>, Damage> {
     let meta = Meta::find(file)?;
     let mut tree = Tree { file, size: meta.page_size, pages: meta.pages, read: Vec::new() };
@@ -43,7 +43,7 @@ pub fn bucket<'a>(file: &'a [u8], name: &[u8]) -> Result<Option<Vec<Entry<'a>>>,
     };
     let root = u64_at(found.value, 0)?;
     let elements = if root == 0 {
-        // A small bucket lies in its parent's page.
+        // A small bucket is inside its parent's page.
         leaf(found.value.get(BUCKET_HEADER..).unwrap_or_default(), "an inline bucket")?
     } else {
         tree.entries(root)?
@@ -69,7 +69,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Result<u64, Damage> {
     bytes_at(bytes, at).map(u64::from_le_bytes)
 }
 
-/// A 32-bit number as a length; a machine on which it does not fit has no such file.
+/// A 32-bit number as a length. If it does not fit, the machine cannot have such a file.
 fn size(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
@@ -77,14 +77,14 @@ fn size(number: u32) -> usize {
 struct Meta {
     page_size: usize,
     root: u64,
-    /// One behind the last page that is in use.
+    /// The number of the first unused page.
     pages: u64,
     transaction: u64,
 }
 
 impl Meta {
-    /// The younger one of those that are whole. The second follows the first by one page, whose
-    /// size only they tell; so where the first is torn every size that bolt allows is tried.
+    /// Finds the newer valid meta page. The second one is one page after the first, but only they contain
+    /// the page size. If the first is damaged, every size that bolt allows is tried.
     fn find(file: &[u8]) -> Result<Meta, Damage> {
         let first = Meta::read(file, 0);
         let second = match &first {
@@ -120,7 +120,7 @@ fn fnv1a(bytes: &[u8]) -> u64 {
     })
 }
 
-/// One element of a leaf.
+/// An element of a leaf.
 struct Element<'a> {
     flags: u32,
     key: &'a [u8],
@@ -131,7 +131,7 @@ struct Tree<'a> {
     file: &'a [u8],
     size: usize,
     pages: u64,
-    /// Which pages were read.
+    /// Whether each page was read.
     read: Vec<bool>,
 }
 
@@ -148,7 +148,7 @@ impl<'a> Tree<'a> {
                     let children: Result<Vec<u64>, Damage> = (0..usize::from(u16_at(page, 10)?))
                         .map(|i| u64_at(page, HEADER + i * ELEMENT + 8))
                         .collect();
-                    // Taken from the end: the first child comes next.
+                    // Taken from the end, so the first child comes next.
                     left.extend(children?.into_iter().rev());
                 }
                 flags => {
@@ -159,7 +159,7 @@ impl<'a> Tree<'a> {
         Ok(found)
     }
 
-    /// A page with those that it overflows into.
+    /// A page with its overflow pages.
     fn page(&mut self, id: u64) -> Result<&'a [u8], Damage> {
         let outside = || Damage(format!("page {id} is outside of the file"));
         let first = usize::try_from(id).map_err(|_| outside())?;
@@ -190,7 +190,7 @@ fn leaf<'a>(page: &'a [u8], place: &str) -> Result<Vec<Element<'a>>, Damage> {
         let start = at.saturating_add(from);
         let middle = start.saturating_add(key);
         let end = middle.saturating_add(value);
-        // Elements that share their bytes would be a small file with a large content.
+        // Elements that share their bytes would make the content larger than the file.
         bytes = bytes.saturating_add(key).saturating_add(value);
         match (page.get(start..middle), page.get(middle..end)) {
             (Some(key), Some(value)) if bytes <= page.len() => {
@@ -225,14 +225,14 @@ mod tests {
         let whole = bucket(&file, b"IPAM").unwrap().unwrap().len();
         file[20] ^= 1;
         let found = bucket(&file, b"IPAM").unwrap().unwrap().len();
-        // The other one is a transaction older, or younger.
+        // The other meta page is one transaction older or newer.
         assert!(found.abs_diff(whole) <= 1, "{found} of {whole}");
         let second = Meta::read(&file, 4096).map_or(4096, |m| m.page_size);
         file[second + 20] ^= 1;
         assert!(bucket(&file, b"IPAM").unwrap_err().to_string().contains("meta"));
     }
 
-    /// Every byte of every page's header and elements, wrong in several ways; and the file cut.
+    /// Changes every byte of every page's header and elements in several ways, and truncates the file.
     #[test]
     fn hostile_files_are_errors() {
         let file = recorded();
@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn cycles_and_overlaps_end() {
-        // A branch of which every child is itself, in 10 MB.
+        // A branch whose children are all the branch itself, in 10 MB.
         let mut file = forged(2560);
         header(&mut file, 2, BRANCH, 0xffff, 2557);
         for i in 0..0xffff {
@@ -286,7 +286,7 @@ mod tests {
         }
         let error = bucket(&file, b"IPAM").unwrap_err();
         assert!(error.to_string().contains("twice"), "{error}");
-        // A leaf of which every element has all of the page as its value.
+        // A leaf whose elements all have the whole page as their value.
         let mut file = forged(2560);
         header(&mut file, 2, LEAF, 0xffff, 2557);
         for i in 0..0xffff {

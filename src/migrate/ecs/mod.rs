@@ -1,10 +1,9 @@
-//! Reading the file in which the original ecs-ipam keeps its leases.
+//! Reads the lease file of the original ecs-ipam.
 //!
-//! Owns: its keys and values (`ecs-ipam/ipstore`, amazon-ecs-cni-plugins 2026.01.0): one bucket
-//! `IPAM`; an address, IPv6 behind a `6`, leads to eight bytes of a counter and the owner's `id`, or
-//! the word for a gateway; two more keys hold the addresses given last. Does not own: the bolt
-//! format, what becomes of the leases.
-//! Invariant: an address that is leased there is never left out.
+//! The keys and values are those of `ecs-ipam/ipstore` (amazon-ecs-cni-plugins 2026.01.0), in one bucket
+//! `IPAM`. The key is an address (an IPv6 address follows a `6`), the value is an eight-byte counter and
+//! the owner's `id`, or the word for a gateway. Two more keys hold the last allocated addresses.
+//! Invariant: no address that is leased in the file is left out.
 
 mod bolt;
 
@@ -18,20 +17,20 @@ use crate::model::{Kind, Owner, Wait};
 use crate::net::{Addr, Family};
 use crate::store::{Lock, lock_to_read};
 
-/// What such a file holds, and the lock on it that keeps the original out.
+/// The content of such a file, with the lock that keeps the original from using it.
 pub struct Leases {
     /// The leases and gateways.
     pub leases: Vec<ForeignLease>,
-    /// The addresses given or freed last.
+    /// The last allocated or freed addresses.
     pub cursors: Vec<Addr>,
-    /// What was not understood, and why.
+    /// The entries that are invalid, and why.
     pub skipped: Vec<(String, String)>,
     _lock: Lock,
 }
 
-/// Largest file that is read, in bytes; one with a million leases has a fifth of this.
+/// The largest accepted file, in bytes. A file with a million leases has a fifth of this size.
 const LARGEST: u64 = 1 << 28;
-/// Longest `id` that is kept as it is, in bytes.
+/// The longest accepted `id`, in bytes.
 const LONGEST_ID: usize = 4096;
 const COUNTER: usize = 8;
 
@@ -42,12 +41,12 @@ pub fn read(path: &Path, wait: Wait) -> Result<Leases, StoreError> {
     let foreign = |what: String| StoreError::Foreign {
         path: path.to_owned(),
         what,
-        advice: "name the file that the original ecs-ipam kept its leases in".to_owned(),
+        advice: "name the lease file of the original ecs-ipam".to_owned(),
     };
     let entries = match bolt::bucket(&bytes, b"IPAM") {
         Ok(Some(entries)) => entries,
         Ok(None) => return Err(foreign("it is a bolt file, but has no bucket IPAM".to_owned())),
-        Err(damage) => return Err(foreign(format!("it is no whole bolt file: {damage}"))),
+        Err(damage) => return Err(foreign(format!("it is not a complete bolt file: {damage}"))),
     };
     let (leases, cursors, skipped) = (Vec::new(), Vec::new(), Vec::new());
     let mut read = Leases { leases, cursors, skipped, _lock: lock };
@@ -77,15 +76,15 @@ impl Leases {
                 let family = if last == "lastKnownIP" { Family::V4 } else { Family::V6 };
                 match text.and_then(|t| t.parse::<Addr>().ok()).filter(|a| a.family() == family) {
                     Some(addr) => self.cursors.push(addr),
-                    // The original starts over then, and so do we.
+                    // The original starts from the beginning in this case, and so does sublet.
                     None => self.skipped.push(skip("it holds no address")),
                 }
             }
             Ok(key) => match address(key) {
                 Some(addr) => self.lease(addr, key, text),
-                None => self.skipped.push(skip("this is no address")),
+                None => self.skipped.push(skip("this is not an address")),
             },
-            Err(_) => self.skipped.push(skip("this is no text")),
+            Err(_) => self.skipped.push(skip("this is not text")),
         }
     }
 
@@ -94,7 +93,7 @@ impl Leases {
             Some("GateWay" | "GateWayV6") => (Kind::Gateway, Owner::Gateway(addr)),
             Some(id) if id.len() <= LONGEST_ID => (Kind::Dynamic, Owner::Id(id.to_owned())),
             _ => {
-                let why = "its id cannot be kept: leased without one, to be freed by its address";
+                let why = "its id is invalid: leased without an id; free it by its address";
                 self.skipped.push((key.to_owned(), why.to_owned()));
                 (Kind::Dynamic, Owner::Id(String::new()))
             }
@@ -103,13 +102,13 @@ impl Leases {
     }
 }
 
-/// The address of a key: an IPv6 one has a `6` before it, which an IPv4 one may begin with.
+/// The address of a key. An IPv6 address has a `6` before it, but an IPv4 address may begin with a 6 too.
 fn address(key: &str) -> Option<Addr> {
     let text = if key.contains(':') { key.strip_prefix('6')? } else { key };
     text.parse().ok()
 }
 
-/// A key for a person, whatever it holds.
+/// A key in printable form.
 fn shown(key: &[u8]) -> String {
     let text: String = String::from_utf8_lossy(key).chars().take(64).collect();
     text.escape_default().to_string()

@@ -32,7 +32,7 @@ pub fn event(key: &[u8], event: &Event) -> Vec<u8> {
     seal(key, &event_fields(event))
 }
 
-/// The event in the record under `key`; `None`: a later build's.
+/// The event in the record under `key`; `None` if a later version wrote it.
 pub fn read_event(key: &[u8], bytes: &[u8]) -> Result<Option<Event>, Bad> {
     unseal(key, bytes).map(of_fields)
 }
@@ -42,7 +42,7 @@ pub fn events(key: &[u8], events: &[Event]) -> Vec<u8> {
     seal(key, &events.iter().map(event_fields).collect::<Vec<_>>())
 }
 
-/// The events in the record under `key`; without a later build's.
+/// The events in the record under `key`, without those of a later version.
 pub fn read_events(key: &[u8], bytes: &[u8]) -> Result<Vec<Event>, Bad> {
     let all: Vec<EventFields<'_>> = unseal(key, bytes)?;
     Ok(all.into_iter().filter_map(of_fields).collect())
@@ -84,7 +84,7 @@ pub fn count(
     seal(key, &rows)
 }
 
-/// The counters in the record under `key`, without a later build's.
+/// The counters in the record under `key`, without those of a later version.
 pub fn read_counts(key: &[u8], bytes: &[u8]) -> Result<Vec<Counter>, Bad> {
     let rows: Vec<Row<'_>> = unseal(key, bytes)?;
     let counter = |((set, face, verb, ending), count): Row<'_>| {

@@ -1,9 +1,9 @@
 //! Records as bytes.
 //!
-//! Every value in the embedded store and in a cluster is the version of the format, postcard's encoding
-//! of the fields, and a CRC32C over key and record: redb does not check pages on an ordinary read, and a
-//! sound record under another key must not be believed either.
-//! Invariant: a record is read back equal to what was written, or reading it is an error.
+//! A value in the embedded store or in a cluster consists of the format version, postcard's encoding of the
+//! fields, and a CRC32C over key and record. The checksum is needed because redb does not check pages on an
+//! ordinary read, and because a valid record under another key must not be accepted.
+//! Invariant: reading a record returns exactly what was written, or an error.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,11 +22,11 @@ use crate::model::{
 };
 use crate::net::Addr;
 
-/// The version of each record's form. A changed form gets another version, and this one stays readable
-/// from the first release on. (Version 1 was used before it.)
+/// The version of the record formats. A changed format needs a new version; from the first release on, this
+/// one must stay readable. (Version 1 was used before the first release.)
 const VERSION: u8 = 2;
 
-/// The version of a whole file: which keys there are.
+/// The version of a whole file: the set of its keys.
 pub const SCHEMA_VERSION: u32 = 2;
 
 /// What is wrong with a record.
@@ -42,8 +42,7 @@ fn checksum(key: &[u8], record: &[u8]) -> [u8; 4] {
 
 /// A value as the record under `key`, with version and checksum.
 pub fn seal<T: Serialize>(key: &[u8], value: &T) -> Vec<u8> {
-    // Encoding into memory fails for no type of this module; an empty record would be refused when
-    // read.
+    // Encoding into memory never fails for the types of this module. A reader would refuse an empty record.
     let mut record = postcard::to_extend(value, vec![VERSION]).unwrap_or_default();
     record.extend(checksum(key, &record));
     record
@@ -60,7 +59,7 @@ pub fn unseal<'a, T: Deserialize<'a>>(key: &[u8], bytes: &'a [u8]) -> Result<T, 
     }
 }
 
-/// Checks the checksum; version and fields.
+/// Verifies the checksum. Returns the version and the fields.
 fn open<'a>(key: &[u8], bytes: &'a [u8]) -> Result<(u8, &'a [u8]), Bad> {
     let (record, sum) = bytes.split_last_chunk::<4>().ok_or(Bad("a record too short"))?;
     if *sum != checksum(key, record) {
@@ -72,7 +71,7 @@ fn open<'a>(key: &[u8], bytes: &'a [u8]) -> Result<(u8, &'a [u8]), Bad> {
         .ok_or(Bad("a record too short"))
 }
 
-/// Whether a record is one, and under its key. (An index has keys alone.)
+/// Whether a record is complete and stored under its key. (An index has keys without records.)
 pub fn is_whole(key: &[u8], bytes: &[u8]) -> bool {
     bytes.is_empty() || open(key, bytes).is_ok()
 }
@@ -102,7 +101,7 @@ fn of_fields(set: SetName, addr: Addr, fields: LeaseFields) -> Lease {
     Lease { set, addr, prefix, kind, owner, range, node, boot, origin, time, cooldown }
 }
 
-/// The origin without the attachment if that is the owner: it is stored once.
+/// The origin without the attachment, if that is the owner, so that it is stored only once.
 fn without_owner(origin: &Origin, owner: &Owner) -> Origin {
     let is_owner = matches!((&origin.attachment, owner), (Some(a), Owner::Attachment(b)) if a == b);
     let attachment = origin.attachment.clone().filter(|_| !is_owner);
@@ -122,7 +121,7 @@ pub fn lease(key: &[u8], lease: &Lease) -> Vec<u8> {
     seal(key, &lease_fields(lease))
 }
 
-/// The lease in the record under `key`, which says which set and address.
+/// The lease in the record under `key`. The key contains the set and the address.
 pub fn read_lease(key: &[u8], bytes: &[u8]) -> Result<Lease, Bad> {
     let (set, addr) = keys::read_at(keys::LEASE, key).ok_or(Bad("a lease under a wrong key"))?;
     Ok(of_fields(set, addr, unseal(key, bytes)?))
@@ -132,11 +131,11 @@ pub fn read_lease(key: &[u8], bytes: &[u8]) -> Result<Lease, Bad> {
 #[derive(Serialize, Deserialize)]
 enum Slot<Fields> {
     Lease(Fields),
-    /// Until when and since when, and the node by whose clock.
+    /// The end and the start of the cooldown, and the node whose clock they are from.
     Cooling(Timestamp, Timestamp, String),
 }
 
-/// The holder of an address, in a cluster; no record if it is free. `node` started a cooldown.
+/// The state of an address in a cluster; `None` if it is free. `node` started a cooldown.
 pub fn slot(key: &[u8], holder: &Holder, node: &str) -> Option<Vec<u8>> {
     Some(match holder {
         Holder::Free => return None,
@@ -145,8 +144,8 @@ pub fn slot(key: &[u8], holder: &Holder, node: &str) -> Option<Vec<u8>> {
     })
 }
 
-/// The holder of an address, in a cluster, as node `here` sees it. Only the node that started a cooldown can
-/// conclude from its clock that the clock was set back.
+/// The state of an address in a cluster, as seen by the node `here`. Only the node that started a cooldown
+/// can find out from its clock that the clock was set back.
 pub fn read_slot(
     key: &[u8],
     set: &SetName,
@@ -164,23 +163,23 @@ pub fn read_slot(
     })
 }
 
-/// All that an owner holds of a set, in a cluster: one read answers a DEL or a repeated ADD.
+/// All leases of an owner in a set, in a cluster: one read is enough for a DEL or a repeated ADD.
 pub fn owned(key: &[u8], leases: &[Lease]) -> Vec<u8> {
     seal(key, &leases.iter().map(|l| (l.addr, lease_fields(l))).collect::<Vec<_>>())
 }
 
-/// All that an owner holds of a set.
+/// All leases of an owner in a set.
 pub fn read_owned(key: &[u8], set: &SetName, bytes: &[u8]) -> Result<Vec<Lease>, Bad> {
     let all: Vec<(Addr, LeaseFields)> = unseal(key, bytes)?;
     Ok(all.into_iter().map(|(addr, fields)| of_fields(set.clone(), addr, fields)).collect())
 }
 
-/// Until when an address cools, and since when.
+/// The end and the start of an address's cooldown.
 pub fn cooling(key: &[u8], cooling: &Cooling) -> Vec<u8> {
     seal(key, &(cooling.until, cooling.freed))
 }
 
-/// Until when an address cools, and since when.
+/// The end and the start of an address's cooldown.
 pub fn read_cooling(key: &[u8], addr: Addr, bytes: &[u8]) -> Result<Cooling, Bad> {
     let (until, freed) = unseal(key, bytes)?;
     Ok(Cooling { until, addr, freed })
@@ -324,8 +323,8 @@ mod tests {
         }
     }
 
-    /// Whoever changes a line gives that record another [`VERSION`] and, after a release, keeps reading
-    /// the released one.
+    /// If you change a line, give its record another [`VERSION`]. After a release, the released version
+    /// must stay readable.
     #[test]
     fn the_bytes_of_a_version_never_change() {
         let (lease, k) = (sample(), b"k");

@@ -1,30 +1,27 @@
-//! The file under redb.
+//! The file under redb: decides which of redb's reads, writes and flushes reach the file.
 //!
-//! Owns: which of redb's reads, writes and flushes reach the file. redb's own file backend writes
-//! and flushes at open, at commit and twice at close; of those only the ones at commit protect a
-//! lease:
-//! - Until [`Shared::write_through`] what redb writes stays in memory: nothing touches the file
-//!   before the plan is made, so a command that changes nothing writes nothing (a refused ADD may
-//!   be counted), and a damaged file stays as it was found. A GC that needs more memory than
-//!   [`HOLD`] passes on before: redb never writes over what is committed.
-//! - A write that changes nothing (redb rewrites its header at open) and a flush with nothing
-//!   written since the last are left out.
-//! - A predecessor may have been killed before its own last flush, or before the file's name was on
-//!   disk. So one flush comes before all else that a writer does, be it that it only answers:
-//!   a repeated ADD must not tell of a lease that a power cut takes back, and no page that an
-//!   unflushed commit let go may be written over. A predecessor that came to its end leaves a copy
-//!   of the header in the lock file; where the header is still that copy, nothing is unflushed, and
-//!   that flush is left out. (A copy that a power cut keeps or loses does no harm: then all there is
-//!   is on disk.)
-//! - Without [`Flush::ToDisk`] no flush is made at all: the leases mean nothing after the boot that
-//!   made them, and a killed process loses nothing that it gave to the kernel.
-//! - After [`Shared::leave`] nothing reaches the file: closing would write and flush an orderly
-//!   end, which the next opening does not need, since each commit left the allocator's state
-//!   behind (quick repair).
+//! redb's own file backend writes and flushes when it opens, when it commits, and twice when it closes.
+//! Only the flushes of the commit protect a lease:
+//! - Until [`Shared::write_through`], redb's writes stay in memory. Nothing touches the file before the
+//!   plan is made, so a command that changes nothing writes nothing (except the counter of a refused ADD),
+//!   and a damaged file stays unchanged. Only a GC that needs more memory than [`HOLD`] writes earlier,
+//!   which is safe: redb never overwrites committed pages.
+//! - A write that changes nothing (redb rewrites its header when it opens) is left out, and so is a flush
+//!   if nothing was written since the last one.
+//! - The previous process may have been killed before its last flush, or before the file's name was on
+//!   disk. Therefore a writer flushes before anything else, even if it only returns an answer: a repeated
+//!   ADD must not return a lease that a power cut can still remove, and pages that an unflushed commit
+//!   released must not be overwritten. A process that ends normally leaves a copy of the header in the lock
+//!   file. If the header still equals the copy, nothing is unflushed, and this flush is left out. (If a
+//!   power cut keeps or loses the copy, the file is completely on disk in either case.)
+//! - Without [`Flush::ToDisk`] there are no flushes: boot leases are invalid after a reboot, and a killed
+//!   process loses nothing that it has passed to the kernel.
+//! - After [`Shared::leave`], nothing reaches the file. Closing would write and flush a clean shutdown,
+//!   which the next opening does not need, because each commit stores the allocator's state (quick repair).
 //!
-//! What redb is given to read is verified first ([`super::pages`]).
+//! Everything that redb reads is verified first ([`super::pages`]).
 //!
-//! Invariant: what reaches the file reaches it in redb's order.
+//! Invariant: redb's writes reach the file in redb's order.
 
 use std::io;
 use std::path::Path;
@@ -39,10 +36,10 @@ use super::pages;
 use super::pages::Pages;
 use crate::error::StoreError;
 
-/// What becomes of flushes.
+/// Whether flushes reach the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flush {
-    /// They reach the disk.
+    /// Flushes reach the disk.
     ToDisk,
     /// Writes reach the kernel; flushes are left out.
     Never,
@@ -52,10 +49,10 @@ pub enum Flush {
 #[derive(Debug)]
 pub struct Backend<File>(Arc<Shared<File>>);
 
-/// The same, from outside of redb.
+/// The shared state, accessible from outside of redb.
 pub type Switch<File> = Arc<Shared<File>>;
 
-/// The file under redb, and what is known of it.
+/// The file under redb and its state.
 #[derive(Debug)]
 pub struct Shared<File> {
     file: File,
@@ -66,42 +63,44 @@ pub struct Shared<File> {
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "facts that are independent of each other")]
 struct State {
-    /// Written and not passed on, in order.
+    /// Writes that have not reached the file yet, in order.
     held: Vec<(u64, Vec<u8>)>,
-    /// The length, where it was set and not passed on.
+    /// The new length, if it has not been applied yet.
     len: Option<u64>,
     holds: usize,
     through: bool,
     left: bool,
-    /// Whether it may be passed on at all.
+    /// Whether writes may reach the file.
     write: bool,
-    /// What the pages that were not read yet have to be.
+    /// The checksums of the pages that have not been read yet.
     pages: Pages,
-    /// Something was written, by us or by a predecessor that was killed, and not flushed since.
+    /// Whether the file has unflushed writes, of this process or of a killed one.
     dirty: bool,
-    /// A header with another last commit was written: others may see the transaction, flushed or not.
+    /// Whether a header with another last commit was written. Other processes may then see the transaction,
+    /// flushed or not.
     visible: bool,
 }
 
-/// How much is held back, in bytes.
+/// The limit for writes held in memory, in bytes.
 pub const HOLD: usize = 4 << 20;
 
-/// The header's page: the part of the file that redb rewrites unchanged.
+/// The page of the header. redb rewrites it even if it is unchanged.
 const HEADER: usize = 4096;
 
-/// What the holder of a lock leaves in the lock file for the next one: the last header of the file,
-/// under the file's name. It is a hint that may be lost. Where the header is still this one, nothing
-/// is unflushed. A file whose last commit is older than the noted one was set back.
+/// A note in the lock file for the next holder of the lock: the last header of the file, with the file's
+/// name. It is a hint that may be lost. If the header still equals the note, nothing is unflushed. If the
+/// file's last commit is older than the noted one, the file was replaced by an older copy.
 #[derive(Clone, Copy, Debug)]
 struct Note([u8; NAME + NOTE]);
 
 /// The part of the header that redb uses, and that every commit changes.
 const NOTE: usize = 512;
-/// The end of the file's name, as much as tells the files of one lock apart: a boot ID has 36 bytes.
+/// The length of the end of the file's name that distinguishes the files of one lock: a boot ID has 36
+/// bytes.
 const NAME: usize = 64;
 
 impl Note {
-    /// The note that fits this file now; `None` if its header cannot be read.
+    /// The note for this file now; `None` if its header cannot be read.
     fn of<File: OpenFile>(file: &File, path: &Path) -> Option<Note> {
         let mut note = [0; NAME + NOTE];
         let name = path.as_os_str().as_encoded_bytes();
@@ -120,16 +119,15 @@ impl Note {
     }
 }
 
-/// Forgets what the last holder of a lock noted about `path`: before another file gets the name, and for
-/// a copy that an operator puts back. With the note left there, the new file would pass for one that was
-/// set back.
+/// Removes the note about `path` before another file gets the name, or for a backup that an operator
+/// restores. Otherwise the new file would look like an older copy.
 pub fn forget_note<F: FileSystem>(lock: &Lock<F>, path: &Path) -> Result<()> {
     let forgotten = lock.file().map_or(Ok(()), |file| file.set_len(0));
     forgotten.map_err(|e| StoreError::io("empty the lock file of", path, e))
 }
 
-/// Returns the part of a lease file's header that every commit changes, with the file's identity: a file
-/// that was replaced may have the same header. `None` if it cannot be read whole.
+/// Returns the part of a lease file's header that changes with every commit, and the file's identity,
+/// because a replaced file may have the same header. `None` if it cannot be read completely.
 pub fn header<F: FileSystem>(fs: &F, path: &Path) -> Result<Option<Vec<u8>>> {
     let io = |e| StoreError::io("read", path, e);
     let Some(file) = fs.open(path, Access::Read).map_err(io)? else { return Ok(None) };
@@ -140,11 +138,11 @@ pub fn header<F: FileSystem>(fs: &F, path: &Path) -> Result<Option<Vec<u8>>> {
     Ok(is_whole.then_some(header))
 }
 
-/// redb's view of an open file, and the switch of it.
+/// redb's view of an open file, and its shared state.
 pub type Opened<File> = (Backend<File>, Switch<File>);
 
-/// A backend over an open file, and its switch; without `flush` it never passes a write on. With
-/// the lock, the note in it counts.
+/// Makes a backend over an open file. Without `flush`, no write reaches the file. With a lock, its note is
+/// used.
 pub fn new<F: FileSystem>(
     file: F::File,
     path: &Path,
@@ -180,27 +178,28 @@ pub fn new<F: FileSystem>(
 }
 
 impl<File: OpenFile> Shared<File> {
-    /// Whether a predecessor may have left something unflushed.
+    /// Whether a previous process may have left something unflushed.
     pub fn is_unsettled(&self) -> bool {
         self.flush == Flush::ToDisk && self.state().dirty
     }
 
-    /// Flushes that.
+    /// Flushes what a previous process may have left.
     pub fn settle(&self) -> io::Result<()> {
         self.flush(&mut self.state())
     }
 
-    /// Whether others may see the transaction that was being committed.
+    /// Whether other processes may see the transaction that was being committed.
     pub fn is_visible(&self) -> bool {
         self.state().visible
     }
 
-    /// Passes on what was held, and from now on everything.
+    /// Passes all held writes to the file, and all later ones.
     pub fn write_through(&self) -> io::Result<()> {
         self.pass_on(&mut self.state())
     }
 
-    /// Notes the file's header for the next holder of the lock, if all is on disk that has to be.
+    /// Notes the file's header for the next holder of the lock, if everything that must be on disk is
+    /// there.
     pub fn note<F: FileSystem<File = File>>(&self, lock: &Lock<F>, path: &Path) {
         let flushed = self.flush == Flush::Never || !self.state().dirty;
         if flushed && let (Some(note), Some(file)) = (Note::of(&self.file, path), lock.file()) {
@@ -208,18 +207,18 @@ impl<File: OpenFile> Shared<File> {
         }
     }
 
-    /// Flushes the file, whatever is set.
+    /// Flushes the file, whatever the settings are.
     pub fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
 
-    /// From now on nothing reaches the file. redb takes the refusals for a failing disk and closes
-    /// without further ado; a transaction that is open then is rolled back.
+    /// From now on, nothing reaches the file. redb sees a failing disk and closes without further writes.
+    /// An open transaction is rolled back.
     pub fn leave(&self) {
         self.state().left = true;
     }
 
-    /// Lets go of the guard on the file, which otherwise ends when the file is closed.
+    /// Releases the lock on the file, which otherwise ends when the file is closed.
     pub fn unlock(&self) {
         let _ = self.file.unlock();
     }
@@ -237,7 +236,7 @@ impl<File: OpenFile> Shared<File> {
         if state.through {
             return Ok(());
         }
-        // A predecessor's writes before ours.
+        // The writes of a previous process come before ours.
         self.flush(state)?;
         state.through = true;
         if let Some(len) = state.len.take() {
@@ -263,7 +262,7 @@ impl<File: OpenFile> Shared<File> {
         self.file.write_at(data, offset)
     }
 
-    /// The first `len` bytes of the file, if that is at most the header's page.
+    /// The first `len` bytes of the file, up to the size of the header's page.
     fn header(&self, len: usize) -> Option<Vec<u8>> {
         let mut found = vec![0; Some(len).filter(|len| *len <= HEADER)?];
         read_exact(&self.file, &mut found, 0).ok()?.then_some(found)
@@ -293,7 +292,7 @@ impl<File: OpenFile> StorageBackend for Backend<File> {
             if state.len.is_none() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            // The part behind the file's end is zero until it is written.
+            // The part after the end of the file reads as zeros until it is written.
             out[filled..].fill(0);
         }
         let end = offset + out.len() as u64;
@@ -313,7 +312,7 @@ impl<File: OpenFile> StorageBackend for Backend<File> {
             state.len = Some(len);
             return Ok(());
         }
-        // redb cuts off what is free after its last flush. Lost to a power cut, that is no loss.
+        // redb truncates free space after its last flush. If a power cut loses that, it does no harm.
         state.dirty |= len > self.0.file.length()?;
         self.0.file.set_len(len)
     }
@@ -344,7 +343,7 @@ impl<File: OpenFile> StorageBackend for Backend<File> {
     }
 }
 
-/// An offset within a buffer in memory.
+/// An offset as an index into a buffer in memory.
 fn within(offset: u64) -> usize {
     usize::try_from(offset).unwrap_or(usize::MAX)
 }

@@ -1,8 +1,7 @@
-//! A plan's changes over a sorted table of bytes.
+//! Applies a plan's changes to a sorted table of bytes.
 //!
-//! Owns: that lease, owner's index, occupancy and cooling change together. Invariant: before and
-//! after each change all four agree; a change that they contradict is damage, and nothing of its
-//! plan is committed.
+//! Invariant: lease, owner's index, occupancy and cooldown agree before and after each change. A change
+//! that contradicts them means damage, and nothing of its plan is committed.
 
 use super::view::{KvMut, Tables};
 use super::{Result, keys, occupancy, pools};
@@ -11,7 +10,7 @@ use crate::model::{Lease, SetName, Timestamp};
 use crate::net::Addr;
 use crate::store::codec;
 
-/// Makes one change; whether somebody came to hold an address by it, or ceased to.
+/// Makes one change. Returns whether an address got or lost a holder.
 pub fn make<K: KvMut>(tables: &mut Tables<'_, K>, change: &Change, now: Timestamp) -> Result<bool> {
     match change {
         Change::Put(lease) => return put(tables, lease),
@@ -19,13 +18,13 @@ pub fn make<K: KvMut>(tables: &mut Tables<'_, K>, change: &Change, now: Timestam
             free(tables, lease, *until, now)?;
             return Ok(true);
         }
-        // A file keeps no network's definition, and no record of an import.
+        // A file stores no network definitions and no records of imports.
         Change::PutDefinition(_) | Change::Adopted(..) => {}
         Change::Thaw(set, cooling) => {
             end_cooling(tables, set, cooling)?;
             occupancy::free(tables, set, cooling.addr)?;
         }
-        // An address that is free is kept back.
+        // A free address starts to cool down.
         Change::Cool(set, cooling) => {
             occupancy::take(tables, set, cooling.addr)?;
             keep_back(tables, set, cooling)?;
@@ -47,8 +46,8 @@ pub fn make<K: KvMut>(tables: &mut Tables<'_, K>, change: &Change, now: Timestam
     Ok(false)
 }
 
-/// Remembers a pod's address. An address is remembered for one pod, the last, so there are never
-/// more records than addresses, however many pods come and go.
+/// Stores a pod's address. An address is stored for one pod, the last one, so there are never more records
+/// than addresses, however many pods come and go.
 fn stick<K: KvMut>(
     tables: &mut Tables<'_, K>,
     set: &SetName,
@@ -66,15 +65,15 @@ fn stick<K: KvMut>(
     tables.kv.put(key, &codec::seal(key, &addr))
 }
 
-/// Whether the address was nobody's.
+/// Returns whether the address was free.
 fn put<K: KvMut>(tables: &mut Tables<'_, K>, lease: &Lease) -> Result<bool> {
     let (set, addr) = (&lease.set, lease.addr);
     let before = tables.lease(set, addr)?;
     let is_new = before.is_none();
     match before {
-        // The same owner's record anew: the indexes stand.
+        // The same owner's record is rewritten; the indexes stay.
         Some(before) if before.owner == lease.owner => {}
-        Some(_) => return Err(tables.damaged("an address given to two owners")),
+        Some(_) => return Err(tables.damaged("an address leased to two owners")),
         None => {
             match tables.cooling_of(set, addr)? {
                 Some(cooling) => end_cooling(tables, set, &cooling)?,

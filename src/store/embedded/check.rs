@@ -1,9 +1,8 @@
-//! What the indexes of a store ought to be, from its records: the same code that keeps them makes them
-//! again, and both are compared.
+//! Recomputes the indexes of a store from its records, with the code that maintains them, and compares
+//! both.
 //!
-//! Owns: which records are told by others, and the comparison. Does not own: where records come from,
-//! what becomes of a fault.
-//! Invariant: a store without a fault here gives no address twice and forgets no lease.
+//! Decides which records are derived from others.
+//! Invariant: a store without a fault leases no address twice and loses no lease.
 
 use std::collections::BTreeMap;
 
@@ -16,31 +15,31 @@ use crate::net::Addr;
 use crate::store::codec;
 use crate::store::codec::Bad;
 
-/// What every record of a store is, by the first byte of its key.
+/// The kind of a record, from the first byte of its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nature {
-    /// It tells something that no other record does.
-    Told(&'static str),
-    /// It can be made again from others.
+    /// It contains information that no other record has.
+    Primary(&'static str),
+    /// It can be derived from others.
     Made(&'static str),
     /// A copy of the policy, which is compared with the policy at each use.
     Copy,
-    /// No build of this schema writes it.
+    /// No version with this schema writes it.
     Unknown,
 }
 
-/// What a record is.
+/// The nature of a record.
 pub fn nature(key: &[u8]) -> Nature {
     match key.first() {
-        Some(&keys::LEASE) => Nature::Told("lease"),
-        Some(&keys::COOLING) => Nature::Told("cooling address"),
-        Some(&keys::STICKY) => Nature::Told("pod's address"),
-        Some(&keys::POOL) => Nature::Told("pool"),
-        Some(&keys::RANGES) => Nature::Told("network"),
-        Some(&keys::CURSOR) => Nature::Told("last address"),
-        Some(&keys::EVENT) => Nature::Told("event"),
-        Some(&keys::COUNT) => Nature::Told("counter"),
-        Some(&keys::FACT) => Nature::Told("fact"),
+        Some(&keys::LEASE) => Nature::Primary("lease"),
+        Some(&keys::COOLING) => Nature::Primary("cooling address"),
+        Some(&keys::STICKY) => Nature::Primary("pod's address"),
+        Some(&keys::POOL) => Nature::Primary("pool"),
+        Some(&keys::RANGES) => Nature::Primary("network"),
+        Some(&keys::CURSOR) => Nature::Primary("last address"),
+        Some(&keys::EVENT) => Nature::Primary("event"),
+        Some(&keys::COUNT) => Nature::Primary("counter"),
+        Some(&keys::FACT) => Nature::Primary("fact"),
         Some(&keys::OWNER) => Nature::Made("owners' index"),
         Some(&keys::BLOCK) => Nature::Made("occupancy"),
         Some(&keys::QUEUE) => Nature::Made("queue of cooling addresses"),
@@ -54,7 +53,7 @@ pub fn nature(key: &[u8]) -> Nature {
 
 const FORM: Bad = Bad("a key of another form");
 
-/// Reads a record; returns what another store can take over of it.
+/// Reads a record. Returns the part that another store can import.
 pub fn read(key: &[u8], value: &[u8]) -> Result<Option<Record>, Bad> {
     Ok(Some(match key.first() {
         Some(&keys::LEASE) => Record::Lease(codec::read_lease(key, value)?),
@@ -90,8 +89,8 @@ fn read_other(key: &[u8], value: &[u8]) -> Result<(), Bad> {
     Ok(())
 }
 
-/// Writes a record that tells something, and all that is made of it. An error says that it
-/// contradicts one that was written before.
+/// Writes a record with everything that is derived from it. An error means that it contradicts an earlier
+/// one.
 pub fn write<K: KvMut>(tables: &mut Tables<'_, K>, key: &[u8], value: &[u8]) -> Result<()> {
     let change = match tables.whole(read(key, value))? {
         Some(Record::Lease(lease)) => Change::Put(lease),
@@ -103,8 +102,8 @@ pub fn write<K: KvMut>(tables: &mut Tables<'_, K>, key: &[u8], value: &[u8]) -> 
     changes::make(tables, &change, 0).map(drop)
 }
 
-/// A table in memory of what is made of other records; of those it remembers nothing. An empty one
-/// stands for a store that is not there yet.
+/// A table in memory that stores only derived records. An empty one stands for a store that does not exist
+/// yet.
 #[derive(Default)]
 pub struct Made(BTreeMap<Vec<u8>, Vec<u8>>);
 
@@ -141,29 +140,29 @@ impl KvMut for Made {
     }
 }
 
-/// A fault of a file: which kind of record, what about it.
+/// A fault in a file: the kind of record and a description.
 pub type Fault = (&'static str, String);
 
-/// How many addresses are judged in one hold of the lock.
+/// The number of addresses that are checked in one hold of the lock.
 const PAGE: usize = 5_000;
 
-/// A judgement of a file in steps, each of which is one hold of the lock: a record is compared with
-/// those that it must agree with, in the same step. So a change between two steps is no fault, and
-/// what is kept in memory is one step.
+/// A check of a file in steps, each of which is one hold of the lock. A record and the records that it must
+/// agree with are compared in the same step, so a change between two steps is no fault. Only the data of
+/// one step is in memory.
 #[derive(Default)]
 pub struct Judgement {
-    /// How often each kind of record was found wrong, and the first one.
+    /// The number of wrong records of each kind, and a description of the first.
     faults: BTreeMap<&'static str, (usize, String)>,
-    /// Which part of [`PARTS`] the next step is about, and from which key on.
+    /// The position in [`PARTS`] of the next step, and its first key.
     part: usize,
     from: Vec<u8>,
 }
 
-/// The kinds of records that are judged one by one, by the first byte of their keys.
+/// The kinds of records that are checked one by one, by the first byte of their keys.
 const PARTS: &[u8] = b"BLKOQSTDCEXMR";
 
 impl Judgement {
-    /// Judges the next part; whether there is more.
+    /// Checks the next part. Returns whether there is more.
     pub fn step<K: Kv>(&mut self, tables: &Tables<'_, K>, now: Timestamp) -> Result<bool> {
         let Some(kind) = PARTS.get(self.part).copied() else {
             self.pools(tables)?;
@@ -177,14 +176,14 @@ impl Judgement {
         let mut page: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         tables.kv.scan(&self.from, &keys::behind(&[kind]), &mut |key, value| {
             page.push((key.to_vec(), value.to_vec()));
-            // A block stands for up to 512 addresses.
+            // A block covers up to 512 addresses.
             work += if kind == b'B' { 512 } else { 1 };
             Ok(work < PAGE)
         })?;
         for (key, value) in &page {
             if let Err(what) = judge(tables, key, value)? {
                 let name = match nature(key) {
-                    Nature::Told(name) | Nature::Made(name) => name,
+                    Nature::Primary(name) | Nature::Made(name) => name,
                     Nature::Copy | Nature::Unknown => "reservation",
                 };
                 self.fault(name, format!("{}: {what}", shown(key)));
@@ -209,7 +208,7 @@ impl Judgement {
         Ok(true)
     }
 
-    /// What was found.
+    /// The faults that were found.
     pub fn faults(self) -> Vec<Fault> {
         let shown = |(kind, (count, what)): (&'static str, (usize, String))| {
             let more = if count > 1 { format!(", and {} more", count - 1) } else { String::new() };
@@ -222,7 +221,7 @@ impl Judgement {
         self.faults.entry(kind).or_insert((0, what)).0 += 1;
     }
 
-    /// Pools are few: their indexes are made again from them, and compared.
+    /// There are few pools, so their indexes are completely recomputed and compared.
     fn pools<K: Kv>(&mut self, tables: &Tables<'_, K>) -> Result<()> {
         let mut made = Tables::new(Made::default(), tables.path);
         let mut faults = Vec::new();
@@ -269,14 +268,14 @@ impl Judgement {
     }
 }
 
-/// Compares a record with those that it must agree with; what is wrong.
+/// Compares a record with the records that it must agree with. Returns the fault, if any.
 fn judge<K: Kv>(tables: &Tables<'_, K>, key: &[u8], value: &[u8]) -> Result<Result<(), String>> {
     let record = match read(key, value) {
         Ok(record) => record,
         Err(Bad(what)) => return Ok(Err(what.to_owned())),
     };
     let is_marked = |set, addr| occupancy::taken(tables, set, addr).unwrap_or(false);
-    // What must hold, and what is wrong otherwise.
+    // Each condition, with the fault if it does not hold.
     let facts = match (key.first(), record) {
         (_, Some(Record::Lease(lease))) => {
             let (set, addr) = (&lease.set, lease.addr);
@@ -333,7 +332,7 @@ fn judge<K: Kv>(tables: &Tables<'_, K>, key: &[u8], value: &[u8]) -> Result<Resu
     Ok(wrong.map_or(Ok(()), |(_, what)| Err(what.to_owned())))
 }
 
-/// So far may the clocks of an ADD and of who looks be apart, in seconds.
+/// The allowed difference between the clocks of an ADD and of this check, in seconds.
 const CLOCK: u64 = 300;
 
 fn plain(error: &StoreError) -> String {
@@ -343,7 +342,7 @@ fn plain(error: &StoreError) -> String {
     }
 }
 
-/// A key for a person: its set and address where it has them, else its bytes.
+/// A key in printable form: its set and address if it has them, otherwise its bytes.
 pub fn shown(key: &[u8]) -> String {
     match [keys::LEASE, keys::COOLING].iter().find_map(|kind| keys::read_at(*kind, key)) {
         Some((set, addr)) => format!("{addr} of {set}"),

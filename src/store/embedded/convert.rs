@@ -1,8 +1,8 @@
-//! Putting a store in the place of the file of the original ecs-ipam.
+//! Replaces the file of the original ecs-ipam by a store.
 //!
-//! The leases go into a new file under a temporary name; the bolt file gets the name `<file>.bolt` too,
-//! and the new file takes its name over. So the name leads to the bolt file, which every command
-//! refuses, or to the whole store. A killed conversion is begun anew.
+//! The leases go into a new file under a temporary name. The bolt file additionally gets the name
+//! `<file>.bolt`, and the new file then takes its name. The name therefore always leads to the bolt file,
+//! which every command refuses, or to the complete store. A killed conversion is restarted.
 
 use std::path::{Path, PathBuf};
 
@@ -17,12 +17,12 @@ use crate::alloc::{self, Command, Context, Outcome};
 use crate::error::{Error, StoreError};
 use crate::model::{Persist, Wait};
 
-/// What came of it.
+/// The result of a conversion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Converted {
-    /// Done; the other program's file has this name now.
+    /// The file was converted; the bolt file now has this name.
     Done(Outcome, PathBuf),
-    /// It has been a store of ours before.
+    /// The file already was a store of sublet.
     Already,
 }
 
@@ -31,8 +31,8 @@ pub fn is_converted(path: &Path) -> Result<bool> {
     Ok(matches!(files::probe(&Os, path, Access::Read)?, Content::Redb(_)))
 }
 
-/// Carries out one command in a new store, and puts that in the place of the bolt file at `path`,
-/// which is kept as `<path>.bolt`. The leases survive reboots until they end, whatever `persist` says.
+/// Carries out one command in a new store, which then replaces the bolt file at `path`. The bolt file is
+/// kept as `<path>.bolt`. The leases are durable, whatever `persist` is.
 pub fn in_place(
     path: &Path,
     wait: Wait,
@@ -52,7 +52,7 @@ pub fn in_place(
         return Ok(Converted::Already);
     }
     let find = |name: &Path| fs.find(name).map_err(|e| StoreError::io("look for", name, e));
-    // Left by a conversion that was killed: the same file under its second name.
+    // A killed conversion left the second name of the same file.
     let aside = match find(&kept)? {
         None => Some(&*kept),
         found if found == find(path)? => None,
@@ -81,7 +81,7 @@ pub fn in_place(
         },
         || {
             files::sync_names(&fs, &kept)?;
-            // What the last holder noted was of another file.
+            // The last holder's note is about another file.
             backend::forget_note(&lock, path)
         },
     )?;

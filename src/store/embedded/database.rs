@@ -1,11 +1,9 @@
-//! redb under our tables: one transaction, its errors, its panics.
+//! redb under the tables: one transaction, its errors and its panics.
 //!
-//! Owns: opening, reading, writing and making a store file. Does not own: which file, the lock (the
-//! caller holds it), keys and records.
-//! Nobody keeps the database open, for redb refuses a second opener instead of letting it wait:
-//! everybody opens, transacts and leaves.
-//! Invariant: a file that redb cannot make sense of is [`StoreError::Damaged`], whether redb says so
-//! or panics over it.
+//! Opens, reads, writes and creates a store file. The caller chooses the file and holds its lock.
+//! No process keeps the database open, because redb refuses a second opener instead of letting it wait.
+//! Invariant: a file that redb cannot interpret is [`StoreError::Damaged`], whether redb returns an error
+//! or panics.
 
 use std::mem;
 use std::ops::ControlFlow;
@@ -29,7 +27,7 @@ use crate::store::codec;
 use crate::sys::panic;
 
 type Bytes = &'static [u8];
-/// redb's cache, in bytes: more than any command but GC and `list` touches.
+/// redb's cache, in bytes. Only GC and `list` touch more.
 const CACHE: usize = 8 << 20;
 
 const TABLE: TableDefinition<Bytes, Bytes> = TableDefinition::new("sublet");
@@ -40,10 +38,10 @@ pub struct Redb<'a, T> {
     path: &'a Path,
 }
 
-/// A store's records, to look at.
+/// A store's records, read-only.
 pub type Looked<'a> = Tables<'a, Redb<'a, ReadOnlyTable<Bytes, Bytes>>>;
 
-/// A store's records, to change.
+/// A store's records, writable.
 pub type Writable<'a, 't> = Tables<'a, Redb<'a, Table<'t, Bytes, Bytes>>>;
 
 impl<T: ReadableTable<Bytes, Bytes>> Kv for Redb<'_, T> {
@@ -80,7 +78,7 @@ impl KvMut for Redb<'_, Table<'_, Bytes, Bytes>> {
     }
 }
 
-/// What redb says, in our words. Its own reading of a torn file ends in I/O errors of these kinds.
+/// Converts redb's errors. If redb reads a truncated file, it reports I/O errors of these kinds.
 fn broken(path: &Path, error: impl Into<redb::Error>) -> StoreError {
     use std::io::ErrorKind::{InvalidData, UnexpectedEof};
     let damaged = |what: String| StoreError::Damaged { path: path.to_owned(), what };
@@ -100,7 +98,8 @@ fn broken(path: &Path, error: impl Into<redb::Error>) -> StoreError {
     }
 }
 
-/// Runs what may make redb panic over a damaged file, which is damage; a panic of our own code goes on.
+/// Runs code in which redb may panic over a damaged file. Such a panic becomes an error; a panic of
+/// sublet's own code continues.
 fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
         if !panic::was_in_redb() {
@@ -111,7 +110,7 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
     })
 }
 
-/// An open database, and the switch of its file.
+/// An open database, and the shared state of its file.
 type Opened<File> = (Database, Switch<File>);
 
 /// Opens a file for writing, or only for reading.
@@ -134,12 +133,11 @@ fn open<F: FileSystem>(
     Ok(Some((database.map_err(|e| broken(path, e))?, switch)))
 }
 
-/// Locks the store file itself, as long as it is open: the lock file's name may be removed by hand, and
-/// a store may be reached by two names. Answers whether `path` still leads to this file.
+/// Locks the store file itself while it is open, because someone may remove the lock file, and a store may
+/// be reachable by two names. Returns whether `path` still leads to this file.
 fn guard<F: FileSystem>(fs: &F, file: &F::File, path: &Path, patience: &Patience) -> Result<bool> {
     let io = |e| StoreError::io("lock", path, e);
-    // Where this kind of lock cannot be had (a file that is open for reading, on NFS), the first lock
-    // has to do.
+    // If this lock is not available (for a file opened for reading, on NFS), the first lock must do.
     let is_held_by_another = matches!(file.try_lock(), Ok(false));
     if is_held_by_another && !lock::poll(fs, file, None, patience).map_err(io)? {
         return Err(lock::locked(fs, file, path, patience).map_err(io)?);
@@ -147,17 +145,16 @@ fn guard<F: FileSystem>(fs: &F, file: &F::File, path: &Path, patience: &Patience
     Ok(fs.find(path).map_err(io)? == Some(file.id().map_err(io)?))
 }
 
-/// Whether the table is of a form that this build reads.
+/// Checks whether this version can read the table's schema.
 fn check_schema<K: Kv>(tables: &Tables<'_, K>) -> Result<()> {
     match tables.value::<u64>(keys::SCHEMA)? {
-        None => Err(tables.damaged("it does not say which schema it has")),
+        None => Err(tables.damaged("it has no schema version")),
         Some(found) if found == u64::from(codec::SCHEMA_VERSION) => Ok(()),
         Some(_) => Err(StoreError::other_version(tables.path)),
     }
 }
 
-/// Reads a store without writing; `None` if there is none. If its lock is held, the note in it
-/// counts.
+/// Reads a store without writing; `None` if there is none. If the lock is held, its note is used.
 pub fn read<F: FileSystem, T>(
     fs: &F,
     path: &Path,
@@ -181,8 +178,9 @@ pub fn read<F: FileSystem, T>(
     })
 }
 
-/// One write transaction under the file's lock, committed if `work` answers [`ControlFlow::Continue`];
-/// `None` if there is no file. `earlier` is asked for what the file does not know of a pod.
+/// Runs one write transaction under the file's lock, and commits it if `work` returns
+/// [`ControlFlow::Continue`]; `None` if there is no file. `earlier` supplies addresses of pods that the
+/// file does not know.
 pub fn write<F: FileSystem, T>(
     fs: &F,
     path: &Path,
@@ -200,7 +198,7 @@ pub fn write<F: FileSystem, T>(
             t.set_quick_repair(true);
             let io = |e| StoreError::io("write", path, e);
             let answer = in_table(path, &t, earlier, work).and_then(|flow| {
-                // An answer that changes nothing may report what a predecessor was killed over.
+                // An answer without changes may depend on writes that a killed process did not flush.
                 if switch.is_unsettled() {
                     files::sync_names(fs, path)?;
                     switch.settle().map_err(io)?;
@@ -212,7 +210,7 @@ pub fn write<F: FileSystem, T>(
                 Ok(flow)
             });
             if !matches!(answer, Ok(ControlFlow::Continue(_))) {
-                // Before the transaction is dropped: rolling it back must not write either.
+                // Before the transaction is dropped, because rolling back must not write either.
                 switch.leave();
             }
             match answer? {
@@ -232,17 +230,17 @@ pub fn write<F: FileSystem, T>(
     })
 }
 
-/// Whether this process ends after a call or two, so that its databases need not be freed.
+/// Whether this process ends soon, so that its databases need not be freed.
 static ONE_SHOT: AtomicBool = AtomicBool::new(false);
 
-/// Declares that this process carries out one request and ends. The memory and the descriptor of each
-/// database that it opens from now on are left to the kernel; its locks are not.
+/// Declares that this process carries out one request and ends. From now on, the kernel frees the memory
+/// and the descriptors of its databases when the process ends. Locks are still released normally.
 pub fn one_shot() {
     ONE_SHOT.store(true, Ordering::Relaxed);
 }
 
-/// Closes redb without its orderly end: a whole commit, every write of which would be refused. redb
-/// leaves it out in a thread that unwinds; no panic is reported, for there is none.
+/// Closes redb without its clean shutdown, which would be a complete commit whose writes are all refused.
+/// redb skips it in a thread that unwinds. No panic is reported, because none occurs.
 fn leave<File: OpenFile>(database: Database, switch: &Switch<File>, done: bool) {
     switch.leave();
     if done && ONE_SHOT.load(Ordering::Relaxed) {
@@ -271,7 +269,8 @@ fn in_table<T>(
     work(&mut tables)
 }
 
-/// Writes a whole store into a new, empty file, with what `content` puts into it; flushed once, if at all.
+/// Writes a complete store into a new, empty file. `content` supplies the records. The file is flushed
+/// once, or not at all.
 pub fn write_new<F: FileSystem>(
     file: F::File,
     name: &Path,

@@ -1,8 +1,8 @@
-//! The files of earlier boots: history that is kept, and the former addresses of sticky pods.
+//! The files of earlier boots: their history, and the former addresses of sticky pods.
 //!
-//! Nothing here decides about a lease, so a file that cannot be read is passed over. Only a file that
-//! verifies and names this machine is removed, and only when its boot is beyond the retention of
-//! `history`; the newest one stays.
+//! No decision about a lease depends on them, so unreadable files are skipped. A file is removed only if it
+//! is valid, names this machine, and its boot is older than the retention of `history`. The newest one
+//! always stays.
 
 #![allow(clippy::redundant_closure, reason = "the functions are not general enough over lifetimes")]
 
@@ -19,9 +19,9 @@ use crate::net::Addr;
 pub struct EarlierBoot {
     /// The file.
     pub path: PathBuf,
-    /// When it was made, in seconds.
+    /// When the file was created, in seconds.
     pub begun: Timestamp,
-    /// When the next boot's was made, or now.
+    /// When the file of the next boot was created, or now.
     pub ended: Timestamp,
 }
 
@@ -35,8 +35,8 @@ impl<F: FileSystem> Embedded<F> {
         Ok(names.iter().filter_map(boot).map(|id| (id.clone(), self.names.boot(&id))).collect())
     }
 
-    /// The files of this machine's earlier boots that can be read, the newest first; the last of these
-    /// boots ended at `ended`.
+    /// The readable files of this machine's earlier boots, newest first. The last of these boots ended at
+    /// `ended`.
     pub(super) fn earlier_boots(&self, mut ended: Timestamp, cx: &Context) -> Vec<EarlierBoot> {
         let others = self.boot_files().unwrap_or_default();
         let mut found: Vec<EarlierBoot> = others
@@ -58,7 +58,7 @@ impl<F: FileSystem> Embedded<F> {
         found
     }
 
-    /// Reads a file that nobody writes to any more; `None` if that fails.
+    /// Reads a file that no process writes any more; `None` if that fails.
     pub(super) fn read_earlier<T>(
         &self,
         path: &std::path::Path,
@@ -67,7 +67,7 @@ impl<F: FileSystem> Embedded<F> {
         database::read(&self.fs, path, None, &self.patience, work).ok().flatten()
     }
 
-    /// The address that a pod had in the boot before.
+    /// The address that a pod had in the previous boot.
     pub(super) fn earlier_former(
         &self,
         set: &SetName,
@@ -79,7 +79,7 @@ impl<F: FileSystem> Embedded<F> {
         self.read_earlier(&newest.path, |tables| tables.former(set, pod, range)).flatten()
     }
 
-    /// Removes the files whose history nobody keeps any more. Failure leaves them to the next boot.
+    /// Removes the files whose history has expired. If that fails, the next boot tries again.
     pub(super) fn remove_earlier(&self, cx: &Context) {
         let age = self.history.age();
         for boot in self.earlier_boots(cx.now, cx).iter().skip(1) {

@@ -1,8 +1,8 @@
-//! What is wrong with an embedded store, and mending it.
+//! Finds problems in an embedded store, and repairs it.
 //!
-//! Owns: what is looked at, and that nothing is lost by a repair: the damaged file is kept, what can be
-//! read is written anew, and an address whose lease cannot be read is set aside, never given.
-//! Invariant: a repair ends with the old file or the new one, whole, under the name.
+//! A repair loses nothing: the damaged file is kept, everything readable is written to a new file, and an
+//! address whose lease cannot be read is reserved.
+//! Invariant: after a repair, the name leads to the complete old file or to the complete new one.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -25,11 +25,11 @@ use crate::model::{Lease, SetName};
 use crate::net::Addr;
 use crate::store::{Problem, Repair, StoreReader, codec};
 
-const REPAIR: &str =
-    "run `sublet doctor --repair`: it keeps a copy, and every lease that can be read";
+const REPAIR: &str = "run `sublet doctor --repair`: it keeps a copy of the file and recovers every lease that \
+                      can be read";
 
 impl<F: FileSystem> Embedded<F> {
-    /// Reports everything that is wrong.
+    /// Reports all problems.
     pub(super) fn examine(&mut self, cx: &Context, each: &mut dyn FnMut(Problem)) -> Result<()> {
         self.patience.renew();
         for file in self.lease_files(cx)? {
@@ -58,7 +58,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(())
     }
 
-    /// Judges a file, one step in each hold of its lock; with `lock`, under that one.
+    /// Checks a file in steps. Each step holds the file's lock, or all run under `lock`.
     fn faults(
         &self,
         file: &LeaseFile,
@@ -78,10 +78,10 @@ impl<F: FileSystem> Embedded<F> {
         }
     }
 
-    /// What lies around the files and should not, or not like that.
+    /// Reports problems around the files: leftovers, permissions, the file system.
     fn oddities(&self, cx: &Context, each: &mut dyn FnMut(Problem)) {
         for path in self.leftovers(cx) {
-            let what = "it was left behind by a process that was killed while it made a file";
+            let what = "it was left behind by a process that was killed while it created a file";
             each(Problem::of(&path, what, "remove it, or run `sublet doctor --repair`", true));
         }
         for file in self.lease_files(cx).unwrap_or_default() {
@@ -102,7 +102,7 @@ impl<F: FileSystem> Embedded<F> {
         }
     }
 
-    /// Temporary files. Under the locks nobody is at them.
+    /// Temporary files. If the locks are held, no other process uses them.
     fn leftovers(&self, cx: &Context) -> Vec<PathBuf> {
         let mut paths = vec![self.names.durable().to_owned(), self.names.policy()];
         paths.extend(cx.boot.as_ref().map(|boot| self.names.boot(boot)));
@@ -113,7 +113,7 @@ impl<F: FileSystem> Embedded<F> {
             .collect()
     }
 
-    /// Repairs what can be repaired.
+    /// Repairs everything that can be repaired.
     pub(super) fn mend(&self, cx: &Context) -> Result<Repair> {
         self.patience.renew();
         let mut repair = Repair::default();
@@ -141,9 +141,9 @@ impl<F: FileSystem> Embedded<F> {
         Ok(repair)
     }
 
-    /// Writes a file anew, from what can be read of it. Addresses in use whose owner cannot be
-    /// recovered are reserved first: a process that dies in between has reserved too much, which the
-    /// next repair finds reserved already.
+    /// Rewrites a file from what can be read. First reserves the addresses in use whose owner cannot be
+    /// recovered. If the process dies in between, too many addresses are reserved; the next repair finds
+    /// them reserved.
     fn rebuild(
         &self,
         file: &LeaseFile,
@@ -152,7 +152,7 @@ impl<F: FileSystem> Embedded<F> {
         repair: &mut Repair,
     ) -> Result<()> {
         let path = &file.path;
-        // What is not ours is nobody's to repair.
+        // A foreign file is not repaired.
         if let Err(error @ StoreError::Foreign { .. }) = files::open(&self.fs, path, Access::Read) {
             return Err(error);
         }
@@ -177,7 +177,7 @@ impl<F: FileSystem> Embedded<F> {
                         })?;
                     }
                     if !work.found {
-                        let what = "nothing of it can be read".to_owned();
+                        let what = "nothing in it can be read".to_owned();
                         return Err(StoreError::Damaged { path: path.clone(), what });
                     }
                     let whole = repair::records(self, file, lock, &mut |key, value, _| {
@@ -191,7 +191,7 @@ impl<F: FileSystem> Embedded<F> {
                 })
             },
             || {
-                // What the last holder noted was of another file.
+                // The last holder's note is about another file.
                 backend::forget_note(lock, path)
             },
         )?;
@@ -199,7 +199,7 @@ impl<F: FileSystem> Embedded<F> {
         files::sync_names(&self.fs, path).map_err(StoreError::after_the_change)
     }
 
-    /// A name beside the file that nothing has.
+    /// An unused name beside the file.
     fn name_for_damaged(&self, path: &Path, cx: &Context) -> Result<PathBuf> {
         for n in 0..1000 {
             let suffix = if n == 0 { String::new() } else { format!(".{n}") };
@@ -211,7 +211,7 @@ impl<F: FileSystem> Embedded<F> {
         Err(StoreError::io("keep a copy of", path, ErrorKind::AlreadyExists.into()))
     }
 
-    /// Puts addresses into the policy, under the first lock, which the caller holds.
+    /// Adds reservations to the policy, under the first lock, which the caller holds.
     fn reserve_unread(&self, unread: &[(SetName, Addr)], cx: &Context) -> Result<()> {
         let path = self.names.policy();
         let before = Policy::read(&self.fs, &path)?;
@@ -240,11 +240,11 @@ fn problem(path: &Path, error: &StoreError) -> Problem {
     match error {
         StoreError::Damaged { what, .. } => Problem::of(path, what, REPAIR, true),
         StoreError::Foreign { what, advice, .. } => Problem::of(path, what, advice, false),
-        other => Problem::of(path, other.to_string(), "see to it that it can be read", false),
+        other => Problem::of(path, other.to_string(), "make the file readable", false),
     }
 }
 
-/// Networks that can give the same address to two containers.
+/// Reports networks that can lease the same address to two containers.
 fn overlaps(definitions: &[NetworkRanges], each: &mut dyn FnMut(Problem)) {
     for (n, one) in definitions.iter().enumerate() {
         for other in &definitions[n + 1..] {
@@ -253,7 +253,7 @@ fn overlaps(definitions: &[NetworkRanges], each: &mut dyn FnMut(Problem)) {
                 each(Problem {
                     place: format!("networks {} and {}", one.network, other.network),
                     what:
-                        "their ranges overlap, and each has its own leases: both can give the same \
+                        "their ranges overlap and their leases are separate: both can lease the same \
                            address"
                             .to_owned(),
                     advice: "set \"shared\" in both if they share a segment".to_owned(),
@@ -268,18 +268,18 @@ struct Work<'a, 't, 'k> {
     tables: &'a mut Writable<'t, 'k>,
     cx: &'a Context,
     repair: &'a mut Repair,
-    /// Whether anything could be read at all.
+    /// Whether anything could be read.
     found: bool,
-    /// Leases that may have ended since.
+    /// Leases that may have ended since they were written.
     doubtful: BTreeSet<(SetName, Addr)>,
-    /// Addresses that are known to be taken, by whom is not.
+    /// Addresses that are in use, but whose owner is unknown.
     unread: BTreeSet<(SetName, Addr)>,
 }
 
 impl Work<'_, '_, '_> {
-    /// One record; those that can be made from others are made from them.
+    /// Takes one record. Derived records are recomputed from others.
     fn take(&mut self, key: &[u8], value: &[u8], standing: Standing) -> Result<()> {
-        let check::Nature::Told(kind) = check::nature(key) else { return Ok(()) };
+        let check::Nature::Primary(kind) = check::nature(key) else { return Ok(()) };
         self.found = true;
         if key == keys::SCHEMA
             || (key.first() != Some(&keys::LEASE) && self.tables.kv.get(key)?.is_some())
@@ -289,7 +289,7 @@ impl Work<'_, '_, '_> {
         match check::read(key, value) {
             Ok(Some(Record::Lease(lease))) => self.lease(lease, standing),
             Ok(_) => {
-                // A doubtful record that contradicts another is the older one.
+                // If a doubtful record contradicts another one, it is the older one.
                 if check::write(self.tables, key, value).is_err() {
                     self.note(format!("{kind} {}: left out", check::shown(key)));
                 }
@@ -312,7 +312,7 @@ impl Work<'_, '_, '_> {
             return Ok(());
         }
         if let Some(there) = self.tables.lease(&set, addr)? {
-            // What is sure stays; of two doubtful ones the younger.
+            // A certain lease stays. Of two doubtful ones, the newer stays.
             let sure = !self.doubtful.contains(&(set.clone(), addr));
             if standing == Standing::Current
                 || sure
@@ -330,10 +330,11 @@ impl Work<'_, '_, '_> {
         } else if standing == Standing::Doubtful
             && self.tables.cooling_of(&set, addr)?.is_some_and(|c| c.freed > lease.time)
         {
-            // Freed since.
+            // The address was freed later.
             return Ok(());
         }
-        // An owner has one address of a range; of which of two is not known, neither is given away.
+        // An owner has one address of a range. If there are two doubtful ones, both addresses stay
+        // reserved.
         let held = self.tables.of(&set, &lease.owner)?;
         if standing == Standing::Doubtful && held.iter().any(|l| l.range == lease.range) {
             self.unread.insert((set, addr));
@@ -341,7 +342,7 @@ impl Work<'_, '_, '_> {
         }
         if standing == Standing::Doubtful {
             lease.origin.note = Some(DOUBTFUL.to_owned());
-            // Of a set that has moved to the other file there is no lease here.
+            // If the set has moved to the other file, this file has no lease of it.
             self.doubtful.insert((set, addr));
         }
         self.make(&Change::Put(lease))?;
@@ -353,7 +354,7 @@ impl Work<'_, '_, '_> {
         changes::make(self.tables, change, self.cx.now).map(drop)
     }
 
-    /// Addresses that an index knows as taken.
+    /// Looks for addresses that an index marks as in use.
     fn look_for_lost(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         if let Some(set) = keys::read_set(keys::OWNER, key) {
             for addr in codec::unseal::<Vec<Addr>>(key, value).unwrap_or_default() {
@@ -376,7 +377,7 @@ impl Work<'_, '_, '_> {
         Ok(())
     }
 
-    /// The addresses that are in use, and whose owner cannot be recovered.
+    /// The addresses in use whose owner cannot be recovered.
     fn unread_addresses(&mut self) -> Result<Vec<(SetName, Addr)>> {
         let mut found = Vec::new();
         for (set, addr) in std::mem::take(&mut self.unread) {
@@ -384,8 +385,8 @@ impl Work<'_, '_, '_> {
                 continue;
             }
             self.note(format!(
-                "{addr} of {set}: its lease cannot be read, so it is reserved; when no container uses \
-                 it: sublet unreserve {set} {addr}"
+                "{addr} of {set}: its lease cannot be read, so the address was reserved; once no \
+                 container uses it, run: sublet unreserve {set} {addr}"
             ));
             found.push((set, addr));
         }
@@ -397,10 +398,10 @@ impl Work<'_, '_, '_> {
     }
 }
 
-/// What nobody can make good.
-const GAPS: &str = "not all of the file could be read; a lease every trace of which is gone is not known \
-                    any more: compare `sublet list` with your containers before new ones start";
-/// What is written beside a lease of which nobody knows whether it was freed since.
+/// The note about parts of the file that cannot be recovered.
+const GAPS: &str = "part of the file could not be read, so leases may be missing: compare `sublet list` with the \
+                    running containers before new ones start";
+/// The note of a lease that may have been freed since it was read.
 const DOUBTFUL: &str = "read from a damaged file; it may have been freed since";
-/// What is written beside an address whose lease is lost.
+/// The note of a reservation whose lease is lost.
 const UNREAD: &str = "its lease could not be read when the store was repaired";

@@ -1,5 +1,5 @@
-//! The names of a store's files, and how files come to be: whole or not at all, and never over
-//! another one, except in [`replace`].
+//! The names of a store's files, and the creation of files: a file appears completely or not at all, and
+//! never replaces another one, except in [`replace`].
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -22,17 +22,17 @@ impl Names {
         Names { durable: file }
     }
 
-    /// `<file>`: what survives a reboot.
+    /// `<file>`: durable leases.
     pub fn durable(&self) -> &Path {
         &self.durable
     }
 
-    /// The leases of one boot.
+    /// The file with the leases of one boot.
     pub fn boot(&self, boot: &BootId) -> PathBuf {
         beside(&self.durable, &format!("{BOOT}{}", boot.0))
     }
 
-    /// Which boot a file of this folder belongs to, by its name.
+    /// The boot of a file in this folder, from its name.
     pub fn boot_of(&self, name: &str) -> Option<BootId> {
         let file = self.durable.file_name()?.to_str()?;
         let id = name.strip_prefix(file)?.strip_prefix(BOOT)?;
@@ -40,12 +40,12 @@ impl Names {
         is_id.then(|| BootId(id.to_owned()))
     }
 
-    /// What operators declared.
+    /// The file with the operators' reservations.
     pub fn policy(&self) -> PathBuf {
         beside(&self.durable, ".policy")
     }
 
-    /// The first lock: of `<file>` and of the policy.
+    /// The first lock: of `<file>` and the policy.
     pub fn lock(&self) -> PathBuf {
         beside(&self.durable, ".lock")
     }
@@ -70,7 +70,7 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// The name under which a file is made before it gets its own.
+/// The temporary name under which a file is written before it gets its own.
 pub fn temporary(path: &Path) -> PathBuf {
     beside(path, ".new")
 }
@@ -82,8 +82,8 @@ fn folder(path: &Path) -> &Path {
     }
 }
 
-/// Takes a lock file for reading a store. Where nothing can be written there may be no lock file, and
-/// nobody to wait for.
+/// Takes a lock file for reading a store. On a read-only file system there may be no lock file, and no
+/// process to wait for.
 pub fn lock_to_read<F: FileSystem>(fs: &F, path: &Path, patience: &Patience) -> Result<Lock<F>> {
     match lock::take(fs, path, patience) {
         Err(StoreError::Unavailable { source, .. }) if is_forbidden(&*source) => {
@@ -94,7 +94,7 @@ pub fn lock_to_read<F: FileSystem>(fs: &F, path: &Path, patience: &Patience) -> 
     }
 }
 
-/// Whether the system said that nothing may be written there.
+/// Whether the system does not allow writing there.
 fn is_forbidden(e: &(dyn std::error::Error + 'static)) -> bool {
     let kind = e.downcast_ref::<io::Error>().map(io::Error::kind);
     matches!(kind, Some(ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied))
@@ -102,27 +102,27 @@ fn is_forbidden(e: &(dyn std::error::Error + 'static)) -> bool {
 
 /// redb's magic number.
 const REDB: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
-/// bolt's, in its first page behind the page's header of 16 bytes.
+/// bolt's magic number. It follows the 16-byte header of the first page.
 const BOLT: u32 = 0xed0c_daed;
 
-/// What has a name.
+/// What a name leads to.
 #[derive(Debug)]
 pub enum Content<File> {
     /// Nothing.
     Absent,
-    /// A redb file, perhaps ours.
+    /// A redb file, probably sublet's.
     Redb(File),
-    /// bolt's, as the original ecs-ipam keeps its leases.
+    /// A bolt file, such as that of the original ecs-ipam.
     Bolt,
     /// A file of 0 bytes.
     Empty,
-    /// The beginning of a redb file, and no more.
+    /// Only the beginning of a redb file.
     Torn,
-    /// Something else: "it is ...".
+    /// Another file: "it is ...".
     Other(&'static str),
 }
 
-/// Finds out what has a name, by its first bytes.
+/// Finds out what a name leads to, from the first bytes.
 pub fn probe<F: FileSystem>(fs: &F, path: &Path, access: Access) -> Result<Content<F::File>> {
     let io = |e| StoreError::io("open the lease store", path, e);
     let file = match fs.open(path, access) {
@@ -147,7 +147,7 @@ pub fn probe<F: FileSystem>(fs: &F, path: &Path, access: Access) -> Result<Conte
     })
 }
 
-/// Opens a store file; `None` if there is none. What is not redb's is refused before redb sees it.
+/// Opens a store file; `None` if there is none. A file that is not redb's is refused before redb sees it.
 pub fn open<F: FileSystem>(fs: &F, path: &Path, access: Access) -> Result<Option<F::File>> {
     let damaged =
         |what: &str| Err(StoreError::Damaged { path: path.to_owned(), what: what.to_owned() });
@@ -165,8 +165,8 @@ pub fn open<F: FileSystem>(fs: &F, path: &Path, access: Access) -> Result<Option
     Err(StoreError::Foreign { path: path.to_owned(), what: what.to_owned(), advice })
 }
 
-/// Makes a file under a temporary name, and gives it its own with `link`: an existing file stays, and
-/// is an error. `fill` gets a new, empty file, and flushes it if it must survive a power cut.
+/// Creates a file under a temporary name, and gives it its own with `link`. An existing file stays and is
+/// an error. `fill` writes the new, empty file, and flushes it if it must survive a power cut.
 pub fn create<F: FileSystem>(
     fs: &F,
     path: &Path,
@@ -175,15 +175,14 @@ pub fn create<F: FileSystem>(
     let new = temporary(path);
     make(fs, path, &new, fill)?;
     let linked = fs.link(&new, path).map_err(|e| StoreError::io("create", path, e));
-    // Best effort: a temporary name is removed by the next one who needs it, and by doctor.
+    // Best effort: the next process that needs the temporary name removes it, and so does doctor.
     let _ = fs.remove(&new);
     linked
 }
 
-/// Puts a new file in the place of `path`, in three steps of which each leaves a whole file under
-/// the name: the old one gets the name `aside` too, the new one is made under a temporary name, and
-/// takes the name over. `before` runs right before that. The only place in the store that renames
-/// over a file.
+/// Replaces the file at `path` in three steps: the old file additionally gets the name `aside`, the new one
+/// is written under a temporary name, and then takes the name. After each step, the name leads to a
+/// complete file. `before` runs right before the last step. Nothing else in the store renames over a file.
 pub fn replace<F: FileSystem>(
     fs: &F,
     path: &Path,
@@ -213,7 +212,7 @@ fn make<F: FileSystem>(
     new: &Path,
     fill: impl FnOnce(F::File, &Path) -> Result<()>,
 ) -> Result<()> {
-    // Left by a process that was killed. The caller holds the lock, so that nobody else is at it.
+    // A killed process left it. The caller holds the lock, so no other process uses it.
     fs.remove(new).map_err(|e| StoreError::io("remove the unfinished", new, e))?;
     let made = fs.create(new).map_err(|e| StoreError::io("create", path, e));
     let filled = made.and_then(|file| fill(file, new));
@@ -223,8 +222,8 @@ fn make<F: FileSystem>(
     filled
 }
 
-/// Makes a file's name durable, and the names of the folders above it: whoever made them may have
-/// been killed before it flushed any.
+/// Makes the names of a file and of the folders above it durable, because the process that created a folder
+/// may have been killed before it flushed it.
 pub fn sync_names<F: FileSystem>(fs: &F, path: &Path) -> Result<()> {
     let lowest = folder(path);
     let device = |path: &Path| fs.find(path).map(|id| id.map(|(device, _)| device));
@@ -236,7 +235,7 @@ pub fn sync_names<F: FileSystem>(fs: &F, path: &Path) -> Result<()> {
             break;
         }
         match fs.sync_folder(folder) {
-            // We can read what we made; what we cannot read was there before.
+            // A folder that this process created is readable. An unreadable one existed before.
             Err(e) if e.kind() == ErrorKind::PermissionDenied && folder != lowest => break,
             synced => synced.map_err(|e| io(folder, e))?,
         }

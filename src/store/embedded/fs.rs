@@ -1,8 +1,8 @@
-//! The file operations that the embedded store makes, and nothing else of the operating system.
+//! The file operations of the embedded store, its only access to the operating system.
 //!
-//! The store's code is generic over [`FileSystem`], so that a simulator can stand in for the kernel:
-//! [`Os`] is the real one. An error is always an error here: only `ENOENT` means that a file is not
-//! there, and then the answer is `None` or `false`, never an error kind that a caller must know.
+//! The store's code is generic over [`FileSystem`], so that a simulator can replace the kernel; [`Os`] is
+//! the real one. Every failure is an error. Only `ENOENT` means that a file does not exist, and the result
+//! is then `None` or `false`, so callers need not interpret error kinds.
 
 use std::ffi::OsString;
 use std::fmt::Debug;
@@ -19,7 +19,7 @@ use super::queue;
 /// Device and inode of a file.
 pub type FileId = (u64, u64);
 
-/// What a file is opened for.
+/// The purpose for which a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Reading.
@@ -42,13 +42,14 @@ pub trait FileSystem: Clone + Debug + Send + Sync + 'static {
     /// taken.
     fn create(&self, path: &Path) -> io::Result<Self::File>;
 
-    /// Device and inode of what has this name, a symbolic link itself; `None` if nothing has.
+    /// Device and inode of what has this name, without following a symbolic link; `None` if nothing has the
+    /// name.
     fn find(&self, path: &Path) -> io::Result<Option<FileId>>;
 
-    /// Gives a file a second name; `AlreadyExists` if that is taken.
+    /// Gives a file a second name; `AlreadyExists` if the name exists.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
 
-    /// Gives a file another name, which it takes from whatever had it.
+    /// Renames a file, replacing an existing one.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Exchanges two names in one step (`renameat2` with `RENAME_EXCHANGE`).
@@ -66,19 +67,19 @@ pub trait FileSystem: Clone + Debug + Send + Sync + 'static {
     /// Makes the names in a folder durable.
     fn sync_folder(&self, folder: &Path) -> io::Result<()>;
 
-    /// Whether other machines may see this folder: a network or cluster file system.
+    /// Whether other machines may see this folder, because it is on a network or cluster file system.
     fn is_shared(&self, folder: &Path) -> io::Result<bool>;
 
-    /// Process IDs of those that hold the lock of a file, as far as they can be found.
+    /// The IDs of the processes that hold the lock of a file, as far as they can be found.
     fn lock_holders(&self, file: FileId) -> Vec<u32>;
 
-    /// Lets time pass; how much it was.
+    /// Lets time pass. Returns how much time has passed.
     fn pause(&self, time: Duration) -> Duration;
 }
 
 /// An open regular file. Its lock is released when it is dropped.
 pub trait OpenFile: Debug + Send + Sync + Sized + 'static {
-    /// Fills `buffer` from `offset`, as far as the file goes; how many bytes those were.
+    /// Reads into `buffer` from `offset`, up to the end of the file. Returns the number of bytes.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
     /// Writes all bytes at `offset`.
@@ -87,7 +88,7 @@ pub trait OpenFile: Debug + Send + Sync + Sized + 'static {
     /// The length, in bytes.
     fn length(&self) -> io::Result<u64>;
 
-    /// Cuts the file off, or appends zeros.
+    /// Truncates the file, or appends zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
     /// Makes the content durable (`fdatasync`).
@@ -99,31 +100,31 @@ pub trait OpenFile: Debug + Send + Sync + Sized + 'static {
     /// The permission bits.
     fn mode(&self) -> io::Result<u32>;
 
-    /// Takes the exclusive lock; `false` if somebody else holds it.
+    /// Takes the exclusive lock; `false` if another process holds it.
     fn try_lock(&self) -> io::Result<bool>;
 
     /// Releases the lock.
     fn unlock(&self) -> io::Result<()>;
 
-    /// Whether somebody is in the queue for the lock.
+    /// Whether a process waits in the queue for the lock.
     fn has_queue(&self) -> bool;
 
-    /// Joins the queue for the lock; `None` where the file system keeps none.
+    /// Joins the queue for the lock; `None` if the file system does not support queues.
     fn join_queue(&self) -> Option<u64>;
 
-    /// How many places are between this one and the head of the queue; 0 at the head.
+    /// The number of places between this one and the head of the queue; 0 at the head.
     fn places_ahead(&self, place: u64) -> u64;
 
     /// Leaves the queue.
     fn leave_queue(&self, place: u64);
 }
 
-/// Reads exactly as many bytes as `buffer` has; `false` if the file ends before.
+/// Fills `buffer`; `false` if the file ends before.
 pub fn read_exact<F: OpenFile>(file: &F, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
     Ok(file.read_at(buffer, offset)? == buffer.len())
 }
 
-/// Reads a whole file of at most `limit` bytes; `FileTooLarge` beyond.
+/// Reads a complete file of at most `limit` bytes; otherwise `FileTooLarge`.
 pub fn read_all<F: OpenFile>(file: &F, limit: u64) -> io::Result<Vec<u8>> {
     let len = file.length()?;
     if len > limit {
@@ -143,7 +144,7 @@ impl FileSystem for Os {
     type File = File;
 
     fn open(&self, path: &Path, access: Access) -> io::Result<Option<File>> {
-        // Non-blocking: the open of a FIFO would wait for its other end.
+        // Non-blocking, because opening a FIFO would wait for its other end.
         let flags = (OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC).bits();
         let mut options = OpenOptions::new();
         options.read(true).write(access == Access::Write);
@@ -233,8 +234,8 @@ impl FileSystem for Os {
         Ok(SHARED.contains(&(found.f_type as u32)))
     }
 
-    /// As `/proc/locks` lists them. The device is left out of the comparison: file systems with
-    /// subvolumes show another one there than `stat(2)` does.
+    /// The holders, according to `/proc/locks`. The device is not compared, because file systems with
+    /// subvolumes show another device there than `stat(2)` returns.
     fn lock_holders(&self, file: FileId) -> Vec<u32> {
         let table = fs::read_to_string("/proc/locks").unwrap_or_default();
         let holder = |line: &str| -> Option<u32> {
@@ -306,7 +307,7 @@ impl OpenFile for File {
     }
 
     fn has_queue(&self) -> bool {
-        // Where that cannot be determined, nobody is.
+        // If the queue cannot be examined, it counts as empty.
         matches!(queue::held(self, 0, 0), Ok(Some(_)))
     }
 

@@ -1,9 +1,8 @@
-//! What happened, in the same table and transaction as what it happened to.
+//! History and counters, in the same table and transaction as the changes that they record.
 //!
-//! Owns: which events are kept, and for how long; the counters. Does not own: what an event is
-//! (`alloc`), where else something is remembered (`embedded`).
-//! Invariant: an event costs one insertion, and no more of the old ones go than a few per event that
-//! comes; nothing here is looked through. What cannot be read here keeps no address from being leased.
+//! Decides which events are kept, and for how long. The allocator makes the events.
+//! Invariant: an event costs one insertion and the removal of at most a few old events. Nothing is
+//! searched. Unreadable history never prevents an allocation.
 
 use super::view::{Kv, KvMut, Tables};
 use super::{Result, keys};
@@ -11,10 +10,11 @@ use crate::alloc::Context;
 use crate::model::{Counter, Ending, Event, Face, History, Kind, SetName, Timestamp, Verb, What};
 use crate::store::codec;
 
-/// How many more old events are removed than new ones are written, so that a smaller bound is reached.
+/// How many more old events are removed than new ones are written, so that a lowered bound is reached in
+/// time.
 const MORE: usize = 4;
 
-/// How much history of a set is kept: what this call says, else what was said last.
+/// The bounds of a set's history: those of this call, otherwise the last configured ones.
 fn bounds<K: Kv>(tables: &Tables<'_, K>, set: &SetName, said: History) -> Result<History> {
     if said != History::Standing {
         return Ok(said);
@@ -24,7 +24,7 @@ fn bounds<K: Kv>(tables: &Tables<'_, K>, set: &SetName, said: History) -> Result
     Ok(kept.and_then(|bytes| codec::read_bounds(&key, &bytes).ok()).unwrap_or_default())
 }
 
-/// Writes events behind those of their sets, and removes the oldest of these sets.
+/// Appends events to those of their sets, and removes the oldest events of these sets.
 pub fn append<K: KvMut>(
     tables: &mut Tables<'_, K>,
     events: &[Event],
@@ -60,12 +60,12 @@ fn append_to<K: KvMut>(
         let key = keys::event(set, number, event.time);
         tables.kv.put(&key, &codec::event(&key, event))?;
     }
-    // Numbers have no gaps: the first and the last say how many events there are.
+    // Numbers have no gaps, so the first and the last one determine the number of events.
     let most = events.len() + MORE;
     remove_while(tables, &from, &to, most, |n, time| {
         number - n.min(number) >= count || time.saturating_add(age) < now
     })?;
-    // A network that has no events any more cannot remove its old ones: its neighbor does.
+    // A network without new events cannot remove its old ones, so a network with new events does.
     let all = [keys::EVENT];
     let Some(next) = next_set(tables, &to, &keys::behind(&all))?.or(next_set(tables, &all, &from)?)
     else {
@@ -78,13 +78,13 @@ fn append_to<K: KvMut>(
     })
 }
 
-/// The first set from `from` to before `to` that has events.
+/// The first set with events, from `from` to before `to`.
 fn next_set<K: Kv>(tables: &Tables<'_, K>, from: &[u8], to: &[u8]) -> Result<Option<SetName>> {
     let first = tables.kv.first(from, to)?;
     Ok(first.and_then(|(key, _)| keys::read_event(&key)).map(|(set, ..)| set))
 }
 
-/// Removes the first events, at most `most`, until one is not `old` by number and time.
+/// Removes up to `most` of the first events, as long as they are `old` by number and time.
 fn remove_while<K: KvMut>(
     tables: &mut Tables<'_, K>,
     from: &[u8],
@@ -103,8 +103,7 @@ fn remove_while<K: KvMut>(
     found.iter().try_for_each(|key| tables.kv.remove(key))
 }
 
-/// Every event that is wanted, the oldest first. One that cannot be read is passed over: `doctor`
-/// tells of it.
+/// All selected events, oldest first. Unreadable ones are skipped; `doctor` reports them.
 pub fn events<K: Kv>(
     tables: &Tables<'_, K>,
     wanted: &mut dyn FnMut(&Event) -> bool,
@@ -139,14 +138,14 @@ pub fn counters<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Counter>> {
     Ok(found)
 }
 
-/// When this boot's store was begun, if it says so.
+/// When this boot's store was created, if recorded.
 pub fn begun<K: Kv>(tables: &Tables<'_, K>) -> Result<Option<Timestamp>> {
     let bytes = tables.kv.get(keys::BEGUN)?;
     Ok(bytes.and_then(|bytes| codec::unseal::<u64>(keys::BEGUN, &bytes).ok()))
 }
 
-/// What is wanted of a boot that has ended: its events, and the end at `end` of the leases that were
-/// left. What was carried over, other machines' leases and reservations, has not ended.
+/// The selected events of an ended boot, and an event at `end` for each lease that ended with it.
+/// Carried-over leases, other machines' leases and reservations have not ended.
 pub fn of_ended_boot<K: Kv>(
     tables: &Tables<'_, K>,
     end: Timestamp,

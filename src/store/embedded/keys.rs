@@ -1,9 +1,8 @@
-//! Keys of the embedded store's one table.
+//! The keys of the embedded store's only table: their order and format.
 //!
-//! Owns: their order and form. One table for everything keeps a small store in one leaf and a
-//! commit on few pages.
-//! Invariant: no key of one kind is the beginning of another's, whatever text a name holds; keys of
-//! one set sort by address, by owner, by time, as the kind says.
+//! One table for everything keeps a small store in one leaf, and a commit on few pages.
+//! Invariant: no key of one kind is a prefix of another kind's key, whatever text a name contains. The keys
+//! of one set are ordered by address, by owner or by time, depending on the kind.
 
 use crate::alloc::PodKey;
 use crate::model::{NetworkName, Owner, PoolId, SetName, Timestamp};
@@ -11,7 +10,7 @@ use crate::net::{Addr, Family, Subnet};
 
 /// A lease, by address.
 pub const LEASE: u8 = b'L';
-/// What an owner holds.
+/// The addresses of an owner.
 pub const OWNER: u8 = b'O';
 /// An occupancy block of addresses.
 pub const BLOCK: u8 = b'B';
@@ -23,7 +22,7 @@ pub const COOLING: u8 = b'K';
 pub const QUEUE: u8 = b'Q';
 /// A pod's address.
 pub const STICKY: u8 = b'S';
-/// The key of the [`STICKY`] record that names an address.
+/// The key of the [`STICKY`] record for an address.
 pub const STUCK: u8 = b'T';
 /// A network's ranges.
 pub const RANGES: u8 = b'D';
@@ -45,19 +44,19 @@ pub const FACT: u8 = b'M';
 /// The schema version's key.
 pub const SCHEMA: &[u8] = b"Mschema";
 
-/// The key of when a boot's file was made, in seconds.
+/// The key of the time at which a boot's file was created, in seconds.
 pub const BEGUN: &[u8] = b"Mbegun";
 
-/// The key of the machine that made a boot's file.
+/// The key of the machine that created a boot's file.
 pub const MACHINE: &[u8] = b"Mmachine";
 
 /// The key of the nonce of the policy that the reservations were copied from.
 pub const POLICY: &[u8] = b"Mpolicy";
 
-/// What the keys of how much history is kept begin with.
+/// The prefix of the keys with the bounds of history.
 pub const BOUNDS: &[u8] = b"Mhistory";
 
-/// Text with an end that sorts before every continuation: 0 is written as 0 255, the end is 0 1.
+/// Appends text with an end that sorts before every continuation: 0 is written as 0 255, the end as 0 1.
 fn text(key: &mut Vec<u8>, text: &str) {
     for byte in text.bytes() {
         key.push(byte);
@@ -98,7 +97,7 @@ fn read_family(byte: u8) -> Option<Family> {
     [Family::V4, Family::V6].into_iter().find(|of| family(*of) == byte)
 }
 
-/// An address in 17 bytes that sort as addresses do.
+/// An address in 17 bytes that sort like addresses.
 pub fn addr(addr: Addr) -> [u8; 17] {
     let mut bytes = [0; 17];
     bytes[0] = family(addr.family());
@@ -106,7 +105,7 @@ pub fn addr(addr: Addr) -> [u8; 17] {
     bytes
 }
 
-/// The address in these bytes.
+/// The address in 17 bytes.
 pub fn read_addr(bytes: &[u8]) -> Option<Addr> {
     let (first, rest) = bytes.split_first()?;
     Addr::from_bits(read_family(*first)?, u128::from_be_bytes(rest.try_into().ok()?))
@@ -156,7 +155,7 @@ pub fn lease(set: &SetName, addr: Addr) -> Vec<u8> {
     at(LEASE, set, addr)
 }
 
-/// What an owner holds.
+/// The addresses of an owner.
 pub fn owner(set: &SetName, owner: &Owner) -> Vec<u8> {
     let mut key = of_set(OWNER, set);
     match owner {
@@ -185,7 +184,7 @@ pub fn owner(set: &SetName, owner: &Owner) -> Vec<u8> {
     key
 }
 
-/// Every lease of a set that was taken through a pool, by address.
+/// Every lease of a set that was made through a pool, by address.
 pub fn of_pool(set: &SetName, pool: &PoolId) -> Vec<u8> {
     let mut key = of_set(OWNER, set);
     key.push(b'p');
@@ -219,7 +218,7 @@ pub fn pool(id: &PoolId) -> Vec<u8> {
     named(POOL, &id.0)
 }
 
-/// A cooling address in the order of time; the family goes first, for a search is for one.
+/// A cooling address in the order of time. The family comes first, because a search is for one family.
 pub fn queued(set: &SetName, until: Timestamp, at: Addr) -> Vec<u8> {
     [&of_family(QUEUE, set, at.family())[..], &until.to_be_bytes(), &addr(at)].concat()
 }
@@ -259,22 +258,24 @@ pub fn read_ranges(key: &[u8]) -> Option<NetworkName> {
     NetworkName::new(name).ok()
 }
 
-/// How much history of a set is kept.
+/// The bounds of a set's history.
 pub fn history_bounds(set: &SetName) -> Vec<u8> {
     let mut key = BOUNDS.to_vec();
     text(&mut key, &set.0);
     key
 }
 
-/// An event of a set: numbers grow by one in each set; the time lets old ones go unread.
+/// An event of a set. Numbers grow by one in each set. With the time in the key, old events need not be
+/// read.
 pub fn event(set: &SetName, number: u64, time: Timestamp) -> Vec<u8> {
     [&of_set(EVENT, set)[..], &number.to_be_bytes(), &time.to_be_bytes()].concat()
 }
 
-/// No set of leases begins with it.
+/// No set of leases begins with this character.
 const GRID_MARK: char = '\0';
 
-/// What stands for the subnets of one length in a space: occupancy counts them like addresses.
+/// The set that represents the subnets of one length in a space, so that occupancy blocks count them like
+/// addresses.
 pub fn grid(space: &str, len: u8) -> SetName {
     SetName(format!("{GRID_MARK}{len} {space}"))
 }
@@ -307,7 +308,7 @@ pub fn read_event(key: &[u8]) -> Option<(SetName, u64, Timestamp)> {
     Some((SetName(set), u64::from_be_bytes(*number), u64::from_be_bytes(time.try_into().ok()?)))
 }
 
-/// The first key behind all that begin with `prefix`.
+/// The first key after all keys that begin with `prefix`.
 pub fn behind(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
     while let Some(last) = end.pop() {

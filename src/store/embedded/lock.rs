@@ -1,10 +1,10 @@
-//! The two lock files of a store, and any other lock that is taken as `flock(2)` does.
+//! The two lock files of a store, and any other lock taken with `flock(2)`.
 //!
-//! A wait is bounded by the call's [`Patience`], for all its locks together. It is a poll, in the
-//! order of [`super::queue`]: no thread, nothing left behind when the time is up, and a stopped
-//! process at the head of the queue costs the others [`GRACE`] and no more.
-//! A [`Lock`] is held until it is dropped; a killed process holds none; nobody holds a lock on a file
-//! that has lost its name.
+//! The call's [`Patience`] limits the total wait for all of its locks. Waiting is polling, in the order of
+//! [`super::queue`]: there are no threads, nothing is left behind after a timeout, and a stopped process at
+//! the head of the queue delays the others by at most [`GRACE`].
+//! A [`Lock`] is held until it is dropped. A killed process holds none, and no process holds the lock of a
+//! file that has lost its name.
 
 use std::cell::Cell;
 use std::io;
@@ -24,7 +24,7 @@ pub struct Lock<F: FileSystem = Os> {
 }
 
 impl<F: FileSystem> Lock<F> {
-    /// No lock: for a store that nobody can write to.
+    /// No lock, for a store that no process can write to.
     pub fn none() -> Lock<F> {
         Lock { file: None }
     }
@@ -35,7 +35,7 @@ impl<F: FileSystem> Lock<F> {
     }
 }
 
-/// How long a call may still wait.
+/// The remaining time that a call may wait.
 #[derive(Debug)]
 pub struct Patience {
     wait: Wait,
@@ -43,17 +43,17 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// All of it.
+    /// The full time.
     pub fn new(wait: Wait) -> Patience {
         Patience { wait, spent: Cell::default() }
     }
 
-    /// All of it again: another call.
+    /// Restores the full time, for another call.
     pub fn renew(&self) {
         self.spent.set(Duration::ZERO);
     }
 
-    /// How much of `time` may be waited; `None`: nothing.
+    /// How much of `time` the call may wait; `None`: nothing.
     fn allows(&self, time: Duration) -> Option<Duration> {
         match self.wait {
             Wait::Forever => Some(time),
@@ -70,13 +70,13 @@ impl Patience {
     }
 }
 
-/// How long a process at the head of the queue keeps others from a lock that is free.
+/// How long a process at the head of the queue can keep others from a free lock.
 const GRACE: Duration = Duration::from_millis(20);
 
-/// How often the head of the queue tries; those behind it try less often the further they are.
+/// The interval at which the head of the queue tries the lock. Processes further behind try less often.
 const STEP: Duration = Duration::from_micros(250);
 
-/// Takes the lock file `path`, which is created (0600) if it is not there.
+/// Takes the lock file `path`, creating it with mode 0600 if it is missing.
 pub fn take<F: FileSystem>(fs: &F, path: &Path, patience: &Patience) -> Result<Lock<F>> {
     let io = |e| StoreError::io("open the lock file", path, e);
     loop {
@@ -93,8 +93,8 @@ pub fn take<F: FileSystem>(fs: &F, path: &Path, patience: &Patience) -> Result<L
     }
 }
 
-/// Takes the lock of a file that exists: a lock file for those who only read, or another program's
-/// own file. `None` if there is none.
+/// Takes the lock of an existing file: a lock file for readers, or another program's file. `None` if there
+/// is none.
 pub fn take_existing<F: FileSystem>(
     fs: &F,
     path: &Path,
@@ -110,8 +110,8 @@ pub fn take_existing<F: FileSystem>(
     }
 }
 
-/// Waits for the lock of an open file. `None`: somebody removed or replaced the file meanwhile, and
-/// others lock another one now.
+/// Waits for the lock of an open file. `None`: the file was removed or replaced, so other processes lock
+/// another one.
 pub fn wait<F: FileSystem>(
     fs: &F,
     file: F::File,
@@ -120,7 +120,7 @@ pub fn wait<F: FileSystem>(
 ) -> Result<Option<Lock<F>>> {
     let io = |e| StoreError::io("lock", path, e);
     let id = file.id().map_err(io)?;
-    // Who does not wait at all takes what is free.
+    // A call that does not wait takes a free lock without queuing.
     let passes = patience.wait == Wait::Try || !file.has_queue();
     if !(passes && file.try_lock().map_err(io)?) {
         let place = file.join_queue();
@@ -135,13 +135,13 @@ pub fn wait<F: FileSystem>(
     Ok((fs.find(path).map_err(io)? == Some(id)).then_some(Lock { file: Some(file) }))
 }
 
-/// Takes the lock file `path`, which is created if it is not there: another program's, or a
-/// cluster's local one.
+/// Takes the lock file `path`, creating it if it is missing: another program's lock, or a cluster's local
+/// one.
 pub fn lock_file(path: &Path, wait: Wait) -> Result<Lock> {
     take(&Os, path, &Patience::new(wait))
 }
 
-/// Opens a file that is there, to read it, and takes the exclusive lock on it, as bolt does.
+/// Opens an existing file for reading, and takes its exclusive lock, as bolt does.
 pub fn lock_to_read(path: &Path, wait: Wait) -> Result<(Lock, std::fs::File)> {
     let io = |e| StoreError::io("open", path, e);
     let lock = take_existing(&Os, path, Access::Read, &Patience::new(wait))?;
@@ -150,7 +150,7 @@ pub fn lock_to_read(path: &Path, wait: Wait) -> Result<(Lock, std::fs::File)> {
     copy.map(|file| (lock, file)).ok_or_else(|| io(rustix::io::Errno::NOENT.into()))
 }
 
-/// The error of a call whose patience is over.
+/// The error of a call whose time has run out.
 pub fn locked<F: FileSystem>(
     fs: &F,
     file: &F::File,
@@ -161,7 +161,7 @@ pub fn locked<F: FileSystem>(
     Ok(StoreError::Locked { path: path.to_owned(), waited, holders })
 }
 
-/// Tries until the lock is held or the patience is over; whether it is held.
+/// Tries until the lock is held or the time runs out. Returns whether it is held.
 pub fn poll<F: FileSystem>(
     fs: &F,
     file: &F::File,
@@ -179,7 +179,7 @@ pub fn poll<F: FileSystem>(
             }
         } else if since_try >= GRACE {
             since_try = Duration::ZERO;
-            // A lock that stays free was left to nobody: whoever is ahead is stopped.
+            // If the lock stays free, the processes ahead in the queue are stopped.
             if file.try_lock()? {
                 file.unlock()?;
                 patience.spend(fs.pause(STEP * 4));

@@ -85,7 +85,7 @@ use crate::error::{Error, Refusal, StoreError};
 use crate::model::{History, Owner, Persist, SetName, Wait};
 use crate::net::Addr;
 
-/// What a function of this module returns.
+/// The result of this module's functions.
 type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// Leases in files on this host.
@@ -108,26 +108,26 @@ struct LeaseFile {
 }
 
 impl Embedded {
-    /// The store `file`; nothing is touched yet.
+    /// The store `file`. Nothing is opened yet.
     pub fn new(file: PathBuf, persist: Persist, wait: Wait) -> Embedded {
         Embedded::on(Os, file, persist, wait)
     }
 }
 
 impl<F: FileSystem> Embedded<F> {
-    /// The same on other files than the kernel's.
+    /// The same on another file system than the kernel's.
     pub fn on(fs: F, file: PathBuf, persist: Persist, wait: Wait) -> Embedded<F> {
         let (names, patience) = (Names::new(file), Patience::new(wait));
         Embedded { fs, names, persist, patience, history: History::default() }
     }
 
-    /// The same, with as much history.
+    /// The same with these bounds of history.
     #[must_use]
     pub fn keeping(self, history: History) -> Embedded<F> {
         Embedded { history, ..self }
     }
 
-    /// The file that survives a reboot.
+    /// The durable file.
     fn durable(&self) -> LeaseFile {
         LeaseFile {
             path: self.names.durable().to_owned(),
@@ -137,8 +137,7 @@ impl<F: FileSystem> Embedded<F> {
         }
     }
 
-    /// The file of this boot. An error where the boot ID cannot be read: which file it is is unknown
-    /// then.
+    /// The file of this boot. Fails if the boot ID cannot be read, because the file's name is then unknown.
     fn of_boot(&self, cx: &Context) -> Result<LeaseFile> {
         let boot = cx.boot.as_ref().ok_or_else(|| StoreError::Unavailable {
             doing: "read".to_owned(),
@@ -153,8 +152,7 @@ impl<F: FileSystem> Embedded<F> {
         })
     }
 
-    /// The file of this boot, where one may be there: a host that leases with `persist: disk` alone needs
-    /// no boot ID.
+    /// The file of this boot, if it may exist. A host that uses only `persist: disk` needs no boot ID.
     fn of_boot_if_any(&self, cx: &Context) -> Result<Option<LeaseFile>> {
         if cx.boot.is_none() && self.boot_files()?.is_empty() {
             return Ok(None);
@@ -173,7 +171,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(found)
     }
 
-    /// The same, the one that `persist` names first.
+    /// The same, with the file that `persist` names first.
     fn lease_files_own_first(&self, cx: &Context) -> Result<Vec<LeaseFile>> {
         let mut files = self.lease_files(cx)?;
         files.sort_by_key(|file| file.persist != self.persist);
@@ -277,7 +275,7 @@ impl<F: FileSystem> Embedded<F> {
         if home.persist != self.persist {
             let word = |persist| if persist == Persist::Disk { "disk" } else { "boot" };
             warnings.push(format!(
-                "network {home_set} has leases with persist \"{}\" in {}, so this one goes there \
+                "network {home_set} has leases with persist \"{}\" in {}, so this lease goes there \
                  too: \"{}\" takes effect when the network has no lease",
                 word(home.persist),
                 home.path.display(),
@@ -286,14 +284,15 @@ impl<F: FileSystem> Embedded<F> {
         }
         if home_set != set {
             warnings.push(format!(
-                "the network has leases in the set {home_set}, so this one is from that set too: \
+                "the network has leases in the set {home_set}, so this lease is from that set too: \
                  the changed \"shared\" (now {set}) takes effect when the network has no lease"
             ));
         }
         warnings
     }
 
-    /// `persist: boot` on a network file system would lease addresses that other machines see as theirs.
+    /// On a network file system, `persist: boot` would lease addresses that other machines treat as their
+    /// own boot's.
     fn refuse_shared_folder(&self) -> Result<()> {
         let folder = self.names.folder();
         match self.fs.is_shared(folder) {
@@ -308,12 +307,12 @@ impl<F: FileSystem> Embedded<F> {
         Ok(found.unwrap_or(false))
     }
 
-    /// Makes a lease file if it is not there, under its lock.
+    /// Creates a lease file if it is missing, under its lock.
     fn create(&self, file: &LeaseFile, lock: &Lock<F>, cx: &Context) -> Result<()> {
         if self.is_there(&file.path)? {
             return Ok(());
         }
-        // An operator has moved the file away; what was noted is of that one.
+        // An operator has moved the file away, so the note is about another file.
         backend::forget_note(lock, &file.path)?;
         files::create(&self.fs, &file.path, |new, name| {
             database::write_new::<F>(new, name, file.flush, |tables| {
@@ -345,7 +344,7 @@ impl<F: FileSystem> Embedded<F> {
         database::read(&self.fs, &file.path, Some(lock), &self.patience, work)
     }
 
-    /// One command in one file, which exists and is locked.
+    /// Runs one command in one file, which exists and is locked.
     fn transact(
         &self,
         file: &LeaseFile,
@@ -360,7 +359,7 @@ impl<F: FileSystem> Embedded<F> {
         })
     }
 
-    /// The same if `condition` holds; `None`: it does not.
+    /// Runs the command if `condition` holds; otherwise `None`.
     fn transact_if(
         &self,
         file: &LeaseFile,
@@ -389,7 +388,7 @@ impl<F: FileSystem> Embedded<F> {
                 }
             }
             let mut plan = run_in_all_sets(command, tables, cx)?;
-            // The next boot asks this file alone, so the address of a pod is remembered here too.
+            // The next boot reads only this file, so a pod's address is stored here too.
             let mut carried = carried.take();
             carried.retain(|change| match (change, &plan.outcome) {
                 (Change::Sticky(.., addr), Ok(Outcome::Added(added))) => {
@@ -416,13 +415,13 @@ impl<F: FileSystem> Embedded<F> {
         };
         let (path, flush) = (&file.path, file.flush);
         match database::write(&self.fs, path, flush, lock, &self.patience, ask, work) {
-            // A refusal stands, though it could not be counted.
+            // A refusal stands even if it could not be counted.
             Err(error) => refused.take().map_or(Err(error), |plan| Ok(Some(plan))),
             Ok(plan) => Ok(plan.flatten()),
         }
     }
 
-    /// Makes changes, and records the events of them.
+    /// Makes changes and records their events.
     fn make(
         &self,
         all: &[Change],
@@ -462,7 +461,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(())
     }
 
-    /// Whatever is about a pool: pools and their leases survive a reboot.
+    /// Commands about pools. Pools and their leases are durable.
     fn serve_pool(&self, command: &Command, cx: &Context) -> Result<Plan> {
         let file = self.durable();
         if !self.is_there(&file.path)? {
@@ -480,9 +479,9 @@ impl<F: FileSystem> Embedded<F> {
         self.transact(&file, &lock, command, cx)
     }
 
-    /// DEL, GC and HANDBACK: in each file that there is.
+    /// DEL, GC and EXPORT: in each file that exists.
     fn free(&self, command: &Command, cx: &Context) -> Result<Plan> {
-        // What would come of it without any store.
+        // The outcome if there is no store.
         let nothing = Tables::new(Made::default(), self.names.durable());
         let mut all = match alloc::run(command, &nothing, cx)?.outcome {
             Ok(outcome) => outcome,
@@ -522,7 +521,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(Plan::only(all))
     }
 
-    /// GC in the sets of a file that the configuration does not name: its `shared` may have been another.
+    /// GC in sets of a file that the configuration does not name, because `shared` may have been different.
     #[allow(
         clippy::redundant_closure_for_method_calls,
         reason = "`Tables::sets` is of one lifetime"
@@ -546,7 +545,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(all)
     }
 
-    /// CHECK, STATUS and dry runs: without a write, even of a store that cannot be written.
+    /// CHECK, STATUS and dry runs: without writing, even if the store is read-only.
     fn look(&self, command: &Command, cx: &Context) -> Result<Plan> {
         let mut files = self.lease_files_own_first(cx)?;
         let mut policy = None;
@@ -582,9 +581,9 @@ impl<F: FileSystem> Embedded<F> {
         answer.map_or_else(|| alloc::run(command, &nothing, cx), Ok)
     }
 
-    /// Which of the files an ADD would lease from; `None`: from a new one.
+    /// The file from which an ADD would lease; `None`: a new one.
     fn home(&self, set: Option<&SetName>, files: Vec<LeaseFile>) -> Result<Option<LeaseFile>> {
-        // Pools survive a reboot.
+        // Pools are durable.
         let Some(set) = set else {
             return Ok(files.into_iter().find(|file| file.persist == Persist::Disk));
         };
@@ -619,8 +618,8 @@ impl<F: FileSystem> Store for Embedded<F> {
     }
 }
 
-/// Decides a command. What is about one container is looked for in all sets of leases: its configuration
-/// may have got another `shared` since the container was started.
+/// Decides a command. A container's leases are searched in all sets, because `shared` may have changed
+/// since the container was started.
 fn run_in_all_sets<K: Kv>(command: &Command, tables: &Tables<'_, K>, cx: &Context) -> Result<Plan> {
     let mut plan = alloc::run(command, tables, cx)?;
     let is_of_container = match command {
@@ -646,7 +645,7 @@ fn run_in_all_sets<K: Kv>(command: &Command, tables: &Tables<'_, K>, cx: &Contex
     Ok(plan)
 }
 
-/// Whether a command needs to know which addresses are reserved.
+/// Whether a command needs the reservations.
 fn asks_for_addresses(command: &Command) -> bool {
     matches!(
         command,
@@ -658,7 +657,7 @@ fn asks_for_addresses(command: &Command) -> bool {
     )
 }
 
-/// Whether a command has steps to go.
+/// Whether a command has further steps.
 fn is_step(plan: &Plan) -> bool {
     matches!(&plan.outcome, Ok(Outcome::Collected(step)) if !step.done)
 }

@@ -1,9 +1,9 @@
-//! Which addresses are taken, as bits: the next free one costs a few look-ups however full or
-//! fragmented a range is.
+//! The addresses in use, as bits. Finding the next free one takes a few lookups, however full or fragmented
+//! a range is.
 //!
-//! Owns: a tree of 512-bit blocks. A bit of level 0 is one taken address; a bit of level n + 1 is
-//! one full block of level n. Blocks without a set bit are not stored, so a /64 costs nothing.
-//! Invariant: a bit of a higher level is set just when all bits of its block below are.
+//! A tree of 512-bit blocks: a bit of level 0 is an address in use, and a bit of level n + 1 is a full
+//! block of level n. Blocks without a set bit are not stored, so an empty /64 costs nothing.
+//! Invariant: a bit of a higher level is set exactly if all bits of its block below are.
 
 use super::view::{Kv, KvMut, Tables};
 use super::{Result, keys};
@@ -11,20 +11,20 @@ use crate::model::SetName;
 use crate::net::{Addr, Family, Span};
 use crate::store::codec;
 
-/// log2 of the bits of a block.
+/// log2 of the number of bits in a block.
 const WIDTH: u32 = 9;
 const SLOTS: usize = 1 << WIDTH;
 
 /// A block.
 pub type Bits = [u8; SLOTS / 8];
 
-/// The block of its level in which item `at` of that level has its bit, and which bit.
+/// The block with the bit of item `at` on its level, and the index of the bit.
 fn place(at: u128) -> (u128, usize) {
-    // Lossless: below 512.
+    // Lossless: less than 512.
     (at >> WIDTH, (at % SLOTS as u128) as usize)
 }
 
-/// Whether a level above this one is needed for the family.
+/// Whether the family needs a level above this one.
 fn has_above(family: Family, level: u8) -> bool {
     (u32::from(level) + 1) * WIDTH < u32::from(family.bits())
 }
@@ -36,7 +36,7 @@ fn get(bits: &Bits, slot: usize) -> bool {
 fn first_clear(bits: &Bits, from: usize, to: usize) -> Option<usize> {
     let mut slot = from;
     while slot <= to {
-        // Whole bytes at once where they are full.
+        // Skips full bytes.
         if slot.is_multiple_of(8) && bits[slot / 8] == u8::MAX {
             slot += 8;
         } else if get(bits, slot) {
@@ -59,20 +59,20 @@ fn load<K: Kv>(
     Ok(tables.read(&key, codec::read_bits)?.unwrap_or([0; SLOTS / 8]))
 }
 
-/// The addresses that a block of level 0 marks as taken.
+/// The addresses that a block of level 0 marks as in use.
 pub fn addresses(family: Family, index: u128, bits: &Bits) -> impl Iterator<Item = Addr> {
     let taken = (0..SLOTS).filter(move |slot| get(bits, *slot));
     taken.filter_map(move |slot| Addr::from_bits(family, (index << WIDTH) | slot as u128))
 }
 
-/// Whether the address is marked as taken.
+/// Whether the address is marked as in use.
 pub fn taken<K: Kv>(tables: &Tables<'_, K>, set: &SetName, addr: Addr) -> Result<bool> {
     let (index, slot) = place(addr.bits());
     Ok(get(&load(tables, set, addr.family(), 0, index)?, slot))
 }
 
-/// Compares a block with the leases and cooling addresses in it, or with the blocks below it; and its
-/// bit in the block above with its being full.
+/// Compares a block with its leases and cooling addresses, or with the blocks below it. Also compares its
+/// bit in the block above with whether the block is full.
 pub fn judge<K: Kv>(
     tables: &Tables<'_, K>,
     key: &[u8],
@@ -124,7 +124,7 @@ fn is_full(bits: &Bits) -> bool {
     bits.iter().all(|byte| *byte == u8::MAX)
 }
 
-/// The lowest address of the span that is not taken.
+/// The lowest address of the span that is not in use.
 pub fn next_free<K: Kv>(tables: &Tables<'_, K>, set: &SetName, span: Span) -> Result<Option<Addr>> {
     let family = span.first.family();
     let found = search(tables, set, family, 0, span.first.bits(), span.last.bits())?;
@@ -157,13 +157,13 @@ fn search<K: Kv>(
     let end = if next == last { to } else { SLOTS - 1 };
     match first_clear(&bits, 0, end) {
         Some(slot) => Ok(Some(item(next, slot))),
-        // Only the span's last block may have its room behind the span.
+        // Only in the span's last block can the free items lie after the span.
         None if next == last => Ok(None),
         None => Err(tables.damaged("a full occupancy block that is not marked as full")),
     }
 }
 
-/// Marks an address as taken.
+/// Marks an address as in use.
 pub fn take<K: KvMut>(tables: &mut Tables<'_, K>, set: &SetName, addr: Addr) -> Result<()> {
     mark(tables, set, addr, true)
 }
@@ -255,7 +255,7 @@ mod tests {
         Addr::from_bits(family, bits).unwrap()
     }
 
-    /// Fills first..=last and answers how many look-ups a search for the only free one takes.
+    /// Fills first..=last, and returns the number of lookups of a search for the only free address.
     fn look_ups(family: Family, first: u128, last: u128, hole: u128) -> usize {
         let mut tables = tables();
         for bits in (first..=last).filter(|b| *b != hole) {
@@ -306,7 +306,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Whole runs are taken and freed, so that blocks of level 0 fill up and empty again.
+        /// Complete runs are marked and freed, so that blocks of level 0 fill up and empty again.
         #[test]
         fn the_tree_is_a_set(
             base in prop::sample::select(vec![0, 511, 1 << 18, (1 << 18) - 700, u128::from(u32::MAX) - 4000]),

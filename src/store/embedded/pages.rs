@@ -1,13 +1,13 @@
-//! Every page is verified before redb sees it.
+//! Verifies every page before redb sees it.
 //!
-//! redb keeps a checksum of each page beside the reference to it, from the header down to the leaves,
-//! and looks at none of them on an ordinary read: a page that was damaged, or is an old one, or
-//! another's, is believed, or makes redb panic, even abort. So the same is done here as redb does
-//! when it repairs a file: a page that was read and found right tells the checksums of those below.
+//! redb stores a checksum of each page beside the reference to it, from the header down to the leaves. On
+//! an ordinary read it checks none of them: it accepts a page that is damaged, outdated or from another
+//! place, or panics, or even aborts. This module does what redb does when it repairs a file: a verified
+//! page supplies the checksums of the pages below it.
 //!
-//! Owns: the part of redb's file format (version 3) that tells which page is where, and of which
-//! checksum. Does not own: the header, which redb checks; it has checksums of its own.
-//! Invariant: what is not understood is passed on as it is, for redb to judge; so this only adds
+//! It knows the part of redb's file format (version 3) that locates pages and their checksums. The header
+//! has its own checksums, which redb verifies.
+//! Invariant: unknown content is passed on unchanged, for redb to interpret, so this module can only add
 //! refusals.
 
 use std::collections::BTreeMap;
@@ -15,54 +15,54 @@ use std::io;
 
 use twox_hash::XxHash3_128;
 
-/// The version of the file format that is understood.
+/// The supported version of the file format.
 const FORMAT: u8 = 3;
 const PAGE: u64 = 4096;
 const HEADER: usize = 320;
-/// The header has two: the last commit's, and the one before or the next.
+/// The size of a header's slot. There are two: of the last commit, and of the previous or next one.
 const SLOT: usize = 128;
 const LEAF: u8 = 1;
 const BRANCH: u8 = 2;
-/// Bytes of a page's number, and of its checksum.
+/// The sizes of a page number and of a checksum, in bytes.
 const NUMBER: usize = 8;
 const SUM: usize = 16;
 
-/// In the header's flags: the second of the two counts.
+/// A flag in the header: the second slot is the current one.
 const SECOND: u8 = 1;
 const FLAGS: usize = 9;
-/// Where the header's halves begin, and where in one its transaction's number is.
+/// The offset of the first slot, and the offset of the transaction number in a slot.
 const SLOTS: usize = 64;
 const TRANSACTION: usize = 104;
 
-/// What is known of pages that were not read yet, by their place in the file.
+/// The expected checksums of pages that have not been read yet, by offset.
 #[derive(Debug, Default)]
 pub struct Pages {
     expected: BTreeMap<u64, (u128, Shape)>,
-    /// Once the header was read.
+    /// Set once the header was read.
     regions: Option<Regions>,
 }
 
-/// The file behind its first page: regions of one size, each with pages behind a header.
+/// The file after its first page: regions of the same size, each with a header and pages.
 #[derive(Clone, Copy, Debug)]
 struct Regions {
     header: u64,
     size: u64,
 }
 
-/// Of the tree that a page belongs to.
+/// The layout of the tree that a page belongs to.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
-    /// Bytes of each key, if all have as many.
+    /// The size of each key in bytes, if it is fixed.
     key: Option<usize>,
     value: Option<usize>,
-    /// Its values are the roots of other trees.
+    /// Whether its values are the roots of other trees.
     tables: bool,
 }
 
 const TABLES: Shape = Shape { key: None, value: None, tables: true };
 
 impl Pages {
-    /// Checks what was read from this place.
+    /// Verifies what was read at this offset.
     pub fn verify(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         if offset == 0 {
             self.read_header(bytes);
@@ -78,7 +78,7 @@ impl Pages {
         };
         let used = end.and_then(|end| bytes.get(..end));
         if used.map(XxHash3_128::oneshot) != Some(sum) {
-            let what = format!("the page at {offset} is not the one that was written there");
+            let what = format!("the page at offset {offset} is corrupt");
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         if bytes.first() == Some(&BRANCH) {
@@ -89,7 +89,7 @@ impl Pages {
         Ok(())
     }
 
-    /// What is written now is not what was expected before.
+    /// Forgets the checksums of pages that are overwritten.
     pub fn forget(&mut self, offset: u64, len: usize) {
         let places = offset.max(1)..offset + len as u64;
         while let Some((&place, _)) = self.expected.range(places.clone()).next() {
@@ -97,7 +97,7 @@ impl Pages {
         }
     }
 
-    /// The roots of the last commit, if redb goes by them without looking at every page.
+    /// Reads the roots of the last commit, if redb uses them without reading every page.
     fn read_header(&mut self, bytes: &[u8]) -> Option<()> {
         const TWO_PHASES: u8 = 4;
         let header = bytes.get(..HEADER)?;
@@ -122,21 +122,22 @@ impl Pages {
         Some(())
     }
 
-    /// A page's number: an index in a region, counted in pages of its size, and the size.
+    /// Records the checksum of a page. A page number consists of a region, an index in pages of its size,
+    /// and the size.
     fn expect(&mut self, number: u64, sum: u128, shape: Shape) -> Option<()> {
         const TWENTY_BITS: u64 = 0x000f_ffff;
         let regions = self.regions?;
         let order = number >> 59;
         let index = number & (TWENTY_BITS >> order);
         let region = (number >> 20) & TWENTY_BITS;
-        // A header that is damaged may name any size.
+        // A damaged header may contain any size.
         let place = region.saturating_mul(regions.size).saturating_add(regions.header);
         let place = place.saturating_add(PAGE + index * (PAGE << order));
         self.expected.insert(place, (sum, shape));
         Some(())
     }
 
-    /// The checksums of all children, then their numbers.
+    /// A branch contains the checksums of all children, then their numbers.
     fn read_branch(&mut self, page: &[u8], shape: Shape) -> Option<()> {
         let children = usize::from(u16_at(page, 2)?) + 1;
         for n in 0..children {
@@ -169,17 +170,17 @@ impl Pages {
     }
 }
 
-/// The number of the transaction that a header names as the last; they only grow.
+/// The number of the last transaction in a header. Numbers only grow.
 pub fn last_commit(header: &[u8]) -> Option<u64> {
     let slot = usize::from(header.get(FLAGS)? & SECOND);
     number_at(header, SLOTS + SLOT * slot + TRANSACTION)
 }
 
-/// Behind the last value of a leaf: so far goes its checksum.
+/// The end of a leaf's last value, which is the end of the checksummed part.
 fn leaf_end(page: &[u8], shape: Shape) -> Option<usize> {
     let pairs = usize::from(u16_at(page, 2)?);
     let last = 4 * pairs.checked_sub(1)?;
-    // The ends of keys and of values, where they differ in width.
+    // The ends of keys and of values, if they have different sizes.
     let table = |width: Option<usize>| if width.is_none() { 4 * pairs } else { 0 };
     let keys = match shape.key {
         Some(width) => 4 + table(shape.value) + width * pairs,
@@ -191,7 +192,7 @@ fn leaf_end(page: &[u8], shape: Shape) -> Option<usize> {
     }
 }
 
-/// Behind the last key of a branch.
+/// The end of a branch's last key.
 fn branch_end(page: &[u8], shape: Shape) -> Option<usize> {
     let keys = usize::from(u16_at(page, 2)?);
     let start = 8 + (NUMBER + SUM) * (keys + 1);

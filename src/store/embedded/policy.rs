@@ -1,10 +1,9 @@
-//! `<file>.policy`: what operators declared, as text: the reserved addresses.
+//! `<file>.policy`: the addresses that operators reserved, as text.
 //!
-//! The first line has a nonce, which is another with each change, and a checksum; each further line
-//! is an entry as JSON. A lease file keeps a copy of the entries with the nonce that they had (see
-//! [`refresh_reservations`](super::view::Tables::refresh_reservations)). Every ADD compares the nonce
-//! under its lock, and the file is replaced under both locks, so that the copy is never used when it is
-//! out of date.
+//! The first line has a nonce, which changes with each change of the policy, and a checksum. Each further
+//! line is an entry as JSON. A lease file has a copy of the entries with their nonce (see
+//! [`refresh_reservations`](super::view::Tables::refresh_reservations)). Every ADD compares the nonces
+//! under its lock, and the policy is replaced under both locks, so an outdated copy is never used.
 
 use std::path::Path;
 
@@ -16,13 +15,13 @@ use crate::error::StoreError;
 use crate::model::{Kind, Lease, Node, Origin, Owner, SetName, Timestamp};
 use crate::net::{Addr, Span};
 
-/// Most entries.
+/// The maximum number of entries.
 pub const LIMIT: usize = 4096;
 
-/// Most bytes of the file: far beyond [`LIMIT`] entries with notes of any sensible length.
+/// The maximum size in bytes: far more than [`LIMIT`] entries with reasonable notes need.
 const LONGEST: u64 = 16 << 20;
 
-/// Addresses of one set that are leased to nobody.
+/// Reserved addresses of one set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, try_from = "Line", into = "Line")]
 pub struct Reservation {
@@ -30,15 +29,15 @@ pub struct Reservation {
     pub set: SetName,
     /// First to last address.
     pub span: Span,
-    /// What for.
+    /// The purpose.
     pub note: Option<String>,
-    /// Whose.
+    /// The owner.
     pub holder: Option<String>,
     /// When it was reserved, in seconds.
     pub time: Timestamp,
 }
 
-/// The form of an entry.
+/// The JSON form of an entry.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
@@ -83,7 +82,7 @@ impl TryFrom<Line> for Reservation {
 }
 
 impl Reservation {
-    /// The entry as a lease of one of its addresses, as listings and messages show it.
+    /// The entry as a lease of one of its addresses, for listings and messages.
     pub fn lease(&self, addr: Addr) -> Lease {
         Lease {
             set: self.set.clone(),
@@ -104,14 +103,14 @@ impl Reservation {
         }
     }
 
-    /// The parts of it before and behind `span`.
+    /// Its parts before and after `span`.
     fn without(&self, span: Span) -> impl Iterator<Item = Reservation> + '_ {
         let before = span.first.prev().and_then(|last| self.span.up_to(last));
         let behind = span.last.next().and_then(|first| self.span.starting(first));
         before.into_iter().chain(behind).map(|span| Reservation { span, ..self.clone() })
     }
 
-    /// The part of it within `span`.
+    /// Its part within `span`.
     fn within(&self, span: Span) -> Option<Span> {
         self.span.overlaps(span).then(|| Span {
             first: self.span.first.max(span.first),
@@ -123,7 +122,7 @@ impl Reservation {
 /// All entries, disjoint, by set and address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// Another with each change; 0: there is no file.
+    /// Changes with each change of the policy; 0: there is no file.
     pub nonce: u64,
     /// The entries.
     pub entries: Vec<Reservation>,
@@ -155,7 +154,7 @@ fn checksum(nonce: u64, entries: &str) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&nonce.to_le_bytes()), entries.as_bytes())
 }
 
-/// The nonce of the policy as it is now.
+/// The current nonce of the policy.
 pub fn nonce<F: FileSystem>(fs: &F, path: &Path) -> Result<u64> {
     let io = |e| StoreError::io("read", path, e);
     let Some(file) = fs.open(path, Access::Read).map_err(io)? else { return Ok(0) };
@@ -207,13 +206,13 @@ impl Policy {
         written.map_err(|e| StoreError::io("write", path, e))
     }
 
-    /// The entry that holds an address.
+    /// The entry that contains an address.
     pub fn find(&self, set: &SetName, addr: Addr) -> Option<&Reservation> {
         self.entries.iter().find(|e| e.set == *set && e.span.contains(addr))
     }
 
-    /// Reserves a span. Addresses that are reserved already get the new note and holder where there
-    /// are some. Returns the parts that were not reserved before.
+    /// Reserves a span. Addresses that are already reserved get the new note and holder, if there are any.
+    /// Returns the parts that were not reserved before.
     pub fn reserve(&mut self, new: &Reservation) -> Vec<Span> {
         let mut fresh = Policy { nonce: 0, entries: vec![new.clone()] };
         let mut entries = Vec::new();
@@ -254,7 +253,7 @@ impl Policy {
         freed
     }
 
-    /// Puts the entries in order, and makes one of those that differ in nothing but their addresses.
+    /// Sorts the entries, and joins those that differ only in their addresses.
     fn tidy(&mut self) {
         self.entries.sort_by(|a, b| (&a.set, a.span.first).cmp(&(&b.set, b.span.first)));
         self.entries.dedup_by(|next, entry| {
@@ -270,7 +269,7 @@ impl Policy {
     }
 }
 
-/// The spans of addresses that are given one by one.
+/// The spans of single addresses.
 pub fn spans(addrs: &[Addr]) -> Vec<Span> {
     let mut sorted = addrs.to_vec();
     sorted.sort_unstable();
@@ -285,8 +284,7 @@ pub fn spans(addrs: &[Addr]) -> Vec<Span> {
     spans
 }
 
-/// Puts a policy in the place of the one there is. `before` runs when the new file is on disk, right
-/// before it gets its name.
+/// Replaces the policy. `before` runs when the new file is on disk, right before it gets its name.
 pub fn replace<F: FileSystem>(
     fs: &F,
     path: &Path,

@@ -1,7 +1,8 @@
 //! Pools over a sorted table of bytes.
 //!
-//! Owns: the records of pools, their index by address, and which subnets of each length are pools,
-//! as bits. Invariant: the three agree; no question reads all pools.
+//! Maintains the records of pools, their index by address, and bits that mark which subnets of each length
+//! are pools.
+//! Invariant: the three agree, and no question reads all pools.
 
 use super::view::{Kv, KvMut, Tables};
 use super::{Result, keys, occupancy};
@@ -24,26 +25,27 @@ pub fn all<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Pool>> {
     Ok(found)
 }
 
-/// The pool that an entry of the index by address names.
+/// The pool of an entry in the index by address.
 fn named<K: Kv>(tables: &Tables<'_, K>, key: &[u8]) -> Result<Pool> {
     let bytes = tables.kv.get(key)?.unwrap_or_default();
     let id = tables.whole(codec::unseal(key, &bytes))?;
     get(tables, &id)?.ok_or_else(|| tables.damaged("an index that names a pool which is not there"))
 }
 
-/// A pool that shares an address with this subnet: one that begins in it, or one around it.
+/// A pool that shares an address with this subnet: one that begins in it, or one that encloses it.
 pub fn overlapping<K: Kv>(
     tables: &Tables<'_, K>,
     space: &str,
     subnet: Subnet,
 ) -> Result<Option<Pool>> {
-    // Those that begin in it, shorter prefixes first.
+    // Pools that begin in the subnet, shorter prefixes first.
     let end = end_of(space, subnet);
     if let Some((key, _)) = tables.kv.first(&keys::places(space, subnet), &end)? {
         return named(tables, &key).map(Some);
     }
-    // Those around it. What lies between one of them and its beginning is within it too, so the
-    // nearest pool before the subnet tells how long a prefix around both can be at most.
+    // Enclosing pools. Between an enclosing pool's first address and the subnet there are only pools that
+    // it also encloses. So the nearest pool before the subnet limits the length of a prefix that encloses
+    // both.
     let first = subnet.first();
     let start = Subnet::masked(first, 0).map(|all| keys::places(space, all)).unwrap_or_default();
     let mut len = subnet.len();
@@ -57,7 +59,7 @@ pub fn overlapping<K: Kv>(
         }
         let differ = (before.first().bits() ^ first.bits()).leading_zeros();
         let unused = 128 - u32::from(first.family().bits());
-        // Below 128, and less than before with each turn.
+        // Below 128, and decreasing with each iteration.
         let common = u8::try_from(differ.saturating_sub(unused)).unwrap_or(u8::MAX);
         len = match len.checked_sub(1) {
             Some(shorter) => shorter.min(common),
@@ -67,14 +69,14 @@ pub fn overlapping<K: Kv>(
     Ok(None)
 }
 
-/// The first key behind all pools that begin in a subnet.
+/// The first key after all pools that begin in a subnet.
 fn end_of(space: &str, subnet: Subnet) -> Vec<u8> {
     let bits = subnet.family().bits();
     let last = Subnet::masked(subnet.last(), bits).map(|last| keys::places(space, last));
     keys::behind(&last.unwrap_or_default())
 }
 
-/// The lowest prefix of `len` bits inside `within`, not before `from`, that is no pool's subnet.
+/// The lowest prefix of `len` bits inside `within`, not before `from`, that is not a pool's subnet.
 pub fn next_block<K: Kv>(
     tables: &Tables<'_, K>,
     space: &str,
@@ -84,7 +86,7 @@ pub fn next_block<K: Kv>(
 ) -> Result<Option<Subnet>> {
     let family = within.family();
     let Some(host) = family.bits().checked_sub(len) else { return Ok(None) };
-    // Rounded up: the block in whose midst `from` lies is before it.
+    // Rounded up: the block that contains `from` in its middle comes before it.
     let from = from.max(within.first());
     let first =
         Subnet::masked(from, len).map(|b| if b.first() == from { Some(b) } else { next(b) });
@@ -99,7 +101,7 @@ pub fn next_block<K: Kv>(
     Ok(Addr::from_bits(family, base).and_then(|base| Subnet::masked(base, len)))
 }
 
-/// The subnet behind one of the same length.
+/// The next subnet of the same length.
 fn next(subnet: Subnet) -> Option<Subnet> {
     Subnet::masked(subnet.last().next()?, subnet.len())
 }
@@ -108,13 +110,13 @@ fn shift(bits: u128, by: u8) -> u128 {
     bits.checked_shr(by.into()).unwrap_or(0)
 }
 
-/// Where a subnet has its bit.
+/// The address whose bit represents a subnet.
 fn bit(subnet: Subnet) -> Option<Addr> {
     let host = subnet.family().bits() - subnet.len();
     Addr::from_bits(subnet.family(), shift(subnet.first().bits(), host))
 }
 
-/// Writes a pool: a new one, or the same with other users.
+/// Writes a new pool, or an existing one with other users.
 pub fn put<K: KvMut>(tables: &mut Tables<'_, K>, pool: &Pool) -> Result<()> {
     let key = keys::pool(&pool.id);
     match get(tables, &pool.id)? {
@@ -133,7 +135,7 @@ pub fn put<K: KvMut>(tables: &mut Tables<'_, K>, pool: &Pool) -> Result<()> {
     tables.kv.put(&key, &codec::seal(&key, pool))
 }
 
-/// Forgets a pool.
+/// Removes a pool.
 pub fn remove<K: KvMut>(tables: &mut Tables<'_, K>, pool: &Pool) -> Result<()> {
     tables.kv.remove(&keys::pool(&pool.id))?;
     tables.kv.remove(&keys::place(&pool.space, pool.subnet, &pool.id))?;

@@ -1,10 +1,11 @@
 //! The order of processes that wait for a lock: roughly first come, first served.
 //!
-//! `flock(2)` gives the lock to whoever asks first once it is free. On a busy machine that is a
-//! newcomer that runs already, and a process that sleeps may starve. So a process that has to wait
-//! takes a place: a lock on one byte of the lock file, behind all others. Newcomers see the places and
-//! queue up. A place ends with its process. It orders the waiting and decides nothing: where the
-//! system keeps no such locks, or a process at the head is stopped, others still get the lock.
+//! `flock(2)` gives a free lock to the first process that asks. On a busy machine that is often a newcomer
+//! that is already running, so a sleeping process may starve. Therefore a process that has to wait takes a
+//! place in a queue: a lock on one byte of the lock file, after all other places. Newcomers see the places
+//! and queue up. A place ends with its process. The queue orders the waiting but decides nothing: if the
+//! system does not support such locks, or if the process at the head is stopped, other processes still get
+//! the lock.
 
 use std::fs::File;
 
@@ -12,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc::{F_UNLCK, F_WRLCK, SEEK_SET, c_int, flock, off_t};
 
-/// Bytes of a file from `from` on; a length of 0 means all of them.
+/// A lock on the bytes from `from` on; a length of 0 means all of them.
 fn bytes(kind: c_int, from: u64, len: u64) -> flock {
     flock {
         l_type: i16::try_from(kind).unwrap_or_default(),
@@ -32,12 +33,12 @@ pub fn held(file: &File, from: u64, len: u64) -> Result<Option<(u64, u64)>, Errn
     Ok(is_held.then(|| (unsigned(found.l_start), unsigned(found.l_len))))
 }
 
-/// Takes the place behind all others.
+/// Takes the place after all others.
 pub fn join(file: &File) -> Option<u64> {
     let mut place = 0;
     loop {
         match held(file, place, 0) {
-            // A lock on the whole file is no place: NFS makes one of each flock.
+            // A lock on the whole file is not a place: NFS turns each flock into one.
             Ok(Some((_, 0))) | Err(_) => return None,
             Ok(Some((start, len))) => place = start.saturating_add(len),
             Ok(None) => match fcntl(file, FcntlArg::F_OFD_SETLK(&bytes(F_WRLCK, place, 1))) {
@@ -49,7 +50,7 @@ pub fn join(file: &File) -> Option<u64> {
     }
 }
 
-/// How far the foremost process that can be seen is ahead of this place; 0: nobody is.
+/// The distance to the foremost visible process ahead of this place; 0: there is none.
 pub fn places_ahead(file: &File, place: u64) -> u64 {
     if place == 0 {
         return 0;
@@ -62,6 +63,6 @@ pub fn places_ahead(file: &File, place: u64) -> u64 {
 
 /// Leaves the queue.
 pub fn leave(file: &File, place: u64) {
-    // A failure leaves the place to the end of the process.
+    // If this fails, the place ends with the process.
     let _ = fcntl(file, FcntlArg::F_OFD_SETLK(&bytes(F_UNLCK, place, 1)));
 }

@@ -1,4 +1,4 @@
-//! RESTORE: takes over the records of another store.
+//! RESTORE: writes the records of another store.
 
 use super::fs::FileSystem;
 use super::policy::{Policy, Reservation, spans};
@@ -8,8 +8,8 @@ use crate::error::Refusal;
 use crate::model::{Kind, Owner};
 
 impl<F: FileSystem> Embedded<F> {
-    /// RESTORE: leases where new ones of their kind go, pools where pools are, reservations into the
-    /// policy.
+    /// RESTORE: writes leases where new leases of their kind go, pools where pools are, and reservations
+    /// into the policy.
     pub(super) fn restore(
         &mut self,
         command: &Command,

@@ -1,12 +1,12 @@
-//! Every record that can still be read of a damaged file.
+//! Finds every readable record of a damaged file.
 //!
-//! redb gives up at the first page that is not what was written. The others are looked at one by one:
-//! each record has a checksum of its own, over its key as well, so what is found is what was written;
-//! the question is when. If redb finds the very record under its key it counts; if redb finds none, or
-//! another, it is an old one; if redb cannot tell, it is doubtful.
+//! redb stops at the first corrupt page. All pages are therefore read one by one. Each record has its own
+//! checksum, which covers its key, so a valid record is one that was written, but perhaps long ago. If redb
+//! finds the same record under its key, it is current. If redb finds none, or another one, it is outdated.
+//! If redb cannot read that part of the tree, the record is doubtful.
 //!
-//! Owns: the form of redb's leaf pages (file format 3), as [`super::pages`] does of the tree.
-//! Invariant: of each key that redb can look up, exactly what redb finds is current.
+//! Knows the format of redb's leaf pages (file format 3), as [`super::pages`] knows the tree.
+//! Invariant: for each key that redb can look up, the current record is exactly what redb finds.
 
 use super::fs::{Access, FileSystem, read_all};
 use super::lock::Lock;
@@ -15,30 +15,30 @@ use super::{Embedded, LeaseFile, Result};
 use crate::error::StoreError;
 use crate::store::codec;
 
-/// How sure a record is.
+/// How certain a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It is what the last commit left.
+    /// It is part of the last commit.
     Current,
-    /// It was written once; nobody can tell whether it was replaced or removed since.
+    /// It was written once. It may have been replaced or removed since.
     Doubtful,
 }
 
-/// What is done with a record.
+/// Receives each record.
 pub type Found<'a> = dyn FnMut(&[u8], &[u8], Standing) -> Result<()> + 'a;
 
 const PAGE: usize = 4096;
 const LEAF: u8 = 1;
 
-/// Calls `each` with every record, in no order, the same perhaps several times; answers whether all
-/// of the file could be read.
+/// Calls `each` with every record, in no order, some perhaps repeatedly. Returns whether the whole file
+/// could be read.
 pub fn records<F: FileSystem>(
     store: &Embedded<F>,
     file: &LeaseFile,
     lock: &Lock<F>,
     each: &mut Found<'_>,
 ) -> Result<bool> {
-    // A file that can be read from end to end needs no more.
+    // A file that can be read from end to end needs no further search.
     let scan = |each: &mut Each<'_>| {
         store.read(file, lock, |tables| tables.kv.scan(&[], &[0xff], each)).map(drop)
     };
@@ -56,7 +56,7 @@ pub fn records<F: FileSystem>(
         let pairs: Vec<_> = pairs.into_iter().filter(|(k, v)| codec::is_whole(k, v)).collect();
         let mut rest = &pairs[..];
         while !rest.is_empty() {
-            // Once a page cannot be read redb answers nothing more; the file is opened anew then.
+            // After an unreadable page, redb answers nothing more, so the file is opened again.
             let (mut done, mut opened) = (0, false);
             if !opens {
                 rest.iter().try_for_each(|(key, value)| each(key, value, Standing::Doubtful))?;
@@ -86,7 +86,7 @@ pub fn records<F: FileSystem>(
     Ok(false)
 }
 
-/// The pairs of a leaf of a table whose keys and values are of any length.
+/// The pairs of a leaf in a table with keys and values of variable size.
 fn leaf(page: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
     if *page.first()? != LEAF {
         return None;

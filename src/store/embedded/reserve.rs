@@ -1,8 +1,8 @@
 //! RESERVE and UNRESERVE: changes of the policy.
 //!
-//! The new policy is written and flushed under the first lock, and renamed under both, so that every
-//! ADD sees the old one or the new one. An address that is leased is not reserved: what is leased is
-//! looked up under the same locks.
+//! The new policy is written and flushed under the first lock, and renamed under both, so that every ADD
+//! sees the old policy or the new one. A leased address cannot be reserved; leases are looked up under the
+//! same locks.
 
 use super::fs::FileSystem;
 use super::lock::Lock;
@@ -15,7 +15,7 @@ use crate::error::{Refusal, StoreError};
 use crate::model::{Lease, SetName};
 use crate::net::{Addr, Span};
 
-/// Finds a lease in a file that keeps an address from being reserved.
+/// Finds a lease in a file that prevents a reservation.
 type InTheWay<'a, F> = dyn Fn(&LeaseFile, &Lock<F>) -> Result<Option<Lease>> + 'a;
 
 impl<F: FileSystem> Embedded<F> {
@@ -61,7 +61,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(plan)
     }
 
-    /// UNRESERVE: whatever of the addresses is reserved.
+    /// UNRESERVE: frees those of the addresses that are reserved.
     pub(super) fn unreserve(&self, unreserve: &Unreserve, cx: &Context) -> Result<Plan> {
         let path = self.names.policy();
         if !self.is_there(&path)? {
@@ -89,7 +89,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(plan)
     }
 
-    /// Puts a policy in the place of the one there is, unless `in_the_way` finds a lease in a file.
+    /// Replaces the policy, unless `in_the_way` finds a lease in a file.
     pub(super) fn declare(
         &self,
         lock: &Lock<F>,
@@ -103,7 +103,7 @@ impl<F: FileSystem> Embedded<F> {
             return Ok(Some(lease));
         }
         if after.entries == before.entries {
-            // What a process wrote that was killed before its flush counts from now on.
+            // A killed process may have left the policy unflushed; flush it before it is used.
             if self.is_there(&path)? {
                 files::sync_names(&self.fs, &path)?;
             }
@@ -114,15 +114,15 @@ impl<F: FileSystem> Embedded<F> {
                 doing: "reserve more in".to_owned(),
                 place: path.display().to_string(),
                 source: format!(
-                    "it has {} entries, and at most {LIMIT} are kept; reserve ranges \
+                    "it has {} entries, and at most {LIMIT} are possible; reserve ranges \
                      (FIRST-LAST) instead of single addresses",
                     before.entries.len()
                 )
                 .into(),
             });
         }
-        // Never one that a copy may have: another than the last ones, and random after the file was
-        // removed. 0 stands for no file.
+        // The new nonce must differ from those in all copies: it differs from the last ones, and it is
+        // random if the file was removed. 0 means that there is no file.
         after.nonce = before.nonce.wrapping_add(cx.seed | 1).max(1);
         let boot = self.of_boot_if_any(cx)?;
         let (mut second, mut leased) = (None, None);
@@ -133,7 +133,7 @@ impl<F: FileSystem> Embedded<F> {
                 second = Some(lock);
             }
             if leased.is_some() {
-                // Ends the replacement; the answer is the lease.
+                // Stops the replacement. The caller returns the lease.
                 return Err(StoreError::io("reserve in", &path, std::io::ErrorKind::Other.into()));
             }
             Ok(())
@@ -147,8 +147,9 @@ impl<F: FileSystem> Embedded<F> {
         Ok(None)
     }
 
-    /// Adds a change of the policy to the history and the counters of the file that has the set's leases.
-    /// The policy is what counts: without a file, or where it cannot be written, nothing is recorded.
+    /// Adds a change of the policy to the history and the counters of the file with the set's leases. Only
+    /// the policy itself is essential: if there is no file, or if it cannot be written, nothing is
+    /// recorded.
     fn record_events(&self, lock: Lock<F>, command: &Command, plan: &Plan, cx: &Context) {
         drop(lock);
         let Some(set) = command.set() else { return };

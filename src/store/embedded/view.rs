@@ -1,8 +1,8 @@
-//! The allocator's questions over a sorted table of bytes.
+//! Answers the allocator's questions from a sorted table of bytes.
 //!
-//! Owns: which key answers which question, and the cross-check of occupancy and leases: what is
-//! free is known twice, and where the two disagree the store is damaged and gives no address.
-//! Invariant: a question costs a few look-ups, whatever the number of leases.
+//! Free addresses are recorded twice, as occupancy and as leases. If the two disagree, the store is
+//! damaged, and no address is leased.
+//! Invariant: a question takes a few lookups, whatever the number of leases.
 
 use std::cell::OnceCell;
 use std::path::Path;
@@ -18,10 +18,10 @@ use crate::net::{Addr, Family, Span, Subnet};
 use crate::store::codec;
 use crate::store::codec::Bad;
 
-/// What is done with each entry of a scan; `false` ends it.
+/// Called with each entry of a scan; returning `false` ends it.
 pub type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool> + 'a;
 
-/// What is done with each entry of a prefix.
+/// Called with each entry of a prefix.
 pub type EachOf<'a> = dyn FnMut(&[u8], &[u8]) -> Result<()> + 'a;
 
 /// A sorted table that can be read.
@@ -29,8 +29,7 @@ pub trait Kv {
     /// The value under a key.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
 
-    /// Calls `each` with the entries from `from` to before `to`, in order, until it answers
-    /// `false`.
+    /// Calls `each` with the entries from `from` to before `to`, in order, until it returns `false`.
     fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<()>;
 
     /// The last key from `from` to before `to`.
@@ -71,9 +70,9 @@ pub struct Tables<'a, K> {
     pub kv: K,
     /// The file, for messages.
     pub path: &'a Path,
-    /// The policy, where the file's copy of it is not used.
+    /// The policy, if the file's copy of it is not used.
     policy: OnceCell<Policy>,
-    /// Finds what this file does not know of a pod in the files of earlier boots.
+    /// Looks in the files of earlier boots for addresses of pods that this file does not have.
     pub earlier: Option<&'a Former<'a>>,
 }
 
@@ -81,19 +80,19 @@ pub struct Tables<'a, K> {
 pub type Former<'a> = dyn Fn(&SetName, &PodKey, Addr) -> Option<Addr> + 'a;
 
 impl<'a, K> Tables<'a, K> {
-    /// The records in `kv`, which is the file `path`.
+    /// The records in `kv`, the table of the file `path`.
     pub fn new(kv: K, path: &'a Path) -> Tables<'a, K> {
         Tables { kv, path, policy: OnceCell::new(), earlier: None }
     }
 }
 
 impl<K: Kv> Tables<'_, K> {
-    /// This store is damaged.
+    /// The error that this store is damaged.
     pub fn damaged(&self, what: &str) -> StoreError {
         StoreError::Damaged { path: self.path.to_owned(), what: what.to_owned() }
     }
 
-    /// The value, or the damage.
+    /// The value, or the error that the store is damaged.
     pub fn whole<T>(&self, read: Result<T, Bad>) -> Result<T> {
         read.map_err(|bad| match bad {
             codec::OTHER_VERSION => StoreError::other_version(self.path),
@@ -101,7 +100,7 @@ impl<K: Kv> Tables<'_, K> {
         })
     }
 
-    /// What `read` makes of the record under a key; `None` if there is no record.
+    /// Reads the record under a key with `read`; `None` if there is no record.
     pub fn read<T>(
         &self,
         key: &[u8],
@@ -126,7 +125,7 @@ impl<K: Kv> Tables<'_, K> {
         Ok(self.value(key)?.unwrap_or_default())
     }
 
-    /// An address's cooling.
+    /// The cooldown of an address.
     pub fn cooling_of(&self, set: &SetName, addr: Addr) -> Result<Option<Cooling>> {
         let key = keys::at(keys::COOLING, set, addr);
         self.read(&key, |key, bytes| codec::read_cooling(key, addr, bytes))
@@ -140,7 +139,7 @@ impl<K: Kv> Tables<'_, K> {
         })
     }
 
-    /// Whether a set has a lease of a container here: then the file is the set's home.
+    /// Whether a set has a lease of a container in this file. Then the file is the set's home.
     pub fn is_home(&self, set: &SetName) -> Result<bool> {
         let mut found = false;
         self.leases(Some(set), &mut |lease| {
@@ -150,13 +149,13 @@ impl<K: Kv> Tables<'_, K> {
         Ok(found)
     }
 
-    /// Whether a network has a lease of a container in a set here.
+    /// Whether a network has a lease of a container in a set of this file.
     pub fn has_network(&self, set: &SetName, network: &NetworkName) -> Result<bool> {
         self.kv.has(&keys::of_network(set, network))
     }
 
-    /// The set that a network has leases in here: `likely`, or another that it drew from before its
-    /// `shared` was changed.
+    /// The set in which a network has leases in this file: `likely`, or another set from which it drew
+    /// before `shared` was changed.
     pub fn set_of_network(
         &self,
         likely: &SetName,
@@ -171,7 +170,7 @@ impl<K: Kv> Tables<'_, K> {
         Ok(None)
     }
 
-    /// The sets that have a lease here.
+    /// The sets that have a lease in this file.
     pub fn sets(&self) -> Result<Vec<SetName>> {
         let mut sets = Vec::new();
         let mut from = vec![keys::LEASE];
@@ -184,14 +183,14 @@ impl<K: Kv> Tables<'_, K> {
         Ok(sets)
     }
 
-    /// The nonce of the policy that the file has a copy of.
+    /// The nonce of the policy that was copied into the file.
     pub fn policy_nonce(&self) -> Result<u64> {
         Ok(self.value(keys::POLICY)?.unwrap_or_default())
     }
 
-    /// Uses this policy in the place of the file's copy.
+    /// Uses this policy instead of the file's copy.
     pub fn use_policy(&self, policy: Policy) {
-        // It is set once, by whoever opened the file.
+        // Only the code that opened the file sets it, once.
         let _ = self.policy.set(policy);
     }
 
@@ -201,7 +200,8 @@ impl<K: Kv> Tables<'_, K> {
             return Ok(policy.find(set, addr).cloned());
         }
         let end = keys::behind(&keys::of_family(keys::RESERVED, set, addr.family()));
-        // Entries lie under their last address: the first one from `addr` on is the only candidate.
+        // Entries are stored under their last address, so the first one from `addr` on is the only
+        // candidate.
         let first = self.kv.first(&keys::at(keys::RESERVED, set, addr), &end)?;
         let Some((key, value)) = first else { return Ok(None) };
         let json: Vec<u8> = self.whole(codec::unseal(&key, &value))?;
@@ -209,7 +209,7 @@ impl<K: Kv> Tables<'_, K> {
         Ok(Some(self.whole(entry)?).filter(|entry: &Reservation| entry.span.contains(addr)))
     }
 
-    /// The leases at these addresses, which an index says are this set's.
+    /// The leases at these addresses, which an index assigns to this set.
     fn indexed(&self, set: &SetName, addrs: &[Addr]) -> Result<Vec<Lease>> {
         let find = |addr: &Addr| {
             self.lease(set, *addr)?.ok_or_else(|| {
@@ -219,8 +219,8 @@ impl<K: Kv> Tables<'_, K> {
         addrs.iter().map(find).collect()
     }
 
-    /// The addresses of the owners with this prefix, behind the key `after`, as long as `more` wants
-    /// more than it was given.
+    /// The addresses of the owners with this prefix after the key `after`, as long as `more` returns true
+    /// for the addresses so far.
     fn addrs_of(
         &self,
         prefix: &[u8],
@@ -246,7 +246,7 @@ impl<K: Kv> Tables<'_, K> {
         self.kv.scan(&from, &keys::behind(&from), &mut |key, _| each(self.queued(set, key)?))
     }
 
-    /// The cooling that a queue's key stands for.
+    /// The cooldown of a queue's key.
     fn queued(&self, set: &SetName, key: &[u8]) -> Result<Cooling> {
         let (_, _, addr) = keys::read_queued(key)
             .ok_or_else(|| self.damaged("a cooling address under a wrong key"))?;
@@ -308,7 +308,7 @@ impl<K: Kv> Addresses for Tables<'_, K> {
         let mut rest = Some(span);
         while let Some(span) = rest {
             let Some(addr) = occupancy::next_free(self, set, span)? else { return Ok(None) };
-            // The second opinion: nothing is leased on the word of a bit alone.
+            // The second source: an address is never leased because of a bit alone.
             match self.holder(set, addr)? {
                 Holder::Free => return Ok(Some(addr)),
                 Holder::Leased(lease) if lease.kind == Kind::Reserved => {}
@@ -361,8 +361,8 @@ impl<K: Kv> View for Tables<'_, K> {
         Ok(here.or_else(|| self.earlier?(set, pod, range)))
     }
 
-    /// A folder of host-local is adopted as long as it is a folder: the store records none. So leases
-    /// that host-local made may be here at any time.
+    /// A folder of host-local is imported as long as it is a folder; the store does not record it. So
+    /// leases from host-local may exist here at any time.
     fn adopted(&self, _: &NetworkName) -> Result<bool> {
         Ok(true)
     }
@@ -418,7 +418,7 @@ impl<K: Kv> View for Tables<'_, K> {
     }
 
     fn capacity(&self) -> usize {
-        // A transaction has no limit of its own; it is filled in steps, so that memory has one.
+        // A transaction has no limit. Steps limit its memory.
         1024
     }
 }

@@ -1,10 +1,9 @@
-//! What an embedded store answers to those who read all of it: leases, history, counters, records.
-//! A record that cannot be read is damage, and never left out; an index is no record.
+//! Reads a whole embedded store: leases, history, counters, records. An unreadable record means damage and
+//! is never left out. Indexes are not records.
 //!
-//! A reader holds a lock for one page of records, [`PAGE`] at most, and never while its consumer works:
-//! it resumes behind the last key. So an allocation waits for a page at most, however slow the
-//! consumer is. Leases that change between two pages are seen before or after the change; no address
-//! appears twice.
+//! A reader holds a lock for one page of at most [`PAGE`] records, and never while its consumer works. It
+//! resumes after the last key. So an allocation waits for one page at most, however slow the consumer is.
+//! Leases that change between two pages are seen before or after the change. No address appears twice.
 
 #![allow(clippy::redundant_closure, reason = "the functions are not general enough over lifetimes")]
 
@@ -20,17 +19,17 @@ use crate::model::{Counter, Event, Lease, Persist, Pool, SetName};
 use crate::net::Addr;
 use crate::store::{EachOccupied, EachRecord, EventFilter, Problem, StoreReader};
 
-/// How many records a reader takes in one hold of the lock: some milliseconds.
+/// The number of records that a reader takes in one hold of the lock, which takes some milliseconds.
 const PAGE: usize = 10_000;
 
-/// One page of records, each with its key behind the kind.
+/// One page of records. Keys are without the kind.
 struct Page {
     records: Vec<(Vec<u8>, Record)>,
     /// The last of these keys, if there are more records.
     next: Option<Vec<u8>>,
 }
 
-/// The kinds of records, pools apart.
+/// The kinds of records, except pools.
 const KINDS: [u8; 4] = [keys::LEASE, keys::COOLING, keys::CURSOR, keys::STICKY];
 
 impl<F: FileSystem> StoreReader for Embedded<F> {
@@ -46,7 +45,7 @@ impl<F: FileSystem> StoreReader for Embedded<F> {
         self.walk(true, cx, &mut |set, addr, holder| each(set, addr, &holder))
     }
 
-    /// Where both files have a network's ranges, the home of its leases counts.
+    /// If both files have a network's ranges, those in the home of its leases apply.
     fn networks(&mut self, cx: &Context) -> Result<Vec<NetworkRanges>> {
         let mut all = BTreeMap::new();
         for file in self.lease_files_own_first(cx)? {
@@ -73,7 +72,7 @@ impl<F: FileSystem> StoreReader for Embedded<F> {
         let begun =
             current.and_then(|path| self.read_earlier(&path, |tables| history::begun(tables)));
         for boot in self.earlier_boots(begun.flatten().unwrap_or(cx.now), cx) {
-            // Nothing of it was flushed: a power cut may have torn it.
+            // The file was never flushed, so a power cut may have torn it.
             let found = self.read_earlier(&boot.path, |tables| {
                 history::of_ended_boot(tables, boot.ended, cx, filter)
             });
@@ -96,7 +95,7 @@ impl<F: FileSystem> StoreReader for Embedded<F> {
         Ok(all.into_values().collect())
     }
 
-    /// The headers of the lease files, which every commit changes, and the policy's nonce.
+    /// The headers of the lease files, which change with every commit, and the policy's nonce.
     fn version(&mut self, cx: &Context) -> Result<Option<Vec<u8>>> {
         let mut version = Vec::new();
         for file in self.lease_files(cx)? {
@@ -137,7 +136,7 @@ impl<F: FileSystem> StoreReader for Embedded<F> {
                     let Some(page) = page else { break };
                     for (_, record) in page.records {
                         let set = record.set();
-                        // What a file keeps of a set with another home (a cursor, a gateway) is out of date.
+                        // A file's records of a set with another home (a cursor, a gateway) are outdated.
                         let is_home = |set| homes.get(set).is_none_or(|home| *home == file.persist);
                         if set.as_ref().is_none_or(|set| !seen.contains(set) && is_home(set)) {
                             here.extend(set);
@@ -186,15 +185,15 @@ impl<F: FileSystem> Embedded<F> {
                         }
                         _ => continue,
                     };
-                    // What a file keeps of a set with another home (cooling addresses, a gateway) is
-                    // out of date. A set whose home changed since is not listed once more.
+                    // A file's records of a set with another home (cooling addresses, a gateway) are
+                    // outdated. A set whose home has changed during the walk is not listed again.
                     if homes.get(&set).is_some_and(|home| *home != file.persist)
                         || seen.contains(&set)
                     {
                         continue;
                     }
                     if here.last() != Some(&set) {
-                        // The sets of a file come in order.
+                        // The sets of a file are in order.
                         here.last().inspect(|before| reserved.rest(Some(before), each));
                         here.insert(set.clone());
                     }
@@ -210,7 +209,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(())
     }
 
-    /// Which file has the leases of a set, where more than one may have something of it.
+    /// The file that has the leases of a set, if both files have records of it.
     fn homes(&self, files: &[LeaseFile]) -> Result<BTreeMap<SetName, Persist>> {
         let mut homes = BTreeMap::new();
         for file in files.iter().filter(|_| files.len() > 1) {
@@ -238,7 +237,7 @@ impl<F: FileSystem> Embedded<F> {
     }
 }
 
-/// The records of one kind whose keys are behind `after`, at most [`PAGE`].
+/// The records of one kind with keys after `after`, at most [`PAGE`].
 fn page<K: Kv>(tables: &Tables<'_, K>, kind: u8, after: &[u8]) -> Result<Page> {
     let mut page = Page { records: Vec::new(), next: None };
     let from = if after.is_empty() { vec![kind] } else { [&[kind], after, &[0]].concat() };
@@ -254,15 +253,15 @@ fn page<K: Kv>(tables: &Tables<'_, K>, kind: u8, after: &[u8]) -> Result<Page> {
     Ok(page)
 }
 
-/// The leases whose keys are behind `after`, with `cooling` the cooling addresses too, by set and
-/// address. Their keys differ in the kind alone.
+/// The leases with keys after `after`, and with `cooling` the cooling addresses too, by set and address.
+/// Their keys differ only in the kind.
 fn in_use<K: Kv>(tables: &Tables<'_, K>, after: &[u8], cooling: bool) -> Result<Page> {
     let mut all = page(tables, keys::LEASE, after)?;
     if cooling {
         let more = page(tables, keys::COOLING, after)?;
         all.records.extend(more.records);
         all.records.sort_by(|(one, _), (other, _)| one.cmp(other));
-        // The page ends where the first of the two does.
+        // The page ends where the first of the two ends.
         all.next = [all.next, more.next].into_iter().flatten().min();
         if let Some(end) = &all.next {
             all.records.retain(|(key, _)| key <= end);
@@ -283,7 +282,7 @@ impl Reserved {
         Reserved(all)
     }
 
-    /// Lists those of the set before `addr`, and leaves `addr` itself out.
+    /// Lists the reservations of the set before `addr`, and omits `addr` itself.
     fn until(&mut self, set: &SetName, addr: Addr, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
         let Some(of_set) = self.0.get_mut(set) else { return };
         while let Some((first, mut entry)) = of_set.pop_first() {
@@ -301,7 +300,7 @@ impl Reserved {
         }
     }
 
-    /// Lists the others of a set, or (`None`) of all sets.
+    /// Lists the remaining reservations of a set, or (`None`) of all sets.
     fn rest(&mut self, set: Option<&SetName>, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
         let sets: Vec<SetName> =
             set.map_or_else(|| self.0.keys().cloned().collect(), |set| vec![set.clone()]);

@@ -1,4 +1,4 @@
-//! Boot files: a boot ID in the name, nothing flushed, and what becomes of the files of earlier boots.
+//! Boot files: the boot ID in the name, no flushes, and the fate of files from earlier boots.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ fn the_leases_of_a_boot_end_with_it() {
     let mut store = host.store(Persist::Boot);
     assert_eq!(added(&mut store, &lowest("c1"), &boot(1)), [addr("10.0.0.2")]);
     assert_eq!(added(&mut store, &lowest("c2"), &boot(1)), [addr("10.0.0.3")]);
-    // Before the first ADD of the new boot nothing is leased, and nothing is touched.
+    // Before the first ADD of the new boot, nothing is leased and no file is touched.
     let before = fs::read(host.of_boot(1)).unwrap();
     assert!(listed(&mut store, &boot(2)).is_empty());
     assert_eq!(store.apply(&del("c1"), &boot(2)).unwrap(), Outcome::Freed(vec![]));
@@ -27,7 +27,7 @@ fn the_leases_of_a_boot_end_with_it() {
         Status { set: net(), network: super::contract::network(), sets: range(), strict: false };
     assert_eq!(store.apply(&Command::Status(status), &boot(2)).unwrap(), Outcome::Ready);
     assert!(!host.of_boot(2).exists());
-    // The first ADD makes a file of its own and leaves the old one.
+    // The first ADD creates its own file and leaves the old one.
     assert_eq!(added(&mut store, &lowest("c3"), &boot(2)), [addr("10.0.0.2")]);
     assert_eq!(fs::read(host.of_boot(1)).unwrap(), before);
     assert_eq!(listed(&mut store, &boot(2)).len(), 1);
@@ -65,7 +65,7 @@ fn an_address_of_an_earlier_boot_is_remembered_for_a_sticky_pod() {
     let former = added(&mut store, &sticky("c1", "db-0"), &boot(1));
     assert_eq!(former, [addr("10.0.0.3")]);
     assert_eq!(added(&mut store, &sticky("c2", "db-0"), &boot(2)), former);
-    // A torn file is passed over.
+    // A torn file is skipped.
     fs::write(host.of_boot(2), b"torn").unwrap();
     assert_eq!(added(&mut store, &sticky("c3", "db-0"), &boot(3)), former);
 }
@@ -85,7 +85,7 @@ fn earlier_files_are_removed_beyond_the_retention_of_history_if_they_name_this_m
     let kept: Vec<bool> = (1..=5).map(|n| host.of_boot(n).exists()).collect();
     assert_eq!(kept, [false, false, true, true, true]);
     assert!(host.path(".boot-theirs").exists(), "another machine's file was removed");
-    // The newest stays for sticky pods, however old.
+    // The newest file stays for sticky pods, however old it is.
     added(&mut store, &lowest("late"), &Context { now: 90_000, ..boot(6) });
     assert!(host.of_boot(5).exists() && !host.of_boot(4).exists());
 }
@@ -141,7 +141,7 @@ fn a_sticky_pod_whose_address_was_taken_is_remembered_with_its_new_one() {
     let host = Host::new();
     let mut store = host.store(Persist::Boot);
     added(&mut store, &sticky("c1", "db-0"), &boot(1));
-    // host-local has leased it since, and is taken over by the ADD.
+    // host-local has leased it since, and the ADD imports it.
     let leases = vec![super::contract::foreign("old", "10.0.0.2", Some("eth0"))];
     let legacy = crate::alloc::Legacy::Read(leases, vec![]);
     let add = crate::alloc::Add { legacy, ..sticky("c2", "db-0") };
@@ -172,11 +172,11 @@ fn a_file_of_an_earlier_boot_that_does_not_verify_is_never_removed() {
 fn two_machines_on_one_folder_share_durable_leases_and_no_boot_leases() {
     let host = Host::new();
     let (a, b) = (elsewhere("a", 1), elsewhere("b", 1));
-    // On disk there is one set for both: this is how machines may share a folder.
+    // With "disk" there is one set for both machines, so machines can share a folder.
     let one = added(&mut host.store(Persist::Disk), &lowest("c1"), &a);
     let other = added(&mut host.store(Persist::Disk), &lowest("c2"), &b);
     assert_ne!(one, other);
-    // Boot leases are of one machine each. That is why they are refused where machines share a folder.
+    // A machine's boot leases belong to it alone, so they are refused if machines share a folder.
     let of_boot = |name: &str| of_network("boot", lowest(name));
     added(&mut host.store(Persist::Boot), &of_boot("c3"), &a);
     added(&mut host.store(Persist::Boot), &of_boot("c4"), &b);
@@ -206,7 +206,7 @@ fn a_cloned_disk_carries_durable_leases_and_nothing_of_a_boot() {
     assert!(clone.path(".boot-a-1").exists() && clone.path(".boot-b-2").exists());
 }
 
-/// A container that mounts a boot ID of its own over `/proc/sys/kernel/random/boot_id`, and the host's
+/// A container that mounts its own boot ID over `/proc/sys/kernel/random/boot_id`, together with the host's
 /// folder. Guaranteed: each boot ID leases an address once, neither changes the other's file, and
 /// reservations and durable leases hold for both. Not guaranteed: that the two boot files agree.
 #[test]

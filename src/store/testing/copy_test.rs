@@ -66,13 +66,13 @@ fn lifetime(store: &mut dyn Store) -> Persist {
     let target = Target::Owner(owner.clone());
     added(store, &Add { set: probe.clone(), network, owner, ..add("probe", &sets) }, &at(99));
     let mut found = Persist::default();
-    let mut tell = |record, persist| {
+    let mut collect = |record, persist| {
         if matches!(record, Record::Lease(lease) if lease.set == probe) {
             found = persist;
         }
         Ok(())
     };
-    store.records(&at(99), &mut tell).unwrap();
+    store.records(&at(99), &mut collect).unwrap();
     let del = Del { set: probe, target, rewind: false, undo: false, legacy: None };
     store.apply(&Command::Del(del), &at(99)).unwrap();
     found
@@ -88,11 +88,11 @@ fn copy_all(from: &mut dyn Store, to: &mut dyn Store) -> Result<usize, Error> {
 
 fn all(store: &mut dyn Store) -> Vec<Record> {
     let mut found = Vec::new();
-    let mut tell = |record, _| {
+    let mut collect = |record, _| {
         found.push(record);
         Ok(())
     };
-    store.records(&at(100), &mut tell).unwrap();
+    store.records(&at(100), &mut collect).unwrap();
     found
 }
 

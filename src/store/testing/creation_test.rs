@@ -1,4 +1,5 @@
-//! Creation and replacement: a name leads to a whole file or to nothing, and never back to nothing.
+//! Creation and replacement: a name leads to a complete file or to nothing, and never to nothing once the
+//! file exists.
 
 use std::fs;
 use std::io::{ErrorKind, Result};
@@ -52,13 +53,13 @@ fn a_file_that_appears_meanwhile_is_not_replaced() {
         let host = Host::new();
         let mut store = watched(&host, persist, |what, path| {
             if what == "link" {
-                fs::write(path, "somebody else's")?;
+                fs::write(path, "another program's")?;
             }
             Ok(())
         });
         assert!(store.apply(&Command::Add(lowest("c1")), &boot(1)).is_err());
         let file = if persist == Persist::Disk { host.path("") } else { host.of_boot(1) };
-        assert_eq!(fs::read_to_string(file).unwrap(), "somebody else's");
+        assert_eq!(fs::read_to_string(file).unwrap(), "another program's");
     }
 }
 
@@ -127,7 +128,7 @@ fn a_store_that_cannot_be_written_is_read() {
     for persist in MODES {
         let host = Host::new();
         added(&mut host.store(persist), &lowest("c1"), &boot(1));
-        // As on a file system that is mounted read-only: no lock file can be made either.
+        // As on a read-only file system: a lock file cannot be created either.
         let _ = fs::remove_file(host.path(".lock"));
         let _ = fs::remove_file(host.path(".boot.lock"));
         let mut store = watched(&host, persist, |what, _| match what {
@@ -148,7 +149,7 @@ fn a_store_that_cannot_be_written_is_read() {
     }
 }
 
-/// What cannot be looked at may be there. So no command answers, and nothing is made.
+/// A path that cannot be examined may exist. So every command fails, and nothing is created.
 #[test]
 fn a_look_that_fails_is_never_taken_for_absence() {
     for persist in MODES {
@@ -157,7 +158,7 @@ fn a_look_that_fails_is_never_taken_for_absence() {
         let file = if persist == Persist::Disk { host.path("") } else { host.of_boot(1) };
         for away in [false, true] {
             if away {
-                // On a volume that is not mounted, say.
+                // For example, because a volume is not mounted.
                 fs::rename(&file, host.path(".away")).unwrap();
             }
             let before = host.names();
@@ -194,21 +195,21 @@ fn only_enoent_means_that_there_is_no_file() {
     }
 }
 
-/// Otherwise a note would be written over the file that a link in the place of a lock names.
+/// Otherwise a note would be written into the file to which a link in place of the lock file leads.
 #[test]
 fn a_symbolic_link_is_not_followed() {
     for name in ["", ".lock", ".policy"] {
         let host = Host::new();
-        fs::write(host.path(".victim"), "a file of somebody else").unwrap();
+        fs::write(host.path(".victim"), "a file of another program").unwrap();
         std::os::unix::fs::symlink(host.path(".victim"), host.path(name)).unwrap();
         let answer = host.store(Persist::Disk).apply(&Command::Add(lowest("c1")), &boot(1));
         assert!(matches!(answer, Err(Error::Store(_))), "{name}: {answer:?}");
         let victim = fs::read_to_string(host.path(".victim")).unwrap();
-        assert_eq!(victim, "a file of somebody else", "{name}");
+        assert_eq!(victim, "a file of another program", "{name}");
     }
 }
 
-/// Such a file is what a full disk leaves behind.
+/// A full disk leaves such a file.
 #[test]
 fn an_empty_or_torn_file_is_neither_overwritten_nor_trusted() {
     for persist in MODES {

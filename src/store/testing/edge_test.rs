@@ -159,7 +159,7 @@ fn a_clock_that_is_set_back_exhausts_no_range() {
             added(store, &cool(&format!("c{i}")), &at(1_000_000));
         }
         store.apply(&del("c0"), &at(1_000_000)).unwrap();
-        // The clock is put right.
+        // The clock is corrected.
         for i in 1..=32 {
             store.apply(&del(&format!("c{i}")), &at(500)).unwrap();
         }
@@ -177,7 +177,7 @@ fn of_other_network() -> Add {
     Add { set: SetName("other".into()), network, owner, ..add("o", &[set("10.9.0.0/24")]) }
 }
 
-/// A reservation made while the set's leases are on disk is not known in the boot file.
+/// The boot file does not know a reservation that was made while the set's leases were on disk.
 #[test]
 fn a_reservation_holds_whatever_persist_says() {
     let folder = tempfile::tempdir().unwrap();
@@ -190,7 +190,7 @@ fn a_reservation_holds_whatever_persist_says() {
     assert_ne!(got, [addr("10.0.0.2")], "a reserved address was leased");
 }
 
-/// That a folder was taken over is not known in the boot file: it is taken over again.
+/// The boot file does not know that a folder was imported, so the folder is imported again.
 #[test]
 fn a_folder_is_taken_over_once_whatever_persist_says() {
     let folder = tempfile::tempdir().unwrap();
@@ -208,7 +208,7 @@ fn a_folder_is_taken_over_once_whatever_persist_says() {
     assert_ne!(outcome, Outcome::ReadLegacy, "ended leases are imported again");
 }
 
-/// Under a mark of another machine (a cloned image) no boot is ever told from the next.
+/// With the machine ID of another machine (a cloned image), boots cannot be distinguished.
 #[test]
 fn leases_of_this_machine_end_with_the_boot_whoever_began_the_file() {
     let folder = tempfile::tempdir().unwrap();
@@ -322,7 +322,7 @@ fn the_addresses_of_pods_that_never_return_are_forgotten() {
     assert!((1..=5).contains(&records), "{records}");
 }
 
-/// The pod comes back to another address, because its former one has another holder.
+/// The pod returns and gets another address, because its former one has another holder.
 #[test]
 fn a_pod_that_moves_leaves_no_index_behind() {
     for persist in [Persist::Boot, Persist::Disk] {
@@ -335,7 +335,7 @@ fn a_pod_that_moves_leaves_no_index_behind() {
         let moved = added(&mut store, &sticky("c2", "db-0"), &at(1));
         assert_eq!(moved, [addr("10.0.0.3")]);
         store.problems(&at(1), &mut |problem| panic!("{problem:?}")).unwrap();
-        // Its former address is another pod's from now on, which keeps it.
+        // From now on, its former address belongs to another pod, which keeps it.
         store.apply(&del("x"), &at(1)).unwrap();
         store.apply(&del("c2"), &at(1)).unwrap();
         added(&mut store, &sticky("c3", "db-1"), &at(1));

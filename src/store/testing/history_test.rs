@@ -260,7 +260,7 @@ fn history_of_forgotten_nodes_ends() {
     }
 }
 
-/// A server that has no room is no reason for a DEL to fail, and none for an ADD if only history has no room.
+/// A server that is out of space must not make a DEL fail, nor an ADD if only history does not fit.
 #[test]
 fn a_full_server_drops_history() {
     let server = FakeServer::new(true);
@@ -373,7 +373,7 @@ fn a_busy_network_does_not_erase_the_history_of_a_quiet_one() {
                 assert!(problem.what.contains("overlap"), "{problem:?}");
             })
             .unwrap();
-        // A network that has gone quiet for good loses its events all the same once they are too old.
+        // A network without new events loses its events too, once they are too old.
         added(&mut store, &of("busy", "late"), &at(60));
         assert_eq!(quiet(&mut store), 0);
     }

@@ -1,4 +1,4 @@
-//! Home: the leases of a set are in one file, whatever `persist` says from call to call.
+//! Home: the leases of a set are in one file, whatever `persist` is from call to call.
 
 use super::contract::{added, addr, del};
 use super::host::{Host, added_with_warnings, boot, listed, lowest, of_network};
@@ -21,13 +21,13 @@ fn leases_go_where_the_set_has_one_already_with_a_warning_until_it_is_empty() {
         assert!(warnings.iter().any(|w| w.contains("persist")), "{warnings:?}");
         let new: Vec<_> = host.names().into_iter().filter(|n| !files.contains(n)).collect();
         assert!(new.iter().all(|name| name.strip_suffix(".lock").is_some()), "{new:?}");
-        // Seen with either setting, freed with either.
+        // Both settings see the leases and free them.
         for persist in [before, after] {
             assert_eq!(listed(&mut host.store(persist), &boot(1)).len(), 2);
         }
         host.store(after).apply(&del("c1"), &boot(1)).unwrap();
         host.store(before).apply(&del("c2"), &boot(1)).unwrap();
-        // Empty: now the setting counts.
+        // The set is empty, so the setting applies.
         let (addrs, warnings) =
             added_with_warnings(&mut host.store(after), &lowest("c3"), &boot(1));
         assert_eq!((addrs, warnings), (vec![addr("10.0.0.2")], vec![]));
@@ -95,7 +95,7 @@ fn an_unreadable_boot_id_is_an_error_where_boot_leases_may_be() {
     let blind = |n: u64| Context { boot: None, ..super::contract::at(n) };
     let add = |name: &str| Command::Add(lowest(name));
     assert!(host.store(Persist::Boot).apply(&add("c1"), &blind(1)).is_err());
-    // A host that leases with "disk" alone needs none.
+    // A host that uses only "disk" needs no boot ID.
     host.store(Persist::Disk).apply(&add("c2"), &blind(2)).unwrap();
     host.store(Persist::Disk).apply(&del("c2"), &blind(3)).unwrap();
     added(&mut host.store(Persist::Boot), &lowest("c3"), &boot(1));
@@ -103,7 +103,7 @@ fn an_unreadable_boot_id_is_an_error_where_boot_leases_may_be() {
         assert!(host.store(persist).apply(&add("c4"), &blind(4)).is_err(), "{persist:?}");
         assert!(host.store(persist).apply(&del("c3"), &blind(5)).is_err(), "{persist:?}");
     }
-    // The network is not bound to "disk" by that.
+    // This does not bind the network to "disk".
     let (_, warnings) =
         added_with_warnings(&mut host.store(Persist::Boot), &lowest("c5"), &boot(1));
     assert!(warnings.is_empty(), "{warnings:?}");
@@ -197,7 +197,7 @@ fn a_network_stays_in_its_set_while_it_has_leases_whatever_shared_says() {
                 added_with_warnings(&mut host.store(after), &from(other, "c2"), &boot(1));
             assert_eq!(addrs, [addr("10.0.0.3")], "{one} to {other}");
             assert!(warnings.iter().any(|w| w.contains("shared")), "{warnings:?}");
-            // The same lease for the same container, and an ADD is taken back where it was made.
+            // The same container gets the same lease, and an ADD is undone where it was made.
             let (addrs, _) =
                 added_with_warnings(&mut host.store(after), &from(other, "c1"), &boot(1));
             assert_eq!(addrs, [addr("10.0.0.2")]);
@@ -212,7 +212,7 @@ fn a_network_stays_in_its_set_while_it_has_leases_whatever_shared_says() {
             .unwrap();
             host.store(after).apply(&del("c1"), &boot(1)).unwrap();
             assert_eq!(listed(&mut host.store(after), &boot(1)).len(), 1);
-            // Empty: now the configuration counts.
+            // The set is empty, so the configuration applies.
             let (addrs, warnings) =
                 added_with_warnings(&mut host.store(after), &from(other, "c3"), &boot(1));
             assert_eq!((addrs, warnings), (vec![addr("10.0.0.3")], vec![]));
@@ -232,7 +232,7 @@ fn persist_edited_back_and_forth_with_live_leases_moves_nothing() {
                 listed(&mut host.store(persist), &boot(1)).iter().map(|lease| lease.addr).collect();
             assert_eq!(addrs, all);
         }
-        // They end with the boot, or survive it, as the first did.
+        // They end with the boot or survive it, like the first lease.
         let left = if before == Persist::Disk { 6 } else { 0 };
         assert_eq!(listed(&mut host.store(after), &boot(2)).len(), left);
     }

@@ -37,7 +37,7 @@ impl Host {
         Embedded::new(self.path(""), persist, Wait::Try)
     }
 
-    /// The names in the folder, without what they all begin with.
+    /// The names in the folder, without their common prefix.
     pub fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.folder.path()).unwrap();
         let name = |e: std::io::Result<fs::DirEntry>| e.unwrap().file_name().into_string().unwrap();

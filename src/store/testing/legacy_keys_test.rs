@@ -188,8 +188,8 @@ fn a_late_import_restores_no_freed_lease() {
 fn invalid_old_keys_refuse_the_add() {
     for (key, value, word) in [
         ("net/10.0.0.9", "garbage", "no JSON"),
-        ("net/10.0.0.9", r#"{"id":""}"#, "no container ID"),
-        ("net/junk", r#"{"id":"c"}"#, "no address"),
+        ("net/10.0.0.9", r#"{"id":""}"#, "instead of a container ID"),
+        ("net/junk", r#"{"id":"c"}"#, "not an address"),
     ] {
         let server = FakeServer::new(false);
         server.write_old_key(key, value);

@@ -1,4 +1,4 @@
-//! Waiting for a lock: it ends in time, and depends on nobody who does not hold the lock.
+//! Waiting for a lock ends in time, and depends only on the process that holds the lock.
 
 use std::fs;
 use std::time::{Duration, Instant};

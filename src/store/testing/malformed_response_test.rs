@@ -1,5 +1,5 @@
-//! Servers with malformed or slow responses: an error in time, never a panic, a lease or the conclusion that
-//! nothing is leased.
+//! Servers with malformed or slow responses cause an error in time. They never cause a panic, a lease, or
+//! the conclusion that nothing is leased.
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -66,7 +66,7 @@ fn stores(endpoint: &str, timeout: Duration) -> [StoreSpec; 2] {
         timeout,
         persist: Persist::Boot,
         history: History::Standing,
-        // Nothing can be cached there.
+        // No cache can be written there.
         notes: "/proc/nowhere".into(),
     };
     [
@@ -112,8 +112,8 @@ fn malformed_responses_are_errors() {
         ("a number", http("200 OK", "17")),
         ("a list", http("200 OK", "[]")),
         ("too few answers", http("200 OK", r#"{"succeeded":false,"responses":[]}"#)),
-        ("records of somebody else", http("200 OK", &found)),
-        ("keys of somebody else", http("200 OK", &format!(r#"{{"Results":[{key}]}}"#))),
+        ("records of another path", http("200 OK", &found)),
+        ("keys of another path", http("200 OK", &format!(r#"{{"Results":[{key}]}}"#))),
         ("a deep one", http("200 OK", &deep)),
         ("half of one", http("200 OK", r#"{"succeeded":true}"#)[..50].to_vec()),
         ("more than was said", b"HTTP/1.1 200 OK\r\ncontent-length: 999999\r\n\r\n{}".to_vec()),
@@ -158,12 +158,12 @@ fn a_slow_response_fails_in_time() {
 fn scripted(answers: Vec<(&'static str, String)>) -> (String, mpsc::Receiver<serde_json::Value>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let (told, asked) = mpsc::channel();
+    let (sent, asked) = mpsc::channel();
     thread::spawn(move || {
         for (status, body) in answers {
             let mut client = listener.accept().unwrap().0;
             let request = read_request(&mut BufReader::new(client.try_clone().unwrap())).unwrap();
-            told.send(serde_json::from_slice(&request).unwrap()).unwrap();
+            sent.send(serde_json::from_slice(&request).unwrap()).unwrap();
             let length = body.len();
             let head =
                 format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}");

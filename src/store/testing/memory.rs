@@ -1,6 +1,6 @@
-//! The model: a store in memory, as simple as possible, to which the other stores are compared.
+//! The model: a store in memory, as simple as possible, with which the other stores are compared.
 //!
-//! It looks at every lease for every question, and has no index that could disagree with another record.
+//! It reads every lease for every question, and has no index that could disagree with another record.
 //! [`Memory`] is one lease file. [`Machine`] is a host with two of them, a policy and reboots.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,9 +31,9 @@ pub struct Memory {
     pools: BTreeMap<PoolId, Pool>,
     events: Vec<Event>,
     counters: BTreeMap<(SetName, Face, Verb, Ending), u64>,
-    /// What a [`Machine`] reserves beside the leases.
+    /// The reservations of a [`Machine`].
     reserved: BTreeMap<(SetName, Addr), Lease>,
-    /// What `sticky` was in an earlier boot.
+    /// The addresses of sticky pods in earlier boots.
     earlier: BTreeMap<(SetName, PodKey, Addr), Addr>,
 }
 
@@ -307,10 +307,10 @@ impl StoreReader for Memory {
     }
 }
 
-/// A host: the leases that survive a reboot, those that do not, and what operators reserved.
+/// A host: its durable leases, its boot leases, and the reservations.
 #[derive(Default)]
 pub struct Machine {
-    /// Where the network that asks wants its leases.
+    /// The `persist` of the calling network.
     pub persist: Persist,
     durable: Memory,
     boot: Memory,
@@ -320,7 +320,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Begins another boot. After a power cut nothing is left of the file of this one.
+    /// Begins another boot. A power cut destroys the file of the current one.
     pub fn reboot(&mut self, power_cut: bool) {
         let old = std::mem::take(&mut self.boot);
         let was_whole = self.begun && !power_cut;
@@ -328,7 +328,7 @@ impl Machine {
         self.begun = false;
     }
 
-    /// Both files, the one that `persist` names first.
+    /// Both files, with the one that `persist` names first.
     fn files(&mut self) -> [&mut Memory; 2] {
         match self.persist {
             Persist::Boot => [&mut self.boot, &mut self.durable],
@@ -336,8 +336,8 @@ impl Machine {
         }
     }
 
-    /// Where an ADD leases from: whether that is the file that `persist` names, and which set. The
-    /// network's own leases decide, then those of the set.
+    /// Where an ADD leases from: whether it is the file that `persist` names, and which set. The network's
+    /// own leases decide, then those of the set.
     fn home(&mut self, set: &SetName, network: Option<&NetworkName>) -> (bool, SetName) {
         let [own, other] = self.files();
         if let Some(network) = network {
@@ -372,13 +372,13 @@ impl Machine {
             };
             added.warnings.extend((!is_own).then(|| {
                 format!(
-                    "network {home_set} has leases with persist \"{home}\", so this one goes there \
+                    "network {home_set} has leases with persist \"{home}\", so this lease goes there \
                      too: \"{other}\" takes effect when the network has no lease"
                 )
             }));
             added.warnings.extend((home_set != *set).then(|| {
                 format!(
-                    "the network has leases in the set {home_set}, so this one is from that set too: \
+                    "the network has leases in the set {home_set}, so this lease is from that set too: \
                      the changed \"shared\" (now {set}) takes effect when the network has no lease"
                 )
             }));
@@ -455,7 +455,7 @@ impl Machine {
         }
     }
 
-    /// Each set from one file: from its home, else from the first that has anything of it.
+    /// Each set from one file: from its home, otherwise from the first file that has a record of it.
     fn of_each_set<T: Clone>(
         &mut self,
         records: impl Fn(&Memory) -> BTreeMap<(SetName, Addr), T>,

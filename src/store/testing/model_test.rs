@@ -1,11 +1,11 @@
-//! Random lives of a host on redb and on the model: equal answers, equal leases.
+//! Random histories of a host on redb and on the model: equal answers, equal leases.
 //!
-//! Three networks share one store. Between calls `persist`, `shared` and `history` are edited, the host
-//! reboots, and host-local's folders come back. After each step the answer and the listing are compared
-//! with the model's. Both run the same allocator, so [`Ledger`] judges the listing a second time, by
-//! what was acknowledged.
+//! Three networks share one store. Between calls, `persist`, `shared` and `history` are edited, the host
+//! reboots, and host-local's folders return. After each step, the answer and the listing are compared with
+//! the model's. Both run the same allocator, so [`Ledger`] checks the listing independently, against the
+//! acknowledged results.
 //!
-//! Not compared: history and counters (`history_test`), and the paths that warnings name.
+//! Not compared: history and counters (`history_test`), and paths in warnings.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -36,7 +36,7 @@ const EDITS_SHARED: bool = true;
 const NETWORKS: u8 = 3;
 const CONTAINERS: u8 = 6;
 
-/// Small enough to be full at times, with a block's border inside.
+/// Small enough to be full sometimes, with the border of a block inside.
 fn sets(choice: u8) -> Vec<RangeSet> {
     match choice % 4 {
         0 => vec![set("10.0.1.248/29")],
@@ -108,7 +108,7 @@ enum Op {
     Reboot {
         power_cut: bool,
     },
-    /// host-local has leased on a network: address, container, whether it wrote the interface.
+    /// host-local has leased on a network: address, container, whether it recorded the interface.
     Folder {
         net: u8,
         leases: Vec<(u8, u8, bool)>,
@@ -176,7 +176,7 @@ fn owner(net: u8, who: u8) -> Owner {
     Owner::Attachment(attachment(net, who))
 }
 
-/// What the configurations say.
+/// The settings in the configurations.
 #[derive(Clone, Copy, Debug)]
 struct Settings {
     persist: [Persist; NETWORKS as usize],
@@ -268,13 +268,13 @@ impl Op {
     }
 }
 
-/// The attachments that a GC is told of.
+/// The valid attachments of a GC.
 fn alive(valid: u8) -> Vec<(ContainerId, IfName)> {
     let all = (0..CONTAINERS).filter(|who| valid & (1 << who) != 0);
     all.map(|who| (attachment(0, who).container, IfName::new("eth0").unwrap())).collect()
 }
 
-/// Writes host-local's folder of a network anew.
+/// Rewrites host-local's folder of a network.
 fn write_folder(host: &Host, net: u8, leases: &[(u8, u8, bool)], last: Option<u8>) {
     let dir = host.folder.path().join(network(net).as_str());
     let _ = fs::remove_file(&dir);
@@ -315,7 +315,7 @@ fn run(
     }
 }
 
-/// An answer in a form that can be compared: the model walks owners in another order and has no paths.
+/// An answer in a comparable form: the model has another order of owners, and no paths.
 fn comparable(mut answer: Result<Outcome, Error>) -> String {
     match &mut answer {
         Ok(Outcome::Collected(step)) => step.freed.sort_unstable(),
@@ -340,21 +340,22 @@ fn comparable(mut answer: Result<Outcome, Error>) -> String {
 
 type Key = (SetName, Addr);
 
-/// What has been acknowledged, kept without the allocator and the model.
+/// The acknowledged results, recorded without the allocator and the model.
 #[derive(Default)]
 struct Ledger {
     listed: BTreeMap<Key, Lease>,
     gateways: BTreeMap<Key, Lease>,
     reserved: BTreeSet<Key>,
-    /// Whether a set's leases survive a reboot: as its first one did.
+    /// Whether a set's leases are durable, as its first one was.
     home: BTreeMap<SetName, bool>,
-    /// When an address that was freed is free again.
+    /// When a freed address is free again.
     cooling: BTreeMap<(bool, SetName, Addr), u64>,
-    /// The address that a sticky pod got last in a range set, and in which boot.
+    /// The last address of a sticky pod in a range set, and the boot.
     former: BTreeMap<(bool, SetName, String, Addr), (Addr, u32)>,
 }
 
-/// The set that an ADD leases from: the one that its network has leases in, else what `shared` says.
+/// The set from which an ADD leases: the one with leases of its network, otherwise the one that `shared`
+/// names.
 fn set_of(add: &Add, listed: &BTreeMap<Key, Lease>) -> SetName {
     let of_network = |lease: &&Lease| {
         lease.kind.collectable() && lease.attachment().is_some_and(|a| a.network == add.network)
@@ -362,20 +363,20 @@ fn set_of(add: &Add, listed: &BTreeMap<Key, Lease>) -> SetName {
     listed.values().find(of_network).map_or_else(|| add.set.clone(), |lease| lease.set.clone())
 }
 
-/// What there is beside the ledger: settings, time, boots.
+/// The state outside of the ledger: settings, time, boots.
 struct World {
     settings: Settings,
     now: u64,
     boot: u32,
-    /// The last boot before this one that left a whole file.
+    /// The last earlier boot that left a valid file.
     newest: u32,
-    /// Whether host-local's leases of the network that asks were not adopted yet.
+    /// Whether host-local's leases of the calling network have not been imported yet.
     has_folder: bool,
 }
 
 impl Ledger {
-    /// The leases of containers, and reservations. A gateway's record is made with the lease that needs
-    /// it, and goes out of sight with the file that has it.
+    /// The leases of containers, and reservations. A gateway's record is made with the lease that needs it,
+    /// and disappears together with its file.
     fn holders(&mut self, listed: Vec<Lease>) -> BTreeMap<Key, Lease> {
         let all = listed.into_iter().map(|lease| ((lease.set.clone(), lease.addr), lease));
         let (gateways, holders) = all.partition(|(_, lease)| lease.kind == Kind::Gateway);
@@ -389,7 +390,7 @@ impl Ledger {
         self.home.get(set).copied().unwrap_or(own)
     }
 
-    /// Judges what a command has changed, and what it has answered.
+    /// Checks the changes and the answer of a command.
     fn judge(
         &mut self,
         op: &Op,
@@ -410,7 +411,7 @@ impl Ledger {
             .filter(|(key, new)| before.get(*key).is_none_or(|old| old.owner != new.owner))
             .map(|(_, lease)| lease)
             .collect();
-        // A reservation of what two programs have leased is seen when the lease is gone.
+        // A reservation of an address that two programs have leased becomes visible when the lease ends.
         let is_contested = |lease: &&&Lease| {
             let note = lease.origin.note.as_deref().unwrap_or_default();
             lease.kind == Kind::Reserved && note.contains("and by host-local to")
@@ -420,7 +421,7 @@ impl Ledger {
         let reserved_again = new.iter().filter(is_kept).count();
         match (command, answer) {
             (Command::Add(add), Ok(Outcome::Added(added))) => {
-                // The owner gets its full name; nobody else loses anything.
+                // The owner gets its full name; no other owner loses anything.
                 for lease in gone {
                     let heir = &after[&(lease.set.clone(), lease.addr)];
                     let (old, new) = (lease.attachment().unwrap(), heir.attachment().unwrap());
@@ -486,7 +487,7 @@ impl Ledger {
         self.judge_listing(&after);
     }
 
-    /// An address that an ADD could get of a range set, cooling ones only if they are not kept back.
+    /// An address of a range set that an ADD could get; cooling addresses only if the cooldown allows it.
     fn free(
         &self,
         op: &Op,
@@ -519,7 +520,7 @@ impl Ledger {
     ) {
         let own: Vec<Lease> =
             self.listed.values().filter(|lease| lease.owner == add.owner).cloned().collect();
-        // host-local may have left more than one of a range.
+        // host-local may have left more than one address of a range.
         assert!(own.len() >= add.sets.len(), "{own:?}");
         let set = set_of(add, before);
         assert!(own.iter().all(|lease| lease.set == set), "{own:?} not in {set}");
@@ -555,14 +556,14 @@ impl Ledger {
                 assert!(!add.cooldown.strict, "{grant:?} is cooling down");
             }
             if let Some(key) = sticky {
-                // An address is remembered for one pod in a file; an earlier boot's file stays.
+                // In a file, an address is stored for one pod. The file of an earlier boot stays.
                 self.former.retain(|(h, s, ..), f| {
                     (*h, s, f.0) != (home, &set, grant.addr) || (!home && f.1 != world.boot)
                 });
                 self.former.insert(key, (grant.addr, world.boot));
             }
         }
-        // What both programs have leased is reserved, whichever of them frees it.
+        // An address that both programs have leased is reserved, whichever of them frees it.
         let unreserve = |warning: &String| {
             let mut words =
                 warning.split_once("`sublet unreserve ")?.1.trim_end_matches('`').split(' ');
@@ -583,7 +584,7 @@ impl Ledger {
         }
     }
 
-    /// What has to be true of the listing at any time.
+    /// Checks what must always be true of the listing.
     fn judge_listing(&mut self, listed: &BTreeMap<Key, Lease>) {
         let mut addrs = BTreeSet::new();
         for lease in listed.values().filter(|lease| lease.kind.collectable()) {
@@ -598,7 +599,7 @@ impl Ledger {
         });
     }
 
-    /// A boot has ended, and its leases with it.
+    /// Checks that a boot has ended together with its leases.
     fn judge_reboot(&mut self, after: Vec<Lease>) {
         let after = self.holders(after);
         let is_container = |lease: &&Lease| lease.kind.collectable();
@@ -631,7 +632,7 @@ proptest! {
 const CASES: u32 = 60;
 
 fn live(ops: &[Op], disk: [bool; 3], shared: [bool; 3]) {
-    // Flushing is not what is tested here.
+    // Flushing is not tested here.
     let folder = || tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let (host, models) = (Host { folder: folder() }, Host { folder: folder() });
     let mut model = Machine::default();
@@ -684,7 +685,7 @@ fn live(ops: &[Op], disk: [bool; 3], shared: [bool; 3]) {
             let expected = run(&mut model, &models, &command, &cx);
             assert_eq!(comparable(answer), comparable(expected), "{op:?}");
         }
-        // Whichever network asks.
+        // Whichever network calls.
         model.persist = [Persist::Boot, Persist::Disk][i % 2];
         let all = listed(&mut host.store(model.persist), &cx);
         assert_eq!(sorted(all), listed(&mut model, &cx), "{op:?}");

@@ -1,5 +1,4 @@
-//! Pools of a cluster that several clients change at once, whose commits are not answered, and whose removal
-//! is interrupted.
+//! Pools of a cluster that several clients change at once, with lost answers and interrupted removals.
 
 use std::rc::Rc;
 
@@ -8,13 +7,13 @@ use super::fake_cluster::{FakeServer, FakeStore};
 use super::pool_cases::{ask, lease, pool, pool_refusal, release, shared, want};
 use crate::alloc::{Command, Context, ReleaseAddress, ReleasePool, RequestPool, Sweep};
 use crate::error::{Error, PoolRefusal, StoreError};
-use crate::model::{Node, PoolId, SetName};
+use crate::model::{Kind, Lease, Node, PoolId, SetName};
 use crate::store::cluster::keys;
 use crate::store::{Store, StoreReader};
 
 const ID: &str = "net";
 
-/// What a client does.
+/// An action of a client.
 type Act = fn(&mut FakeStore);
 
 fn shared_pool() -> RequestPool {
@@ -25,7 +24,7 @@ fn on(node: &str, now: u64) -> Context {
     Context { node: Node { name: node.to_owned(), machine: node.to_owned() }, ..at(now) }
 }
 
-/// How often each node uses the pool.
+/// The number of uses of the pool by each node.
 fn users(server: &Rc<FakeServer>) -> Vec<(String, u32)> {
     let pools = FakeStore::new(server.clone()).pools().unwrap();
     let users = pools.into_iter().flat_map(|pool| pool.users);
@@ -61,11 +60,11 @@ fn users_are_counted_once_if_an_answer_is_lost() {
     }
 }
 
-/// A release that was interrupted behind its first step is finished by the next request that the pool is in
-/// the way of, by any release, and by a sweep.
+/// A release that was interrupted after its first step is completed by the next request that the pool
+/// blocks, by any release, and by a sweep.
 #[test]
 fn an_interrupted_removal_is_finished() {
-    let finish: [(&str, Act); 4] = [
+    let finish: [(&str, Act); 5] = [
         ("a request", |store| drop(pool(store, &shared_pool(), &on("two", 3)))),
         ("an overlapping request", |store| {
             drop(pool(store, &ask("l", "10.0.0.0/16"), &on("two", 3)));
@@ -81,6 +80,11 @@ fn an_interrupted_removal_is_finished() {
             };
             let swept = crate::engine::collect(store, Command::Sweep(sweep), &on("two", 3));
             assert!(swept.is_ok_and(|swept| swept.pool && swept.freed.len() == 2));
+        }),
+        ("a release of the node", |store| {
+            let left = crate::engine::release_node(store, "one", &on("two", 3)).unwrap();
+            assert_eq!((left.freed, leases(store).len()), (2, 0));
+            assert!(store.pools().unwrap().iter().all(|pool| pool.id != PoolId(ID.to_owned())));
         }),
     ];
     for (name, finish) in finish {
@@ -159,6 +163,27 @@ fn a_clock_that_is_behind_makes_no_pool_older() {
     let sweep = Sweep { pool, known, before: 100, dry: false, alive };
     crate::engine::collect(&mut store, Command::Sweep(sweep), &on("one", 101)).unwrap();
     assert_eq!(users(&server), [("one".to_owned(), 1), ("two".to_owned(), 2)]);
+}
+
+/// dockerd removes a host's last network with a shared pool while a request for an address of it is under way.
+#[test]
+fn an_address_that_was_leased_after_the_pool_s_release_is_swept() {
+    let server = FakeServer::new(false);
+    let mut store = FakeStore::new(server.clone());
+    for node in ["one", "two"] {
+        pool(&mut store, &shared_pool(), &on(node, 1));
+    }
+    release(&mut store, ID, &on("one", 2));
+    lease(&mut store, &want(ID, None), &on("one", 3));
+    lease(&mut store, &want(ID, None), &on("two", 3));
+    for (before, left) in [(3, 2), (4, 1)] {
+        let (pool, known, alive) = (PoolId(ID.to_owned()), None, Vec::new());
+        let sweep = Sweep { pool, known, before, dry: false, alive };
+        crate::engine::collect(&mut store, Command::Sweep(sweep), &on("one", 5)).unwrap();
+        let of_containers = |lease: &&Lease| lease.kind != Kind::Gateway;
+        assert_eq!(leases(&mut store).iter().filter(of_containers).count(), left, "{before}");
+    }
+    assert_eq!(users(&server), [("two".to_owned(), 1)]);
 }
 
 /// Two hosts create one network at the same time.

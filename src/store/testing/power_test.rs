@@ -1,5 +1,5 @@
-//! Power cuts on a disk in memory: whatever of the unflushed writes the disk has kept, what was
-//! acknowledged is there.
+//! Power cuts on a disk in memory: everything acknowledged is there, whichever unflushed writes the disk
+//! has kept.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ fn undisturbed(disk: &Disk) -> Embedded<SimFs> {
     store(disk, &Process::new(None))
 }
 
-/// Calls `judge` with the store as each of so many power cuts leaves it.
+/// Calls `judge` with the store after each of a number of power cuts.
 fn cut(disk: &Disk, cuts: u64, judge: impl Fn(&mut Embedded<SimFs>)) {
     for seed in 0..cuts {
         let disk = disk.copied();
@@ -47,7 +47,7 @@ fn what_was_acknowledged_survives_a_power_cut() {
     });
 }
 
-/// Runs `work` on a copy of the disk for each of its steps, and kills it behind that step.
+/// Runs `work` on a copy of the disk for each of its steps, and kills it after that step.
 fn killed_everywhere(disk: &Disk, work: impl Fn(&mut Embedded<SimFs>), then: impl Fn(&Disk)) {
     for step in 1.. {
         let disk = disk.copied();
@@ -60,7 +60,7 @@ fn killed_everywhere(disk: &Disk, work: impl Fn(&mut Embedded<SimFs>), then: imp
     }
 }
 
-/// It answers with the lease that the killed ADD has made, and writes nothing of its own.
+/// The ADD returns the lease that the killed ADD made, and writes nothing itself.
 #[test]
 fn a_repeated_add_flushes_what_a_killed_one_has_written() {
     let fresh = Disk::default();
@@ -72,7 +72,7 @@ fn a_repeated_add_flushes_what_a_killed_one_has_written() {
             &disk,
             |store| drop(store.apply(&add, &boot(1))),
             |disk| {
-                // The killed process holds no lock any more.
+                // The killed process no longer holds a lock.
                 let disk = disk.copied();
                 added(&mut undisturbed(&disk), &lowest("c1"), &boot(1));
                 cut(&disk, 2, |store| assert!(owners(store).contains(&owner("c1"))));
@@ -104,7 +104,7 @@ fn a_reservation_survives_a_power_cut() {
     }
 }
 
-/// Nothing was acknowledged, but a torn file under the store's name would refuse every further command.
+/// Nothing was acknowledged, but a torn file under the store's name would make every further command fail.
 #[test]
 fn a_power_cut_after_a_kill_leaves_a_whole_store_or_none() {
     let disk = Disk::default();

@@ -13,7 +13,7 @@ use crate::store::{Embedded, Store, StoreReader};
 
 const MODES: [Persist; 2] = [Persist::Boot, Persist::Disk];
 
-/// A store with as many leases, from 10.1.0.0 on.
+/// A store with this number of leases, from 10.1.0.0 on.
 fn filled(persist: Persist, count: u16) -> Host {
     let lease = |n: u16| {
         let container = crate::model::ContainerId::new(format!("old{n}")).unwrap();
@@ -55,7 +55,7 @@ fn a_consumer_may_lease_and_free_and_no_address_appears_twice() {
         host.store(persist).list(&boot(1), &mut list).unwrap();
         assert_eq!(steps, 3);
         assert!(seen.is_sorted_by(|a, b| a < b));
-        // What is there from beginning to end is seen.
+        // Leases that exist from beginning to end are seen.
         let of = |n: u16| Addr::from_bits(Family::V4, 0x0a01_0000 + u128::from(n)).unwrap();
         let stays = |n: &u16| ![5, 10_400].contains(n);
         let missed = (0..10_500).filter(stays).find(|n| seen.binary_search(&of(*n)).is_err());

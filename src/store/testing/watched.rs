@@ -1,4 +1,4 @@
-//! The kernel's files, watched: a test sees each operation before it is made.
+//! The kernel's files, with a hook: a test sees each operation before it happens.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -15,7 +15,7 @@ use crate::store::embedded::fs::{Access, FileId, FileSystem, Os};
 pub struct Watched {
     /// Whether the folder is on a network file system.
     pub is_shared: bool,
-    /// Called before each operation on a name, with what is done; its error fails the operation.
+    /// Called before each operation on a name, with a description. Its error makes the operation fail.
     pub before: Arc<Before>,
 }
 

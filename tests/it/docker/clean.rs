@@ -1,5 +1,5 @@
-//! `subletd cleanup`, with a dockerd that is played: what it lists stays, what it does not goes, and
-//! a listing that is not whole frees nothing.
+//! `subletd cleanup` with an imitated dockerd: what it lists stays, what it does not list is freed, and an
+//! incomplete listing frees nothing.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
@@ -92,7 +92,7 @@ impl Stage {
         (output.status.success(), String::from_utf8(text).unwrap())
     }
 
-    /// Leases are as old as a second is long; cleanup spares those of its own.
+    /// Waits until the leases are old enough. Cleanup keeps those of its own second.
     fn grow_old() {
         let begin = sublet::sys::host::now();
         until("a second", || sublet::sys::host::now() > begin);
@@ -126,7 +126,7 @@ fn frees_what_dockerd_does_not_know() {
         assert!(left.contains(&kept.to_owned()), "{kept} is gone");
     }
     assert_eq!(stage.cleanup(&socket, &[]).1, "nothing to do\n");
-    // The pool is gone, so its subnet can be had.
+    // The pool is gone, so its subnet can be requested.
     let body = r#"{"AddressSpace":"L","Pool":"10.0.3.0/24"}"#;
     assert!(stage.daemon.call("/IpamDriver.RequestPool", body).1["PoolID"].is_string());
 }
@@ -189,10 +189,10 @@ fn a_network_that_asked_for_any_block_keeps_its_pool() {
         stage.daemon.leases().iter().filter(|addr| addr.starts_with(&start)).count()
     };
     for (networks, left) in [
-        // Nothing shows which pool it has: all stay.
+        // Nothing shows which pool it has, so all stay.
         (vec![any(&[])], [4, 4, 4]),
         (vec![unlisted(&[])], [4, 4, 4]),
-        // A container's address shows it: this address and the gateway stay.
+        // A container's address shows the pool, so this address and the gateway stay.
         (vec![any(&["10.0.2.5"])], [0, 2, 0]),
         (vec![unlisted(&["10.0.2.5"])], [0, 2, 0]),
         // Two such networks, and only one shows its pool: the other may have any of the rest.

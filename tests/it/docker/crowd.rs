@@ -1,4 +1,4 @@
-//! Many at once (A33 to A37), and subletd killed in the midst of them.
+//! Many requests at once (A33 to A37), and a subletd that is killed during them.
 
 use std::collections::BTreeSet;
 use std::os::unix::net::UnixStream;
@@ -125,7 +125,7 @@ fn a36_as_many_as_there_are() {
         assert_eq!((given.len(), count), (hosts, hosts), "/{len}");
         let full = "no available addresses on this pool";
         assert!(got.iter().all(|a| a["Address"].is_string() || a["Error"] == full));
-        // Each can be had again by its name.
+        // Each can be requested again by its address.
         let mut client = daemon.client();
         for addr in given.iter().take(5) {
             free(&mut client, &pool, addr);
@@ -135,7 +135,7 @@ fn a36_as_many_as_there_are() {
     }
 }
 
-/// Two subletd on one store: nothing is given twice.
+/// Two subletd on one store lease no address twice.
 #[test]
 fn two_of_them_do_no_harm() {
     let one = Daemon::start();
@@ -168,7 +168,7 @@ fn two_of_them_do_no_harm() {
     assert_eq!(got.iter().collect::<BTreeSet<_>>().len(), 100);
 }
 
-/// kill -9 under load: what was answered stands; what was not is at most one lease of each client.
+/// kill -9 under load: answered requests stand; of the others, each client has at most one lease.
 #[test]
 fn killed_under_load() {
     let mut daemon = Daemon::start();
@@ -211,7 +211,7 @@ fn killed_under_load() {
         lost = leases.len() - answered.len();
     }
     assert!(lost <= 5 * 8, "{lost}");
-    // What nobody was told of goes with the pool.
+    // Leases that were never reported are freed with the pool.
     let body = json!({"PoolID": pool}).to_string();
     assert_eq!(daemon.call("/IpamDriver.ReleasePool", &body).0, 200);
     assert!(daemon.leases().is_empty());

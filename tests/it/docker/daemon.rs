@@ -1,4 +1,4 @@
-//! A running subletd in a folder of its own, and a client as plain as dockerd's.
+//! A running subletd in its own folder, and a client as simple as dockerd's.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -17,14 +17,14 @@ pub const SUBLETD: &str = match option_env!("SUBLETD_PROGRAM") {
     None => env!("CARGO_BIN_EXE_subletd"),
 };
 
-/// The program, with nothing but PATH in its environment.
+/// The program, with only PATH in its environment.
 pub fn subletd(args: &[&str]) -> Command {
     let mut command = Command::new(SUBLETD);
     command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").args(args);
     command
 }
 
-/// Waits until something is so; a minute is too long.
+/// Waits for a condition, for a minute at most.
 pub fn until(what: &str, mut so: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !so() {
@@ -39,7 +39,7 @@ pub struct Daemon {
     child: Option<Child>,
     args: Vec<String>,
     env: BTreeMap<String, String>,
-    /// A store elsewhere than in the folder; empty: the environment names it.
+    /// A store outside of the folder; empty if the environment names it.
     store: Option<String>,
 }
 
@@ -77,7 +77,7 @@ impl Daemon {
         self.lab.join("store/leases.redb")
     }
 
-    /// Starts it (again).
+    /// Starts it, perhaps again.
     pub fn spawn(&mut self) {
         let socket = self.socket();
         let store = self.store.clone().unwrap_or_else(|| self.store().display().to_string());
@@ -126,18 +126,18 @@ impl Daemon {
         }
     }
 
-    /// SIGTERM, and how it ended.
+    /// Sends SIGTERM, and returns the exit status.
     pub fn terminate(&mut self) -> ExitStatus {
         self.signal("TERM");
         self.ended()
     }
 
-    /// Waits for its own end.
+    /// Waits until it ends by itself.
     pub fn ended(&mut self) -> ExitStatus {
         self.child.take().unwrap().wait().unwrap()
     }
 
-    /// What is leased, by address.
+    /// The leased addresses.
     pub fn leases(&self) -> Vec<String> {
         let rows = crate::lab::list(&self.store());
         rows.iter().map(|row| row["address"].as_str().unwrap().to_owned()).collect()
@@ -150,7 +150,7 @@ impl Drop for Daemon {
     }
 }
 
-/// HTTP/1.1 on one connection, written by hand: what dockerd sends, to the byte.
+/// A handwritten HTTP/1.1 client with one connection, which sends exactly what dockerd sends.
 pub struct Client<S: Read + Write> {
     stream: BufReader<S>,
 }

@@ -1,6 +1,6 @@
-//! Docker's IPAM driver: the acceptance tables as golden folders, told to the pure `handle` and over
-//! the socket; the rules R1 to R21 of the protocol, each with a test of its name; random requests
-//! against a plain model; cleanup against a dockerd that is played.
+//! Docker's IPAM driver: the acceptance tables as golden folders, run with the pure `handle` and over the
+//! socket; the rules R1 to R21 of the protocol, each with a test; random requests compared with a simple
+//! model; cleanup with an imitated dockerd.
 
 mod clean;
 mod crowd;

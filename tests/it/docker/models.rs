@@ -1,4 +1,4 @@
-//! Random requests for pools and addresses against a plain model of moby's rules.
+//! Random requests for pools and addresses, compared with a simple model of moby's rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ fn text((base, len): Prefix) -> String {
     format!("{}/{len}", std::net::Ipv4Addr::from(base))
 }
 
-/// As plain as can be: every question looks at everything.
+/// As simple as possible: every question examines everything.
 #[derive(Default)]
 struct Model {
     /// Name: space, subnet, part.

@@ -1,4 +1,4 @@
-//! The protocol's rules, as dockerd 20.10 and 29 were seen to need them. The number is the rule's.
+//! The protocol's rules, as observed with dockerd 20.10 and 29. The test's name has the number of the rule.
 
 use std::fs;
 use std::io::Write;
@@ -104,32 +104,32 @@ fn r04_an_address_has_the_pools_prefix_and_is_the_one_asked_for() {
     }
 }
 
-/// An idle connection lives, a request in flight is answered after SIGTERM, and a lease whose answer
-/// cannot be written is taken back.
+/// An idle connection stays open, a request in flight is answered after SIGTERM, and a lease whose answer
+/// cannot be written is freed.
 #[test]
 fn r05_drains_and_takes_back() {
     let mut daemon = Daemon::start();
     let mut client = daemon.client();
     let pool = a_pool(&mut client);
-    // The store is busy; its lock is ours.
+    // The store is busy: this test holds its lock.
     let lock = daemon.store().with_extension("redb.lock");
     let held = lock_file(&lock, Wait::Forever).unwrap();
     let mut gone = daemon.client();
     gone.send(ADDRESS, &request(&pool));
     let mut waiting = daemon.client();
     waiting.send(ADDRESS, &request(&pool));
-    // As long as the lock is held nothing can have been answered.
+    // While the lock is held, nothing can have been answered.
     drop(gone);
     daemon.signal("TERM");
     drop(held);
     let (status, _, body) = waiting.answer().expect("the answer of a request that was in flight");
     assert!(status == 200 && body.contains("10.0.0."), "{body}");
-    // The other is taken back before the end.
+    // The other lease is freed before the process ends.
     assert!(daemon.ended().success());
     assert_eq!(daemon.leases().len(), 1, "{}", daemon.log());
 }
 
-/// The answer's bytes cannot leave: the client is gone before they are written.
+/// The answer cannot be delivered: the client is gone before it is written.
 #[test]
 fn r05_a_lost_answer_is_no_lease() {
     let daemon = Daemon::start();
@@ -143,7 +143,7 @@ fn r05_a_lost_answer_is_no_lease() {
         drop(gone);
         drop(held);
     }
-    // One that is answered comes behind them all.
+    // A request that is answered comes after all of them.
     until("the rollback", || {
         daemon.call("/Plugin.Activate", "");
         daemon.leases().is_empty()
@@ -171,7 +171,7 @@ fn r06_a_wait_is_bounded() {
     assert_eq!(client.call(ADDRESS, &request(&pool)).1["Address"], "10.0.0.1/24");
 }
 
-/// What answers a request knows of no dockerd; only cleanup and its timer do.
+/// Request handlers do not depend on dockerd; only cleanup and its timer do.
 #[test]
 fn r07_no_handler_asks_dockerd() {
     for name in ["api", "pool", "wire", "server/worker", "server/http"] {
@@ -190,7 +190,7 @@ fn r08_is_there_before_dockerd() {
     assert!(unit.contains("Before=docker.service") && unit.contains("Type=notify"));
     assert!(socket.contains("Before=docker.service"));
     assert!(socket.contains("ListenStream=/run/docker/plugins/sublet.sock"));
-    // Readiness is told once the socket answers.
+    // Readiness is reported once the socket answers.
     let lab = crate::lab::Lab::new();
     let notify = UnixDatagram::bind(lab.join("notify")).unwrap();
     notify.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -212,7 +212,7 @@ fn r08_is_there_before_dockerd() {
     child.wait().unwrap();
 }
 
-/// A socket that somebody else opened (systemd's protocol), with requests waiting in it already.
+/// A socket that another process opened (systemd's protocol), with waiting requests in it.
 #[test]
 fn r08_takes_a_socket_that_was_opened_for_it() {
     let lab = crate::lab::Lab::new();
@@ -314,7 +314,7 @@ fn routes() -> Vec<Span> {
     vec![Span::new(addr("10.80.0.0"), addr("10.80.1.255")).unwrap()]
 }
 
-/// dockerd asks again until it likes the pool: each time another one, and in the end an error.
+/// dockerd requests pools until it accepts one: it gets another one each time, and an error in the end.
 #[test]
 fn r13_never_the_same_block_again() {
     let mut pure = Pure::new();
@@ -329,9 +329,9 @@ fn r13_never_the_same_block_again() {
     for _ in 0..2 {
         assert_eq!(pure.call(POOL, body).1["Error"], full);
     }
-    // A pool that is asked for is checked by nobody.
+    // A requested pool is not checked against the routes.
     assert_eq!(pure.call(POOL, r#"{"AddressSpace":"L","Pool":"10.80.0.0/24"}"#).0, 200);
-    // One that is shared exists, and cannot be another: an error, not a loop.
+    // A shared pool exists and cannot change, so the request fails instead of looping.
     pure.driver.routes = Vec::new;
     let shared = r#"{"AddressSpace":"L","Pool":"10.81.0.0/24","Options":{"network":"n"}}"#;
     assert_eq!(pure.call(POOL, shared).0, 200);
@@ -374,7 +374,7 @@ fn r15_a_gateway_is_found_or_was_there() {
         assert_eq!(pool["Data"]["com.docker.network.gateway"], "10.80.0.1/24");
         assert_eq!(pure.call(ADDRESS, &gateway("n", "")).1["Address"], "10.80.0.1/24");
     }
-    // Nobody has to ask for one: macvlan does not.
+    // A gateway need not be requested: macvlan does not.
     pure.call(POOL, r#"{"AddressSpace":"L","Pool":"10.9.0.0/24"}"#);
     assert_eq!(pure.call(ADDRESS, r#"{"PoolID":"L/10.9.0.0/24"}"#).1["Address"], "10.9.0.1/24");
 }
@@ -398,7 +398,7 @@ fn r17_a_release_may_be_repeated() {
     }
 }
 
-/// An auxiliary address fails, and dockerd releases nothing but the pool.
+/// An auxiliary address fails, and dockerd releases only the pool.
 #[test]
 fn r17b_a_pool_takes_its_leases_along() {
     let mut pure = Pure::new();
@@ -463,12 +463,12 @@ fn r21_is_a_managed_plugin_too() {
     let config: Value = serde_json::from_str(&crate::tidy::read(&path)).unwrap();
     assert_eq!(config["interface"]["types"], json!(["docker.ipamdriver/1.0"]));
     assert_eq!(config["entrypoint"][0], "/subletd");
-    // A managed plugin is not asked to activate; everything works without.
+    // A managed plugin is not activated; everything works without.
     let mut pure = Pure::new();
     assert_eq!(pure.call(POOL, r#"{"AddressSpace":"G"}"#).0, 200);
 }
 
-/// The library's own way back: only what the call made.
+/// The library's own undo: only what the call made.
 #[test]
 fn an_undo_frees_what_was_made_and_nothing_else() {
     let mut pure = Pure::new();
@@ -491,7 +491,7 @@ fn an_undo_frees_what_was_made_and_nothing_else() {
     assert!(matches!(freed, Outcome::Freed(all) if all.len() == 1));
 }
 
-/// Hostile bytes get an answer or an end, and the daemon lives.
+/// Hostile bytes get an answer or a closed connection, and the daemon survives.
 #[test]
 fn nonsense_does_no_harm() {
     let daemon = Daemon::start();

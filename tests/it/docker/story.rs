@@ -1,8 +1,8 @@
-//! The golden folders of testdata/docker/, each a list of calls and what they answer.
+//! The golden folders of testdata/docker/, each a list of calls and their answers.
 //!
-//! `METHOD BODY` or `METHOD*TIMES BODY` (all different, the last one's answer counts), then `= JSON`
-//! (200 and just this), `=` (any success), `! TEXT` (a failure with this text), `!` (any failure) or
-//! `!STATUS TEXT`. `fresh` begins anew.
+//! `METHOD BODY` or `METHOD*TIMES BODY` (all answers differ, the last one counts), then `= JSON` (200 and
+//! exactly this), `=` (any success), `! TEXT` (a failure with this text), `!` (any failure) or `!STATUS
+//! TEXT`. `fresh` starts with a new store.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -27,7 +27,7 @@ pub fn settings() -> Settings {
     settings
 }
 
-/// The pure driver over a store of its own.
+/// The pure driver with its own store.
 pub struct Pure {
     pub driver: Driver,
     pub store: Box<dyn Store>,
@@ -75,7 +75,7 @@ fn path(method: &str) -> String {
     if method.starts_with('/') { method.to_owned() } else { format!("/IpamDriver.{method}") }
 }
 
-/// Tells one story; `begin` gives a driver over an empty store.
+/// Runs one case; `begin` makes a driver with an empty store.
 fn tell(name: &str, text: &str, begin: &mut dyn FnMut() -> Box<Call<'static>>) {
     let mut call = begin();
     let mut lines = text.lines().enumerate().filter(|(_, l)| !l.starts_with('#') && !l.is_empty());
@@ -114,7 +114,7 @@ fn check(place: &str, expected: &str, (status, answer): &(u16, Value)) {
         ("!", rest) => {
             let (code, text) = rest.split_once(' ').unwrap_or((rest, ""));
             assert!(code.is_empty() || code.parse() == Ok(*status), "{shown}");
-            // Both keys, whatever the status: dockerd reads the one or the other.
+            // Both keys, whatever the status is: dockerd reads one or the other.
             assert!(error.is_some() && answer["Err"] == answer["Error"], "{shown}");
             assert!(text.is_empty() || error == Some(text), "{shown}");
         }

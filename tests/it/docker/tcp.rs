@@ -112,7 +112,7 @@ fn three_dialects_of_flags() {
     assert_eq!(spaces["GlobalDefaultAddressSpace"], "kontenaglobal");
 }
 
-/// kontena policy 1 to 3, and more that makes no sense: said before anything is made.
+/// Invalid settings, such as kontena policies 1 to 3, are reported before anything is created.
 #[test]
 fn what_makes_no_sense_is_said() {
     for (args, env, word) in [
@@ -131,7 +131,7 @@ fn what_makes_no_sense_is_said() {
         (
             vec![],
             vec![("ETCD_ENDPOINT", "http://localhost:2379"), ("IPAM_DB_PATH", "/x")],
-            "say --store",
+            "pass --store",
         ),
         (vec!["--store", r#"{"etcd": 1}"#], vec![], "--store"),
         (vec!["--store", r#"{"etcd": {}}"#, "--node", " "], vec![], "a node needs a name"),
@@ -167,14 +167,14 @@ fn gipams_file_that_cannot_be_looked_at_is_not_taken_for_absent() {
     let file = lab.join("leases.json");
     std::os::unix::fs::symlink(&file, &file).unwrap();
     let text = |name: &str| lab.join(name).display().to_string();
-    // One that starts all the same is ended.
+    // If it starts nevertheless, it is ended.
     let call = Call::new("timeout").args(&["60", SUBLETD, "-file", &text("leases.json")]);
     let answer = call.args(&["--socket", &text("s"), "--store", &text("store")]).run();
     assert!(answer.code == Some(1) && answer.stderr.contains("gipam's"), "{answer:?}");
     assert!(!exists(&lab.join("store")));
 }
 
-/// gipam's own flag: its file is taken over once, and its main pools are ours.
+/// gipam's own flag: its file is imported once, and its main pools are used.
 #[test]
 fn gipams_file_is_taken_over_at_the_start() {
     let lab = Lab::new();
@@ -184,7 +184,7 @@ fn gipams_file_is_taken_over_at_the_start() {
     let mut daemon = Daemon::with(&["-file", &name], &[]);
     assert!(!exists(&file) && exists(&lab.join("leases.json.taken-over")));
     goes_on(&daemon);
-    // Not again: what was released since is not leased anew.
+    // It is not imported again: what was released since is not leased again.
     daemon.terminate();
     daemon.spawn();
     assert_eq!(daemon.leases().len(), 2);
@@ -223,7 +223,7 @@ fn gipams_file_is_imported() {
 mod peers {
     use super::*;
 
-    /// Keys and certificates by openssl; a client without one is turned away.
+    /// Keys and certificates from openssl. A client without one is rejected.
     #[test]
     fn tls_asks_for_a_certificate() {
         let lab = Lab::new();

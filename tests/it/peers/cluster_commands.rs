@@ -1,9 +1,9 @@
-//! The commands of `sublet` that need a cluster, two stores or another program's keys: golden files as
-//! in `commands`, over a real etcd and a real Consul on loopback.
+//! The commands of `sublet` that need a cluster, two stores or another program's keys: golden files as in
+//! `commands`, with a real etcd and a real Consul on loopback.
 //!
-//! In a case `ETCD` is a store of its own, filled the same each time; `EMPTY` one beside kontena-ipam's
-//! keys, with nothing in it; `CONSUL` one beside those of cni-ipam-consul. What differs from run to run
-//! is the servers' ports; they are left out of the golden files.
+//! In a case, `ETCD` is a separate store, filled the same each time; `EMPTY` is an empty one beside
+//! kontena-ipam's keys; `CONSUL` is one beside those of cni-ipam-consul. The servers' ports differ from run
+//! to run, so they are left out of the golden files.
 
 use std::cell::Cell;
 use std::fs;
@@ -73,8 +73,8 @@ fn node(number: u8, now: u64) -> Facts {
     Facts { node: Node { name: format!("node-{number}"), machine }, ..facts(now) }
 }
 
-/// Two nodes of a network that is defined in the cluster, something freed and something reserved, and a
-/// pool of kontena's that both use.
+/// Two nodes of a network that is defined in the cluster, a freed address, a reservation, and a kontena
+/// pool that both nodes use.
 fn fill(store: &Value) {
     let conf = json!({
         "cniVersion": "1.1.0", "name": "pods", "type": "bridge",
@@ -142,7 +142,7 @@ fn print_what_they_printed() {
     let number = Cell::new(0);
     let fresh = |server: &Server| {
         number.set(number.get() + 1);
-        // What earlier runs noted in /run of a server on the same port is of another prefix.
+        // Notes in /run from earlier runs with the same port have another prefix.
         server.conf(&format!("store-{}-{}", process::id(), number.get()))
     };
     let mut faults = Vec::new();

@@ -1,8 +1,7 @@
-//! Real servers for whole-program tests: etcd and Consul on loopback, with ports and folders of their
-//! own.
+//! Real servers for whole-program tests: etcd and Consul on loopback, with their own ports and folders.
 //!
-//! Invariant: a server ends with its test, also if the test is killed; one that cannot be had is a
-//! failed test.
+//! Invariant: a server ends with its test, even if the test is killed. If a server cannot be started, the
+//! test fails.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -42,7 +41,7 @@ impl Server {
         format!("http://{}", self.address())
     }
 
-    /// What `--store` takes, under a prefix of its own.
+    /// The value of `--store` for this server, with its own prefix.
     pub fn store(&self, prefix: &str) -> String {
         self.conf(prefix).to_string()
     }
@@ -96,14 +95,14 @@ impl Server {
 }
 
 fn ports<const N: usize>() -> [u16; N] {
-    // All at once, so that they differ.
+    // All at the same time, so that they differ.
     let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     held.map(|listener| listener.local_addr().unwrap().port())
 }
 
 fn start(engine: &'static str, port: u16, folder: TempDir, program: &str, args: &[&str]) -> Server {
     let log = File::create(folder.path().join("log")).unwrap();
-    // The kernel ends it with us.
+    // The kernel ends it together with this process.
     let child = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", program])
         .args(args)

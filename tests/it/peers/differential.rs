@@ -1,10 +1,9 @@
-//! sublet beside Debian's host-local: random configurations, random sequences of commands, the same
-//! in every run. Both get the same bytes but for `dataDir`; exit status, addresses, JSON and the
-//! beginning of each message have to agree. What may differ is in [`WANTED`] and nowhere else, and
-//! each row of it has to occur.
+//! Compares sublet with Debian's host-local: random configurations and sequences of commands, the same in
+//! every run. Both get the same bytes except `dataDir`. Exit status, addresses, JSON and the beginning of
+//! each message must be the same. The exceptions are in [`WANTED`], and each of them must occur.
 //!
-//! host-local's folder is put back after a failed or repeated ADD, so that the two stay side by
-//! side: a failed ADD of ours changes nothing, one of its moves pointers and can take leases away.
+//! After a failed or repeated ADD, host-local's folder is restored, so that the two stay comparable: a
+//! failed ADD of sublet changes nothing, but one of host-local moves cursors and can remove leases.
 
 mod conf;
 
@@ -23,7 +22,7 @@ use crate::lab::{Answer, Call, Dice, HOST_LOCAL, Lab, SUBLET, addresses, need_ho
 
 const CASES: u64 = 320;
 
-/// Every difference that is wanted, and why.
+/// The intended differences, with their reasons.
 const WANTED: &[(&str, &str)] = &[
     (
         "code",
@@ -76,7 +75,7 @@ const WANTED: &[(&str, &str)] = &[
     ),
 ];
 
-/// What was seen of [`WANTED`].
+/// The number of times each of [`WANTED`] occurred.
 type Seen = Mutex<BTreeMap<&'static str, u64>>;
 
 fn seen(seen: &Seen, name: &'static str) {
@@ -94,7 +93,7 @@ fn answers_as_host_local_does() {
             let (tally, failed) = (&tally, &failed);
             scope.spawn(move || {
                 for number in (0..CASES).filter(|n| n % 2 == half) {
-                    // All that differ are told, not the first one alone.
+                    // All differences are reported, not only the first one.
                     let play = AssertUnwindSafe(|| Case::new(number, tally).play());
                     if catch_unwind(play).is_err() {
                         failed.lock().unwrap().push(number);
@@ -111,16 +110,16 @@ fn answers_as_host_local_does() {
     assert!(missing.is_empty(), "listed and never seen: {missing:?}, of {tally:?}");
 }
 
-/// A configuration and the pair of folders it is played in.
+/// A configuration, and the two folders in which it runs.
 struct Case<'a> {
     number: u64,
     dice: Dice,
     conf: Conf,
-    /// What a requested address is drawn from.
+    /// The candidates for a requested address.
     pool: Vec<String>,
     ours: Lab,
     theirs: Lab,
-    /// Answers of the ADDs that hold, by `container/ifname`.
+    /// The results of the ADDs whose leases are held, by `container/ifname`.
     held: BTreeMap<String, Value>,
     log: Vec<String>,
     seen: &'a Seen,
@@ -211,7 +210,7 @@ impl Case<'_> {
         call.run()
     }
 
-    /// Runs a step on both; false where the case cannot go on side by side.
+    /// Runs a step on both. Returns false if the case cannot continue.
     fn compare(&mut self, step: &Step) -> bool {
         self.log.push(format!(
             "{} {}/{} args {:?} asked {:?}",
@@ -239,7 +238,7 @@ impl Case<'_> {
     ) -> bool {
         let owner = format!("{}/{}", step.container, step.ifname);
         if self.pod_identity(step, theirs) {
-            // Ours leases or refuses on other grounds, theirs has not looked at any lease.
+            // sublet leases or refuses for another reason; host-local has not read any lease.
             return false;
         }
         if let Some(previous) = self.held.get(&owner).cloned()
@@ -283,7 +282,7 @@ impl Case<'_> {
             return false;
         }
         if self.conf.two_in_one_set(&step.asked) && !self.refuses_input(theirs) {
-            // Counted where chance is at work, whichever of the two host-local takes this time.
+            // Counted even if host-local's random choice is the same this time.
             seen(self.seen, "two in one set");
             if !msg.starts_with(&text) {
                 self.check(matches!(code, 101 | 102), "code of two in one set");
@@ -299,7 +298,7 @@ impl Case<'_> {
         true
     }
 
-    /// host-local refuses a pod's name, and we do not.
+    /// host-local refuses a pod's name, and sublet does not.
     fn pod_identity(&self, step: &Step, theirs: &Answer) -> bool {
         let refused = step.args.as_deref() == Some("K8S_POD_NAME=x")
             && theirs.code != Some(0)
@@ -342,14 +341,14 @@ impl Case<'_> {
 
     fn compare_del(&mut self, step: &Step, theirs: &Answer, ours: &Answer) -> bool {
         if theirs.code != Some(0) && theirs.error().0 == 1 {
-            // A version that the plugin does not speak is refused whatever is asked.
+            // Both refuse an unknown version, whatever the command is.
             self.same_failure(self.failed(ours), theirs);
             return true;
         }
         self.check((ours.code, ours.stdout.as_str()) == (Some(0), ""), "DEL");
         if theirs.code != Some(0) {
             seen(self.seen, "broken DEL");
-            // Ours is freed, theirs is not.
+            // sublet's lease is freed, host-local's is not.
             return false;
         }
         self.held.remove(&format!("{}/{}", step.container, step.ifname));
@@ -376,7 +375,7 @@ impl Case<'_> {
         true
     }
 
-    /// Our failure begins as host-local's does, with the code that belongs to it.
+    /// sublet's message begins like host-local's, with the right code.
     fn same_failure(&self, (code, msg): (i64, String), theirs: &Answer) {
         let (their_code, text) = self.failed(theirs);
         let text = text.trim_start_matches("host-local: ");

@@ -1,7 +1,7 @@
-//! A disk that is full, fills up, or cannot be written: no lease that was not answered, none lost,
-//! and looking works all the same.
+//! A disk that is full, fills up, or is read-only: no lease without an answer, no lost lease, and reading
+//! still works.
 //!
-//! The disk is a tmpfs in a mount namespace of its own; it is reached through `/proc/PID/root`.
+//! The disk is a tmpfs in its own mount namespace; it is accessed through `/proc/PID/root`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 use crate::lab::{Answer, Call, Lab, addresses, by_attachment, list, root};
 
-/// A tmpfs of 4 MiB that nobody else sees.
+/// A tmpfs of 4 MiB in a private namespace.
 struct Disk {
-    /// Holds the namespace, and mounts in it.
+    /// The process that holds the namespace, and mounts in it.
     shell: Child,
     answers: BufReader<ChildStdout>,
     place: String,
@@ -96,7 +96,7 @@ impl Disk {
         })
     }
 
-    /// Code 11, and which file it is about.
+    /// The error has code 11 and names the file.
     #[track_caller]
     fn try_again(&self, answer: &Answer) {
         let (code, msg) = answer.error();
@@ -107,7 +107,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Its input ends, so it does, and the namespace and the disk with it.
+        // With the end of its input the shell ends, and with it the namespace and the disk.
         drop(self.shell.stdin.take());
         let _ = self.shell.wait();
     }
@@ -118,7 +118,7 @@ fn call(command: &str, container: &str, conf: &Value) -> Call {
     Call::cni(command, container, conf).env("CNI_ARGS", &args)
 }
 
-/// What is held by answered ADDs, as [`by_attachment`] tells it.
+/// The leases of answered ADDs, in the form of [`by_attachment`].
 type Held = BTreeMap<String, Vec<String>>;
 
 #[track_caller]
@@ -126,8 +126,8 @@ fn agrees(store: &Path, held: &Held, when: &str) {
     assert_eq!(by_attachment(&list(store)), *held, "{when}");
 }
 
-/// The disk is full before the first ADD: with more and more room its failure comes later and
-/// later in the making of the store.
+/// The disk is full before the first ADD. With more and more space, the ADD fails later and later while it
+/// creates the store.
 fn full_before(persist: &str, sticky: bool) {
     let disk = Disk::new();
     let conf = disk.conf(persist, sticky);
@@ -168,8 +168,8 @@ fn full_before_the_first_add_of_both_files() {
     full_before("boot", true);
 }
 
-/// The disk fills up while there is a store: ADDs until one fails, DELs on the full disk, and then
-/// room again, with another rest of space in each round.
+/// The disk fills up while there is a store: ADDs until one fails, DELs on the full disk, and then space
+/// again, with another remaining size in each round.
 fn full_during(persist: &str, sticky: bool) {
     let disk = Disk::new();
     let conf = disk.conf(persist, sticky);
@@ -194,7 +194,7 @@ fn full_during(persist: &str, sticky: bool) {
             if !answer.succeeded() {
                 failures += 1;
                 disk.try_again(&answer);
-                // On the full disk one can look.
+                // Reading works on the full disk.
                 agrees(&disk.store(), &held, &when);
                 break;
             }

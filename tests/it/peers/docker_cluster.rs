@@ -60,7 +60,7 @@ fn shared_by_two_hosts(server: &Server) {
     });
     assert_eq!(given.iter().collect::<BTreeSet<_>>().len(), 20, "{given:?}");
     assert_eq!(leased(server).len(), 21);
-    // What one host leaves behind are its own addresses.
+    // A release by one host frees only its own addresses.
     assert_eq!(call(&one, DROP, &json!({"PoolID": "kontena"})), json!({}));
     let left = leased(server);
     assert!(left.len() == 11 && left.iter().all(|row| row["pool"] == "kontena"), "{left:?}");
@@ -82,7 +82,7 @@ fn a_network_of_two_hosts_on_consul() {
 fn automatic_pools_of_two_hosts_never_meet() {
     let server = clusters::etcd();
     let [one, two] = ["one", "two"].map(|node| host(&server, node, &["--v4", "10.80.0.0/16"]));
-    // A static pool in the midst, which the automatic ones step over.
+    // A requested pool in the middle, which automatic ones skip.
     call(&one, POOL, &json!({"AddressSpace": "L", "Pool": "10.80.4.0/23"}));
     let mut subnets = BTreeSet::new();
     thread::scope(|scope| {
@@ -105,7 +105,7 @@ fn automatic_pools_of_two_hosts_never_meet() {
 #[test]
 fn kontenas_variables_choose_the_cluster_and_the_node() {
     let server = clusters::etcd();
-    // kontena took the first of several; here the others are asked when it does not answer.
+    // kontena-ipam used only the first of several servers; subletd tries the others if it does not answer.
     let endpoints = format!("http://127.0.0.1:1, http://{}", server.address());
     let env = [("ETCD_ENDPOINT", &*endpoints), ("NODE_ID", "n7"), ("KONTENA_IPAM_SUPERNET", "")];
     let daemon = Daemon::on(Some(""), &[], &env);
@@ -130,7 +130,7 @@ fn a_cluster_that_hangs_is_an_error_in_time_and_hangs_nothing_else() {
         let asking: Vec<_> = (0..3)
             .map(|_| scope.spawn(|| daemon.call(ADDRESS, &json!({"PoolID": pool}).to_string())))
             .collect();
-        // What needs no store is answered meanwhile.
+        // A request that needs no store is answered in the meantime.
         assert_eq!(daemon.call("/Plugin.Activate", "").0, 200);
         assert!(begin.elapsed() < Duration::from_secs(1));
         for asked in asking {
@@ -155,9 +155,9 @@ fn cleanup_frees_this_hosts_alone() {
         call(daemon, POOL, &ask);
         address(daemon, "kontena");
     }
-    // Its dockerd knows of it; the other's does not.
+    // Its own dockerd has the pool; the other one's does not.
     address(&two, call(&two, POOL, &json!({"AddressSpace": "L"}))["PoolID"].as_str().unwrap());
-    // A dockerd that knows of nothing.
+    // A dockerd without networks.
     let socket = one.lab.join("docker.sock");
     dockerd(&socket, vec![], false);
     let socket = socket.display().to_string();
@@ -172,6 +172,6 @@ fn cleanup_frees_this_hosts_alone() {
         text.contains("freed pool kontena")
     });
     let left: Vec<_> = leased(&server).iter().map(|row| row["node"].clone()).collect();
-    // The gateway stays with the pool, whoever asked for it first.
+    // The gateway stays with the pool, whichever host requested it first.
     assert_eq!(left, ["one", "two", "two"], "{left:?}");
 }

@@ -1,4 +1,4 @@
-//! The way back: sublet's leases in folders from which Debian's host-local goes on.
+//! The way back: sublet's leases in folders with which Debian's host-local continues.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +10,7 @@ use crate::lab::{Answer, Call, Lab, Network, addresses, by_attachment};
 
 const CONTAINERS: usize = 10;
 
-/// sublet has given addresses to c0 to c9.
+/// sublet has leased addresses to c0 to c9.
 fn served() -> Network {
     let network = Network::new();
     for n in 0..CONTAINERS {
@@ -61,7 +61,7 @@ fn host_local_goes_on_where_sublet_stopped() {
     }
     let left: Vec<String> = network.files().into_iter().map(|(name, _)| name).collect();
     assert_eq!(left, new);
-    // All is free again, and given once.
+    // All addresses are free again, and each is leased once.
     let mut seen: BTreeSet<String> = new.into_iter().collect();
     for n in 0..CONTAINERS {
         for addr in addresses(&network.host_local("ADD", &format!("d{n}")).run().ok()) {
@@ -70,8 +70,7 @@ fn host_local_goes_on_where_sublet_stopped() {
     }
 }
 
-/// Exports, with an end that is as if it had been killed after the folder got its name: the leases are
-/// on both sides.
+/// Exports, and simulates a kill right after the folder got its name: both sides have the leases.
 fn exported_and_killed(network: &Network) {
     let kept = network.lab.join("kept");
     fs::copy(network.lab.boot_file(), &kept).unwrap();
@@ -80,7 +79,8 @@ fn exported_and_killed(network: &Network) {
     put_back(network, &kept);
 }
 
-/// Puts an older lease file back. The lock file would tell that it is older than its last commit.
+/// Restores an older lease file. Without this, the lock file's note would show that it is older than its
+/// last commit.
 fn put_back(network: &Network, kept: &Path) {
     fs::rename(kept, network.lab.boot_file()).unwrap();
     fs::remove_file(network.lab.join("data/leases.redb.boot.lock")).unwrap();
@@ -114,7 +114,7 @@ fn an_export_that_was_killed_is_repeated_and_another_containers_file_stays() {
     assert_eq!(network.files(), before);
 }
 
-/// The folder that was taken over has old files: there and back again.
+/// The imported folder has old files: there and back again.
 #[test]
 fn there_and_back_and_there_again() {
     let network = served();
@@ -124,14 +124,14 @@ fn there_and_back_and_there_again() {
     network.export(&[]).rows();
     network.host_local("DEL", "c7").run().silent();
     let given = addresses(&network.host_local("ADD", "theirs").run().ok());
-    // The first ADD looks at the folder again: what host-local gave is not given twice.
+    // The first ADD reads the folder again: host-local's leases are not leased twice.
     let got = addresses(&network.sublet("ADD", "ours").run().ok());
     let listed = by_attachment(&network.lab.list());
     assert_eq!(listed["theirs/eth0"], given);
     assert_ne!(got, given);
-    // What host-local freed is free.
+    // Addresses that host-local freed are free.
     assert!(!listed.contains_key("c7/eth0") && listed.contains_key("c8/eth0"));
-    // Its name is a file's now, which the next export exchanges with a folder of what is leased.
+    // The name now belongs to a file, which the next export exchanges with a folder of current leases.
     assert!(network.lab.join("data/mynet").is_file());
     network.sublet("DEL", "theirs").run().silent();
     for n in 0..250 {
@@ -143,7 +143,8 @@ fn there_and_back_and_there_again() {
     assert_eq!(network.files().len(), listed);
 }
 
-/// Another's lease where ours is: said at the first ADD, never given twice, and nobody else waits.
+/// A lease of another container for the same address: the first ADD reports it, the address is never leased
+/// twice, and other containers are not affected.
 #[test]
 fn a_clash_on_the_way_back_to_sublet_names_both_and_reserves_the_address() {
     let network = served();
@@ -156,7 +157,7 @@ fn a_clash_on_the_way_back_to_sublet_names_both_and_reserves_the_address() {
     for word in ["10.1.2.5", "c3", "thief"] {
         answer.check(answer.stderr.contains(word), word);
     }
-    // Whoever of the two ends, nobody else gets it.
+    // Whichever of the two ends, no other container gets it.
     network.sublet("DEL", "c3").run().silent();
     for n in 0..250 {
         let got = network.sublet("ADD", &format!("e{n}")).run();

@@ -1,4 +1,4 @@
-//! What a call costs in flushes, counted in the steady state and not timed.
+//! The number of flushes of a call in the steady state.
 
 use sublet::model::Persist;
 
@@ -16,7 +16,7 @@ fn call(lab: &Lab, persist: &str, command: &str, container: &str) -> Call {
     Call::cni(command, container, &conf)
 }
 
-/// Flushes of any kind, of anything.
+/// Flushes of any kind and file.
 fn flushes(call: &Call) -> (Answer, usize) {
     let calls = "trace=fsync,fdatasync,sync,syncfs,msync,sync_file_range";
     let (answer, trace) = strace(call, &["-f", "-e", calls]);
@@ -30,7 +30,7 @@ fn counts(persist: &str, commit: usize, leases: u32) {
         let store = &mut *check::open(&lab.store(), kind);
         store.apply(&check::reserve(4096, leases), &check::now()).unwrap();
     }
-    // A new file is larger than it needs to be; the first commits make it smaller.
+    // A new file is larger than necessary; the first commits shrink it.
     for n in 0..8 {
         call(&lab, persist, "ADD", &format!("n{n}")).run().ok();
         call(&lab, persist, "DEL", &format!("n{n}")).run().silent();

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::lab::{Answer, Call, Lab, SUBLET, addresses, conf, root};
 use crate::store_check as check;
 
-/// Runs a program of the machine; one that is missing fails the test.
+/// Runs a program of the machine. If it is missing, the test fails.
 fn run(program: &str, args: &[&str]) -> String {
     let output = Command::new(program)
         .args(args)
@@ -54,7 +54,7 @@ impl Drop for Running {
     }
 }
 
-/// A network namespace that a mount holds, as `ip netns add` makes it.
+/// A network namespace that is held by a mount, as from `ip netns add`.
 struct Netns(PathBuf);
 
 impl Netns {
@@ -81,7 +81,7 @@ impl Netns {
         sleep
     }
 
-    /// From here alone; to remove the file would unmount it everywhere.
+    /// Unmounts it only here. Removing the file would unmount it everywhere.
     fn unmount(&self) {
         let _ = Command::new("umount").args(["--lazy", self.text()]).stderr(Stdio::null()).status();
     }
@@ -142,7 +142,7 @@ impl Host {
         more.iter().fold(call, |call, arg| call.arg(arg))
     }
 
-    /// Verdict of the container's one lease, and whether it was freed.
+    /// Verdict about the container's only lease, and whether it was freed.
     fn verdict(answer: &Answer, container: &str) -> (String, bool) {
         let rows = answer.rows();
         let row = rows.iter().find(|r| r["containerID"] == container).unwrap();
@@ -153,8 +153,8 @@ impl Host {
         Host::verdict(&self.gc(&[]).run(), container)
     }
 
-    /// Asks until it is found lost: a mount namespace that was made meanwhile, by another test say,
-    /// holds a copy of each mount until it ends, and the kernel takes a moment to let go.
+    /// Repeats until it is found lost. A mount namespace that was created in the meantime, for example by
+    /// another test, holds a copy of each mount until it ends, and the kernel releases it with a delay.
     fn until_lost(&self, more: &[&str], container: &str) -> Answer {
         let mut found = None;
         wait(|| {
@@ -184,7 +184,7 @@ fn a_namespace_that_is_gone_frees_its_lease() {
     host.add("never", "/var/run/netns/no-such-namespace");
     assert_eq!(host.judged("gone"), is("alive", false));
     gone.remove();
-    // Young, or only looked at: kept.
+    // Too young, or only listed: kept.
     assert_eq!(Host::verdict(&host.gc(&["--grace=60s"]).run(), "gone"), is("cannotTell", false));
     let answer = host.until_lost(&["--dry-run"], "gone");
     assert_eq!(Host::verdict(&answer, "gone"), is("lost", false));
@@ -220,7 +220,7 @@ fn an_open_file_and_another_mount_keep_it_too() {
 
     let netns = host.netns("other");
     host.add("c2", netns.text());
-    // In the mount namespace of a process that sees nothing of what happens here.
+    // In the mount namespace of a process that does not see later mounts.
     let mut elsewhere = Running::start("unshare", &["--mount", "sleep", "600"]);
     let inode = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
     let own = inode(std::process::id());
@@ -231,13 +231,13 @@ fn an_open_file_and_another_mount_keep_it_too() {
     host.until_lost(&[], "c2");
 }
 
-/// The name is used again: its namespace has another number, unless the kernel gave the same.
+/// The name is reused: the new namespace has another inode, unless the kernel reused it.
 #[test]
 fn a_name_and_a_pid_that_are_used_again_prove_nothing() {
     let host = Host::new();
     let netns = host.netns("name");
     host.add("c1", netns.text());
-    // Taken while the old number is in use, so it has another.
+    // Created while the old inode is in use, so it has another one.
     let next = host.netns("next");
     netns.remove();
     File::create(&netns.0).unwrap();
@@ -245,7 +245,7 @@ fn a_name_and_a_pid_that_are_used_again_prove_nothing() {
     host.add("c2", netns.text());
     host.until_lost(&[], "c1");
     assert_eq!(host.judged("c2"), is("alive", false));
-    // By a process: the path is another's as soon as its number is given again.
+    // Held by a process: the path belongs to another namespace as soon as the inode is reused.
     let process = next.process();
     let path = format!("/proc/{}/ns/net", process.0.id());
     host.add("c3", &path);
@@ -268,7 +268,7 @@ fn one_mount_namespace_does_not_judge_anothers_names() {
         let script = format!("mount -t tmpfs none /run && {inner}");
         ["--mount", "sh", "-c", &script].map(str::to_owned)
     };
-    // A private /run: the name is not there. Held by a mount that this one sees.
+    // In a private /run the name does not exist. A visible mount holds the namespace.
     let gc = format!("{SUBLET} gc --yes --json --grace=0s --store {}", host.lab.store().display());
     let answer = private(&gc).iter().fold(Call::new("unshare"), |c, a| c.arg(a)).run();
     assert_eq!(Host::verdict(&answer, "c1"), is("cannotTell", false));
@@ -277,7 +277,7 @@ fn one_mount_namespace_does_not_judge_anothers_names() {
     assert_eq!(Host::verdict(&answer, "c1"), is("cannotTell", false));
     host.until_lost(&[], "c1");
 
-    // Made in a private /run by somebody who is gone: from here nobody can tell.
+    // Made in a private /run by a process that has ended: from here, its state cannot be determined.
     let conf = conf(&host.lab.data_dir(), "10.4.0.0/24");
     let add =
         format!("touch /run/x && unshare --net=/run/x true && CNI_NETNS=/run/x exec {SUBLET}");
@@ -289,7 +289,7 @@ fn one_mount_namespace_does_not_judge_anothers_names() {
     assert_eq!(host.judged("c2"), is("cannotTell", false));
 }
 
-/// Two systems with one folder: what the other made is not judged here.
+/// Two systems with one folder: the leases of the other one are not examined.
 #[test]
 fn another_machines_leases_are_not_judged() {
     let host = Host::new();
@@ -312,13 +312,19 @@ fn another_machines_leases_are_not_judged() {
         store.apply(&alloc::Command::Add(add), &cx).unwrap();
     }
     assert!(!facts.node.machine.is_empty(), "/etc/machine-id is missing");
+    let store = host.lab.store().display().to_string();
+    let call = |args: &[&str]| args.iter().fold(Call::sublet(), |c, arg| c.arg(arg)).run();
+    let dry = call(&["gc", "--store", &store, "--grace=0s", "--dry-run"]);
+    assert!(dry.stderr.contains(", 1 of other machines"), "{}", dry.stderr);
     let answer = host.gc(&["--netns"]).run();
-    assert_eq!(Host::verdict(&answer, "theirs"), is("cannotTell", false));
+    assert!(answer.rows().iter().all(|row| row["containerID"] != "theirs"));
+    let listed = call(&["list", "--store", &store, "-o", "json"]).rows();
+    assert!(listed.iter().any(|row| row["containerID"] == "theirs"), "{listed:?}");
     assert_eq!(Host::verdict(&answer, "ours"), is("lost", true));
     assert_eq!(Host::verdict(&answer, "mine"), is("alive", false));
 }
 
-/// What a runtime does not know is freed; a runtime that does not answer, or that knows nothing of
+/// Containers that a runtime does not know are freed. A runtime that does not answer, or knows none of
 /// these containers, frees nothing.
 #[test]
 fn containerd_is_asked() {
@@ -355,7 +361,7 @@ fn containerd_is_asked() {
     assert_eq!(Host::verdict(&answer, "lost"), is("lost", true));
     containerd.end();
     ctr_does_not_answer(&host, &ask);
-    // Half a listing: the second namespace's question fails.
+    // Half a listing: the query for the second namespace fails.
     let half = host.run.path().join("ctr");
     let script = "#!/bin/sh\ncase \"$*\" in *namespaces*) echo a; echo b;; *'-n a '*) echo known;; \
                   *) exit 1;; esac\n";
@@ -367,7 +373,7 @@ fn containerd_is_asked() {
 }
 
 fn ctr_does_not_answer(host: &Host, ask: &str) {
-    // Instead of its own patience of some seconds.
+    // Instead of waiting several seconds for its own timeout.
     let deaf = host.run.path().join("deaf");
     fs::write(&deaf, "#!/bin/sh\necho 'context deadline exceeded' >&2\nexit 1\n").unwrap();
     run("chmod", &["+x", deaf.to_str().unwrap()]);
@@ -410,12 +416,12 @@ fn docker_is_asked() {
     assert_eq!(Host::verdict(&answer, &known), is("alive", false));
     assert_eq!(Host::verdict(&answer, "lost"), is("lost", true));
     docker(&["rm", &known]);
-    // It ends its own children when it is asked to.
+    // It ends its own children on request.
     run("kill", &["-TERM", &dockerd.0.id().to_string()]);
     dockerd.0.wait().unwrap();
 }
 
-/// A daemon that is cut off in its answer, refuses, or says something else.
+/// A daemon that breaks off its answer, refuses, or answers something else.
 #[test]
 fn a_partial_answer_of_docker_frees_nothing() {
     let host = Host::new();
@@ -475,8 +481,8 @@ fn nothing_is_freed_without_a_word() {
     assert_eq!(wrong.code, Some(2));
 }
 
-/// What no option names is the default store that there is, also where it holds leases of a boot alone.
-/// Of two, the other one is named.
+/// Without an option, the existing default store is used, even if it has boot leases only. If there are
+/// two, a message names the other one.
 #[test]
 fn the_default_store_is_the_one_that_there_is() {
     let add = |persist: &str, ecs: bool| {

@@ -1,6 +1,5 @@
-//! A host with containers, for plugins that make real interfaces: a network namespace of its own
-//! and more of them inside. Nothing of it is seen outside, and it all ends with the value, or with
-//! the test's process, however that ends.
+//! A host with containers, for plugins that create real interfaces: a network namespace that contains
+//! others. It is invisible from outside, and ends with the value or with the test's process.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -8,10 +7,10 @@ use std::process::{Child, Command, Stdio};
 
 use crate::lab::{Answer, Call};
 
-/// Reads until its standard input closes. `/run` is its own, for `ip netns` keeps names there.
+/// Reads until its standard input closes. `/run` is private, because `ip netns` stores names there.
 const HOLDER: &str = "mount -t tmpfs none /run && ip link set lo up && echo ready && exec cat";
 
-/// Duplicate address detection would make each IPv6 address wait.
+/// Duplicate address detection would delay each IPv6 address.
 const QUICK: &str = "for f in /proc/sys/net/ipv6/conf/*/accept_dad; do echo 0 > $f; done";
 
 pub struct Host {
@@ -28,7 +27,7 @@ impl Drop for Host {
 impl Host {
     /// A host with containers of these names.
     pub fn new(containers: &[&str]) -> Host {
-        // A user namespace as well, so that nobody needs to be root.
+        // A user namespace as well, so that root is not needed.
         let mut holder = Command::new("unshare")
             .args(["--user", "--map-root-user", "--net", "--mount", "--propagation", "private"])
             .args(["sh", "-c", HOLDER])
@@ -55,7 +54,7 @@ impl Host {
         call.under("nsenter", &options).run()
     }
 
-    /// Runs a command that has to succeed; its standard output.
+    /// Runs a command that must succeed. Returns its standard output.
     #[track_caller]
     pub fn must(&self, words: &[&str]) -> String {
         let call = words[1..].iter().fold(Call::new(words[0]), |call, word| call.arg(word));
@@ -73,12 +72,12 @@ impl Host {
         self.must(&[under, &["sh", "-c", QUICK]].concat());
     }
 
-    /// Where a container's network namespace is, as a runtime names it.
+    /// The path of a container's network namespace, as a runtime passes it.
     pub fn netns(container: &str) -> PathBuf {
         PathBuf::from("/run/netns").join(container)
     }
 
-    /// An interface that others can be put upon, with a peer that nobody uses.
+    /// An interface that others can use as a parent, with an unused peer.
     pub fn uplink(&self, name: &str) {
         let peer = format!("{name}-peer");
         self.ip(&["link", "add", name, "type", "veth", "peer", "name", &peer]);
@@ -92,7 +91,7 @@ impl Host {
         self.must(&["ip", "netns", "exec", from, "ping", "-q", "-c", "1", "-W", "5", to]);
     }
 
-    /// Interfaces of a container that are none of the kernel's own.
+    /// The interfaces of a container, without the kernel's own.
     pub fn links(&self, container: &str) -> Vec<String> {
         self.ip(&["-n", container, "-o", "link", "show"])
             .lines()

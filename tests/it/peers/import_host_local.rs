@@ -1,4 +1,4 @@
-//! `sublet import host-local`, of the folders of Debian's host-local.
+//! `sublet import host-local`, with folders of Debian's host-local.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::import::count;
 use crate::lab::{Answer, Call, HOST_LOCAL, Lab, addresses, by_attachment, need_host_local};
 
-/// Debian's host-local has given addresses to c0 to c9 on two networks.
+/// Debian's host-local has leased addresses to c0 to c9 on two networks.
 struct Folders {
     lab: Lab,
 }
@@ -58,7 +58,7 @@ fn host_locals_networks_are_taken_over_beforehand() {
     for persist in ["boot", "disk"] {
         let folders = Folders::new();
         let one = folders.lab.join("data/one");
-        // As host-local wrote them up to 0.8.6; and what a killed one leaves.
+        // A file in the format of host-local up to 0.8.6, and the file that a killed one leaves.
         fs::write(one.join("10.1.2.6"), "c4").unwrap();
         fs::write(one.join("10.1.2.200"), "").unwrap();
         fs::create_dir(folders.lab.join("data/cache")).unwrap();
@@ -74,12 +74,12 @@ fn host_locals_networks_are_taken_over_beforehand() {
         assert_eq!(rows.len(), 40);
         assert!(by_attachment(&rows).contains_key("c4/"));
 
-        // Where the folders were there are files now, which host-local cannot use.
+        // In place of the folders there are files, which host-local cannot use.
         assert!(one.is_file());
         assert!(folders.import(&["--persist", persist]).rows().is_empty());
         assert_eq!(folders.lab.list().len(), 40);
 
-        // The ADDs go on with what was imported.
+        // The ADDs continue with the imported leases.
         let mut conf = folders.conf("one");
         conf["ipam"]["persist"] = json!(persist);
         let call = |command, container| Call::cni(command, container, &conf);
@@ -93,12 +93,12 @@ fn host_locals_networks_are_taken_over_beforehand() {
         }
         let rows = folders.lab.list();
         let of_one = rows.iter().filter(|r| r["network"] == "one").count();
-        // All of c3; of c4, as with host-local, what has its interface, and not what has none.
+        // All of c3's leases; of c4's, as with host-local, those with its interface and not those without.
         assert_eq!(of_one, 20 + 2 - 2 - 1);
     }
 }
 
-/// One network that cannot be taken over is told of; the others are.
+/// A network that cannot be imported is reported; the others are imported.
 #[test]
 fn a_network_that_cannot_be_taken_over_stops_no_other() {
     let folders = Folders::new();
@@ -109,7 +109,7 @@ fn a_network_that_cannot_be_taken_over_stops_no_other() {
     let reports: Value = serde_json::from_str(&answer.stdout).unwrap();
     assert_eq!(count(&reports[0], "taken"), 20);
     assert!(folders.lab.list().iter().all(|row| row["network"] == "two"));
-    // Mended, the rest follows.
+    // Once the file is corrected, the rest is imported.
     fs::write(folders.lab.join("data/one/10.1.2.5"), "c3\r\neth0").unwrap();
     let only = folders.import(&["--network", "one"]).rows();
     assert_eq!((only.len(), count(&only[0], "taken")), (1, 20));
@@ -118,7 +118,7 @@ fn a_network_that_cannot_be_taken_over_stops_no_other() {
     none.check(none.code == Some(1) && none.stderr.contains("three"), "no such network");
 }
 
-/// While host-local holds its lock nothing is read.
+/// While host-local holds its lock, nothing is read.
 #[test]
 fn host_locals_lock_is_respected() {
     let folders = Folders::new();
@@ -130,7 +130,7 @@ fn host_locals_lock_is_respected() {
     assert_eq!(count(&folders.import(&["--network", "one"]).rows()[0], "taken"), 20);
 }
 
-/// A second network in one set of leases, as `shared` has it.
+/// A second network in one set of leases, as with `shared`.
 #[test]
 fn imported_leases_may_be_shared() {
     let folders = Folders::new();

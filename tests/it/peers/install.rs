@@ -1,5 +1,5 @@
-//! `sublet install` and `sublet uninstall` with system calls that fail or are the last of their process, and
-//! a rollback to Debian's host-local.
+//! `sublet install` and `sublet uninstall` with system calls that fail or are the last of their process,
+//! and a rollback to Debian's host-local.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -37,7 +37,7 @@ fn counted(call: &Call, lab: &Lab) -> BTreeMap<String, usize> {
     counts
 }
 
-/// Injects each fault into each call, each time on a host of its own.
+/// Injects each fault into each call, each time on a new host.
 fn inject(make: &dyn Fn() -> Host, call: &dyn Fn(&Host) -> Call, check: &dyn Fn(&Host, &str)) {
     need_strace();
     let host = make();
@@ -64,7 +64,7 @@ fn is_former(host: &Host, name: &str) -> bool {
     fs::read(host.plugin(name)).is_ok_and(|bytes| bytes == FORMER.as_bytes())
 }
 
-/// Either of two programs, whole; never none.
+/// One of the two programs, complete; never none.
 fn check_host_local(host: &Host, fault: &str) {
     let works = is_former(host, "host-local") || is_sublet(&host.plugin("host-local"));
     assert!(works, "{fault}: host-local does not run");
@@ -123,7 +123,7 @@ fn a_rollback_is_completed_whatever_stopped_it() {
             let has = fs::read_to_string(file).is_ok_and(|text| text.starts_with(container));
             let leased = in_store.iter().any(|row| row["address"] == address);
             assert!(has || leased, "{fault}: {address} is lost");
-            // Where host-local has its name, it has all leases.
+            // If host-local has its name, it has all leases.
             assert!(
                 has || !is_former(host, "host-local"),
                 "{fault}: {address} would be leased twice"
@@ -153,7 +153,7 @@ fn debians_host_local_goes_on_with_all_leases() {
     };
     let add = |container: &str| addresses(&call("ADD", container, &conf).ok());
     assert_eq!(add("c1"), ["10.9.0.2"]);
-    // A store for the networks without a dataDir; nothing in it is host-local's.
+    // A store for networks without a dataDir. None of its leases is host-local's.
     let store = host.lab.join("leases.redb").display().to_string();
     let ours = host.network("ours", &json!({"type": "sublet", "subnet": "10.8.0.0/24"}));
     Call::cni("ADD", "c1", &ours).env("IPAM_DB_PATH", &store).run().ok();

@@ -1,4 +1,4 @@
-//! What cni-ipam-consul and kontena-ipam kept on a server goes on with sublet.
+//! Data that cni-ipam-consul and kontena-ipam stored on a server continues with sublet.
 
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -30,7 +30,7 @@ fn leases(server: &Server) -> Vec<Value> {
     Call::sublet().arg("list").arg("--json").arg("--store").arg(&store).run().rows()
 }
 
-/// On a node.
+/// A call on a node.
 fn plugin(node: &str, command: &str, container: &str, conf: &Value) -> String {
     let answer = Call::cni(command, container, conf).env("NODE_ID", node).run();
     answer.check(answer.succeeded(), command);
@@ -87,15 +87,18 @@ fn an_import_is_done_once() {
     lease(&server, "default", 2);
     lease(&server, "default", 3);
     let import = |more| import(&server, more);
-    assert!(import(&["--dry-run"]).contains("2 addresses would be taken over"));
+    assert!(import(&["--dry-run"]).contains("2 addresses would be imported"));
     assert_eq!(leases(&server).len(), 0);
-    assert!(import(&[]).contains("2 addresses taken over"));
-    assert!(import(&[]).contains("taken over before"));
+    assert!(import(&[]).contains("2 addresses imported"));
+    assert!(import(&[]).contains("already imported"));
     assert_eq!(leases(&server).len(), 2);
     let etcd = clusters::etcd();
     let wrong = ["import", "consul", "default", "--store", &etcd.store("sublet")];
     let wrong = Call::sublet().args(&wrong).run();
-    wrong.check(wrong.code == Some(1) && wrong.stderr.contains("kept them in Consul"), "etcd");
+    wrong.check(
+        wrong.code == Some(1) && wrong.stderr.contains("keeps its leases in Consul"),
+        "etcd",
+    );
 }
 
 /// Writes a key of kontena-ipam's.
@@ -108,8 +111,8 @@ fn put(server: &Server, key: &str, value: &Value) {
     assert_eq!(server.http("PUT", &path, &format!("value={escaped}")).0, 201, "{key}");
 }
 
-/// What kontena-ipam keeps of a pool that two nodes use, with three addresses, and of a subnet that it
-/// has lost.
+/// kontena-ipam's records of a pool that two nodes use, with three addresses, and of a subnet that it has
+/// lost.
 pub fn kontena(server: &Server) {
     let put = |key: &str, value: &Value| put(server, key, value);
     put("subnets/10.81.0.0", &json!({"address": "10.81.0.0/16"}));
@@ -138,12 +141,12 @@ fn kontenas_networks_go_on() {
         (answer.stdout, answer.stderr)
     };
     let (told, left) = import(&["--dry-run"]);
-    assert_eq!(told, "pool kontena (10.81.0.0/16): 3 addresses would be taken over\n");
+    assert_eq!(told, "pool kontena (10.81.0.0/16): 3 addresses would be imported\n");
     assert_eq!(left, "subnet 10.83.0.0/24 left out: no pool has it\n");
     assert_eq!(leases(&server).len(), 0);
-    assert_eq!(import(&[]).0, "pool kontena (10.81.0.0/16): 3 addresses taken over\n");
+    assert_eq!(import(&[]).0, "pool kontena (10.81.0.0/16): 3 addresses imported\n");
     let before = leases(&server);
-    assert_eq!(import(&[]).0, "/kontena/ipam: taken over before; nothing was done\n");
+    assert_eq!(import(&[]).0, "/kontena/ipam: already imported; nothing was done\n");
     assert_eq!(leases(&server), before);
 
     // dockerd remembers the pool by its name.
@@ -160,7 +163,7 @@ fn kontenas_networks_go_on() {
     call("ReleaseAddress", json!({"PoolID": "kontena", "Address": "10.81.128.0"}));
     let joined = call("RequestPool", json!({"Options": {"network": "kontena"}}));
     assert_eq!(joined["Data"]["com.docker.network.gateway"], "10.81.0.1/16");
-    // n1 asked for it twice by now; when it lets go, n2's stay.
+    // n1 has requested it twice by now. When n1 releases it, n2's addresses stay.
     call("ReleasePool", json!({"PoolID": "kontena"}));
     call("ReleasePool", json!({"PoolID": "kontena"}));
     until("n2's alone", || {
@@ -169,8 +172,8 @@ fn kontenas_networks_go_on() {
     });
 }
 
-/// Early versions of kontena-ipam recorded neither the hosts of a pool nor its gateway's address. Nobody
-/// knows which other hosts have a network of it.
+/// Early versions of kontena-ipam recorded neither the hosts of a pool nor the address of its gateway, so
+/// other hosts may have a network of it.
 #[test]
 fn a_pool_of_kontenas_without_recorded_hosts_stays() {
     let server = clusters::etcd();
@@ -202,7 +205,7 @@ fn a_pool_of_kontenas_without_recorded_hosts_stays() {
         answer
     };
     let left = || -> Vec<Value> { leases(&server).iter().map(|l| l["address"].clone()).collect() };
-    // The gateway is leased to nobody else.
+    // The gateway is not leased to a container.
     assert_eq!(on("n1", "RequestAddress", "")["Address"], "10.81.0.2/24");
     on("n1", "ReleasePool", "");
     assert_eq!(left(), ["10.81.0.1", "10.81.0.10", "10.81.0.11"]);

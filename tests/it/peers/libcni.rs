@@ -1,5 +1,5 @@
-//! What a runtime does with a list of plugins, after the specification's sections 3 and 5: chains
-//! ADD, keeps results for CHECK and DEL, undoes a failed ADD, and knows what GC must spare.
+//! Imitates a runtime with a list of plugins, according to sections 3 and 5 of the specification: it chains
+//! ADD, keeps results for CHECK and DEL, undoes a failed ADD, and passes valid attachments to GC.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ pub struct List {
     pub path: String,
 }
 
-/// A container's interface in a network: what a result is kept by.
+/// A container's interface in a network: the key of a cached result.
 type Attachment = (String, String);
 
 /// A runtime on a host, in one network.
@@ -31,12 +31,12 @@ impl<'a> Runtime<'a> {
         Runtime { host, list, results: BTreeMap::new() }
     }
 
-    /// Whether this list's version has what came with 0.4.0 (CHECK, `prevResult` on DEL) or later.
+    /// Whether this list's version supports a feature, such as those of 0.4.0 (CHECK, `prevResult` on DEL).
     pub fn since(&self, version: &str) -> bool {
         self.list.cni_version >= version
     }
 
-    /// The configuration that one plugin gets: its own, and what the list and the runtime add.
+    /// The configuration for one plugin: its own, with the additions of the list and the runtime.
     fn conf(&self, plugin: &Value, more: &Value) -> Value {
         let mut conf = plugin.clone();
         conf["cniVersion"] = json!(self.list.cni_version);
@@ -62,7 +62,7 @@ impl<'a> Runtime<'a> {
         self.host.on(call)
     }
 
-    /// Runs the command through the list until a plugin fails; the last answer.
+    /// Runs the command through the list until a plugin fails. Returns the last answer.
     fn through(&self, command: &str, container: &str, more: &Value) -> Answer {
         let mut answers = self.list.plugins.iter().map(|p| self.run(command, container, p, more));
         let first = answers.next().expect("a list has a plugin");
@@ -70,7 +70,7 @@ impl<'a> Runtime<'a> {
         if failed(&first) { first } else { answers.find(failed).unwrap_or(first) }
     }
 
-    /// ADD through the list, each plugin with the result of the one before; the last answer.
+    /// ADD through the list, each plugin with the previous result. Returns the last answer.
     pub fn add(&mut self, container: &str) -> Answer {
         let mut more = json!({});
         let mut last = None;
@@ -86,7 +86,7 @@ impl<'a> Runtime<'a> {
         last.expect("a list has a plugin")
     }
 
-    /// ADD, and DEL if it fails: section 3 asks for it.
+    /// ADD, followed by DEL if it fails, as section 3 requires.
     pub fn attach(&mut self, container: &str) -> Answer {
         let answer = self.add(container);
         if !answer.succeeded() {
@@ -107,21 +107,21 @@ impl<'a> Runtime<'a> {
         self.results.remove(&key(container));
     }
 
-    /// CHECK through the list with the result of the ADD; 0.4.0 brought it.
+    /// CHECK through the list with the result of the ADD; since 0.4.0.
     pub fn check(&self, container: &str) -> Answer {
         assert!(self.since("0.4.0"));
         let more = json!({"prevResult": self.results[&key(container)]});
         self.through("CHECK", container, &more)
     }
 
-    /// STATUS of each plugin; 1.1.0 brought it.
+    /// STATUS of each plugin; since 1.1.0.
     pub fn status(&self) -> Answer {
         assert!(self.since("1.1.0"));
         self.through("STATUS", "", &json!({}))
     }
 
-    /// A DEL of every attachment that is known and not valid, then, from 1.1.0 on, GC with those
-    /// that are, under the key's present and its former name.
+    /// A DEL for every known attachment that is not valid. Then, from 1.1.0 on, GC with the valid ones,
+    /// under the key's current and its former name.
     pub fn gc(&mut self, valid: &[&str]) {
         let stale: Vec<String> = self
             .results
@@ -143,7 +143,7 @@ impl<'a> Runtime<'a> {
         }
     }
 
-    /// Loses what is known of a container, as a runtime whose cache is gone.
+    /// Forgets a container, like a runtime that has lost its cache.
     pub fn forget(&mut self, container: &str) {
         self.results.remove(&key(container));
     }

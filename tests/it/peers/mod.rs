@@ -1,8 +1,8 @@
-//! The tests that need more than the built binaries: root, a namespace, a server, or a program that
-//! the project does not build. They fail where it is missing; they never skip.
+//! Tests that need more than the built binaries: root, a namespace, a server, or a program that the project
+//! does not build. If it is missing, they fail; they never skip.
 //!
-//! `scripts/test.sh --fast` leaves out every test with a module `peers` in its path: these, and those of
-//! a `mod peers` in another module.
+//! `scripts/test.sh --fast` leaves out every test with a module `peers` in its path: these, and those in a
+//! `mod peers` of another module.
 
 pub mod cluster_commands;
 pub mod clusters;

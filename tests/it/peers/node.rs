@@ -1,8 +1,8 @@
-//! The real binary on real servers, etcd and Consul: nodes that boot, are replaced, or die, and a
-//! network that is defined once for all of them.
+//! The real binary with real servers, etcd and Consul: nodes that boot, are replaced, or die, and a network
+//! that is defined once for all of them.
 //!
-//! Each run has a boot ID of its own mounted over the kernel's, a machine-id over the machine's, and
-//! a /run that lasts as long as its boot.
+//! In each run, a boot ID is mounted over the kernel's, a machine-id over the machine's, and /run lasts as
+//! long as its boot.
 
 use std::fs;
 use std::path::PathBuf;
@@ -45,12 +45,12 @@ impl Answer {
         self.failed(1)
     }
 
-    /// Nobody could be asked.
+    /// No server answered.
     fn unasked(self) -> String {
         self.misused()
     }
 
-    /// The command line makes no sense.
+    /// The command line is invalid.
     #[track_caller]
     fn misused(self) -> String {
         self.failed(2)
@@ -69,7 +69,7 @@ impl Node {
         node.boot(1)
     }
 
-    /// The same machine in another boot: what it had in /run is gone.
+    /// The same machine in another boot: its /run is empty.
     fn boot(mut self, boot: u32) -> Node {
         self.boot = boot;
         let run = self.run();
@@ -147,7 +147,7 @@ impl Node {
     }
 }
 
-/// What two nodes did is told by either, in order; and what each counted by itself.
+/// Both nodes report the events of two nodes, in order, and each its own counters.
 fn tells(server: &Server) {
     let ipam = json!({"subnet": "10.1.2.0/30"});
     let (a, b) = (Node::new("a", "a"), Node::new("b", "b"));
@@ -203,7 +203,7 @@ fn lives(server: &Server) {
     // The folder of the in-flight notes, and its lock.
     assert_eq!(kinds, ["counts", "counts", "flight", "flight", "node", "ranges"]);
 
-    // It boots: all that it had is free, and erased.
+    // It boots: all of its leases are free and erased.
     let a = a.boot(2);
     assert_eq!(a.list(server), Vec::<Value>::new());
     assert_eq!(Node::new("b", "b").list(server).len(), 5, "nobody else knows yet");
@@ -214,7 +214,7 @@ fn lives(server: &Server) {
     }
     assert_eq!(a.list(server).len(), 5);
 
-    // Another machine of that name is refused, and is not after another name was given to it.
+    // Another machine with the name is refused, until it gets another name.
     let other = Node::new("a", "b");
     let text = other.cni(server, "ADD", "x", &ipam).no();
     for part in ["\"code\": 7", &a.machine, &other.machine, "sublet node release a"] {
@@ -230,23 +230,23 @@ fn lives(server: &Server) {
     let table = b.sublet(server, &["node", "list"], "").ok();
     assert!(table.trim_start().starts_with("NODE") && table.contains(&a.machine), "{table}");
 
-    // It is gone for good.
+    // The machine is lost.
     let release = |node: &Node, more: &[&str]| {
         node.sublet(server, &[&["node", "release", "a"], more].concat(), "")
     };
     assert!(release(&b, &["--dry-run"]).ok().contains("4 addresses of node a (4 of net)"));
     assert!(release(&b, &[]).unasked().contains("not a terminal: pass --yes"));
-    assert!(release(&a, &["--yes"]).no().contains("the machine that this runs on"));
+    assert!(release(&a, &["--yes"]).no().contains("is this machine"));
     assert!(b.sublet(server, &["node", "release", "z"], "").no().contains("no node z"));
     assert_eq!(b.list(server).len(), 5);
     assert!(release(&b, &["--yes"]).ok().contains("freed 4 addresses"));
     assert_eq!(b.list(server).iter().map(|r| &r["address"]).collect::<Vec<_>>(), [&json!(at_b)]);
     assert_eq!(b.nodes(server).len(), 1);
-    // The same host, installed anew.
+    // The same host, reinstalled.
     let new = Node::new("a", "c");
     new.add(server, "y", &ipam);
     assert!(a.cni(server, "ADD", "late", &ipam).no().contains(&new.machine));
-    // The name by the flag, over the variable.
+    // The name from the option overrides the variable.
     let rows = new.sublet(server, &["release", &at_b, "--yes", "--node-name", "w"], "").ok();
     assert!(rows.contains("freed"), "{rows}");
     assert_eq!(new.nodes(server).len(), 2);
@@ -256,7 +256,7 @@ fn lives(server: &Server) {
             .contains("a node needs a name")
     );
 
-    // What is to outlive a boot does.
+    // Durable leases survive.
     let disk = json!({"subnet": "10.1.2.0/29", "persist": "disk"});
     let kept = new.add(server, "kept", &disk);
     let new = new.boot(2);
@@ -284,7 +284,7 @@ fn definitions(server: &Server) {
     b.cni(server, "CHECK", "c2", &wrong).ok();
     b.cni(server, "STATUS", "", &wrong).ok();
 
-    // Shown, changed, put back.
+    // Show, change and restore the definition.
     let shown = b.sublet(server, &["network", "show", "net", "--json"], "").json();
     assert_eq!(shown["ipam"]["subnet"], "10.5.0.0/24");
     assert_eq!((&shown["version"], &shown["by"]), (&json!(1), &json!("a")));
@@ -307,7 +307,7 @@ fn definitions(server: &Server) {
     assert!(set(&[], &json!({"ipam": {"subnet": "10.7.0.3/24"}})).no().contains("host bits"));
     assert!(set(&["--yes"], &moved).ok().contains("version 3"));
     assert!(a.add(server, "c3", &first).starts_with("10.7.0."));
-    // What is leased outside of it stays, and is freed.
+    // Leases outside of it stay, and can be freed.
     assert_eq!(a.list(server).len(), 3);
     for (node, container) in [(&a, "c1"), (&b, "c2"), (&a, "c3")] {
         node.cni(server, "DEL", container, &wrong).ok();
@@ -355,6 +355,6 @@ fn a_lease_file_is_of_one_machine() {
     let conf = json!({"cniVersion": "1.0.0", "name": "net", "type": "x", "ipam": ipam});
     let answer = crate::lab::Call::cni("ADD", "c", &conf).run();
     let (code, msg) = answer.error();
-    assert!(code == 7 && msg.contains("name one in ipam.store"), "{msg}");
+    assert!(code == 7 && msg.contains("set ipam.store"), "{msg}");
     crate::lab::Call::cni("DEL", "c", &conf).run().silent();
 }

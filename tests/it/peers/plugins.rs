@@ -1,6 +1,6 @@
-//! Debian's main plugins on real interfaces, driven as libcni does: chained with another plugin,
-//! checked, deleted, and undone when a plugin behind them fails. 1.1.0, which they do not speak,
-//! through `examples/delegate.rs`.
+//! Debian's main plugins on real interfaces, driven as by libcni: chained with another plugin, checked,
+//! deleted, and undone if a later plugin fails. 1.1.0, which they do not support, through
+//! `examples/delegate.rs`.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -41,7 +41,7 @@ fn plugins(lab: &Lab) -> String {
     folder.display().to_string()
 }
 
-/// A main plugin with sublet behind it, and a chained one behind that.
+/// A main plugin with sublet as its IPAM plugin, and a chained plugin after it.
 fn list(lab: &Lab, cni_version: &'static str, main: &Value, chained: Value) -> List {
     let mut main = main.clone();
     main["ipam"] = json!({
@@ -71,7 +71,7 @@ fn macvlan() {
     through(&json!({"type": "macvlan", "master": "uplink", "mode": "bridge"}));
 }
 
-/// Not every kernel has it. Where it is missing only that is shown: ADD fails and leaves nothing.
+/// Not every kernel supports it. If it is missing, the test only shows that ADD fails and leaves nothing.
 #[test]
 fn ipvlan_or_its_absence() {
     let conf = json!({"type": "ipvlan", "master": "uplink"});
@@ -113,12 +113,12 @@ fn through(main: &Value) {
             }
         }
         runtime.del("a");
-        // Twice, and by then without a result.
+        // A second time, without a result.
         runtime.del("a");
         let left = by_attachment(&lab.list());
         assert_eq!(left.keys().collect::<Vec<_>>(), ["b/eth0"], "{version}");
         assert_eq!(host.links("a"), Vec::<String>::new(), "{version}");
-        // A lease that is gone is what CHECK is for.
+        // CHECK reports a missing lease.
         if runtime.since("0.4.0") {
             runtime.list.plugins.truncate(1);
             lab.release(&left["b/eth0"][0]);
@@ -131,7 +131,7 @@ fn through(main: &Value) {
     }
 }
 
-/// A plugin fails after the addresses are leased: the lease is there until the list is undone.
+/// A plugin fails after the addresses are leased: the lease exists until the list is undone.
 fn failing(host: &Host, lab: &Lab, version: &'static str, main: &Value) {
     let broken = json!({"type": "broken"});
     let mut runtime = Runtime::new(host, list(lab, version, main, broken));
@@ -163,7 +163,7 @@ fn version_1_1_0_with_gc_and_status() {
     }
     assert_eq!(runtime.status().error().0, 50);
     assert_eq!(runtime.attach("f").error().0, 100);
-    // "b" is deleted, for its result is kept; "c" nobody knows any more, so GC has to find it.
+    // "b" is deleted, because its result is cached. "c" is forgotten, so GC must find it.
     runtime.forget("c");
     runtime.gc(&["a", "d", "e"]);
     assert_eq!(held(), ["a/eth0", "d/eth0", "e/eth0"]);

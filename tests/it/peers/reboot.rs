@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 
 use crate::lab::{Lab, SUBLET};
 
-/// Runs a command line of sublet's where files or folders of ours lie over those of the system.
+/// Runs sublet with files or folders mounted over those of the system.
 pub fn over(mounts: &[(&Path, &str)], env: &[(&str, &str)], args: &[&str], stdin: &str) -> Output {
     let mut script = String::new();
     for (ours, theirs) in mounts {
         write!(script, "mount --bind {} {theirs} && ", ours.display()).unwrap();
     }
-    // A user namespace as well, so that nobody needs to be root.
+    // A user namespace as well, so that root is not needed.
     let mut child = Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount", "sh", "-c"])
         .arg(script + "exec \"$0\" \"$@\"")
@@ -29,15 +29,15 @@ pub fn over(mounts: &[(&Path, &str)], env: &[(&str, &str)], args: &[&str], stdin
         .stderr(Stdio::piped())
         .spawn()
         .expect("unshare, of util-linux");
-    // Who fails early reads no input.
+    // A process that fails early reads no input.
     let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
     child.wait_with_output().unwrap()
 }
 
-/// What lies over the kernel's boot ID.
+/// The path over which a boot ID is mounted.
 pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Runs a command line of sublet's in a boot of this name; answers exit code and standard output.
+/// Runs sublet in a boot with this name. Returns exit code and standard output.
 pub fn in_boot(
     lab: &Lab,
     boot: u8,
@@ -96,7 +96,7 @@ fn a_full_range_is_empty_after_a_reboot() {
         let (code, answer) = cni(&lab, 1, "ADD", "one-more", &conf);
         assert!(code == 1 && answer.contains("\"code\": 100"), "{answer}");
         assert_eq!((listed(&lab, 1), listed(&lab, 2)), (5, 0));
-        // What died with the boot may be deleted late.
+        // A lease that ended with the boot may be deleted late.
         assert_eq!(cni(&lab, 2, "DEL", "c2", &conf), (0, String::new()));
         assert_eq!(address(&cni(&lab, 2, "ADD", "new", &conf)), "10.1.2.2/29");
         assert_eq!(cni(&lab, 2, "DEL", "c3", &conf), (0, String::new()));

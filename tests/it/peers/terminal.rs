@@ -9,7 +9,7 @@ use crate::lab::{Call, Lab, SUBLET, conf};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A terminal of tmux, which goes away with the value.
+/// A terminal of tmux, which is closed with the value.
 struct Screen {
     lab: Lab,
 }
@@ -35,7 +35,7 @@ impl Screen {
         tmux
     }
 
-    /// What stands on it once `word` does; with escape sequences if they are wanted.
+    /// Its content once it contains `word`, with escape sequences if requested.
     fn read(&self, word: &str, escapes: bool) -> String {
         let begin = Instant::now();
         loop {
@@ -98,7 +98,7 @@ fn a_map_fits_its_screen() {
         let screen = Screen::new(columns, lines, "C.UTF-8", &map(&lab, "--zoom 10.4.0.0/24"));
         // The legend comes last.
         let text = screen.read("\u{2588} free", false);
-        // An address a cell, 16 by 16 of them, two in a character.
+        // One address in each cell, 16 by 16 cells, two in a character.
         assert_eq!(picture(&text), [16; 8], "{text}");
         assert!(text.contains("network mynet, 10.4.0.0/24: 100 of 253 leased"), "{text}");
         assert!(text.contains("\u{2588} leased") && text.contains("\u{2588} free"), "{text}");
@@ -171,7 +171,7 @@ fn a_table_is_cut_to_its_terminal() {
         "{SUBLET} list --store {} | head -5; {SUBLET} list --store {0} | tail -3",
         lab.store().display()
     );
-    // What goes into a pipe is whole.
+    // Output to a pipe is complete.
     let text = Screen::new(60, 24, "C.UTF-8", &shell).read("c99", false);
     assert!(text.contains("AGE"), "{text}");
     let shell = format!("{SUBLET} pools --store {}", lab.store().display());

@@ -37,7 +37,7 @@ const CLIENTS: u64 = 12;
 const LATE: Duration = Duration::from_millis(40);
 const UNANSWERED: Duration = Duration::from_millis(8);
 
-/// What a run leaves out of the protocol.
+/// The part of the protocol that a run leaves out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Without {
     Nothing,
@@ -45,11 +45,11 @@ enum Without {
     Compare,
     /// Transactions do not compare the node's record.
     Fence,
-    /// A transaction takes every record at its paths for its own.
+    /// A transaction mistakes every record at its paths for its own.
     Nonce,
 }
 
-/// A server as a client that may be killed sees it.
+/// A server as seen by a client that may be killed.
 struct Network<S> {
     server: S,
     /// Delivers a late transaction.
@@ -84,7 +84,7 @@ impl<S: Server> Network<S> {
         kept
     }
 
-    /// The answer that a client has if none arrives.
+    /// What a client gets if no answer arrives.
     fn unanswered(&self, operations: &[Operation]) -> Commit {
         let nonce = operations.iter().find_map(|operation| match &operation.write {
             Write::Put(value) => value.first_chunk().copied(),

@@ -1,7 +1,7 @@
-//! Real servers for tests: single ones on loopback, with free ports and folders of their own.
+//! Real servers for tests, on loopback, with their own ports and folders.
 //!
-//! Invariant: a server ends with its test, also if the test is killed; a server that cannot be had is a
-//! failed test.
+//! Invariant: a server ends with its test, even if the test is killed. If a server cannot be started, the
+//! test fails.
 
 use std::net::TcpListener;
 use std::path::PathBuf;

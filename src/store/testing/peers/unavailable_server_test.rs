@@ -453,8 +453,8 @@ fn a_request_that_was_not_sent_goes_to_the_next_server() {
     ] {
         assert_eq!(ask(&first, 2).unwrap().status, 200, "{first}");
         let failure = ask(&first, 0).unwrap_err();
-        let told = matches!(&failure, Failure::NotApplied(text) if text.contains(why));
-        assert!(told, "{first}: {failure:?}");
+        let expected = matches!(&failure, Failure::NotApplied(text) if text.contains(why));
+        assert!(expected, "{first}: {failure:?}");
     }
     let failure = ask(&format!("http://{hangs_at}"), 2).unwrap_err();
     assert!(matches!(failure, Failure::Unknown(_)), "{failure:?}");

@@ -1,9 +1,9 @@
 //! An in-memory file system on which a simulation can stop processes, fail operations and cut the power.
 //!
-//! After a power cut, a file has its flushed content plus any subset of the later changes, in order. Each of
-//! these writes is whole or truncated to a multiple of 512 bytes (one sector). A folder has its flushed
-//! names plus a prefix of the later changes. Every operation is one step of the process that calls it, and
-//! may be that process's last.
+//! After a power cut, a file has its flushed content plus any subset of the later changes, in order. Each
+//! of these writes is complete or truncated to a multiple of 512 bytes (one sector). A folder has its
+//! flushed names plus a prefix of the later changes. Every operation is one step of its process, and may be
+//! the last one.
 
 mod fs;
 
@@ -168,7 +168,7 @@ impl Disk {
                 }
             }
         }
-        // What is in a folder that was lost is lost.
+        // The content of a lost folder is lost.
         let names = state.durable.clone();
         state.durable.retain(|path, _| {
             path.ancestors().skip(1).all(|a| a.parent().is_none() || names.contains_key(a))

@@ -1,6 +1,6 @@
 //! Docker daemons, whose requests reach the store through one or more driver processes.
 //!
-//! dockerd sends each release only once. What was lost, `cleanup` frees.
+//! dockerd sends each release only once. `cleanup` frees what lost releases left.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -23,7 +23,7 @@ use crate::store::testing::pool_cases::{ask, shared, want};
 pub trait Docker {
     fn engine(&mut self, machine: usize) -> &mut Engine;
 
-    /// What all engines of the machine's store have.
+    /// The pools of all engines that use the machine's store.
     fn pools(&mut self, machine: usize) -> &mut Pools;
 
     fn random(&mut self) -> &mut Random;
@@ -63,13 +63,14 @@ pub struct Engine {
     since: Vec<u64>,
     /// Sweeps that have begun or ended. What is freed at the same time may have been swept.
     sweeps: u64,
-    /// Sweeps that are suspended. The clock must not be set back meanwhile, because a sweep compares times.
+    /// The number of suspended sweeps. The clock must not be set back during a sweep, because the sweep
+    /// compares times.
     pub sweeping: u32,
-    /// Releases that are suspended. A sweep at the same time would free the address or the pool first. If it was
-    /// requested again before the release arrives, the release would free what is in use. Cleanup waits until no
-    /// release can be under way.
+    /// The number of suspended releases. A sweep during a release would free the address or the pool first.
+    /// If it were requested again before the release arrives, the release would free it while it is in use.
+    /// Cleanup waits until no release can be under way.
     releasing: u32,
-    /// An operator sweeps without a grace period, so nothing else is requested.
+    /// Whether an operator sweeps without a grace period, so that nothing else is requested.
     is_quiet: bool,
 }
 
@@ -99,7 +100,7 @@ pub fn act<W: Docker>(world: &Shared<W>, machine: usize) {
 }
 
 impl Engine {
-    /// Whether a sweep ran since, or runs.
+    /// Whether a sweep has run since, or is running.
     fn may_be_swept(&self, sweeps: u64) -> bool {
         self.sweeping > 0 || self.sweeps != sweeps
     }
@@ -154,7 +155,7 @@ fn request_pool<W: Docker>(world: &Shared<W>, machine: usize) {
                 && !world.pools(machine).may_overlap(with)
                 && world.pools(machine).removals == removals
             {
-                world.found(format!("{name}: nobody has {with}"));
+                world.found(format!("{name}: no engine has {with}"));
             }
             if let Some((pool, generation)) = &named {
                 world.pools(machine).refused(machine, &pool.id, *generation);
@@ -329,7 +330,7 @@ fn release_pool<W: Docker>(world: &Shared<W>, machine: usize) {
     }
 }
 
-/// `cleanup`: what the daemon does not know is freed, if it was leased before the daemon was asked.
+/// `cleanup`: frees what the daemon does not know, if it was leased before the daemon was asked.
 fn sweep<W: Docker>(world: &Shared<W>, machine: usize) {
     let (id, sweep) = {
         let world = &mut *world.borrow_mut();

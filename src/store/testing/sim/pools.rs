@@ -1,4 +1,4 @@
-//! What container engines know of their pools: the model that pools of a store are compared with.
+//! What container engines know about their pools: the model with which the pools of a store are compared.
 
 use std::collections::BTreeMap;
 
@@ -7,24 +7,24 @@ use crate::error::PoolRefusal;
 use crate::model::{Kind, Lease, Node, Owner, Pool, PoolId, SetName};
 use crate::net::{Addr, Span, hosts};
 
-/// What a machine's engine has of a pool.
+/// The use of a pool by a machine's engine.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct User {
     /// Requests that were answered and not released: the least number that the store may have.
     pub least: u32,
-    /// The greatest number: also requests and releases that were not answered.
+    /// The greatest number: it also includes unanswered requests and releases.
     pub most: u32,
-    /// A request for any address was not answered.
+    /// Whether a request for any address was not answered.
     pub has_lost: bool,
     /// Requests for addresses that are suspended.
     pub in_flight: u32,
 }
 
-/// An address that a machine's engine has, or perhaps has.
+/// An address that a machine's engine has, or may have.
 #[derive(Clone, Copy, Debug)]
 pub struct Held {
     pub user: usize,
-    /// Others are being released, or their request or release was not answered.
+    /// Otherwise it is being released, or its request or release was not answered.
     pub is_certain: bool,
 }
 
@@ -35,11 +35,11 @@ pub struct Known {
     /// By machine.
     pub users: BTreeMap<usize, User>,
     pub addrs: BTreeMap<Addr, Held>,
-    /// A gateway was requested: a sweep leaves gateways alone.
+    /// Whether a gateway was requested. A sweep does not free gateways.
     pub has_gateways: bool,
-    /// The store has it although no user is left: a removal was interrupted.
+    /// Whether the store has the pool although no user is left, because a removal was interrupted.
     is_left: bool,
-    /// Another one whenever a pool is made anew under this name.
+    /// Changes whenever a pool with this name is created again.
     pub generation: u64,
 }
 
@@ -48,7 +48,7 @@ impl Known {
         self.users.entry(machine).or_default()
     }
 
-    /// Whether a machine's engine has the pool.
+    /// Whether a machine's engine uses the pool.
     pub fn is_used_by(&self, machine: usize) -> bool {
         self.users.get(&machine).is_some_and(|user| user.least > 0)
     }
@@ -68,21 +68,21 @@ impl Known {
     }
 }
 
-/// All pools of an address space's users.
+/// All pools of the users of an address space.
 #[derive(Clone, Debug, Default)]
 pub struct Pools {
     pub all: BTreeMap<PoolId, Known>,
     /// Requests for automatic pools that were not answered.
     pub lost: u32,
-    /// Those that are suspended.
+    /// Suspended requests for automatic pools.
     pub in_flight: u32,
-    /// What was released, or is being released. A refusal may rest on what was there before.
+    /// The number of past and current releases. A refusal may be caused by a pool that was just removed.
     pub removals: u64,
     generation: u64,
 }
 
 impl Pools {
-    /// The same pools, of another machine that is a copy.
+    /// The same pools for another machine that is a copy.
     pub fn of_copy(&self, machine: usize, copy: usize) -> Pools {
         let mut pools = self.clone();
         pools.lost += std::mem::take(&mut pools.in_flight);
@@ -110,7 +110,7 @@ impl Pools {
         known.generation
     }
 
-    /// The request was refused. If the pool was made anew meanwhile, the request is not counted any more.
+    /// The request was refused. If the pool was created again since, the request no longer counts.
     pub fn refused(&mut self, machine: usize, id: &PoolId, generation: u64) {
         if self.is_of(id, generation) {
             self.less(machine, id);
@@ -118,7 +118,7 @@ impl Pools {
         }
     }
 
-    /// The request was not answered. If the pool was made anew meanwhile, the request counts again.
+    /// The request was not answered. If the pool was created again since, the request counts again.
     pub fn unanswered(&mut self, machine: usize, pool: &Pool, generation: u64) {
         if !self.is_of(&pool.id, generation) {
             self.requested(machine, &pool.id, pool);
@@ -129,7 +129,7 @@ impl Pools {
         self.all.get(id).is_some_and(|known| known.generation == generation)
     }
 
-    /// One user less may be counted. Returns whether the machine has no other.
+    /// The store may count one user less. Returns whether the machine has no other.
     fn less(&mut self, machine: usize, id: &PoolId) -> bool {
         let Some(known) = self.all.get_mut(id) else { return false };
         let user = known.user(machine);
@@ -137,7 +137,7 @@ impl Pools {
         user.most == 0
     }
 
-    /// A pool without users is gone.
+    /// Removes a pool without users.
     fn drop_unused(&mut self, id: &PoolId) {
         let is_gone = |known: &Known| !known.is_left && known.users.values().all(|u| u.most == 0);
         if self.all.get(id).is_some_and(is_gone) {
@@ -148,7 +148,7 @@ impl Pools {
     /// A request was answered with this pool.
     pub fn made(&mut self, machine: usize, pool: &Pool) -> Result<(), Finding> {
         if pool.shared.is_some() {
-            let known = self.all.get_mut(&pool.id).ok_or("a pool that nobody requested")?;
+            let known = self.all.get_mut(&pool.id).ok_or("a pool that was never requested")?;
             known.user(machine).least += 1;
             known.is_left = false;
             known.pool = pool.clone();
@@ -187,7 +187,7 @@ impl Pools {
         }
     }
 
-    /// Everything that an engine does not have was freed.
+    /// A sweep freed everything that the engine does not have.
     pub fn swept(&mut self, machine: usize, id: &PoolId) {
         let Some(known) = self.all.get_mut(id) else { return };
         known.forget_uncertain(machine);
@@ -199,7 +199,7 @@ impl Pools {
         self.drop_unused(id);
     }
 
-    /// A machine is being released, or was: it is gone with all that its engine had.
+    /// A machine was released, or is being released. It is gone with everything that its engine had.
     pub fn machine_is_gone(&mut self, machine: usize, is_done: bool) {
         self.removals += 1;
         for id in self.all.keys().cloned().collect::<Vec<_>>() {
@@ -225,7 +225,7 @@ impl Pools {
         self.lost > 0 || self.in_flight > 0 || self.all.contains_key(with)
     }
 
-    /// Whether a refusal of an address has a reason that is known or possible.
+    /// Whether the refusal of an address has a known or possible reason.
     pub fn explains(&self, machine: usize, id: &PoolId, refusal: &PoolRefusal) -> bool {
         let Some(known) = self.all.get(id) else { return true };
         let set = known.pool.set();
@@ -261,15 +261,15 @@ impl Pools {
         if let Some(known) = self.all.get_mut(id)
             && known.pool.gateway != Some(*addr)
         {
-            // The engine may have released the pool meanwhile.
+            // The engine may have released the pool since.
             let is_certain = known.is_used_by(machine);
             known.addrs.insert(*addr, Held { user: machine, is_certain });
         }
         Ok(())
     }
 
-    /// Compares with a store. `machine` is the machine of a node. If nothing is in transit (`is_final`), what
-    /// was not answered is known now.
+    /// Compares with a store. `machine` is the machine of a node. If nothing is in transit (`is_final`),
+    /// the fate of unanswered requests is now known.
     pub fn compare(
         &mut self,
         stored: &[Pool],
@@ -290,7 +290,7 @@ impl Pools {
                 }
             }
             let Some(known) = self.all.get(&pool.id) else {
-                return Err(format!("pool {} is left, and nobody has it", pool.id));
+                return Err(format!("pool {} is left, but no engine has it", pool.id));
             };
             let count = |user: &usize| users.get(user).copied().unwrap_or_default();
             let is_right =
@@ -301,7 +301,7 @@ impl Pools {
                 return Err(format!("pool {} has users {users:?}, not {:?}", pool.id, known.users));
             }
             let overlaps = |other: &&Pool| {
-                // As in moby, a sub-pool may overlap everything but itself.
+                // As in moby, a sub-pool may overlap every pool except an identical one.
                 let is_sub = |pool: &Pool| pool.sub.is_some() && pool.shared.is_none();
                 let may = is_sub(pool) || is_sub(other);
                 let spans = (Span::from(pool.subnet), Span::from(other.subnet));
@@ -322,7 +322,7 @@ impl Pools {
                 row.kind == Kind::Gateway && known.has_gateways || pool.gateway == Some(*addr);
             let has_lost = known.users.values().any(|user| user.has_lost);
             if !known.addrs.contains_key(addr) && !has_lost && !is_gateway {
-                return Err(format!("{addr} of pool {id} is leased, and nobody has it"));
+                return Err(format!("{addr} of pool {id} is leased, but no engine has it"));
             }
             held.insert((id, *addr), row);
         }
@@ -344,7 +344,7 @@ impl Pools {
         Ok(())
     }
 
-    /// What was not answered has its final outcome. What the store has and no engine knows stays uncertain.
+    /// Unanswered requests have their final outcome. Whatever only the store has stays uncertain.
     fn settle(
         &mut self,
         counts: &BTreeMap<&PoolId, BTreeMap<usize, u32>>,

@@ -1,4 +1,4 @@
-//! One run of a program in a simulation: its steps, what becomes of it, and the virtual clock.
+//! One run of a program in a simulation: its steps, its fate, and the virtual clock.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use crate::error::{Refusal, StoreError};
 pub enum Fate {
     KilledBefore,
     KilledAfter,
-    /// The operation fails with this error number, having done nothing; a write may have done a part.
+    /// The operation fails with this error number and does nothing, except that a write may be partial.
     Fails(i32),
-    /// Others run meanwhile.
+    /// Other processes run in the meantime.
     Suspended,
 }
 
@@ -38,7 +38,7 @@ pub enum Ran<T> {
 pub struct Process {
     dead: AtomicBool,
     steps: AtomicU64,
-    /// What happens at which step.
+    /// The fate, and the step at which it happens.
     fate: Option<(u64, Fate)>,
 }
 
@@ -59,7 +59,7 @@ impl Process {
         self.steps.load(Ordering::Relaxed)
     }
 
-    /// Whether its fate has not come yet.
+    /// Whether its fate has not happened yet.
     pub fn is_undisturbed(&self) -> bool {
         !self.is_dead() && self.fate.is_none_or(|(at, _)| at > self.steps())
     }
@@ -98,12 +98,12 @@ impl Process {
 }
 
 thread_local! {
-    /// What runs while a process is suspended.
+    /// The function that runs while a process is suspended.
     static MEANWHILE: RefCell<Option<Box<dyn FnMut()>>> = const { RefCell::new(None) };
     static CLOCK: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
-/// Sets what runs when a process is suspended; once.
+/// Sets the function that runs, once, when a process is suspended.
 pub fn meanwhile(run: Option<Box<dyn FnMut()>>) {
     MEANWHILE.with(|hook| *hook.borrow_mut() = run);
 }

@@ -1,6 +1,7 @@
-//! A machine's `/run`, which no process changes after it was killed.
+//! A machine's `/run`. A process does not change it after it was killed.
 //!
-//! In a simulation a killed process runs on until its calls have failed, so the folder is restored.
+//! In a simulation, a killed process continues until its calls have failed, so the folder is restored
+//! afterwards.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -15,7 +16,7 @@ pub struct RunFolder {
     at_death: RefCell<Option<BTreeMap<PathBuf, Vec<u8>>>>,
 }
 
-/// Releases the locks on the notes of a killed process: in a simulation it has them open until it has run on.
+/// Releases the locks on the notes of a killed process, which has them open until it has run to its end.
 /// Their names begin with the process's seed.
 pub fn unlock(folder: &Path, seed: u64) {
     let is_its = |path: &&PathBuf| {
@@ -34,14 +35,14 @@ impl RunFolder {
         RunFolder { path, at_death: RefCell::default() }
     }
 
-    /// The process is killed now.
+    /// Marks the process as killed.
     pub fn killed(&self) {
         if self.at_death.borrow().is_none() {
             *self.at_death.borrow_mut() = Some(self.files());
         }
     }
 
-    /// Undoes what the process did since. Other processes may have files open that it did not change.
+    /// Undoes the later changes of the process. Other processes may have files open that it did not change.
     pub fn restore(&self) {
         let Some(before) = self.at_death.take() else { return };
         let now = self.files();

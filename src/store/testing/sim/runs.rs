@@ -1,4 +1,4 @@
-//! Runs of a simulation: seeds one after the other, and the short trace of one that fails.
+//! Runs of a simulation: one seed after another, and a short trace of a failing one.
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,10 +9,10 @@ use super::super::long;
 use super::random::Random;
 use crate::sys::panic;
 
-/// What a failed check says.
+/// The message of a failed check.
 pub type Finding = String;
 
-/// How many turns a run has.
+/// The number of turns in a run.
 const TURNS: usize = 250;
 
 /// A world that one seed determines.
@@ -25,14 +25,14 @@ pub trait Simulation {
     fn with_story(&self, act: &mut dyn FnMut(&mut Story));
 }
 
-/// What has happened in a run.
+/// The events of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Story {
     pub trace: Vec<String>,
     pub finding: Option<Finding>,
     /// How many processes are suspended.
     pub depth: usize,
-    /// What may be left out of the turn: the events while a process is suspended, and what happens to processes.
+    /// The optional parts of the turn: the events while a process is suspended, and the fates of processes.
     pub optional: Vec<Optional>,
     turn: usize,
     left_out: Rc<BTreeSet<Optional>>,
@@ -40,11 +40,11 @@ pub struct Story {
     pub steps: u64,
 }
 
-/// The number of a turn, and of something in it that a shorter trace may do without.
+/// The number of a turn, and of an optional part of it.
 type Optional = (usize, usize);
 
 impl Story {
-    /// Whether what comes next happens. To leave it out does not change what comes after it.
+    /// Whether the next optional part happens. Leaving it out does not change the later ones.
     pub fn happens(&mut self) -> bool {
         let before = self.optional.iter().rev().take_while(|(turn, _)| *turn == self.turn).count();
         let next = (self.turn, before);
@@ -65,7 +65,7 @@ impl Story {
     }
 }
 
-/// Runs these turns of a seed, without what is left out, up to the first finding. A panic is one.
+/// Runs these turns of a seed, without the left-out parts, up to the first finding. A panic counts as one.
 fn run<S: Simulation>(seed: u64, turns: &[usize], left_out: &[Optional]) -> Story {
     let world = S::new(seed);
     world.with_story(&mut |story| story.left_out = Rc::new(left_out.iter().copied().collect()));
@@ -88,7 +88,7 @@ fn run<S: Simulation>(seed: u64, turns: &[usize], left_out: &[Optional]) -> Stor
     story
 }
 
-/// Leaves out as much of a run that fails as can be left out.
+/// Leaves out as much as possible of a failing run.
 fn shrink<S: Simulation>(seed: u64, until: Instant) -> Story {
     let all: Vec<usize> = (0..TURNS).collect();
     let mut failure = run::<S>(seed, &all, &[]);
@@ -106,7 +106,7 @@ fn shrink<S: Simulation>(seed: u64, until: Instant) -> Story {
     failure
 }
 
-/// A turn has fewer that can be left out.
+/// The maximum number of optional parts in a turn.
 const MOST_OPTIONAL: usize = 200;
 
 /// Leaves out parts of a list, large ones first, as long as the run without them fails.
@@ -134,8 +134,8 @@ fn shrunk<T: Clone>(
     list
 }
 
-/// Runs seeds until the time is over. `SUBLET_SEED` is the first one, `SUBLET_SECONDS` the time. Without the
-/// first, CI takes seeds that nobody has tried.
+/// Runs seeds until the time is over. `SUBLET_SEED` is the first one, `SUBLET_SECONDS` the time. Without
+/// `SUBLET_SEED`, CI takes new seeds.
 #[expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a test's own settings")]
 pub fn seeds<S: Simulation>(what: &str, default_seconds: u64) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());

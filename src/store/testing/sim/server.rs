@@ -34,7 +34,7 @@ struct InTransit {
     sender: Arc<Process>,
 }
 
-/// What the network and the server do, besides what a process's fate is.
+/// What the network and the server do, in addition to the fates of processes.
 #[derive(Debug)]
 struct State {
     records: Records,
@@ -42,9 +42,10 @@ struct State {
     random: Random,
     /// Transactions that have not arrived yet.
     in_transit: Vec<InTransit>,
-    /// Calls until the next leader is elected. Meanwhile every call fails, and some transactions are applied.
+    /// The number of calls until the next leader is elected. Until then every call fails, but some
+    /// transactions are applied.
     election: u32,
-    /// No space is left: nothing can be written, but records can be removed.
+    /// Whether no space is left. Nothing can be written, but records can be removed.
     is_full: bool,
     /// Calls that did not get the answer of a healthy server.
     troubles: u64,
@@ -87,12 +88,12 @@ impl SimServer {
         Connection { server: self.clone(), caller: caller.clone(), note }
     }
 
-    /// What the network does from now on.
+    /// Sets the random numbers for the network's behavior.
     pub fn set_random(&self, random: Random) {
         self.state.borrow_mut().random = random;
     }
 
-    /// Another number whenever the records have changed.
+    /// A number that changes with every change of the records.
     pub fn version(&self) -> u64 {
         self.state.borrow().records.version
     }
@@ -115,7 +116,7 @@ impl SimServer {
         self.state.borrow_mut().election = calls;
     }
 
-    /// Whether it is full now.
+    /// Toggles whether the server is full. Returns whether it is.
     pub fn toggle_full(&self) -> bool {
         let state = &mut *self.state.borrow_mut();
         state.is_full = !state.is_full;
@@ -163,7 +164,7 @@ impl State {
         })
     }
 
-    /// Whether a call fails because no leader is elected.
+    /// Whether a call fails because there is no leader.
     fn is_electing(&mut self) -> bool {
         let is_electing = self.election > 0;
         self.election = self.election.saturating_sub(1);
@@ -171,7 +172,7 @@ impl State {
     }
 }
 
-/// Whether it writes a record, and does not only remove some.
+/// Whether the transaction writes a record, and does not only remove records.
 fn writes(sent: &[Operation]) -> bool {
     sent.iter().any(|operation| matches!(operation.write, Write::Put(_)))
 }
@@ -199,7 +200,7 @@ fn text(operations: &[Operation]) -> String {
     operations.iter().filter(is_lease).map(word).collect::<Vec<_>>().join(" ")
 }
 
-/// Whose calls a connection makes. A daemon keeps the connection from request to request.
+/// The caller of a connection. A daemon keeps the connection from request to request.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// One command, or one request of a daemon.
@@ -250,7 +251,7 @@ impl Connection {
         self.server.state.borrow_mut().trouble(why)
     }
 
-    /// A transaction arrives, and something may go wrong.
+    /// Receives a transaction; something may go wrong.
     fn receive(&self, operations: &[Operation]) -> Result<Commit, StoreError> {
         let done = self.decide(operations);
         (self.note)(match &done {
@@ -274,7 +275,7 @@ impl Connection {
             }
             match state.random.below(3) {
                 0 if events.late_of_unanswered => state.in_transit.push(sent()),
-                // A leader that loses its office may have replicated it.
+                // A leader may have replicated it before it was replaced.
                 1 if !is_cut_off && state.records.all_hold(operations) => {
                     state.records.apply(operations);
                 }
@@ -316,7 +317,7 @@ impl Server for Connection {
         "the server".to_owned()
     }
 
-    /// No process that is suspended goes on meanwhile, but messages arrive.
+    /// No suspended process continues in the meantime, but messages arrive.
     fn pause(&self, _: Duration, _: Instant) {
         let mut random = self.server.state.borrow().random.clone();
         self.server.arrive(&mut random).into_iter().for_each(|note| (self.note)(note));

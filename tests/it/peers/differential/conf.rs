@@ -1,4 +1,4 @@
-//! Random configurations, and what can be told of one without either program.
+//! Random configurations, and facts about them that need neither program.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use crate::lab::Dice;
 pub struct Conf(pub Value);
 
 impl Conf {
-    /// A configuration, and addresses to ask for: some in it, some not.
+    /// A configuration, and addresses to request: some in it, some not.
     pub fn random(dice: &mut Dice) -> (Conf, Vec<String>) {
         let mut pool = Vec::new();
         let conf = random(dice, &mut pool);
@@ -41,7 +41,7 @@ impl Conf {
         ranges.any(|range| range["rangeStart"] == "172.31.9.7" && range["rangeEnd"].is_null())
     }
 
-    /// Two different addresses of one set are asked for.
+    /// Whether two different addresses of one set are requested.
     pub fn two_in_one_set(&self, asked: &[String]) -> bool {
         let distinct: BTreeSet<&String> = asked.iter().collect();
         self.sets().iter().any(|set| {
@@ -56,7 +56,7 @@ fn lists(sets: &Value) -> Vec<Vec<&Value>> {
     sets.map(|set| set.as_array().into_iter().flatten().collect()).collect()
 }
 
-/// Whether a range's bounds, given or by default, hold an address.
+/// Whether a range contains an address, by its bounds or the default ones.
 fn contains(range: &Value, address: &str) -> bool {
     let number = |text: &str| match text.parse() {
         Ok(IpAddr::V4(a)) => (4, u128::from(a.to_bits())),
@@ -163,7 +163,7 @@ fn random_set(dice: &mut Dice, index: usize, wide: bool, pool: &mut Vec<String>)
     json!(ranges)
 }
 
-/// One mistake, as people make them.
+/// One typical mistake.
 fn spoil(dice: &mut Dice, ipam: &mut Value, conf: &mut Value) {
     let sets = |text: Value| json!([[text]]);
     let ranges = match dice.below(14) {

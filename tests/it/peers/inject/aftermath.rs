@@ -1,5 +1,4 @@
-//! What must be true after a command that was interrupted: two more ADDs, `list`, `doctor`, and the
-//! command again.
+//! The conditions after an interrupted command: two more ADDs, `list`, `doctor`, and the command again.
 
 use std::fs;
 
@@ -8,14 +7,14 @@ use super::cases::{Case, SUBJECT, alone};
 use super::state::{State, state};
 use crate::lab::{Answer, addresses};
 
-/// What a command says of itself.
+/// The result that a command reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Claim {
     /// Exit status 0.
     Done,
-    /// An error that nothing was changed.
+    /// An error that says that nothing was changed.
     Nothing,
-    /// Another error, or it was killed.
+    /// Another error, or the process was killed.
     Unknown,
 }
 
@@ -32,7 +31,7 @@ impl Claim {
 }
 
 impl Undisturbed {
-    /// What is wrong after a run with a fault.
+    /// Checks the state after a run with a fault.
     pub fn check(&self, case: &Case, claim: Claim) -> Result<(), String> {
         let mut new = State::new();
         let mut refused = false;
@@ -41,7 +40,7 @@ impl Undisturbed {
         }
         let doctor = alone(case.operator(&["doctor"])).run();
         let found = if refused {
-            // Only what the command was to put right.
+            // Only the problem that the command was meant to solve.
             doctor.check(doctor.code == Some(1), "the doctor");
             if claim == Claim::Done || case.state().is_ok() {
                 return Err("done, and an ADD is refused".to_owned());
@@ -72,7 +71,7 @@ impl Undisturbed {
     fn repeat(&self, case: &Case, happened: bool, new: &mut State) -> Result<(), String> {
         let mut again = case.placed(case.call.clone()).run();
         if again.stderr.contains("n1") && !happened {
-            // A reservation that was not made: its address was leased meanwhile.
+            // A reservation that was not made, because its address was leased in the meantime.
             new.clear();
             for container in ["n1", "n2"] {
                 (case.add)(container).env("CNI_COMMAND", "DEL").run().silent();
@@ -119,7 +118,7 @@ impl Case {
         state(&list.rows(), &self.data().join("mynet"))
     }
 
-    /// The state without these leases, which must be there.
+    /// The state without these leases, which must exist.
     fn without(&self, new: &State) -> Result<State, String> {
         let mut state = self.state()?;
         for (address, container) in new {
@@ -130,8 +129,8 @@ impl Case {
         Ok(state)
     }
 
-    /// An ADD of a new container, which gets no address of the other new one. Answers whether it was
-    /// refused, as it must be in a store that the command is to repair or convert.
+    /// An ADD of a new container, which must not get the address of the other new one. Returns whether it
+    /// was refused, as it must be before the command has repaired or converted the store.
     fn add_new(&self, container: &str, new: &mut State) -> Result<bool, String> {
         let answer = (self.add)(container).run();
         if !answer.succeeded() {
@@ -147,7 +146,7 @@ impl Case {
         Ok(false)
     }
 
-    /// The doctor reports nothing, or files that a killed process left behind.
+    /// The doctor reports nothing, or only files that a killed process left behind.
     fn healthy(doctor: &Answer) -> Result<(), String> {
         let report = doctor.json();
         for problem in report["problems"].as_array().unwrap() {

@@ -1,4 +1,4 @@
-//! The commands that are interrupted, each with the folder that it meets.
+//! The commands that are interrupted, each with its initial folder.
 
 use std::fs;
 use std::path::PathBuf;
@@ -18,16 +18,17 @@ pub struct Case {
     pub call: Call,
     /// Makes the ADD of a container, by its name or ECS id.
     pub add: Box<dyn Fn(&str) -> Call>,
-    /// What the error of an ADD contains as long as the command has not repaired or converted the store.
+    /// The text of an ADD's error before the command has repaired or converted the store.
     pub refusal: Option<&'static str>,
-    /// The command looks at all processes: it gets a process namespace, where they are always the same.
+    /// The command examines all processes, so it runs in a process namespace, where they are always the
+    /// same.
     pub alone: bool,
 }
 
 /// The container of an interrupted ADD.
 pub const SUBJECT: &str = "subject";
 
-/// The next address that the round robin would lease in most cases: a lost reservation shows at once.
+/// The next address of the round robin in most cases, so that a lost reservation is noticed at once.
 const RESERVED: &str = "10.4.0.4";
 
 impl Case {
@@ -94,7 +95,7 @@ impl Case {
         self
     }
 
-    /// The call where the command runs.
+    /// The call in the environment of the command.
     pub fn placed(&self, call: Call) -> Call {
         if self.alone { alone(call) } else { call }
     }
@@ -111,7 +112,7 @@ impl Case {
         }
     }
 
-    /// Puts the folder back as it was, at the same path, which configurations and files name.
+    /// Restores the folder at the same path, which configurations and files name.
     pub fn restore(&self) {
         if self.data().exists() {
             fs::remove_dir_all(self.data()).unwrap();
@@ -203,7 +204,7 @@ pub fn import_host_local(persist: &str) -> Case {
     case.of(call)
 }
 
-/// The text file of a takeover has the folder's name.
+/// The text file of an import has the folder's name.
 pub fn export_host_local(persist: &str) -> Case {
     let case = Case::new(persist).host_local(&["a"]).leases(&["b", "c"]);
     let dir = case.lab.data_dir();
@@ -211,7 +212,7 @@ pub fn export_host_local(persist: &str) -> Case {
     case.of(call)
 }
 
-/// One lease cannot be read, and the others not without a look at each record.
+/// One lease cannot be read, and the others only record by record.
 pub fn doctor_repair(persist: &str) -> Case {
     const VICTIM: &str = "unreadable-one";
     let case = Case::served(persist).leases(&[VICTIM]);

@@ -1,10 +1,10 @@
-//! Every system call of a command fails, or is the last one of its process; the commands after it find
-//! a store in which nothing is lost and no address has two holders.
+//! Every system call of a command fails, or is the last one of its process. Afterwards nothing is lost, and
+//! no address has two holders.
 //!
-//! strace counts the calls of an undisturbed run and injects the faults. With `SUBLET_LONG` that is every
-//! call of the process, with all faults; without, the calls that reach the folder and the first one that
-//! writes the answer, with EIO, and those that change something with a kill, too. After each run follow
-//! two more ADDs, `list`, `doctor` and the command again.
+//! strace counts the calls of an undisturbed run and injects the faults. With `SUBLET_LONG`, it injects all
+//! faults into every call of the process. Without, it injects EIO into the calls that reach the folder and
+//! the first one that writes the answer, and also kills at those that change something. Each run is
+//! followed by two more ADDs, `list`, `doctor` and the command again.
 
 mod aftermath;
 mod cases;
@@ -20,11 +20,11 @@ use self::state::{State, fingerprint};
 use crate::lab::Answer;
 use crate::peers::power::trace::need_strace;
 
-/// What strace does to a call.
+/// The faults that strace injects.
 const FAULTS: [&str; 5] =
     ["signal=KILL", "error=EIO", "error=ENOSPC", "error=ENOMEM", "error=ESTALE"];
 
-/// Calls that are not injected, the faults by which that is so, and why.
+/// Calls that are not injected, with the faults and the reason.
 const EXEMPT: [(&str, &str, &str); 3] = [
     ("execve", "", "strace starts the program with it, and reports the failure as its own"),
     ("futex", "", "the thread that shows progress sleeps and wakes: how often depends on the time"),
@@ -38,20 +38,20 @@ const EXEMPT: [(&str, &str, &str); 3] = [
 /// The panics of the standard library: of a hash map's seed, and of a thread that shows progress.
 const PANICS: [&str; 2] = ["failed to generate random data", "failed to spawn thread"];
 
-/// Where more calls than this reach the folder, continuous integration injects into one of [`STRIDE`]
-/// that change nothing.
+/// If more calls than this reach the folder, continuous integration injects into one of [`STRIDE`] that
+/// change nothing.
 const MANY: usize = 400;
 const STRIDE: usize = 5;
 
 /// One system call of the command.
 struct Syscall {
     name: String,
-    /// Its place among the calls of this name, from 1.
+    /// Its index among the calls of this name, from 1.
     n: usize,
     reach: Reach,
 }
 
-/// What a system call has to do with the folder.
+/// How a system call affects the folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Reach {
     /// Nothing.
@@ -81,7 +81,7 @@ fn enumerate(case: &Case) {
     let faults = |place: usize, call: &Syscall| match call.reach {
         _ if long() => &FAULTS[..],
         Reach::Changes => &FAULTS[..2],
-        // Whoever is killed here leaves what a kill at the next change leaves.
+        // A kill here has the same effect as a kill at the next change.
         Reach::Looks if place.is_multiple_of(stride) => &FAULTS[1..2],
         _ => &[],
     };
@@ -108,7 +108,7 @@ fn enumerate(case: &Case) {
                 missed.push(inject.clone());
             }
             let claim = Claim::of(&answer);
-            // What follows depends on the folder alone.
+            // The aftermath depends only on the folder.
             let known = !seen.insert((fingerprint(&case.data()), claim));
             let says = |text: &str| answer.stderr.contains(text);
             let bug = says("this is a bug in sublet") && !PANICS.iter().any(|text| says(text));
@@ -130,7 +130,7 @@ fn enumerate(case: &Case) {
     assert!(reaching > 20, "only {reaching} calls reach the folder");
 }
 
-/// Runs the command under strace, which writes what it traced to a file; answers with that.
+/// Runs the command under strace. Returns its answer and the trace.
 fn strace(case: &Case, options: &[&str]) -> (Answer, String) {
     let file = tempfile::NamedTempFile::new().unwrap();
     let name = file.path().to_str().unwrap();
@@ -143,10 +143,10 @@ fn strace(case: &Case, options: &[&str]) -> (Answer, String) {
 /// A run without a fault.
 struct Undisturbed {
     calls: Vec<Syscall>,
-    /// None: the store cannot be read.
+    /// `None`: the store cannot be read.
     before: Option<State>,
     after: State,
-    /// What an ADD answers.
+    /// The addresses of an ADD.
     ips: Option<Vec<String>>,
 }
 

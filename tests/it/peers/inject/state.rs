@@ -1,4 +1,4 @@
-//! What a folder holds: the listed leases and reservations, and what host-local would find there.
+//! The content of a folder: the listed leases and reservations, and the files that host-local would find.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -36,7 +36,7 @@ pub fn state(rows: &[Value], folder: &Path) -> Result<State, String> {
     Ok(state)
 }
 
-/// Name and content of the lease files in a folder of host-local's; none where it is a text file.
+/// Name and content of the lease files in host-local's folder; none if it is a text file.
 fn lease_files(folder: &Path) -> Vec<(String, String)> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let files = entries.map(|entry| entry.unwrap().path());
@@ -45,7 +45,7 @@ fn lease_files(folder: &Path) -> Vec<(String, String)> {
     leases.map(|(name, path)| (name, fs::read_to_string(path).unwrap())).collect()
 }
 
-/// Copies a folder to a place that does not exist, with modes.
+/// Copies a folder with its modes to a new path.
 pub fn copy(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     fs::set_permissions(to, fs::metadata(from).unwrap().permissions()).unwrap();

@@ -1,5 +1,4 @@
-//! Leases that end with their boot: a kill takes none, and after a cut nothing is trusted that the
-//! ended boot has left.
+//! Boot leases: a kill loses none, and after a power cut nothing from the ended boot is trusted.
 
 use std::fs;
 
@@ -41,13 +40,13 @@ fn killed_and_cut_everywhere() {
     }
 }
 
-/// A process is killed at any call of its first ADD; the next one goes on.
+/// A process is killed at each call of its first ADD; the next process continues.
 #[test]
 fn after_a_killed_first_add() {
     for begin in [empty, second_boot] {
         let mut all = Found::default();
         for name in ["ftruncate", "linkat", "unlink", "pwrite64"] {
-            // The pages of a new file are as good as its first.
+            // One page of a new file is as good as any other.
             for n in (1..).filter(|n| name != "pwrite64" || n % 8 == 1) {
                 let mut story = begin();
                 if !story.killed_at("ADD", "a", name, n) {
@@ -64,7 +63,7 @@ fn after_a_killed_first_add() {
     }
 }
 
-/// Nothing of a boot's leases is flushed, not even the file that is made for them.
+/// Nothing of a boot's leases is flushed, not even their new file.
 #[test]
 fn nothing_is_flushed() {
     let story = second_boot().call_and("ADD", "a").call_and("ADD", "b").call_and("DEL", "a");
@@ -73,7 +72,7 @@ fn nothing_is_flushed() {
     assert!(flushed.is_empty(), "{flushed:?}");
 }
 
-/// Whatever the ended boot's store holds, the next boot begins without it.
+/// Whatever the ended boot's store contains, the next boot starts without it.
 #[test]
 fn garbage_of_an_ended_boot() {
     let mut dice = Dice(17);

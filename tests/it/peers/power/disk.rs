@@ -1,9 +1,8 @@
-//! A page cache, a disk behind it, and what a power cut may leave of the one on the other.
+//! A page cache and a disk, and what a power cut can leave on the disk.
 //!
-//! Owns: the model. Whole sectors of 512 bytes reach the disk, each in any of the states it had since
-//! it was last flushed; so do lengths, and entries of folders, all independently of each other. A
-//! flush of a file makes its content and length durable and not its name; that needs a flush of
-//! the folder. Nothing becomes durable by itself only.
+//! The model: whole sectors of 512 bytes reach the disk, each in any of its states since the last flush. So
+//! do lengths and entries of folders, all independently of each other. A flush of a file makes its content
+//! and length durable but not its name, which requires a flush of the folder.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
@@ -17,7 +16,7 @@ use super::trace::Op;
 
 const SECTOR: usize = 512;
 
-/// Of the states that a sector had, so many of the newest count.
+/// The number of newest states of a sector that are tried.
 const STATES: usize = 3;
 
 type Sector = Rc<[u8; SECTOR]>;
@@ -51,7 +50,7 @@ pub struct Disk {
     unflushed: Vec<Entry>,
 }
 
-/// What one thing may be after a cut: the index of a state; 0 is what is durable.
+/// The states after a cut, by index; 0 is the durable state.
 pub type Choice = Vec<usize>;
 
 /// The files of an image, by path below the root.
@@ -102,7 +101,7 @@ impl Node {
 }
 
 impl Disk {
-    /// What lies below `root` now, all of it durable.
+    /// The content below `root`, all of it durable.
     pub fn of(root: &Path) -> Disk {
         let mut disk = Disk {
             root: root.to_owned(),
@@ -151,7 +150,7 @@ impl Disk {
             }
             Op::Len(path, len) => {
                 let node = self.node(path);
-                // What is cut off is zero if the file grows again.
+                // A truncated part is zero if the file grows again.
                 let cut: Vec<u64> =
                     node.sectors.keys().chain(node.unflushed.keys()).copied().collect();
                 for sector in cut.into_iter().filter(|s| s * 512 >= *len) {
@@ -200,8 +199,8 @@ impl Disk {
         &mut self.nodes[self.names[path]]
     }
 
-    /// How many states each undecided thing may be in after a cut now: entries of folders in their
-    /// order, then each file's length and sectors.
+    /// The number of possible states of each undecided item after a cut: entries of folders in order, then
+    /// each file's length and sectors.
     pub fn states(&self) -> Vec<usize> {
         let mut states = vec![2; self.unflushed.len()];
         for node in &self.nodes {
@@ -211,12 +210,12 @@ impl Disk {
         states
     }
 
-    /// What is left after a kill: all of it.
+    /// The content after a kill: everything.
     pub fn killed(&self) -> Image {
         self.cut(&self.states().iter().map(|n| n - 1).collect())
     }
 
-    /// What is left after a cut that left these states.
+    /// The content after a cut with these states.
     pub fn cut(&self, choice: &Choice) -> Image {
         let mut choice = choice.iter().copied();
         let mut next = || choice.next().unwrap();

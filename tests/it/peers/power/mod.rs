@@ -1,9 +1,9 @@
 //! Kills and power cuts at every operation of the real program.
 //!
-//! Owns: stories of several calls, recorded from the built program, and their replay: at each
-//! operation a kill, and cuts that leave all kinds of subsets of what was not flushed. Each image
-//! that is left is opened, read and written as the next process would. The model is `disk`, the
-//! recording `trace`, what must be true `check`.
+//! Sequences of calls are recorded from the built program and replayed. At each operation there is a kill,
+//! and there are cuts that leave many subsets of the unflushed changes. Each resulting image is opened,
+//! read and written as the next process would. `disk` is the model, `trace` the recording, `check` has the
+//! conditions.
 
 mod boot;
 mod controls;
@@ -27,21 +27,21 @@ use crate::store_check::{self as check, Truth};
 /// How many subsets are tried.
 #[derive(Clone, Copy, Debug)]
 pub struct Depth {
-    /// Up to so many combinations all of them.
+    /// Up to this number, all combinations.
     bound: usize,
-    /// Beyond, each thing alone and all but each, in each of its states.
+    /// Beyond it: each item alone, and all but each, in each of its states.
     singles: bool,
-    /// And so many random ones.
+    /// And this number of random ones.
     random: usize,
 }
 
-/// For a story that is told once.
+/// For a sequence that is run once.
 pub const DEEP: Depth = Depth { bound: 256, singles: true, random: 40 };
 
-/// For one with very much that is not flushed.
+/// For one with many unflushed changes.
 pub const RANDOM: Depth = Depth { bound: 64, singles: false, random: 60 };
 
-/// For one of many.
+/// For one of many sequences.
 pub const SHALLOW: Depth = Depth { bound: 32, singles: false, random: 12 };
 
 /// What a replay found.
@@ -49,7 +49,7 @@ pub const SHALLOW: Depth = Depth { bound: 32, singles: false, random: 12 };
 pub struct Found {
     pub kills: usize,
     pub cuts: usize,
-    /// Different ones, each checked once.
+    /// Different images, each checked once.
     pub images: usize,
     pub failed_kills: usize,
     pub failed_cuts: usize,
@@ -57,7 +57,7 @@ pub struct Found {
 }
 
 impl Found {
-    /// Counts another one's in.
+    /// Adds the counts of another replay.
     pub fn and(&mut self, other: Found) {
         self.kills += other.kills;
         self.cuts += other.cuts;
@@ -80,17 +80,17 @@ impl Found {
     }
 }
 
-/// For whoever reads the test's output.
+/// For readers of the test's output.
 #[allow(clippy::print_stderr, reason = "figures, shown where a test's output is")]
 fn tell(text: &str) {
     eprintln!("{text}");
 }
 
-/// One call of a story: what it did, and what is known of it.
+/// One call of a sequence: its operations and its known result.
 struct Step {
     container: String,
     adds: bool,
-    /// Of an ADD that was answered.
+    /// The address, if an ADD was answered.
     address: Option<String>,
     ops: Vec<Op>,
     lived: bool,
@@ -106,7 +106,7 @@ pub struct Story {
 }
 
 impl Story {
-    /// In an empty folder; `prepare` may put something there first and says what is true then.
+    /// In an empty folder. `prepare` may put something there first, and returns the expected state.
     pub fn new(persist: &'static str, prepare: impl FnOnce(&Lab) -> Truth) -> Story {
         let lab = Lab::new();
         let truth = prepare(&lab);
@@ -137,10 +137,10 @@ impl Story {
         self
     }
 
-    /// A call that is killed as it enters the n-th such system call; whether it came so far.
+    /// A call that is killed when it enters the n-th such system call. Returns whether it got that far.
     pub fn killed_at(&mut self, command: &str, container: &str, name: &str, n: usize) -> bool {
         let call = self.call(command, container);
-        // What is loaded at the start of a process is none of the store's.
+        // Files that are loaded at the start of a process do not belong to the store.
         let inject = format!("inject={name}:signal=KILL:when={n}");
         let (answer, ops) = trace::record(&call, self.lab.path(), Some(&inject));
         let (container, adds) = (container.to_owned(), command == "ADD");
@@ -150,21 +150,20 @@ impl Story {
         !lived
     }
 
-    /// The operations of all calls, to find those that a control leaves out.
+    /// The operations of all calls, so that controls can leave some out.
     pub fn ops(&self) -> Vec<(usize, &Op)> {
         let all = self.steps.iter().enumerate();
         all.flat_map(|(n, step)| step.ops.iter().map(move |op| (n, op))).collect()
     }
 
-    /// Replays the story without the operations of these numbers, and checks what is left at each
-    /// one from `from` on.
+    /// Replays the sequence without these operations, and checks the state at each one from `from` on.
     pub fn replay(&self, left_out: &[usize], from: usize, depth: Depth) -> Found {
         let mut replay = Replay {
             found: Found::default(),
             seen: HashMap::new(),
             dice: Dice(1),
             persist: if self.persist == "disk" { Persist::Disk } else { Persist::Boot },
-            // Written and thrown away thousands of times.
+            // Written and removed thousands of times.
             folder: TempDir::new_in("/dev/shm").unwrap(),
             depth,
         };
@@ -197,7 +196,7 @@ impl Story {
 }
 
 impl Step {
-    /// The call was answered: now there is no doubt.
+    /// The call was answered, so its result is certain.
     fn settle(&self, truth: &mut Truth) {
         truth.open.remove(&self.container);
         match &self.address {
@@ -226,7 +225,7 @@ impl Replay {
             self.found.failed_kills += 1;
             self.found.example.get_or_insert(format!("killed: {wrong}"));
         }
-        // A cut ends the boot, and with it what was leased for its length.
+        // A cut ends the boot, and with it the boot leases.
         let after = match self.persist {
             Persist::Disk => truth.clone(),
             Persist::Boot => Truth::default(),
@@ -240,8 +239,8 @@ impl Replay {
         }
     }
 
-    /// The subsets that are tried: all where they are few; else none, all, each alone, all but each,
-    /// all up to each, and random ones in which much or little is left.
+    /// The subsets to try: all if there are few; otherwise none, all, each alone, all but each, all up to
+    /// each, and random ones that keep much or little.
     fn choices(&mut self, states: &[usize]) -> Vec<Choice> {
         let open: Vec<usize> = (0..states.len()).filter(|i| states[*i] > 1).collect();
         let count = open.iter().try_fold(1, |n: usize, i| {
@@ -293,7 +292,7 @@ impl Replay {
         all
     }
 
-    /// What is wrong with an image, if anything.
+    /// Checks an image. Returns what is wrong.
     fn check(&mut self, image: &Image, truth: &Truth, cx: &Context) -> Option<String> {
         let key = (image.hash(), cx.boot == check::now().boot, truth.clone());
         if let Some(before) = self.seen.get(&key) {
@@ -312,7 +311,7 @@ impl Replay {
     }
 }
 
-/// Containers and addresses that the library leases.
+/// Leases addresses through the library.
 fn lease(file: &Path, containers: &[&str]) -> Truth {
     let store = &mut *check::open(file, Persist::Disk);
     let given = |c: &&str| ((*c).to_owned(), check::given(store, c, &check::now()).unwrap());

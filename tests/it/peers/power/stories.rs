@@ -1,4 +1,4 @@
-//! Stories in which nothing may be lost.
+//! Sequences in which nothing may be lost.
 
 use std::fs;
 
@@ -30,7 +30,7 @@ fn every_kind_of_call() {
     story.replay(&[], 0, DEEP).nothing_wrong("every kind of call");
 }
 
-/// The file is taken away while the lock and the note in it stay.
+/// The file is removed while the lock and its note stay.
 #[test]
 fn creation_anew() {
     let story = Story::new("disk", |lab| {
@@ -49,7 +49,7 @@ fn growth() {
         let file = lab.join("data/leases.redb");
         let mut truth = lease(&lab.store(), &["a"]);
         let store = &mut *check::open(&lab.store(), Persist::Disk);
-        // It begins large, and the first commits cut off what they do not need.
+        // It begins large, and the first commits truncate it.
         for n in 0..8 {
             let name = format!("n{n}");
             let given = check::given(store, &name, &check::now()).unwrap().to_string();
@@ -60,7 +60,7 @@ fn growth() {
         let mut step = 64;
         let mut from = 256;
         while step > 0 {
-            // A file that is set back without what stands beside it is refused.
+            // A file that was replaced by an older copy, without the files beside it, is refused.
             let all =
                 ["", ".lock", ".policy"].map(|end| lab.join(&format!("data/leases.redb{end}")));
             let before = all.each_ref().map(|path| fs::read(path).ok());
@@ -92,8 +92,8 @@ fn growth() {
     }
 }
 
-/// A process is killed at a call that writes or flushes; the next one is whole. Whatever that one
-/// answered is true from then on.
+/// A process is killed at a call that writes or flushes; the next process completes. Everything that it
+/// answers is true from then on.
 fn after_a_kill(command: &str, container: &str, next: (&str, &str), calls: &[(&str, usize)]) {
     let mut all = Found::default();
     for (name, n) in calls {
@@ -131,7 +131,7 @@ fn after_a_killed_del() {
     after_a_kill("DEL", "a", ("ADD", "d"), &CALLS[..6]);
 }
 
-/// The same while the store is made.
+/// The same while the store is created.
 #[test]
 fn after_a_killed_creation() {
     let mut all = Found::default();

@@ -1,8 +1,7 @@
-//! What the real program does to a folder, in order, as strace(1) tells it.
+//! The operations of the real program on a folder, in order, from strace(1).
 //!
-//! Owns: running a call under strace, and reading its output. Only what reaches the folder or is the
-//! answer counts; a call that failed, or that its process did not live to see the end of, did
-//! nothing.
+//! Only calls that reach the folder, or write the answer, are recorded. A call that failed, or whose end
+//! the process did not reach, did nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,13 +9,13 @@ use std::process::Command;
 
 use crate::lab::{Answer, Call};
 
-/// One thing done to the folder, or told to the caller.
+/// An operation on the folder, or an answer to the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     Mkdir(PathBuf),
-    /// Opened, and made if it was not there.
+    /// Opened, and created if it was missing.
     Create(PathBuf),
-    /// `at`: none to append.
+    /// Without `at`, it appends.
     Write {
         path: PathBuf,
         at: Option<u64>,
@@ -42,7 +41,7 @@ pub fn need_strace() {
     assert!(found, "strace is missing: install it as root with `apt-get install strace`");
 }
 
-/// Runs a call under strace with these options; answers what strace wrote.
+/// Runs a call under strace with these options. Returns the trace.
 pub fn strace(call: &Call, options: &[&str]) -> (Answer, String) {
     need_strace();
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -53,7 +52,7 @@ pub fn strace(call: &Call, options: &[&str]) -> (Answer, String) {
     (answer, fs::read_to_string(file.path()).unwrap())
 }
 
-/// Runs a call and answers what it did to the files below `root`; `inject` goes to strace.
+/// Runs a call and returns its operations on the files below `root`. `inject` is passed to strace.
 pub fn record(call: &Call, root: &Path, inject: Option<&str>) -> (Answer, Vec<Op>) {
     let trace = format!("trace={CALLS}");
     let mut options = vec!["-y", "-xx", "-s", "1000000", "-e", &*trace];
@@ -93,7 +92,7 @@ fn read(line: &str, root: &Path) -> Option<Op> {
         ("ftruncate", [fd, len]) => Some(Op::Len(below(behind(fd))?, len.parse().ok()?)),
         ("fdatasync" | "fsync", [fd]) => {
             let path = behind(fd);
-            // Folders above are as durable as the machine.
+            // Folders above the root count as durable.
             (path.starts_with(root) || root.starts_with(&path)).then_some(Op::Sync(path))
         }
         ("linkat", [_, from, _, to, _]) => Some(Op::Link(below(text(from))?, below(text(to))?)),
@@ -121,7 +120,7 @@ fn bytes(quoted: &str, written: u64) -> Vec<u8> {
     data
 }
 
-/// `\x2f\x74`, and what strace leaves readable all the same.
+/// `\x2f\x74`, and characters that strace does not escape.
 fn unescape(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len() / 4);
     let mut rest = text.as_bytes();

@@ -1,4 +1,4 @@
-//! What must be true of the server's records after each turn.
+//! The conditions for the server's records after each turn.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use crate::store::cluster::{ClusterStore, check, keys};
 use crate::store::testing::fake_cluster::no_cache;
 use crate::store::{Store, StoreReader};
 
-/// The records agree with each other, and `list` with what was answered.
+/// The records agree with each other, and `list` agrees with the answers.
 pub(super) fn look(world: &mut World, thoroughly: bool) -> Result<(), Finding> {
     if world.seen.0 != world.server.version() || thoroughly {
         read(world)?;
@@ -27,7 +27,7 @@ pub(super) fn look(world: &mut World, thoroughly: bool) -> Result<(), Finding> {
     compare(world, &world.seen.1)?;
     let (is_final, seen) = (!world.server.is_in_transit(), &world.seen);
     world.pools.compare(&seen.2, &seen.1, &machine_of, is_final)?;
-    // On a copy: looking must not depend on a server that has no leader.
+    // On a copy, because the check must not depend on a server without a leader.
     if thoroughly { leaks(world, &world.server.copied()) } else { Ok(()) }
 }
 
@@ -87,7 +87,7 @@ fn compare(world: &World, rows: &[Lease]) -> Result<(), Finding> {
         }
         if row.kind == Kind::Reserved {
             if !world.reserved.contains_key(&(row.set.clone(), row.addr)) {
-                return Err(format!("{} of {} is reserved by nobody", row.addr, row.set));
+                return Err(format!("{} of {} is reserved without a request", row.addr, row.set));
             }
             reserved.push((&row.set, row.addr));
             continue;
@@ -145,7 +145,7 @@ fn leaks(world: &World, server: &SimServer) -> Result<(), Finding> {
             let (set, name) =
                 (world.settings[network].set(network), attachment(network, "c").network);
             let gc = Gc { set, network: name, valid: [].into(), after: None };
-            // Machines with the name of another one may do nothing, and need not.
+            // A machine with the name of another one may be unable to do anything.
             let done = engine::collect(&mut store, Command::Gc(gc), &context(machine));
             if let Err(error) = done
                 && !world.events.clones
@@ -189,7 +189,7 @@ fn leaks(world: &World, server: &SimServer) -> Result<(), Finding> {
     examine(server)
 }
 
-/// Each user releases its pools. Whoever comes next finishes a removal that was interrupted.
+/// Each user releases its pools. The next one completes an interrupted removal.
 fn release_pools(store: &mut ClusterStore<Connection>, cx: &Context) -> Result<(), Finding> {
     let failed = |error| format!("release everything: {error}");
     for pool in store.pools().map_err(|error| format!("pools: {error}"))? {

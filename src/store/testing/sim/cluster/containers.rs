@@ -12,7 +12,7 @@ use crate::store::testing::contract;
 /// Containers of a machine in a network.
 const NUMBERS: u8 = 6;
 
-/// A container of a machine that no suspended call is about.
+/// A container of a machine that no suspended call concerns.
 fn choose(world: &mut World, machine: usize) -> Option<Key> {
     let number = u8::try_from(world.random.below(NUMBERS.into())).unwrap();
     let key = (world.random.below(NETWORKS.len()), machine, number);
@@ -99,14 +99,14 @@ pub(super) fn add(world: &Shared, machine: usize) {
 }
 
 impl World {
-    /// An ADD was not answered.
+    /// The fate of an unanswered ADD is unknown.
     fn unsure(&mut self, key: Key) {
         if let Some(Container::Live { is_exact, .. }) = self.containers.get_mut(&key) {
             *is_exact = false;
         }
     }
 
-    /// What is wrong with addresses that were leased just now. The ADD read the clock when it `began`.
+    /// Checks newly leased addresses. The ADD read the clock when it `began`.
     fn conflict(
         &self,
         key: Key,
@@ -126,8 +126,8 @@ impl World {
         let is_strict = add.cooldown.strict && !add.sticky && self.events.cooldown_between_machines;
         for addr in created.iter().filter(|_| is_strict) {
             let Some(cooling) = self.cooling.get(&(add.set.clone(), *addr)) else { continue };
-            // A clock that was set back ends a cooldown on the machine that started it. To an ADD that began
-            // before the clock was set forward, it looks set back.
+            // A clock that was set back ends a cooldown on the machine that started it. An ADD that began
+            // before the clock was set forward sees a clock that was set back.
             let is_set_back = cooling.machine == key.1 && began < cooling.freed;
             if self.now(key.1) < cooling.until && !is_set_back {
                 return Some(format!("{addr} cools until {}, and it was {began}", cooling.until));
@@ -136,8 +136,8 @@ impl World {
         None
     }
 
-    /// Leases were freed. They cool if their cooldown says so, from the time that the command read when it
-    /// `began`.
+    /// Leases were freed. Their addresses cool down if their cooldown is not 0, from the time that the
+    /// command read when it `began`.
     fn freed(&mut self, machine: usize, leases: &[Lease], began: u64) {
         for lease in leases {
             let at = (lease.set.clone(), lease.addr);
@@ -195,7 +195,7 @@ pub(super) fn collect(world: &Shared, machine: usize) {
                 && !matches!(world.containers[key], Container::Live { .. })
         };
         let judged: Vec<Key> = world.containers.keys().copied().filter(is_judged).collect();
-        // The runtime makes no container with the ID of one that it has given up.
+        // The runtime creates no container with the ID of one that it has given up.
         world.busy.extend(judged.iter().copied());
         let mut valid: Vec<_> = (0..NUMBERS)
             .map(|number| (network, machine, number))

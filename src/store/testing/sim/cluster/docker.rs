@@ -17,13 +17,13 @@ use crate::store::Store;
 /// How many workers a daemon has.
 const WORKERS: usize = 3;
 
-/// `subletd` of a machine, and its dockerd.
+/// `subletd` and dockerd of a machine.
 #[derive(Default)]
 pub(super) struct Daemon {
     pub engine: Engine,
-    /// The stores of the workers that wait for a request.
+    /// The stores of the idle workers.
     idle: Vec<Opened>,
-    /// Under which host name it runs: it reads the name once.
+    /// The host name of the process, which it reads only once.
     node: Option<Node>,
 }
 
@@ -103,7 +103,7 @@ fn apply(store: &mut dyn Store, command: &Command, cx: &Context) -> Result<Outco
 }
 
 impl World {
-    /// `subletd` is killed, with all requests that are suspended.
+    /// Kills `subletd` with all suspended requests.
     pub(super) fn kill_daemon(&mut self, machine: usize) {
         let of_machine = &mut self.machines[machine];
         of_machine.daemon.stop();
@@ -120,7 +120,7 @@ pub(super) fn act(world: &Shared, machine: usize) {
         let world = &mut *world.borrow_mut();
         let name = &world.machines[machine].node.name;
         let is_copied = world.machines.iter().filter(|other| other.node.name == *name).count() > 1;
-        // A copy has dockerd's networks, too.
+        // A copy also has dockerd's networks.
         world.random.one_in(if is_copied { 3 } else { 20 })
     };
     if is_of_another {

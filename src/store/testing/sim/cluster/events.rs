@@ -1,14 +1,14 @@
-//! Which events a simulated cluster has.
+//! The events of a simulated cluster.
 
 use super::super::settings::Settings;
 
-/// Which of the events happen that the code may not survive.
+/// The optional events, each of which the code may be unable to survive.
 #[derive(Clone, Copy, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is one kind of event")]
 pub struct Events {
-    /// Transactions that are applied, and not answered.
+    /// Transactions that are applied without an answer.
     pub lost_answers: bool,
-    /// Transactions that never arrive, and are not answered.
+    /// Transactions that never arrive, without an answer.
     pub lost_requests: bool,
     /// Transactions that arrive after their clients gave up.
     pub late_of_unanswered: bool,
@@ -16,9 +16,9 @@ pub struct Events {
     pub late_of_killed: bool,
     /// Transactions that are applied without an answer, and arrive a second time.
     pub duplicates: bool,
-    /// Transactions that are answered, and arrive a second time. An ADD whose copy arrives after the DEL makes a
-    /// lease again, as long as its node does not change its record, so no code survives this; it is in no set of
-    /// events. No HTTP client or proxy repeats a request that was answered.
+    /// Transactions that are answered and arrive a second time. If the copy of an ADD arrives after the
+    /// DEL, it makes a lease again, unless its node has changed its record. No implementation survives
+    /// this, so it is in no set of events. No HTTP client or proxy repeats an answered request.
     pub answered_duplicates: bool,
     /// Reads that fail.
     pub failing_reads: bool,
@@ -26,8 +26,9 @@ pub struct Events {
     pub renames: bool,
     /// Machines whose disks are copied, with the host name or with another. A copy has a machine-id of its own.
     pub clones: bool,
-    /// Copies with the machine-id, while the original runs. Nobody can tell what the original leased before the copy
-    /// booted from what the copy leased before it rebooted, so no code survives this; it is in no set of events.
+    /// Copies with the same machine-id, while the original runs. The leases of the original from before the
+    /// copy booted cannot be distinguished from those of the copy from before it rebooted. No
+    /// implementation survives this, so it is in no set of events.
     pub twins: bool,
     /// Clocks of machines that differ.
     pub skew: bool,
@@ -35,8 +36,8 @@ pub struct Events {
     pub cooldown_between_machines: bool,
     /// Networks whose `shared` changes.
     pub shared: bool,
-    /// A network whose `shared` changes stays in its set while it has leases, as in an embedded store. No record of
-    /// a cluster says which set a network is in, so this is in no set of events.
+    /// A network whose `shared` changes stays in its set while it has leases, as in an embedded store. No
+    /// record of a cluster stores the set of a network, so this is in no set of events.
     pub one_set: bool,
     /// Clients that cannot write to `/run`, or have another one, as in a container.
     pub private_run: bool,
@@ -44,9 +45,9 @@ pub struct Events {
     pub two_range_sets: bool,
     /// Docker daemons beside the CNI clients.
     pub docker: bool,
-    /// A repeated ADD of a durable lease answers with that lease after a reboot, too.
+    /// After a reboot, a repeated ADD of a durable lease also returns that lease.
     pub repeats_after_reboot: bool,
-    /// An ADD that is refused has leased nothing, even if one of its transactions was not answered.
+    /// A refused ADD has leased nothing, even if one of its transactions was not answered.
     pub refusals_after_no_answer: bool,
 }
 
@@ -131,7 +132,7 @@ impl Events {
         events
     }
 
-    /// Takes out of a configuration what is not enabled.
+    /// Removes settings from a configuration that are not enabled.
     pub fn restrict(self, settings: &mut Settings) {
         settings.is_shared &= self.shared;
         if !self.two_range_sets && settings.ranges == 2 {

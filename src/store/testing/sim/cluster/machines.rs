@@ -1,14 +1,14 @@
-//! What happens to machines and to the server: power, clocks, partitions, elections, names, clones.
+//! Events of machines and of the server: power, clocks, partitions, elections, names, clones.
 
 use std::fs;
 
 use super::{Container, Machine, Shared, World};
 use crate::model::Persist;
 
-/// At most so many machines, clones included.
+/// The maximum number of machines, including clones.
 const MACHINES: usize = 5;
 
-/// A machine goes down or comes up; mostly both. Containers end with a boot.
+/// A machine goes down or comes up, usually both. Its containers end with the boot.
 pub(super) fn power(world: &Shared, machine: usize) {
     let running = std::mem::take(&mut world.borrow_mut().machines[machine].running);
     for running in running {
@@ -21,7 +21,7 @@ pub(super) fn power(world: &Shared, machine: usize) {
             return world.note(format!("m{machine} goes down"));
         }
     }
-    // An operator who released the machine said that it is gone.
+    // An operator who releases a machine declares it lost.
     if !world.machines[machine].is_being_released {
         world.turn_on(machine);
         world.note(format!("m{machine} boots: b{}", world.machines[machine].boot));
@@ -45,7 +45,7 @@ impl World {
         let of_machine = &mut self.machines[machine];
         (of_machine.is_on, of_machine.boot) = (true, self.boots);
         of_machine.booted = super::super::process::clock();
-        // It is a tmpfs. It is not there before the first client.
+        // `/run` is a tmpfs. It is empty before the first client.
         let _ = fs::remove_dir_all(&of_machine.run);
         let settings = &self.settings;
         // The leases of earlier boots count as free, whenever they are removed.
@@ -116,7 +116,7 @@ pub(super) fn clone(world: &Shared, machine: usize) {
         return;
     }
     let n = world.machines.len();
-    // `sublet node release` is for names that no machine has.
+    // `sublet node release` is for names that no running machine has.
     let has_name = world.random.one_in(2) && !world.machines[machine].is_being_released;
     let id = if world.events.twins {
         world.machines[machine].node.machine.clone()

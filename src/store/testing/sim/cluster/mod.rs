@@ -1,4 +1,5 @@
-//! Machines that run the cluster store's own code on one simulated server, and what must be true.
+//! Machines that run the cluster store's own code on one simulated server, and the conditions that must
+//! hold.
 
 mod checks;
 mod commands;
@@ -29,23 +30,23 @@ use crate::alloc::Context;
 use crate::model::{BootId, Face, Lease, Node, Owner, Pool, SetName};
 use crate::net::Addr;
 
-/// A thorough check takes place after so many steps. A run has about 400.
+/// The number of steps between thorough checks. A run has about 400 steps.
 const THOROUGHLY_AFTER: u64 = 150;
 
 /// A container: its network, the machine that it runs on, and its number.
 type Key = (usize, usize, u8);
 
-/// What a runtime knows of a container.
+/// What a runtime knows about a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Container {
-    /// An ADD was answered: these are its leases. Not exactly, if another ADD was not answered: then it may
-    /// have one of a further range set.
+    /// An ADD was answered with these leases. If another ADD was not answered, `is_exact` is false: the
+    /// container may have an address of a further range set.
     Live { set: SetName, addrs: Vec<Addr>, is_exact: bool },
-    /// A call failed or was killed: it may hold any address.
+    /// A call failed or was killed: the container may hold any address.
     Open,
 }
 
-/// A freed address that cools, as its machine's clock says.
+/// A freed address that cools down, by its machine's clock.
 #[derive(Clone, Copy, Debug)]
 struct Cooling {
     machine: usize,
@@ -75,14 +76,14 @@ struct Machine {
     boot: u64,
     /// When this boot began, by the simulation's clock.
     booted: Duration,
-    /// Its clock against the simulation's, in seconds.
+    /// The difference between its clock and the simulation's, in seconds.
     skew: i64,
-    /// All host names that it had.
+    /// All host names that it has had.
     names: Vec<String>,
     is_on: bool,
-    /// `sublet node release` runs: the machine is gone.
+    /// Whether `sublet node release` runs, because the machine is lost.
     is_being_released: bool,
-    /// It does not reach the server.
+    /// Whether it cannot reach the server.
     is_cut_off: bool,
     /// Its `/run`.
     run: PathBuf,
@@ -90,30 +91,31 @@ struct Machine {
     daemon: Daemon,
 }
 
-/// All of it.
+/// The whole simulation.
 pub struct World {
     server: SimServer,
     events: Events,
     machines: Vec<Machine>,
-    /// The same on all machines.
+    /// The configurations, which are the same on all machines.
     settings: Vec<Settings>,
     containers: BTreeMap<Key, Container>,
     /// The sets in which a container may have leases.
     tried: BTreeMap<Key, BTreeSet<SetName>>,
     /// By set and address.
     reserved: BTreeMap<(SetName, Addr), Reserved>,
-    /// Reservations that a transaction in transit may change: one of another machine, which nobody fences.
+    /// Reservations that a transaction in transit may change. Another machine sent it, so no node fences
+    /// it.
     doubtful: BTreeSet<(SetName, Addr)>,
     cooling: BTreeMap<(SetName, Addr), Cooling>,
-    /// What the Docker daemons of all machines have.
+    /// The pools of the Docker daemons of all machines.
     pools: Pools,
-    /// Containers and reservations that a suspended call is about.
+    /// Containers and reservations that a suspended call concerns.
     busy: BTreeSet<Key>,
     reserving: BTreeSet<(SetName, Addr)>,
     random: Random,
     boots: u64,
     story: Story,
-    /// Whether something went wrong in the call that ended last.
+    /// Whether something went wrong in the last call.
     had_trouble: bool,
     /// The steps at the last thorough check.
     checked: u64,
@@ -123,7 +125,7 @@ pub struct World {
     folder: TempDir,
 }
 
-/// The first choice of the events that are requests of Docker.
+/// The first choice of events that are Docker requests.
 const DOCKER: usize = 98;
 
 type Shared = Rc<RefCell<World>>;
@@ -269,7 +271,7 @@ impl Simulation for Cluster {
     }
 }
 
-/// Something happens on a machine, or to the server.
+/// Lets an event happen on a machine or on the server.
 fn act(world: &Shared, is_docker: bool) {
     let (machine, is_on, has_docker, choice) = {
         let world = &mut *world.borrow_mut();

@@ -1,4 +1,4 @@
-//! What must be true of a host after each turn.
+//! The conditions for a host after each turn.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +10,11 @@ use crate::model::{Kind, Lease, Pool, SetName};
 use crate::net::Addr;
 use crate::store::{Embedded, Store, StoreReader};
 
-/// What `list` and `doctor` say is what was answered.
+/// `list` and `doctor` agree with the answers.
 pub(super) fn look(world: &Shared, host: usize, thoroughly: bool) {
     let world = &mut *world.borrow_mut();
     let cx = world.context(host);
-    // On a copy: looking must not depend on a disk that is full.
+    // On a copy, because the check must not depend on a full disk.
     let process = Process::new(None);
     let disk = world.hosts[host].disk.copied();
     disk.set_full(false);
@@ -96,7 +96,7 @@ fn compare(host: &Host, rows: &[Lease]) -> Option<Finding> {
         }
         if row.kind == Kind::Reserved {
             if !host.reserved.contains_key(&(row.set.clone(), row.addr)) {
-                return Some(format!("{} is reserved, and nobody asked for it", row.addr));
+                return Some(format!("{} is reserved, but was never requested", row.addr));
             }
             continue;
         }

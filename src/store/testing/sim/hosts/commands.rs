@@ -57,7 +57,7 @@ pub(super) fn run(
 
 impl World {
     fn fate(&mut self) -> Option<(u64, Fate)> {
-        // An ADD takes some seventy steps, and has no lock in the first few.
+        // An ADD takes about seventy steps. It holds no lock in the first few.
         let steps = if self.random.one_in(2) { 20 } else { 90 };
         let at = 1 + self.random.next() % steps;
         let errors = [libc_errno::EIO, libc_errno::ENOSPC, libc_errno::ENOMEM, libc_errno::ESTALE];

@@ -6,7 +6,7 @@ use crate::model::{IfName, Origin, Owner, Pod};
 use crate::net::Addr;
 use crate::store::testing::contract;
 
-/// A network and a container that no suspended call is about.
+/// A network and a container that no suspended call concerns.
 pub(super) fn choose(world: &mut World, host: usize) -> Option<Key> {
     let key = (world.random.below(NETWORKS.len()), u8::try_from(world.random.below(14)).unwrap());
     (!world.hosts[host].busy.contains(&key)).then_some(key)
@@ -31,13 +31,13 @@ pub(super) fn add(world: &Shared, host: usize) {
             Pod { namespace: "ns".into(), name: format!("p{}", key.1 / 2), uid: String::new() };
         let attachment = attachment(key.0, &format!("c{}", key.1));
         let folder = of_host.folders.get(&key.0).cloned();
-        // host-local's lock is held by another ADD that adopts its folder.
+        // Another ADD that imports the folder holds host-local's lock.
         if folder.is_some() && of_host.busy.iter().any(|busy| busy.0 == key.0 && busy.1 >= 14) {
             of_host.busy.remove(&key);
             return;
         }
         for lease in folder.iter().flatten() {
-            // Adopted, or not, whatever becomes of the call.
+            // Imported or not, whatever happens to the call.
             let Owner::Attachment(a) = &lease.owner else { continue };
             let old = (key.0, a.container.as_str()[1..].parse().unwrap());
             of_host.containers.entry(old).or_insert(Container::Open(Some(vec![lease.addr])));
@@ -60,7 +60,7 @@ pub(super) fn add(world: &Shared, host: usize) {
     let ran = loop {
         let ran = run(world, host, persist, &Command::Add(command.clone()));
         let Ran::Done(Outcome::Contested(contested)) = ran else { break ran };
-        // As the engine does: what two programs have leased is reserved, the rest is adopted.
+        // As in the engine: an address that two programs have leased is reserved, and the rest is imported.
         for contested in contested {
             let at = (contested.lease.set.clone(), contested.lease.addr);
             world.borrow_mut().hosts[host].reserving.insert(at.clone());
@@ -161,7 +161,7 @@ pub(super) fn collect(world: &Shared, host: usize) {
             .copied()
             .filter(|key| is_dead(key) && !of_host.busy.contains(key))
             .collect();
-        // The runtime makes no container with the ID of one that it has given up.
+        // The runtime creates no container with the ID of one that it has given up.
         world.hosts[host].busy.extend(judged.iter().copied());
         let mut valid: Vec<_> = (0..14)
             .filter(|c| !judged.contains(&(network, *c)))

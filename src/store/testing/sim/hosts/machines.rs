@@ -1,4 +1,4 @@
-//! What happens to machines: reboots, power cuts, clocks, clones, full disks.
+//! Events of machines: reboots, power cuts, clocks, clones, full disks.
 
 use std::collections::BTreeSet;
 
@@ -8,13 +8,13 @@ use crate::alloc::Record;
 use crate::model::Persist;
 use crate::store::StoreReader;
 
-/// The host goes down, orderly or by a power cut, and comes up again. Containers end with it.
+/// The host shuts down or loses power, and comes up again. Its containers end.
 pub(super) fn reboot(world: &Shared, host: usize) {
     let running = std::mem::take(&mut world.borrow_mut().hosts[host].running);
     for process in running {
         process.kill();
     }
-    // Which leases survive: those in the durable file.
+    // The durable leases, which survive.
     let mut durable = BTreeSet::new();
     {
         let disk = world.borrow().hosts[host].disk.copied();
@@ -52,7 +52,7 @@ pub(super) fn reboot(world: &Shared, host: usize) {
             Container::Open(None) => {}
         }
     }
-    // A container that is known to be gone, with a boot lease: nothing may be left of it.
+    // No boot lease of a lost container may be left.
     let gone = |key: &Key| !durable.contains(key) && !of_host.busy.contains(key);
     of_host.containers.retain(|key, _| !gone(key));
 }

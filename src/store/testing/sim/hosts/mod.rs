@@ -1,4 +1,5 @@
-//! Hosts that run the embedded store's own code, what their operators and runtimes do, and what must be true.
+//! Hosts that run the embedded store's own code, the actions of their operators and runtimes, and the
+//! conditions that must hold.
 
 mod checks;
 mod commands;
@@ -31,12 +32,12 @@ type Key = (usize, u8);
 
 const STORE: &str = "/data/leases.redb";
 
-/// What a runtime knows of a container.
+/// What a runtime knows about a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Container {
     /// An ADD was answered: exactly these are its leases.
     Live(Vec<Addr>),
-    /// A call failed or was killed: it may hold these, or (`None`) any.
+    /// A call failed or was killed: the container may hold these addresses, or (`None`) any.
     Open(Option<Vec<Addr>>),
 }
 
@@ -52,30 +53,30 @@ struct Host {
     disk: Disk,
     machine: String,
     boot: u64,
-    /// Its clock against the simulation's, in seconds.
+    /// The difference between its clock and the simulation's, in seconds.
     skew: i64,
     settings: Vec<Settings>,
     containers: BTreeMap<Key, Container>,
-    /// Live containers of which another ADD was not answered: they may have an address of a further range set.
+    /// Live containers with an unanswered second ADD: they may have an address of a further range set.
     unsure: BTreeSet<Key>,
     /// By set and address.
     reserved: BTreeMap<(SetName, Addr), Reserved>,
-    /// Those that two programs had leased when they were reserved.
+    /// Addresses that two programs had leased when they were reserved.
     contested: BTreeSet<(SetName, Addr)>,
-    /// host-local's folder of each network that was not adopted.
+    /// host-local's folder of each network that has not been imported.
     folders: BTreeMap<usize, Vec<ForeignLease>>,
-    /// Containers and reservations that a suspended call is about.
+    /// Containers and reservations that a suspended call concerns.
     busy: BTreeSet<Key>,
     reserving: BTreeSet<(SetName, Addr)>,
     docker: Engine,
     pools: Pools,
-    /// The runs that are suspended.
+    /// The suspended runs.
     running: Vec<Arc<Process>>,
     /// The disk refuses writes.
     is_full: bool,
 }
 
-/// All of it.
+/// The whole simulation.
 pub struct World {
     hosts: Vec<Host>,
     random: Random,
@@ -189,7 +190,7 @@ impl Simulation for Hosts {
     }
 }
 
-/// Something happens on a host.
+/// Lets an event happen on a host.
 fn act(world: &Shared, host: Option<usize>) {
     let (host, choice) = {
         let world = &mut *world.borrow_mut();

@@ -1,4 +1,5 @@
-//! What operators do: reservations, edits of configurations, and host-local before sublet.
+//! Actions of operators: reservations, edits of configurations, and a host-local that served the networks
+//! before.
 
 use super::{NETWORKS, Ran, Reserved, Settings, Shared, owner, run};
 use crate::alloc::{Command, ForeignLease, Reserve, Unreserve};
@@ -71,7 +72,7 @@ pub(super) fn edit(world: &Shared, host: usize) {
     world.hosts[host].settings[network] = settings;
 }
 
-/// A host-local served the network before, or again: it has a folder with leases of containers.
+/// A host-local served the network before, or again: there is a folder with leases of containers.
 pub(super) fn host_local_was_here(world: &Shared, host: usize) {
     let world = &mut *world.borrow_mut();
     let network = world.random.below(NETWORKS.len());

@@ -1,0 +1,125 @@
+//! What the fuzz targets share: a folder for a store, and calls whose answers are checked.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+
+use serde_json::{Value, json};
+use sublet::cli::screen::Screen;
+use sublet::cli::{self, Terminal};
+use sublet::model::{History, Persist, StoreSpec, Wait};
+use sublet::sys::{host, panic};
+use sublet::{cni, store};
+use tempfile::TempDir;
+
+/// A folder in memory for one lease file.
+pub struct Lab(TempDir);
+
+impl Lab {
+    /// An empty folder.
+    pub fn new() -> Lab {
+        static HOOK: Once = Once::new();
+        // The fuzzer ends the process at each panic. The store's engine may panic on a damaged file, which is
+        // caught; every other panic is found in the answer.
+        HOOK.call_once(panic::record);
+        let lab = Lab(tempfile::tempdir_in("/dev/shm").expect("/dev/shm is writable"));
+        // A relative path that the input has leads into the folder.
+        std::env::set_current_dir(lab.path()).expect("the folder is there");
+        lab
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// The lease file.
+    pub fn file(&self) -> PathBuf {
+        self.path().join("leases.redb")
+    }
+
+    /// The store in it.
+    pub fn spec(&self) -> StoreSpec {
+        let (persist, wait) = (Persist::Disk, Wait::Try);
+        StoreSpec::Embedded { path: self.file(), persist, wait, history: History::Standing }
+    }
+
+    /// A network configuration with this store.
+    pub fn conf(&self) -> Value {
+        json!({
+            "cniVersion": "1.1.0",
+            "name": "net",
+            "ipam": {
+                "type": "sublet", "persist": "disk", "subnet": "10.0.0.0/24", "dataDir": self.path()
+            },
+        })
+    }
+
+    /// Calls the plugin. Its answer must be nothing or one JSON document, and no panic.
+    pub fn plugin(&self, command: &str, more: &[(&str, &str)], stdin: &[u8]) -> u8 {
+        let all = [("CNI_COMMAND", command), ("CNI_CONTAINERID", "c"), ("CNI_IFNAME", "eth0")];
+        let rest = [("CNI_NETNS", "/run/netns/c"), ("CNI_PATH", "/opt/cni/bin")];
+        let env = |name: &str| {
+            let mut set = more.iter().chain(&all).chain(&rest);
+            set.find(|(other, _)| *other == name).map(|(_, value)| OsString::from(value))
+        };
+        let mut stdout = Vec::new();
+        let code = cni::run(cni::World {
+            env: &env,
+            stdin: &mut &*stdin,
+            stdout: &mut stdout,
+            stderr: &mut Vec::new(),
+            facts: &|| host::facts(&|_| None),
+        });
+        if !stdout.is_empty() {
+            let answer: Result<Value, _> = serde_json::from_slice(&stdout);
+            let is_right = answer.is_ok_and(|answer| answer["code"] != 999);
+            check(is_right, &String::from_utf8_lossy(&stdout));
+        }
+        code
+    }
+
+    /// Runs a command of the operator on the store. None may panic.
+    pub fn command(&self, args: &[&str]) -> u8 {
+        let file = self.file();
+        let args = [&["sublet"], args, &["--store"]].concat().into_iter().map(OsString::from);
+        run(args.chain([file.into()]).collect())
+    }
+
+    /// Writes the lease file, or a file beside it.
+    pub fn write(&self, ending: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.path().join(format!("leases.redb{ending}"));
+        fs::write(&path, bytes).expect("/dev/shm is writable");
+        path
+    }
+
+    /// Opens the store.
+    pub fn open(&self) -> Box<dyn store::Store> {
+        store::open(&self.spec()).expect("nothing is read yet")
+    }
+}
+
+/// Ends the process with a report, if something is wrong.
+pub fn check(is_right: bool, text: &str) {
+    if !is_right {
+        eprintln!("found: {text}");
+        std::process::abort();
+    }
+}
+
+/// A text of the program must report no panic.
+pub fn no_bug(text: &str) {
+    check(!text.contains("this is a bug in sublet"), text);
+}
+
+/// Runs a command line, which must not panic.
+pub fn run(args: Vec<OsString>) -> u8 {
+    let facts = host::facts(&|_| None);
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let screen = Screen::find(&|_| None);
+    let mut terminal = Terminal { stdout: &mut stdout, stderr: &mut stderr, screen };
+    let code = cli::run(args, cli::World { env: &|_| None, facts: &facts }, &mut terminal);
+    no_bug(&String::from_utf8_lossy(&stderr));
+    code
+}

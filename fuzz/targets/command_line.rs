@@ -1,0 +1,22 @@
+//! Any arguments, one a line, of the commands that only read.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use sublet_fuzz::Lab;
+
+const COMMANDS: [&str; 9] =
+    ["list", "show", "pools", "map", "history", "stats", "doctor", "check", "help"];
+
+fuzz_target!(|input: &str| {
+    let lab = Lab::new();
+    let conf = lab.conf().to_string();
+    lab.plugin("ADD", &[("CNI_ARGS", "K8S_POD_NAMESPACE=ns;K8S_POD_NAME=pod")], conf.as_bytes());
+    // A repair writes, another store is elsewhere, and without an end nothing is found.
+    let is_harmless = |arg: &&str| {
+        !["--re", "--st", "--wat", "-w"].iter().any(|start| arg.starts_with(start))
+    };
+    let args: Vec<&str> = input.lines().filter(is_harmless).take(7).collect();
+    if args.first().is_some_and(|command| COMMANDS.contains(command)) {
+        lab.command(&args);
+    }
+});

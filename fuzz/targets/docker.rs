@@ -1,0 +1,28 @@
+//! Requests of dockerd, one a line: the method and any body.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use sublet::docker::{Driver, Settings, handle};
+use sublet::sys::host;
+use sublet_fuzz::{Lab, no_bug};
+
+fuzz_target!(|requests: &str| {
+    let lab = Lab::new();
+    let driver = Driver { settings: Settings::default(), routes: Vec::new };
+    let (mut store, cx) = (lab.open(), host::facts(&|_| None).context());
+    let mut pool = String::new();
+    for (method, body) in requests.lines().take(8).filter_map(|line| line.split_once(' ')) {
+        // The ID of the last pool, so that requests meet.
+        let body = body.replace("POOL", &pool);
+        let path = format!("/IpamDriver.{method}");
+        let reply = handle(&driver, &mut *store, &cx, &path, body.as_bytes());
+        let answer: Result<serde_json::Value, _> = serde_json::from_str(&reply.body);
+        no_bug(&reply.body);
+        let answer = answer.unwrap_or_else(|_| std::process::abort());
+        if let Some(id) = answer["PoolID"].as_str() {
+            id.clone_into(&mut pool);
+        }
+    }
+    lab.command(&["list", "-o", "json"]);
+    lab.command(&["doctor"]);
+});
