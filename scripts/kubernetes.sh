@@ -41,9 +41,9 @@ chart() {
     local name=$1
     shift
     printf '%s\n' "$@" > "$out/sources/$name.values.yaml"
-    "$python" scripts/e2e/kubernetes.py render packaging/helm/sublet "$out/sources/$name.values.yaml" \
+    "$python" packaging/kubernetes/render.py render packaging/helm/sublet "$out/sources/$name.values.yaml" \
         > "$out/rendered/$name.chart.yaml"
-    "$python" scripts/e2e/kubernetes.py compare "$out/rendered/$name.yaml" "$out/rendered/$name.chart.yaml"
+    "$python" packaging/kubernetes/render.py compare "$out/rendered/$name.yaml" "$out/rendered/$name.chart.yaml"
 }
 
 # A kustomization names others by relative paths.
@@ -68,7 +68,7 @@ mkdir -p "$out/core"
 rm -f "$out/core"/*
 for file in "$out"/rendered/*.yaml; do
     name=$(basename "$file" .yaml)
-    "$python" scripts/e2e/kubernetes.py json "$file" > "$out/rendered/$name.json"
+    "$python" packaging/kubernetes/render.py json "$file" > "$out/rendered/$name.json"
     # The schemas of the Prometheus operator are not among those of Kubernetes.
     jq --raw-output '.[] | select(.apiVersion | startswith("monitoring.coreos.com/") | not) | "---", tojson' \
         "$out/rendered/$name.json" > "$out/core/$name.yaml"

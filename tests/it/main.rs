@@ -7,6 +7,7 @@
 // A test's helpers may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod agent;
 mod check;
 mod cni;
 mod cni_cache;
@@ -21,6 +22,7 @@ mod faults;
 mod history;
 mod import;
 mod install;
+mod kubernetes;
 mod lab;
 mod limits;
 mod networks;

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Manifests as scripts/kubernetes.sh needs them.
 
-    kubernetes.py render CHART [VALUES]    renders a Helm chart in the namespace kube-system
-    kubernetes.py json [FILE]              prints all documents of a YAML file as one JSON array
-    kubernetes.py compare FILE FILE        fails if the documents of two YAML files differ, in whatever order
+    render.py render CHART [VALUES]    renders a Helm chart in the namespace kube-system
+    render.py json [FILE]              prints all documents of a YAML file as one JSON array
+    render.py compare FILE FILE        fails if the documents of two YAML files differ, in whatever order
 
 Helm itself is not needed. The templates use a small part of its language, and any other action is an error: values,
 `if` of a value with `else`, comments, `.Files.Get` and `indent`, with Go's rules for `{{-` and `-}}`.
@@ -30,11 +30,11 @@ def evaluate(expression, scope, chart):
         for name in first.split(".")[1:]:
             value = value[name]
     else:
-        sys.exit(f"kubernetes.py: unknown expression {first!r}")
+        sys.exit(f"render.py: unknown expression {first!r}")
     for function in functions:
         indent = re.fullmatch(r"indent (\d+)", function)
         if not indent:
-            sys.exit(f"kubernetes.py: unknown function {function!r}")
+            sys.exit(f"render.py: unknown function {function!r}")
         margin = " " * int(indent.group(1))
         value = margin + value.replace("\n", "\n" + margin)
     return value
@@ -65,7 +65,7 @@ def render(text, scope, chart):
         elif all(shown):
             out += str(evaluate(expression, scope, chart))
     if shown:
-        sys.exit("kubernetes.py: an `if` without its `end`")
+        sys.exit("render.py: an `if` without its `end`")
     rest = text[end:]
     return out + (rest.lstrip() if trim else rest)
 
@@ -75,7 +75,7 @@ def chart_documents(chart, values):
     scope = {"Values": yaml.safe_load((chart / "values.yaml").read_text())}
     unknown = set(values) - set(scope["Values"])
     if unknown:
-        sys.exit(f"kubernetes.py: values.yaml has no {sorted(unknown)}")
+        sys.exit(f"render.py: values.yaml has no {sorted(unknown)}")
     scope["Values"].update(values)
     scope["Release"] = {"Namespace": "kube-system"}
     templates = sorted((chart / "templates").iterdir())
@@ -101,7 +101,7 @@ def compare(one, other):
         if texts[0] != texts[1]:
             lines = zip(texts[0].splitlines(), texts[1].splitlines())
             first = next((pair for pair in lines if pair[0] != pair[1]), ("more", "less"))
-            sys.exit(f"kubernetes.py: {name} differs: {first[0].strip()} is {first[1].strip()}")
+            sys.exit(f"render.py: {name} differs: {first[0].strip()} is {first[1].strip()}")
 
 
 def main(command, *arguments):
