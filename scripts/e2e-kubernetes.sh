@@ -212,6 +212,8 @@ answers_metrics() {
     curl --silent --fail --max-time 5 "http://$1:9780/metrics" > "$work/metrics"
 }
 until_true 30 "the page answers" answers_metrics 127.0.0.1
+# The readiness probe.
+curl --silent --fail --max-time 5 --output /dev/null http://127.0.0.1:9780/ || fail "the page is not ready"
 grep -q '^sublet_leases 4$' "$work/metrics" || fail "metrics: $(cat "$work/metrics")"
 grep -q '^sublet_store_readable 1$' "$work/metrics" || fail "metrics: $(cat "$work/metrics")"
 if answers_metrics 10.77.0.1; then fail "the page answers from outside"; fi
