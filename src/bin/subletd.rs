@@ -1,7 +1,7 @@
-//! `subletd`: Docker's IPAM plugin, and beside it the status page.
+//! `subletd`: Docker's IPAM plugin, and beside it or alone the status page.
 //!
-//! Owns: the process: its arguments, environment, streams and exit code (0 done, 1 failed, 2 wrong
-//! usage). Does not own: anything that a test should reach.
+//! This is the process: its arguments, environment, streams and exit code (0 done, 1 failed, 2 wrong
+//! usage).
 
 use std::env;
 use std::ffi::OsString;
