@@ -193,7 +193,7 @@ impl Scene {
                 add.legacy = Legacy::Read(leases.clone(), cursor.into_iter().collect());
             }
             // The newest came over the day, most of them in two waves.
-            let age = 86_000 * (single - n) / single;
+            let age = if n == 0 { 100_000 } else { 86_000 * (single - n) / single };
             self.ago(if n % 3 == 0 { age } else { 30_000 + age / 8 });
             self.run(&Command::Add(add.clone()))?;
             // A crash loop: the same pod again and again.

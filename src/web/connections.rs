@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 const AT_ONCE: usize = 64;
 
 /// Bytes of answers that are being sent at a time.
-const MOST_SENT: usize = 8 << 20;
+const MOST_SENT: usize = 4 << 20;
 
 /// Which connection, in the order in which they came.
 pub type Id = u64;
@@ -43,19 +43,21 @@ impl Connections {
     }
 
     /// Adds a connection. If there are too many, the one that has been idle for longest ends, else the one
-    /// that has been sending for longest, else the new one.
+    /// that has been sending for longest, else the one that has waited for longest.
     pub fn add(&self, id: Id, task: AbortHandle) {
         let mut all = self.all();
-        all.insert(id, Connection { task, phase: Phase::Idle });
-        if all.len() > AT_ONCE {
-            let is_idle = |c: &Connection| c.phase == Phase::Idle;
-            let is_sending = |c: &Connection| matches!(c.phase, Phase::Sending(_));
-            let oldest = |is: &dyn Fn(&Connection) -> bool| {
-                all.iter().find(|(other, c)| **other != id && is(c)).map(|(other, _)| *other)
+        if all.len() >= AT_ONCE {
+            let rank = |c: &Connection| match c.phase {
+                Phase::Idle => 0,
+                Phase::Sending(_) => 1,
+                Phase::Asked => 2,
             };
-            let leaves = oldest(&is_idle).or_else(|| oldest(&is_sending)).unwrap_or(id);
-            end(&mut all, leaves);
+            let leaves = all.iter().min_by_key(|(other, c)| (rank(c), **other));
+            if let Some(leaves) = leaves.map(|(other, _)| *other) {
+                end(&mut all, leaves);
+            }
         }
+        all.insert(id, Connection { task, phase: Phase::Idle });
     }
 
     /// The connection has sent its request.

@@ -19,47 +19,44 @@ use crate::rows::{CoolingRow, LeaseRow, Time};
 use crate::store::{Store, StoreReader};
 
 /// Room for the rows that are kept, in bytes: some 70,000 of leases.
-const ROOM: usize = 16 << 20;
+const ROOM: usize = 15 << 20;
 /// The most rows of a page.
 pub const MOST_ROWS: usize = 10_000;
 /// A page ends behind the row that reaches this many bytes.
-const MOST_BYTES: usize = 1 << 20;
+const MOST_BYTES: usize = 512 << 10;
 
-/// Rows as text, in the order of the store: by set and address.
+/// Rows as text, in the order of the store: by set and address. Each has memory of its own: one large piece would
+/// leave a hole of its size.
 #[derive(Default)]
 struct Rows {
-    text: Vec<u8>,
-    /// Where each row ends, and its address.
-    index: Vec<(usize, Addr)>,
+    /// Each row, and its address.
+    all: Vec<(Box<[u8]>, Addr)>,
+    /// The bytes of all rows.
+    bytes: usize,
     /// The sets, each with the index of its first row.
     sets: Vec<(SetName, usize)>,
 }
 
 impl Rows {
-    fn push(&mut self, set: &SetName, addr: Addr, row: &[u8]) {
+    fn push(&mut self, set: &SetName, addr: Addr, row: Vec<u8>) {
         if self.sets.last().is_none_or(|(last, _)| last != set) {
-            self.sets.push((set.clone(), self.index.len()));
+            self.sets.push((set.clone(), self.all.len()));
         }
-        self.text.extend_from_slice(row);
-        self.index.push((self.text.len(), addr));
-    }
-
-    fn row(&self, at: usize) -> &[u8] {
-        let start = at.checked_sub(1).map_or(0, |before| self.index[before].0);
-        &self.text[start..self.index[at].0]
+        self.bytes += row.len();
+        self.all.push((row.into_boxed_slice(), addr));
     }
 
     /// The index of the first row behind a cursor. `None`: no row of its set is here.
     fn behind(&self, cursor: &Cursor) -> Option<usize> {
         let at = self.sets.iter().position(|(set, _)| *set == cursor.set)?;
         let first = self.sets[at].1;
-        let end = self.sets.get(at + 1).map_or(self.index.len(), |(_, next)| *next);
-        Some(first + self.index[first..end].partition_point(|(_, addr)| *addr <= cursor.addr))
+        let end = self.sets.get(at + 1).map_or(self.all.len(), |(_, next)| *next);
+        Some(first + self.all[first..end].partition_point(|(_, addr)| *addr <= cursor.addr))
     }
 
     /// The set and address of a row.
     fn cursor(&self, at: usize) -> Option<Cursor> {
-        let addr = self.index.get(at)?.1;
+        let addr = self.all.get(at)?.1;
         let set = self.sets.iter().rev().find(|(_, first)| *first <= at)?.0.clone();
         Some(Cursor { set, addr })
     }
@@ -109,19 +106,18 @@ impl Leases {
         cx: &Context,
         cooling: bool,
     ) -> Result<Leases, StoreError> {
-        let mut rows = Rows { text: Vec::with_capacity(ROOM), ..Rows::default() };
+        let mut rows = Rows::default();
         let (mut total, mut hasher) = (0, DefaultHasher::new());
         walk(store, cx, cooling, &mut |set, addr, row: &LeaseOrCooling<'_, '_>| {
             let text = row.text();
             hasher.write(&text);
             // From the first row that has no room on, all are left out.
-            if rows.text.len() + text.len() <= ROOM && rows.index.len() as u64 == total {
-                rows.push(set, addr, &text);
+            if rows.bytes + text.len() <= ROOM && rows.all.len() as u64 == total {
+                rows.push(set, addr, text);
             }
             total += 1;
         })?;
         hasher.write_u64(total);
-        rows.text.shrink_to_fit();
         let version = format!("{:016x}", hasher.finish());
         Ok(Leases { time: Time(cx.now), total, version, rows, cooling })
     }
@@ -144,14 +140,14 @@ impl Leases {
         let mut page = Page { text, rows: 0, limit: query.limit, begin, next, last };
         let kept = query.after.as_ref().map_or(Some(0), |cursor| self.rows.behind(cursor));
         let mut found = kept.is_some();
-        for at in kept.unwrap_or(self.rows.index.len())..self.rows.index.len() {
-            let row = self.rows.row(at);
+        for at in kept.unwrap_or(self.rows.all.len())..self.rows.all.len() {
+            let row = &self.rows.all[at].0;
             if query.matches_text(row) && !page.add(row, || self.rows.cursor(at)) {
                 break;
             }
         }
-        if page.next.is_none() && self.total > self.rows.index.len() as u64 {
-            let end = self.rows.index.len().checked_sub(1).and_then(|at| self.rows.cursor(at));
+        if page.next.is_none() && self.total > self.rows.all.len() as u64 {
+            let end = self.rows.all.len().checked_sub(1).and_then(|at| self.rows.cursor(at));
             let from = if kept.is_some() { end } else { query.after.clone() };
             let was_there = found;
             (page, found) = read(Rest { query: query.clone(), from, page, cooling: self.cooling })?;

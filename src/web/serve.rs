@@ -36,7 +36,7 @@ const HEAD: usize = 16 << 10;
 
 /// Answers of the API that are made at a time, and those of `/metrics` and `/healthz`: these never wait for
 /// those.
-const AT_ONCE: [usize; 2] = [4, 2];
+const AT_ONCE: [usize; 2] = [2, 2];
 
 /// What every request needs.
 struct Host {
@@ -44,7 +44,7 @@ struct Host {
     names: Vec<String>,
     log: Log,
     connections: Connections,
-    room: [Semaphore; 2],
+    room: [Arc<Semaphore>; 2],
 }
 
 /// Listens on `address` (HOST:PORT), and serves a store from a thread of its own. Only if `public`, others
@@ -62,7 +62,8 @@ pub fn open(
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     log.write(&Entry::new(Level::Info, format!("the status page is at http://{at}/")));
-    let (connections, room) = (Connections::default(), AT_ONCE.map(Semaphore::new));
+    let (connections, room) =
+        (Connections::default(), AT_ONCE.map(|places| Arc::new(Semaphore::new(places))));
     let cache = Cache::new(store, cx)?;
     let host = Arc::new(Host { cache, names, log, connections, room });
     // Ends with the process.
@@ -177,15 +178,15 @@ async fn respond(
 /// Makes an answer, which blocks: not in the thread that serves the others.
 async fn answer(host: &Arc<Host>, question: Question) -> Answer {
     let is_probe = matches!(question, Question::Metrics | Question::Health);
-    let room = host.room[usize::from(is_probe)].acquire().await;
+    let room = host.room[usize::from(is_probe)].clone().acquire_owned().await;
     let own = host.clone();
     let work = tokio::task::spawn_blocking(move || {
+        // The work goes on if whoever asked has gone: it keeps its place.
+        let _room = room;
         host::answer(&own.cache, &question).unwrap_or_else(|fault| Answer::no(503, &fault.text))
     });
-    let answer = work.await.unwrap_or_else(|e| {
+    work.await.unwrap_or_else(|e| {
         let why = e.try_into_panic().map_or_else(|e| e.to_string(), |p| panic::explain(&*p).msg);
         Answer::no(500, &why)
-    });
-    drop(room);
-    answer
+    })
 }

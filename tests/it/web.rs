@@ -169,6 +169,8 @@ fn samples(document: &str) -> Vec<(String, String)> {
 fn the_api_answers_as_its_document_shows() {
     let site = Site::over(&[], scene);
     docker(&site);
+    // Once they were looked for, the status says when.
+    site.json("/api/v1/problems");
     let path = root().join("docs/api.md");
     let mut document = fs::read_to_string(&path).unwrap();
     let store = site.daemon.store().display().to_string();

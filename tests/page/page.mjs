@@ -81,7 +81,13 @@ const text = (page, selector) => page.locator(selector).innerText();
 const said = (name, value) => console.log(`${name}: ${value}`);
 
 /** Waits until a function of the page is true. */
-const until = (page, test, argument) => page.waitForFunction(test, argument, { timeout: 10_000 });
+async function until(page, test, argument, timeout = 10_000) {
+  const end = Date.now() + timeout;
+  while (!(await page.evaluate(test, argument))) {
+    assert.ok(Date.now() < end, `still not so: ${test}`);
+    await new Promise((resolve) => { setTimeout(resolve, 50); });
+  }
+}
 
 async function paint(page) {
   // A frame may come after the data here: the entry is there as soon as something was painted.
@@ -142,7 +148,7 @@ async function attention(page) {
   await page.locator("#state a", { hasText: "ci" }).click();
   assert.match(page.url(), /network=ci&range=172\.20\.4\.1/);
   assert.match(await text(page, "#map-title"), /ci/);
-  assert.match(await text(page, "#trend"), /13 allocated/);
+  await until(page, () => /13 allocated/.test(document.querySelector("#trend").innerText));
 }
 
 /** A pool, its leases, a prefix, a search and an address have URLs, and Back works. */
@@ -234,11 +240,10 @@ async function zoom(page) {
   const crumbs = () => page.locator("#crumbs li").allInnerTexts();
   assert.deepEqual(await crumbs(), ["10.64.0.0/16"]);
   const map = page.locator("#map");
-  const box = await map.boundingBox();
-  await page.mouse.move(box.x + 4, box.y + 4);
+  await map.hover({ position: { x: 4, y: 4 } });
   await page.waitForSelector("#tip:not([hidden])");
   assert.match(await text(page, "#tip"), /10\.64\.0\..*\n?click: 10\.64\.0\.0\/20/);
-  await page.mouse.click(box.x + 4, box.y + 4);
+  await map.click({ position: { x: 4, y: 4 } });
   assert.deepEqual(await crumbs(), ["10.64.0.0/16", "10.64.0.0/20"]);
   // By keyboard alone from here on.
   await map.focus();
@@ -293,6 +298,7 @@ async function history(page) {
     const past = await json(`/api/v1/history/${lease.address}`);
     if (past.events.length > (busy?.events.length ?? 0)) busy = past;
   }
+  await page.locator("#all").click();
   await page.fill("#search", busy.address);
   await page.locator("#rows .row", { hasText: `${busy.address}/` }).first().click();
   await page.waitForSelector("#events time");
@@ -386,7 +392,7 @@ async function million() {
   assert.match(await text(page, "#shown"), /^the first 7\d,\d{3} of 1,000,000 leases$/);
   const began = Date.now();
   await page.fill("#search", "2001:db8:9::3/64");
-  await page.waitForFunction(() => /^1 of 1,000,000/.test(document.querySelector("#shown").textContent), null, { timeout: 60_000 });
+  await until(page, () => /^1 of 1,000,000/.test(document.querySelector("#shown").textContent), null, 60_000);
   said("search", `${Date.now() - began} ms until the server has found one lease`);
   await leave(page);
 }
@@ -395,7 +401,7 @@ async function million() {
 async function damage() {
   const page = await visit();
   process.stdout.write("seen: ready\n");
-  await page.waitForFunction(() => document.querySelector("#state").innerText.includes("cannot be read"), null, { timeout: 30_000 });
+  await until(page, () => document.querySelector("#state").innerText.includes("cannot be read"), null, 30_000);
   assert.equal(await page.locator("#state").getAttribute("class"), "error");
   assert.ok((await page.locator("#pools .pool").count()) > 5, "the pools that were read are gone");
   assert.match(await text(page, "#problems"), /Error: .*leases\.redb/);
@@ -408,6 +414,7 @@ async function damage() {
 /** As a person finds it, pointing at the map, in both themes and on a telephone. */
 async function picture(name, options, query = "?network=pods") {
   const page = await visit(options, query);
+  await until(page, () => !document.querySelector("#trend").classList.contains("none"));
   if (!options.isMobile && query === "?network=pods") {
     const box = await page.locator("#map").boundingBox();
     await page.mouse.move(box.x + box.width * 0.62, box.y + box.height * 0.4);
@@ -429,7 +436,7 @@ try {
     await picture("page-light.png", { colorScheme: "light", viewport });
     await picture("page-dark.png", { colorScheme: "dark", viewport });
     await picture("page-full.png", { colorScheme: "light", viewport }, "?network=ci");
-    const { leases } = await json("/api/v1/leases?q=web&limit=1");
+    const { leases } = await json("/api/v1/leases?network=pods&q=shop/cart&limit=1");
     await picture("page-address.png", { colorScheme: "light", viewport }, `?network=pods&address=${leases[0].address}`);
     await picture("page-phone.png", { ...PHONE, viewport: { width: 390, height: 760 } }, "");
   }

@@ -151,7 +151,7 @@ const table = {
     const total = known.leases.length + known.more;
     let shown = filters ? `${count(this.rows.length)} of ${plural(total, "lease")}` : plural(total, "lease");
     if (known.more > 0) shown = filters ? this.ask(pool) ?? shown : `the first ${count(known.leases.length)} of ${shown}`;
-    at("shown").textContent = shown;
+    at("shown").textContent = known.version === null ? "" : shown;
     at("of").hidden = !pool;
     at("of").firstChild.textContent = pool ? `${nameOf(pool)} ${rangeOf(pool)} ` : "";
     this.selected = Math.min(this.selected, Math.max(0, this.rows.length - 1));

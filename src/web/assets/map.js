@@ -80,12 +80,12 @@ const map = {
   /** Shows a pool, and of it the prefix that the URL names. */
   choose(pool, prefix) {
     const key = pool ? keyOf(pool) : null;
-    if (key === this.key && (prefix ?? "") === this.prefixShown) return;
+    if (key === this.key && this.view && (prefix ?? "") === this.prefixShown) return;
     if (key !== this.key) this.cursor = 0;
     this.key = key;
     this.views = [];
     this.refresh();
-    const wanted = prefix && this.pool && this.read(prefix);
+    const wanted = prefix && this.view && this.read(prefix);
     if (wanted) {
       while (this.views.length > 1 && !this.holds(this.view, wanted)) this.views.pop();
       while (this.view.bits > wanted.bits && this.holds(this.view, wanted)) {
@@ -97,7 +97,7 @@ const map = {
       this.crumbs();
       this.draw();
     }
-    this.prefixShown = prefix ?? "";
+    this.prefixShown = this.view ? prefix ?? "" : null;
   },
 
   /** {base, bits} of a prefix; null if it is none of this family. */
@@ -121,10 +121,12 @@ const map = {
 
   refresh() {
     this.pool = known.pools.find((pool) => keyOf(pool) === this.key) ?? null;
-    const empty = this.pool === null;
+    // What is not known is not free.
+    const empty = this.pool === null || known.version === null;
     at("map").hidden = at("legend").hidden = at("cell").hidden = at("map-help").hidden = empty;
     at("map-empty").hidden = !empty;
-    at("map-empty").textContent = "There is a picture here once there is a pool.";
+    at("map-empty").textContent = this.pool && root.dataset.ready ? "The leases could not be read, so there is nothing to draw."
+      : this.pool ? "loading\u2026" : "There is a picture here once there is a pool.";
     for (const id of ["zoom-in", "zoom-out", "order"]) at(id).disabled = empty;
     if (empty) {
       at("crumbs").replaceChildren();
@@ -263,7 +265,7 @@ const map = {
   /** Draws what is known, then what is pointed at. */
   draw() {
     const canvas = at("map");
-    if (!this.pool || !this.view || canvas.clientWidth === 0) return;
+    if (!this.pool || !this.view || canvas.hidden || canvas.clientWidth === 0) return;
     const { columns, rows, place } = this.plan;
     canvas.style.aspectRatio = `${columns} / ${rows}`;
     canvas.style.maxWidth = `${Math.min(440, columns * 64)}px`;

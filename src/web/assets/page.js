@@ -116,9 +116,10 @@ async function look() {
     }
     showPools();
     showState(status);
-    const old = status.read && Date.now() - Date.parse(status.read) > 30_000 && status.state === "error";
-    root.toggleAttribute("data-old", Boolean(old));
-    at("fresh").replaceChildren(...(status.read ? [old ? "as read " : "read ", since(status.read)] : []));
+    const old = status.attention.some(({ kind }) => ["locked", "unavailable", "unreadable"].includes(kind));
+    const read = old ? "as read " : "read ";
+    at("fresh").replaceChildren(...(status.read ? [read, since(status.read)] : []));
+    if (old && status.read) at("pools-count").replaceChildren(read, since(status.read));
     if (status.read) {
       try {
         showNodes(await get("nodes"));
@@ -130,7 +131,7 @@ async function look() {
     }
     showProblems(await get("problems"));
     root.dataset.ready = "yes";
-    if (!map.pool || !known.pools.some((pool) => keyOf(pool) === map.key)) route.show();
+    if (!map.view || !known.pools.some((pool) => keyOf(pool) === map.key)) route.show();
     map.refresh();
     table.empty();
     trouble.hidden = true;
@@ -138,14 +139,14 @@ async function look() {
     if (!(error instanceof Unanswered)) console.error(error);
     trouble.textContent = error.message;
     trouble.hidden = false;
-    root.toggleAttribute("data-old", true);
   }
   for (const time of document.querySelectorAll("time[datetime]")) time.textContent = ago(time.dateTime);
 }
 
 async function follow() {
   if (!document.hidden) await look();
-  setTimeout(follow, at("state").className === "unknown" ? 1000 : POLL);
+  const isWhole = at("state").className !== "unknown" && (known.trends.size > 0 || known.pools.length === 0);
+  setTimeout(follow, isWhole ? POLL : 1000);
 }
 
 beginTheme();
