@@ -415,6 +415,7 @@ async function damage() {
 async function picture(name, options, query = "?network=pods") {
   const page = await visit(options, query);
   await until(page, () => !document.querySelector("#trend").classList.contains("none"));
+  if (query.includes("address")) await page.waitForSelector("#panel[open] dl");
   if (!options.isMobile && query === "?network=pods") {
     const box = await page.locator("#map").boundingBox();
     await page.mouse.move(box.x + box.width * 0.62, box.y + box.height * 0.4);
