@@ -60,7 +60,11 @@ pub fn open(
     let listener = listen(address, public)?;
     let at = listener.local_addr()?;
     listener.set_nonblocking(true)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // No more threads than work: each keeps memory.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(AT_ONCE[0] + AT_ONCE[1])
+        .build()?;
     log.write(&Entry::new(Level::Info, format!("the status page is at http://{at}/")));
     let (connections, room) =
         (Connections::default(), AT_ONCE.map(|places| Arc::new(Semaphore::new(places))));
