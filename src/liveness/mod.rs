@@ -47,6 +47,9 @@ pub fn evidence(
     Evidence { cx: cx.clone(), grace, namespaces, by_netns, listings }
 }
 
+/// The number of leases that are examined together, and so are in memory at the same time.
+const TOGETHER: usize = 10_000;
+
 /// The problems that the store finds, and a problem for each lease whose network namespace is provably
 /// gone, which a store cannot find. No container runtime is asked.
 pub fn problems(store: &mut dyn Store, cx: &Context) -> Result<Vec<Problem>, StoreError> {
@@ -54,16 +57,30 @@ pub fn problems(store: &mut dyn Store, cx: &Context) -> Result<Vec<Problem>, Sto
     store.problems(cx, &mut |problem| problems.push(problem))?;
     // The leases of a damaged store cannot be listed.
     if !problems.iter().any(|problem| problem.mendable) {
-        let mut leases = Vec::new();
-        store.list(cx, &mut |lease| {
-            let is_here = lease.node.machine == cx.node.machine;
-            if is_here && lease.kind.collectable() && lease.origin.netns.is_some() {
-                leases.push(lease);
-            }
-        })?;
-        problems.extend(stale_leases(&leases, cx));
+        stale_problems(store, cx, &mut |problem| problems.push(problem))?;
     }
     Ok(problems)
+}
+
+/// Calls `each` with a problem for each lease of this machine whose network namespace is provably gone.
+pub fn stale_problems(
+    store: &mut dyn Store,
+    cx: &Context,
+    each: &mut dyn FnMut(Problem),
+) -> Result<(), StoreError> {
+    let mut leases = Vec::new();
+    store.list(cx, &mut |lease| {
+        let is_here = lease.node.machine == cx.node.machine;
+        if is_here && lease.kind.collectable() && lease.origin.netns.is_some() {
+            leases.push(lease);
+        }
+        if leases.len() == TOGETHER {
+            stale_leases(&leases, cx).into_iter().for_each(&mut *each);
+            leases.clear();
+        }
+    })?;
+    stale_leases(&leases, cx).into_iter().for_each(each);
+    Ok(())
 }
 
 /// The pod, if it is known, and the container.
