@@ -24,7 +24,7 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     match &add.legacy {
         Legacy::Unread if !adopted => return Ok(Plan::only(Outcome::ReadLegacy)),
         Legacy::Absent | Legacy::Unread => {}
-        // In a cluster, another node has written the mark since.
+        // In a cluster, another node has written the import mark since this folder was read.
         Legacy::Read(..) if adopted && view.has_other_nodes() => {}
         Legacy::Read(leases, cursors) => {
             addresses = Takeover::read(add, leases, cursors, view, cx)?;
@@ -37,7 +37,8 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     if let Some(define) = &add.define {
         changes.extend(define::first(define, view, cx)?);
     }
-    // `addresses` includes the import: an address that it leases has ended no cooldown.
+    // `addresses` includes the import: an address that the import leases has no cooldown that could have
+    // ended.
     let ended = Ended::find(add, &addresses, cx)?;
     let mut work = Work { add, view, cx, changes, addresses, ended };
     let adopted = adopted || matches!(add.legacy, Legacy::Read(..));
@@ -47,7 +48,8 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     if add.on_duplicate == OnDuplicate::Error
         && let Some(any) = held.first()
     {
-        // host-local names the lease that it finds first. If no lease lies in a range, any lease serves.
+        // host-local reports the first lease that it finds in a range. If no lease lies in a range, report
+        // any lease.
         let found = own.iter().enumerate().find_map(|(index, lease)| Some((index, (*lease)?)));
         let (index, lease) = found.unwrap_or((0, any));
         return Err(Refusal::Duplicate { index, lease: Box::new(lease.clone()) }.into());
@@ -64,8 +66,8 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
             created.push(lease.addr);
             lease
         };
-        // `range_of` returns a range for a held lease, which was found by it, and for a new one, which was
-        // chosen from it.
+        // `range_of` always returns a range: a held lease was found in it, and a new address was chosen from
+        // it.
         let gateway = set.range_of(lease.addr).and_then(Range::gateway);
         grants.push(Grant { addr: lease.addr, prefix: lease.prefix, gateway });
     }
@@ -77,8 +79,8 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     Ok(Plan::new(work.finish(), Outcome::Added(Added { grants, created, warnings })))
 }
 
-/// Assigns to each set the first requested address in it, and returns those that are in none. Refuses
-/// what does not fit the leases that the owner holds.
+/// Assigns to each set the first requested address in it, and returns the requested addresses that are in no
+/// set. Refuses addresses that contradict the leases that the owner holds.
 fn assign(
     add: &Add,
     held: &[Lease],
@@ -110,7 +112,7 @@ struct Work<'a> {
     view: &'a dyn View,
     cx: &'a Context,
     changes: Vec<Change>,
-    /// The view's addresses, together with the leases that this plan imports.
+    /// The view's addresses, with the leases that this plan imports.
     addresses: Takeover<'a>,
     ended: Ended,
 }

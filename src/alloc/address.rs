@@ -68,7 +68,7 @@ fn requested(addr: Addr, pool: &Pool, view: &dyn View) -> Result<Addr, Error> {
     }
 }
 
-/// Returns the lowest free address, or the next one in turn.
+/// Returns the lowest free address, or (`serial`) the next free address in turn.
 fn next(serial: bool, pool: &Pool, view: &dyn View) -> Result<Addr, Error> {
     let full = || PoolRefusal::Exhausted(pool.id.clone());
     let all = pool.draws().ok_or_else(full)?;

@@ -15,13 +15,13 @@ pub enum Change {
         /// The first second in which the address is free again.
         until: Option<Timestamp>,
     },
-    /// End the cooldown of an address.
+    /// Remove the cooldown of an address.
     Thaw(SetName, Cooling),
     /// Start the cooldown of a free address.
     Cool(SetName, Cooling),
     /// Store the last allocated address.
     Cursor(SetName, Addr, Addr),
-    /// Store a pod's address: pod namespace and name, range set, address. Survives a reboot.
+    /// Store a pod's former address: pod namespace and name, range set, address. Survives a reboot.
     Sticky(SetName, PodKey, Addr, Addr),
     /// Store the ranges that a network's ADD used.
     PutRanges(NetworkRanges),

@@ -6,8 +6,8 @@ use crate::error::{Error, Refusal};
 use crate::net::Addr;
 
 /// Decides a CHECK: the owner has a lease, each of its addresses is in prevResult, and the addresses of
-/// prevResult from our ranges are leased to the owner (CNI 0.4.0: an error if a reservation is missing).
-/// Other addresses of prevResult may come from other plugins of the chain, or from removed ranges.
+/// prevResult within this network's ranges are leased to the owner (CNI 0.4.0: an error if a reservation is
+/// missing). Other addresses of prevResult may come from other plugins of the chain, or from removed ranges.
 pub fn check(check: &Check, view: &dyn View) -> Result<Plan, Error> {
     let held = held(view, &check.set, &check.owner, &|_| Ok(true))?;
     if held.is_empty() {

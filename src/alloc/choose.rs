@@ -15,8 +15,8 @@ use crate::net::{Addr, Family, Range, RangeSet, Span};
 /// range set, so they never accumulate.
 const THAW: usize = 32;
 
-/// Addresses whose cooldown has ended. They are free. A plan that finds them leases them or removes their
-/// records.
+/// Addresses whose cooldown has ended. They are free. A plan leases each of these addresses or removes its
+/// cooldown record.
 #[derive(Default)]
 pub struct Ended(Vec<Cooling>);
 
@@ -105,9 +105,9 @@ fn behind(set: &RangeSet, last: Addr) -> Vec<Span> {
     walk
 }
 
-/// The spans from a position to the end, then from the start. `place` may be any number.
+/// The spans from a position to the end, then from the start to that position. `place` may be any number.
 fn from_place(spans: &[Span], place: u128) -> Vec<Span> {
-    // Saturation only skews the position in a set as large as all of IPv6.
+    // Saturation occurs only for a set as large as all of IPv6, and only skews the position.
     let total = spans.iter().fold(0_u128, |sum, s| sum.saturating_add(s.size()));
     let mut skip = if total == 0 { 0 } else { place % total };
     for (i, span) in spans.iter().enumerate() {

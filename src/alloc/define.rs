@@ -1,7 +1,7 @@
 //! Definitions of networks, which a cluster stores for all its nodes.
 //!
 //! A caller can replace a definition only if it knows the current version. The new definition gets the next
-//! version. An ADD leases under the version that it knows, or not at all.
+//! version. An ADD leases only if the version that it knows is still current.
 
 use super::change::Change;
 use super::command::{DefineNetwork, Outcome};

@@ -49,7 +49,7 @@ fn end(command: &Command, face: Face) -> Option<What> {
 }
 
 /// Returns the counter of a request: set, face, verb and ending. A request is counted if it changes
-/// something. An ADD that is refused is counted if that costs no flush.
+/// something. A refused ADD is counted only if counting needs no flush.
 pub fn counted(
     command: &Command,
     plan: &Plan,

@@ -1,6 +1,7 @@
 //! DEL, GC and EVICT: who may free which lease, and how long the address cools down.
 //!
-//! Invariant: a lease is freed only as it was read, so a store can compare it before it commits.
+//! Invariant: a lease is freed only if it is unchanged since it was read, so a store can compare it before it
+//! commits.
 
 use std::collections::BTreeSet;
 
@@ -88,12 +89,12 @@ pub fn evict(evict: &Evict, view: &dyn View, cx: &Context) -> Result<Plan, Error
         let which = if evict.only_ended { cx.has_ended(lease) } else { !kept };
         lease.node.name == cx.node.name && which
     };
-    // No cooldown: no connection leads to a machine that is gone.
+    // No cooldown: no connection can still lead to a machine that is gone.
     collect(&evict.set, evict.after.as_ref(), &goes, &|_| None, view)
 }
 
 /// Frees the stale leases, as many as one commit can hold. It stops between two owners, or within the first
-/// one if that has more leases (one for each of many range sets).
+/// owner if that owner has more leases than fit (one for each of many range sets).
 fn collect(
     set: &SetName,
     after: Option<&Owner>,

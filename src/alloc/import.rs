@@ -1,7 +1,7 @@
-//! IMPORT of the leases and the rotation of another program, and EXPORT.
+//! IMPORT and EXPORT: the leases and the last allocated addresses of another program.
 //!
 //! Decides what happens if an address is already leased here, and where a cursor is stored whose range is
-//! unknown. Reading another program's files is the task of [`crate::migrate`].
+//! unknown. [`crate::migrate`] reads the other program's files.
 //! Invariant: everything is imported, or nothing. A repeated import changes nothing.
 
 use std::collections::BTreeSet;
@@ -37,7 +37,7 @@ pub fn run(import: &Import, view: &dyn View, cx: &Context) -> Result<Plan, Error
     }
     for last in &import.cursors {
         for range in possible_ranges(*last) {
-            // An existing cursor was moved by a later ADD.
+            // A later ADD may have moved an existing cursor, so it stays.
             if view.cursor(&import.set, range)?.is_none() {
                 changes.push(Change::Cursor(import.set.clone(), range, *last));
             }
@@ -79,14 +79,14 @@ fn lease(set: &SetName, imported: &ForeignLease, view: &dyn View, cx: &Context) 
     lease
 }
 
-/// The keys of the range sets that may contain `addr`, if the first range of each is a whole subnet: the
-/// first host of each enclosing subnet. Most bits of an address are zero, so there are few.
+/// The keys of the range sets that may contain `addr`, if the first range of each set is a whole subnet: the
+/// first host of each enclosing subnet. Most bits of an address are usually zero, so there are few.
 pub fn possible_ranges(addr: Addr) -> BTreeSet<Addr> {
     let lens = 1..addr.family().bits().saturating_sub(1);
     lens.filter_map(|len| Subnet::masked(addr, len)?.first().next()).collect()
 }
 
-/// The range keys under which a DEL that rewinds looks for the cursor of a lease.
+/// The range keys under which a DEL with `rewind` looks for the cursor of a lease.
 pub fn cursors_of(lease: &Lease) -> BTreeSet<Addr> {
     let unknown = lease.range == lease.addr && lease.prefix == lease.addr.family().bits();
     if unknown { possible_ranges(lease.addr) } else { BTreeSet::from([lease.range]) }

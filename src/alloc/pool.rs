@@ -93,7 +93,8 @@ fn join(
         Ask::Exactly(asked) if *asked != subnet => {
             return differs("subnet", subnet.to_string(), asked.to_string());
         }
-        // dockerd rejects an automatic pool that it finds unsuitable, and would request again forever.
+        // dockerd rejects an automatic pool that overlaps one of its routes, and would request the pool again
+        // forever.
         Ask::Any(_) if request.avoid.iter().any(|span| span.overlaps(subnet.into())) => {
             return Err(PoolRefusal::Routed { name: name.to_owned(), subnet }.into());
         }
@@ -112,7 +113,7 @@ fn join(
         Some(at) => pool.users[at].1 = pool.users[at].1.saturating_add(1),
         None => pool.users.push((cx.node.clone(), 1)),
     }
-    // Clocks differ: for its other users, the pool must not look older than their requests.
+    // Clocks differ. The pool must not look older to its other users than their requests.
     pool.time = pool.time.max(cx.now);
     Ok(pool)
 }
@@ -157,8 +158,8 @@ fn find(
     Ok(None)
 }
 
-/// Decides a release. If one of several machines releases a shared pool, only its own addresses are freed;
-/// the last one removes the pool.
+/// Decides a release. If one of several machines releases a shared pool, only its own addresses are freed.
+/// The last machine removes the pool.
 pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let Some(pool) = view.pool(&release.pool)? else {
         return Ok(Plan::only(collected(Vec::new(), false, true)));
@@ -213,7 +214,7 @@ fn shrink(pool: Pool, less: Pool, is_empty: bool) -> Option<Change> {
     (less != pool).then_some(Change::PutPool(less))
 }
 
-/// Frees leases of a pool and changes the pool. Returns the addresses and the changes.
+/// Frees leases of a pool and changes the pool. Returns the freed addresses and the changes.
 fn leave(leases: Vec<Lease>, pool: Option<Change>) -> (Vec<Addr>, Vec<Change>) {
     let freed = leases.iter().map(|lease| lease.addr).collect();
     let free = |lease| Change::Free { lease, until: None };
@@ -223,7 +224,7 @@ fn leave(leases: Vec<Lease>, pool: Option<Change>) -> (Vec<Addr>, Vec<Change>) {
 /// The number of leases of a pool that are read at a time.
 const PAGE: usize = 512;
 
-/// Returns as many leases of one kind as a commit can hold, and whether these are all.
+/// Returns as many leases of one kind as a commit can hold, and whether there are no more.
 fn collect(
     pool: &Pool,
     which: &dyn Fn(&Lease) -> bool,
@@ -259,7 +260,7 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error
     let alive = |lease: &Lease| sweep.alive.binary_search(&lease.addr).is_ok();
     let mine = |lease: &Lease| lease.node.name == cx.node.name;
     let mut less = pool.clone();
-    // A pool without a network is removed completely, or kept if something in it may be in use.
+    // A pool without a network is removed completely, or kept if one of its addresses may be in use.
     let is_unused = pool.is_closed() || at.is_some() && pool.time < sweep.before;
     let mut gone = sweep.known.is_none() && is_unused;
     if gone {
@@ -289,8 +290,8 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error
     Ok(Plan::new(changes, collected(freed, gone && done, done)))
 }
 
-/// Decides the import of a pool. gipam's file does not contain the gateway: it is the first address,
-/// because dockerd requests that before any other.
+/// Decides the import of a pool. gipam's file does not name the gateway. It is the first address, because
+/// dockerd requests the gateway before any other address.
 pub fn adopt(adopt: &AdoptPool, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let subnet = adopt.subnet;
     let overlap = |other| Err(PoolRefusal::overlap(subnet, other, None).into());

@@ -36,7 +36,7 @@ impl Record {
         (!set.is_pools()).then(|| set.clone())
     }
 
-    /// The name that operators see. No two records of a store have the same name.
+    /// The name that operators see. It is unique among the records of a store.
     pub fn name(&self) -> String {
         match self {
             Record::Pool(pool) => format!("pool {}", pool.id),

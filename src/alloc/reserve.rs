@@ -1,6 +1,6 @@
 //! RESERVE and UNRESERVE: addresses that no ADD leases.
 //!
-//! A reservation never takes an address from its holder, and UNRESERVE frees nothing but reservations.
+//! Invariant: a reservation never takes an address from its holder, and UNRESERVE frees only reservations.
 
 use super::change::Change;
 use super::command::{Outcome, Reserve, Unreserve};
@@ -8,8 +8,8 @@ use super::view::{Context, Holder, Plan, View};
 use crate::error::{Error, Refusal};
 use crate::model::{Kind, Lease, Node, Origin};
 
-/// Decides a RESERVE. Among `contested` addresses, which two programs have leased, an address that is
-/// leased here is protected by its lease. A store with a policy reserves it beyond the end of the lease.
+/// Decides a RESERVE. `contested` addresses are leased by two programs. If one of them is leased here, its
+/// lease protects it. A store with a policy also reserves it, beyond the end of the lease.
 pub fn reserve(
     reserve: &Reserve,
     contested: bool,

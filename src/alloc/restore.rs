@@ -1,7 +1,7 @@
 //! RESTORE: writes records from another store.
 //!
-//! Decides what happens if a record meets an existing one. An existing record stays. If another owner holds
-//! an address, the whole slice is refused. A repeated RESTORE changes nothing.
+//! Decides what happens if a record of the same name exists. An existing record stays. If another owner holds
+//! an address, all records of the command are refused. A repeated RESTORE changes nothing.
 
 use super::change::Change;
 use super::command::{Outcome, Restore};
@@ -10,7 +10,7 @@ use super::view::{Holder, Plan, View};
 use crate::error::{Error, PoolRefusal, Refusal};
 use crate::model::{Lease, Owner, Pool};
 
-/// Decides a RESTORE of as many records, from the first on, as a commit can hold.
+/// Decides a RESTORE. Writes as many records, from the first on, as one commit can hold.
 pub fn run(restore: &Restore, view: &dyn View) -> Result<Plan, Error> {
     let room = view.capacity().saturating_sub(1).max(1);
     let mut work =
@@ -93,7 +93,7 @@ impl Work<'_> {
         }
         match self.view.holder(&lease.set, lease.addr)? {
             Holder::Leased(here) if *here == *lease => {}
-            // The same lease, read at another time.
+            // The same lease, changed after it was read.
             Holder::Leased(here) if here.owner == lease.owner && here.node == lease.node => {
                 self.changes.push(Change::Put(lease.clone()));
             }

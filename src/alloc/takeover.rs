@@ -12,7 +12,7 @@ use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Kind, Lease, Owner, SetName, Timestamp};
 use crate::net::{Addr, Family, RangeSet, Span};
 
-/// The store's addresses, together with the leases and cursors that this plan imports.
+/// The store's addresses, with the leases and cursors that this plan imports.
 pub struct Takeover<'a> {
     view: &'a dyn View,
     /// Leases of the folder that cannot be imported, because the store has leased the address to another
@@ -41,7 +41,8 @@ impl<'a> Takeover<'a> {
         for legacy in leases {
             let lease = lease(add, legacy, cx);
             if let Holder::Leased(holder) = view.holder(&add.set, legacy.addr)? {
-                // Imported before by a process that died before it was done, or exported since.
+                // Either a process that died before it was done imported the lease, or the lease was exported
+                // later.
                 if holder.owner == lease.owner {
                     continue;
                 }
@@ -65,8 +66,8 @@ impl<'a> Takeover<'a> {
         Ok(taken)
     }
 
-    /// Returns the changes that store the leases and cursors and, if the store keeps it, the record of the
-    /// import.
+    /// Returns the changes that store the leases and cursors, and the record of the import if the store has
+    /// such records.
     pub fn changes(&self, add: &Add, now: Timestamp) -> Vec<Change> {
         let leases = self.leases.values().cloned().map(Change::Put);
         let cursors =

@@ -19,7 +19,7 @@ pub enum Holder {
     Free,
     /// The address is free, but cools down.
     Cooling(Cooling),
-    /// This lease has the address.
+    /// The address is leased.
     Leased(Box<Lease>),
 }
 
@@ -28,7 +28,7 @@ pub enum Holder {
 pub enum Order {
     /// The lowest free address of the span.
     Ascending,
-    /// Any free address of the span. A store with expensive reads may return the one that is cheapest to
+    /// Any free address of the span. A store with expensive reads may return the address that is cheapest to
     /// find.
     Any,
 }
@@ -53,7 +53,8 @@ pub trait Addresses {
     ) -> Result<Option<Addr>, StoreError>;
 
     /// Returns up to `limit` cooling addresses of a family, ordered by the end of their cooldown, and the
-    /// address whose cooldown ends last. If the clock was set back, that is the one that should have ended.
+    /// address whose cooldown ends last. After the clock was set back, that last cooldown may be over
+    /// already.
     fn cooling(
         &self,
         set: &SetName,
@@ -61,7 +62,7 @@ pub trait Addresses {
         limit: usize,
     ) -> Result<Vec<Cooling>, StoreError>;
 
-    /// Returns the cooling address within the spans whose cooldown ends first.
+    /// Of the cooling addresses within the spans, returns the one whose cooldown ends first.
     fn first_cooling(
         &self,
         set: &SetName,
@@ -71,7 +72,7 @@ pub trait Addresses {
 }
 
 /// Returns the leases of an owner. As in host-local, an owner without a lease under its full name holds the
-/// leases of its container alone, if host-local's leases of its network were imported.
+/// leases of its container without an interface, if host-local's leases of the network were imported.
 pub fn held(
     addresses: &dyn Addresses,
     set: &SetName,
@@ -106,11 +107,11 @@ pub trait View: Addresses {
     /// `true`.
     fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool, StoreError>;
 
-    /// The ranges of all networks. Asked only when those of one network have changed.
+    /// The ranges of all networks. Called only when the ranges of one network have changed.
     fn networks(&self) -> Result<Vec<NetworkRanges>, StoreError>;
 
-    /// Returns the leases of up to `limit` owners after `after`, in the order of the owners. Used by GC
-    /// only.
+    /// Returns the leases of up to `limit` owners that come after `after`, in the order of the owners. Used
+    /// only by GC.
     fn page(
         &self,
         set: &SetName,
@@ -118,7 +119,8 @@ pub trait View: Addresses {
         limit: usize,
     ) -> Result<Vec<Lease>, StoreError>;
 
-    /// Returns the pool with this ID. Never an assumption: a caller with a pool's ID got it from the store.
+    /// Returns the pool with this ID. Never an assumption, because the caller got the pool's ID from the
+    /// store.
     fn pool(&self, id: &PoolId) -> Result<Option<Pool>, StoreError>;
 
     /// Returns a pool of the space that shares an address with this subnet.
@@ -134,7 +136,7 @@ pub trait View: Addresses {
         from: Addr,
     ) -> Result<Option<Subnet>, StoreError>;
 
-    /// Returns up to `limit` leases of a pool after `after`, ordered by address.
+    /// Returns up to `limit` leases of a pool with addresses after `after`, ordered by address.
     fn of_pool(
         &self,
         pool: &Pool,
@@ -172,12 +174,12 @@ pub struct Context {
     pub by_host_name: bool,
     /// A random number, for [`super::Strategy::Random`].
     pub seed: u64,
-    /// The face that the request came through. For history and counters, never for a decision.
+    /// The face that received the request. For history and counters, never for a decision.
     pub face: Face,
 }
 
 impl Context {
-    /// Whether this machine made the lease in an earlier boot that the lease did not survive. If the boot
+    /// Whether this machine made the lease in an earlier boot and the lease ended with that boot. If the boot
     /// or the machine cannot be determined, no lease has ended.
     pub fn has_ended(&self, lease: &Lease) -> bool {
         let another_boot = match (&self.boot, &lease.boot) {
@@ -190,7 +192,7 @@ impl Context {
             && lease.ends_with_boot()
     }
 
-    /// Returns a reservation of one address. Other leases are made from it.
+    /// Returns a reservation of one address. Other leases are made by changing its fields.
     pub fn reservation(&self, set: SetName, addr: Addr) -> Lease {
         Lease {
             set,

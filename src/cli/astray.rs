@@ -1,4 +1,4 @@
-//! Leases outside the ranges of their network, after its ranges were moved.
+//! Leases outside the ranges of their network, left over after the ranges were moved.
 
 use std::collections::BTreeMap;
 
@@ -19,8 +19,8 @@ struct Network {
 }
 
 impl Astray {
-    /// For these networks, each with its set, its name and its ranges. A network may occur several times,
-    /// with different ranges.
+    /// A count for these networks, each with its set, its name and its ranges. A network may occur several
+    /// times, with different ranges.
     pub fn new(networks: impl IntoIterator<Item = (SetName, String, Vec<Span>)>) -> Astray {
         let mut all: BTreeMap<(String, String), Network> = BTreeMap::new();
         for (set, network, ranges) in networks {

@@ -1,10 +1,10 @@
-//! `sublet import cni-cache`: leases the addresses of running containers again, from the results that
-//! libcni caches.
+//! `sublet import cni-cache`: leases the addresses of running containers again, from the results that libcni
+//! caches.
 //!
-//! Each record has the configuration of its ADD, which names the store unless `--store` does. The addresses
-//! of the record are requested again for its container, so the import is an ordinary ADD.
-//! Invariant: a record whose network namespace is gone leases nothing. If another container holds an
-//! address, it keeps it, and the conflict is reported.
+//! Each record has the configuration of its ADD. The configuration names the store unless `--store` does. The
+//! addresses in the record are requested again for its container, so the import is an ordinary ADD.
+//! Invariant: a record whose network namespace is gone leases nothing. If another container holds an address,
+//! that container keeps the address, and the conflict is reported.
 
 use std::ffi::OsString;
 use std::fs;
@@ -147,7 +147,7 @@ impl CniCache {
     }
 
     fn import(&self, record: &Cached, call: &mut Call<'_>) -> Result<Outcome> {
-        // An unreadable variable may name another store.
+        // Fail if the variable is unreadable: it may name another store.
         let variable = |name| match (call.world.env)(name).map(OsString::into_string) {
             Some(Err(_)) => Err(anyhow!("the value of {name} is not valid UTF-8")),
             found => Ok(found.and_then(Result::ok)),
@@ -232,8 +232,8 @@ impl CniCache {
     }
 }
 
-/// Requests exactly these addresses. Range sets without one of them lease nothing. Returns the addresses
-/// that lie in a range.
+/// Restricts the request to exactly these addresses. Range sets without one of these addresses lease nothing.
+/// Returns the addresses that lie in a range.
 fn restrict(config: &mut Config, addrs: &[Addr]) -> Result<Vec<Addr>> {
     let holds = |addr: &Addr| config.sets.iter().any(|set| set.range_of(*addr).is_some());
     let addrs: Vec<Addr> = addrs.iter().copied().filter(holds).collect();

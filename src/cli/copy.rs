@@ -116,8 +116,8 @@ impl Copy {
 }
 
 impl OpenStore {
-    /// Tries to write the records that `push` supplies. Unless it is a dry run, a second pass then writes
-    /// them. Returns the number of the first pass.
+    /// Tries to write the records that `push` supplies. Unless it is a dry run, a second pass then writes the
+    /// records. Returns the number of records of the first pass.
     pub(super) fn restore(
         &mut self,
         dry_run: bool,
@@ -132,7 +132,7 @@ impl OpenStore {
     }
 
     /// Writes the records that `push` supplies and returns their number. If an address has another holder,
-    /// it prints the conflicts, fails and writes nothing.
+    /// prints the conflicts, fails and writes nothing.
     pub(super) fn pass(
         &mut self,
         dry_run: bool,

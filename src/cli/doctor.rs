@@ -1,8 +1,8 @@
 //! `sublet doctor`: finds and repairs problems in a store.
 //!
-//! The store examines and repairs itself. This adds the leases whose container is gone, which the store
-//! cannot find.
-//! Invariant: without `--repair` nothing changes. With it, a copy of the damaged file stays.
+//! The store examines and repairs itself. This command also finds leases whose container is gone, which the
+//! store cannot.
+//! Invariant: without `--repair` nothing changes. With `--repair`, a copy of the damaged file stays.
 
 use anyhow::{Result, anyhow};
 use clap::Args;
@@ -92,14 +92,14 @@ impl Doctor {
     }
 }
 
-/// The numbers of examined records.
+/// How many records were examined.
 #[derive(Clone, Copy, Default, Serialize)]
 struct Checked {
     leases: usize,
     ranges: usize,
 }
 
-/// The usage from which a range is reported, in percent.
+/// A range is reported if its usage is at least this, in percent.
 const NEARLY_FULL: u128 = 80;
 
 fn examine(open: &mut OpenStore) -> Result<(Vec<Problem>, Checked)> {
@@ -117,7 +117,7 @@ fn examine(open: &mut OpenStore) -> Result<(Vec<Problem>, Checked)> {
     Ok((problems, Checked { leases, ranges: usage.len() }))
 }
 
-/// Networks with leases outside the ranges of their last ADD, and the number of all leases without
+/// Networks with leases outside the ranges of their last ADD, and the number of all leases except
 /// reservations.
 fn moved_away(open: &mut OpenStore) -> Result<(Vec<Problem>, usize)> {
     // Each ECS task has its own configuration, with or without IPv6.

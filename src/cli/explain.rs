@@ -34,7 +34,7 @@ pub struct Explain {
     network: Option<String>,
 }
 
-/// The number of an address's events that are shown.
+/// The maximum number of events that are shown for an address.
 const LATEST: usize = 5;
 
 /// What is known about an address.
@@ -52,9 +52,9 @@ struct Row<'a> {
     container: Option<&'static str>,
     /// The evidence.
     reason: Option<&'a str>,
-    /// The last ones, oldest first.
+    /// The last events, oldest first.
     events: Vec<EventRow<'a>>,
-    /// The ranges around the address.
+    /// The ranges that contain the address.
     ranges: Vec<&'a PoolRow>,
     /// A command that is safe to run.
     next: Option<String>,
@@ -116,7 +116,7 @@ impl Explain {
     }
 }
 
-/// Until when an address is cooling down, in each set.
+/// When the cooldown of an address ends, in each set in which it is cooling down.
 fn cooling(open: &mut OpenStore, addr: Addr) -> Result<Vec<(SetName, Timestamp)>> {
     let (mut found, now) = (Vec::new(), open.cx.now);
     open.store.occupancy(&open.cx, &mut |set, other, holder| {
@@ -129,7 +129,7 @@ fn cooling(open: &mut OpenStore, addr: Addr) -> Result<Vec<(SetName, Timestamp)>
     Ok(found)
 }
 
-/// What the store has about addresses.
+/// What the store contains about addresses.
 struct About<'a> {
     all: &'a [Usage],
     /// The rows of `all`.

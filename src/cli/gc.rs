@@ -93,7 +93,7 @@ impl Gc {
 
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
-        // A cluster may have hundreds of thousands of leases that only other machines can judge.
+        // A cluster may have hundreds of thousands of leases that only other machines can check.
         let machine = open.cx.node.machine.clone();
         let elsewhere = Cell::new(0_usize);
         let wanted = |l: &Lease| {
@@ -191,7 +191,7 @@ impl Gc {
         call.confirm(&format!("free these {lost} leases"))
     }
 
-    /// The first word of a line; `None` for leases of running containers, which are not printed.
+    /// The first word of a printed line; `None` for leases of running containers, which are not printed.
     fn word(&self, verdict: &Liveness, done: bool) -> Option<&'static str> {
         match verdict {
             Liveness::Alive(_) => None,

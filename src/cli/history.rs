@@ -97,7 +97,7 @@ impl History {
     }
 }
 
-/// The last event of each address, if the address was leased after it.
+/// For each address that was leased then: its last event.
 fn held(events: Vec<Event>) -> Vec<Event> {
     let mut last = BTreeMap::new();
     for event in events {

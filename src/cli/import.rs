@@ -1,6 +1,6 @@
 //! `sublet import`: imports leases of another program.
 //!
-//! Invariant: a second run changes nothing. Whatever is left out is reported with the reason.
+//! Invariant: a second run changes nothing. Each lease that is left out is reported with the reason.
 
 use std::path::{Path, PathBuf};
 

@@ -97,7 +97,7 @@ impl Kontena {
     }
 }
 
-/// Records that everything is imported. In a dry run, only checks that.
+/// Records that everything is imported. In a dry run, only checks whether it can be recorded.
 fn mark(open: &mut OpenStore, dry_run: bool) -> Result<Imported> {
     let name = NetworkName::new("kontena-ipam")
         .map_err(|_| anyhow!("kontena-ipam is not a valid network name"))?;

@@ -79,8 +79,7 @@ impl Filter {
 }
 
 impl Column {
-    /// A lease's place in the order of this column, to be compared byte by byte. Leases without a value come
-    /// last.
+    /// A lease's sort key for this column, compared byte by byte. Leases without a value come last.
     fn key(self, lease: &Lease) -> Vec<u8> {
         let text = |text: Option<&str>| match text {
             Some(text) => [b"\0", text.as_bytes()].concat(),
@@ -172,8 +171,8 @@ impl List {
     }
 }
 
-/// Rows of a table whose widths are determined together. A wider cell further down moves the columns from
-/// there on.
+/// Rows of a table whose widths are determined together. A wider cell on a later page makes the columns wider
+/// from there on.
 const PAGE: usize = 1000;
 
 /// Prints leases one after the other.

@@ -160,7 +160,7 @@ pub fn definition() -> clap::Command {
 
 /// Runs the command line and returns the exit code. A panic is reported in one line, as a failure.
 pub fn run(args: Vec<OsString>, world: World<'_>, terminal: &mut Terminal<'_>) -> u8 {
-    // Everything that a panic interrupted is dropped. Only the terminal is used afterwards.
+    // A panic drops everything that it interrupts. Only the terminal is used afterwards.
     let done = catch_unwind(AssertUnwindSafe(|| serve(args, world, terminal)));
     done.unwrap_or_else(|payload| fail(terminal, &anyhow!(panic::explain(&*payload).msg)))
 }
@@ -169,7 +169,7 @@ fn serve(args: Vec<OsString>, world: World<'_>, terminal: &mut Terminal<'_>) -> 
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => {
-            // Help and version are answers; anything else is a usage error.
+            // Help and version are normal output; anything else is a usage error.
             let (stream, code, color): (&mut dyn Write, u8, bool) = if e.use_stderr() {
                 (&mut *terminal.stderr, 2, terminal.screen.alert)
             } else {
@@ -261,7 +261,7 @@ fn fail(terminal: &mut Terminal<'_>, error: &anyhow::Error) -> u8 {
     if error.is::<Misuse>() { 2 } else { 1 }
 }
 
-/// An error with its causes. If access was denied, it advises to run the command as root.
+/// An error with its causes. If access was denied, suggests to run the command as root.
 fn explained(error: &anyhow::Error) -> String {
     let mut text = with_causes(error.as_ref());
     if error.chain().any(is_denied) && !rustix::process::geteuid().is_root() {

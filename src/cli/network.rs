@@ -22,9 +22,9 @@ use crate::model::Lease;
 use crate::net::{RangeSet, describe};
 use crate::rows::Time;
 
-/// The longest accepted definition, in bytes: the limit of a server for one value.
+/// The longest accepted definition, in bytes. It fits into one value of every cluster.
 const LONGEST: u64 = 256 << 10;
-/// The number of leases that are named. Further ones are only counted.
+/// The maximum number of leases that are listed. Further leases are only counted.
 const NAMED: usize = 10;
 
 /// Show or change a network's definition in a cluster.

@@ -47,7 +47,7 @@ impl Node {
     }
 }
 
-/// All nodes that are recorded or have leases.
+/// All nodes that have a record or leases.
 fn rows(open: &mut OpenStore, cx: &Context) -> Result<Vec<NodeRow>> {
     let mut nodes = Nodes::default();
     open.store.list(cx, &mut |lease| nodes.lease(&lease))?;

@@ -97,11 +97,11 @@ impl Call<'_> {
             Some(path) => path,
             None => PathBuf::from(self.default_store()?),
         };
-        // A command shows and frees leases of both lifetimes.
+        // Most commands show and free boot leases and durable leases alike.
         self.open_file(path, Persist::Boot)
     }
 
-    /// Returns the default store that exists. If both exist, a message names the unused one.
+    /// Returns the default store that exists. If both exist, prints a message that names the unused store.
     fn default_store(&mut self) -> Result<&'static str> {
         let (usual, ecs) = (is_store(DEFAULT.as_ref())?, is_store(ECS_DEFAULT.as_ref())?);
         if usual && ecs {
@@ -186,12 +186,12 @@ impl OpenStore {
         anyhow!("there is no lease store {}; name another file with --store", self.place)
     }
 
-    /// The context for work on this lease. In a cluster it is that of the lease's node.
+    /// The context for commands on this lease. In a cluster, it is the context of the lease's node.
     pub fn cx_for(&self, lease: &Lease) -> Context {
         if !self.is_cluster() || lease.node == self.cx.node {
             return self.cx.clone();
         }
-        // That node's boots are unknown here.
+        // The boots of that node are unknown here.
         Context { node: lease.node.clone(), boot: None, ..self.cx.clone() }
     }
 
@@ -210,8 +210,8 @@ impl OpenStore {
         }
     }
 
-    /// The error about a network or pool without ranges and leases; `None` if it has any. It names the most
-    /// similar ones. All leases are read only if the name has no range.
+    /// The error for a network or pool without ranges and leases; `None` if it has any. The error lists the
+    /// most similar names. All leases are read only if no range has the name.
     pub fn unknown(&mut self, name: &str) -> Result<Option<anyhow::Error>> {
         let defined = self.store.networks(&self.cx)?;
         let mut known: BTreeSet<String> =
@@ -253,8 +253,9 @@ impl OpenStore {
         Ok(found)
     }
 
-    /// The leases of an address, or of a container: by its ID, by a unique prefix of the ID with at least
-    /// `shortest` bytes, by an ECS `id`, or by the pod as namespace/name. Fails if there is none.
+    /// The leases of an address, or of a container. A container is named by its ID, by a unique prefix of its
+    /// ID with at least `shortest` bytes, by an ECS `id`, or by its pod as namespace/name. Fails if there is
+    /// no lease.
     pub fn named(
         &mut self,
         name: &str,
@@ -323,7 +324,7 @@ pub fn is_pod(name: &str, origin: &Origin) -> bool {
     })
 }
 
-/// A prefix of this many bytes hardly matches a container ID by chance.
+/// A prefix of this many bytes is unlikely to match a container ID by chance.
 pub const UNIQUE: usize = 4;
 
 pub fn fit(name: &str, shortest: usize, owner: &Owner, origin: &Origin) -> Option<Fit> {

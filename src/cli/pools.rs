@@ -62,7 +62,7 @@ impl Pools {
         Ok(write!(call.stdout, "{}", tables::usage(&rows, &call.screen))?)
     }
 
-    /// The leases of each pod namespace or node; leases without one come first.
+    /// The leases of each pod namespace or node. Leases without a namespace or node come first.
     fn holders(&self, by: By, open: &mut OpenStore) -> Result<Vec<GroupRow>> {
         let mut counts: BTreeMap<Option<String>, u128> = BTreeMap::new();
         let name = |lease: &Lease| match by {
@@ -86,8 +86,7 @@ impl Pools {
     }
 }
 
-/// The ranges of each network and family, added up. In a sum with IPv6, a full IPv4 range would not be
-/// visible.
+/// The ranges of each network and family, added up. A sum of IPv4 and IPv6 would hide a full IPv4 range.
 fn networks(rows: &[PoolRow]) -> Vec<GroupRow> {
     let mut sums: BTreeMap<(&str, Family), GroupRow> = BTreeMap::new();
     for row in rows {

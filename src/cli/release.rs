@@ -1,7 +1,7 @@
 //! `sublet release`: frees leases whose DEL was lost.
 //!
-//! Invariant: a lease is freed only if it was shown and still has the same owner. One answer never frees
-//! leases in several networks, and a reservation is freed only if the operator asks for that.
+//! Invariant: a lease is freed only if it was shown and still has the same owner. A single "y" never frees
+//! leases in several networks, and a reservation is freed only with `--reservation`.
 
 use std::collections::BTreeSet;
 
@@ -76,11 +76,11 @@ impl Release {
         if call.as_json { call.json_rows(&rows) } else { Ok(()) }
     }
 
-    /// Returns an error if the leases found for `name` must not be freed by one answer, or if one of them is a
+    /// Returns an error if a single "y" must not free the leases found for `name`, or if one of them is a
     /// reservation and `--reservation` is not set.
     fn check(&self, name: &str, found: &[Lease]) -> Result<()> {
         let networks: BTreeSet<&str> = found.iter().map(shown_network).collect();
-        // A container's leases are confirmed one by one. An address that several networks have is
+        // A container's leases are confirmed one by one. An address that is leased in several networks is
         // ambiguous.
         if networks.len() > 1 && (self.yes || name.parse::<Addr>().is_ok()) {
             let networks: Vec<&str> = networks.into_iter().collect();

@@ -1,6 +1,6 @@
 //! The result of an import, as text and as JSON.
 //!
-//! Invariant: both forms have the same content. Whatever was left out is reported with the reason.
+//! Invariant: both forms have the same content. Each entry that is left out is reported with the reason.
 
 use std::path::{Path, PathBuf};
 
@@ -30,7 +30,7 @@ pub struct Report {
     /// The last allocated addresses.
     #[serde(rename = "last")]
     pub cursors: Vec<Text<Addr>>,
-    /// Whether it was imported before.
+    /// Whether the source was imported before.
     pub before: bool,
     /// The new name of the source.
     #[serde(rename = "keptAs")]

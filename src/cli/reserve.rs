@@ -1,7 +1,8 @@
 //! `sublet reserve` and `sublet unreserve`: addresses that are never allocated.
 //!
-//! Invariant: all named addresses are reserved, or none. If a cluster's transactions are too small for
-//! that, the finished ones are undone after a failure. An error names what could not be undone.
+//! Invariant: all named addresses are reserved, or none. If a cluster's transactions are too small for all
+//! addresses, the command uses several, and undoes the finished transactions after a failure. The error lists
+//! the addresses for which this failed.
 
 use std::path::PathBuf;
 
@@ -24,7 +25,7 @@ const MOST: u128 = 65_536;
 /// The longest file of addresses, in bytes.
 const LONGEST_FILE: u64 = 4 << 20;
 
-/// The number of addresses up to which no question is asked.
+/// Up to this many addresses are reserved without a question.
 const FEW: usize = 256;
 
 /// Reserve addresses, so that they are never allocated.

@@ -103,7 +103,7 @@ impl Screen {
         }
     }
 
-    /// The same screen with the requested use of color.
+    /// The same screen with color switched as requested.
     #[must_use]
     pub fn with(self, when: When) -> Screen {
         match when {

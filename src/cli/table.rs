@@ -30,7 +30,7 @@ pub struct Cell {
     tone: Option<Tone>,
 }
 
-/// A cell. Characters that could control a terminal are escaped.
+/// A cell with this text. Characters that could control a terminal are escaped.
 pub fn cell(text: impl Display) -> Cell {
     Cell { text: visible(&text.to_string()), tone: None }
 }
@@ -85,8 +85,8 @@ impl<'a, T> Table<'a, T> {
         self.render_page(screen, &mut Vec::new())
     }
 
-    /// The lines of one page of a long table. The first page has the head. Further pages have at least the
-    /// widths of the previous page, which are updated.
+    /// The lines of one page of a long table. Only the first page has the heading. The columns of a further
+    /// page are at least as wide as on the previous page; `before` has those widths and is updated.
     pub fn render_page(self, screen: &Screen, before: &mut Vec<usize>) -> String {
         let columns = &self.columns;
         let head = columns.iter().map(|column| cell(column.title).toned(Tone::Head)).collect();

@@ -31,7 +31,7 @@ pub fn named(lease: &Lease, more: &str) -> String {
     visible(&format!("{} of network {} ({holder}{more})", lease.addr, row.network))
 }
 
-/// The first of these names that is present, shortened like a container ID.
+/// The first of these names that is present, shortened in the same way as a container ID.
 fn first(names: &[&Option<Str<'_>>]) -> Cell {
     cell(short(names.iter().find_map(|name| name.as_deref()).unwrap_or_default()))
 }
@@ -200,8 +200,8 @@ pub fn groups(rows: &[GroupRow], title: &'static str, screen: &Screen) -> String
         .render(screen)
 }
 
-/// A range in short form: as a prefix if it consists of all hosts of one. Otherwise the last address omits
-/// the beginning that it shares with the first.
+/// A range in short form: as a prefix if it consists of all hosts of the prefix. Otherwise as first-last, in
+/// which the last address omits the beginning that it shares with the first.
 fn range(first: Addr, last: Addr) -> String {
     if let Some(prefix) = Span::new(first, last).and_then(Span::prefix) {
         return prefix.to_string();
@@ -235,7 +235,8 @@ pub fn count(n: u128) -> String {
 /// Characters of a bar.
 const BAR: u128 = 10;
 
-/// The share of a range that is leased, reserved or cooling down, rounded down, but not to 0 %.
+/// The share of a range that is leased, reserved or cooling down, rounded down, but never from more than zero
+/// to 0 %.
 fn percent(size: u128, free: u128) -> String {
     let taken = size.saturating_sub(free);
     match (taken.saturating_mul(100) / size.max(1), taken) {

@@ -63,7 +63,8 @@ impl Watch {
         {
             writeln!(call.stderr, "network {} has no lease yet", visible(name))?;
         }
-        // Read before each check, so that the next check finds a change that happens during this one.
+        // Read the version before each check, so that the next check finds a change that happens during this
+        // check.
         let mut version = open.store.version(&open.cx)?;
         let mut source = self.begin(&mut open)?;
         while wait(self.interval)? {
@@ -100,7 +101,7 @@ impl Watch {
         let (mut last, mut seen) = (0, Vec::new());
         new_events(open, &mut last, &mut seen)?;
         if last == 0 {
-            // There is no history: it is off, unless there is nothing yet that could have one.
+            // There is no history. Either it is off, or the store has nothing yet that could have a history.
             let now = leases(open)?;
             if !now.is_empty() {
                 return Ok(Source::Leases(now));

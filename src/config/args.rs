@@ -68,7 +68,7 @@ impl Args {
         }
     }
 
-    /// Parses whatever is valid, for callers that used to ignore `CNI_ARGS`.
+    /// Parses the valid parts, for callers that used to ignore `CNI_ARGS`.
     pub(super) fn parse_leniently(text: &str) -> Args {
         let mut args = Args::default();
         for (key, value) in text.split(';').filter_map(|pair| pair.split_once('=')) {
@@ -77,7 +77,7 @@ impl Args {
         args
     }
 
-    /// Reads a value that is only recorded. Returns false if `key` is not one of these.
+    /// Reads a value that is only recorded. Returns false if `key` has no such value.
     fn record(&mut self, key: &str, value: &str) -> bool {
         match key {
             "MAC" => self.mac = Some(value.to_owned()).filter(|mac| !mac.is_empty()),

@@ -1,9 +1,9 @@
-//! The cluster that holds the leases: the key `store`, and cni-ipam-consul's own keys.
+//! The cluster with the leases: the key `store`, and cni-ipam-consul's own keys.
 //!
-//! Defines the keys inside `store`, their defaults and their valid values. It opens nothing: neither
-//! servers nor files.
-//! Invariant: an endpoint is a scheme, a host and a port. It contains no user, password or path, so
-//! messages can show it.
+//! Defines the keys inside `store`, their defaults and their valid values. It opens nothing: neither servers
+//! nor files.
+//! Invariant: an endpoint is a scheme, a host and a port. It contains no user, password or path, so messages
+//! can show it.
 
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
@@ -18,10 +18,10 @@ use crate::model::{Consul, Etcd, History, Persist, Servers, StoreSpec};
 const ETCD_PORT: u16 = 2379;
 const CONSUL_PORT: u16 = 8500;
 const PREFIX: &str = "sublet";
-/// A folder that is empty after each boot.
+/// The default folder of the local cache, which is empty after each boot.
 const NOTES: &str = "/run/sublet";
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longer than any runtime waits.
+/// The longest accepted timeout, longer than any runtime waits.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The cluster that `store` names, as the command line takes it: `{"etcd": {...}}`.
@@ -113,7 +113,7 @@ fn servers(fields: &Fields, port: u16, agent: Option<String>) -> Result<Servers,
         nodes.iter().map(|node| endpoint(node, port)).collect();
     let mut endpoints = endpoints?;
     if endpoints.is_empty() {
-        // An agent on this host is how both are usually run.
+        // Consul and cni-ipam-consul are usually run with an agent on this host.
         endpoints.push(agent.unwrap_or_else(|| format!("http://127.0.0.1:{port}")));
     }
     let ca = fields.text("caFile")?.map(PathBuf::from);

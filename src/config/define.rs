@@ -1,8 +1,8 @@
 //! `define`: the definition of a network, which the cluster keeps for all nodes.
 //!
 //! Decides which keys of `ipam` belong to a definition, and how they are spelled. `native` interprets them.
-//! Invariant: a configuration into which a definition was inserted is read by the same rules as one that
-//! was written that way.
+//! Invariant: a configuration with an inserted definition is read by the same rules as a configuration that
+//! was written in that form.
 
 use serde_json::{Map, Value};
 
@@ -48,7 +48,7 @@ fn text(ipam: &Fields, mask: bool) -> Result<String, ConfigError> {
     Ok(Value::Object(pick(ipam, KEYS, mask)?).to_string())
 }
 
-/// These keys, in the spelling used here.
+/// The values of these keys, under sublet's spelling of the keys.
 fn pick(fields: &Fields, names: &[&str], mask: bool) -> Result<Map<String, Value>, ConfigError> {
     let mut picked = Map::new();
     for name in names {
@@ -65,7 +65,7 @@ fn pick(fields: &Fields, names: &[&str], mask: bool) -> Result<Map<String, Value
     Ok(picked)
 }
 
-/// The same inside lists, and lists of lists.
+/// The same for objects inside lists, and lists of lists.
 fn pick_nested(node: &Node, names: &[&str], mask: bool) -> Result<Value, ConfigError> {
     Ok(match node.json() {
         Json::Array(_) => {
@@ -91,8 +91,9 @@ impl Netconf {
     }
 }
 
-/// Reads a network's definition from a file, and the version that it was made from, if the file has one.
-/// The file is a network configuration, a plugin list, or the output of `sublet network show --json`.
+/// Reads a network's definition from a file. If the file has the version that the definition was made from,
+/// returns the version too. The file is a network configuration, a plugin list, or the output of `sublet
+/// network show --json`.
 pub fn from_file(
     bytes: &[u8],
     network: &NetworkName,

@@ -11,7 +11,7 @@ use super::error::ConfigError;
 use super::fields::Fields;
 use crate::sys::files;
 
-/// Far more than a resolver reads.
+/// The largest accepted file, in bytes: far more than a resolver reads.
 const LARGEST: u64 = 1 << 20;
 
 /// Both sources, merged.

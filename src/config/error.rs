@@ -1,7 +1,7 @@
 //! Errors and warnings about a configuration.
 //!
-//! Each error is either about the JSON itself or about its meaning; a face turns these kinds into codes 6
-//! and 7.
+//! Each error is either about the JSON itself or about its meaning. A face turns these kinds into codes 6 and
+//! 7.
 //! Invariant: a message is complete: it has the place, the value and the remedy.
 
 use std::fmt;
@@ -13,7 +13,8 @@ pub struct ConfigError {
     decode: bool,
     message: String,
     details: Option<String>,
-    /// Whether the details explain the error, because the message is host-local's and does not.
+    /// Whether the details explain the error, because the message has to be host-local's and is no
+    /// explanation.
     stands_alone: bool,
     place: Option<String>,
     /// Further errors of the same configuration.
@@ -38,7 +39,8 @@ impl ConfigError {
         }
     }
 
-    /// An error if a list is longer than `most`. Some decisions take time with the square of the length.
+    /// An error if a list is longer than `most`. Some decisions take time proportional to the square of the
+    /// length.
     pub(super) fn bound(path: &str, what: &str, count: usize, most: usize) -> Result<(), Self> {
         if count <= most {
             return Ok(());
@@ -51,12 +53,12 @@ impl ConfigError {
         ConfigError { details: Some(details.into()), ..self }
     }
 
-    /// Adds the real meaning of the error, if the message has to stay host-local's.
+    /// Adds the real meaning of the error, if the message has to be host-local's.
     pub(super) fn meaning(self, text: impl Into<String>) -> ConfigError {
         ConfigError { details: Some(text.into()), stands_alone: true, ..self }
     }
 
-    /// The first of a configuration's errors, with the others inside; `Ok` if there is none.
+    /// The first of a configuration's errors, which contains the others; `Ok` if there is none.
     pub(super) fn all<'a>(
         found: impl IntoIterator<Item = &'a ConfigError>,
     ) -> Result<(), ConfigError> {
@@ -93,8 +95,8 @@ impl ConfigError {
         }
     }
 
-    /// Adds the path of the invalid value, such as `ipam.ranges[0][1].subnet`. The first path that is set
-    /// is the most precise one, and stays.
+    /// Adds the path of the invalid value, such as `ipam.ranges[0][1].subnet`. If a path is already set, it
+    /// stays, because it is more precise.
     #[must_use]
     pub(super) fn at(self, place: impl Into<String>) -> ConfigError {
         ConfigError { place: self.place.or_else(|| Some(place.into())), ..self }
@@ -121,7 +123,7 @@ impl ConfigError {
 pub struct Warning {
     pub(super) place: String,
     pub(super) text: String,
-    /// Whether the warning is about a probable typo in a key, which has no effect.
+    /// Whether the warning is about a probable typo in a key. Such a key has no effect.
     pub(super) typo: bool,
 }
 

@@ -47,7 +47,7 @@ impl<'a> Fields<'a> {
         self.get_or_null(name).filter(|node| !node.is_null())
     }
 
-    /// Whether `name` is present, even as `null`.
+    /// Whether `name` is present, even if it is `null`.
     pub(super) fn has(&self, name: &str) -> bool {
         self.pairs.iter().any(|(key, _)| is_spelling_of(key, name))
     }
@@ -110,7 +110,7 @@ impl<'a> Fields<'a> {
 }
 
 impl<'a> Node<'a> {
-    /// A value outside of a tree.
+    /// A value that is not part of a tree.
     pub(super) fn new(path: String, json: &'a Json) -> Node<'a> {
         Node { path, json }
     }

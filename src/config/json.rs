@@ -66,7 +66,7 @@ impl Json {
         Ok(json)
     }
 
-    /// The value as a `serde_json::Value`: the last of equal keys, and keys in their order.
+    /// The value as a `serde_json::Value`, with the last of equal keys, and with the keys in their order.
     pub(super) fn value(&self) -> Value {
         match self {
             Json::Null => Value::Null,
@@ -97,8 +97,8 @@ impl<'de> Deserialize<'de> for Json {
     }
 }
 
-/// Receives the items of [`Json::parse_apart`]: the key as written, and an item with its index. Without an
-/// item, another list of that key begins.
+/// Receives the items of [`Json::parse_apart`]: the key as written, and an item with its index. `None` means
+/// that another list of that key begins.
 pub(super) type Take<'a> = dyn FnMut(&str, Option<(usize, Json)>) + 'a;
 
 /// How to read a value.

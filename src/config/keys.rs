@@ -98,7 +98,7 @@ pub(super) fn typo(fields: &Fields, key: &str, known: &[&str]) -> Option<Warning
     Some(Warning { place, text, typo: true })
 }
 
-/// The first unknown keys. A limited number is enough for a report.
+/// Some of the unknown keys. A limited number is enough for a report.
 pub(super) fn unknown<'a>(fields: &Fields<'a>, known: &[&str]) -> impl Iterator<Item = &'a str> {
     fields
         .keys()
@@ -108,7 +108,7 @@ pub(super) fn unknown<'a>(fields: &Fields<'a>, known: &[&str]) -> impl Iterator<
 
 const MAX_UNKNOWN: usize = 100;
 
-/// The maximum length of a key that can be a typo.
+/// The maximum length of a key that is checked for typos.
 const MAX_LENGTH: usize = 40;
 
 fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
@@ -116,7 +116,7 @@ fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
         return None;
     }
     let key = normalized(key);
-    // In a short word, two wrong letters are not a typo.
+    // If two letters of a short word differ, it is not a typo.
     let typo = if key.len() <= 4 { 1 } else { 2 };
     known
         .iter()

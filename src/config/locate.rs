@@ -32,7 +32,7 @@ impl<'a> Cursor<'a> {
         Cursor { text, offset: 0, at: Position { line: 1, column: 1 } }
     }
 
-    /// The position of this byte, which must not be before the previous one.
+    /// The position of this byte, which must not come before the byte of the previous call.
     pub(super) fn advance(&mut self, offset: usize) -> Position {
         for c in self.text.get(self.offset..offset).unwrap_or_default().chars() {
             if c == '\n' {
@@ -53,8 +53,8 @@ pub(super) struct Offsets {
     pub(super) value: usize,
 }
 
-/// The offsets of those `places` that are in the text; empty if the text is not JSON. For a duplicate key
-/// it is the last one, which is the effective one.
+/// The offsets of those `places` that are in the text; empty if the text is not JSON. For a duplicate key,
+/// the offsets of the last one, which takes effect.
 pub(super) fn offsets(text: &str, places: &BTreeSet<&str>) -> HashMap<String, Offsets> {
     let mut walk = Walk { text, places, found: HashMap::new() };
     if let Ok(value) = serde_json::from_str(text) {
@@ -71,7 +71,7 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn value(&mut self, path: String, key: Option<&'a RawValue>, value: &'a RawValue) {
-        // Values without a searched place are skipped, because each level is parsed again.
+        // Skip values that contain no searched place, because each level is parsed again.
         let next = self.places.range(&*path..).next();
         if !next.is_some_and(|place| place.starts_with(&path)) {
             return;

@@ -94,7 +94,7 @@ pub struct Config {
     pub claim_gateways: bool,
     /// Attachment, pod and MAC; the face adds the network namespace.
     pub origin: Origin,
-    /// The network's definition, if the cluster is to keep it: ranges, routes and name resolution.
+    /// The network's definition, if the cluster stores it: ranges, routes and name resolution.
     pub define: Option<String>,
     /// Routes, returned with the addresses.
     pub routes: Vec<Route>,
@@ -143,7 +143,7 @@ pub struct Cleanup {
     pub network: NetworkName,
     /// The set of leases.
     pub set: SetName,
-    /// The owner to lease for or to free; `None` if none is named (STATUS, GC).
+    /// The owner to lease for or to free; `None` if the request names no owner (STATUS, GC).
     pub owner: Option<Owner>,
     /// Addresses in the configuration (ECS).
     pub addrs: Vec<Addr>,
@@ -161,7 +161,7 @@ pub struct Cleanup {
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Route {
-    /// Destination in CIDR notation, with host bits if the original keeps them.
+    /// Destination in CIDR notation. Host bits are kept if the replaced plugin keeps them.
     pub dst: String,
     /// The family and prefix of the destination.
     #[serde(skip)]
@@ -267,7 +267,7 @@ words! {
 }
 
 impl CniVersion {
-    /// The newest version: used for answers if no configuration has another.
+    /// The newest version. It is used for results if no configuration names a version.
     pub const NEWEST: CniVersion = CniVersion::V1_1_0;
 
     /// The version with exactly this text; empty text means 0.1.0.

@@ -47,12 +47,12 @@ impl Netconf {
         Ok(Netconf { pairs, version, name, attachments: Attachments::default() })
     }
 
-    /// `cniVersion`; absent or empty, it is 0.1.0.
+    /// `cniVersion`; 0.1.0 if it is absent or empty.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// Whether it has no settings for addresses: no `ipam`, or only a `type` in it.
+    /// Whether the configuration has no settings for addresses: no `ipam`, or an `ipam` with only a `type`.
     pub fn is_bare(&self) -> bool {
         match self.root().object("ipam") {
             Ok(None) => true,
@@ -69,15 +69,15 @@ impl Netconf {
         Netconf { pairs, ..self.clone() }
     }
 
-    /// GC: the valid attachments, sorted. They are moved out, because there may be many and they are needed
-    /// once.
+    /// GC: the valid attachments, sorted. They are moved out of the configuration, because there may be many
+    /// and they are needed once.
     pub fn take_valid_attachments(&mut self) -> Result<Vec<(ContainerId, IfName)>, ConfigError> {
         let valid = std::mem::take(&mut self.attachments).of(&self.root());
         self.pairs.retain(|(key, _)| !VALID.iter().any(|name| is_spelling_of(key, name)));
         valid
     }
 
-    /// CHECK: the addresses of `prevResult`, of any version; `None` if there is none.
+    /// CHECK: the addresses of `prevResult` in the format of any version; `None` if there is no `prevResult`.
     pub fn prev_addresses(&self) -> Result<Option<Vec<Addr>>, ConfigError> {
         prev_addresses(&self.root())
     }

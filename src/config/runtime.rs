@@ -10,11 +10,11 @@ use super::json::{Json, is_spelling_of, quote};
 use crate::model::{ContainerId, IfName, NameError};
 use crate::net::{Addr, parse_addr};
 
-/// The specification's key, and the key in its text when 1.1.0 was tagged.
+/// The specification's key, and the key in the specification's text when 1.1.0 was tagged.
 pub(super) const VALID: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
-/// The attachments under each of the two keys, or the error of the first malformed one. As JSON they need
-/// several times the memory, and a runtime may list very many.
+/// The attachments under each of the two keys, or the error of the first malformed attachment. They are
+/// parsed, because they would need several times the memory as JSON, and a runtime may list very many.
 #[derive(Clone, Debug)]
 pub(super) struct Attachments([Result<Vec<(ContainerId, IfName)>, ConfigError>; 2]);
 
@@ -25,8 +25,7 @@ impl Default for Attachments {
 }
 
 impl Attachments {
-    /// Adds an item. Without an item, the list restarts, because the last of equal keys is the effective
-    /// one.
+    /// Adds an item. `None` clears the list, because only the last of equal keys takes effect.
     pub(super) fn take(&mut self, key: &str, item: Option<(usize, Json)>) {
         let Some(which) = VALID.iter().position(|name| is_spelling_of(key, name)) else { return };
         let list = &mut self.0[which];
@@ -40,12 +39,12 @@ impl Attachments {
         }
     }
 
-    /// The attachments, sorted, of the first key that `root` has. `null` is an empty list; a missing key is
-    /// an error.
+    /// The attachments of the first of the two keys that `root` has, sorted. `null` is an empty list; a
+    /// missing key is an error.
     pub(super) fn of(self, root: &Fields) -> Result<Vec<(ContainerId, IfName)>, ConfigError> {
         let found = VALID.iter().zip(self.0).find_map(|(key, list)| {
             let node = root.get_or_null(key)?;
-            // Whether it is a list. Its items are in `list`.
+            // Check that the value is a list. Its items are already in `list`.
             Some(if node.is_null() { list } else { node.list().and(list) })
         });
         let mut valid = found.unwrap_or_else(|| {
@@ -70,7 +69,7 @@ fn attachment(key: &str, index: usize, item: &Json) -> Result<(ContainerId, IfNa
 /// The maximum number of addresses in `prevResult`, which may contain those of other plugins.
 const MOST_ADDRESSES: usize = 4096;
 
-/// The addresses of `prevResult`, of any version; `None` if there is none.
+/// The addresses of `prevResult` in the format of any version; `None` if there is no `prevResult`.
 pub(super) fn prev_addresses(root: &Fields) -> Result<Option<Vec<Addr>>, ConfigError> {
     let Some(result) = root.object("prevResult")? else {
         return Ok(None);

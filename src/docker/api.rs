@@ -1,7 +1,7 @@
-//! The methods: take a path and a body, and return a [`Reply`].
+//! The methods: each takes a path and a body, and returns a [`Reply`].
 //!
-//! They do not depend on HTTP. Only the path selects the method, because dockerd sends no content type and
-//! any host name.
+//! They do not depend on HTTP. Only the path selects the method, because dockerd sends no content type and an
+//! arbitrary host name.
 //! Invariant: an empty, malformed or unknown request changes nothing.
 
 use super::names::{ADDRESS_TYPE, BAD_POOL, ENDPOINT, GATEWAY, MAC, SERIAL};
@@ -60,7 +60,7 @@ impl Reply {
         self
     }
 
-    /// A failure with this status. dockerd shows the text. It never repeats the request.
+    /// A failure with this status. dockerd shows the text, and never repeats the request.
     pub fn failed(status: u16, text: &str, more: &str) -> Reply {
         let level = if status < 500 { Level::Warn } else { Level::Error };
         let shown = if more.is_empty() { text.to_owned() } else { format!("{text}: {more}") };

@@ -197,7 +197,7 @@ pub struct Tls {
     pub ca: PathBuf,
 }
 
-/// The status page, a separate face that the program runs beside this one.
+/// The status page, a separate face that the program runs beside the driver.
 #[derive(Debug, Args)]
 pub struct Page {
     /// Serve a read-only status page, its JSON API and Prometheus metrics, over plain HTTP
@@ -356,7 +356,7 @@ impl Cli {
 
     fn serve(&self, env: Env<'_>, facts: &Facts, page: OpenPage<'_>) -> Result<()> {
         let config = self.server(env, facts)?;
-        // The page opens before readiness is reported.
+        // Open the page before readiness is reported.
         page(&self.serve.page, &config.backend)?;
         server::run(config)
     }

@@ -2,8 +2,8 @@
 //! were removed while the driver was down. dockerd sends each release only once.
 //!
 //! The allocator decides what may be freed.
-//! Invariant: cleanup frees nothing that is or may be in the listing, was leased since, is a gateway or an
-//! auxiliary address, or belongs to another node or to a swarm.
+//! Invariant: cleanup frees no address that is listed or may be in use, was leased after the listing began,
+//! is a gateway or an auxiliary address, or belongs to another node or to a swarm.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,7 +22,7 @@ use crate::model::{Pool, PoolId};
 use crate::net::{Addr, Subnet};
 use crate::store::{FileSystem as _, Os, Store};
 
-/// What was freed, or (dry run) would be.
+/// What was freed, or what a dry run would free.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     dry_run: bool,
@@ -53,9 +53,9 @@ impl fmt::Display for Report {
 /// The longest time that a request of dockerd can be under way.
 const UNDER_WAY: Duration = Duration::from_secs(10);
 
-/// Compares the pools of this node with a listing, and frees what is not listed. First it waits, at most
-/// for the grace period. Otherwise a release that was under way during the listing could arrive after its
-/// address was freed here and leased again.
+/// Compares the pools of this node with a listing, and frees what is not listed. It waits first, at most for
+/// the grace period. Otherwise a release that was under way during the listing could arrive after cleanup
+/// freed its address and another request leased it.
 pub fn clean(
     store: &mut dyn Store,
     cx: &Context,
@@ -158,8 +158,9 @@ fn listed(pool: &Pool, pools: &[Pool], settings: &Settings, listing: &Listing) -
     }
 }
 
-/// Compares a pool of gipam with the networks. gipam allocated the next block to each network, whatever was
-/// requested, but dockerd lists what was requested. Only addresses show which pool a network has.
+/// Compares a pool imported from gipam with the networks. gipam allocated the next block to each network,
+/// whatever subnet was requested, but dockerd lists the requested subnet. So only addresses show which pool a
+/// network has.
 fn imported(pool: &Pool, pools: &[Pool], listing: &Listing) -> Listed {
     let family = pool.subnet.family();
     let (mut addrs, mut unknown) = (Vec::new(), false);

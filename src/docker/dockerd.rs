@@ -15,7 +15,7 @@ use crate::model::Timestamp;
 use crate::net::{Addr, Subnet, parse_addr, parse_cidr};
 use crate::sys::host;
 
-/// All networks, no older than `started`.
+/// All networks, as of `started` or later.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
     /// When the listing began.
@@ -65,7 +65,7 @@ fn get(socket: &Path, path: &str) -> Result<Value> {
     runtimes::read(&answer).with_context(what)
 }
 
-/// Reads one network. Unknown content is an error, because it may describe an address in use.
+/// Reads one network. Unknown content is an error, because it may include an address in use.
 fn read(raw: &Value) -> Result<Network> {
     let mut network = Network {
         shared: raw["IPAM"]["Options"]["network"].as_str().map(str::to_owned),

@@ -20,6 +20,6 @@ mod wire;
 pub use api::{Driver, Undo, handle};
 pub use settings::{Settings, block, supernet};
 
-/// The largest accepted body, in bytes. dockerd's are below 1 KiB, except for options that an operator
+/// The largest accepted body, in bytes. dockerd's bodies are below 1 KiB, except for options that an operator
 /// sets.
 pub const LARGEST_BODY: usize = 1 << 20;

@@ -1,7 +1,7 @@
 //! The protocol's names: paths, options, and the texts of errors that do not come from the allocator. They
 //! are those of moby's `ipamapi`, because users and scripts search for them.
 
-/// `RequestAddress` has this option if the address is for a gateway; `RequestPool` may return a gateway
+/// `RequestAddress` has this option if it requests the gateway's address; `RequestPool` may return a gateway
 /// under it.
 pub const GATEWAY: &str = "com.docker.network.gateway";
 /// The option with the purpose of an address.

@@ -65,7 +65,7 @@ fn sized(blocks: &[Block], len: u8) -> Result<Vec<Block>, String> {
     if fit.is_empty() { Err(INVALID_POOL.to_owned()) } else { Ok(fit) }
 }
 
-/// A sub-pool of a subnet. One that covers the whole subnet counts as none.
+/// A sub-pool of a subnet. A sub-pool that covers the whole subnet counts as absent.
 fn part(text: &str, subnet: Subnet) -> Result<Option<Subnet>, String> {
     let sub = Subnet::from(parse_cidr(text).ok_or(INVALID_SUB_POOL)?);
     if sub.len() <= subnet.len() && sub.contains(subnet.first()) {
@@ -77,7 +77,7 @@ fn part(text: &str, subnet: Subnet) -> Result<Option<Subnet>, String> {
     Err(INVALID_SUB_POOL.to_owned())
 }
 
-/// The name is also the pool's ID, as in kontena, if it can mean only one pool. A dual-stack network
+/// The name is also the pool's ID, as in kontena, if the name can mean only one pool. A dual-stack network
 /// requests two pools, and a swarm requests pools in two spaces.
 fn shared(name: &str, space: &str, family: Family, settings: &Settings) -> Result<Shared, String> {
     if name.is_empty() {

@@ -1,15 +1,15 @@
 //! The host's routes, which automatic pools avoid, as dockerd's own pools do.
 //!
-//! Reads `/proc/net/route`, `/proc/net/ipv6_route` and the name servers in `/etc/resolv.conf`, with which
-//! dockerd compares an automatic pool. Unreadable entries are ignored: dockerd then rejects the pool and
-//! requests another.
+//! Reads `/proc/net/route`, `/proc/net/ipv6_route` and the name servers in `/etc/resolv.conf`, because
+//! dockerd compares an automatic pool with all of them. Unreadable entries are ignored: dockerd then rejects
+//! the pool and requests another.
 //! Invariant: a default route covers nothing.
 
 use std::fs;
 
 use crate::net::{Addr, Family, Span, Subnet};
 
-/// The spans that the host routes, and its name servers.
+/// The spans that the host routes, and the addresses of its name servers.
 pub fn host_routes() -> Vec<Span> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let mut spans = v4(&read("/proc/net/route"));

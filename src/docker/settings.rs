@@ -1,7 +1,7 @@
 //! The operator's settings of a driver: address spaces and supernets.
 //!
-//! Invariant: the two spaces have different names that are valid in a pool ID, and a block is not larger
-//! than its supernet.
+//! Invariant: the two spaces have different names, both valid in a pool ID, and a block is not larger than
+//! its supernet.
 
 use crate::alloc::Block;
 use crate::net::{Family, Subnet, parse_cidr};

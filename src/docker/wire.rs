@@ -32,7 +32,7 @@ pub type Options = BTreeMap<String, String>;
 pub fn read(body: &[u8]) -> Result<Request, String> {
     match body.trim_ascii() {
         b"" | b"null" => Ok(Request::default()),
-        // A derived reader would accept an array as the fields of an object.
+        // A derived deserializer would accept an array as the fields of an object.
         text if text.starts_with(b"{") => {
             serde_json::from_slice(text).map_err(|e| format!("Invalid request body: {e}"))
         }

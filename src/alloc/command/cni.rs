@@ -33,8 +33,8 @@ pub struct Add {
     pub origin: Origin,
     /// What is known about host-local's leases for this network.
     pub legacy: Legacy,
-    /// The definition that the ranges come from, if the cluster stores definitions. If it has none for the
-    /// network, it stores this one.
+    /// The definition that the ranges come from, if the cluster stores definitions. If the cluster has no
+    /// definition of the network, it stores this one.
     pub define: Option<DefineNetwork>,
 }
 
@@ -51,15 +51,15 @@ words! {
     /// The strategy by which an ADD chooses a free address.
     #[derive(Default)]
     pub enum Strategy {
-        /// The address after the last allocated one, as in host-local: a freed address is reused last.
+        /// The address after the last allocated address, as in host-local: a freed address is reused last.
         #[default]
         RoundRobin = "round-robin",
         /// The lowest.
         Lowest = "lowest",
         /// Any address, starting at a random position.
         Random = "random",
-        /// Any address, starting at a position that depends on the owner's name. Nodes need no shared
-        /// state.
+        /// Any address, starting at a position that depends on the owner's name. Nodes then need no shared
+        /// cursor.
         Hash = "hash",
     }
 }
@@ -67,7 +67,7 @@ words! {
 /// How long a freed address cools down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cooldown {
-    /// In seconds; 0: no cooldown.
+    /// In seconds; 0 means no cooldown.
     pub seconds: u32,
     /// Whether the cooldown also holds if no other address is free.
     pub strict: bool,
@@ -77,7 +77,7 @@ words! {
     /// The effect of an ADD for an owner that has a lease.
     #[derive(Default)]
     pub enum OnDuplicate {
-        /// Returns the lease: a runtime may repeat an ADD whose answer it lost.
+        /// Returns the lease: a runtime may repeat an ADD after losing the result.
         #[default]
         Same = "same",
         /// Refuses, as host-local does.
@@ -117,10 +117,10 @@ pub struct Del {
     pub target: Target,
     /// Moves the cursor to a freed address, as ecs-ipam does.
     pub rewind: bool,
-    /// Frees the address without a cooldown, as if it had never been leased: to undo an ADD whose answer
+    /// Frees the address without a cooldown, as if it had never been leased. Used to undo an ADD whose result
     /// could not be delivered.
     pub undo: bool,
-    /// The network, if host-local has a folder of it. Unless the folder was imported, it may have leases of
+    /// The network, if host-local has a folder for it. Unless the folder was imported, it may have leases of
     /// the owner, and the outcome is [`super::Outcome::ReadLegacy`].
     pub legacy: Option<NetworkName>,
 }
@@ -128,8 +128,8 @@ pub struct Del {
 /// The leases that a DEL frees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// All leases of an owner. If an attachment has no lease under its full name, its leases from a
-    /// host-local that recorded no interface are found by the container alone.
+    /// All leases of an owner. If an attachment has no lease under its full name, the leases of its container
+    /// without an interface are freed: some versions of host-local recorded no interface.
     Owner(Owner),
     /// All leases of the owner, if the owner holds one of these addresses.
     OwnerAt(Owner, Vec<Addr>),
@@ -174,8 +174,9 @@ pub struct Gc {
     pub set: SetName,
     /// The network whose leases are examined.
     pub network: NetworkName,
-    /// The valid attachments, sorted. There may be many, and each step copies the command.
+    /// The valid attachments, sorted. They are shared, because there may be many and each step copies the
+    /// command.
     pub valid: Arc<[(ContainerId, IfName)]>,
-    /// The owner after which to continue; `None`: start at the beginning.
+    /// The owner after which to continue; `None` to start at the beginning.
     pub after: Option<Owner>,
 }

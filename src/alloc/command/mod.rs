@@ -33,7 +33,7 @@ pub enum Command {
     Evict(Evict),
     /// Reserve addresses.
     Reserve(Reserve),
-    /// Reserve addresses that two programs have leased, so that a DEL from one of them does not free the
+    /// Reserve addresses that two programs have leased, so that a DEL from either program does not free the
     /// address.
     ReserveContested(Reserve),
     /// Free reserved addresses.
@@ -61,7 +61,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// Whether the command cannot change anything, so that the store can be opened read-only.
+    /// Whether the command never changes anything, so that the store can be opened read-only.
     pub fn only_looks(&self) -> bool {
         matches!(self, Command::Check(_) | Command::Status(_))
             || matches!(self, Command::Import(import) if import.dry_run)
@@ -147,11 +147,11 @@ pub struct Contested {
 pub struct Collected {
     /// The addresses that were freed, or (dry run) would be.
     pub freed: Vec<Addr>,
-    /// `ReleasePool`: the pool exists. `Sweep`: the pool was removed too.
+    /// `ReleasePool`: whether the pool exists. `Sweep`: whether the pool was removed too.
     pub pool: bool,
     /// GC, EVICT: the owner after whom the next step continues.
     pub after: Option<Owner>,
-    /// This was the last step.
+    /// Whether this was the last step.
     pub done: bool,
 }
 
@@ -194,7 +194,7 @@ pub enum Outcome {
     Exported(Vec<Option<Addr>>),
     /// A pool was created, joined or imported.
     Pool(Box<Pool>),
-    /// An address was leased, or (the gateway of a shared pool) was leased before.
+    /// An address was leased. The gateway of a shared pool may have been leased before.
     Leased {
         /// The lease.
         lease: Box<Lease>,
@@ -203,7 +203,7 @@ pub enum Outcome {
     },
     /// `DefineNetwork`: the version that is stored now.
     Defined(u64),
-    /// RESTORE: the store now has this many records, counted from the first one.
+    /// RESTORE: the store now has this many of the records, counted from the first.
     Restored {
         /// The number of records.
         done: usize,

@@ -13,7 +13,7 @@ pub struct Evict {
     pub set: SetName,
     /// Frees only leases that have ended with an earlier boot.
     pub only_ended: bool,
-    /// The owner after whom to continue; `None`: start at the beginning.
+    /// The owner after whom to continue; `None` to start at the beginning.
     pub after: Option<Owner>,
 }
 
@@ -24,7 +24,7 @@ pub struct DefineNetwork {
     pub network: NetworkName,
     /// [`crate::model::NetworkDefinition::text`].
     pub text: String,
-    /// The version that must be stored now; `None`: no definition is stored yet.
+    /// The version that must be stored now; `None` if no definition may be stored yet.
     pub version: Option<u64>,
 }
 
@@ -58,10 +58,10 @@ pub struct Import {
     pub set: SetName,
     /// The leases.
     pub leases: Vec<ForeignLease>,
-    /// The last allocated addresses, of unknown ranges.
+    /// The last allocated addresses. Their ranges are unknown.
     pub cursors: Vec<Addr>,
-    /// The network whose host-local folder this is. It is recorded as imported. If it was imported before,
-    /// nothing is done ([`super::Imported::Before`]).
+    /// The network whose host-local folder is imported. The store records that the network was imported. If
+    /// it already was, nothing is done ([`super::Imported::Before`]).
     pub adopts: Option<NetworkName>,
     /// More leases of the network follow, so it is not yet recorded as imported.
     pub partial: bool,
@@ -104,7 +104,7 @@ pub struct ExportHostLocal {
 /// RESTORE: writes records of another store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restore {
-    /// The set of leases that all of the records belong to, if they belong to one.
+    /// The set of leases, if all of the records belong to one set.
     pub set: Option<SetName>,
     /// How long the leases live, if the store can choose.
     pub persist: Persist,

@@ -50,7 +50,7 @@ pub struct Shared {
 pub struct ReleasePool {
     /// The pool.
     pub pool: PoolId,
-    /// Whether this is a further step: the first one has ended this node's use.
+    /// Whether this is a further step: the first step has ended this node's use of the pool.
     pub resumed: bool,
 }
 
@@ -66,7 +66,7 @@ impl ReleasePool {
 pub struct Sweep {
     /// The pool.
     pub pool: PoolId,
-    /// The addresses that the engine knows, sorted; `None`: it knows no network with this pool.
+    /// The addresses that the engine knows, sorted; `None` if it knows no network with this pool.
     pub known: Option<Vec<Addr>>,
     /// Addresses leased at this time or later stay: the engine may not have listed them yet.
     pub before: Timestamp,
@@ -76,7 +76,7 @@ pub struct Sweep {
     pub alive: Vec<Addr>,
 }
 
-/// Imports another program's pool. Repeatable: adds what is missing.
+/// Imports another program's pool. It can be repeated: a repeated import adds what is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdoptPool {
     /// The pool's ID, which it keeps.
@@ -94,12 +94,13 @@ pub struct AdoptPool {
 pub struct RequestAddress {
     /// The pool.
     pub pool: PoolId,
-    /// This address, anywhere in the pool's subnet; `None`: the lowest free one of the sub-pool.
+    /// The requested address, anywhere in the pool's subnet; `None` for the lowest free address of the
+    /// sub-pool.
     pub requested: Option<Addr>,
     /// Whether the address becomes the gateway.
     pub gateway: bool,
-    /// Allocates the next free address after the last one that was allocated in this way, instead of the
-    /// lowest.
+    /// Allocates the next free address after the last address that was allocated with this setting, instead
+    /// of the lowest.
     pub serial: bool,
     /// The origin, stored with the lease.
     pub origin: Origin,
@@ -112,7 +113,7 @@ pub struct ReleaseAddress {
     pub pool: PoolId,
     /// The address.
     pub addr: Addr,
-    /// Frees the address only if it still has this lease: undoes a request whose answer could not be
+    /// Frees the address only if it still has this lease. Used to undo a request whose answer could not be
     /// delivered.
     pub only: Option<Box<Lease>>,
 }

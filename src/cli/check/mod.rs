@@ -1,7 +1,7 @@
 //! `sublet check`: what a configuration would do, before a container fails.
 //!
-//! Finds overlapping ranges. [`crate::config::lint`] finds the errors in a file, and [`standing`] what does
-//! not fit the leases.
+//! Finds overlapping ranges. [`crate::config::lint`] finds the errors in a file, and [`standing`] finds
+//! conflicts with existing leases.
 //! Invariant: nothing is leased, written or created.
 
 mod shape;
@@ -137,7 +137,7 @@ fn file(path: &Path) -> Result<File> {
     Ok(File { found: found.with_context(|| name.clone())?, name })
 }
 
-/// Reads the files of a folder that a runtime would read. An unreadable one is included, with its error.
+/// Reads the files of a folder that a runtime would read. An unreadable file is included, with its error.
 pub fn files_in(folder: &Path) -> Result<Vec<File>> {
     let paths = paths_in(folder).with_context(|| folder.display().to_string())?;
     let read = |path: PathBuf| {
@@ -177,14 +177,14 @@ fn claims(files: &[File]) -> Vec<Claim> {
     claims
 }
 
-/// Overlapping ranges of different sets of leases. Each range is reported with one that begins before it
-/// and reaches into it, so there are never more overlaps than ranges.
+/// Overlapping ranges of different sets of leases. Each range is reported with at most one other range, which
+/// begins before it and reaches into it, so there are never more overlaps than ranges.
 fn overlaps(claims: &[Claim]) -> Vec<Overlap> {
     let mut sorted: Vec<&Claim> = claims.iter().collect();
     sorted.sort_by_key(|c| (c.bounds.first, c.bounds.last));
     let mut found = Vec::new();
-    // The two sets that reach farthest, for stores and for files. Two, because one may be the set of the
-    // next claim.
+    // For stores and for files, the ranges of the two sets that reach farthest. Two, because one may belong
+    // to the same set as the next claim.
     let mut farthest: [Vec<&Claim>; 2] = [Vec::new(), Vec::new()];
     for claim in sorted {
         for far in &mut farthest {

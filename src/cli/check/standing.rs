@@ -1,5 +1,5 @@
-//! Compares the networks in files with stores: ranges of other networks, and leases that do not fit a
-//! file's network.
+//! Compares the networks in files with stores: finds overlaps with ranges of other networks, and leases that
+//! contradict a file's network.
 //!
 //! Invariant: stores are only read.
 
@@ -20,22 +20,22 @@ use crate::model::{Persist, StoreSpec};
 use crate::net::{Addr, Range, RangeSet, Span};
 use crate::store;
 
-/// A configuration that does not fit the existing leases.
+/// A conflict of a configuration with existing leases.
 #[derive(Serialize)]
 pub(super) struct Conflict {
     /// `gatewayHeld` or `movedAway`.
     kind: &'static str,
     pub(super) file: String,
     network: String,
-    /// The number of these leases.
+    /// The number of leases in conflict.
     leases: usize,
     /// The first of them, with its holder.
     lease: String,
 }
 
 impl Conflict {
-    /// Whether it is an error. A gateway that a container holds breaks the network. Leases outside the
-    /// ranges end in time.
+    /// Whether the conflict is an error. A gateway that a container holds breaks the network. Leases outside
+    /// the ranges end in time.
     pub(super) fn is_error(&self) -> bool {
         self.kind == "gatewayHeld"
     }
@@ -63,8 +63,8 @@ impl fmt::Display for Conflict {
 /// A store and the configurations that use it, each with its file name.
 type Compared<'a> = (StoreSpec, Vec<(&'a str, &'a Config)>);
 
-/// The stores to compare, each with the files' configurations that use it: the store that an option or the
-/// environment names, otherwise those of the files.
+/// The stores to compare, each with the files' configurations that use it. An option or the environment may
+/// name the store; otherwise the files do.
 pub(super) fn stores<'a>(
     args: &StoreArgs,
     world: World<'_>,
@@ -100,8 +100,9 @@ fn same_place(one: &StoreSpec, other: &StoreSpec) -> bool {
     }
 }
 
-/// Adds the networks and pools of a store that no file has; for the others, the file describes the future
-/// ranges. Returns the conflicts with the store's leases. A store that does not exist yet has none.
+/// Adds the networks and pools of a store that are in none of the files: for the others, the file describes
+/// the future ranges. Returns the conflicts with the store's leases. A store that does not exist yet has
+/// none.
 pub(super) fn compare(
     claims: &mut Vec<Claim>,
     spec: &StoreSpec,

@@ -27,9 +27,9 @@ pub struct Chosen {
     pub left: Vec<Lease>,
 }
 
-/// One network's leases.
+/// The leases of one network.
 pub struct Network {
-    /// Its folder: `dataDir` and the network's name.
+    /// The network's folder: `dataDir` and the network's name.
     folder: PathBuf,
     leases: Vec<Lease>,
 }
@@ -43,9 +43,9 @@ pub struct Exported {
     /// The last allocated addresses.
     last: Vec<Text<Addr>>,
     network: String,
-    /// Files of addresses that are not leased here.
+    /// Addresses that have a file in the folder but no lease here.
     others: Vec<Text<Addr>>,
-    /// Files that existed already.
+    /// Addresses whose file already existed.
     present: Vec<Text<Addr>>,
     written: Vec<Text<Addr>>,
 }
@@ -134,7 +134,8 @@ impl Network {
         let last = last(leases, cursors.into_iter().flatten().collect());
         folder.write_last(&last)?;
         folder.finish()?;
-        // Until here, both programs have the leases. At no time are they missing in both.
+        // The files are written now, so both programs have the leases. At no time are the leases missing in
+        // both.
         hand.leases.clone_from(leases);
         engine::export_host_local(&mut *open.store, hand, &open.cx)?;
         exported.last = texts(last);
@@ -166,8 +167,8 @@ fn attachment(lease: &Lease) -> Option<&Attachment> {
     }
 }
 
-/// The last allocated address of each range set, IPv4 first. A family without a cursor has the address of
-/// its latest lease. If the address is of another range set, host-local starts at the beginning of the
+/// The last allocated address of each range set, IPv4 first. For a family without a cursor, the address of
+/// its latest lease. If the address lies in no range of the set, host-local starts at the beginning of the
 /// range.
 fn last(leases: &[Lease], mut cursors: Vec<Addr>) -> Vec<Addr> {
     for family in [Family::V4, Family::V6] {

@@ -1,6 +1,6 @@
 //! `sublet export`: writes leases for another program.
 //!
-//! Invariant: a second run changes nothing. Whatever is left out is reported with the reason.
+//! Invariant: a second run changes nothing. Each lease that is left out is reported with the reason.
 
 pub mod host_local;
 
@@ -51,7 +51,7 @@ impl Export {
 
 impl HostLocal {
     fn run(&self, call: &mut Call<'_>) -> Result<()> {
-        // host-local has leases of one host only.
+        // host-local's leases are of one host, so a cluster cannot be exported.
         call.args.file()?;
         let mut open = call.open()?;
         let wanted = |network: &str| self.network.as_deref().is_none_or(|name| name == network);

@@ -1,8 +1,8 @@
-//! A folder in which names are replaced, kept and given back, each in one step.
+//! A folder in which names are replaced, kept and restored, each in one step.
 //!
-//! Invariant: a name never leads to nothing or to part of a file in between, and what it led to before is kept
-//! as NAME.old. No file is written in place, so it may be running. The folder itself is locked while
-//! [`Folder`] lives: that needs no file, and ends with the process.
+//! Invariant: at any time, a name leads to the complete old file or to the complete new one, and the old file
+//! is kept as NAME.old. No file is written in place, so the old file may be running. The folder itself is
+//! locked while [`Folder`] lives: the lock needs no file, and ends with the process.
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, Metadata, Permissions};
@@ -19,8 +19,8 @@ use crate::cli::misuse;
 use crate::store::{FileSystem as _, Os};
 use crate::sys::files;
 
-/// Names of unfinished work, which no plugin and no configuration has. A run that was killed leaves them
-/// behind, and the next one removes them.
+/// Temporary names, which no plugin and no configuration has. A run that is killed leaves them behind, and
+/// the next run removes them.
 const NEXT: &str = ".sublet.new";
 const FORMER: &str = ".sublet.old";
 
@@ -28,13 +28,13 @@ const FORMER: &str = ".sublet.old";
 const WAIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A folder, locked.
+/// A locked folder.
 pub struct Folder {
     path: PathBuf,
     file: File,
 }
 
-/// What a name is to lead to.
+/// What a name shall lead to.
 pub enum New {
     /// A file of this content and mode.
     File { bytes: Vec<u8>, mode: u32 },
@@ -42,7 +42,7 @@ pub enum New {
     Link(PathBuf),
 }
 
-/// What became of a name.
+/// What was done to a name.
 #[derive(Debug, Serialize)]
 pub struct Row {
     file: PathBuf,
@@ -114,7 +114,7 @@ impl Folder {
         Ok(Folder { path: path.to_owned(), file })
     }
 
-    /// Refuses options that name this same folder, because its lock cannot be taken twice.
+    /// Refuses options that name this same folder, because a folder cannot be locked twice.
     pub fn refuse_same(&self, others: &[(&str, Option<&Path>)]) -> Result<()> {
         let own = self.file.metadata().with_context(|| cannot("look at", &self.path))?;
         for (option, path) in others {
@@ -138,7 +138,8 @@ impl Folder {
         Ok(())
     }
 
-    /// Lets a name lead to something new. What it led to before becomes NAME.old, unless that is the same.
+    /// Makes a name lead to something new. The old file gets the name NAME.old, unless it is equal to the new
+    /// one.
     pub fn put(&self, name: &str, new: &New) -> Result<Row> {
         let at = self.path.join(name);
         let put = || -> io::Result<Action> {
@@ -149,7 +150,7 @@ impl Folder {
             write(&next, new)?;
             let is_kept = self.keep(name)?;
             fs::rename(&next, &at)?;
-            // What follows relies on the new name, also after a power loss.
+            // The caller relies on the new name, also after a power loss.
             self.file.sync_all()?;
             Ok(if is_kept { Action::Replaced } else { Action::Installed })
         };
@@ -162,12 +163,12 @@ impl Folder {
         Ok(Row { file: at, action })
     }
 
-    /// Whether a name is a link to `target`, as [`Folder::put`] makes it or by another way.
+    /// Whether a name is a link to `target`, whether [`Folder::put`] or another program made it.
     pub fn is_link_to(&self, name: &str, target: &Path) -> Result<bool> {
         self.leads_to(name, target).with_context(|| cannot("look at", &self.path.join(name)))
     }
 
-    /// Whether a name leads to the same already.
+    /// Whether a name already leads to the same content.
     pub fn is_already(&self, name: &str, new: &New) -> Result<bool> {
         self.has(name, new).with_context(|| cannot("read", &self.path.join(name)))
     }
@@ -178,8 +179,8 @@ impl Folder {
         Ok(own.zip(former).is_some_and(|(own, former)| is_same(&own, &former)))
     }
 
-    /// Lets a name lead to NAME.old, or to nothing if there is none. NAME.old stays, so that an unfinished
-    /// uninstall can be told from a finished one.
+    /// Makes a name lead to NAME.old, or removes the name if there is no NAME.old. NAME.old stays, so that an
+    /// unfinished uninstall can be distinguished from a finished one.
     pub fn restore(&self, name: &str) -> Result<Row> {
         let at = self.path.join(name);
         let restore = || -> io::Result<Action> {
@@ -213,7 +214,7 @@ impl Folder {
         Ok(removed.then_some(Row { file: at, action: Action::Removed }))
     }
 
-    /// The metadata of what has this name; of a link, not of what it leads to.
+    /// The metadata of the file or link with this name. A link is not followed.
     fn look(&self, name: &str) -> Result<Option<Metadata>> {
         let at = self.path.join(name);
         look(&at).with_context(|| cannot("look at", &at))
@@ -223,7 +224,7 @@ impl Folder {
         match new {
             New::Link(target) => self.leads_to(name, target),
             New::File { bytes, mode } => {
-                // A link of a package to the same program stays.
+                // Keep a link that a package made to the same program.
                 let found = files::look(&self.path.join(name))?;
                 let is_alike =
                     |m: Metadata| m.is_file() && m.permissions().mode() & 0o7777 == *mode;
@@ -232,7 +233,7 @@ impl Folder {
         }
     }
 
-    /// A link with another text that resolves to the same file counts, too.
+    /// Whether a link leads to `target`. A link with a different text counts if it resolves to the same file.
     fn leads_to(&self, name: &str, target: &Path) -> io::Result<bool> {
         let at = self.path.join(name);
         if !look(&at)?.is_some_and(|found| found.is_symlink()) {
@@ -254,7 +255,7 @@ impl Folder {
         }
     }
 
-    /// Gives what has this name the name NAME.old as well; false if nothing has it.
+    /// Adds the name NAME.old to the file or link with this name; `false` if there is none.
     fn keep(&self, name: &str) -> io::Result<bool> {
         let former = self.path.join(FORMER);
         match fs::hard_link(self.path.join(name), &former) {
@@ -262,7 +263,7 @@ impl Folder {
             linked => linked?,
         }
         fs::rename(&former, self.path.join(old(name)))?;
-        // rename(2) leaves both names of one file: NAME.old was this already.
+        // rename(2) does nothing if both names lead to one file: NAME.old already led to this file.
         Os.remove(&former)?;
         Ok(true)
     }
@@ -276,7 +277,7 @@ fn is_same(one: &Metadata, other: &Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
-/// Like [`files::look`], of a link itself.
+/// Like [`files::look`], but of a link itself.
 fn look(path: &Path) -> io::Result<Option<Metadata>> {
     match fs::symlink_metadata(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
@@ -284,7 +285,7 @@ fn look(path: &Path) -> io::Result<Option<Metadata>> {
     }
 }
 
-/// Writes a file whole, durably, whatever the umask; or makes a link.
+/// Writes a complete file durably, with its mode whatever the umask is; or makes a link.
 fn write(path: &Path, new: &New) -> io::Result<()> {
     match new {
         New::Link(target) => symlink(target, path),

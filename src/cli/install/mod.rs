@@ -1,8 +1,8 @@
-//! `sublet install` and `sublet uninstall`: the program in a runtime's folder of plugins, on PATH, and in the
-//! place of the plugins that it replaces.
+//! `sublet install` and `sublet uninstall`: put the program into a runtime's folder of plugins and on PATH,
+//! and in place of the plugins that it replaces.
 //!
-//! What is on disk says what is installed; nothing else records it. Every step can be repeated, so a run
-//! that was killed is completed by the next one.
+//! The files on disk show what is installed; nothing else records it. Every step can be repeated, so the next
+//! run completes a run that was killed.
 //! Invariant: a runtime finds the former program or the new one at any time, and no configuration names a
 //! program that is not there yet.
 
@@ -53,7 +53,7 @@ pub struct Install {
 const CONF_DIR: &str = "/etc/cni/net.d";
 const SUBLET: &str = "sublet";
 const SUBLETD: &str = "subletd";
-/// The running program, under whatever name it was called and whatever has that name now.
+/// The running program, whatever its name was and whatever that name leads to now.
 const RUNNING: &str = "/proc/self/exe";
 const PROGRAM_MODE: u32 = 0o755;
 
@@ -138,14 +138,14 @@ impl State {
     }
 }
 
-/// The program in a folder, by its whole path.
+/// The absolute path of the program in a folder.
 fn program_in(folder: &Path) -> Result<PathBuf> {
     let whole = fs::canonicalize(folder);
     let whole = whole.with_context(|| format!("cannot look at {}", folder.display()))?;
     Ok(whole.join(SUBLET))
 }
 
-/// subletd, which comes in the same folder as the program that runs.
+/// subletd, from the folder of the running program.
 fn daemon() -> Result<New> {
     let own = fs::read_link(RUNNING).with_context(|| format!("cannot read {RUNNING}"))?;
     program(&own.with_file_name(SUBLETD))

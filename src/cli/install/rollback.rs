@@ -1,8 +1,9 @@
-//! The leases that host-local needs before it gets its name back.
+//! The leases that host-local needs before its name is restored.
 //!
-//! The runtime's configurations say which networks have a folder of their own, and which name sublet.
-//! Invariant: a configuration that cannot be understood is an error. The leases of its network may be in a
-//! store that nothing else names, and host-local would lease their addresses a second time.
+//! The runtime's configurations show which networks have a folder of their own, and which networks use
+//! sublet.
+//! Invariant: a configuration that cannot be parsed is an error. The leases of its network may be in a store
+//! that nothing else names, and host-local would lease their addresses a second time.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,16 +23,16 @@ use crate::sys::files;
 /// The networks in a runtime's configurations.
 #[derive(Default)]
 pub struct Networks {
-    /// Those that name sublet, each with its file.
+    /// The networks that use sublet, each with its file.
     pub of_sublet: BTreeMap<String, String>,
-    /// Those that name host-local, each with its `dataDir`.
+    /// The networks that use host-local, each with its `dataDir`.
     data_dirs: BTreeMap<String, PathBuf>,
-    /// The lease files of these, each with the `dataDir`.
+    /// The lease files of the networks that use host-local, each with the `dataDir`.
     stores: BTreeMap<PathBuf, PathBuf>,
 }
 
 impl Networks {
-    /// Reads the folder of the configurations; a folder that does not exist has none.
+    /// Reads a folder of configurations. A folder that does not exist has none.
     pub fn read(conf_dir: &Path) -> Result<Networks> {
         let mut networks = Networks::default();
         if files::look(conf_dir)?.is_some() {
@@ -76,8 +77,8 @@ impl Networks {
         Ok(())
     }
 
-    /// Writes the leases of all networks that do not name sublet into host-local's folders: `usual`, or those
-    /// of `dataDir`.
+    /// Writes the leases of all networks that do not use sublet into host-local's folders: into `dataDir`, or
+    /// into `usual` for a network without one.
     pub fn export(&self, usual: &Path, call: &mut Call<'_>) -> Result<Vec<Exported>> {
         let mut exported = Vec::new();
         for (mut open, dir) in self.open(usual, call)? {
@@ -94,7 +95,7 @@ impl Networks {
             .try_for_each(|(open, dir)| self.choose(open, dir)?.check_is_empty())
     }
 
-    /// The stores that exist, each with the `dataDir` of networks that no configuration names.
+    /// The stores that exist, each with the `dataDir` for networks that no configuration names.
     fn open(&self, usual: &Path, call: &mut Call<'_>) -> Result<Vec<(OpenStore, PathBuf)>> {
         let named = call.args.named(call.world.env)?;
         let is_named = named.is_some();
@@ -103,7 +104,7 @@ impl Networks {
         stores.insert(own.clone(), usual.to_owned());
         let mut opened = Vec::new();
         for (path, dir) in stores {
-            // Leases of either persistence are exported.
+            // Durable leases and boot leases are exported.
             let open = call.open_file(path.clone(), Persist::Boot)?;
             if open.exists()? {
                 opened.push((open, dir));

@@ -1,4 +1,4 @@
-//! `sublet uninstall`: the names go back to the plugins that had them, then the program goes.
+//! `sublet uninstall`: restores the plugins that sublet replaced, and then removes the program.
 
 use std::path::{Path, PathBuf};
 
@@ -63,7 +63,7 @@ impl Uninstall {
         Ok(())
     }
 
-    /// Gives the plugins that sublet replaced their names back, with their leases.
+    /// Restores the plugins that sublet replaced, after exporting their leases.
     fn give_back(
         &self,
         to: &Folder,
@@ -88,7 +88,7 @@ impl Uninstall {
                 rows.push(to.restore(name)?);
             }
             if let Some(networks) = &networks {
-                // An ADD that came before the name was restored may have taken a folder over again.
+                // An ADD before the name was restored may have imported a folder again.
                 exported.extend(networks.export(&self.networks, call)?);
                 networks.check_exported(&self.networks, call)?;
             }
@@ -97,7 +97,7 @@ impl Uninstall {
         Ok(exported)
     }
 
-    /// Names the configurations that need the program.
+    /// Warns about configurations that need the program.
     fn warn(&self, call: &mut Call<'_>) -> Result<()> {
         match Networks::read(&self.conf_dir) {
             Ok(networks) => networks.of_sublet.iter().try_for_each(|(network, file)| {
@@ -108,7 +108,7 @@ impl Uninstall {
         Ok(())
     }
 
-    /// Removes the configuration, then what is on PATH, and the program last.
+    /// Removes the configuration, then the names on PATH, and the program last.
     fn remove(&self, to: &Folder, rows: &mut Vec<Row>) -> Result<()> {
         if let Some((name, conf)) = self.conf.as_deref().map(configuration).transpose()?
             && let Some(folder) = Folder::find(&self.conf_dir)?

@@ -124,7 +124,7 @@ fn known(name: &str, prefix: Option<Subnet>, open: &mut OpenStore) -> Result<Kno
     open.store.occupancy(&open.cx, &mut |set, addr, holder| {
         let is_wanted = prefix.map_or_else(
             || {
-                // Networks that share a set of leases cannot lease each other's addresses.
+                // Networks that share a set of leases cannot lease the same address.
                 let shared = extents.iter().any(|e| e.set == *set && e.range.contains(addr));
                 shared || matches!(holder, Holder::Leased(lease) if shown_network(lease) == name)
             },
@@ -135,7 +135,7 @@ fn known(name: &str, prefix: Option<Subnet>, open: &mut OpenStore) -> Result<Kno
         }
     })?;
     if prefix.is_some() {
-        // Several networks may have the same address; it is one place in the picture.
+        // Several networks may have the same address; the picture shows it once.
         marks.sort_by_key(|(addr, _)| *addr);
         marks.dedup_by_key(|(addr, _)| *addr);
         return Ok(Known { title: "all networks".to_owned(), extents, marks });
@@ -150,7 +150,7 @@ fn known(name: &str, prefix: Option<Subnet>, open: &mut OpenStore) -> Result<Kno
     Ok(Known { title: format!("network {}", visible(name)), extents, marks })
 }
 
-/// The pieces in which a network's ranges are drawn: neighboring ranges in one, others separately.
+/// The pieces in which a network's ranges are drawn. Neighboring ranges are drawn as one piece.
 fn pieces(known: &Known) -> Vec<Subnet> {
     let mut pieces = Vec::new();
     for family in [Family::V4, Family::V6] {
@@ -178,8 +178,8 @@ fn pieces(known: &Known) -> Vec<Subnet> {
     pieces
 }
 
-/// The part of a prefix to draw: all of it or, if that is too large, the smallest prefix with everything in
-/// use.
+/// The part of a prefix to draw: all of it, or if it is too large, the smallest prefix that contains all
+/// addresses in use.
 fn inhabited(whole: Subnet, marks: &[(Addr, Mark)]) -> Subnet {
     let bits = whole.family().bits();
     let inside = || marks.iter().map(|(addr, _)| *addr).filter(|addr| whole.contains(*addr));

@@ -61,7 +61,7 @@ pub fn print(
     write_lines(out, &legend(&pictures, single, frame))
 }
 
-/// The space on a screen for a single picture.
+/// The area for a single picture on a screen.
 pub fn alone(frame: &Frame) -> Frame {
     Frame { height: frame.height.saturating_sub(OTHER_LINES).max(1), ..*frame }
 }
@@ -72,7 +72,7 @@ fn write_lines(out: &mut dyn Write, lines: &[String]) -> Result<()> {
     Ok(lines.iter().try_for_each(|line| writeln!(out, "{line}"))?)
 }
 
-/// Draws the pieces with a number of them in each row; `None` if a label is too long for that.
+/// Draws the pieces with a given number in each row; `None` if a label is too long for that.
 fn draw_rows(
     pieces: &[Piece],
     frame: &Frame,

@@ -87,7 +87,7 @@ pub struct Picture {
     pub columns: usize,
     /// The cells that are not empty, by index in the address space.
     pub counts: BTreeMap<usize, Count>,
-    /// The different looks of its cells.
+    /// The looks that occur among its cells.
     pub looks: Vec<Look>,
     /// Its lines.
     pub lines: Vec<String>,
@@ -108,7 +108,7 @@ impl Picture {
 pub struct Look {
     /// Its name in the legend.
     name: &'static str,
-    /// The character for it without color, and the same in ASCII.
+    /// The character for the look without color, in Unicode and in ASCII.
     glyphs: (char, char),
     /// Its color, one of the terminal's 256.
     color: u8,

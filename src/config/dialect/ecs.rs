@@ -1,10 +1,10 @@
 //! ecs-ipam's dialect: `id`, `ipv4-subnet` and related keys, with one set of leases for the whole store.
 //!
-//! Keys, rules and their order are the original's, and so are the messages from the cause on. It deviates
-//! where the original is wrong: host bits of a subnet are ignored, so the default gateway is the first
-//! host; IPv4 /0 and a route without `dst` are refused.
-//! Invariant: a resulting address or gateway lies in its subnet, and is neither the network nor the
-//! broadcast address.
+//! Keys, rules and their order are the original's. So are the messages, except for their beginning. The
+//! dialect deviates from the original where that is wrong: host bits of a subnet are ignored, so the default
+//! gateway is the first host; IPv4 /0 and a route without `dst` are refused.
+//! Invariant: a resulting address or gateway lies in its subnet, and is neither the network nor the broadcast
+//! address.
 
 use ipnet::IpNet;
 
@@ -75,8 +75,8 @@ pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
             Ok(None) => {}
             Err(e) => errors.push(e),
         }
-        // Routes as written, of either family. For a missing destination the original answers `<nil>`,
-        // which no reader of a result accepts.
+        // Routes as written, of either family. For a missing destination the original returns `<nil>`, which
+        // no reader of a result accepts.
         let items = ipam.list(&family.key("routes"));
         for item in items.unwrap_or_else(|e| {
             errors.push(e);

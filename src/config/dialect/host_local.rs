@@ -67,7 +67,7 @@ pub fn range_sets(
         errors.push(e);
         drafts.clear();
     } else if drafts.is_empty() && errors.is_empty() {
-        // A typo may be the reason that there are no ranges.
+        // A typo in a key may be the reason that there are no ranges.
         let mut text = vec!["no IP ranges specified; set ipam.subnet or ipam.ranges".to_owned()];
         text.extend(warnings.iter().map(ToString::to_string));
         errors.push(ConfigError::invalid(text.join("; ")).at(sources.ipam.path()));

@@ -63,7 +63,7 @@ impl Netconf {
         }
     }
 
-    /// What a DEL needs if the dialect is unknown: one entry for each dialect.
+    /// What a DEL needs if the dialect is unknown: one [`Cleanup`] for each dialect.
     pub fn cleanups(&self, inputs: &Inputs) -> Vec<Cleanup> {
         if self.is_bare() {
             vec![native::cleanup(self, inputs, Dialect::Native), ecs::cleanup(self, inputs)]

@@ -51,12 +51,12 @@ pub fn config(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Confi
     let sticky = ipam.flag("sticky");
     let on_duplicate = choice(&ipam, "onDuplicate", OnDuplicate::ALL, OnDuplicate::word);
     let status_fails_when_full = status_fails_when_full(&ipam);
-    // Without a valid store it is unknown whether there is a cluster.
+    // Without a valid `store`, it is unknown whether the configuration names a cluster.
     let define = store.as_ref().map_or(Ok(None), |store| define::requested(conf, dialect, store));
     let routes = routes(&ipam, &mut warnings);
     let dns = dns::dns(&ipam);
     let log = locations.check_log(&mut warnings);
-    // An ADD reports the first error, `sublet check` reports all.
+    // An ADD reports the first error, and `sublet check` reports all errors.
     let found = [
         network.as_ref().err(),
         args.as_ref().err(),
@@ -102,7 +102,7 @@ pub fn cleanup(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Cleanup {
     let network = conf.name().unwrap_or_else(|_| NetworkName::unnamed());
     let set = shared(&ipam).ok().flatten().unwrap_or_else(|| network.clone());
     let store = locations.store_or_default();
-    // host-local has leases of this host only.
+    // host-local has leases of this host only, so a cluster never imports them.
     let legacy_dir = (dialect == Dialect::Native && !store.is_cluster())
         .then(|| locations.host_local_dir(&network));
     Cleanup {

@@ -1,8 +1,9 @@
 //! Checks a configuration file: one network or a list of plugins.
 //!
-//! Finds the parts that are for sublet, and locates each error and warning in the text. The rules are those
-//! of an ADD.
-//! Invariant: what an ADD refuses is an error here. So is a mistyped key, which would have no effect.
+//! Finds the plugins that call sublet, and locates each error and warning in the text. The rules are those of
+//! an ADD.
+//! Invariant: a configuration that an ADD refuses is an error here. So is a mistyped key, which would have no
+//! effect.
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Read};
@@ -51,7 +52,7 @@ pub struct Part {
     pub plugin: String,
     /// The IPAM plugin that it calls; empty if none.
     pub ipam: String,
-    /// Whether that is sublet.
+    /// Whether the IPAM plugin is sublet.
     pub ours: bool,
     /// What a DEL would use; `None` if this plugin does not call sublet, or its configuration cannot be parsed.
     pub cleanup: Option<Cleanup>,
@@ -133,7 +134,7 @@ fn syntax(text: &str, e: &serde_json::Error) -> Finding {
     Finding::of_file(at, format!("not valid JSON: {what}{bom}"))
 }
 
-/// A finding whose place has not been located in the text yet.
+/// A finding that has not been located in the text yet.
 struct Pending {
     place: String,
     at_key: bool,

@@ -29,10 +29,10 @@ const MEDIA_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The first request of a dockerd that starts or finds the plugin again.
+/// The first request of a dockerd after it starts or finds the plugin again.
 const ACTIVATE: &str = "/Plugin.Activate";
 
-/// A head is longer than this. Shorter writes belong to a body.
+/// The head of an HTTP answer is longer than this. Shorter writes belong to a body.
 const MIN_HEAD: usize = 64;
 
 /// Serves one connection until it ends or, after `stop`, until its request is answered. `activated` is
@@ -62,7 +62,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         // If the connection breaks, dropping `unsent` undoes the changes whose answers were not delivered.
         _ = connection.as_mut() => {}
         () = stopped(&mut stop) => {
-            // First reads a request that is already in the socket.
+            // If a request is already in the socket, read it first.
             if tokio::time::timeout(LINGER, connection.as_mut()).await.is_ok() {
                 return;
             }
@@ -107,8 +107,8 @@ async fn read(body: Incoming) -> Result<Vec<u8>, (u16, &'static str)> {
     }
 }
 
-/// Answers that have not reached the kernel, in order, with their number of remaining bytes. Those that are
-/// left when the connection ends are dropped, which undoes their changes.
+/// Answers that have not reached the kernel, in order, each with its number of remaining bytes. Answers that
+/// are left when the connection ends are dropped, which undoes their changes.
 #[derive(Clone, Default)]
 struct Unsent(Arc<Mutex<Vec<(usize, PendingUndo)>>>);
 

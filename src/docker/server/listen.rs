@@ -1,7 +1,7 @@
 //! The sockets where dockerd finds the driver, and the file that names a TCP address.
 //!
-//! A socket gets its mode before its name, and its name by a rename. There is no moment without the name,
-//! and none in which other users can connect.
+//! A socket gets its mode first, and its name by a rename. So the name always exists, and other users can
+//! never connect.
 //! Invariant: an existing socket is replaced only if no process serves it, and only files that this process
 //! created are removed.
 

@@ -34,10 +34,10 @@ use crate::store;
 use crate::telemetry::log::Entry;
 pub use worker::Backend;
 
-/// How long after the shutdown the open requests may take.
+/// How long open requests may take after the shutdown begins.
 const DRAIN: Duration = Duration::from_secs(15);
 
-/// How long at shutdown to wait for requests that dockerd has already sent, on idle connections and on
+/// How long to wait at shutdown for requests that dockerd has already sent, on idle connections and on
 /// connections that are not accepted yet.
 const LINGER: Duration = Duration::from_millis(250);
 
@@ -73,7 +73,7 @@ pub fn run(config: ServerConfig) -> Result<()> {
     let (queue, workers) = Queue::start(&backend)?;
     let served = runtime.block_on(async {
         let (stop, stopping) = watch::channel(false);
-        // Every connection holds a sender. When all are gone, the channel ends.
+        // Every connection has a sender. The channel ends when all senders are gone.
         let (alive, mut ended) = mpsc::channel::<()>(1);
         let (backend, queue) = (backend.clone(), queue.clone());
         let activated = Arc::new(Notify::new());

@@ -1,9 +1,9 @@
 //! The worker threads, which run requests on the store in the order of their arrival.
 //!
 //! An embedded store has one writer at a time, so one worker serves it. A cluster has several workers, so
-//! that no request waits for another's round trip.
-//! Invariant: before the workers end, each answer's [`PendingUndo`] is confirmed, because the kernel has
-//! all bytes of the answer, or the change that the answer reports is undone.
+//! that no request waits for the round trip of another request.
+//! Invariant: when the workers end, each answer was written completely to the kernel and its [`PendingUndo`]
+//! confirmed, or the change that the answer reports was undone.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -75,8 +75,8 @@ struct Job {
     received: Instant,
     deadline: Instant,
     answer: oneshot::Sender<Answer>,
-    /// For the answer's [`PendingUndo`]. The workers hold no sender themselves; otherwise they would not
-    /// end.
+    /// Passed on to each answer's [`PendingUndo`]. The workers hold no sender themselves; otherwise they
+    /// would not end.
     queue: Queue,
 }
 
@@ -106,7 +106,7 @@ impl PendingUndo {
 impl Drop for PendingUndo {
     fn drop(&mut self) {
         if let Some(undo) = self.undo.take() {
-            // Fails only if the workers are gone, and they outlive all connections.
+            // Fails only if the workers have ended, but they outlive all connections.
             let _ = self.queue.0.send(Work::Undo(undo));
         }
     }
@@ -137,7 +137,7 @@ impl Queue {
         Ok((Queue(sender), threads.collect::<Result<_, _>>()?))
     }
 
-    /// Answers one request within `timeout`, or fails. A change that is made later is undone.
+    /// Answers one request within `timeout`, or fails. If the change is made after the timeout, it is undone.
     pub async fn ask(&self, path: String, body: Vec<u8>, timeout: Duration) -> Answer {
         let (answer, get) = oneshot::channel();
         let received = Instant::now();
@@ -232,7 +232,7 @@ impl Worker {
         });
         match catch_unwind(work) {
             Ok(Ok((reply, store))) => {
-                // After a failure everything is read again, because a certificate may have been renewed.
+                // After a failure, reads all files again, because a certificate may have been renewed.
                 self.connected =
                     Some(store).filter(|_| self.backend.store.is_cluster() && reply.status < 500);
                 reply

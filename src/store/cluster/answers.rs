@@ -1,9 +1,9 @@
-//! The cluster view as the allocator's [`Addresses`] and [`View`]: which question is answered by an assumption,
-//! and which by a read.
+//! The cluster view as the allocator's [`Addresses`] and [`View`]: decides which questions are answered from
+//! an assumption, and which need a read.
 //!
 //! A search for a free address takes few round trips however full a set is. It first assumes an address to be
-//! free. If that has failed, it lists the chunk around the address. If the chunk is full, it counts whole ranges
-//! and lists a chunk with room. The allocator chooses the order.
+//! free. If the assumption was wrong, the search lists the chunk around the address. If the chunk is full, it
+//! counts whole ranges and lists a chunk with room. The allocator chooses the order.
 
 use std::collections::BTreeSet;
 
@@ -16,11 +16,12 @@ use crate::error::StoreError;
 use crate::model::{Lease, NetworkDefinition, NetworkName, Owner, Pool, PoolId, SetName};
 use crate::net::{Addr, Family, Span, Subnet};
 
-/// How often a chunk is listed, in case other clients fill each before the commit.
+/// Most chunks that a search lists, in case other clients fill each listed chunk before the commit.
 const MAX_CHUNKS: usize = 5;
 
 impl ClusterView<'_> {
-    /// The leases in an owner's record, which is assumed to be absent. The records of their addresses must agree.
+    /// The leases in an owner's record; the record is assumed to be absent. An error if the records of the
+    /// addresses contradict it.
     fn leases_at(&self, path: &str, owner: &Owner) -> Result<Vec<Lease>, StoreError> {
         for may_repeat in [true, false] {
             let Some(entry) = self.assume_absent(path.to_owned()) else {
@@ -35,7 +36,8 @@ impl ClusterView<'_> {
                 return Ok(leases.into_iter().filter(|l| !self.has_ended(l)).collect());
             }
             if may_repeat {
-                // The records may come from reads at different times. They are read again together: then they must agree.
+                // The records may have been read at different times. Read them again in one request: records
+                // of one moment must agree.
                 let addresses = leases.iter().map(|l| keys::address(&l.set, l.addr));
                 self.fetch(&addresses.chain([path.to_owned()]).collect::<Vec<_>>())?;
             }
@@ -50,7 +52,7 @@ impl ClusterView<'_> {
         span: Span,
         order: Order,
     ) -> Result<Option<Addr>, StoreError> {
-        // The lowest address is probably held. The next one in round robin is probably free.
+        // The lowest address is probably in use. In round robin, the next address is probably free.
         let guess = order == Order::Any || self.search.round_robin.get();
         if guess && !self.search.list_chunks.get() && !self.is_held(set, span.first)? {
             return Ok(Some(self.choose(set, span.first)));
@@ -63,7 +65,7 @@ impl ClusterView<'_> {
                 return Ok(Some(addr));
             }
             if keys::chunk_of(span.first).contains(span.last) {
-                // It was listed completely.
+                // The listed chunk contains the whole span.
                 break;
             }
             self.search.count_ranges.set(true);
@@ -112,7 +114,7 @@ impl Addresses for ClusterView<'_> {
         span: Span,
         order: Order,
     ) -> Result<Option<Addr>, StoreError> {
-        // Before a refusal, all that was found full is counted again.
+        // Before the request is refused, every span that was found full is counted again.
         let is_full = self.search.full.borrow().get(set).is_some_and(|full| full.contains(&span));
         if !is_full && let Some(addr) = self.find_free(set, span, order)? {
             return Ok(Some(addr));
@@ -125,7 +127,8 @@ impl Addresses for ClusterView<'_> {
     }
 
     fn cooling(&self, _: &SetName, _: Family, _: usize) -> Result<Vec<Cooling>, StoreError> {
-        // Addresses whose cooldown is over are leased where they are found, not searched for.
+        // An address whose cooldown is over is leased when a search comes across it; no separate search looks
+        // for it.
         Ok(Vec::new())
     }
 
@@ -183,8 +186,8 @@ impl View for ClusterView<'_> {
         Ok(Vec::new())
     }
 
-    /// Only this node's owners, because a runtime knows no containers of other nodes. In all sets, because a
-    /// network's `shared` may have been edited.
+    /// Only this node's owners, because a runtime knows only the containers of its own node. The owners of
+    /// all sets, because a network's `shared` may have been edited.
     fn page(
         &self,
         _: &SetName,
@@ -225,7 +228,7 @@ impl View for ClusterView<'_> {
     }
 
     /// The leases of all nodes. The first page lists them again, because a conflict may have reported a lease
-    /// that was not listed.
+    /// that an earlier listing did not contain.
     fn of_pool(
         &self,
         pool: &Pool,
@@ -264,8 +267,8 @@ impl View for ClusterView<'_> {
     }
 
     fn capacity(&self) -> usize {
-        // A freed lease needs at most three records: its address's, its owner's, and the index of cooling
-        // addresses. The transaction also compares the node and writes history.
+        // To free a lease, a transaction writes at most three records: of the address, of the owner, and in
+        // the index of cooling addresses. The transaction also compares the node and writes history.
         self.server.max_operations().saturating_sub(2) / 3
     }
 }

@@ -1,5 +1,5 @@
-//! The only waits of a store that are not waits on a lock: for other clients of a server to get ahead, and
-//! for an election to end.
+//! All waits of a store other than lock waits: waits for other clients of a server, and for an election to
+//! end.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,11 +12,12 @@ pub fn pause(wait: Duration, until: Instant) {
     thread::sleep(wait.min(until.saturating_duration_since(Instant::now())));
 }
 
-/// Waits after so many lost races. The wait is random and grows, because clients that retry at once collide
+/// Waits after `lost` lost races. The wait is random and grows, because clients that retry at once collide
 /// again.
 pub fn after_lost_races(server: &dyn Server, lost: u32, seed: u64, until: Instant) {
     const LONGEST: u64 = 64;
-    // The first loss is chance. The records are known now, so the next attempt probably succeeds.
+    // The first lost race is chance. The current records are known now, so the next attempt probably
+    // succeeds.
     let Some(doublings) = lost.checked_sub(2) else { return };
     let most = 1_000 * (1 << doublings.min(6)).min(LONGEST);
     let chance = seed.rotate_left(lost).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11;

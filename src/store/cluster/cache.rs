@@ -1,9 +1,10 @@
 //! The local cache: what a node remembers between calls, until it reboots.
 //!
-//! The cache is a folder. A file contains the node's record as this boot wrote it, others the node's counters,
-//! the ranges and history settings of networks, and a login token. The in-flight notes are beside them.
-//! Invariant: no decision rests on the cached node record. It is compared on the server with every change. A
-//! file that is missing, damaged or of another boot costs one read, and so does one that cannot be written.
+//! The cache is a folder. One file contains the node's record as this boot wrote it. Other files contain the
+//! node's counters, the ranges and history settings of networks, and a login token. The in-flight notes are
+//! in the same folder.
+//! Invariant: no decision rests on the cached node record. Every change compares it with the server's record.
+//! A cache file that is missing, damaged, of another boot or not writable only costs one read.
 
 use std::fs;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
@@ -69,8 +70,8 @@ impl LocalCache {
         put(&file, &codec::seal(key.as_bytes(), &stored), cx.seed)
     }
 
-    /// The in-flight notes of a node. They belong to its record, so that another list of the same servers finds
-    /// them, and another cluster does not.
+    /// The in-flight notes of a node. They belong to the node's record, so a process that lists the same
+    /// servers in another order finds them, and a process of another cluster does not.
     pub fn notes(&self, record: Option<&NodeRecord>, cx: &Context) -> Notes {
         let name = match record {
             Some(record) => format!("flight-{:016x}", record.id),
@@ -79,8 +80,9 @@ impl LocalCache {
         Notes::new(self.folder.join(name))
     }
 
-    /// Identifies the folder, wherever it is mounted, and creates it if it is missing. All processes that find
-    /// each other's notes have one ID. If no note can be left (`is_blind`), no other process has the ID.
+    /// The ID of the folder, the same wherever the folder is mounted; creates the folder if it is missing.
+    /// Processes that can see each other's notes have the same ID. A process that cannot leave a note
+    /// (`is_blind`) has an ID of its own.
     pub fn id(&self, is_blind: bool, cx: &Context) -> u64 {
         let look = || fs::metadata(&self.folder);
         let found = || match look() {
@@ -138,8 +140,8 @@ impl LocalCache {
         codec::read_counts(key.as_bytes(), &bytes).unwrap_or_default()
     }
 
-    /// A file of this kind, and the key that its content must repeat, because hashes may collide. The host
-    /// name may change.
+    /// The path of a file of this kind, and the key that the content of the file must repeat, because hashes
+    /// may collide. The key contains the machine-id if there is one, because the host name may change.
     fn file(&self, kind: &str, name: &str, cx: &Context) -> (PathBuf, String) {
         let Context { by_host_name, node, .. } = cx;
         let has_id = *by_host_name && !node.machine.is_empty();
@@ -149,7 +151,7 @@ impl LocalCache {
     }
 }
 
-/// The file of an etcd user's token, for the next process: a login costs the server 80 ms to hash the
+/// The file with an etcd user's token, for the next process: at each login the server takes 80 ms to hash the
 /// password. Nothing depends on the file. A token is sent only to its own cluster.
 #[derive(Debug)]
 pub struct TokenFile {

@@ -1,9 +1,9 @@
-//! `sublet doctor` on a cluster: finds records that cannot be decoded, or that contradict each other. Each
-//! lease has two records.
+//! `sublet doctor` on a cluster: finds records that cannot be decoded or that contradict each other.
 //!
-//! In a sound store every address has one holder, the holder's record names the address, and every owner's
-//! record names only its own addresses. An address of a pool has its pool, the record of an address space
-//! names its pools, and the index of cooling addresses is complete.
+//! Each lease has two records, of its address and of its owner. In a sound store every address has one
+//! holder, the holder's record names the address, and every owner's record names only the owner's addresses.
+//! An address of a pool has its pool, the record of an address space names its pools, and the index of
+//! cooling addresses is complete.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -18,8 +18,8 @@ use crate::net::Addr;
 use crate::store::Problem;
 use crate::store::codec::{Bad, OTHER_VERSION};
 
-/// Reports every record that cannot be decoded or that another record contradicts. Each kind is listed at a
-/// moment of its own, so a concurrent change may look like a problem: check twice.
+/// Reports every record that cannot be decoded or that another record contradicts. The kinds are listed one
+/// after the other, so a concurrent change may look like a problem: check twice.
 pub fn check(
     server: &dyn Server,
     until: Instant,
@@ -126,8 +126,8 @@ impl Checker<'_> {
         Ok(pools)
     }
 
-    /// Removes the addresses that are leased from `owners`. Returns the paths that the index of cooling
-    /// addresses must have.
+    /// Removes the leased addresses from `owners`. Returns the paths that the index of cooling addresses must
+    /// have.
     fn addresses(
         &mut self,
         owners: &mut Owners,

@@ -1,7 +1,9 @@
-//! Commits: their outcome, what a lost race teaches, and whether a commit without an answer was applied.
+//! Commits: their outcome, what the view learns from a lost race, and whether a commit without an answer was
+//! applied.
 //!
-//! Invariant: a command that is reported as done was applied completely. When a command is reported as failed,
-//! or runs again, none of its transactions can be applied any more, or its note is left for the next command.
+//! Invariant: a command that is reported as done was applied completely. When a command is reported as
+//! failed, or runs again, either none of its transactions can be applied any more, or its note is left for
+//! the next command.
 
 use super::node::Member;
 use super::server::{Commit, Conflict, Entry, Expect, Operation, Write};
@@ -11,8 +13,8 @@ use super::{backoff, keys};
 use crate::error::StoreError;
 use crate::telemetry::counters;
 
-/// Commits a transaction. Returns `false` if it was not applied and the allocator must decide again; the view then
-/// has no outdated records.
+/// Commits a transaction. Returns `false` if it was not applied and the allocator must decide again; by then
+/// the view has no outdated records.
 pub fn commit(
     mut transaction: Transaction,
     view: &ClusterView<'_>,
@@ -41,7 +43,7 @@ pub fn commit(
     let is_applied = match outcome? {
         Commit::Done(_) => true,
         Commit::Full(error) => {
-            // Nothing was compared. What the command would write may be there.
+            // The server compared nothing, so the assumptions are unverified: the records may already exist.
             let assumed = view.assumed();
             view.fetch(&assumed)?;
             if assumed.is_empty() {
@@ -88,7 +90,7 @@ fn resolve(
     member.is_in_flight = false;
     let now = |o: &Operation| view.known_entry(&o.path);
     let is_by_it = written.iter().any(|o| now(o).is_some_and(|e| e.is_by(&transaction.nonce)));
-    // A transaction that only removes records leaves no nonce. If the records are gone, so is their lease.
+    // A transaction that only removes records leaves no nonce. It was applied if the records are gone.
     let only_removes =
         written.iter().all(|o| o.write == Write::Delete || o.path.starts_with(keys::HISTORY));
     let mut removed = written.iter().filter(|o| o.write == Write::Delete);
@@ -128,7 +130,7 @@ fn learn(
         Conflict::Stale(paths) if paths.len() == chunks.len() => {
             chunks.into_iter().try_for_each(|chunk| view.list(chunk))?;
         }
-        // All compared records, at one moment.
+        // Read all compared records, at one moment.
         Conflict::Stale(_) => {
             let compared = operations.iter().filter(|o| o.expect != Expect::Anything);
             view.fetch(&compared.map(|o| o.path.clone()).collect::<Vec<_>>())?;

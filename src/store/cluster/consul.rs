@@ -1,10 +1,11 @@
 //! The Consul client, over Consul's KV transactions.
 //!
-//! It defines how operations become Consul's, and what a rollback means. The connection belongs to
+//! It translates operations into Consul's, and interprets rollbacks. The connection belongs to
 //! [`super::http`].
 //! Invariant: "not allowed" is never read as "absent". Consul hides keys that a token may not read. So each
-//! read also makes a comparison that needs the right to write: without that right the read fails, and does
-//! not find nothing. Counting has no such comparison: it can only count too few, and then a read follows.
+//! read also makes a comparison that needs write permission: without the permission the read fails, and does
+//! not report the records as absent. A count makes no such comparison. It can only be too low, and a read
+//! follows.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -26,10 +27,10 @@ use crate::sys::percent;
 /// Most operations of a transaction (64), less the probe of a read.
 const MAX_OPERATIONS: usize = 63;
 
-/// Records of one page of a listing, about.
+/// Approximate number of records in one page of a listing.
 const PAGE: usize = 1024;
 
-/// A key that is never written. To check that it is absent needs the right to write.
+/// A key that is never written. Comparing it needs write permission.
 const PROBE: &str = "probe";
 
 /// The server's text for an unknown data center. Nothing was changed.
@@ -45,7 +46,7 @@ pub struct Consul {
     token: Option<Secret>,
 }
 
-/// Both fields may be null, and neither is ever omitted.
+/// Consul always sends both fields; either may be null.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct TxnReply {
@@ -128,14 +129,14 @@ impl Consul {
         until: Instant,
     ) -> Result<Answer, Failure> {
         let body = json!(operations).to_string();
-        // Each read is answered by the leader, after it has made sure that it is the leader.
+        // With `consistent`, the leader answers after it has verified that it still leads.
         let path = format!("/v1/txn?consistent{}", self.dc);
         let reply = self.client.send(self.request(&path, body.as_bytes(), retryable), until)?;
         self.answer(&reply)
     }
 
-    /// A rollback describes each operation that failed in words. Only the texts of failed comparisons mean
-    /// a conflict. Any other text (no permission, an invalid request) is a failure.
+    /// A rollback describes in words each operation that failed. Only the texts of failed comparisons mean a
+    /// conflict. Any other text (no permission, an invalid request) is a failure.
     fn answer(&self, reply: &Reply) -> Result<Answer, Failure> {
         const COMPARISONS: [&str; 4] =
             ["index is stale", "doesn't exist", " exists", "current modify index"];
@@ -185,7 +186,7 @@ impl Consul {
         }
     }
 
-    /// A read of this path and query.
+    /// Sends a GET for this path and query.
     fn read(&self, path: &str, until: Instant) -> Result<Reply, Failure> {
         let path = format!("/v1/kv/{}{path}{}", self.prefix, self.dc);
         self.client.send(Request { method: "GET", ..self.request(&path, &[], true) }, until)
@@ -196,7 +197,8 @@ impl Consul {
         Request { method: "PUT", path, body, secret, retryable }
     }
 
-    /// Every record below `folder` whose path there starts with one of `prefixes`, by that path.
+    /// Every record below `folder` whose path relative to `folder` starts with one of `prefixes`, by that
+    /// relative path.
     fn trees(
         &self,
         folder: &str,
@@ -209,7 +211,7 @@ impl Consul {
         self.found(folder, &operations, until)
     }
 
-    /// The records that these operations read below `folder`, by their paths there.
+    /// The records that these operations read below `folder`, by their paths relative to `folder`.
     fn found(
         &self,
         folder: &str,
@@ -228,9 +230,10 @@ impl Consul {
     }
 }
 
-/// What the first of these sorted paths is read with, and how many there are: its folder of three components (a
-/// chunk of addresses, or a node's leases in a set), or a longer prefix if more than a page are in the folder.
-/// The path `before` them, which was read, does not start with it.
+/// A prefix that reads the first of these sorted paths together with its neighbors, and the number of paths
+/// that start with it. The prefix is the folder of three components (a chunk of addresses, or a node's leases
+/// in a set), or longer if the folder has more than a page of paths. The path `before`, which was already
+/// read, does not start with the prefix.
 fn shared_prefix<'a>(before: Option<&String>, paths: &'a [String]) -> (&'a str, usize) {
     let Some(first) = paths.first() else { return ("", 0) };
     let folder = first.match_indices('/').take(3).last().map_or(first.len(), |(at, _)| at + 1);
@@ -256,8 +259,8 @@ impl Server for Consul {
     }
 
     fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError> {
-        // "get" of an absent key rolls back. The tree below a complete path contains its record, and
-        // perhaps a few whose paths start with the same letters.
+        // "get" rolls back if the key is absent, so the tree below each complete path is read. It contains
+        // the record itself, and perhaps a few records whose paths begin with the same letters.
         let found = self.trees(&self.prefix, paths, until);
         let mut found = found.map_err(|failure| self.client.unavailable("read from", failure))?;
         Ok(paths.iter().map(|path| ((*path).to_owned(), found.remove(*path))).collect())
@@ -277,7 +280,7 @@ impl Server for Consul {
         };
         let mut at = 0;
         Box::new(std::iter::from_fn(move || {
-            // As many trees as fit, each of which is read completely.
+            // Each request reads as many complete trees as fit.
             let (mut trees, begin) = (Vec::new(), at);
             while at - begin < PAGE && trees.len() < MAX_OPERATIONS && at < names.len() {
                 let (prefix, count) = shared_prefix(names[..at].last(), &names[at..]);
@@ -328,7 +331,8 @@ impl Server for Consul {
             .unzip();
         let answer = self.transact(&operations, false, until);
         self.client.committed(answer.map(|answer| match answer {
-            // A check returns the version of the record that it compared, which is older.
+            // A check returns the version of the record that it compared, which is older than the versions of
+            // the written records.
             Answer::Committed(done) => {
                 Commit::Done(done.iter().map(|found| found.kv.modify_index).max().unwrap_or(0))
             }

@@ -1,10 +1,9 @@
 //! The etcd client, over the JSON gateway of etcd's v3 API.
 //!
 //! It defines how paths, values and transactions are written, and when a login token is renewed. The
-//! connection belongs to [`super::http`], the file that keeps the token to [`super::cache`].
+//! connection belongs to [`super::http`]; the file with the token belongs to [`super::cache`].
 //! Invariant: the answer to a transaction whose comparisons failed contains all compared records, so a lost
-//! race costs no further round trip to read them.
-//!
+//! race needs no further round trip to read them.
 //! The gateway omits fields that are false, 0 or empty, and writes 64-bit numbers as strings.
 
 use std::cell::RefCell;
@@ -73,7 +72,7 @@ struct RangeReply {
     header: Header,
     kvs: Vec<Kv>,
     more: bool,
-    /// Empty for 0.
+    /// A number; the gateway omits it if it is 0.
     count: String,
 }
 
@@ -124,13 +123,13 @@ impl Etcd {
         })
     }
 
-    /// The endpoint that the next request goes to.
+    /// The endpoint for the next request.
     #[cfg(test)]
     pub fn asks_first(&self) -> String {
         self.client.asks_first()
     }
 
-    /// Replaces the token by one that no server issued.
+    /// Replaces the token with a token that no server issued.
     #[cfg(test)]
     pub fn forge_token(&self, text: &str) {
         *self.token.borrow_mut() = Some(Secret::new(text.to_owned()));
@@ -150,8 +149,8 @@ impl Etcd {
         self.key(&format!("{path}\0"))
     }
 
-    /// Sends one request. A token that the server does not accept is renewed: a request that was rejected
-    /// for its token changed nothing.
+    /// Sends one request. If the server rejects the token, renews it and sends the request again: a rejected
+    /// request changed nothing.
     fn call<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -160,8 +159,8 @@ impl Etcd {
         until: Instant,
     ) -> Result<T, Failure> {
         let body = body.to_string();
-        // First with the token in the file, then with the one that another process may have put there
-        // since, then with a new one.
+        // Try the token in the file first, then the token that another process may have written there since,
+        // then a new token.
         let mut rejected = None;
         for may_renew in [true, true, false] {
             self.log_in(rejected.as_ref(), until)?;
@@ -187,7 +186,7 @@ impl Etcd {
         let Some(login) = self.login.as_ref().filter(|_| self.token.borrow().is_none()) else {
             return Ok(());
         };
-        // The processes of a node share one login: the server hashes the password for each.
+        // The processes of a node share one login, because the server hashes the password for each login.
         let mut _lock = None;
         for is_locked in [false, true] {
             if let Some(token) = login.file.read()
@@ -203,7 +202,7 @@ impl Etcd {
         let body = json!({ "name": login.user, "password": login.password.expose() }).to_string();
         let reply = self.post("/v3/auth/authenticate", &body, None, true, until)?;
         if reply.status != 200 {
-            // The answer may repeat the request.
+            // The answer may quote the request, password included.
             let mask = |why: &str| why.replace(login.password.expose(), "(password)");
             return Err(self.refused(&reply, &Refusal::of(&reply)).map(mask));
         }
@@ -211,7 +210,7 @@ impl Etcd {
         let reply = self.client.parse::<Value>(&reply).ok();
         let token = reply.and_then(|reply| Secret::parse(reply["token"].as_str()?));
         let token = token.ok_or_else(Failure::malformed)?;
-        // If the token cannot be kept, the next process logs in again.
+        // If the token cannot be stored, the next process logs in again.
         let _ = login.file.write(&token);
         *self.token.borrow_mut() = Some(token);
         Ok(())
@@ -246,7 +245,8 @@ impl Etcd {
         json!({ "request_range": { "key": self.key(path) } })
     }
 
-    /// The transaction of these operations. If a comparison fails, it reads what it compared.
+    /// The transaction of these operations. If a comparison fails, the transaction reads the compared
+    /// records.
     fn transaction(&self, operations: &[Operation], compared: &[&str]) -> Value {
         let mut compare = Vec::new();
         let mut success = Vec::new();
@@ -277,7 +277,7 @@ impl Etcd {
         json!({ "compare": compare, "success": success, "failure": failure })
     }
 
-    /// The records that a transaction read, which are those of just these paths.
+    /// The records that a transaction read at these paths.
     fn entries(&self, paths: &[&str], replies: Vec<OneReply>) -> Result<Entries, Failure> {
         // "Absent" is an answer without a record, never a missing answer.
         if replies.len() != paths.len() {

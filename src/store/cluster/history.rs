@@ -1,11 +1,11 @@
 //! The history of a cluster: each transaction also writes a record of its events, below the set's name and
 //! sorted by time.
 //!
-//! One command in about thirty that frees also lists the history of its set, and removes what is too much or
-//! too old. So history costs an ADD nothing but the record, and is bounded for each network
-//! however many nodes there are. What an event is, `alloc` defines.
-//! Invariant: no comparison depends on history, and no command fails because of it: if the server has no room,
-//! the record is dropped with a warning.
+//! One in about thirty commands that free addresses also lists the history of its set, and removes events
+//! that are too many or too old. So history costs an ADD nothing but the record, and is bounded for each
+//! network however many nodes there are. `alloc` defines what an event is.
+//! Invariant: no comparison depends on history, and no command fails because of it: if the server has no
+//! room, the history record is dropped with a warning.
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::time::Instant;
@@ -19,7 +19,7 @@ use crate::error::StoreError;
 use crate::model::{Event, History, SetName, Timestamp};
 use crate::store::codec;
 
-/// The setting of a command. A command without one uses the last one of this node.
+/// The history setting of a command. A command without a setting uses the last setting on this node.
 pub fn setting(
     history: History,
     set: Option<&SetName>,
@@ -44,7 +44,7 @@ pub fn write(history: History, events: &[Event], cx: &Context, nonce: &Nonce) ->
     Some(Operation::write(path, Write::Put(stamped(nonce, value))))
 }
 
-/// Removes what is too much or too old, if it is this command's turn.
+/// Removes events that are too many or too old, in a random fraction of the calls.
 pub fn prune(
     history: History,
     server: &dyn Server,
@@ -53,7 +53,7 @@ pub fn prune(
     until: Instant,
 ) -> Result<(), StoreError> {
     let History::Kept { count, age } = history else { return Ok(()) };
-    // Another one for each transaction, because an import has thousands.
+    // A new nonce for each transaction, because an import has thousands of transactions.
     let chance = BuildHasherDefault::<DefaultHasher>::default().hash_one(new_nonce(cx.seed));
     if !chance.is_multiple_of((count / 32).max(1)) {
         return Ok(());

@@ -31,17 +31,17 @@ use crate::error::StoreError;
 use crate::model::Servers;
 use crate::sys::files;
 
-/// Longest answer in bytes: a page of a listing, or the names of a million keys.
+/// Longest answer in bytes. The longest answers are a page of a listing, and the names of a million keys.
 const LONGEST_ANSWER: u64 = 128 << 20;
-/// Longest file of certificates, a key or a password, in bytes: a system's complete CA bundle fits.
+/// Longest file with certificates, a key or a password, in bytes. A system's complete CA bundle fits.
 const LONGEST_FILE: u64 = 4 << 20;
 /// Longest wait for a connection: a host that is up answers in a fraction of this time.
 const CONNECT: Duration = Duration::from_secs(2);
-/// How long other processes remember which endpoint answered.
+/// How long the address of an endpoint that answered is remembered for other processes.
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// Wait between two rounds over endpoints that are up but cannot serve, for example during an election.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
-/// The CA bundle of Debian, Alpine and Arch, and the one of Fedora and RHEL.
+/// The CA bundle of Debian, Alpine and Arch, and that of Fedora and RHEL.
 const SYSTEM_CA: [&str; 2] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 
@@ -128,7 +128,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// An answer that can be parsed, but that no correct server sends.
+    /// The failure for an answer that can be parsed, but that no correct server sends.
     pub fn malformed() -> Failure {
         Failure::Unknown("an answer that makes no sense".to_owned())
     }
@@ -154,18 +154,18 @@ pub struct Client {
     agent: Agent,
     /// Which product the servers are, for messages.
     product: &'static str,
-    /// The text of the server error that no retry cures, if the product has one.
+    /// The text of the server error that retrying cannot fix, if the product has one.
     permanent: Option<&'static str>,
     endpoints: Vec<String>,
     /// The endpoint that answered last; `None` before the first request.
     current: Cell<Option<usize>>,
     /// An endpoint has failed since the last answer.
     has_failed: Cell<bool>,
-    /// Which endpoint is asked first, by chance, so that the clients do not all ask the same one.
+    /// The endpoint to ask first, chosen at random so that clients spread over the endpoints.
     first: usize,
-    /// Remembers, for the next process, which endpoint answered after another one did not.
+    /// The file that records, for the next process, which endpoint answered after another endpoint failed.
     memory: PathBuf,
-    /// A byte of the request was written to a connection.
+    /// Whether a byte of the request was written to a connection.
     has_written: Arc<AtomicBool>,
     timeout: Duration,
 }
@@ -208,7 +208,8 @@ impl Client {
         self.endpoints[self.current()].clone()
     }
 
-    /// The number of the endpoint to ask first: the one that answered last, in this process or lately in another one.
+    /// The index of the endpoint to ask first: the last that answered, in this process or recently in another
+    /// process.
     fn current(&self) -> usize {
         let remembered = || {
             if self.endpoints.len() < 2 {
@@ -232,7 +233,7 @@ impl Client {
         StoreError::unavailable(doing, self.place(), failure.why())
     }
 
-    /// The outcome of a commit: a failure that leaves open whether it was applied is an outcome, too.
+    /// The outcome of a commit. [`Failure::Unknown`] becomes the outcome [`Commit::Unknown`], not an error.
     pub fn committed(&self, outcome: Result<Commit, Failure>) -> Result<Commit, StoreError> {
         let doing = "commit to";
         match outcome {
@@ -252,11 +253,10 @@ impl Client {
             .map_err(|e| Failure::Unknown(format!("an answer that is not {}'s: {e}", self.product)))
     }
 
-    /// Asks one server after the other, until one answers or `until` is reached. A server that is up but
-    /// cannot serve is asked again if the request may be sent again. If no server is up, this fails at
-    /// once.
+    /// Asks one server after the other, until a server answers or `until` is reached. A server that is up but
+    /// cannot serve is asked again if the request is `retryable`. If no server is up, fails at once.
     pub fn send(&self, request: Request<'_>, until: Instant) -> Result<Reply, Failure> {
-        // A listing takes longer than its requests.
+        // The time limit of a listing is longer than that of its requests.
         let until = until.min(Instant::now() + self.timeout);
         loop {
             let (mut why, mut is_any_up) = (String::new(), false);
@@ -271,7 +271,7 @@ impl Client {
                     Ok(reply) => {
                         self.current.set(Some(at));
                         if self.has_failed.take() {
-                            // If this fails, the next process asks the others first.
+                            // If this fails, the next process tries the other endpoints first.
                             let _ = files::put(&self.memory, at.to_string().as_bytes(), "new");
                         }
                         return Ok(reply);
@@ -301,9 +301,9 @@ impl Client {
         reply.status >= 500 && self.permanent.is_none_or(|text| !reply.text().contains(text))
     }
 
-    /// The failure that a status other than 200 stands for; `why` explains it. A status below 500 means
-    /// that the server rejected the request. The exceptions are 408 and 499 ("the client hung up"), which
-    /// etcd's gateway also sends while its server stops: the request may still be applied.
+    /// The failure for a status other than 200; `why` explains it. A status below 500 means that the server
+    /// rejected the request. The exceptions are 408 and 499 ("the client hung up"): etcd's gateway also sends
+    /// them while its server stops, and the request may still be applied.
     pub fn failure(&self, reply: &Reply, why: &str) -> Failure {
         let why = format!("{} {why}", reply.status);
         let may_be_applied = self.is_transient(reply) || [408, 499].contains(&reply.status);
@@ -334,7 +334,8 @@ impl Client {
             .agent
             .configure_request(http)
             .timeout_global(Some(left))
-            // Together less than the global timeout, so that other servers can be asked.
+            // The limits of these steps add up to less than the global timeout, so that other servers can
+            // still be asked.
             .timeout_resolve(Some(left / 5))
             .timeout_connect(Some(CONNECT.min(left * 3 / 4)))
             .build();
@@ -351,7 +352,8 @@ impl Client {
     fn classify(&self, error: &Error, encrypted: bool) -> Failure {
         let text = match error {
             Error::Timeout(timeout) => format!("no answer in time ({timeout})"),
-            // A server that wants a client certificate may close the connection before it says so.
+            // A server that requires a client certificate may close the connection before it reports an
+            // error.
             Error::Io(e) if encrypted && !is_tls(e) && self.has_written.load(Ordering::Relaxed) => {
                 format!(
                     "{error}; a server that wants another client certificate hangs up like this"
@@ -367,11 +369,11 @@ impl Client {
     }
 }
 
-/// Notes when bytes of a request are written to a connection, which for TLS is after the handshake.
+/// Records that bytes of a request were written to a connection; with TLS, after the handshake.
 #[derive(Debug)]
 struct Witness(Arc<AtomicBool>);
 
-/// A connection whose writes are noted.
+/// A connection whose writes are recorded.
 #[derive(Debug)]
 struct Witnessed<T> {
     inner: T,

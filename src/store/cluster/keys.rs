@@ -47,10 +47,10 @@ pub const RANGES: &str = "ranges/";
 pub const HISTORY: &str = "past/";
 pub const MARK: &str = "mark/";
 
-/// A record of these kinds is compared by every transaction of a command that has read it.
+/// The kinds of records that a transaction compares if its command has read them.
 pub const COMPARED_ONCE_READ: [&str; 5] = [POOL, SPACE, NODE, NETWORK, ADOPTED];
 
-/// Whether a write of the record is compared. The other records are hints.
+/// Whether a write of the record is compared. Records that are not compared are hints.
 pub fn is_compared(path: &str) -> bool {
     [ADDRESS, OWNER].iter().chain(&COMPARED_ONCE_READ).any(|kind| path.starts_with(kind))
 }
@@ -200,7 +200,8 @@ pub fn read_sticky(path: &str) -> Option<(SetName, PodKey, Addr)> {
     parts.next().is_none().then_some((set, pod, range))
 }
 
-/// The record of this kind and name of the transaction with this nonce. Paths of a name sort by time.
+/// The path of the record of this kind and name that the transaction with this nonce writes. The paths of one
+/// name sort by time.
 pub fn timed(kind: &str, name: &str, now: Timestamp, nonce: &Nonce) -> String {
     format!("{}/{now:012x}-{:032x}", named(kind, name), u128::from_be_bytes(*nonce))
 }

@@ -1,20 +1,20 @@
-//! What one command knows of the server's records, and what it assumes about the others.
+//! What one command knows about the server's records, and what it assumes about the others.
 //!
-//! Invariant: every known record existed at some moment since the command began, or is compared by the commit.
-//! An assumption is compared or read before anything rests on it. If the server refutes one while the allocator
-//! decides, the allocator decides again.
+//! Invariant: every known record existed at some moment since the command began, or is compared by the
+//! commit. An assumption is compared or read before anything rests on it. If the server refutes an assumption
+//! while the allocator decides, the allocator decides again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 
 use super::server::{Entries, Entry, Expect};
 
-/// The knowledge of one command.
+/// The known and assumed records of one command.
 #[derive(Default)]
 pub struct Known {
-    /// Records that were read, or that a conflict reported.
+    /// Records that were read, or that the server reported in a conflict.
     pub entries: Entries,
-    /// Answers without a read: [`Expect::Absent`] or [`Expect::Present`].
+    /// Paths that were answered without a read, with the answer: [`Expect::Absent`] or [`Expect::Present`].
     pub assumed: BTreeMap<String, Expect>,
     /// Prefixes that were listed: a path below them that is not in `entries` is absent.
     listed: BTreeSet<String>,
@@ -28,7 +28,7 @@ impl Known {
         Known { entries, ..Known::default() }
     }
 
-    /// The record, or that there is none; `None` if neither is known.
+    /// The record, or `Some(None)` if it is known to be absent; `None` if nothing is known about the path.
     pub fn get(&self, path: &str) -> Option<&Option<Entry>> {
         self.entries.get(path).or_else(|| self.is_listed(path).then_some(&None))
     }
@@ -43,7 +43,7 @@ impl Known {
         self.listed.iter().any(|prefix| path.starts_with(prefix.as_str()))
     }
 
-    /// Notes whether the server's answer refutes what the decision may rest on.
+    /// Records whether the server's answer refutes something that the decision may rest on.
     fn compare(&mut self, path: &str, now: Option<&Entry>) {
         let is_as_before = match (self.assumed.get(path), self.entries.get(path)) {
             (Some(Expect::Absent), _) => now.is_none(),
@@ -91,7 +91,7 @@ impl Known {
         self.below_from(prefix, prefix)
     }
 
-    /// The same behind the path `after`.
+    /// The known records below a prefix whose paths come after `after`, sorted by path.
     pub fn below_from<'a>(
         &'a self,
         prefix: &'a str,
@@ -102,7 +102,7 @@ impl Known {
         below.filter_map(|(path, entry)| Some((path, entry.as_ref()?)))
     }
 
-    /// Every path of a kind of which something is known, even that there is no record.
+    /// Every path of a kind that is known to have a record, or known to have none.
     pub fn paths<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a String> {
         let paths = self.entries.range(kind.to_owned()..).map(|(path, _)| path);
         paths.take_while(move |path| path.starts_with(kind))

@@ -37,12 +37,12 @@
 //! - A process in a container may have another `/run`, so that other processes cannot see its note. The node's record
 //!   names the folder of notes of its last writer. A process that uses another folder fences first.
 //! - A fence that arrives late only makes transactions of the node fail, and they run again.
-//! - Another machine, or a later boot, has claimed the name: the turn is over, too. Boot leases of earlier
-//!   boots count as ended. A lease that is newer than the boot that claimed the name does not: a copy of the machine
-//!   made it, or a clock was set.
-//! - A crash while leases of earlier boots are erased: `has_earlier` in the node's record stays, and the next ADD
-//!   begins again. Other nodes look for ended leases only where it is set, and whoever takes the address of an ended
-//!   lease compares the record of its node.
+//! - Another machine, or a later boot, claims the name: the turn is over, too. Boot leases of earlier boots
+//!   count as ended. A lease that is newer than the boot that claimed the name does not count as ended: a
+//!   copy of the machine made it, or a clock was set.
+//! - A crash while leases of earlier boots are erased: `has_earlier` in the node's record stays set, and the
+//!   next ADD starts again. Other nodes look for ended leases only if `has_earlier` is set, and a transaction
+//!   that leases the address of an ended lease compares the record of the ended lease's node.
 //! - History ([`history`]) and hints (cursor, sticky, ranges) are written without a comparison. Nothing rests on them.
 //!
 //! Invariant: except for history and hints, the server applies a change only after it has compared the records that
@@ -93,17 +93,17 @@ use crate::model::{
 };
 use crate::net::Addr;
 
-/// Longest time of a listing: several hundred thousand leases.
+/// Longest time of a listing. It is enough for several hundred thousand leases.
 const LISTING: Duration = Duration::from_secs(300);
 
 fn listing_ends() -> Instant {
     Instant::now() + LISTING
 }
 
-/// Attempts of a command: it fails after so many lost races.
+/// Most attempts of a command: after so many lost races, it fails.
 const ATTEMPTS: u32 = 64;
 
-/// After a lost race for an address of a pool, so many requests do not ask for the lowest.
+/// For so many requests after a lost race for an address of a pool, the lowest address is not requested.
 const CONTENDED: u32 = 8;
 
 /// A store on a compare-and-set server.
@@ -112,13 +112,13 @@ pub struct ClusterStore<S> {
     timeout: Duration,
     persist: Persist,
     cache: LocalCache,
-    /// What a GC listed, for its next steps. It may be out of date, because commits compare.
+    /// What GC listed, for its next steps. The listing may be out of date, because commits compare.
     listing: Option<(Owners, Entries)>,
     /// Network definitions that were read for the next command.
     networks: Entries,
     /// The pool of the last request for an address. The next one compares it, or reads it again.
     pools: Entries,
-    /// For so many requests any free address is taken, because other clients want the lowest.
+    /// For so many requests, any free address is leased, because other clients want the lowest.
     contended: u32,
     history: History,
 }
@@ -200,7 +200,7 @@ impl<S: Server> ClusterStore<S> {
             if let Some(counted) = alloc::counted(command, &plan, cx, true).filter(|_| is_first) {
                 cache.count(&counted, cx);
             }
-            // A GC takes many steps, and frees these leases itself.
+            // GC takes many steps, and frees these leases itself.
             let is_gc = matches!(command, Command::Gc(_) | Command::Sweep(_));
             if role == Role::Leases && !is_gc && plan.outcome.is_ok() && member.has_earlier() {
                 // The command itself is done. If this fails, the next command repeats it.
@@ -209,7 +209,7 @@ impl<S: Server> ClusterStore<S> {
             let prunes = plan.changes.iter().any(|change| matches!(change, Change::Free { .. }))
                 || matches!(command, Command::Import(_) | Command::Restore(_));
             if let Some(set) = command.set().or(plan.set()).filter(|_| prunes) {
-                // The same holds here.
+                // As above: if this fails, the next command repeats it.
                 let _ = history::prune(history, server, set, cx, until);
             }
             let mut outcome = plan.outcome;
@@ -284,20 +284,21 @@ fn attempt(
     Ok(is_done.then_some(plan))
 }
 
-/// Whether the leases may be in any set: the network's `shared` may have been edited since the container was started.
+/// Whether the leases may be in any set, because the network's `shared` may have been edited since the
+/// container was started.
 fn is_in_all_sets(command: &Command) -> bool {
     matches!(command, Command::Check(_) | Command::Del(Del { undo: false, .. }))
 }
 
-/// Reads the pools that a request depends on at one moment: a pool that another node creates in between must not
-/// block its own request.
+/// Reads the pools that a request depends on, all at one moment. Otherwise a pool that another node creates
+/// during the reads could block the other node's own request.
 fn fetch_pools(view: &ClusterView<'_>, request: &RequestPool) -> Result<(), StoreError> {
     let shared = request.shared.as_ref().map(|shared| keys::named(keys::POOL, &shared.id.0));
     let space = keys::named(keys::SPACE, &request.space);
     view.fetch(&shared.into_iter().chain([space]).collect::<Vec<_>>())
 }
 
-/// Whether a command is a request of its own, and not a further step of a GC.
+/// Whether a command is a request of its own, not a further step of GC.
 fn is_first_step(command: &Command) -> bool {
     match command {
         Command::Gc(gc) => gc.after.is_none(),
@@ -306,14 +307,15 @@ fn is_first_step(command: &Command) -> bool {
     }
 }
 
-/// Whether a command leases or frees one address of a pool, which it changes nothing about.
+/// Whether a command leases or frees one address of a pool, and does not change the pool.
 fn is_of_address(command: &Command) -> bool {
     matches!(command, Command::RequestAddress(_) | Command::ReleaseAddress(_))
 }
 
-/// How a command treats the mark that another program's leases were imported. An ADD and a DEL with that
-/// program's configuration assume it. The ADD that writes it, and any other DEL, which finds leases that were
-/// imported elsewhere and copied here, assume its absence.
+/// What a command assumes about the mark that another program's leases were imported. An ADD or a DEL with
+/// that program's configuration assumes that the mark is present. The ADD that writes the mark assumes that
+/// it is absent, and so does any other DEL, which also finds leases that were imported elsewhere and copied
+/// here.
 fn import_mark(command: &Command) -> Option<Expect> {
     match command {
         Command::Add(Add { legacy: Legacy::Absent, .. }) => None,
@@ -323,14 +325,14 @@ fn import_mark(command: &Command) -> Option<Expect> {
     }
 }
 
-/// Whether a command is refused because of leases of others, whose boots may have ended.
+/// Whether a command is refused because of other owners' leases, whose boots may have ended.
 fn is_refused_for_holders(plan: &Plan) -> bool {
     use crate::error::Refusal::{Exhausted, GatewayHeld, Held};
     matches!(&plan.outcome, Err(Exhausted { .. } | Held { .. } | GatewayHeld { .. }))
 }
 
-/// Reads what an outcome without changes assumed or counted, because no comparison verifies it. Returns whether
-/// the outcome stands.
+/// Reads what a plan without changes assumed or counted, because no commit compares it. Returns whether the
+/// outcome stands.
 fn verify(view: &ClusterView<'_>, plan: &Plan) -> Result<bool, StoreError> {
     let assumed = view.assumed();
     if assumed.is_empty() {

@@ -1,11 +1,13 @@
-//! This machine as a node of the cluster: its name there, and the record that all its transactions compare.
+//! This machine as a node of the cluster: its name in the cluster, and the record that all its transactions
+//! compare.
 //!
-//! Advancing the record (writing it again) makes all transactions fail that still compare the one before. A
-//! node advances it to claim its name once in a boot, to fence transactions that may be in flight although no
-//! process waits for them, and when the leases of its earlier boots are gone.
+//! Advancing the record (writing it again) makes every transaction fail that still compares an earlier
+//! version. A node advances its record to claim its name once in a boot, to fence transactions that may be in
+//! flight although no process waits for them, and when the leases of its earlier boots are gone.
 //! Invariant: every transaction that changes leases or pools compares the record. From the moment another
 //! machine or a later boot owns the name, the former owner leases nothing under it. A lease counts as ended
-//! only if this record says that its boot is over, and whoever takes its address compares the record.
+//! only if this record says that its boot is over, and a transaction that leases the address again compares
+//! the record.
 
 use std::time::Instant;
 
@@ -21,19 +23,19 @@ use crate::error::StoreError;
 use crate::model::NodeRecord;
 use crate::store::codec;
 
-/// What a command does in the name of its node.
+/// What a command does under the name of its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// It changes nothing.
     Reads,
-    /// The same, and it reports whether the node may lease.
+    /// It changes nothing, and reports whether the node may lease.
     ChecksName,
-    /// It frees what an owner holds, whoever owns the name.
+    /// It frees an owner's leases, whichever machine owns the name.
     Frees,
-    /// It frees what only the machine that owns the name can have: a copy of the machine has the same
-    /// networks of Docker.
+    /// It frees leases that only the machine that owns the name can have: a copy of the machine has the same
+    /// Docker networks.
     FreesOwn,
-    /// It leases, or frees what other machines with this name may have leased.
+    /// It leases, or frees leases that other machines with this name may have made.
     Leases,
 }
 
@@ -61,7 +63,8 @@ impl Role {
     }
 }
 
-/// How often a record is advanced if no answer arrives, or if others change it first.
+/// How often a node tries to advance its record, if no answer arrives or another process changes the record
+/// first.
 const TRIES: u32 = 8;
 
 /// The node of one command.
@@ -74,11 +77,11 @@ pub struct Member<'a> {
     pub cx: Context,
     /// The node's record.
     pub record: Option<(Entry, NodeRecord)>,
-    /// The record of the machine's name, if there is none yet.
+    /// The path of the record of the machine's name, if that record does not exist yet.
     unnamed: Option<String>,
     /// The turn in which this boot is known to have owned the name.
     owned: Option<u64>,
-    /// The ID of the cache, which says who sees the notes of this process.
+    /// The ID of the cache folder. Processes with the same ID see each other's notes.
     folder: u64,
     note: Option<Note>,
     /// A transaction was sent that may still be applied.
@@ -88,7 +91,7 @@ pub struct Member<'a> {
 }
 
 impl<'a> Member<'a> {
-    /// The node of a command, after whatever is in flight from commands before it was fenced.
+    /// The node of a command. Fences everything that earlier commands left in flight.
     pub fn enter(
         server: &'a dyn Server,
         cache: &'a LocalCache,
@@ -145,7 +148,7 @@ impl<'a> Member<'a> {
         let _lock = self.notes().lock(self.server, self.until);
         let left = self.notes().look();
         self.settle(left != Left::Nothing, matches!(left, Left::Abandoned(_)))?;
-        // The record may be a new one, whose notes are elsewhere.
+        // If the record is new, its notes are in another folder.
         if self.notes().clear(left).is_err() {
             self.become_blind();
             self.settle(false, false)?;
@@ -153,7 +156,7 @@ impl<'a> Member<'a> {
         Ok(())
     }
 
-    /// No note can be left, so every other process must fence what this one sends.
+    /// Records that this process cannot leave a note: every other process must fence its transactions.
     fn become_blind(&mut self) {
         self.is_blind = true;
         self.folder = self.cache.id(true, &self.cx);
@@ -198,7 +201,7 @@ impl<'a> Member<'a> {
         self.settle(true, true)
     }
 
-    /// Takes over what a conflict reported of the record. An error if another machine or boot owns the name.
+    /// Stores the node's record that a conflict reported. An error if another machine or boot owns the name.
     pub fn update(&mut self, entry: Option<Entry>) -> Result<(), StoreError> {
         match entry {
             Some(entry) => self.record = Some(self.decoded(&self.path(), entry)?),
@@ -216,8 +219,8 @@ impl<'a> Member<'a> {
         Ok(())
     }
 
-    /// Reads the record, under the name that the machine had when it first leased here: its host name may have
-    /// changed since.
+    /// Reads the record under the name that the machine had when it first leased in this cluster: the host
+    /// name may have changed since.
     fn fetch(&mut self) -> Result<(), StoreError> {
         let (path, machine) = (self.path(), self.machine_path());
         let paths = [Some(&*path), machine.as_deref()];
@@ -248,9 +251,9 @@ impl<'a> Member<'a> {
         Ok((entry, record))
     }
 
-    /// Claims the name if the command needs it, and fences if `fences`, or if this process cannot see the notes of
-    /// whoever wrote the record. A node without a record has nothing in flight that compares it, unless it
-    /// `must_exist`.
+    /// Claims the name if the command needs it. Fences if `fences`, or if this process cannot see the notes
+    /// of the process that wrote the record. A node without a record has nothing in flight that compares the
+    /// record, unless it `must_exist`.
     fn settle(&mut self, mut fences: bool, must_exist: bool) -> Result<(), StoreError> {
         for lost in 1..=TRIES {
             if let Some(record) = self.node()
@@ -274,7 +277,7 @@ impl<'a> Member<'a> {
             } else {
                 backoff::after_lost_races(self.server, lost, self.cx.seed, self.until);
                 self.fetch()?;
-                // Whatever compares the record before fails from now on.
+                // If the record has changed, another process advanced it, which fences as well.
                 fences &= self.version() == before;
             }
         }
@@ -298,7 +301,7 @@ impl<'a> Member<'a> {
         })
     }
 
-    /// The record with which this boot owns the name.
+    /// The record by which this boot owns the name.
     fn claim(&self, before: Option<&NodeRecord>) -> NodeRecord {
         let Context { node, boot, booted, now, seed, .. } = self.cx.clone();
         let (first, id) = before.map_or((now, seed), |before| (before.first, before.id));
@@ -307,7 +310,7 @@ impl<'a> Member<'a> {
         NodeRecord { node, id, boot, first, since: now, booted, has_earlier, turn, notes }
     }
 
-    /// Writes the record in its next turn. Returns whether the one before was still there.
+    /// Writes the record with the next turn. Returns whether the record was unchanged until then.
     fn advance(&mut self, record: NodeRecord) -> Result<bool, StoreError> {
         let record = NodeRecord { turn: record.turn + 1, notes: self.folder, ..record };
         let (path, nonce) = (self.path(), new_nonce(self.cx.seed));
@@ -343,8 +346,8 @@ impl<'a> Member<'a> {
         let cx = &self.cx;
         let machines = [&record.node.machine, &cx.node.machine];
         let is_other = machines[0] != machines[1] && !machines.iter().any(|m| m.is_empty());
-        // A boot that owned the name and lost it is over, or another machine has the same machine-id. An older
-        // record than this boot wrote is from a backup of the server.
+        // A boot that owned the name and lost it is over, or another machine has the same machine-id. A
+        // record that is older than the one that this boot wrote comes from a backup of the server.
         let is_newer = self.owned.is_some_and(|turn| record.turn >= turn);
         if is_other || is_newer && record.boot != cx.boot {
             let (place, node) = (self.server.place(), cx.node.clone());

@@ -1,10 +1,12 @@
-//! In-flight notes: how a node knows that a process of it ended while the server had its transaction.
+//! In-flight notes: how a node knows that one of its processes ended before the server answered its
+//! transaction.
 //!
 //! Every command that changes something first creates a note, a file on tmpfs that the process locks with
-//! `flock(2)`, and removes it when all its transactions were answered. The lock says whether the process is
-//! alive. A note without a lock is abandoned: its transaction may still be applied, at any time. The next
-//! command fences it: it advances the node's record, which every transaction of the node compares.
-//! Invariant: a note is never visible without its lock while its process lives.
+//! `flock(2)`. The command removes the note when all its transactions were answered. The lock shows whether
+//! the process is alive. A note without a lock is abandoned: its transaction may still be applied, at any
+//! time. The next command fences it: it advances the node's record, which every transaction of the node
+//! compares.
+//! Invariant: while a process lives, its note is never visible without the lock.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
@@ -14,20 +16,20 @@ use std::time::{Duration, Instant};
 use super::server::Server;
 use crate::sys::files;
 
-/// How often a process tries to lock while another process fences, and the time between two tries.
+/// How often a process tries to take the lock while another process fences, and the time between two tries.
 const TRIES: u32 = 300;
 const BETWEEN_TRIES: Duration = Duration::from_millis(1);
 
-/// The notes of one node in one cluster.
+/// The in-flight notes of one node in one cluster.
 #[derive(Debug)]
 pub struct Notes {
     folder: PathBuf,
 }
 
-/// What was found when a command began.
+/// What a command finds when it begins.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Left {
-    /// Nothing is in flight that no process waits for.
+    /// Every transaction in flight has a process that waits for it.
     Nothing,
     /// These notes are abandoned.
     Abandoned(Vec<PathBuf>),
@@ -65,7 +67,8 @@ impl Notes {
             if file.path().extension().is_some() {
                 continue;
             }
-            // Shared, so that processes that look at the same time do not take each other for the owner.
+            // A shared lock, so that processes that look at the same time do not take each other for the
+            // note's owner.
             match File::open(file.path()).map(|file| file.try_lock_shared()) {
                 Ok(Err(TryLockError::WouldBlock)) => {}
                 // The command has ended.
@@ -76,8 +79,8 @@ impl Notes {
         if abandoned.is_empty() { Left::Nothing } else { Left::Abandoned(abandoned) }
     }
 
-    /// Waits a while for other processes of this node that fence: then this one need not. That two fence is
-    /// safe. The lock is released when the file is dropped.
+    /// Waits briefly for another process of this node that fences, so that this process need not. Two fences
+    /// are harmless. The lock is released when the file is dropped.
     pub fn lock(&self, server: &dyn Server, until: Instant) -> Option<File> {
         files::make_folder(&self.folder).ok()?;
         let path = self.folder.with_extension("lock");
@@ -111,7 +114,7 @@ impl Notes {
         linked.map(|()| Note { path, _lock: lock })
     }
 
-    /// Removes the folder, so that the next command fences: this one cannot leave a note.
+    /// Removes the folder, because this command cannot leave a note: the next command then fences.
     pub fn give_up(&self) {
         let _ = fs::remove_dir_all(&self.folder);
     }

@@ -1,5 +1,5 @@
-//! The records on a server by kind: decoding one together with its path, listing all of a kind, and exporting
-//! all that another store can import.
+//! The records on a server by kind: decodes a record together with its path, lists all records of a kind, and
+//! exports every record that another store can import.
 //!
 //! Invariant: every record below the prefix is exported, or the export fails. Leases are exported from the
 //! records of their addresses; the owners' records are an index.
@@ -55,7 +55,7 @@ pub fn checked<T>(
     decoded.map_err(|Bad(what)| bad_record(server, path, what))
 }
 
-/// The error for a record that differs from what was written.
+/// The error for a record whose content differs from what sublet wrote.
 pub fn bad_record(server: &dyn Server, path: &str, what: &str) -> StoreError {
     let place = server.place();
     if what == codec::OTHER_VERSION.0 {
@@ -97,7 +97,8 @@ fn ends_with_boot(record: &Record) -> bool {
 
 const WRONG_KEY: Bad = Bad("a key of another form");
 
-/// A record without a part in its path: a pool, the pools of an address space, the address in a hint.
+/// Decodes a record whose path adds nothing to it: a pool, the pools of an address space, the address in a
+/// hint.
 pub fn plain<T: DeserializeOwned>(path: &str, entry: &Entry) -> Result<T, Bad> {
     codec::unseal(path.as_bytes(), entry.record())
 }
@@ -109,8 +110,7 @@ pub fn address(path: &str, entry: &Entry) -> Result<((SetName, Addr), Holder), B
     Ok(((set, addr), holder))
 }
 
-/// The holder in the record of an address, or in its record in the index of cooling addresses, as node `here`
-/// sees it.
+/// The holder in the record of an address or of a cooling address, as node `here` sees it.
 pub fn holder(
     path: &str,
     set: &SetName,

@@ -1,7 +1,7 @@
-//! The steps of the search for a free address. Their order is in [`super::answers`].
+//! The steps of the search for a free address. [`super::answers`] defines their order.
 //!
-//! Invariant: a found address is known to be free or assumed to be free, and the commit compares it. A span is
-//! only reported as full after all full spans were counted at one moment.
+//! Invariant: a found address is known or assumed to be free, and the commit compares it. A span is only
+//! reported as full after all full spans were counted at one moment.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,9 +14,10 @@ use crate::error::StoreError;
 use crate::model::SetName;
 use crate::net::{Addr, Span};
 
-/// Ranges that are counted at a time, in one transaction of etcd.
+/// Most ranges that are counted in one transaction of etcd.
 const MAX_RANGES: u128 = 100;
-/// Lost races after which any free address is taken, because many clients want the lowest or the next one.
+/// After this many lost races, any free address is leased, because many clients want the lowest or the next
+/// address.
 pub const MAX_LOST_RACES: u32 = 2;
 /// Addresses of a chunk.
 const CHUNK: u128 = 256;
@@ -24,13 +25,13 @@ const CHUNK: u128 = 256;
 /// The state of the search in one command.
 #[derive(Default)]
 pub struct Search {
-    /// An assumption was wrong: chunks are listed.
+    /// Chunks are listed, because an assumption was wrong.
     pub list_chunks: Cell<bool>,
-    /// A listed chunk was full: ranges are counted.
+    /// Ranges are counted, because a listed chunk was full.
     pub count_ranges: Cell<bool>,
     /// How often another client leased the address first.
     pub lost_races: Cell<u32>,
-    /// Other clients have wanted the lowest address a short time ago.
+    /// Other clients wanted the lowest address recently.
     pub is_contended: Cell<bool>,
     /// The search starts behind the address that was allocated last.
     pub round_robin: Cell<bool>,
@@ -39,9 +40,9 @@ pub struct Search {
 }
 
 impl ClusterView<'_> {
-    /// An address whose lease has ended with a boot, which counting takes as held. A node's leases are only
-    /// read if some may have ended: of this node first, and of other nodes once these are known, one node
-    /// after the other.
+    /// An address whose lease has ended with a boot; a count includes such addresses as in use. A node's
+    /// leases are only read if some of them may have ended. This node's leases are read first, then those of
+    /// other nodes once these nodes are known, one node after the other.
     pub fn find_ended(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
         let here = &self.cx.node.name;
         let mut nodes = Vec::from_iter(self.has_earlier.get().then(|| here.clone()));
@@ -84,7 +85,7 @@ impl ClusterView<'_> {
             }
         }
         let lowest = match order {
-            // The address that the hash of an owner selects is taken if it is free.
+            // An address that the hash of the owner selects is leased if it is free.
             Order::Any => free.first() == Some(&span.first),
             Order::Ascending => {
                 self.search.lost_races.get() < MAX_LOST_RACES && !self.search.is_contended.get()
@@ -97,23 +98,23 @@ impl ClusterView<'_> {
     }
 
     pub fn choose(&self, set: &SetName, addr: Addr) -> Addr {
-        // The commit compares that it is free.
+        // The commit verifies that the address is free.
         self.assume_absent(keys::address(set, addr));
         addr
     }
 
-    /// The first address of a part of the span with room, according to counts. `None` if every address has a
-    /// record.
+    /// The first address of a part of the span that has room, according to counts. `None` if every address
+    /// has a record.
     pub fn find_room(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
         let mut within = span;
         loop {
             let parts = parts(within);
             let Some((part, n)) = self.first_with_room(set, &parts)? else {
-                // If it was a part with room, other clients have filled it since the last count.
+                // If this span had room at the last count, other clients have filled it since.
                 return Ok((within != span).then_some(within.first));
             };
             if n == 0 || keys::chunk_of(part.first).contains(part.last) {
-                // An earlier listing of the chunk is out of date, because it showed no room.
+                // An earlier listing of the chunk showed no room, so it is out of date.
                 self.known.borrow_mut().invalidate(&keys::chunk(set, part.first));
                 return Ok(Some(part.first));
             }
@@ -121,7 +122,8 @@ impl ClusterView<'_> {
         }
     }
 
-    /// The first of these spans that has fewer records than addresses, and how many. All are counted at one moment.
+    /// The first of these spans that has fewer records than addresses, and its number of records. All spans
+    /// are counted at one moment.
     fn first_with_room(
         &self,
         set: &SetName,
@@ -135,7 +137,8 @@ impl ClusterView<'_> {
         Ok(counted.find(|(span, n)| u128::from(*n) < span.size()))
     }
 
-    /// Whether all spans that were found full are full at one moment. If not, all listings are out of date.
+    /// Whether all spans that were found full are still full when counted at one moment. If not, all listings
+    /// are out of date.
     pub fn confirm_full(&self) -> Result<bool, StoreError> {
         let full = self.search.full.borrow().clone();
         for (set, spans) in full {
@@ -149,7 +152,7 @@ impl ClusterView<'_> {
     }
 }
 
-/// A span in at most [`MAX_RANGES`] parts, divided at the boundaries of chunks.
+/// Divides a span into at most [`MAX_RANGES`] parts, at the boundaries of chunks.
 fn parts(span: Span) -> Vec<Span> {
     let chunks = span.last.bits() / CHUNK - span.first.bits() / CHUNK;
     let width = (chunks / (MAX_RANGES - 1)).saturating_add(1).saturating_mul(CHUNK);

@@ -100,14 +100,14 @@ pub enum Commit {
     Conflict(Conflict),
     /// The server has no room for the records. Nothing was changed.
     Full(StoreError),
-    /// Whether it was applied, or still will be, is unknown.
+    /// Whether the transaction was applied, or still will be, is unknown.
     Unknown(StoreError),
 }
 
 /// What a server reports about comparisons that did not hold.
 #[derive(Debug)]
 pub enum Conflict {
-    /// The records of all compared paths, at one moment since.
+    /// The records of all compared paths, at one moment after the comparison.
     Current(Entries),
     /// The paths whose comparisons failed, without their records.
     Stale(Vec<String>),
@@ -133,12 +133,12 @@ pub trait Server {
     /// The records of these paths, all at one moment between call and return.
     fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError>;
 
-    /// Every record whose path starts with `prefix`, which ends in `/`. More than a few thousand may be of several
-    /// moments.
+    /// Every record whose path starts with `prefix`, which ends in `/`. A listing of more than a few thousand
+    /// records may consist of parts from several moments.
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError>;
 
-    /// Every record whose path starts with `prefix`, page by page in the order of their paths. Each page is of a
-    /// moment of its own. The right to read is enough.
+    /// Every record whose path starts with `prefix`, page by page in the order of their paths. Each page is
+    /// of a different moment. A token with read permission is enough.
     fn pages(&self, prefix: &str, until: Instant) -> Pages<'_> {
         let all = self.list(prefix, until).map(|all| all.into_iter().collect());
         Box::new(std::iter::once(all))

@@ -1,11 +1,13 @@
-//! The changes of a plan as records, and what the plan relies on as comparisons.
+//! Translates a plan's changes into records, and what the plan relies on into comparisons.
 //!
-//! Every record that a transaction writes begins with its nonce, by which it recognizes itself.
-//! Invariant: the record of an address and the record of its owner change in one transaction, and each is
-//! compared. A lease is only removed if the record of its address is known to be its owner's. No lease
-//! survives its pool: a lease compares the record of its pool, which changes when the pool is closed, and
-//! only a closed pool whose leases were listed since is removed. A cooling address has two records, its own
-//! and one in the index of cooling addresses, and both change in one transaction.
+//! Every record that a transaction writes begins with the transaction's nonce, so that the transaction can be
+//! recognized later.
+//! Invariant: the record of an address and the record of its owner change in one transaction, and both are
+//! compared. A lease is only removed if the record of its address is known to name the same owner. No lease
+//! survives its pool: a transaction that leases compares the record of the pool, which changes when the pool
+//! is closed, and a pool is only removed once it is closed and its leases were listed afterwards. A cooling
+//! address has two records, its own and one in the index of cooling addresses, and both change in one
+//! transaction.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,7 +26,7 @@ use crate::store::codec;
 /// A plan as a transaction.
 pub struct Transaction {
     pub operations: Vec<Operation>,
-    /// The record of its events, which no other operation depends on.
+    /// The record of the events. No other operation depends on it.
     pub history: Option<Operation>,
     pub nonce: Nonce,
 }
@@ -49,7 +51,7 @@ impl Transaction {
     }
 }
 
-/// A nonce that no other attempt of this process has, and with another seed none of another process.
+/// A nonce that no other attempt of this process has. With a different seed, no other process has it either.
 pub fn new_nonce(seed: u64) -> Nonce {
     static ATTEMPTS: AtomicU64 = AtomicU64::new(0);
     let attempt = ATTEMPTS.fetch_add(1, Ordering::Relaxed);
@@ -130,8 +132,8 @@ const MARK_AGE: u64 = 3600;
 /// Most expired marks that a transaction removes.
 const MAX_EXPIRED: usize = 8;
 
-/// Writes a record by which a transaction that changes a pool is recognized: the next client may write the
-/// record of the pool again before this one knows that its transaction was applied.
+/// Writes a mark by which a transaction that changes a pool is recognized. The record of the pool is not
+/// enough: the next client may overwrite it before this client knows that its transaction was applied.
 fn mark(writes: &mut Writes, view: &ClusterView<'_>, nonce: &Nonce) -> Result<(), StoreError> {
     let (node, now) = (&view.cx.node.name, view.cx.now);
     let marks = keys::named(keys::MARK, node) + "/";
@@ -174,7 +176,7 @@ impl Draft<'_, '_> {
         }
     }
 
-    /// Writes a lease. Returns whether the address was not the owner's before.
+    /// Writes a lease. Returns whether the address belonged to another owner, or to none, before.
     fn put(&mut self, lease: Lease) -> Result<bool, StoreError> {
         let (set, addr) = (lease.set.clone(), lease.addr);
         let before = self.view.known_entry(&keys::address(&set, addr));
@@ -183,8 +185,8 @@ impl Draft<'_, '_> {
         match &before {
             Some(Holder::Cooling(_)) => self.remove(keys::of_address(keys::COOLING, &set, addr)),
             Some(Holder::Leased(before)) if self.view.has_ended(before) => {
-                // The ended lease is removed from the record of its owner. What was assumed of an owner in this
-                // plan must not be read now: the commit compares it.
+                // The ended lease is removed from the record of its owner. If this plan assumes something
+                // about that owner, the record must not be read now: the commit compares it.
                 if let Some(path) = keys::owner(&before.set, &before.node, &before.owner) {
                     self.view.compare_node_of(before);
                     if !self.owners.contains_key(&path) {
@@ -228,8 +230,8 @@ impl Draft<'_, '_> {
         Ok(())
     }
 
-    /// The leases of a lease's owner after the changes so far. An owner whose record is not known has none,
-    /// and the commit compares that. `None` if the owner has no record.
+    /// The leases of a lease's owner after the changes so far. An owner whose record is not known is assumed
+    /// to have no leases, which the commit compares. `None` if the owner has no record.
     fn leases_of(&mut self, lease: &Lease) -> Result<Option<&mut Vec<Lease>>, StoreError> {
         let Some(path) = keys::owner(&lease.set, &lease.node, &lease.owner) else {
             return Ok(None);
@@ -275,7 +277,7 @@ impl Draft<'_, '_> {
         Ok(())
     }
 
-    /// Remembers a pod's address. An address is remembered for the last pod only, so there are never more
+    /// Stores a pod's former address. An address is stored for the last pod only, so there are never more
     /// such records than addresses.
     fn stick(
         &mut self,
@@ -312,7 +314,7 @@ fn operations(writes: Writes, view: &ClusterView<'_>, nonce: &Nonce) -> Vec<Oper
         Expect::Present => (path, Expect::Present),
         _ => (path, expect(path)),
     });
-    // GC has read thousands of records. These few are found without walking over all of them.
+    // GC has read thousands of records. Look up the few that are compared, instead of scanning all.
     let read = keys::COMPARED_ONCE_READ.iter().flat_map(|kind| known.paths(kind));
     let read = read.map(|path| (path, expect(path)));
     let compared = assumed.chain(read).filter(|(path, _)| !writes.contains_key(*path));

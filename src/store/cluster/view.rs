@@ -1,7 +1,7 @@
-//! The cluster view: what the allocator asks while it decides one command.
+//! The cluster view: what the allocator reads while it decides one command.
 //!
-//! The answers to the allocator are in [`super::answers`], the search for a free address is in
-//! [`super::search`], and what is known and assumed is in [`super::known`].
+//! [`super::answers`] answers the allocator, [`super::search`] searches for a free address, and
+//! [`super::known`] stores what is known and assumed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -32,8 +32,8 @@ pub struct ClusterView<'a> {
     pub cx: &'a Context,
     pub until: Instant,
     pub known: RefCell<Known>,
-    /// What is assumed about the mark that another program's leases were imported: present, which is compared, or
-    /// absent. `None` if it makes no difference to the command.
+    /// What is assumed about the mark that another program's leases were imported. A transaction compares a
+    /// mark that is assumed present. `None` if the mark makes no difference to the command.
     pub import_mark: Option<Expect>,
     /// An owner's leases are looked for in all sets.
     pub in_all_sets: bool,
@@ -108,7 +108,7 @@ impl<'a> ClusterView<'a> {
         Ok(self.known_entry(path))
     }
 
-    /// The same, decoded.
+    /// The decoded record. It is read from the server if it is not known.
     pub fn decoded<T>(
         &self,
         path: &str,
@@ -179,8 +179,8 @@ impl<'a> ClusterView<'a> {
         Ok(has_ended)
     }
 
-    /// Whether a lease has ended with its boot, according to this boot and to the record of the lease's node. A
-    /// caller that does not know its own boot takes no lease as ended.
+    /// Whether a lease has ended with its boot, according to this boot and to the record of the lease's node.
+    /// If the caller does not know its own boot, no lease counts as ended.
     pub fn has_ended(&self, lease: &Lease) -> bool {
         let ends_by = |(record, _): (NodeRecord, Entry)| {
             let (node, boot) = (record.node, record.boot);
@@ -211,7 +211,8 @@ impl<'a> ClusterView<'a> {
     }
 
     /// Makes the transaction compare the record of a lease's node, because the transaction relies on the end
-    /// of the lease. The node may have rebooted since it was read, and this may be a lease of its new boot.
+    /// of the lease. The node may have rebooted since its record was read, and the lease may be of its new
+    /// boot.
     pub fn compare_node_of(&self, lease: &Lease) {
         if let Some((_, entry)) = self.node_of(lease) {
             self.known.borrow_mut().derive(keys::node(&lease.node.name), entry);
@@ -239,14 +240,14 @@ impl<'a> ClusterView<'a> {
         let entry = self.known_entry(&keys::address(set, addr));
         Ok(match entry.map(|entry| self.living_holder(set, addr, &entry)).transpose()? {
             Some(Holder::Leased(_)) => true,
-            // An ended cooldown is not removed. Whoever finds the address leases it.
+            // An ended cooldown is not removed: a command that finds the address leases it.
             Some(Holder::Cooling(c)) => !c.over(self.cx.now),
             Some(Holder::Free) | None => false,
         })
     }
 
-    /// Takes the record of an address as known because its owner's record names it: both are always written
-    /// together. `false` if the known record of the address disagrees.
+    /// Derives the record of an address from its owner's record, because both are always written together.
+    /// `false` if the known record of the address contradicts it.
     pub fn derive_address(&self, lease: &Lease, of_owner: &Entry) -> Result<bool, StoreError> {
         let path = keys::address(&lease.set, lease.addr);
         let entry = self.known.borrow().get(&path).cloned();
@@ -268,8 +269,8 @@ impl<'a> ClusterView<'a> {
         }
     }
 
-    /// Every owner of this node in all sets, listed once in a command. Without what another machine with this
-    /// node's identity has leased since this machine started.
+    /// Every owner of this node in all sets, listed once in a command. Omits leases that another machine with
+    /// this node's identity has made since this machine started.
     pub fn owners(&self) -> Result<Owners, StoreError> {
         if let Some(owners) = self.owners.borrow().as_ref() {
             return Ok(owners.clone());
@@ -289,8 +290,8 @@ impl<'a> ClusterView<'a> {
         Ok(owners)
     }
 
-    /// Whether a lease of this node was made in another boot, but after this boot began. A copy of this machine
-    /// made it, or the clock was set. It counts as held.
+    /// Whether a lease of this node was made in another boot, but after this boot began. Either a copy of
+    /// this machine made the lease, or the clock was set. The lease counts as held.
     fn is_of_copy(&self, lease: &Lease) -> bool {
         let is_of_copy = self.cx.has_ended(lease) && is_newer(lease, self.cx.booted);
         if is_of_copy {
@@ -323,7 +324,7 @@ impl<'a> ClusterView<'a> {
     }
 }
 
-/// Whether a lease is newer than the boot that began then.
+/// Whether a lease is newer than a boot that began at `booted`.
 fn is_newer(lease: &Lease, booted: Option<Timestamp>) -> bool {
     booted.is_some_and(|booted| lease.time > booted)
 }

@@ -74,9 +74,9 @@ struct State {
     write: bool,
     /// The checksums of the pages that have not been read yet.
     pages: Pages,
-    /// Whether the file has unflushed writes, of this process or of a killed one.
+    /// Whether the file has unflushed writes, of this process or of a killed process.
     dirty: bool,
-    /// Whether a header with another last commit was written. Other processes may then see the transaction,
+    /// Whether a header with a new last commit was written. Other processes may then see the transaction,
     /// flushed or not.
     visible: bool,
 }
@@ -84,23 +84,23 @@ struct State {
 /// The limit for writes held in memory, in bytes.
 pub const HOLD: usize = 4 << 20;
 
-/// The page of the header. redb rewrites it even if it is unchanged.
+/// The size of the header's page. redb rewrites the page even if it is unchanged.
 const HEADER: usize = 4096;
 
 /// A note in the lock file for the next holder of the lock: the last header of the file, with the file's
 /// name. It is a hint that may be lost. If the header still equals the note, nothing is unflushed. If the
-/// file's last commit is older than the noted one, the file was replaced by an older copy.
+/// file's last commit is older than the noted commit, the file was replaced by an older copy.
 #[derive(Clone, Copy, Debug)]
 struct Note([u8; NAME + NOTE]);
 
 /// The part of the header that redb uses, and that every commit changes.
 const NOTE: usize = 512;
-/// The length of the end of the file's name that distinguishes the files of one lock: a boot ID has 36
+/// The length of the end of the file's name, which distinguishes the files of one lock: a boot ID has 36
 /// bytes.
 const NAME: usize = 64;
 
 impl Note {
-    /// The note for this file now; `None` if its header cannot be read.
+    /// The note for the current state of this file; `None` if its header cannot be read.
     fn of<File: OpenFile>(file: &File, path: &Path) -> Option<Note> {
         let mut note = [0; NAME + NOTE];
         let name = path.as_os_str().as_encoded_bytes();
@@ -119,8 +119,8 @@ impl Note {
     }
 }
 
-/// Removes the note about `path` before another file gets the name, or for a backup that an operator
-/// restores. Otherwise the new file would look like an older copy.
+/// Removes the note about `path`. Required before another file gets the name and before an operator restores
+/// a backup: otherwise the new file would look like an older copy.
 pub fn forget_note<F: FileSystem>(lock: &Lock<F>, path: &Path) -> Result<()> {
     let forgotten = lock.file().map_or(Ok(()), |file| file.set_len(0));
     forgotten.map_err(|e| StoreError::io("empty the lock file of", path, e))
@@ -183,7 +183,7 @@ impl<File: OpenFile> Shared<File> {
         self.flush == Flush::ToDisk && self.state().dirty
     }
 
-    /// Flushes what a previous process may have left.
+    /// Flushes the unflushed writes of a previous process.
     pub fn settle(&self) -> io::Result<()> {
         self.flush(&mut self.state())
     }
@@ -198,8 +198,7 @@ impl<File: OpenFile> Shared<File> {
         self.pass_on(&mut self.state())
     }
 
-    /// Notes the file's header for the next holder of the lock, if everything that must be on disk is
-    /// there.
+    /// Writes the note for the next holder of the lock, if everything that must be on disk is there.
     pub fn note<F: FileSystem<File = File>>(&self, lock: &Lock<F>, path: &Path) {
         let flushed = self.flush == Flush::Never || !self.state().dirty;
         if flushed && let (Some(note), Some(file)) = (Note::of(&self.file, path), lock.file()) {

@@ -1,7 +1,7 @@
 //! Applies a plan's changes to a sorted table of bytes.
 //!
-//! Invariant: lease, owner's index, occupancy and cooldown agree before and after each change. A change
-//! that contradicts them means damage, and nothing of its plan is committed.
+//! Invariant: lease, owner's index, occupancy and cooldown agree before and after each change. A change that
+//! contradicts one of these means that the file is damaged, and the plan is not committed.
 
 use super::view::{KvMut, Tables};
 use super::{Result, keys, occupancy, pools};
@@ -46,7 +46,7 @@ pub fn make<K: KvMut>(tables: &mut Tables<'_, K>, change: &Change, now: Timestam
     Ok(false)
 }
 
-/// Stores a pod's address. An address is stored for one pod, the last one, so there are never more records
+/// Stores a pod's former address. An address is stored for the last pod only, so there are never more records
 /// than addresses, however many pods come and go.
 fn stick<K: KvMut>(
     tables: &mut Tables<'_, K>,
@@ -71,7 +71,7 @@ fn put<K: KvMut>(tables: &mut Tables<'_, K>, lease: &Lease) -> Result<bool> {
     let before = tables.lease(set, addr)?;
     let is_new = before.is_none();
     match before {
-        // The same owner's record is rewritten; the indexes stay.
+        // The record belongs to the same owner, so the indexes stay.
         Some(before) if before.owner == lease.owner => {}
         Some(_) => return Err(tables.damaged("an address leased to two owners")),
         None => {

@@ -1,5 +1,5 @@
-//! Recomputes the indexes of a store from its records, with the code that maintains them, and compares
-//! both.
+//! Recomputes the indexes of a store from its records, with the code that maintains the indexes, and compares
+//! the results.
 //!
 //! Decides which records are derived from others.
 //! Invariant: a store without a fault leases no address twice and loses no lease.
@@ -53,7 +53,7 @@ pub fn nature(key: &[u8]) -> Nature {
 
 const FORM: Bad = Bad("a key of another form");
 
-/// Reads a record. Returns the part that another store can import.
+/// Reads a record. Returns it in the form in which another store can import it, if there is one.
 pub fn read(key: &[u8], value: &[u8]) -> Result<Option<Record>, Bad> {
     Ok(Some(match key.first() {
         Some(&keys::LEASE) => Record::Lease(codec::read_lease(key, value)?),
@@ -89,8 +89,8 @@ fn read_other(key: &[u8], value: &[u8]) -> Result<(), Bad> {
     Ok(())
 }
 
-/// Writes a record with everything that is derived from it. An error means that it contradicts an earlier
-/// one.
+/// Writes a record with everything that is derived from it. An error means that the record contradicts an
+/// earlier one.
 pub fn write<K: KvMut>(tables: &mut Tables<'_, K>, key: &[u8], value: &[u8]) -> Result<()> {
     let change = match tables.whole(read(key, value))? {
         Some(Record::Lease(lease)) => Change::Put(lease),
@@ -102,7 +102,7 @@ pub fn write<K: KvMut>(tables: &mut Tables<'_, K>, key: &[u8], value: &[u8]) -> 
     changes::make(tables, &change, 0).map(drop)
 }
 
-/// A table in memory that stores only derived records. An empty one stands for a store that does not exist
+/// A table in memory that stores only derived records. An empty table stands for a store that does not exist
 /// yet.
 #[derive(Default)]
 pub struct Made(BTreeMap<Vec<u8>, Vec<u8>>);
@@ -146,9 +146,9 @@ pub type Fault = (&'static str, String);
 /// The number of addresses that are checked in one hold of the lock.
 const PAGE: usize = 5_000;
 
-/// A check of a file in steps, each of which is one hold of the lock. A record and the records that it must
-/// agree with are compared in the same step, so a change between two steps is no fault. Only the data of
-/// one step is in memory.
+/// A check of a file in steps. Each step holds the lock once. A record and the records that it must agree
+/// with are compared in the same step, so a change between two steps is no fault. Only the data of one step
+/// is in memory.
 #[derive(Default)]
 pub struct Judgement {
     /// The number of wrong records of each kind, and a description of the first.

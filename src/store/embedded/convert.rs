@@ -81,7 +81,7 @@ pub fn in_place(
         },
         || {
             files::sync_names(&fs, &kept)?;
-            // The last holder's note is about another file.
+            // The note is about the previous file of this name.
             backend::forget_note(&lock, path)
         },
     )?;

@@ -133,11 +133,11 @@ fn open<F: FileSystem>(
     Ok(Some((database.map_err(|e| broken(path, e))?, switch)))
 }
 
-/// Locks the store file itself while it is open, because someone may remove the lock file, and a store may
-/// be reachable by two names. Returns whether `path` still leads to this file.
+/// Locks the store file itself while it is open, because the lock file may be removed, and a store may be
+/// reachable under two names. Returns whether `path` still leads to this file.
 fn guard<F: FileSystem>(fs: &F, file: &F::File, path: &Path, patience: &Patience) -> Result<bool> {
     let io = |e| StoreError::io("lock", path, e);
-    // If this lock is not available (for a file opened for reading, on NFS), the first lock must do.
+    // This lock may be unavailable (on NFS, for a file opened for reading). The lock file is enough then.
     let is_held_by_another = matches!(file.try_lock(), Ok(false));
     if is_held_by_another && !lock::poll(fs, file, None, patience).map_err(io)? {
         return Err(lock::locked(fs, file, path, patience).map_err(io)?);
@@ -154,7 +154,7 @@ fn check_schema<K: Kv>(tables: &Tables<'_, K>) -> Result<()> {
     }
 }
 
-/// Reads a store without writing; `None` if there is none. If the lock is held, its note is used.
+/// Reads a store without writing; `None` if there is none. With the lock, uses the note in the lock file.
 pub fn read<F: FileSystem, T>(
     fs: &F,
     path: &Path,
@@ -179,8 +179,8 @@ pub fn read<F: FileSystem, T>(
 }
 
 /// Runs one write transaction under the file's lock, and commits it if `work` returns
-/// [`ControlFlow::Continue`]; `None` if there is no file. `earlier` supplies addresses of pods that the
-/// file does not know.
+/// [`ControlFlow::Continue`]; `None` if there is no file. `earlier` supplies former addresses of pods that
+/// the file does not have.
 pub fn write<F: FileSystem, T>(
     fs: &F,
     path: &Path,
@@ -210,7 +210,7 @@ pub fn write<F: FileSystem, T>(
                 Ok(flow)
             });
             if !matches!(answer, Ok(ControlFlow::Continue(_))) {
-                // Before the transaction is dropped, because rolling back must not write either.
+                // Required before the transaction is dropped, because the rollback must not write either.
                 switch.leave();
             }
             match answer? {

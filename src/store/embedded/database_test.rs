@@ -1,6 +1,6 @@
-//! Whatever an ordinary life makes of a file, it is never taken for damage: large keys and values,
-//! growth, a collection of everything, transactions that are given up, and another program's tables
-//! and ways to commit, for a file may have been in redb's own hands.
+//! Files in ordinary use are never reported as damaged: large keys and values, growth, GC of everything, and
+//! rolled-back transactions. The same holds for tables and commit settings of another program, because redb
+//! itself may have written the file.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -65,7 +65,7 @@ fn all(kv: &impl Kv) -> Pairs {
     pairs
 }
 
-/// One transaction of ours; what it leaves.
+/// Runs one transaction of the store. Returns the content afterwards.
 fn ours(path: &Path, flush: Flush, dice: &mut Dice, before: &Pairs) -> Pairs {
     let lock = lock_file(&path.with_extension("lock"), Wait::Try).unwrap();
     let mut after = before.clone();
@@ -99,7 +99,7 @@ fn ours(path: &Path, flush: Flush, dice: &mut Dice, before: &Pairs) -> Pairs {
     now
 }
 
-/// Some transactions of redb's.
+/// Runs some transactions with redb itself.
 fn theirs(path: &Path, dice: &mut Dice) {
     let mut database = Database::open(path).unwrap();
     for _ in 0..4 {
@@ -137,12 +137,12 @@ fn theirs(path: &Path, dice: &mut Dice) {
         }
     }
     if dice.below(4) == 0 {
-        // Not where there are savepoints.
+        // Fails if there are savepoints.
         let _ = database.compact();
     }
 }
 
-/// Reads their tables as we read ours.
+/// Reads redb's own tables through the store's backend.
 fn read_theirs(path: &Path) {
     let (backend, switch) =
         backend::new::<Os>(File::open(path).unwrap(), path, None, None).unwrap();

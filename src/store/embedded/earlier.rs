@@ -1,7 +1,7 @@
 //! The files of earlier boots: their history, and the former addresses of sticky pods.
 //!
-//! No decision about a lease depends on them, so unreadable files are skipped. A file is removed only if it
-//! is valid, names this machine, and its boot is older than the retention of `history`. The newest one
+//! No decision about a lease depends on these files, so unreadable ones are skipped. A file is removed only
+//! if it is valid, names this machine, and its boot is older than the retention of `history`. The newest file
 //! always stays.
 
 #![allow(clippy::redundant_closure, reason = "the functions are not general enough over lifetimes")]

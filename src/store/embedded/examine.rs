@@ -58,7 +58,8 @@ impl<F: FileSystem> Embedded<F> {
         Ok(())
     }
 
-    /// Checks a file in steps. Each step holds the file's lock, or all run under `lock`.
+    /// Checks a file in steps. With `lock`, all steps run under it; otherwise each step takes the file's
+    /// lock.
     fn faults(
         &self,
         file: &LeaseFile,
@@ -78,7 +79,7 @@ impl<F: FileSystem> Embedded<F> {
         }
     }
 
-    /// Reports problems around the files: leftovers, permissions, the file system.
+    /// Reports problems around the files: leftover files, permissions, the file system.
     fn oddities(&self, cx: &Context, each: &mut dyn FnMut(Problem)) {
         for path in self.leftovers(cx) {
             let what = "it was left behind by a process that was killed while it created a file";
@@ -191,7 +192,7 @@ impl<F: FileSystem> Embedded<F> {
                 })
             },
             || {
-                // The last holder's note is about another file.
+                // The note is about the previous file of this name.
                 backend::forget_note(lock, path)
             },
         )?;
@@ -277,7 +278,7 @@ struct Work<'a, 't, 'k> {
 }
 
 impl Work<'_, '_, '_> {
-    /// Takes one record. Derived records are recomputed from others.
+    /// Adds one record. Derived records are recomputed from others.
     fn take(&mut self, key: &[u8], value: &[u8], standing: Standing) -> Result<()> {
         let check::Nature::Primary(kind) = check::nature(key) else { return Ok(()) };
         self.found = true;
@@ -289,7 +290,7 @@ impl Work<'_, '_, '_> {
         match check::read(key, value) {
             Ok(Some(Record::Lease(lease))) => self.lease(lease, standing),
             Ok(_) => {
-                // If a doubtful record contradicts another one, it is the older one.
+                // If a doubtful record contradicts another record, the doubtful one is older.
                 if check::write(self.tables, key, value).is_err() {
                     self.note(format!("{kind} {}: left out", check::shown(key)));
                 }
@@ -312,7 +313,7 @@ impl Work<'_, '_, '_> {
             return Ok(());
         }
         if let Some(there) = self.tables.lease(&set, addr)? {
-            // A certain lease stays. Of two doubtful ones, the newer stays.
+            // A certain lease stays. Of two doubtful leases, the newer stays.
             let sure = !self.doubtful.contains(&(set.clone(), addr));
             if standing == Standing::Current
                 || sure
@@ -330,10 +331,10 @@ impl Work<'_, '_, '_> {
         } else if standing == Standing::Doubtful
             && self.tables.cooling_of(&set, addr)?.is_some_and(|c| c.freed > lease.time)
         {
-            // The address was freed later.
+            // The address was freed later than the lease was made.
             return Ok(());
         }
-        // An owner has one address of a range. If there are two doubtful ones, both addresses stay
+        // An owner has one address in a range. If two doubtful leases claim to be it, both addresses stay
         // reserved.
         let held = self.tables.of(&set, &lease.owner)?;
         if standing == Standing::Doubtful && held.iter().any(|l| l.range == lease.range) {

@@ -42,8 +42,8 @@ pub trait FileSystem: Clone + Debug + Send + Sync + 'static {
     /// taken.
     fn create(&self, path: &Path) -> io::Result<Self::File>;
 
-    /// Device and inode of what has this name, without following a symbolic link; `None` if nothing has the
-    /// name.
+    /// Device and inode of the file with this name, without following a symbolic link; `None` if there is no
+    /// such file.
     fn find(&self, path: &Path) -> io::Result<Option<FileId>>;
 
     /// Gives a file a second name; `AlreadyExists` if the name exists.
@@ -61,7 +61,7 @@ pub trait FileSystem: Clone + Debug + Send + Sync + 'static {
     /// The names in a folder; none if there is no folder.
     fn list(&self, folder: &Path) -> io::Result<Vec<OsString>>;
 
-    /// Makes a folder of mode 0700 and those above it; one that exists keeps its mode.
+    /// Makes a folder of mode 0700 and missing folders above it. An existing folder keeps its mode.
     fn make_folder(&self, folder: &Path) -> io::Result<()>;
 
     /// Makes the names in a folder durable.
@@ -112,19 +112,19 @@ pub trait OpenFile: Debug + Send + Sync + Sized + 'static {
     /// Joins the queue for the lock; `None` if the file system does not support queues.
     fn join_queue(&self) -> Option<u64>;
 
-    /// The number of places between this one and the head of the queue; 0 at the head.
+    /// The number of places ahead of this place in the queue; 0 at the head.
     fn places_ahead(&self, place: u64) -> u64;
 
     /// Leaves the queue.
     fn leave_queue(&self, place: u64);
 }
 
-/// Fills `buffer`; `false` if the file ends before.
+/// Fills `buffer`; `false` if the file ends too early.
 pub fn read_exact<F: OpenFile>(file: &F, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
     Ok(file.read_at(buffer, offset)? == buffer.len())
 }
 
-/// Reads a complete file of at most `limit` bytes; otherwise `FileTooLarge`.
+/// Reads a whole file; `FileTooLarge` if it has more than `limit` bytes.
 pub fn read_all<F: OpenFile>(file: &F, limit: u64) -> io::Result<Vec<u8>> {
     let len = file.length()?;
     if len > limit {

@@ -10,11 +10,11 @@ use crate::alloc::Context;
 use crate::model::{Counter, Ending, Event, Face, History, Kind, SetName, Timestamp, Verb, What};
 use crate::store::codec;
 
-/// How many more old events are removed than new ones are written, so that a lowered bound is reached in
+/// How many more old events are removed than new events are written, so that a lowered limit is reached in
 /// time.
 const MORE: usize = 4;
 
-/// The bounds of a set's history: those of this call, otherwise the last configured ones.
+/// The limits of a set's history: those of this call, otherwise the last configured limits.
 fn bounds<K: Kv>(tables: &Tables<'_, K>, set: &SetName, said: History) -> Result<History> {
     if said != History::Standing {
         return Ok(said);
@@ -24,7 +24,7 @@ fn bounds<K: Kv>(tables: &Tables<'_, K>, set: &SetName, said: History) -> Result
     Ok(kept.and_then(|bytes| codec::read_bounds(&key, &bytes).ok()).unwrap_or_default())
 }
 
-/// Appends events to those of their sets, and removes the oldest events of these sets.
+/// Appends events to the history of their sets, and removes the oldest events of these sets.
 pub fn append<K: KvMut>(
     tables: &mut Tables<'_, K>,
     events: &[Event],
@@ -65,7 +65,7 @@ fn append_to<K: KvMut>(
     remove_while(tables, &from, &to, most, |n, time| {
         number - n.min(number) >= count || time.saturating_add(age) < now
     })?;
-    // A network without new events cannot remove its old ones, so a network with new events does.
+    // A network without new events cannot remove its old events, so a network with new events does.
     let all = [keys::EVENT];
     let Some(next) = next_set(tables, &to, &keys::behind(&all))?.or(next_set(tables, &all, &from)?)
     else {
@@ -103,7 +103,7 @@ fn remove_while<K: KvMut>(
     found.iter().try_for_each(|key| tables.kv.remove(key))
 }
 
-/// All selected events, oldest first. Unreadable ones are skipped; `doctor` reports them.
+/// All selected events, oldest first. Unreadable events are skipped; `doctor` reports them.
 pub fn events<K: Kv>(
     tables: &Tables<'_, K>,
     wanted: &mut dyn FnMut(&Event) -> bool,

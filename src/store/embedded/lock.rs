@@ -53,7 +53,7 @@ impl Patience {
         self.spent.set(Duration::ZERO);
     }
 
-    /// How much of `time` the call may wait; `None`: nothing.
+    /// The part of `time` that the call may still wait; `None` if its time is used up.
     fn allows(&self, time: Duration) -> Option<Duration> {
         match self.wait {
             Wait::Forever => Some(time),
@@ -111,7 +111,7 @@ pub fn take_existing<F: FileSystem>(
 }
 
 /// Waits for the lock of an open file. `None`: the file was removed or replaced, so other processes lock
-/// another one.
+/// another file.
 pub fn wait<F: FileSystem>(
     fs: &F,
     file: F::File,
@@ -135,8 +135,8 @@ pub fn wait<F: FileSystem>(
     Ok((fs.find(path).map_err(io)? == Some(id)).then_some(Lock { file: Some(file) }))
 }
 
-/// Takes the lock file `path`, creating it if it is missing: another program's lock, or a cluster's local
-/// one.
+/// Takes the lock file `path`, creating it if it is missing. Used for another program's lock and for a
+/// cluster's local lock.
 pub fn lock_file(path: &Path, wait: Wait) -> Result<Lock> {
     take(&Os, path, &Patience::new(wait))
 }
@@ -179,7 +179,7 @@ pub fn poll<F: FileSystem>(
             }
         } else if since_try >= GRACE {
             since_try = Duration::ZERO;
-            // If the lock stays free, the processes ahead in the queue are stopped.
+            // If the lock is still free, the processes ahead in the queue must be stopped.
             if file.try_lock()? {
                 file.unlock()?;
                 patience.spend(fs.pause(STEP * 4));

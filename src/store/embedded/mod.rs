@@ -115,13 +115,13 @@ impl Embedded {
 }
 
 impl<F: FileSystem> Embedded<F> {
-    /// The same on another file system than the kernel's.
+    /// The store `file` on another file system than the kernel's.
     pub fn on(fs: F, file: PathBuf, persist: Persist, wait: Wait) -> Embedded<F> {
         let (names, patience) = (Names::new(file), Patience::new(wait));
         Embedded { fs, names, persist, patience, history: History::default() }
     }
 
-    /// The same with these bounds of history.
+    /// The same store with these limits of history.
     #[must_use]
     pub fn keeping(self, history: History) -> Embedded<F> {
         Embedded { history, ..self }
@@ -171,7 +171,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(found)
     }
 
-    /// The same, with the file that `persist` names first.
+    /// The same files; the one that `persist` names comes first.
     fn lease_files_own_first(&self, cx: &Context) -> Result<Vec<LeaseFile>> {
         let mut files = self.lease_files(cx)?;
         files.sort_by_key(|file| file.persist != self.persist);
@@ -216,8 +216,8 @@ impl<F: FileSystem> Embedded<F> {
                 return Ok(plan);
             }
         }
-        // Creating the first lease of a network or set takes the first lock, and the second if a boot file
-        // is involved. No other process can create that lease while this one holds them.
+        // To create the first lease of a network or set, take the first lock, and the second if a boot file
+        // is involved. No other process can create that lease while this process holds them.
         let mut files = vec![(self.lock(&durable)?, durable)];
         if let Some(boot) = self.of_boot_if_any(cx)?
             && (self.persist == Persist::Boot || self.is_there(&boot.path)?)
@@ -228,7 +228,8 @@ impl<F: FileSystem> Embedded<F> {
         let (at, home_set) = self.find_home(&files, command, set)?;
         let (lock, file) = files.swap_remove(at);
         if file.persist == Persist::Disk {
-            // The rest flushes, so release the second lock first: no process may flush while holding it.
+            // The next steps flush, so release the second lock first: no process may flush while it holds
+            // that lock.
             drop(files);
         }
         self.create(&file, &lock, cx)?;
@@ -269,7 +270,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok((0, set.clone()))
     }
 
-    /// Returns warnings if leases are not where the configuration says.
+    /// Returns warnings if leases are not in the file or set that the configuration names.
     fn not_at_home(&self, home: &LeaseFile, home_set: &SetName, set: &SetName) -> Vec<String> {
         let mut warnings = Vec::new();
         if home.persist != self.persist {
@@ -291,8 +292,8 @@ impl<F: FileSystem> Embedded<F> {
         warnings
     }
 
-    /// On a network file system, `persist: boot` would lease addresses that other machines treat as their
-    /// own boot's.
+    /// On a network file system, other machines would take boot leases of this machine for leases of their
+    /// own boot.
     fn refuse_shared_folder(&self) -> Result<()> {
         let folder = self.names.folder();
         match self.fs.is_shared(folder) {
@@ -312,7 +313,7 @@ impl<F: FileSystem> Embedded<F> {
         if self.is_there(&file.path)? {
             return Ok(());
         }
-        // An operator has moved the file away, so the note is about another file.
+        // The file was moved away, so the note is about the old file.
         backend::forget_note(lock, &file.path)?;
         files::create(&self.fs, &file.path, |new, name| {
             database::write_new::<F>(new, name, file.flush, |tables| {
@@ -481,7 +482,7 @@ impl<F: FileSystem> Embedded<F> {
 
     /// DEL, GC and EXPORT: in each file that exists.
     fn free(&self, command: &Command, cx: &Context) -> Result<Plan> {
-        // The outcome if there is no store.
+        // The outcome for a store that does not exist.
         let nothing = Tables::new(Made::default(), self.names.durable());
         let mut all = match alloc::run(command, &nothing, cx)?.outcome {
             Ok(outcome) => outcome,
@@ -521,7 +522,8 @@ impl<F: FileSystem> Embedded<F> {
         Ok(Plan::only(all))
     }
 
-    /// GC in sets of a file that the configuration does not name, because `shared` may have been different.
+    /// GC in sets of a file that the configuration does not name, because `shared` may have had another
+    /// value.
     #[allow(
         clippy::redundant_closure_for_method_calls,
         reason = "`Tables::sets` is of one lifetime"
@@ -545,7 +547,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(all)
     }
 
-    /// CHECK, STATUS and dry runs: without writing, even if the store is read-only.
+    /// CHECK, STATUS and dry runs. Nothing is written, so a read-only store works.
     fn look(&self, command: &Command, cx: &Context) -> Result<Plan> {
         let mut files = self.lease_files_own_first(cx)?;
         let mut policy = None;

@@ -1,9 +1,9 @@
-//! The addresses in use, as bits. Finding the next free one takes a few lookups, however full or fragmented
-//! a range is.
+//! The addresses in use, as bits. Finding the next free address takes a few lookups, however full or
+//! fragmented a range is.
 //!
-//! A tree of 512-bit blocks: a bit of level 0 is an address in use, and a bit of level n + 1 is a full
-//! block of level n. Blocks without a set bit are not stored, so an empty /64 costs nothing.
-//! Invariant: a bit of a higher level is set exactly if all bits of its block below are.
+//! A tree of 512-bit blocks: a bit of level 0 is an address in use, and a bit of level n + 1 is a full block
+//! of level n. Blocks without a set bit are not stored, so an empty /64 costs nothing.
+//! Invariant: a bit of a higher level is set if and only if all bits of its block on the level below are set.
 
 use super::view::{Kv, KvMut, Tables};
 use super::{Result, keys};
@@ -306,7 +306,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Complete runs are marked and freed, so that blocks of level 0 fill up and empty again.
+        /// Whole runs of addresses are marked and freed, so that blocks of level 0 fill up and empty again.
         #[test]
         fn the_tree_is_a_set(
             base in prop::sample::select(vec![0, 511, 1 << 18, (1 << 18) - 700, u128::from(u32::MAX) - 4000]),

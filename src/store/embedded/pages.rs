@@ -19,7 +19,8 @@ use twox_hash::XxHash3_128;
 const FORMAT: u8 = 3;
 const PAGE: u64 = 4096;
 const HEADER: usize = 320;
-/// The size of a header's slot. There are two: of the last commit, and of the previous or next one.
+/// The size of a header's slot. One of the two slots has the last commit, the other has the previous or next
+/// one.
 const SLOT: usize = 128;
 const LEAF: u8 = 1;
 const BRANCH: u8 = 2;
@@ -38,7 +39,7 @@ const TRANSACTION: usize = 104;
 #[derive(Debug, Default)]
 pub struct Pages {
     expected: BTreeMap<u64, (u128, Shape)>,
-    /// Set once the header was read.
+    /// `None` until the header was read.
     regions: Option<Regions>,
 }
 
@@ -55,14 +56,14 @@ struct Shape {
     /// The size of each key in bytes, if it is fixed.
     key: Option<usize>,
     value: Option<usize>,
-    /// Whether its values are the roots of other trees.
+    /// Whether the tree's values are the roots of other trees.
     tables: bool,
 }
 
 const TABLES: Shape = Shape { key: None, value: None, tables: true };
 
 impl Pages {
-    /// Verifies what was read at this offset.
+    /// Verifies bytes that were read at this offset.
     pub fn verify(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         if offset == 0 {
             self.read_header(bytes);

@@ -122,7 +122,7 @@ impl Reservation {
 /// All entries, disjoint, by set and address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// Changes with each change of the policy; 0: there is no file.
+    /// Changes with each change of the policy; 0 if there is no file.
     pub nonce: u64,
     /// The entries.
     pub entries: Vec<Reservation>,
@@ -253,7 +253,7 @@ impl Policy {
         freed
     }
 
-    /// Sorts the entries, and joins those that differ only in their addresses.
+    /// Sorts the entries, and joins entries that differ only in their addresses.
     fn tidy(&mut self) {
         self.entries.sort_by(|a, b| (&a.set, a.span.first).cmp(&(&b.set, b.span.first)));
         self.entries.dedup_by(|next, entry| {
@@ -284,7 +284,7 @@ pub fn spans(addrs: &[Addr]) -> Vec<Span> {
     spans
 }
 
-/// Replaces the policy. `before` runs when the new file is on disk, right before it gets its name.
+/// Replaces the policy. `before` runs when the new file is on disk, right before the file gets its name.
 pub fn replace<F: FileSystem>(
     fs: &F,
     path: &Path,

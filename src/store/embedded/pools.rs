@@ -32,7 +32,7 @@ fn named<K: Kv>(tables: &Tables<'_, K>, key: &[u8]) -> Result<Pool> {
     get(tables, &id)?.ok_or_else(|| tables.damaged("an index that names a pool which is not there"))
 }
 
-/// A pool that shares an address with this subnet: one that begins in it, or one that encloses it.
+/// A pool that shares an address with this subnet: a pool that begins in the subnet, or that encloses it.
 pub fn overlapping<K: Kv>(
     tables: &Tables<'_, K>,
     space: &str,
@@ -43,9 +43,9 @@ pub fn overlapping<K: Kv>(
     if let Some((key, _)) = tables.kv.first(&keys::places(space, subnet), &end)? {
         return named(tables, &key).map(Some);
     }
-    // Enclosing pools. Between an enclosing pool's first address and the subnet there are only pools that
-    // it also encloses. So the nearest pool before the subnet limits the length of a prefix that encloses
-    // both.
+    // Enclosing pools. Every pool between an enclosing pool's first address and the subnet is itself enclosed
+    // by that pool. So the nearest pool before the subnet limits how long the prefix of an enclosing pool can
+    // be.
     let first = subnet.first();
     let start = Subnet::masked(first, 0).map(|all| keys::places(space, all)).unwrap_or_default();
     let mut len = subnet.len();
@@ -86,7 +86,7 @@ pub fn next_block<K: Kv>(
 ) -> Result<Option<Subnet>> {
     let family = within.family();
     let Some(host) = family.bits().checked_sub(len) else { return Ok(None) };
-    // Rounded up: the block that contains `from` in its middle comes before it.
+    // Rounded up, because the block that contains `from` in its middle begins before `from`.
     let from = from.max(within.first());
     let first =
         Subnet::masked(from, len).map(|b| if b.first() == from { Some(b) } else { next(b) });
@@ -116,7 +116,7 @@ fn bit(subnet: Subnet) -> Option<Addr> {
     Addr::from_bits(subnet.family(), shift(subnet.first().bits(), host))
 }
 
-/// Writes a new pool, or an existing one with other users.
+/// Writes a new pool, or an existing pool with changed users.
 pub fn put<K: KvMut>(tables: &mut Tables<'_, K>, pool: &Pool) -> Result<()> {
     let key = keys::pool(&pool.id);
     match get(tables, &pool.id)? {

@@ -50,7 +50,7 @@ pub fn join(file: &File) -> Option<u64> {
     }
 }
 
-/// The distance to the foremost visible process ahead of this place; 0: there is none.
+/// The distance to the process at the head of the queue, as far as it is visible; 0 if no process is ahead.
 pub fn places_ahead(file: &File, place: u64) -> u64 {
     if place == 0 {
         return 0;

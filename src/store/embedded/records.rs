@@ -8,8 +8,8 @@ use crate::error::Refusal;
 use crate::model::{Kind, Owner};
 
 impl<F: FileSystem> Embedded<F> {
-    /// RESTORE: writes leases where new leases of their kind go, pools where pools are, and reservations
-    /// into the policy.
+    /// RESTORE: writes leases to the file for new leases of their kind, pools to the file with pools, and
+    /// reservations to the policy.
     pub(super) fn restore(
         &mut self,
         command: &Command,

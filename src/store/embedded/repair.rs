@@ -1,12 +1,12 @@
 //! Finds every readable record of a damaged file.
 //!
 //! redb stops at the first corrupt page. All pages are therefore read one by one. Each record has its own
-//! checksum, which covers its key, so a valid record is one that was written, but perhaps long ago. If redb
-//! finds the same record under its key, it is current. If redb finds none, or another one, it is outdated.
-//! If redb cannot read that part of the tree, the record is doubtful.
+//! checksum, which covers its key, so a valid record was written by sublet, but perhaps long ago. If redb
+//! finds the same record under the key, the record is current. If redb finds no record or a different one,
+//! the record is outdated. If redb cannot read that part of the tree, the record is doubtful.
 //!
 //! Knows the format of redb's leaf pages (file format 3), as [`super::pages`] knows the tree.
-//! Invariant: for each key that redb can look up, the current record is exactly what redb finds.
+//! Invariant: for each key that redb can look up, the current record is exactly the record that redb finds.
 
 use super::fs::{Access, FileSystem, read_all};
 use super::lock::Lock;
@@ -30,8 +30,8 @@ pub type Found<'a> = dyn FnMut(&[u8], &[u8], Standing) -> Result<()> + 'a;
 const PAGE: usize = 4096;
 const LEAF: u8 = 1;
 
-/// Calls `each` with every record, in no order, some perhaps repeatedly. Returns whether the whole file
-/// could be read.
+/// Calls `each` with every record, in no order, and with some records more than once. Returns whether the
+/// whole file could be read.
 pub fn records<F: FileSystem>(
     store: &Embedded<F>,
     file: &LeaseFile,
@@ -56,7 +56,7 @@ pub fn records<F: FileSystem>(
         let pairs: Vec<_> = pairs.into_iter().filter(|(k, v)| codec::is_whole(k, v)).collect();
         let mut rest = &pairs[..];
         while !rest.is_empty() {
-            // After an unreadable page, redb answers nothing more, so the file is opened again.
+            // After an unreadable page, redb refuses all further reads, so the file is opened again.
             let (mut done, mut opened) = (0, false);
             if !opens {
                 rest.iter().try_for_each(|(key, value)| each(key, value, Standing::Doubtful))?;

@@ -19,7 +19,8 @@ use crate::net::{Addr, Span};
 type InTheWay<'a, F> = dyn Fn(&LeaseFile, &Lock<F>) -> Result<Option<Lease>> + 'a;
 
 impl<F: FileSystem> Embedded<F> {
-    /// RESERVE: all of the addresses, or none. A `contested` address is reserved although it is leased.
+    /// RESERVE: reserves all of the addresses or none. A `contested` address is reserved although it is
+    /// leased.
     pub(super) fn reserve(&self, reserve: &Reserve, contested: bool, cx: &Context) -> Result<Plan> {
         self.make_folder()?;
         let set = &reserve.set;
@@ -89,7 +90,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(plan)
     }
 
-    /// Replaces the policy, unless `in_the_way` finds a lease in a file.
+    /// Replaces the policy, unless `in_the_way` finds a lease in one of the files.
     pub(super) fn declare(
         &self,
         lock: &Lock<F>,
@@ -121,7 +122,7 @@ impl<F: FileSystem> Embedded<F> {
                 .into(),
             });
         }
-        // The new nonce must differ from those in all copies: it differs from the last ones, and it is
+        // The new nonce must differ from the nonces of all copies. It differs from the last nonce, and it is
         // random if the file was removed. 0 means that there is no file.
         after.nonce = before.nonce.wrapping_add(cx.seed | 1).max(1);
         let boot = self.of_boot_if_any(cx)?;

@@ -87,12 +87,12 @@ impl<'a, K> Tables<'a, K> {
 }
 
 impl<K: Kv> Tables<'_, K> {
-    /// The error that this store is damaged.
+    /// The error for a damaged store.
     pub fn damaged(&self, what: &str) -> StoreError {
         StoreError::Damaged { path: self.path.to_owned(), what: what.to_owned() }
     }
 
-    /// The value, or the error that the store is damaged.
+    /// The value that was read, or the error for a damaged store.
     pub fn whole<T>(&self, read: Result<T, Bad>) -> Result<T> {
         read.map_err(|bad| match bad {
             codec::OTHER_VERSION => StoreError::other_version(self.path),
@@ -154,8 +154,8 @@ impl<K: Kv> Tables<'_, K> {
         self.kv.has(&keys::of_network(set, network))
     }
 
-    /// The set in which a network has leases in this file: `likely`, or another set from which it drew
-    /// before `shared` was changed.
+    /// The set in which a network has leases in this file: `likely`, or another set from which the network
+    /// leased before `shared` was changed.
     pub fn set_of_network(
         &self,
         likely: &SetName,
@@ -219,7 +219,7 @@ impl<K: Kv> Tables<'_, K> {
         addrs.iter().map(find).collect()
     }
 
-    /// The addresses of the owners with this prefix after the key `after`, as long as `more` returns true
+    /// The addresses of the owners with this prefix, from after the key `after`, while `more` returns true
     /// for the addresses so far.
     fn addrs_of(
         &self,
@@ -246,7 +246,7 @@ impl<K: Kv> Tables<'_, K> {
         self.kv.scan(&from, &keys::behind(&from), &mut |key, _| each(self.queued(set, key)?))
     }
 
-    /// The cooldown of a queue's key.
+    /// The cooldown that a key of the queue names.
     fn queued(&self, set: &SetName, key: &[u8]) -> Result<Cooling> {
         let (_, _, addr) = keys::read_queued(key)
             .ok_or_else(|| self.damaged("a cooling address under a wrong key"))?;
@@ -308,7 +308,7 @@ impl<K: Kv> Addresses for Tables<'_, K> {
         let mut rest = Some(span);
         while let Some(span) = rest {
             let Some(addr) = occupancy::next_free(self, set, span)? else { return Ok(None) };
-            // The second source: an address is never leased because of a bit alone.
+            // Check the leases as well: an address is never leased because of a bit alone.
             match self.holder(set, addr)? {
                 Holder::Free => return Ok(Some(addr)),
                 Holder::Leased(lease) if lease.kind == Kind::Reserved => {}
@@ -361,8 +361,8 @@ impl<K: Kv> View for Tables<'_, K> {
         Ok(here.or_else(|| self.earlier?(set, pod, range)))
     }
 
-    /// A folder of host-local is imported as long as it is a folder; the store does not record it. So
-    /// leases from host-local may exist here at any time.
+    /// A host-local folder is imported as long as it exists; the store does not record the import. So leases
+    /// from host-local may appear here at any time.
     fn adopted(&self, _: &NetworkName) -> Result<bool> {
         Ok(true)
     }
@@ -418,7 +418,7 @@ impl<K: Kv> View for Tables<'_, K> {
     }
 
     fn capacity(&self) -> usize {
-        // A transaction has no limit. Steps limit its memory.
+        // A transaction has no limit on its size. The limit is for memory.
         1024
     }
 }

@@ -1,9 +1,10 @@
-//! Reads a whole embedded store: leases, history, counters, records. An unreadable record means damage and
-//! is never left out. Indexes are not records.
+//! Reads a whole embedded store: leases, history, counters, records. An unreadable record means damage and is
+//! never skipped. Indexes are not records.
 //!
 //! A reader holds a lock for one page of at most [`PAGE`] records, and never while its consumer works. It
-//! resumes after the last key. So an allocation waits for one page at most, however slow the consumer is.
-//! Leases that change between two pages are seen before or after the change. No address appears twice.
+//! resumes after the last key. So an allocation waits for one page at most, however slow the consumer is. A
+//! lease that changes between two pages is read as it was before or after the change. No address appears
+//! twice.
 
 #![allow(clippy::redundant_closure, reason = "the functions are not general enough over lifetimes")]
 
@@ -19,7 +20,7 @@ use crate::model::{Counter, Event, Lease, Persist, Pool, SetName};
 use crate::net::Addr;
 use crate::store::{EachOccupied, EachRecord, EventFilter, Problem, StoreReader};
 
-/// The number of records that a reader takes in one hold of the lock, which takes some milliseconds.
+/// The number of records that a reader reads while it holds the lock once, which takes some milliseconds.
 const PAGE: usize = 10_000;
 
 /// One page of records. Keys are without the kind.
@@ -45,7 +46,7 @@ impl<F: FileSystem> StoreReader for Embedded<F> {
         self.walk(true, cx, &mut |set, addr, holder| each(set, addr, &holder))
     }
 
-    /// If both files have a network's ranges, those in the home of its leases apply.
+    /// If both files have a network's ranges, the ranges in the file with its leases apply.
     fn networks(&mut self, cx: &Context) -> Result<Vec<NetworkRanges>> {
         let mut all = BTreeMap::new();
         for file in self.lease_files_own_first(cx)? {
@@ -136,7 +137,8 @@ impl<F: FileSystem> StoreReader for Embedded<F> {
                     let Some(page) = page else { break };
                     for (_, record) in page.records {
                         let set = record.set();
-                        // A file's records of a set with another home (a cursor, a gateway) are outdated.
+                        // If a set's leases are in the other file, its records in this file (a cursor, a
+                        // gateway) are outdated.
                         let is_home = |set| homes.get(set).is_none_or(|home| *home == file.persist);
                         if set.as_ref().is_none_or(|set| !seen.contains(set) && is_home(set)) {
                             here.extend(set);
@@ -185,8 +187,9 @@ impl<F: FileSystem> Embedded<F> {
                         }
                         _ => continue,
                     };
-                    // A file's records of a set with another home (cooling addresses, a gateway) are
-                    // outdated. A set whose home has changed during the walk is not listed again.
+                    // If a set's leases are in the other file, its records in this file (cooling addresses, a
+                    // gateway) are outdated. A set whose home has changed during the walk is not listed
+                    // again.
                     if homes.get(&set).is_some_and(|home| *home != file.persist)
                         || seen.contains(&set)
                     {
@@ -225,7 +228,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(homes)
     }
 
-    /// One hold of a file's lock, for one page.
+    /// Reads one page while holding the file's lock.
     pub(super) fn read_page<T>(
         &self,
         file: &LeaseFile,
@@ -261,7 +264,7 @@ fn in_use<K: Kv>(tables: &Tables<'_, K>, after: &[u8], cooling: bool) -> Result<
         let more = page(tables, keys::COOLING, after)?;
         all.records.extend(more.records);
         all.records.sort_by(|(one, _), (other, _)| one.cmp(other));
-        // The page ends where the first of the two ends.
+        // The page ends at the earlier end of the two pages.
         all.next = [all.next, more.next].into_iter().flatten().min();
         if let Some(end) = &all.next {
             all.records.retain(|(key, _)| key <= end);

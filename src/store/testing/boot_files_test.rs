@@ -81,7 +81,7 @@ fn earlier_files_are_removed_beyond_the_retention_of_history_if_they_name_this_m
     for n in 1..=5 {
         added(&mut store, &lowest(&format!("c{n}")), &boot(n));
     }
-    // Boot 3 ended at 4000, at most 1500 s ago; boot 2 at 3000.
+    // Boot 3 ended at 4000, at most 1500 s ago. Boot 2 ended at 3000.
     let kept: Vec<bool> = (1..=5).map(|n| host.of_boot(n).exists()).collect();
     assert_eq!(kept, [false, false, true, true, true]);
     assert!(host.path(".boot-theirs").exists(), "another machine's file was removed");
@@ -141,7 +141,7 @@ fn a_sticky_pod_whose_address_was_taken_is_remembered_with_its_new_one() {
     let host = Host::new();
     let mut store = host.store(Persist::Boot);
     added(&mut store, &sticky("c1", "db-0"), &boot(1));
-    // host-local has leased it since, and the ADD imports it.
+    // host-local has leased the address since, and the ADD imports the lease.
     let leases = vec![super::contract::foreign("old", "10.0.0.2", Some("eth0"))];
     let legacy = crate::alloc::Legacy::Read(leases, vec![]);
     let add = crate::alloc::Add { legacy, ..sticky("c2", "db-0") };
@@ -206,8 +206,8 @@ fn a_cloned_disk_carries_durable_leases_and_nothing_of_a_boot() {
     assert!(clone.path(".boot-a-1").exists() && clone.path(".boot-b-2").exists());
 }
 
-/// A container that mounts its own boot ID over `/proc/sys/kernel/random/boot_id`, together with the host's
-/// folder. Guaranteed: each boot ID leases an address once, neither changes the other's file, and
+/// A container mounts its own boot ID over `/proc/sys/kernel/random/boot_id`, together with the host's
+/// folder. Guaranteed: each boot ID leases an address once, neither boot changes the other's file, and
 /// reservations and durable leases hold for both. Not guaranteed: that the two boot files agree.
 #[test]
 fn a_container_with_a_boot_id_of_its_own_leases_beside_the_host() {

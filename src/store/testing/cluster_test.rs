@@ -17,7 +17,8 @@ use crate::net::RangeSet;
 use crate::store::cluster::keys;
 use crate::store::{Store, StoreReader};
 
-/// Servers of each kind: reliable, without any answer to a commit, and with random failures.
+/// Servers of each kind: a reliable server, a server that never answers commits, and a server with random
+/// failures.
 fn servers() -> impl Iterator<Item = (String, Rc<FakeServer>)> {
     [false, true].into_iter().flat_map(|is_etcd| {
         let kind = if is_etcd { "as etcd" } else { "as Consul" };
@@ -66,7 +67,7 @@ fn commands_take_the_fewest_round_trips() {
     let (deleting, freed) = trips(&del("c1"));
     assert!(deleting == 2 && matches!(freed, Outcome::Freed(l) if l.len() == 2), "DEL");
     let (deleting, freed) = trips(&del("c1"));
-    // The leases of the node, and the mark of an import.
+    // The DEL reads the leases of the node, and the mark of an import.
     assert!(deleting == 2 && freed == Outcome::Freed(vec![]), "DEL of nothing");
     let requested = vec![Requested { addr: addr("10.0.0.9"), prefix: None }];
     let (adding, added) = trips(&Command::Add(Add { requested, ..add("c2", &dual_stack()) }));
@@ -89,7 +90,7 @@ fn a_transaction_that_is_repeated_after_the_del_leases_nothing() {
     }
 }
 
-/// The set is "net" in `del`, CHECK and GC.
+/// `del`, CHECK and GC name the set "net".
 #[test]
 fn del_check_and_gc_find_leases_of_the_set_before_shared_was_edited() {
     for is_etcd in [false, true] {
@@ -100,7 +101,7 @@ fn del_check_and_gc_find_leases_of_the_set_before_shared_was_edited() {
         for container in ["a", "b", "c", "d"] {
             added(&mut store, &shared(container), &at(1));
         }
-        // It was repeated after the edit, and has two more.
+        // The ADD was repeated after the edit, and made two more leases.
         added(&mut store, &add("b", &sets), &at(1));
         added(&mut store, &add("e", &sets), &at(1));
         let check = Check { set: net(), owner: owner("a"), sets: sets.clone(), expected: None };
@@ -136,7 +137,7 @@ fn a_concurrent_client_leases_the_same_address_or_for_the_same_owner() {
     for same_owner in [false, true] {
         let server = FakeServer::new(false);
         let mut store = FakeStore::new(server.clone());
-        // Both ask for the lowest, so both have the same candidate.
+        // Both clients want the lowest address, so both try the same one.
         let lowest = |c: &str| lowest(c, &sets);
         // The first command of a node also commits a claim of its name.
         added(&mut store, &lowest("first"), &at(1));
@@ -179,8 +180,8 @@ fn a_concurrent_client_changes_the_pools() {
     assert_eq!(paths.collect::<Vec<_>>(), ["node/node"]);
 }
 
-/// Two requests of one daemon lease from a pool in the same second. Their records differ in nothing but the
-/// nonce. One of them is not answered.
+/// Two requests of one daemon lease from a pool in the same second. Their records differ only in the nonce.
+/// One of the requests is not answered.
 #[test]
 fn a_transaction_is_recognized_by_its_nonce() {
     for is_etcd in [false, true] {
@@ -241,7 +242,7 @@ fn a_damaged_record_is_reported() {
     };
     assert_eq!(found(&mut store), []);
     for path in server.paths() {
-        // Behind the nonce.
+        // The byte lies behind the nonce.
         server.corrupt(&path, |value| value[20] ^= 1);
     }
     let found = found(&mut store);
@@ -276,7 +277,7 @@ fn no_lease_is_made_after_its_container_is_deleted() {
         }
         assert!(matches!(lost(&server, 1), Ok(Outcome::Added(_))));
         assert!(matches!(deleted(&server), Outcome::Freed(freed) if freed.len() == 2));
-        // Neither the ADD nor the fence is answered. Another process deletes.
+        // Neither the ADD nor the fence is answered. Another process then deletes the container.
         assert!(lost(&server, usize::MAX).is_err());
         server.stalled_commits.set(0);
         assert_eq!(deleted(&server), Outcome::Freed(vec![]));
@@ -287,7 +288,7 @@ fn no_lease_is_made_after_its_container_is_deleted() {
     }
 }
 
-/// That the pool's record reads as before says nothing about a lease.
+/// An unchanged record of the pool does not show whether a lease was committed.
 #[test]
 fn a_lease_of_a_pool_whose_commit_was_lost_is_made_again() {
     for is_etcd in [false, true] {
@@ -303,7 +304,7 @@ fn a_lease_of_a_pool_whose_commit_was_lost_is_made_again() {
     }
 }
 
-/// The other cases, and other servers, take minutes.
+/// On the fake cluster only: the other cases, and other servers, take minutes.
 #[test]
 fn a_cluster_finds_its_cooling_addresses() {
     for is_etcd in [false, true] {
@@ -314,7 +315,7 @@ fn a_cluster_finds_its_cooling_addresses() {
     }
 }
 
-/// At each moment one address is free, but it is another one when the second range is listed.
+/// At each moment one address is free, but a different one by the time the second range is listed.
 #[test]
 fn a_range_is_full_only_if_all_of_it_is_full_at_one_moment() {
     for is_etcd in [false, true] {

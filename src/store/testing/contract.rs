@@ -1,7 +1,8 @@
 //! The contract of [`crate::store::Store`] as tests. They run on every store: the model, redb with both
 //! lifetimes of leases, the fake cluster (`cluster_test`), and real servers (`servers_test`).
 //!
-//! A case gets a function that creates handles to one new, empty store. Two handles are two processes or nodes.
+//! A case gets a function that opens one new, empty store. If the case calls it twice, the two results act as
+//! two processes or nodes.
 
 use std::rc::Rc;
 
@@ -27,7 +28,7 @@ pub fn addr(text: &str) -> Addr {
     text.parse().unwrap()
 }
 
-/// A set of one range: `10.0.0.0/29`, or with bounds `10.0.0.0/24 10.0.0.5 10.0.0.9`.
+/// A set of one range: `10.0.0.0/29`, or with first and last address `10.0.0.0/24 10.0.0.5 10.0.0.9`.
 pub fn set(text: &str) -> RangeSet {
     let mut words = text.split(' ');
     let subnet = words.next().unwrap().parse().unwrap();
@@ -81,7 +82,7 @@ pub fn add(container: &str, sets: &[RangeSet]) -> Add {
     }
 }
 
-/// An ADD that takes the lowest free address.
+/// An ADD that leases the lowest free address.
 pub fn lowest(container: &str, sets: &[RangeSet]) -> Add {
     Add { strategy: Strategy::Lowest, ..add(container, sets) }
 }
@@ -144,7 +145,7 @@ pub fn listed(store: &mut dyn Store, cx: &Context) -> Vec<Lease> {
     all
 }
 
-/// The leases by address, of which no address may have two.
+/// The leases by address. No address may have two.
 pub fn leases(store: &mut dyn Store) -> Vec<Lease> {
     let mut all = listed(store, &at(0));
     all.sort_by(|a, b| (&a.set, a.addr).cmp(&(&b.set, b.addr)));
@@ -162,7 +163,7 @@ fn dual_stack_add_and_del(make: Make<'_>) {
     let (mut a, mut b) = (make(), make());
     let got = added(&mut *a, &add("c1", &dual_stack()), &at(1));
     assert_eq!(got.len(), 2);
-    // Another process repeats it: the same addresses, and no more leases.
+    // Another process repeats the ADD: it returns the same addresses and makes no more leases.
     assert_eq!(added(&mut *b, &add("c1", &dual_stack()), &at(2)), got);
     assert_eq!(leases(&mut *a).len(), 2);
     let other = added(&mut *b, &add("c2", &dual_stack()), &at(3));
@@ -246,10 +247,10 @@ fn all_or_nothing(make: Make<'_>) {
     let refusal = refused(&mut *store, &Command::Add(add("c2", &both)), &at(2));
     assert!(matches!(refusal, Refusal::Exhausted { index: 1, .. }), "{refusal:?}");
     assert_eq!(leases(&mut *store), before);
-    // A set that was added since gets an address, and the lease is kept.
+    // A set that was added to the configuration gets an address, and the lease is kept.
     let got = added(&mut *store, &add("c1", &both), &at(3));
     assert_eq!(got[1], before[0].addr);
-    // A range was removed since: refused, and nothing changes.
+    // After a range was removed from the configuration, the ADD is refused and nothing changes.
     let before = leases(&mut *store);
     let gone = refused(&mut *store, &Command::Add(add("c1", &both[..1])), &at(4));
     assert!(matches!(gone, Refusal::Misfit { asked: None, .. }), "{gone:?}");
@@ -305,7 +306,7 @@ fn check_compares(make: Make<'_>) {
         check("c1", Some(got[..1].to_vec())),
         Err(Error::Refused(Refusal::Different { .. }))
     ));
-    // An address of our ranges that is not leased to it: it was freed, or has another owner.
+    // An address of our ranges that the owner does not hold: it was freed, or has another owner.
     let lost = vec![got[0], got[1], addr("10.0.0.77")];
     assert!(matches!(check("c1", Some(lost)), Err(Error::Refused(Refusal::Lost { .. }))));
     assert!(matches!(check("c2", None), Err(Error::Refused(Refusal::Missing { .. }))));
@@ -322,7 +323,7 @@ fn collect(make: Make<'_>, count: usize) {
     for i in 0..count {
         added(&mut *store, &add(&format!("c{i}"), &sets), &at(1));
     }
-    // A container that GC would free, were it of this network.
+    // A container whose network is not the one of the GC, which would otherwise free the lease.
     let foreign = Attachment { network: NetworkName::new("other").unwrap(), ..attachment("c1") };
     let foreign = Add { owner: Owner::Attachment(foreign), ..add("c1", &sets) };
     added(&mut *store, &foreign, &at(1));
@@ -365,7 +366,8 @@ fn cooldown_of_the_only_address(make: Make<'_>, range: &str, only: &str) {
         refused(&mut *store, &strict, &at(129)),
         Refusal::Exhausted { cooling: true, .. }
     ));
-    // No other address is free: it is leased before its cooldown ends, unless strict.
+    // No other address is free, so the address is leased before its cooldown ends, unless the cooldown is
+    // strict.
     assert_eq!(added(&mut *store, &cool("c2", false), &at(129)), only);
     freed(&mut *store, &del("c2"), &at(129));
     assert_eq!(added(&mut *store, &cool("c3", true), &at(159)), only);
@@ -569,7 +571,7 @@ fn the_first_add_imports_the_leases_of_host_local() {
         );
         assert_eq!(added(&mut *store, &add("c1", legacy), &at(1)), [addr("10.0.0.5")]);
         assert_eq!(leases(&mut *store).len(), 3);
-        // They are found again whether the folder is still there or not.
+        // The leases are found again, whether the folder still exists or not.
         let same = added(&mut *store, &add("old", Legacy::Unread), &at(2));
         assert_eq!(same, [addr("10.0.0.3")]);
         assert_eq!(added(&mut *store, &add("new", Legacy::Unread), &at(2)), [addr("10.0.0.4")]);
@@ -578,8 +580,8 @@ fn the_first_add_imports_the_leases_of_host_local() {
     }
 }
 
-/// Each network has its own leases. An overlap is reported once, and not at all if the range is shared on
-/// purpose.
+/// Each network has its own leases. An overlap is reported once. If the networks share the range on purpose,
+/// it is not reported.
 #[test]
 fn overlapping_networks_are_reported_once() {
     let folder = tempfile::tempdir().unwrap();

@@ -122,7 +122,7 @@ pub fn every_record_is_copied(make: Make<'_>) {
     assert_eq!(leases(&mut *store).len(), before - 140);
 }
 
-/// A dry run reports all of them, and a portion is written completely or not at all.
+/// A dry run reports all conflicts, and a portion is written completely or not at all.
 pub fn another_holder_is_reported(make: Make<'_>) {
     let mut store = make();
     let mine = added(&mut *store, &add("mine", &[set("10.0.0.0/24")]), &at(1));
@@ -146,8 +146,8 @@ pub fn another_holder_is_reported(make: Make<'_>) {
     assert_eq!(leases(&mut *store), [here]);
 }
 
-/// A copy that is stopped after any portion can be repeated from its start. A node that was renamed since is
-/// another holder.
+/// A copy that is stopped after any portion can be repeated from the start. A node that was renamed in the
+/// meantime counts as another holder.
 pub fn stopped_and_repeated(make: Make<'_>) {
     let mut model = Memory::default();
     fill(&mut model);

@@ -1,5 +1,5 @@
-//! Creation and replacement: a name leads to a complete file or to nothing, and never to nothing once the
-//! file exists.
+//! Creation and replacement: at any time, a name leads to a complete file or to nothing, and once the file
+//! exists, never to nothing.
 
 use std::fs;
 use std::io::{ErrorKind, Result};
@@ -195,7 +195,7 @@ fn only_enoent_means_that_there_is_no_file() {
     }
 }
 
-/// Otherwise a note would be written into the file to which a link in place of the lock file leads.
+/// A note must not be written into the target of a symbolic link in place of the lock file.
 #[test]
 fn a_symbolic_link_is_not_followed() {
     for name in ["", ".lock", ".policy"] {
@@ -209,7 +209,7 @@ fn a_symbolic_link_is_not_followed() {
     }
 }
 
-/// A full disk leaves such a file.
+/// A full disk can leave such a file behind.
 #[test]
 fn an_empty_or_torn_file_is_neither_overwritten_nor_trusted() {
     for persist in MODES {

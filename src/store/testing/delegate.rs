@@ -1,6 +1,6 @@
 //! For test stores that wrap another store: the read side is delegated to the wrapped store.
 
-/// Implements every method of a `StoreReader` but `list` by another store.
+/// Delegates every method of `StoreReader` except `list` to another store.
 macro_rules! delegate_reads {
     ($me:ident => $store:expr) => {
         fn pools(&mut $me) -> Result<Vec<crate::model::Pool>, StoreError> {
@@ -44,7 +44,7 @@ macro_rules! delegate_reads {
 }
 pub(super) use delegate_reads;
 
-/// Implements `repair` by another store.
+/// Delegates `repair` to another store.
 macro_rules! delegate_repairs {
     ($me:ident => $store:expr) => {
         fn repair(&mut $me, cx: &Context) -> Result<crate::store::Repair, StoreError> {
@@ -54,7 +54,7 @@ macro_rules! delegate_repairs {
 }
 pub(super) use delegate_repairs;
 
-/// Implements everything of a server but commits by another server: limits by `$server`, reads by `$read`.
+/// Delegates every method of a server except commits: limits to `$server`, reads to `$read`.
 macro_rules! delegate_server {
     ($me:ident => $server:expr, $read:expr) => {
         fn place(&$me) -> String {

@@ -39,7 +39,7 @@ fn cooled(container: &str, sets: &[RangeSet]) -> Add {
     Add { cooldown, strategy: Strategy::Lowest, ..add(container, sets) }
 }
 
-/// Each range set of a family plans to end the same cooldowns.
+/// Two range sets of a family both want to end the same cooldowns.
 #[test]
 fn two_sets_of_a_family_end_a_cooldown_once() {
     each(|store| {
@@ -148,7 +148,7 @@ fn gc_frees_an_owner_in_several_steps() {
     assert_eq!(leases(&mut store), []);
 }
 
-/// A clock that is set back ends a cooldown. Newer cooldowns sort before it and must not hide it.
+/// A clock that is set back ends a cooldown. Newer cooldowns, which sort before it, must not hide it.
 #[test]
 fn a_clock_that_is_set_back_exhausts_no_range() {
     each(|store| {
@@ -265,7 +265,7 @@ fn a_del_during_an_import_leaves_no_lease() {
     assert!(left.iter().all(|l| l.owner != owner("old")), "{left:?}");
 }
 
-/// The address of an existing lease becomes the gateway.
+/// The configured gateway is the address of an existing lease.
 #[test]
 fn a_container_is_not_its_own_gateway() {
     each(|store| {
@@ -281,7 +281,7 @@ fn a_container_is_not_its_own_gateway() {
     });
 }
 
-/// DEL of one address named twice (ECS: ipv4-address and a mapped ipv6-address).
+/// A DEL frees one address that it names twice (ECS: ipv4-address and a mapped ipv6-address).
 #[test]
 fn an_address_named_twice_is_freed_once() {
     each(|store| {
@@ -292,7 +292,7 @@ fn an_address_named_twice_is_freed_once() {
     });
 }
 
-/// There are never more such records than addresses.
+/// There are never more records of former addresses than addresses.
 #[test]
 fn the_addresses_of_pods_that_never_return_are_forgotten() {
     let folder = tempfile::tempdir().unwrap();
@@ -322,7 +322,7 @@ fn the_addresses_of_pods_that_never_return_are_forgotten() {
     assert!((1..=5).contains(&records), "{records}");
 }
 
-/// The pod returns and gets another address, because its former one has another holder.
+/// The pod returns and gets another address, because its former address has another holder.
 #[test]
 fn a_pod_that_moves_leaves_no_index_behind() {
     for persist in [Persist::Boot, Persist::Disk] {

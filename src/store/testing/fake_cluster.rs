@@ -1,9 +1,9 @@
 //! A fake compare-and-set server in memory, with the limits of Consul or the abilities of etcd.
 //!
-//! It has keys, versions, atomic transactions of at most 64 operations, and listing by prefix. As Consul, it
-//! reports which comparisons failed. As etcd, it reports the records.
-//! It counts round trips. On request another client acts in between, and commits conflict at random or lose
-//! their answers before or after they are applied. The store on top is the production code.
+//! It has keys, versions, atomic transactions of at most 64 operations, and listing by prefix. Like Consul,
+//! it reports which comparisons failed. Like etcd, it reports the records. It counts round trips. On request,
+//! another client acts in between, commits conflict at random, or answers are lost before or after the commit
+//! is applied. The store on top of the server is the production code.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -22,10 +22,11 @@ use crate::store::cluster::server::{Commit, Entries, Entry, KeyRange, Operation,
 use crate::store::cluster::{ClusterStore, LocalCache};
 use crate::store::{Cluster, OldKey, Store, StoreReader};
 
-/// Operations of one transaction (Consul 1.8).
+/// Most operations of one transaction (Consul 1.8).
 const LIMIT: usize = 64;
 
-/// A prefix or a path, and what another client does once after it was listed or read.
+/// A prefix or a path, and the action of another client, once, after the prefix was listed or the path was
+/// read.
 pub type AfterList = (&'static str, Box<dyn FnOnce()>);
 
 /// The fake server.
@@ -34,36 +35,36 @@ pub struct FakeServer {
     records: RefCell<Records>,
     /// The number of round trips so far.
     pub round_trips: Cell<usize>,
-    /// Whether it behaves as etcd, else as Consul.
+    /// Whether the server behaves like etcd; otherwise like Consul.
     pub is_etcd: Cell<bool>,
-    /// Comparisons always hold: the suite must detect this.
+    /// Whether comparisons always hold. The suite must detect this.
     pub ignores_comparisons: Cell<bool>,
-    /// If not 0, the seed of random failures: commits conflict without a reason, or lose their answers before
-    /// or after they are applied.
+    /// The seed of random failures; 0 for none. Commits conflict without a reason, or their answers are lost
+    /// before or after they are applied.
     pub failure_seed: Cell<u64>,
-    /// Every commit is applied, and none is answered. [`apply_stalled`] repeats them.
+    /// Whether every commit is applied, and none is answered. [`apply_stalled`] applies them a second time.
     pub never_answers: Cell<bool>,
-    /// So many of the next commits are not answered, and only applied by [`apply_stalled`].
+    /// How many of the next commits are not answered, and are only applied by [`apply_stalled`].
     pub stalled_commits: Cell<usize>,
-    /// These commits.
+    /// The commits that [`apply_stalled`] applies.
     pub stalled: RefCell<Vec<Vec<Operation>>>,
-    /// The client is killed while the server has its next commit that changes an address: the commit is stalled,
-    /// and every call fails.
+    /// Whether the client is killed while the server has its next commit that changes an address: the commit
+    /// is stalled, and every later call fails.
     pub kills_in_commit: Cell<bool>,
-    /// It has no room for records.
+    /// Whether the server has no room for records.
     pub is_full: Cell<bool>,
     /// The keys of cni-ipam-consul.
     pub old_keys: RefCell<BTreeMap<String, Vec<u8>>>,
     /// Another client, which acts once before the next commit.
     pub before_commit: RefCell<Option<Box<dyn FnOnce()>>>,
-    /// Another client, which acts once after the next commit that is applied, and before the client of the
-    /// commit looks for the outcome: it gets no answer.
+    /// Another client, which acts once after the next commit is applied. The client of the commit gets no
+    /// answer, and looks for the outcome afterwards.
     pub after_commit: RefCell<Option<Box<dyn FnOnce()>>>,
     /// Another client, which acts once after the next read of a path.
     pub after_get: RefCell<Option<AfterList>>,
     /// Another client, which acts once after the next listing of a prefix.
     pub after_list: RefCell<Option<AfterList>>,
-    /// The commits that are left until every call fails, as if the client was killed.
+    /// The number of commits until every call fails, as if the client was killed.
     pub commits_left: Cell<Option<usize>>,
     /// The folder of the nodes' local cache.
     pub cache: Folder,
@@ -92,7 +93,7 @@ pub fn apply_stalled(server: &Rc<FakeServer>) {
 }
 
 impl FakeServer {
-    /// A server that behaves as etcd, or as Consul.
+    /// A server that behaves like etcd or like Consul.
     pub fn new(is_etcd: bool) -> Rc<FakeServer> {
         let server = FakeServer::default();
         server.is_etcd.set(is_etcd);
@@ -139,7 +140,7 @@ impl FakeServer {
         self.records.borrow().entries.keys().cloned().collect()
     }
 
-    /// The next random failure: 0 a conflict, 1 not applied, 2 applied but not answered, else none.
+    /// The next random failure. 0: a conflict. 1: not applied. 2: applied but not answered. Otherwise none.
     fn next_failure(&self) -> u64 {
         match self.failure_seed.get() {
             0 => u64::MAX,
@@ -268,7 +269,7 @@ impl FakeStore {
         FakeStore::with_cache(server, Persist::Boot, cache)
     }
 
-    /// A store with another cache.
+    /// A store with a different cache.
     pub fn with_cache(server: Rc<FakeServer>, persist: Persist, cache: LocalCache) -> FakeStore {
         let store = ClusterStore::new(server.clone(), Duration::from_secs(60), persist, cache);
         FakeStore { server, store }
@@ -289,7 +290,7 @@ impl Store for FakeStore {
 
 impl StoreReader for FakeStore {
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
-        // The check is not the client that is killed.
+        // This check must not count as a call of the client that is killed.
         let left = self.server.commits_left.take();
         assert_sound(&self.server);
         self.server.commits_left.set(left);

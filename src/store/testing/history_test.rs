@@ -1,5 +1,5 @@
-//! History and counters: cases for the model, for redb with both lifetimes of leases, and for a cluster; and how
-//! these stores differ.
+//! History and counters: cases for the model, for redb with both lifetimes of leases, and for a cluster; and
+//! the differences between these stores.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ fn every_event_is_recorded_once(make: Make<'_>) {
     let sets = [set("10.0.0.0/29")];
     let low = |c: &str| lowest(c, &sets);
     added(&mut *store, &low("c1"), &at(1));
-    // A repeated ADD is no event.
+    // A repeated ADD makes no event.
     added(&mut *store, &low("c1"), &at(2));
     added(&mut *store, &low("c2"), &at(3));
     let reserve = |addrs: &[&str], note: &str| {
@@ -49,10 +49,10 @@ fn every_event_is_recorded_once(make: Make<'_>) {
     let cli = |now| Context { face: Face::Cli, ..at(now) };
     let done = store.apply(&reserve(&["10.0.0.4", "10.0.0.5"], "printer"), &cli(4)).unwrap();
     assert_eq!(done, Outcome::Reserved(vec![addr("10.0.0.4"), addr("10.0.0.5")]));
-    // All or nothing: one of them is held.
+    // The reservation is refused as a whole, because one of the addresses is held.
     let no = refused(&mut *store, &reserve(&["10.0.0.6", "10.0.0.2"], "x"), &cli(4));
     assert!(matches!(no, Refusal::Held { .. }), "{no}");
-    // A note is replaced, and that is no event.
+    // A replaced note makes no event.
     let again = store.apply(&reserve(&["10.0.0.4"], "scanner"), &cli(4)).unwrap();
     assert_eq!(again, Outcome::Reserved(vec![]));
     added(&mut *store, &low("c3"), &at(5));
@@ -161,7 +161,7 @@ fn a_cluster_keeps_history() {
     }
 }
 
-/// `open` creates a client of the servers.
+/// `open` creates a client of the server.
 pub fn history_of_a_network_is_bounded<S: Server>(open: &dyn Fn() -> S) {
     let folder = tempfile::tempdir().unwrap();
     let store = |history| {
@@ -188,7 +188,7 @@ pub fn history_of_a_network_is_bounded<S: Server>(open: &dyn Fn() -> S) {
     assert_eq!(cycle(History::Standing, 11), [10, 10, 11, 11]);
     assert_eq!(cycle(History::Off, 12), [10, 10, 11, 11]);
     assert_eq!(cycle(History::Standing, 14), [10, 10, 11, 11]);
-    // Events that are too old are not shown, and removed by the next DEL.
+    // Events that are too old are not shown, and the next DEL removes them.
     assert_eq!(cycle(few, 61), [11, 11, 61, 61]);
     assert_eq!(cycle(few, 901), [901, 901]);
     store(few).problems(&at(992), &mut |problem| panic!("{problem:?}")).unwrap();
@@ -212,7 +212,7 @@ fn events_of_a_cluster_are_in_order() {
     let mut store = FakeStore::new(server.clone());
     added(&mut store, &low("c1"), &at(50));
     let next = |now| Context { boot: Some(BootId("boot-2".to_owned())), ..at(now) };
-    // The only address, whose lease has ended.
+    // The only address; its lease has ended.
     added(&mut store, &low("c2"), &next(40));
     store.apply(&del("c2"), &next(30)).unwrap();
     let other = Node { name: "other".to_owned(), machine: "m2".to_owned() };
@@ -302,7 +302,7 @@ fn each_node_of_a_cluster_counts_its_own_requests() {
     assert_eq!(store.counters(&other).unwrap(), []);
 }
 
-/// A refused ADD is counted if that costs no flush.
+/// A refused ADD is counted only if counting costs no flush.
 #[test]
 fn refusals_are_counted_where_a_commit_flushes_nothing() {
     for (persist, counted) in [(Persist::Boot, 2), (Persist::Disk, 0)] {
@@ -379,7 +379,7 @@ fn a_busy_network_does_not_erase_the_history_of_a_quiet_one() {
     }
 }
 
-/// Also the ends of its leases.
+/// The history includes the ends of the boot's leases.
 #[test]
 fn history_includes_the_previous_boot() {
     let folder = tempfile::tempdir().unwrap();

@@ -21,7 +21,7 @@ fn leases_go_where_the_set_has_one_already_with_a_warning_until_it_is_empty() {
         assert!(warnings.iter().any(|w| w.contains("persist")), "{warnings:?}");
         let new: Vec<_> = host.names().into_iter().filter(|n| !files.contains(n)).collect();
         assert!(new.iter().all(|name| name.strip_suffix(".lock").is_some()), "{new:?}");
-        // Both settings see the leases and free them.
+        // With either setting, the leases are listed and freed.
         for persist in [before, after] {
             assert_eq!(listed(&mut host.store(persist), &boot(1)).len(), 2);
         }
@@ -36,7 +36,8 @@ fn leases_go_where_the_set_has_one_already_with_a_warning_until_it_is_empty() {
     }
 }
 
-/// A copy reads the records of a set from its home, although the other file has its cursor.
+/// A copy reads the records of a set from the file with the set's leases, although the other file has its
+/// cursor.
 #[test]
 fn the_records_of_a_set_are_those_of_its_home() {
     for (before, after) in BOTH {
@@ -103,7 +104,7 @@ fn an_unreadable_boot_id_is_an_error_where_boot_leases_may_be() {
         assert!(host.store(persist).apply(&add("c4"), &blind(4)).is_err(), "{persist:?}");
         assert!(host.store(persist).apply(&del("c3"), &blind(5)).is_err(), "{persist:?}");
     }
-    // This does not bind the network to "disk".
+    // The freed durable lease does not bind the network to "disk".
     let (_, warnings) =
         added_with_warnings(&mut host.store(Persist::Boot), &lowest("c5"), &boot(1));
     assert!(warnings.is_empty(), "{warnings:?}");
@@ -157,7 +158,7 @@ fn a_set_is_listed_from_its_home_whatever_else_the_other_file_has() {
         let host = Host::new();
         let cooldown = Cooldown { seconds: 9, strict: false };
         let ecs = |name: &str| Add { cooldown, claim_gateways: true, ..lowest(name) };
-        // What is left: a gateway and a cooling address.
+        // Only a gateway and a cooling address are left.
         added(&mut host.store(before), &ecs("c1"), &boot(1));
         host.store(before).apply(&del("c1"), &boot(1)).unwrap();
         added(&mut host.store(after), &ecs("c2"), &boot(1));
@@ -197,7 +198,7 @@ fn a_network_stays_in_its_set_while_it_has_leases_whatever_shared_says() {
                 added_with_warnings(&mut host.store(after), &from(other, "c2"), &boot(1));
             assert_eq!(addrs, [addr("10.0.0.3")], "{one} to {other}");
             assert!(warnings.iter().any(|w| w.contains("shared")), "{warnings:?}");
-            // The same container gets the same lease, and an ADD is undone where it was made.
+            // The same container gets the same lease, and the undo of an ADD finds it.
             let (addrs, _) =
                 added_with_warnings(&mut host.store(after), &from(other, "c1"), &boot(1));
             assert_eq!(addrs, [addr("10.0.0.2")]);
@@ -232,7 +233,7 @@ fn persist_edited_back_and_forth_with_live_leases_moves_nothing() {
                 listed(&mut host.store(persist), &boot(1)).iter().map(|lease| lease.addr).collect();
             assert_eq!(addrs, all);
         }
-        // They end with the boot or survive it, like the first lease.
+        // These leases end with the boot or survive it, like the first lease.
         let left = if before == Persist::Disk { 6 } else { 0 };
         assert_eq!(listed(&mut host.store(after), &boot(2)).len(), left);
     }

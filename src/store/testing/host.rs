@@ -58,7 +58,7 @@ pub fn range() -> Vec<RangeSet> {
     vec![set("10.0.0.0/24")]
 }
 
-/// An ADD that takes the lowest free address.
+/// An ADD that leases the lowest free address.
 pub fn lowest(container: &str) -> Add {
     Add { strategy: Strategy::Lowest, ..add(container, &range()) }
 }

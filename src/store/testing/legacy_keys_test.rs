@@ -1,5 +1,5 @@
-//! Leases of cni-ipam-consul on the same server: an ADD is refused until they are imported, and the mark of that
-//! costs no round trip later.
+//! Leases of cni-ipam-consul on the same server: an ADD is refused until they are imported. The mark of the
+//! import costs no round trip later.
 
 use std::rc::Rc;
 
@@ -91,7 +91,7 @@ fn nothing_is_leased_before_the_import() {
     for container in ["c1", "old-7"] {
         refused(engine::add(&mut store, old_add(container), None, &at(1)).map(drop));
     }
-    // What the runtime would free is not lost: it repeats this DEL.
+    // The refused DEL is not lost: the runtime repeats it.
     refused(engine::del(&mut store, old_del("old-7"), None, &at(1)).map(drop));
     assert_eq!(free(&mut store, "never-seen", &at(1)), []);
     assert_eq!(server.paths(), ["node/node"]);
@@ -111,7 +111,7 @@ fn the_first_add_that_finds_no_old_keys_writes_the_mark() {
     let before = server.round_trips.get();
     lease(&mut store, "c2", &at(1));
     assert_eq!(server.round_trips.get() - before, 1);
-    // A key that cni-ipam-consul writes after that is not looked for.
+    // A key that cni-ipam-consul writes after the import is ignored.
     server.write_old_key("net/10.0.0.9", r#"{"id":"late"}"#);
     lease(&mut store, "c3", &at(1));
 }
@@ -120,7 +120,7 @@ fn the_first_add_that_finds_no_old_keys_writes_the_mark() {
 fn the_next_import_completes_an_interrupted_one() {
     let server = old_server();
     let mut store = FakeStore::new(server.clone());
-    // Killed after a portion: there is no mark that the import is complete.
+    // The import was killed after a portion, so there is no mark that it is complete.
     let portion = |some: &[u8]| {
         let lease = |i: &u8| ForeignLease {
             addr: addr(&format!("10.0.0.{i}")),
@@ -150,8 +150,8 @@ fn the_next_import_completes_an_interrupted_one() {
     assert_eq!(leases(&mut store).len(), 199);
 }
 
-/// Another node imports all leases, and a container ends, after this node has read the old keys; once
-/// before its first commit, and once before it tries again after a conflict.
+/// Another node imports all leases, and a container ends, after this node has read the old keys. This happens
+/// once before its first commit, and once before its second attempt after a conflict.
 #[test]
 fn a_late_import_restores_no_freed_lease() {
     for (is_etcd, conflict) in [(false, false), (true, false), (false, true), (true, true)] {
@@ -162,13 +162,13 @@ fn a_late_import_restores_no_freed_lease() {
             other.failure_seed.set(0);
             let mut store = FakeStore::new(other);
             import(&mut store, &at(1));
-            // One of the first portion: keys are sorted as text.
+            // A lease of the first portion: keys are sorted as text.
             assert_eq!(free(&mut store, "old-100", &at(1)), [addr("10.0.0.100")]);
         });
         let again = server.clone();
         *server.before_commit.borrow_mut() = Some(if conflict {
             Box::new(move || {
-                // The seed of a conflict without a reason.
+                // A seed that causes a conflict without a reason.
                 again.failure_seed.set(23);
                 *again.before_commit.borrow_mut() = Some(intruder);
             })

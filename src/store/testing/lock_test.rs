@@ -21,7 +21,7 @@ fn a_wait_ends_when_its_time_is_over() {
     holder.make_folder("/data".as_ref()).unwrap();
     let lock = holder.create("/data/leases.redb.lock".as_ref()).unwrap();
     assert!(lock.try_lock().unwrap());
-    // A wait without an end would end here.
+    // A wait without a time limit would end here.
     let process = Process::new(Some((20_000, Fate::KilledBefore)));
     let wait = Wait::For(Duration::from_millis(500));
     let mut store = Embedded::on(disk.of(&process), file.into(), Persist::Disk, wait);
@@ -29,7 +29,7 @@ fn a_wait_ends_when_its_time_is_over() {
     assert!(matches!(answer, Err(Error::Store(StoreError::Locked { .. }))), "{answer:?}");
 }
 
-/// A process in front that is stopped, or asleep, does not hold the lock.
+/// A process ahead in the queue that is stopped or asleep does not hold the lock.
 #[test]
 fn a_place_in_front_keeps_nobody_from_a_lock_that_is_free() {
     let host = Host::new();

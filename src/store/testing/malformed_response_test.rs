@@ -138,7 +138,7 @@ fn malformed_responses_are_errors() {
     }
 }
 
-/// Each wait for the next byte is short.
+/// The time limit is for the whole response, although each wait for the next byte is short.
 #[test]
 fn a_slow_response_fails_in_time() {
     let slow = server_of(b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n".repeat(9), true);
@@ -154,7 +154,7 @@ fn a_slow_response_fails_in_time() {
     }
 }
 
-/// A server that sends these answers one after the other. The receiver gets the requests.
+/// A server that sends these responses one after the other. The receiver gets the requests.
 fn scripted(answers: Vec<(&'static str, String)>) -> (String, mpsc::Receiver<serde_json::Value>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -206,9 +206,10 @@ fn a_listing_is_read_page_by_page() {
     assert_eq!(pages, [["ip/a"], ["ip/b"], ["ip/c"]]);
     let starts: Vec<String> =
         asked.try_iter().map(|body| body["key"].as_str().unwrap().to_owned()).collect();
-    // Each behind the last record of the page before: "sublet/ip/", "sublet/ip/a\0", "sublet/ip/b\0".
+    // Each page starts behind the last record of the previous page: "sublet/ip/", "sublet/ip/a\0",
+    // "sublet/ip/b\0".
     assert_eq!(starts, ["c3VibGV0L2lwLw==", "c3VibGV0L2lwL2EA", "c3VibGV0L2lwL2IA"]);
-    // A page that cannot be read is an error, and not the end.
+    // A page that cannot be read is an error, not the end of the listing.
     let error = etcd.list("ip/", until).unwrap_err().to_string();
     assert!(error.contains("stop"), "{error}");
 }

@@ -1,7 +1,7 @@
-//! The model: a store in memory, as simple as possible, with which the other stores are compared.
+//! The model: a store in memory, as simple as possible. The other stores are compared with it.
 //!
-//! It reads every lease for every question, and has no index that could disagree with another record.
-//! [`Memory`] is one lease file. [`Machine`] is a host with two of them, a policy and reboots.
+//! It reads every lease for every question, and has no index that could contradict another record. [`Memory`]
+//! is one lease file. [`Machine`] is a host with two of them, a policy and reboots.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -320,7 +320,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Begins another boot. A power cut destroys the file of the current one.
+    /// Begins another boot. A power cut destroys the file of the current boot.
     pub fn reboot(&mut self, power_cut: bool) {
         let old = std::mem::take(&mut self.boot);
         let was_whole = self.begun && !power_cut;
@@ -336,8 +336,8 @@ impl Machine {
         }
     }
 
-    /// Where an ADD leases from: whether it is the file that `persist` names, and which set. The network's
-    /// own leases decide, then those of the set.
+    /// Where an ADD leases: whether in the file that `persist` names, and from which set. The network's
+    /// existing leases decide, then those of the set.
     fn home(&mut self, set: &SetName, network: Option<&NetworkName>) -> (bool, SetName) {
         let [own, other] = self.files();
         if let Some(network) = network {
@@ -455,7 +455,8 @@ impl Machine {
         }
     }
 
-    /// Each set from one file: from its home, otherwise from the first file that has a record of it.
+    /// Each set from one file: from the file with its leases, otherwise from the first file that has a record
+    /// of it.
     fn of_each_set<T: Clone>(
         &mut self,
         records: impl Fn(&Memory) -> BTreeMap<(SetName, Addr), T>,
@@ -474,7 +475,7 @@ impl Memory {
         self.leases.values().any(|lease| lease.set == *set && lease.kind.collectable())
     }
 
-    /// The sets that a network has leases in.
+    /// The sets in which a network has leases.
     fn sets_of(&self, network: &NetworkName) -> BTreeSet<SetName> {
         let of_network = |lease: &&Lease| match &lease.owner {
             Owner::Attachment(attachment) => attachment.network == *network,
@@ -483,7 +484,7 @@ impl Memory {
         self.leases.values().filter(of_network).map(|lease| lease.set.clone()).collect()
     }
 
-    /// Carries the former address of a pod that has it again into this boot.
+    /// Copies a pod's former address to this boot, if the ADD leased that address to the pod again.
     fn remember(&mut self, add: &Add, added: &Added) {
         let carried: Vec<_> = self
             .earlier

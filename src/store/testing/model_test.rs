@@ -1,8 +1,8 @@
-//! Random histories of a host on redb and on the model: equal answers, equal leases.
+//! Random histories of a host on redb and on the model: both return equal answers and have equal leases.
 //!
 //! Three networks share one store. Between calls, `persist`, `shared` and `history` are edited, the host
 //! reboots, and host-local's folders return. After each step, the answer and the listing are compared with
-//! the model's. Both run the same allocator, so [`Ledger`] checks the listing independently, against the
+//! the model's. Both run the same allocator, so [`Ledger`] also checks the listing independently, against the
 //! acknowledged results.
 //!
 //! Not compared: history and counters (`history_test`), and paths in warnings.
@@ -36,7 +36,7 @@ const EDITS_SHARED: bool = true;
 const NETWORKS: u8 = 3;
 const CONTAINERS: u8 = 6;
 
-/// Small enough to be full sometimes, with the border of a block inside.
+/// Range sets that are small enough to be full sometimes. A boundary of an occupancy block lies inside.
 fn sets(choice: u8) -> Vec<RangeSet> {
     match choice % 4 {
         0 => vec![set("10.0.1.248/29")],
@@ -108,7 +108,7 @@ enum Op {
     Reboot {
         power_cut: bool,
     },
-    /// host-local has leased on a network: address, container, whether it recorded the interface.
+    /// host-local has leased on a network: address, container, and whether host-local recorded the interface.
     Folder {
         net: u8,
         leases: Vec<(u8, u8, bool)>,
@@ -315,7 +315,7 @@ fn run(
     }
 }
 
-/// An answer in a comparable form: the model has another order of owners, and no paths.
+/// A result in a comparable form: without the order of owners and the paths, which differ in the model.
 fn comparable(mut answer: Result<Outcome, Error>) -> String {
     match &mut answer {
         Ok(Outcome::Collected(step)) => step.freed.sort_unstable(),
@@ -340,13 +340,13 @@ fn comparable(mut answer: Result<Outcome, Error>) -> String {
 
 type Key = (SetName, Addr);
 
-/// The acknowledged results, recorded without the allocator and the model.
+/// The acknowledged results. They are recorded without help from the allocator or the model.
 #[derive(Default)]
 struct Ledger {
     listed: BTreeMap<Key, Lease>,
     gateways: BTreeMap<Key, Lease>,
     reserved: BTreeSet<Key>,
-    /// Whether a set's leases are durable, as its first one was.
+    /// Whether a set's leases are durable. The set's first lease decides.
     home: BTreeMap<SetName, bool>,
     /// When a freed address is free again.
     cooling: BTreeMap<(bool, SetName, Addr), u64>,
@@ -354,8 +354,7 @@ struct Ledger {
     former: BTreeMap<(bool, SetName, String, Addr), (Addr, u32)>,
 }
 
-/// The set from which an ADD leases: the one with leases of its network, otherwise the one that `shared`
-/// names.
+/// The set from which an ADD leases: a set with leases of its network, otherwise the set that `shared` names.
 fn set_of(add: &Add, listed: &BTreeMap<Key, Lease>) -> SetName {
     let of_network = |lease: &&Lease| {
         lease.kind.collectable() && lease.attachment().is_some_and(|a| a.network == add.network)
@@ -375,8 +374,8 @@ struct World {
 }
 
 impl Ledger {
-    /// The leases of containers, and reservations. A gateway's record is made with the lease that needs it,
-    /// and disappears together with its file.
+    /// The leases of containers, and reservations. The record of a gateway is omitted: it is made with the
+    /// first lease that needs it, and disappears together with its file.
     fn holders(&mut self, listed: Vec<Lease>) -> BTreeMap<Key, Lease> {
         let all = listed.into_iter().map(|lease| ((lease.set.clone(), lease.addr), lease));
         let (gateways, holders) = all.partition(|(_, lease)| lease.kind == Kind::Gateway);
@@ -421,7 +420,7 @@ impl Ledger {
         let reserved_again = new.iter().filter(is_kept).count();
         match (command, answer) {
             (Command::Add(add), Ok(Outcome::Added(added))) => {
-                // The owner gets its full name; no other owner loses anything.
+                // An imported owner may get its full name; no other owner loses a lease.
                 for lease in gone {
                     let heir = &after[&(lease.set.clone(), lease.addr)];
                     let (old, new) = (lease.attachment().unwrap(), heir.attachment().unwrap());
@@ -487,7 +486,8 @@ impl Ledger {
         self.judge_listing(&after);
     }
 
-    /// An address of a range set that an ADD could get; cooling addresses only if the cooldown allows it.
+    /// An address of a range set that an ADD could get. A cooling address counts only if the cooldown allows
+    /// it.
     fn free(
         &self,
         op: &Op,
@@ -563,7 +563,7 @@ impl Ledger {
                 self.former.insert(key, (grant.addr, world.boot));
             }
         }
-        // An address that both programs have leased is reserved, whichever of them frees it.
+        // An address that both programs have leased is reserved, whichever program frees it.
         let unreserve = |warning: &String| {
             let mut words =
                 warning.split_once("`sublet unreserve ")?.1.trim_end_matches('`').split(' ');
@@ -584,7 +584,7 @@ impl Ledger {
         }
     }
 
-    /// Checks what must always be true of the listing.
+    /// Checks what must hold for every listing.
     fn judge_listing(&mut self, listed: &BTreeMap<Key, Lease>) {
         let mut addrs = BTreeSet::new();
         for lease in listed.values().filter(|lease| lease.kind.collectable()) {
@@ -685,7 +685,7 @@ fn live(ops: &[Op], disk: [bool; 3], shared: [bool; 3]) {
             let expected = run(&mut model, &models, &command, &cx);
             assert_eq!(comparable(answer), comparable(expected), "{op:?}");
         }
-        // Whichever network calls.
+        // The result must not depend on the calling network.
         model.persist = [Persist::Boot, Persist::Disk][i % 2];
         let all = listed(&mut host.store(model.persist), &cx);
         assert_eq!(sorted(all), listed(&mut model, &cx), "{op:?}");

@@ -82,14 +82,15 @@ fn a_full_range_is_empty_after_a_boot() {
     let check = Check { set: net(), owner: owner("c7"), sets: sets.to_vec(), expected: None };
     assert!(store.apply(&Command::Check(check), &boot(2)).is_err());
     assert_eq!(freed(&mut store, &del("c7"), &boot(2)), []);
-    // A requested address of an ended lease, whose owner also had an address of the other family.
+    // An ADD requests an address whose lease has ended. The owner of that lease also had an address of the
+    // other family.
     let before = lease_records(&server);
     assert_eq!(before, 253 * 3);
     let first = fixed("new", &sets, "10.0.0.9");
     assert_eq!(added(&mut store, &first, &boot(2))[0], addr("10.0.0.9"));
     assert_eq!(lease_records(&server), 3, "the leases of the earlier boot are removed");
     assert_eq!(listed(&mut store, &boot(2)).len(), 2);
-    // From now on the round trips are the usual ones.
+    // From now on, commands take the usual number of round trips.
     assert_eq!(trips(&server, || drop(added(&mut store, &add("x", &sets), &boot(2)))), 1);
     assert_eq!(trips(&server, || drop(freed(&mut store, &del("x"), &boot(2)))), 2);
     for i in 0..252 {
@@ -144,7 +145,7 @@ fn a_lease_of_a_boot_that_has_just_started_is_held() {
         let sets = [set("10.0.0.0/30")];
         added(&mut store, &add("c", &sets), &boot(1));
         let elsewhere = Add { set: SetName("elsewhere".into()), ..add("x", &sets) };
-        // It ends before it erases the ended lease.
+        // The node stops before it erases the ended lease.
         server.commits_left.set(Some(2));
         added(&mut store, &elsewhere, &boot(2));
         server.commits_left.set(None);
@@ -234,7 +235,7 @@ fn a_late_transaction_of_a_killed_client_undoes_nothing() {
     }
 }
 
-/// The same with an ADD, after which the container is deleted.
+/// The same for an ADD whose container is deleted afterwards.
 #[test]
 fn a_late_add_of_a_killed_client_leases_nothing() {
     let sets = dual_stack();
@@ -255,7 +256,8 @@ fn a_late_add_of_a_killed_client_leases_nothing() {
     }
 }
 
-/// The first attempt of an ADD is not answered. Its fence makes it void, and the second attempt is applied.
+/// The first attempt of an ADD is not answered. The fence invalidates this attempt, and the second attempt is
+/// applied.
 #[test]
 fn an_attempt_that_was_not_answered_is_void() {
     let sets = [set("10.0.0.0/30")];
@@ -296,7 +298,7 @@ fn a_renamed_host_keeps_its_leases() {
         assert_eq!(freed(&mut store, &del("b"), &new), b);
         assert_eq!(engine::gc(&mut store, gc_all(), &new).unwrap(), 2);
         added(&mut store, &add("c", &sets), &new);
-        // Another boot under a third name: the lease has ended.
+        // In another boot under a third name, the lease has ended.
         added(&mut store, &add("d", &sets), &host("third", 2));
         let left = listed(&mut store, &host("third", 2));
         assert!(
@@ -359,8 +361,8 @@ fn a_restored_record_of_an_earlier_boot_is_claimed_again() {
     assert_eq!(listed(&mut store, &boot(2)).len(), 4);
 }
 
-/// A host whose clock is behind cannot end a cooldown, and no clock that is set back does, except on the node that
-/// started the cooldown.
+/// A host whose clock is behind cannot end a cooldown early. A clock that is set back ends a cooldown only on
+/// the node that started the cooldown.
 #[test]
 fn a_cooldown_ends_by_no_other_clock_early() {
     for is_etcd in [false, true] {
@@ -377,15 +379,15 @@ fn a_cooldown_ends_by_no_other_clock_early() {
             let outcome = store.apply(&strict("b"), &there(now));
             assert!(matches!(outcome, Err(Error::Refused(_))), "{now}: {outcome:?}");
         }
-        // It was started at a time that has not come, so its end may never come.
+        // The cooldown was started at a time that is still in the future, so its end may never come.
         store.apply(&strict("c"), &here(9_999)).unwrap();
         freed(&mut store, &del("c"), &here(10_000));
         store.apply(&strict("d"), &there(13_600)).unwrap();
     }
 }
 
-/// All nodes have rebooted, claimed their names and ended before they erased their leases. An ADD in the full range
-/// reads the leases of one of them.
+/// All nodes have rebooted, claimed their names, and stopped before they erased their ended leases. An ADD in
+/// the full range reads the leases of only one node.
 #[test]
 fn one_address_after_a_mass_reboot_takes_few_round_trips() {
     let server = FakeServer::new(false);
@@ -411,7 +413,7 @@ fn one_address_after_a_mass_reboot_takes_few_round_trips() {
     assert!(cost <= 10, "{cost} trips");
 }
 
-/// Without a cache, and with a clock that was set back.
+/// The commands also work without a cache, and after a clock was set back.
 #[test]
 fn the_local_cache_only_saves_round_trips() {
     let folder = tempfile::tempdir().unwrap();
@@ -428,7 +430,7 @@ fn the_local_cache_only_saves_round_trips() {
         assert_eq!(lease_records(&server), 3);
         let is_cached = place.is_dir();
         let cost = trips(&server, || drop(added(&mut store, &add("b", &sets), &early(2))));
-        // The node's record, the commit, and the node's leases.
+        // Without a cache: one for the node's record, one for the commit, and one for the node's leases.
         assert_eq!(cost, if is_cached { 1 } else { 3 });
         assert_eq!(listed(&mut store, &early(2)).len(), 4);
     }
@@ -457,7 +459,7 @@ fn a_damaged_or_outdated_cache_costs_a_read() {
     fs::remove_file(node_file(&folder)).unwrap();
     added(&mut store, &add("d", &sets), &boot(1));
     assert_eq!(fs::read(node_file(&folder)).unwrap(), good);
-    // The server is a new one: the cached record does not exist.
+    // The server was replaced: the cached record does not exist on it.
     let new = FakeServer::new(false);
     let cache = LocalCache::new(&folder, "fake".to_owned());
     let mut other = FakeStore::with_cache(new.clone(), Persist::Boot, cache);
@@ -489,7 +491,7 @@ fn only_boot_leases_of_this_machine_end_with_the_boot() {
     };
     let all = names(&mut store, &boot(1));
     assert_eq!(all.len(), 7, "{all:?}");
-    // A caller that cannot determine its boot takes no lease as ended.
+    // If a caller cannot determine its boot, no lease counts as ended.
     assert_eq!(names(&mut store, &Context { boot: None, ..boot(2) }), all);
     added(&mut disk, &lowest("kept", &sets), &boot(2));
     added(&mut store, &lowest("new", &sets), &boot(2));
@@ -507,8 +509,8 @@ fn only_boot_leases_of_this_machine_end_with_the_boot() {
     assert_eq!(listed(&mut store, &on("node", "", 2)).len(), 2);
 }
 
-/// Its owner's record is assumed absent. The search for an address of an earlier boot lists the record, and then
-/// finds a cooling address: the plan for that address rests on an assumption that is refuted.
+/// The owner's record is assumed to be absent. The search for an address of an earlier boot lists that
+/// record, and then finds a cooling address: the plan for the cooling address rests on a refuted assumption.
 #[test]
 fn an_assumption_that_is_refuted_while_deciding_is_not_relied_on() {
     for is_etcd in [false, true] {
@@ -541,7 +543,7 @@ fn an_owner_that_returns_after_a_boot_leases_anew() {
     let sticky = |c: &str| Add { sticky: true, origin: origin.clone(), ..add(c, &sets) };
     let before = added(&mut store, &sticky("c"), &boot(1));
     added(&mut store, &add("other", &sets), &boot(1));
-    // It is refused neither as a duplicate nor because its old lease is outside the ranges.
+    // The owner is refused neither as a duplicate nor because its old lease is outside the ranges.
     let moved = [set("10.5.0.0/24")];
     let strict = Add { on_duplicate: OnDuplicate::Error, ..add("other", &moved) };
     assert!(moved[0].range_of(added(&mut store, &strict, &boot(2))[0]).is_some());
@@ -580,7 +582,7 @@ fn a_second_machine_is_refused_until_the_first_is_released() {
     }
     // A DEL is no error, because its container never had a lease.
     assert_eq!(freed(&mut store, &del("d"), &two), []);
-    // A missing machine-id proves nothing.
+    // A missing machine-id does not identify a machine.
     added(&mut store, &add("e", &sets), &on("node", "", 1));
     assert_eq!(listed(&mut store, &one).len(), 4);
     let left = engine::release_node(&mut store, "node", &two).unwrap();
@@ -589,7 +591,7 @@ fn a_second_machine_is_refused_until_the_first_is_released() {
         lease_records(&server) == 0 && !server.paths().iter().any(|path| path.starts_with("node/"))
     );
     added(&mut store, &add("d", &sets), &two);
-    // The first machine still runs. Its cache says that it owns the name, which is not true any more.
+    // The first machine still runs. Its cache still says that it owns the name, but it does not.
     name_refusal(&mut store, &Command::Add(add("f", &sets)), &one);
     assert_eq!(listed(&mut store, &two).len(), 2);
 }
@@ -635,7 +637,7 @@ fn two_clients_race_for_the_first_add_of_a_boot() {
     }
 }
 
-/// Killed after any number of commits, and started again.
+/// The machine is killed after any number of commits, and started again.
 #[test]
 fn the_removal_of_ended_leases_may_be_interrupted() {
     let sets = [set("10.0.0.0/24"), set("fd00::/120")];
@@ -671,7 +673,7 @@ fn the_release_of_a_node_frees_only_its_leases() {
         }
         let elsewhere = Add { set: SetName("elsewhere".into()), ..add("c", &sets) };
         added(&mut store, &elsewhere, &dead);
-        // A second boot claimed the name, and the node died before it removed the ended leases.
+        // A second boot claimed the name, and the node stopped before it removed the ended leases.
         server.commits_left.set(Some(2));
         drop(store.apply(&Command::Add(add("last", &sets)), &on("dead", "m-dead", 2)));
         server.commits_left.set(None);
@@ -697,7 +699,8 @@ fn the_release_of_a_node_frees_only_its_leases() {
         assert!(engine::release_node(&mut store, "dead", &alive).unwrap().forgotten);
         let left = listed(&mut store, &alive);
         let of_dead: Vec<&Lease> = left.iter().filter(|l| l.node.name == "dead").collect();
-        // The gateway of the pool that the other node uses. A reservation belongs to no node.
+        // One lease is left: the gateway of the pool that the other node uses. A reservation belongs to no
+        // node.
         assert_eq!(of_dead.len(), 1, "{commits}: {of_dead:?}");
         assert!(of_dead.iter().all(|l| l.kind == Kind::Gateway));
         assert_eq!(left.iter().filter(|l| l.kind == Kind::Reserved).count(), 1);
@@ -732,7 +735,7 @@ fn nodes_are_listed_and_forgotten() {
         store.cluster().unwrap().forget(&all[1], &boot(3)).unwrap()
             && store.cluster().unwrap().nodes().unwrap().len() == 1
     );
-    // It is alive: its next ADD claims the name again.
+    // The released machine still runs: its next ADD claims the name again.
     added(&mut store, &add("d", &sets), &boot(3));
     assert_eq!(store.cluster().unwrap().nodes().unwrap().len(), 2);
 }
@@ -797,7 +800,7 @@ fn random_commands_of_two_nodes() {
     }
 }
 
-/// A client is killed while it claims the first name of its machine. Then the machine gets another name.
+/// A client is killed while it claims the first name of its machine. Then the machine gets a different name.
 #[test]
 fn a_late_claim_does_not_rename_the_machine() {
     for is_etcd in [false, true] {
@@ -847,7 +850,7 @@ fn the_first_writer_defines_the_network() {
     });
     assert_eq!(cost, 2);
     assert_eq!(store.cluster().unwrap().definition(&name).unwrap().unwrap().text, "one");
-    // It is defined again between the read and the commit.
+    // The network is defined again between the read and the commit.
     store.cluster().unwrap().definition(&name).unwrap();
     let other = server.clone();
     *server.before_commit.borrow_mut() = Some(Box::new(move || {

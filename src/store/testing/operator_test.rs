@@ -7,8 +7,8 @@ use crate::alloc::{
 use crate::error::Refusal;
 use crate::model::{Kind, Lease, Origin, Owner};
 
-/// Another program's leases are imported once, even if the import is repeated. A clash refuses all of them. A
-/// DEL that rewinds finds the cursor without knowing the range.
+/// Another program's leases are imported once, even if the import is repeated. If one lease conflicts, no
+/// lease is imported. A DEL with `rewind` finds the cursor without knowing the range.
 pub fn imports_are_atomic_and_repeatable(make: Make<'_>) {
     let (mut store, sets) = (make(), [set("10.0.0.0/24")]);
     let lease = |ip: &str, id: &str| ForeignLease {
@@ -76,7 +76,7 @@ pub fn a_changed_lease_is_not_freed(make: Make<'_>) {
     assert_eq!(leases(&mut *make()).len(), 1);
 }
 
-/// What was written to host-local's folder is leased there and not here any more; what has changed since stays.
+/// Leases that were written to host-local's folder are freed here. A lease that has changed since then stays.
 pub fn an_export_moves_the_leases(make: Make<'_>) {
     let (mut store, sets) = (make(), [set("10.0.0.0/24")]);
     let rr = |c: &str| Add { strategy: Strategy::RoundRobin, ..add(c, &sets) };

@@ -154,7 +154,7 @@ pub fn sub_pools(make: Make<'_>) {
     let same = Command::RequestPool(ask("l", "10.0.0.0/8 10.10.0.0/16"));
     assert!(matches!(pool_refusal(store, &same), PoolRefusal::Overlap { .. }));
     let inner = pool(store, &ask("l", "10.0.0.0/8 10.10.0.0/17"), &cx).id.0;
-    // Both have one set of addresses.
+    // Both pools have one set of addresses.
     assert_eq!(lease(store, &want(&id, None), &cx).addr, addr("10.10.0.0"));
     assert_eq!(lease(store, &want(&inner, None), &cx).addr, addr("10.10.0.1"));
     // A pool of the whole subnet would overlap. A sub-pool of another subnet has its own addresses.
@@ -208,7 +208,7 @@ pub fn addresses(make: Make<'_>) {
     let undo = ReleaseAddress { pool: PoolId(id), addr: stale.addr, only: Some(Box::new(stale)) };
     let undone = a.apply(&Command::ReleaseAddress(undo), &cx).unwrap();
     assert_eq!(undone, Outcome::Freed(vec![]));
-    // A subnet of two addresses, and one of one address.
+    // A subnet of two addresses, and a subnet of one address.
     for (of, all) in
         [("10.9.0.2/31", vec!["10.9.0.2", "10.9.0.3"]), ("fd00::7/128", vec!["fd00::7"])]
     {

@@ -13,7 +13,7 @@ use crate::store::{Store, StoreReader};
 
 const ID: &str = "net";
 
-/// An action of a client.
+/// What another client does.
 type Act = fn(&mut FakeStore);
 
 fn shared_pool() -> RequestPool {
@@ -33,7 +33,7 @@ fn users(server: &Rc<FakeServer>) -> Vec<(String, u32)> {
     users
 }
 
-/// The answer to a commit is lost, and another client changes the pool before the outcome is looked for: a
+/// The answer to a commit is lost. Before the outcome is looked for, another client changes the pool: a
 /// client of another node, or another request to the same daemon.
 #[test]
 fn users_are_counted_once_if_an_answer_is_lost() {
@@ -60,8 +60,8 @@ fn users_are_counted_once_if_an_answer_is_lost() {
     }
 }
 
-/// A release that was interrupted after its first step is completed by the next request that the pool
-/// blocks, by any release, and by a sweep.
+/// A release that was interrupted after its first step is completed by the next request that conflicts with
+/// the pool, by any release, and by a sweep.
 #[test]
 fn an_interrupted_removal_is_finished() {
     let finish: [(&str, Act); 5] = [
@@ -150,8 +150,8 @@ fn a_copy_of_a_machine_releases_nothing_of_the_original() {
     assert_eq!(leases(&mut store).len(), 2);
 }
 
-/// A host whose clock is behind joins a pool that another host has just requested, and whose network its dockerd
-/// does not list yet.
+/// A host whose clock is behind joins a pool. Another host has just requested the pool, and that host's
+/// dockerd does not list the network yet.
 #[test]
 fn a_clock_that_is_behind_makes_no_pool_older() {
     let server = FakeServer::new(false);

@@ -1,5 +1,5 @@
-//! Power cuts on a disk in memory: everything acknowledged is there, whichever unflushed writes the disk
-//! has kept.
+//! Power cuts on a disk in memory: all acknowledged data survives, whichever unflushed writes the disk has
+//! kept.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ fn undisturbed(disk: &Disk) -> Embedded<SimFs> {
     store(disk, &Process::new(None))
 }
 
-/// Calls `judge` with the store after each of a number of power cuts.
+/// Calls `judge` with the store after each of `cuts` power cuts.
 fn cut(disk: &Disk, cuts: u64, judge: impl Fn(&mut Embedded<SimFs>)) {
     for seed in 0..cuts {
         let disk = disk.copied();
@@ -104,7 +104,7 @@ fn a_reservation_survives_a_power_cut() {
     }
 }
 
-/// Nothing was acknowledged, but a torn file under the store's name would make every further command fail.
+/// Nothing was acknowledged, but a torn file under the store's name would make every later command fail.
 #[test]
 fn a_power_cut_after_a_kill_leaves_a_whole_store_or_none() {
     let disk = Disk::default();

@@ -55,7 +55,7 @@ fn a_consumer_may_lease_and_free_and_no_address_appears_twice() {
         host.store(persist).list(&boot(1), &mut list).unwrap();
         assert_eq!(steps, 3);
         assert!(seen.is_sorted_by(|a, b| a < b));
-        // Leases that exist from beginning to end are seen.
+        // Leases that exist during the whole listing are listed.
         let of = |n: u16| Addr::from_bits(Family::V4, 0x0a01_0000 + u128::from(n)).unwrap();
         let stays = |n: &u16| ![5, 10_400].contains(n);
         let missed = (0..10_500).filter(stays).find(|n| seen.binary_search(&of(*n)).is_err());

@@ -48,7 +48,7 @@ impl Records {
         operations.iter().all(|operation| self.holds(operation))
     }
 
-    /// Makes the writes, whatever the comparisons say.
+    /// Applies the writes, whether the comparisons hold or not.
     pub fn apply(&mut self, operations: &[Operation]) {
         self.version += 1;
         for operation in operations {
@@ -64,7 +64,7 @@ impl Records {
         }
     }
 
-    /// What a server reports of comparisons that did not hold: etcd the records, Consul the paths.
+    /// What a server reports about comparisons that did not hold: etcd reports the records, Consul the paths.
     pub fn conflict(&self, operations: &[Operation], is_etcd: bool) -> Conflict {
         if is_etcd {
             let entries = compared(operations.iter()).map(|operation| {

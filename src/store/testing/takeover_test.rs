@@ -47,7 +47,7 @@ fn the_folder_is_adopted_and_becomes_a_file_that_says_how_to_go_back() {
         assert!(text.contains("sublet export host-local") && text.lines().count() == 1, "{text}");
         let kept = host.folder.path().join("net~adopted-1000");
         assert!(kept.join("10.0.0.2").exists());
-        // A file means that the import is done.
+        // A file in place of the folder means that the import is done.
         assert_eq!(add(&host, persist, lowest("next"), &boot(1)).unwrap(), [addr("10.0.0.5")]);
         assert_eq!(add(&host, persist, lowest("old"), &boot(1)).unwrap(), [addr("10.0.0.2")]);
     }
@@ -74,7 +74,7 @@ fn a_takeover_that_died_before_the_exchange_is_done_again_by_the_next_add() {
 fn if_the_exchange_fails_the_add_fails_and_undoes_its_own_lease() {
     for persist in MODES {
         let host = Host::new();
-        // The future name of the folder is too long for the file system.
+        // The name that the folder would get is too long for the file system.
         let long = "n".repeat(250);
         let dir = host.folder.path().join(&long);
         fs::create_dir(&dir).unwrap();
@@ -117,7 +117,7 @@ fn an_address_that_both_sides_claim_is_reserved_with_both_named_and_the_rest_is_
         for word in ["ours", "theirs", "sublet unreserve net 10.0.0.2"] {
             assert!(warning.contains(word), "{warning}");
         }
-        // The end of neither container frees it.
+        // A DEL of either container does not free the address.
         for container in ["ours", "theirs"] {
             let del = super::contract::del(container);
             crate::store::Store::apply(&mut host.store(persist), &del, &boot(1)).unwrap();
@@ -175,7 +175,7 @@ fn an_add_waits_for_host_locals_lock_and_looks_for_the_folder_again() {
                 &crate::store::Os,
                 std::time::Duration::from_millis(50),
             );
-            // Another process with another store has imported it.
+            // Another process, with another store, has imported the folder.
             fs::rename(&dir, host.folder.path().join("net~adopted-1")).unwrap();
             drop(held);
             waiting.join().unwrap().unwrap()

@@ -1,10 +1,10 @@
-//! Clients that are killed before and after their transactions arrive, on real servers: their recorded histories
-//! are judged.
+//! Clients that are killed before and after their transactions arrive, on real servers. The recorded
+//! histories of the clients are checked.
 //!
-//! Each command has a store of its own, as a process has. Some transactions are lost, some are not answered, some
-//! arrive late, and of some the client is killed: it sends nothing more, and leaves its in-flight note. Afterwards
-//! the client repeats the command or does the opposite. A history is sound if no address was held by two containers
-//! at a time, and if exactly the addresses that are held at the end have leases.
+//! Each command has a store of its own, like a process. Some transactions are lost, some are not answered,
+//! and some arrive late. The client of some is killed: it sends nothing more, and leaves its in-flight note.
+//! Afterwards the client repeats the command or does the opposite. A history is sound if no two containers
+//! held an address at the same time, and if exactly the addresses that are held at the end have leases.
 //!
 //! The controls remove the comparisons, the fence or the nonce. Their histories must be unsound.
 
@@ -208,7 +208,7 @@ impl<S: Server + Send + 'static, F: Fn() -> S> Client<'_, S, F> {
         }
     }
 
-    /// Frees a container's address, whatever it takes.
+    /// Frees a container's address, with as many attempts as necessary.
     fn delete(&mut self, name: &str) {
         loop {
             match self.apply(&del(name)) {
@@ -219,7 +219,8 @@ impl<S: Server + Send + 'static, F: Fn() -> S> Client<'_, S, F> {
         }
     }
 
-    /// Leases an address to a container, or fails for certain. A container may be given up after a failure.
+    /// Leases an address to a container. Returns false if the container certainly has no lease. With
+    /// `may_give_up`, the container may be given up after a failure.
     fn lease(&mut self, name: &str, may_give_up: bool) -> bool {
         loop {
             match self.apply(&Command::Add(add(name, &[set("10.0.0.0/27")]))) {
@@ -269,8 +270,8 @@ impl<S: Server + Send + 'static, F: Fn() -> S> Client<'_, S, F> {
     }
 }
 
-/// Runs the clients, and judges their history. Returns how many commands were answered and not answered, or why
-/// the history is unsound.
+/// Runs the clients, and checks their history. Returns how many commands were answered and not answered, or
+/// why the history is unsound.
 fn run<S: Server + Send + 'static>(
     make: &(impl Fn() -> S + Sync),
     without: Without,
@@ -296,7 +297,7 @@ fn run<S: Server + Send + 'static>(
         stop.store(true, Ordering::Relaxed);
         clients.into_iter().map(|client| client.join().unwrap()).collect::<Result<Vec<_>, _>>()
     })?;
-    // What is late arrives.
+    // Wait until late transactions have arrived.
     wait(200);
     let (mut history, mut answered, mut unanswered) = (Vec::new(), 0, 0);
     for client in clients {
@@ -323,7 +324,7 @@ fn run<S: Server + Send + 'static>(
     agrees.then_some((answered, unanswered)).ok_or(format!("held {kept:?}, leased {leased:?}"))
 }
 
-/// Judges histories of `make`'s clients, which are given a prefix.
+/// Checks the histories of `make`'s clients. `make` gets a prefix.
 fn judge<S: Server + Send + 'static>(make: impl Fn(&str) -> S + Sync) {
     let (answered, unanswered) = run(&|| make("sound"), Without::Nothing, 10_000).unwrap();
     assert!(answered > 300 && unanswered > 20, "{answered} answers, {unanswered} without one");

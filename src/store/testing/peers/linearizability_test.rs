@@ -1,9 +1,9 @@
 //! Many clients on a cluster whose members are killed and paused: their answers are checked.
 //!
-//! Each client adds and deletes containers of its own, and records when it asked and when it was answered. The
-//! run is correct if no address was held by two containers at a time, from the answer to its ADD until its DEL
-//! was sent, and if exactly the addresses that are held at the end have leases. A client without an answer
-//! does not know what it holds. It repeats the command until it knows.
+//! Each client adds and deletes containers of its own, and records the times of its requests and answers. The
+//! run is correct if no two containers held an address at the same time, from the answer to its ADD until its
+//! DEL was sent, and if exactly the addresses that are held at the end have leases. A client without an
+//! answer does not know what its container holds. It repeats the command until it knows.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -108,7 +108,7 @@ fn client(mut store: impl Store, number: u64, stop: &AtomicBool) -> Run {
     run
 }
 
-/// The addresses that two containers held at a time.
+/// The addresses that two containers held at the same time.
 pub fn doubly_held(history: &[Held]) -> Vec<Addr> {
     let mut held: Vec<&Held> = history.iter().collect();
     held.sort_by_key(|h| (h.addr, h.from));
@@ -155,7 +155,7 @@ fn no_address_is_held_twice_while_members_die() {
     spec.servers.endpoints = endpoints.to_vec();
     let make = |number: u64| {
         let mut spec = spec.clone();
-        // Each client starts with another member.
+        // Each client starts with a different member.
         spec.servers.endpoints.rotate_left(usize::try_from(number).unwrap() % 3);
         ClusterStore::new(
             Etcd::new(&spec).unwrap(),
@@ -177,7 +177,7 @@ fn no_address_is_held_twice_while_members_die() {
                 wait(1200);
             }
         }
-        // A majority is stopped for a while.
+        // Stop a majority for a while.
         members[0].signal("STOP");
         members[1].signal("STOP");
         wait(2500);

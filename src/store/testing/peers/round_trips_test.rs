@@ -1,5 +1,6 @@
-//! How many round trips commands take: on an empty, a nearly full and a full set, and by sixteen nodes at
-//! once. On real servers and on the fake. The owners are the same each time, and so are the numbers.
+//! How many round trips commands take: on an empty, a nearly full and a full set, and with sixteen nodes at
+//! the same time. The tests run on real servers and on the fake. The owners are the same in each run, so the
+//! numbers are too.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,7 +67,7 @@ impl Member {
         let count = Rc::new(Cell::new(0));
         let cache = LocalCache::new(folder, String::new());
         let (server, timeout) = (Counted(server, count.clone()), Duration::from_secs(60));
-        // Removing old history takes round trips too, but so many records are never too many.
+        // Removing old history would take round trips too, so history is never removed here.
         let history = History::Kept { count: u64::MAX, age: u64::MAX };
         let store = ClusterStore::new(server, timeout, Persist::Boot, cache).keeping(history);
         let node = Node { name: format!("node-{number}"), machine: format!("m{number}") };
@@ -162,8 +163,8 @@ fn ninety_percent(make: Make<'_>) {
     assert!(trips <= 600, "{trips} trips for 200 ADDs");
 }
 
-/// The last free address is found wherever it is, the set is not exhausted before, and both take few round
-/// trips.
+/// The last free address is found wherever it is, and the set does not count as exhausted before. Both take
+/// few round trips.
 fn full(make: Make<'_>, len: u8) {
     let folder = tempfile::tempdir().unwrap();
     let mut one = Member::new(make("full"), folder.path(), 1);
@@ -205,7 +206,8 @@ fn full(make: Make<'_>, len: u8) {
     assert_eq!(one.add(cool("c", false)).1, last, "no other address is free");
 }
 
-/// A lease of an earlier boot is free, although its record still exists and is counted.
+/// An address whose lease ended with an earlier boot is free, although its record still exists and is
+/// counted.
 fn full_of_ended_leases(make: Make<'_>) {
     let folder = tempfile::tempdir().unwrap();
     let mut one = Member::new(make("ended"), folder.path(), 1);
@@ -266,7 +268,7 @@ fn in_order(make: Make<'_>) {
         }
         one.ask(&del("first")).1.unwrap();
     }
-    // Both families at once, at the hash of the owner.
+    // Each ADD leases both families at once, at the hash of the owner.
     for i in 0..20 {
         assert_eq!(one.add(add(&format!("dual-{i}"), &sets)).0, 1);
     }

@@ -20,7 +20,7 @@ use crate::store::cluster::etcd::Etcd as EtcdClient;
 pub struct Running {
     child: Child,
     command: Command,
-    /// Its data; removed with it.
+    /// The server's data, removed together with this value.
     pub folder: TempDir,
     /// `http://127.0.0.1:port`.
     pub endpoint: String,
@@ -34,13 +34,13 @@ impl Drop for Running {
 }
 
 fn free_ports<const N: usize>() -> [u16; N] {
-    // All at once, so that they differ.
+    // All ports are reserved at the same time, so that they differ.
     let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     held.map(|listener| listener.local_addr().unwrap().port())
 }
 
 fn start(endpoint: String, folder: TempDir, program: &str, args: &[String]) -> Running {
-    // The kernel ends it with us.
+    // The kernel ends the server together with this process.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", program]).args(args);
     let log = folder.path().join("log");
@@ -51,20 +51,20 @@ fn start(endpoint: String, folder: TempDir, program: &str, args: &[String]) -> R
 }
 
 impl Running {
-    /// Sends it a signal: `STOP`, `CONT`.
+    /// Sends the server a signal: `STOP`, `CONT`.
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
-    /// Kills it, and starts it again on its data.
+    /// Kills the server, and starts it again on its data.
     pub fn restart(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         self.child = self.command.spawn().unwrap();
     }
 
-    /// Waits until it answers.
+    /// Waits until the server answers.
     pub fn await_ready(mut self, probe: &dyn Server) -> Running {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
@@ -82,7 +82,7 @@ impl Running {
         }
     }
 
-    /// How to reach it, under a prefix.
+    /// The settings that reach the server, under a prefix.
     pub fn servers(&self, prefix: &str) -> Servers {
         Servers {
             endpoints: vec![self.endpoint.clone()],
@@ -96,12 +96,12 @@ impl Running {
         }
     }
 
-    /// etcd's.
+    /// An etcd client.
     pub fn etcd(&self, prefix: &str) -> Etcd {
         Etcd { servers: self.servers(prefix), login: None }
     }
 
-    /// Consul's.
+    /// A Consul client.
     pub fn consul(&self, prefix: &str) -> Consul {
         Consul { servers: self.servers(prefix), dc: None, token: None }
     }
@@ -126,7 +126,7 @@ pub fn etcd(more: &[&str]) -> Running {
     etcd_by("http", more)
 }
 
-/// The same; clients come by `scheme`.
+/// The same with `http` or `https` for clients.
 pub fn etcd_by(scheme: &str, more: &[&str]) -> Running {
     let [client, peer] = free_ports();
     let endpoint = format!("{scheme}://127.0.0.1:{client}");

@@ -76,11 +76,11 @@ fn keeps_history<S: Server + 'static>(make: &(impl Fn(&str) -> S + Clone + 'stat
 }
 
 fn takes_the_fewest_round_trips(server: impl Server) {
-    // In a conflict, etcd reports the owner's lease, and Consul only that there is one.
+    // In a conflict, etcd reports the owner's lease, and Consul only that the lease exists.
     let repeated = if server.place().starts_with("etcd") { 1 } else { 2 };
     let count = Rc::new(Cell::new(0));
     let folder = tempfile::tempdir().unwrap();
-    // Removing old history takes round trips too, but so many records are never too many.
+    // Removing old history would take round trips too, so history is never removed here.
     let history = History::Kept { count: u64::MAX, age: u64::MAX };
     let store = store_of(Counted(server, count.clone()), folder.path(), "trips");
     let mut store = store.keeping(history);
@@ -96,11 +96,11 @@ fn takes_the_fewest_round_trips(server: impl Server) {
     assert_eq!(trips(&Command::Add(add("c1", &dual_stack()))), repeated, "repeated ADD");
     assert_eq!(trips(&Command::Add(Add { requested, ..add("c2", &dual_stack()) })), 1, "fixed ADD");
     assert_eq!(trips(&del("c1")), 2, "DEL");
-    // `shared` may have been edited, so it looks into all sets.
+    // `shared` may have been edited, so the DEL looks in all sets.
     assert_eq!(trips(&del("c1")), 2, "DEL of nothing");
 }
 
-/// More than one page. Each node collects its own leases.
+/// More leases than one page. Each node frees its own leases by GC.
 fn holds_thousands_of_leases(server: impl Server) {
     let sets = [set("10.0.0.0/16")];
     let folder = tempfile::tempdir().unwrap();

@@ -115,7 +115,7 @@ fn etcd_with_users() {
     works(&mut *open(login("sublet", &right)));
     let renewed = fs::read_to_string(&kept).unwrap();
     assert!(renewed.starts_with(whose) && !renewed.contains("nonsense"), "{renewed}");
-    // The token of another cluster is not sent. If the file cannot be written, all works without it.
+    // The token of another cluster is not sent. If the file cannot be written, commands work without it.
     fs::write(&kept, renewed.replacen("127.0.0.1", "127.0.0.2", 1)).unwrap();
     works(&mut *open(login("sublet", &right)));
     assert_eq!(fs::read_to_string(&kept).unwrap().lines().next(), Some(whose));
@@ -153,7 +153,7 @@ fn consul_with_tokens() {
     let read = token("read", "key_prefix \"sublet/\" { policy = \"read\" }");
     let open = |spec| open(&StoreSpec::Consul(Box::new(spec))).unwrap();
     works(&mut *open(with(&server, &write)));
-    // A token that may only read lists, and no more.
+    // A token with read permission can list, and do nothing else.
     let mut reader = open(with(&server, &read));
     let mut seen = 0;
     reader.list(&at(1), &mut |_| seen += 1).unwrap();
@@ -171,7 +171,7 @@ fn consul_with_tokens() {
     is_unavailable(open(elsewhere), "No path to datacenter");
 }
 
-/// A CA, and a certificate by it for 127.0.0.1, as `NAME.ca.pem`, `NAME.pem` and `NAME.key`.
+/// A CA, and a certificate for 127.0.0.1 that it signed, as `NAME.ca.pem`, `NAME.pem` and `NAME.key`.
 fn certificate(folder: &Path, name: &str) -> [PathBuf; 3] {
     let script = r#"set -e
         cd "$1"
@@ -283,7 +283,8 @@ fn a_tls_alert_after_the_request_does_not_mean_that_nothing_was_done() {
     let probe = Etcd::new(&spec).unwrap();
     let server = server.await_ready(&probe);
     let proxy = proxy(&server, &BREAKS);
-    // If it counted as not sent, the request would go to the next endpoint, and fail to create the record.
+    // If the request counted as not sent, the client would send it to the next endpoint, and fail to create
+    // the record.
     spec.servers.endpoints = vec![proxy, server.endpoint.clone()];
     let write = Write::Put(vec![1; 20]);
     let operation = Operation { path: "ip/a".to_owned(), expect: Expect::Absent, write };
@@ -297,7 +298,7 @@ fn a_tls_alert_after_the_request_does_not_mean_that_nothing_was_done() {
     assert!(probe.get(&["ip/a"], until).unwrap()["ip/a"].is_some(), "the server has applied it");
 }
 
-/// The next process does not wait for it again. Which server is asked first is chance.
+/// The next process does not wait for that server again. Which server is asked first is random.
 #[test]
 fn a_server_that_hangs_is_remembered() {
     let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -384,7 +385,7 @@ fn processes_of_a_node_share_a_login() {
 
 #[test]
 fn servers_that_hang_or_are_down_fail_in_time() {
-    // It accepts connections and never answers.
+    // This server accepts connections and never answers.
     let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
     let hangs = (hangs.local_addr().unwrap().port(), hangs);
     let hangs_at = format!("http://127.0.0.1:{}", hangs.0);
@@ -406,7 +407,7 @@ fn servers_that_hang_or_are_down_fail_in_time() {
     let (outcome, took) = timed(&[&hangs_at], 600);
     assert!(matches!(outcome, Err(Error::Store(StoreError::Unavailable { .. }))), "{outcome:?}");
     assert!(took < Duration::from_millis(1600), "{took:?}");
-    // A working server among them is found.
+    // A working server among the endpoints is found.
     for endpoints in [[down, &hangs_at, &server.endpoint], [&hangs_at, &server.endpoint, down]] {
         let (outcome, took) = timed(&endpoints, 4000);
         assert!(matches!(outcome, Ok(Outcome::Added(_))), "{outcome:?}");
@@ -414,14 +415,14 @@ fn servers_that_hang_or_are_down_fail_in_time() {
     }
 }
 
-/// If a connection fails, for whatever reason, the server has received nothing, and the next one is asked. A
-/// request that may have been received is not sent again.
+/// If a connection fails, for whatever reason, the server has received nothing, and the next server is asked.
+/// A request that may have been received is not sent again.
 #[test]
 fn a_request_that_was_not_sent_goes_to_the_next_server() {
     let folder = tempfile::tempdir().unwrap();
     let [ca, ..] = certificate(folder.path(), "ours");
     let server = servers::ready_consul();
-    // Its queue is full: further connections are dropped, as by a host that is switched off.
+    // The listener's queue is full: further connections are dropped, as by a host that is switched off.
     let drops = TcpListener::bind("127.0.0.1:0").unwrap();
     let drops_at = drops.local_addr().unwrap();
     let wait = Duration::from_millis(100);
@@ -429,7 +430,7 @@ fn a_request_that_was_not_sent_goes_to_the_next_server() {
         .take_while(Result::is_ok)
         .collect();
     assert!(queue.len() < 5000);
-    // It accepts connections and never answers.
+    // This server accepts connections and never answers.
     let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
     let hangs_at = hangs.local_addr().unwrap();
     let ask = |first: &str, spare: usize| {

@@ -50,7 +50,7 @@ fn as_size(n: u64) -> usize {
 struct Content {
     data: Vec<u8>,
     durable: Vec<u8>,
-    /// Not flushed, in order.
+    /// Changes that are not flushed, in order.
     pending: Vec<Change>,
     /// The open file that has the lock.
     locked: Option<u64>,

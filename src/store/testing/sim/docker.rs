@@ -61,14 +61,15 @@ type Shared<W> = Rc<RefCell<W>>;
 pub struct Engine {
     /// When the requests that are suspended began, by the machine's clock.
     since: Vec<u64>,
-    /// Sweeps that have begun or ended. What is freed at the same time may have been swept.
+    /// The number of sweeps that have begun or ended. An address that is freed during a sweep may have been
+    /// swept.
     sweeps: u64,
     /// The number of suspended sweeps. The clock must not be set back during a sweep, because the sweep
     /// compares times.
     pub sweeping: u32,
     /// The number of suspended releases. A sweep during a release would free the address or the pool first.
-    /// If it were requested again before the release arrives, the release would free it while it is in use.
-    /// Cleanup waits until no release can be under way.
+    /// If another request leased it again before the release arrives, the release would free it while it is
+    /// in use. Therefore cleanup waits until no release can be under way.
     releasing: u32,
     /// Whether an operator sweeps without a grace period, so that nothing else is requested.
     is_quiet: bool,
@@ -100,7 +101,7 @@ pub fn act<W: Docker>(world: &Shared<W>, machine: usize) {
 }
 
 impl Engine {
-    /// Whether a sweep has run since, or is running.
+    /// Whether a sweep has run since `sweeps` was read, or is running.
     fn may_be_swept(&self, sweeps: u64) -> bool {
         self.sweeping > 0 || self.sweeps != sweeps
     }
@@ -305,7 +306,7 @@ fn release_pool<W: Docker>(world: &Shared<W>, machine: usize) {
         let world = &mut *world.borrow_mut();
         let Some(id) = world.pool_in_use(machine) else { return };
         let user = world.pools(machine).all[&id].users[&machine];
-        // dockerd does not release a network that it is connecting a container to, unless it has given up.
+        // dockerd does not release a network while it connects a container to it, unless it has given up.
         if user.in_flight > 0 && user.least == 1 && !world.random().one_in(3) {
             return;
         }
@@ -330,7 +331,8 @@ fn release_pool<W: Docker>(world: &Shared<W>, machine: usize) {
     }
 }
 
-/// `cleanup`: frees what the daemon does not know, if it was leased before the daemon was asked.
+/// `cleanup`: frees addresses and pools that the daemon does not list, if they were leased before the
+/// listing.
 fn sweep<W: Docker>(world: &Shared<W>, machine: usize) {
     let (id, sweep) = {
         let world = &mut *world.borrow_mut();
@@ -341,8 +343,8 @@ fn sweep<W: Docker>(world: &Shared<W>, machine: usize) {
         let Some(id) = all.get(world.random().below(all.len())).cloned() else { return };
         let known = &world.pools(machine).all[&id];
         let listed = known.is_used_by(machine).then(|| known.certain(machine).collect());
-        // A request that is under way began within the grace period. An operator who knows that there is
-        // none needs no grace period.
+        // The grace period must cover the oldest request that is under way. An operator who knows that no
+        // request is under way needs no grace period.
         let since = world.engine(machine).since.iter().min().copied();
         let is_quiet = since.is_none() && world.random().one_in(2);
         let now = world.now(machine);

@@ -21,13 +21,13 @@ mod settings;
 use self::cluster::Cluster;
 use self::hosts::Hosts;
 
-/// `SUBLET_SEED` begins with that seed, `SUBLET_SECONDS` sets for how long.
+/// `SUBLET_SEED` sets the first seed, `SUBLET_SECONDS` the duration.
 #[test]
 fn simulated_hosts_never_lease_an_address_twice() {
     runs::seeds::<Hosts>("hosts", 20);
 }
 
-/// With all events that code can survive; `SUBLET_EVENTS` sets others (`cluster/events.rs`).
+/// Runs with all events that the code can survive; `SUBLET_EVENTS` selects others (`cluster/events.rs`).
 #[test]
 fn simulated_clusters_never_lease_an_address_twice() {
     runs::seeds::<Cluster>("clusters", 20);

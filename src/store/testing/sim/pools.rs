@@ -1,4 +1,4 @@
-//! What container engines know about their pools: the model with which the pools of a store are compared.
+//! What container engines know about their pools. The pools of a store are compared with this model.
 
 use std::collections::BTreeMap;
 
@@ -10,9 +10,9 @@ use crate::net::{Addr, Span, hosts};
 /// The use of a pool by a machine's engine.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct User {
-    /// Requests that were answered and not released: the least number that the store may have.
+    /// The number of requests that were answered and not released. The store has at least this many.
     pub least: u32,
-    /// The greatest number: it also includes unanswered requests and releases.
+    /// The same number including unanswered requests and releases. The store has at most this many.
     pub most: u32,
     /// Whether a request for any address was not answered.
     pub has_lost: bool,
@@ -24,7 +24,8 @@ pub struct User {
 #[derive(Clone, Copy, Debug)]
 pub struct Held {
     pub user: usize,
-    /// Otherwise it is being released, or its request or release was not answered.
+    /// Whether the engine certainly has the address. Otherwise it is being released, or its request or
+    /// release was not answered.
     pub is_certain: bool,
 }
 
@@ -32,7 +33,7 @@ pub struct Held {
 #[derive(Clone, Debug)]
 pub struct Known {
     pub pool: Pool,
-    /// By machine.
+    /// The users, by machine.
     pub users: BTreeMap<usize, User>,
     pub addrs: BTreeMap<Addr, Held>,
     /// Whether a gateway was requested. A sweep does not free gateways.
@@ -94,7 +95,7 @@ impl Pools {
         pools
     }
 
-    /// A pool was requested by name, and there is no answer yet. Returns the generation.
+    /// Records that a pool was requested by name and there is no answer yet. Returns the generation.
     pub fn requested(&mut self, machine: usize, id: &PoolId, pool: &Pool) -> u64 {
         self.generation += 1;
         let new = Known {
@@ -110,7 +111,8 @@ impl Pools {
         known.generation
     }
 
-    /// The request was refused. If the pool was created again since, the request no longer counts.
+    /// Records that the request was refused. If the pool was created again in the meantime, the request no
+    /// longer counts.
     pub fn refused(&mut self, machine: usize, id: &PoolId, generation: u64) {
         if self.is_of(id, generation) {
             self.less(machine, id);
@@ -118,7 +120,8 @@ impl Pools {
         }
     }
 
-    /// The request was not answered. If the pool was created again since, the request counts again.
+    /// Records that the request was not answered. If the pool was created again in the meantime, the request
+    /// counts again.
     pub fn unanswered(&mut self, machine: usize, pool: &Pool, generation: u64) {
         if !self.is_of(&pool.id, generation) {
             self.requested(machine, &pool.id, pool);
@@ -129,7 +132,8 @@ impl Pools {
         self.all.get(id).is_some_and(|known| known.generation == generation)
     }
 
-    /// The store may count one user less. Returns whether the machine has no other.
+    /// Records that the store may count one use less. Returns whether the machine has no other use of the
+    /// pool.
     fn less(&mut self, machine: usize, id: &PoolId) -> bool {
         let Some(known) = self.all.get_mut(id) else { return false };
         let user = known.user(machine);
@@ -199,7 +203,7 @@ impl Pools {
         self.drop_unused(id);
     }
 
-    /// A machine was released, or is being released. It is gone with everything that its engine had.
+    /// Records that a machine was released, or is being released. Everything that its engine had is gone.
     pub fn machine_is_gone(&mut self, machine: usize, is_done: bool) {
         self.removals += 1;
         for id in self.all.keys().cloned().collect::<Vec<_>>() {
@@ -220,7 +224,7 @@ impl Pools {
         self.all.values().filter(move |known| known.pool.set() == *set)
     }
 
-    /// Whether a pool may be the reason that another one was refused.
+    /// Whether a pool may be the reason that another pool was refused.
     pub fn may_overlap(&self, with: &PoolId) -> bool {
         self.lost > 0 || self.in_flight > 0 || self.all.contains_key(with)
     }
@@ -261,15 +265,15 @@ impl Pools {
         if let Some(known) = self.all.get_mut(id)
             && known.pool.gateway != Some(*addr)
         {
-            // The engine may have released the pool since.
+            // The engine may have released the pool in the meantime.
             let is_certain = known.is_used_by(machine);
             known.addrs.insert(*addr, Held { user: machine, is_certain });
         }
         Ok(())
     }
 
-    /// Compares with a store. `machine` is the machine of a node. If nothing is in transit (`is_final`),
-    /// the fate of unanswered requests is now known.
+    /// Compares the model with a store. `machine` maps a node to its machine. If nothing is in transit
+    /// (`is_final`), the fate of unanswered requests is now known.
     pub fn compare(
         &mut self,
         stored: &[Pool],

@@ -18,7 +18,7 @@ pub enum Fate {
     Suspended,
 }
 
-/// Why a step had no effect, or why its result is unknown to the process.
+/// Why a step had no effect, or why the process does not know its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     Killed,
@@ -38,7 +38,7 @@ pub enum Ran<T> {
 pub struct Process {
     dead: AtomicBool,
     steps: AtomicU64,
-    /// The fate, and the step at which it happens.
+    /// The fate, and the number of the step at which it happens.
     fate: Option<(u64, Fate)>,
 }
 

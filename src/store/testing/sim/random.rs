@@ -4,7 +4,7 @@
 pub struct Random(u64);
 
 impl Random {
-    /// The sequence of a seed; two that differ in `part` have nothing in common.
+    /// The sequence of a seed. Sequences with a different `part` are independent.
     pub fn new(seed: u64, part: u64) -> Random {
         let mut random = Random(seed ^ part.wrapping_mul(0xd6e8_feb8_6659_fd93));
         random.next();

@@ -1,6 +1,6 @@
-//! A machine's `/run`. A process does not change it after it was killed.
+//! A machine's `/run`, as a process finds it that cannot change it after it was killed.
 //!
-//! In a simulation, a killed process continues until its calls have failed, so the folder is restored
+//! In the simulation, a killed process continues until its calls have failed, so the folder is restored
 //! afterwards.
 
 use std::cell::RefCell;
@@ -16,8 +16,8 @@ pub struct RunFolder {
     at_death: RefCell<Option<BTreeMap<PathBuf, Vec<u8>>>>,
 }
 
-/// Releases the locks on the notes of a killed process, which has them open until it has run to its end.
-/// Their names begin with the process's seed.
+/// Releases the locks on the notes of a killed process, which still has them open until it has run to its
+/// end. The names of the notes begin with the process's seed.
 pub fn unlock(folder: &Path, seed: u64) {
     let is_its = |path: &&PathBuf| {
         let name = path.file_name().and_then(OsStr::to_str);
@@ -42,7 +42,8 @@ impl RunFolder {
         }
     }
 
-    /// Undoes the later changes of the process. Other processes may have files open that it did not change.
+    /// Undoes the changes that the process made after it was killed. Files that it did not change stay,
+    /// because other processes may have them open.
     pub fn restore(&self) {
         let Some(before) = self.at_death.take() else { return };
         let now = self.files();
@@ -61,7 +62,7 @@ impl RunFolder {
         let mut files = BTreeMap::new();
         let mut folders = vec![self.path.clone()];
         while let Some(folder) = folders.pop() {
-            // A machine that never had a client has no folder yet.
+            // A machine on which no client has run has no folder yet.
             for entry in fs::read_dir(&folder).into_iter().flatten() {
                 let path = entry.unwrap().path();
                 if path.is_dir() {

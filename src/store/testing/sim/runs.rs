@@ -1,4 +1,4 @@
-//! Runs of a simulation: one seed after another, and a short trace of a failing one.
+//! Runs of a simulation: one seed after another. A failing run is shortened.
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,7 +19,7 @@ const TURNS: usize = 250;
 pub trait Simulation {
     fn new(seed: u64) -> Self;
 
-    /// One decision of the outside world, everything that follows from it, and the checks.
+    /// Runs one decision of the outside world, everything that follows from it, and the checks.
     fn turn(&self, random: Random);
 
     fn with_story(&self, act: &mut dyn FnMut(&mut Story));
@@ -44,7 +44,7 @@ pub struct Story {
 type Optional = (usize, usize);
 
 impl Story {
-    /// Whether the next optional part happens. Leaving it out does not change the later ones.
+    /// Whether the next optional part happens. If it is left out, the later parts stay the same.
     pub fn happens(&mut self) -> bool {
         let before = self.optional.iter().rev().take_while(|(turn, _)| *turn == self.turn).count();
         let next = (self.turn, before);
@@ -56,7 +56,7 @@ impl Story {
         self.trace.push(format!("{}{text}", "  ".repeat(self.depth)));
     }
 
-    /// Ends the run. The first finding counts.
+    /// Ends the run. Only the first finding is kept.
     pub fn found(&mut self, what: String) {
         if self.finding.is_none() {
             self.note(format_args!("FINDING: {what}"));
@@ -65,7 +65,8 @@ impl Story {
     }
 }
 
-/// Runs these turns of a seed, without the left-out parts, up to the first finding. A panic counts as one.
+/// Runs these turns of a seed, without the parts in `left_out`, up to the first finding. A panic counts as a
+/// finding.
 fn run<S: Simulation>(seed: u64, turns: &[usize], left_out: &[Optional]) -> Story {
     let world = S::new(seed);
     world.with_story(&mut |story| story.left_out = Rc::new(left_out.iter().copied().collect()));
@@ -134,7 +135,7 @@ fn shrunk<T: Clone>(
     list
 }
 
-/// Runs seeds until the time is over. `SUBLET_SEED` is the first one, `SUBLET_SECONDS` the time. Without
+/// Runs seeds until the time is over. `SUBLET_SEED` is the first seed, `SUBLET_SECONDS` the time. Without
 /// `SUBLET_SEED`, CI takes new seeds.
 #[expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a test's own settings")]
 pub fn seeds<S: Simulation>(what: &str, default_seconds: u64) {
@@ -151,7 +152,7 @@ pub fn seeds<S: Simulation>(what: &str, default_seconds: u64) {
     while begin.elapsed() < Duration::from_secs(seconds) {
         let story = run::<S>(seed, &all, &[]);
         if story.finding.is_some() {
-            // A test that takes longer than five minutes is ended.
+            // Shrinking is limited, because a test that takes longer than five minutes is ended.
             let story = shrink::<S>(seed, Instant::now() + Duration::from_secs(120));
             drop(std::panic::take_hook());
             panic!("{what}, seed {seed}: {}\n{}", story.finding.unwrap(), story.trace.join("\n"));

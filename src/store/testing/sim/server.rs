@@ -1,9 +1,9 @@
-//! A simulated compare-and-set server, with the limits of etcd or of Consul, and the network between it and
-//! its clients.
+//! A simulated compare-and-set server, with the limits of etcd or of Consul, and the network between the
+//! server and its clients.
 //!
 //! A call is one step of the process that makes it. A transaction may be lost, be applied without an answer,
-//! or still be in transit when its client is gone: then it arrives later, between the calls of other clients,
-//! once or twice. The server reports "not sent" only of a transaction that can never arrive.
+//! or still be in transit when its client is gone. In the last case it arrives later, once or twice, between
+//! the calls of other clients. The server reports a transaction as not sent only if it can never arrive.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -27,14 +27,14 @@ pub type Note = Rc<dyn Fn(String)>;
 /// A transaction that was sent.
 type Sent = Vec<Operation>;
 
-/// What has not arrived yet, and who sent it.
+/// A transaction that has not arrived yet, and its sender.
 #[derive(Debug)]
 struct InTransit {
     sent: Sent,
     sender: Arc<Process>,
 }
 
-/// What the network and the server do, in addition to the fates of processes.
+/// The events of the network and the server, in addition to the fates of processes.
 #[derive(Debug)]
 struct State {
     records: Records,
@@ -123,7 +123,7 @@ impl SimServer {
         state.is_full
     }
 
-    /// Some transactions that are in transit arrive. Others may be lost by then.
+    /// Lets some of the transactions in transit arrive. Others may be lost by then.
     pub fn arrive(&self, random: &mut Random) -> Vec<String> {
         let mut notes = Vec::new();
         while !self.state.borrow().in_transit.is_empty() && random.one_in(6) {
@@ -172,13 +172,13 @@ impl State {
     }
 }
 
-/// Whether the transaction writes a record, and does not only remove records.
+/// Whether the transaction writes a record. Transactions that only remove records do not.
 fn writes(sent: &[Operation]) -> bool {
     sent.iter().any(|operation| matches!(operation.write, Write::Put(_)))
 }
 
-/// A transaction in a trace: `+` a record is written, `-` removed, `=` only compared; `@` the version that it
-/// must have, `@0` none. History is left out.
+/// A transaction in a trace. `+`: a record is written; `-`: removed; `=`: only compared. `@` is the version
+/// that the record must have, `@0` means that there must be none. History is omitted.
 fn text(operations: &[Operation]) -> String {
     let word = |operation: &Operation| {
         let sign = match operation.write {
@@ -203,10 +203,10 @@ fn text(operations: &[Operation]) -> String {
 /// The caller of a connection. A daemon keeps the connection from request to request.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// One command, or one request of a daemon.
+    /// The process of one command, or of one request of a daemon.
     pub process: Arc<Process>,
     pub run: Rc<RunFolder>,
-    /// Nothing reaches the server, and no answer comes back.
+    /// Whether the network is down: no request reaches the server, and no answer comes back.
     pub is_cut_off: bool,
 }
 
@@ -218,7 +218,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// One call that reads.
+    /// Makes one call that reads.
     fn read<T>(&self, read: impl FnOnce(&Records) -> T) -> Result<T, StoreError> {
         let caller = self.caller.borrow().clone();
         let done = caller.process.step(|| {
@@ -251,7 +251,7 @@ impl Connection {
         self.server.state.borrow_mut().trouble(why)
     }
 
-    /// Receives a transaction; something may go wrong.
+    /// Sends a transaction to the server. The network or the server may fail.
     fn receive(&self, operations: &[Operation]) -> Result<Commit, StoreError> {
         let done = self.decide(operations);
         (self.note)(match &done {
@@ -275,7 +275,7 @@ impl Connection {
             }
             match state.random.below(3) {
                 0 if events.late_of_unanswered => state.in_transit.push(sent()),
-                // A leader may have replicated it before it was replaced.
+                // A leader may have replicated the transaction before it was replaced.
                 1 if !is_cut_off && state.records.all_hold(operations) => {
                     state.records.apply(operations);
                 }
@@ -317,7 +317,7 @@ impl Server for Connection {
         "the server".to_owned()
     }
 
-    /// No suspended process continues in the meantime, but messages arrive.
+    /// Messages arrive during the pause, but no suspended process continues.
     fn pause(&self, _: Duration, _: Instant) {
         let mut random = self.server.state.borrow().random.clone();
         self.server.arrive(&mut random).into_iter().for_each(|note| (self.note)(note));
@@ -352,7 +352,7 @@ impl Server for Connection {
         });
         if matches!(done, Err(Stop::Killed)) && may_arrive.get() {
             let state = &mut *self.server.state.borrow_mut();
-            // Killed while it waited for the answer.
+            // The process was killed while it waited for the answer.
             if state.random.one_in(2) {
                 state.in_transit.push(self.in_transit(operations));
             }

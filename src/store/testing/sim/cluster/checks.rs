@@ -1,4 +1,4 @@
-//! The conditions for the server's records after each turn.
+//! The conditions that the server's records must meet after each turn.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ pub(super) fn look(world: &mut World, thoroughly: bool) -> Result<(), Finding> {
     compare(world, &world.seen.1)?;
     let (is_final, seen) = (!world.server.is_in_transit(), &world.seen);
     world.pools.compare(&seen.2, &seen.1, &machine_of, is_final)?;
-    // On a copy, because the check must not depend on a server without a leader.
+    // Use a copy, because the check must not fail if the server has no leader.
     if thoroughly { leaks(world, &world.server.copied()) } else { Ok(()) }
 }
 
@@ -36,7 +36,7 @@ fn machine_of(node: &Node) -> usize {
     node.machine.strip_prefix("machine-").and_then(|n| n.parse().ok()).unwrap_or(usize::MAX)
 }
 
-/// A node that has nothing.
+/// A node without leases.
 fn observer() -> Node {
     Node { name: "observer".to_owned(), machine: "observer".to_owned() }
 }
@@ -130,7 +130,7 @@ fn compare(world: &World, rows: &[Lease]) -> Result<(), Finding> {
     }
 }
 
-/// Deletes and collects everything. Nothing may be left.
+/// Deletes every container and runs GC. No record of a lease may be left.
 fn leaks(world: &World, server: &SimServer) -> Result<(), Finding> {
     let mut store = store(server);
     let context = |machine: usize| Context {
@@ -145,7 +145,7 @@ fn leaks(world: &World, server: &SimServer) -> Result<(), Finding> {
             let (set, name) =
                 (world.settings[network].set(network), attachment(network, "c").network);
             let gc = Gc { set, network: name, valid: [].into(), after: None };
-            // A machine with the name of another one may be unable to do anything.
+            // A machine with the name of another machine may be unable to do anything.
             let done = engine::collect(&mut store, Command::Gc(gc), &context(machine));
             if let Err(error) = done
                 && !world.events.clones
@@ -161,7 +161,7 @@ fn leaks(world: &World, server: &SimServer) -> Result<(), Finding> {
             .map_err(|error| format!("unreserve everything: {error}"))?;
     }
     release_pools(&mut store, &Context { node: observer(), ..context(0) })?;
-    // The index of cooling addresses has those that cool, and no others.
+    // The index of cooling addresses contains exactly the addresses that are cooling down.
     let mut cooling = 0;
     store
         .occupancy(&context(0), &mut |_, _, holder| {

@@ -17,7 +17,7 @@ use crate::store::Store;
 use crate::store::cluster::{ClusterStore, LocalCache};
 use crate::store::testing::fake_cluster::no_cache;
 
-/// What a process does with its store.
+/// The work of a process on its store.
 type Work<'a, T> = dyn FnMut(&mut ClusterStore<Connection>, &Context) -> Result<T, Error> + 'a;
 
 /// Runs one command.
@@ -42,7 +42,7 @@ pub(super) fn run_steps<T>(
     execute(world, machine, &mut opened, &cx, work)
 }
 
-/// A store, and whose calls it makes.
+/// A store, and the caller of its connection.
 pub(super) struct Opened {
     store: ClusterStore<Connection>,
     caller: Rc<RefCell<Caller>>,
@@ -66,12 +66,12 @@ pub(super) fn open(world: &Shared, machine: usize, persist: Persist) -> Opened {
         (true, true) => LocalCache::new(&run.join("private"), "cluster".to_owned()),
         (true, false) => no_cache(),
     };
-    // The real time does not matter: no call takes any.
+    // The timeout never matters, because no call takes real time.
     let store = ClusterStore::new(connection, Duration::from_secs(600), persist, cache);
     Opened { store, caller }
 }
 
-/// Runs a process with its store, or a request of a daemon.
+/// Runs a process, or a request of a daemon, with its store.
 pub(super) fn execute<T>(
     world: &Shared,
     machine: usize,
@@ -139,7 +139,7 @@ impl World {
     }
 }
 
-/// What others do while a process is suspended: on any machine, and transactions that arrive late.
+/// What happens while a process is suspended: events on any machine, and transactions that arrive late.
 fn suspended(world: &Shared, is_daemon: bool) {
     let turns = {
         let world = &mut *world.borrow_mut();
@@ -150,7 +150,7 @@ fn suspended(world: &Shared, is_daemon: bool) {
     for _ in 0..turns {
         let (before, is_alike) = {
             let world = &mut *world.borrow_mut();
-            // Only requests of Docker are in the way of each other.
+            // Only Docker requests can interfere with a suspended Docker request.
             let is_alike = world.random.one_in(2);
             // Each event has its own random numbers, so that leaving it out does not change later ones.
             let random = Random::new(world.random.next(), 0);

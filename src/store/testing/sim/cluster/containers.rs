@@ -106,7 +106,7 @@ impl World {
         }
     }
 
-    /// Checks newly leased addresses. The ADD read the clock when it `began`.
+    /// Checks newly leased addresses. `began` is the time that the ADD read at its start.
     fn conflict(
         &self,
         key: Key,
@@ -136,8 +136,8 @@ impl World {
         None
     }
 
-    /// Leases were freed. Their addresses cool down if their cooldown is not 0, from the time that the
-    /// command read when it `began`.
+    /// Records that leases were freed. If their cooldown is not 0, their addresses cool down from `began`,
+    /// the time that the command read at its start.
     fn freed(&mut self, machine: usize, leases: &[Lease], began: u64) {
         for lease in leases {
             let at = (lease.set.clone(), lease.addr);
@@ -184,7 +184,7 @@ pub(super) fn delete(world: &Shared, machine: usize) {
     }
 }
 
-/// GC: everything but the live containers of a machine in a network is freed.
+/// GC: frees everything except the live containers of a machine in a network.
 pub(super) fn collect(world: &Shared, machine: usize) {
     let (network, gc, persist, judged) = {
         let world = &mut *world.borrow_mut();
@@ -195,7 +195,7 @@ pub(super) fn collect(world: &Shared, machine: usize) {
                 && !matches!(world.containers[key], Container::Live { .. })
         };
         let judged: Vec<Key> = world.containers.keys().copied().filter(is_judged).collect();
-        // The runtime creates no container with the ID of one that it has given up.
+        // The runtime never reuses the ID of a container that it has given up.
         world.busy.extend(judged.iter().copied());
         let mut valid: Vec<_> = (0..NUMBERS)
             .map(|number| (network, machine, number))

@@ -23,12 +23,12 @@ pub(super) struct Daemon {
     pub engine: Engine,
     /// The stores of the idle workers.
     idle: Vec<Opened>,
-    /// The host name of the process, which it reads only once.
+    /// The node of the process. A daemon reads the host name only once.
     node: Option<Node>,
 }
 
 impl Daemon {
-    /// The next request starts it again.
+    /// Stops the daemon. The next request starts it again.
     pub(super) fn stop(&mut self) {
         self.idle.clear();
         self.node = None;
@@ -130,7 +130,7 @@ pub(super) fn act(world: &Shared, machine: usize) {
     }
 }
 
-/// A network is removed on the wrong machine.
+/// A machine releases a pool that another machine uses.
 fn release_of_another(world: &Shared, machine: usize) {
     let (id, removals) = {
         let world = &mut *world.borrow_mut();
@@ -151,7 +151,7 @@ fn release_of_another(world: &Shared, machine: usize) {
         {
             world.note(name);
         }
-        // It was released meanwhile.
+        // The pool was released in the meantime.
         Ran::Done(Outcome::Collected(Collected { pool, .. }))
             if !world.pools.all.get(&id).is_some_and(Known::is_used)
                 || !pool && world.pools.removals != removals =>

@@ -2,7 +2,7 @@
 
 use super::super::settings::Settings;
 
-/// The optional events, each of which the code may be unable to survive.
+/// The optional events. Each can be switched off, because a store may be unable to survive it.
 #[derive(Clone, Copy, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is one kind of event")]
 pub struct Events {
@@ -24,7 +24,8 @@ pub struct Events {
     pub failing_reads: bool,
     /// Machines that get another host name, in the same boot or with the next one.
     pub renames: bool,
-    /// Machines whose disks are copied, with the host name or with another. A copy has a machine-id of its own.
+    /// Machines whose disks are copied. The copy keeps the host name or gets a new one. It has a machine-id
+    /// of its own.
     pub clones: bool,
     /// Copies with the same machine-id, while the original runs. The leases of the original from before the
     /// copy booted cannot be distinguished from those of the copy from before it rebooted. No
@@ -39,13 +40,13 @@ pub struct Events {
     /// A network whose `shared` changes stays in its set while it has leases, as in an embedded store. No
     /// record of a cluster stores the set of a network, so this is in no set of events.
     pub one_set: bool,
-    /// Clients that cannot write to `/run`, or have another one, as in a container.
+    /// Clients that cannot write to `/run`, or that see a different `/run`, as in a container.
     pub private_run: bool,
     /// Networks with two range sets.
     pub two_range_sets: bool,
     /// Docker daemons beside the CNI clients.
     pub docker: bool,
-    /// After a reboot, a repeated ADD of a durable lease also returns that lease.
+    /// A repeated ADD of a durable lease returns that lease after a reboot too.
     pub repeats_after_reboot: bool,
     /// A refused ADD has leased nothing, even if one of its transactions was not answered.
     pub refusals_after_no_answer: bool,
@@ -97,8 +98,8 @@ impl Events {
         refusals_after_no_answer: false,
     };
 
-    /// [`Events::ALL`], unless `SUBLET_EVENTS` names others: `none`, or a list such as `-renames` to leave one out and
-    /// `twins` to add one.
+    /// [`Events::ALL`], unless `SUBLET_EVENTS` selects others: `none`, or a list such as `-renames,twins`,
+    /// which removes `renames` and adds `twins`.
     #[expect(clippy::disallowed_methods, reason = "a test's own setting")]
     pub fn of_environment() -> Events {
         let mut events = Events::ALL;

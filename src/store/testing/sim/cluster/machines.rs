@@ -33,7 +33,7 @@ impl World {
         self.machines[machine].is_on = false;
         self.machines[machine].daemon.stop();
         for (key, container) in &mut self.containers {
-            // A durable lease is its container's until the runtime deletes the container.
+            // A durable lease belongs to its container until the runtime deletes the container.
             if key.1 == machine && self.settings[key.0].persist == Persist::Boot {
                 *container = Container::Open;
             }
@@ -109,14 +109,14 @@ pub(super) fn rename(world: &Shared, machine: usize) {
     world.note(format!("m{machine} is called {name} from now on"));
 }
 
-/// The disk is copied to another machine, which boots with the same host name or another.
+/// The disk is copied to a new machine, which boots with the same host name or a different one.
 pub(super) fn clone(world: &Shared, machine: usize) {
     let world = &mut *world.borrow_mut();
     if !world.events.clones || world.machines.len() >= MACHINES {
         return;
     }
     let n = world.machines.len();
-    // `sublet node release` is for names that no running machine has.
+    // `sublet node release` is only for names that no running machine has.
     let has_name = world.random.one_in(2) && !world.machines[machine].is_being_released;
     let id = if world.events.twins {
         world.machines[machine].node.machine.clone()

@@ -101,7 +101,7 @@ pub struct World {
     containers: BTreeMap<Key, Container>,
     /// The sets in which a container may have leases.
     tried: BTreeMap<Key, BTreeSet<SetName>>,
-    /// By set and address.
+    /// Reservations, by set and address.
     reserved: BTreeMap<(SetName, Addr), Reserved>,
     /// Reservations that a transaction in transit may change. Another machine sent it, so no node fences
     /// it.
@@ -121,11 +121,11 @@ pub struct World {
     checked: u64,
     /// The server's records at the last check, the leases in them, and the pools.
     seen: (u64, Vec<Lease>, Vec<Pool>),
-    /// On tmpfs, as `/run` is.
+    /// A folder on tmpfs, like `/run`.
     folder: TempDir,
 }
 
-/// The first choice of events that are Docker requests.
+/// The lowest random choice that stands for a Docker request.
 const DOCKER: usize = 98;
 
 type Shared = Rc<RefCell<World>>;

@@ -1,4 +1,4 @@
-//! What operators do: reservations, edits of configurations, and the release of a machine that is gone.
+//! The actions of operators: reservations, edits of configurations, and the release of a lost machine.
 
 use super::super::process::Ran;
 use super::commands::{run, run_steps};
@@ -87,7 +87,8 @@ pub(super) fn unreserve(world: &Shared, machine: usize) {
     }
 }
 
-/// An operator edits a network's configuration on all machines. Leases keep their `persist`, so it stays.
+/// An operator edits a network's configuration on all machines. `persist` stays the same, because leases keep
+/// theirs.
 pub(super) fn edit(world: &Shared) {
     let world = &mut *world.borrow_mut();
     let network = world.random.below(NETWORKS.len());
@@ -98,7 +99,7 @@ pub(super) fn edit(world: &Shared) {
     world.settings[network] = settings;
 }
 
-/// `sublet node release`, for a machine that is down and that no other machine has the name of.
+/// `sublet node release`, for a machine that is down and whose name no other machine has.
 pub(super) fn release_node(world: &Shared) {
     let (machine, gone, names, persist) = {
         let world = &mut *world.borrow_mut();

@@ -1,4 +1,4 @@
-//! The conditions for a host after each turn.
+//! The conditions that a host must meet after each turn.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::store::{Embedded, Store, StoreReader};
 pub(super) fn look(world: &Shared, host: usize, thoroughly: bool) {
     let world = &mut *world.borrow_mut();
     let cx = world.context(host);
-    // On a copy, because the check must not depend on a full disk.
+    // Use a copy, because the check must not fail on a full disk.
     let process = Process::new(None);
     let disk = world.hosts[host].disk.copied();
     disk.set_full(false);
@@ -49,7 +49,7 @@ pub(super) fn look(world: &Shared, host: usize, thoroughly: bool) {
     }
 }
 
-/// Deletes and collects everything. Nothing may be left.
+/// Deletes every container and runs GC. No lease may be left.
 fn leaks(
     host: &Host,
     store: &mut Embedded<SimFs>,

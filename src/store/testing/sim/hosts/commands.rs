@@ -79,7 +79,7 @@ mod libc_errno {
     pub const ESTALE: i32 = 116;
 }
 
-/// What others do while a process is suspended.
+/// What happens while a process is suspended.
 pub(super) fn suspended(world: &Shared, host: usize) {
     let turns = {
         let world = &mut *world.borrow_mut();

@@ -37,7 +37,7 @@ pub(super) fn add(world: &Shared, host: usize) {
             return;
         }
         for lease in folder.iter().flatten() {
-            // Imported or not, whatever happens to the call.
+            // The call may or may not have imported the leases of the folder.
             let Owner::Attachment(a) = &lease.owner else { continue };
             let old = (key.0, a.container.as_str()[1..].parse().unwrap());
             of_host.containers.entry(old).or_insert(Container::Open(Some(vec![lease.addr])));
@@ -147,7 +147,7 @@ pub(super) fn delete(world: &Shared, host: usize) {
     }
 }
 
-/// GC: everything but the live containers of a network is freed.
+/// GC: frees everything except the live containers of a network.
 pub(super) fn collect(world: &Shared, host: usize) {
     let (network, gc, persist, judged) = {
         let world = &mut *world.borrow_mut();
@@ -161,7 +161,7 @@ pub(super) fn collect(world: &Shared, host: usize) {
             .copied()
             .filter(|key| is_dead(key) && !of_host.busy.contains(key))
             .collect();
-        // The runtime creates no container with the ID of one that it has given up.
+        // The runtime never reuses the ID of a container that it has given up.
         world.hosts[host].busy.extend(judged.iter().copied());
         let mut valid: Vec<_> = (0..14)
             .filter(|c| !judged.contains(&(network, *c)))

@@ -67,7 +67,7 @@ pub(super) fn clock_jump(world: &Shared, host: usize) {
     world.note(format!("h{host} the clock jumps by {jump} s"));
 }
 
-/// The disk is copied to another machine, with the same machine ID or another.
+/// The disk is copied to a new machine, with the same machine ID or a different one.
 pub(super) fn clone(world: &Shared, host: usize) {
     let world = &mut *world.borrow_mut();
     if world.hosts.len() >= 3 || world.story.depth > 0 {

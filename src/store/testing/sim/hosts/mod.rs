@@ -35,9 +35,9 @@ const STORE: &str = "/data/leases.redb";
 /// What a runtime knows about a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Container {
-    /// An ADD was answered: exactly these are its leases.
+    /// An ADD was answered. Exactly these are the container's leases.
     Live(Vec<Addr>),
-    /// A call failed or was killed: the container may hold these addresses, or (`None`) any.
+    /// A call failed or was killed. The container may hold these addresses, or any if this is `None`.
     Open(Option<Vec<Addr>>),
 }
 
@@ -59,7 +59,7 @@ struct Host {
     containers: BTreeMap<Key, Container>,
     /// Live containers with an unanswered second ADD: they may have an address of a further range set.
     unsure: BTreeSet<Key>,
-    /// By set and address.
+    /// Reservations, by set and address.
     reserved: BTreeMap<(SetName, Addr), Reserved>,
     /// Addresses that two programs had leased when they were reserved.
     contested: BTreeSet<(SetName, Addr)>,

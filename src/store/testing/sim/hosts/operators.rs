@@ -72,7 +72,7 @@ pub(super) fn edit(world: &Shared, host: usize) {
     world.hosts[host].settings[network] = settings;
 }
 
-/// A host-local served the network before, or again: there is a folder with leases of containers.
+/// Creates a folder with leases of containers: host-local served the network before, or serves it again.
 pub(super) fn host_local_was_here(world: &Shared, host: usize) {
     let world = &mut *world.borrow_mut();
     let network = world.random.below(NETWORKS.len());
