@@ -40,8 +40,8 @@ if [ "${1-}" != inside ]; then
     cmp "$images/$now.tar" "$images/again.tar" || fail "the image is not reproducible"
     for file in "$rendered"/*.json; do
         # Stale leases are searched for more often than the manifest says.
-        sed 's/"--gc-every=5m"/"--gc-every=1s", "--grace=0s"/' "$file" > "$images/$(basename "$file")"
-        sed "s/sublet:$now/sublet:$before/" "$images/$(basename "$file")" > "$images/before/$(basename "$file")"
+        sed 's/"--gc-every=5m"/"--gc-every=1s", "--grace=0s"/g' "$file" > "$images/$(basename "$file")"
+        sed "s/sublet:$now/sublet:$before/g" "$images/$(basename "$file")" > "$images/before/$(basename "$file")"
     done
     enter "$@"
 fi
@@ -117,7 +117,7 @@ if pod_starts "$denied" 2> "$work/refusal"; then fail "installed without DAC_OVE
 remove_sandbox "$pod_sandbox"
 row "init container without DAC_OVERRIDE, /opt/cni/bin of user 1001" "fails: $(pod_log | grep -o 'cannot.*')"
 pod_starts "$images/before/conflist.json" || fail "the pod does not start: $(pod_log)"
-is_installed "$images/before/sublet" || fail "another plugin is installed"
+is_installed "$images/before/sublet" || fail "another plugin is installed: $(pod_log)"
 network_is_up() {
     web=$(run_sandbox web 0 2> "$work/refusal")
 }
@@ -194,7 +194,7 @@ for round in 1 2 3; do
             is_installed bin/sublet || fail "not upgraded"
         else
             pod_starts "$images/before/conflist.json"
-            is_installed "$images/before/sublet" || fail "not rolled back"
+            is_installed "$images/before/sublet" || fail "not rolled back: $(pod_log)"
         fi
         until_true 60 "pods start" churned $((10 * round))
     done
