@@ -60,7 +60,12 @@ impl Lab {
     pub fn plugin(&self, command: &str, more: &[(&str, &str)], stdin: &[u8]) -> u8 {
         let all = [("CNI_COMMAND", command), ("CNI_CONTAINERID", "c"), ("CNI_IFNAME", "eth0")];
         let rest = [("CNI_NETNS", "/run/netns/c"), ("CNI_PATH", "/opt/cni/bin")];
+        // Where configurations of ecs-ipam have their leases.
+        let file = self.file().display().to_string();
         let env = |name: &str| {
+            if name == "IPAM_DB_PATH" {
+                return Some(OsString::from(&file));
+            }
             let mut set = more.iter().chain(&all).chain(&rest);
             set.find(|(other, _)| *other == name).map(|(_, value)| OsString::from(value))
         };
