@@ -26,7 +26,7 @@ struct Patient {
     folder: TempDir,
     persist: Persist,
     whole: Vec<u8>,
-    /// The lock file beside it.
+    /// The lock file beside the store.
     lock: Vec<u8>,
     truth: BTreeMap<Addr, Lease>,
     refused: usize,
@@ -34,7 +34,7 @@ struct Patient {
 }
 
 impl Patient {
-    /// With this number of leases; others were freed again.
+    /// A store with this number of leases, after other leases were freed.
     fn new(leases: usize, persist: Persist) -> Patient {
         let folder = TempDir::new_in("/dev/shm").unwrap();
         let file = folder.path().join("leases.redb");
@@ -259,7 +259,7 @@ const TABLE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("sublet");
 fn with_schema(file: &Path, version: u8, schema: u8) {
     let database = loop {
         match Database::open(file) {
-            // A program that another test is starting holds the lock until its exec.
+            // A child process that another test is starting holds the lock until its exec.
             Err(DatabaseError::DatabaseAlreadyOpen) => std::thread::yield_now(),
             database => break database.unwrap(),
         }
