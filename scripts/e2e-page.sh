@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The status page in a headless Chromium, over stores with no, 100 and 65,000 leases: tests/page/page.mjs
-# points, types, zooms and taps, and asserts what it sees. With --pictures the README's screenshots in
-# docs/img are made anew. Chromium, nodejs and npm are Debian's and installed if missing (as root);
+# points, types, zooms and taps, and asserts what it sees. With --pictures, it makes the README's
+# screenshots in docs/img again. Chromium, nodejs and npm are Debian's and installed if missing (as root);
 # playwright-core, which drives the browser, is npm's.
 set -euo pipefail
 cd "$(dirname "$0")/.."
