@@ -1,6 +1,7 @@
 //! A store for demonstrations: `scene STORE COUNT` leases COUNT addresses (none, or at least 100) in
 //! networks of several kinds, with pods, reservations, cooling addresses, a Docker pool and some history,
-//! with the product's own code. The status page is shown and tested with it.
+//! with the product's own code. One network is full, one fills up, and the history is that of a day. The status page
+//! is shown and tested with it.
 
 use std::env;
 use std::fmt::Write as _;
@@ -26,6 +27,9 @@ const EDGE: usize = 26;
 const RESERVED: usize = 4;
 const LAB: usize = 12;
 const DOCKER: usize = 8;
+/// A full network, and one of both families that fills up.
+const CI: usize = 13;
+const JOBS: usize = 8;
 /// The maximum number of leases that are made one by one in the large network.
 const PODS: usize = 120;
 
@@ -37,18 +41,22 @@ fn main() -> Result<()> {
     if count == 0 {
         return Ok(());
     }
-    let others = EDGE + RESERVED + LAB + DOCKER;
+    let others = EDGE + RESERVED + LAB + DOCKER + CI + 2 * JOBS;
     ensure!(count >= 100, "0, or 100 and more");
-    let scene = Scene::new(path);
+    let mut scene = Scene::new(path);
     scene.pods(count - others)?;
     scene.edge()?;
     scene.lab()?;
+    scene.ci()?;
+    scene.jobs()?;
     scene.docker()
 }
 
 struct Scene {
     path: PathBuf,
     cx: Context,
+    /// The time of now.
+    now: u64,
 }
 
 fn id(n: usize) -> String {
@@ -63,13 +71,14 @@ fn id(n: usize) -> String {
     text
 }
 
-/// A number of offsets within a /16. Some of its /24s are fuller than others, as on real machines.
-fn scattered(count: usize) -> Vec<u32> {
+/// A number of offsets within a prefix that has this many host bits. Some of its /24s are fuller than others, as on
+/// real machines.
+fn scattered(count: usize, bits: u32) -> Vec<u32> {
     let chance = |n: u32| {
         let mixed = u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 40
     };
-    let mut offsets: Vec<u32> = (2..65_500).collect();
+    let mut offsets: Vec<u32> = (2..(1 << bits) - 36).collect();
     offsets.sort_by_key(|n| chance(*n) + 3 * chance(0x10_0000 + (n >> 8)));
     offsets.truncate(count);
     offsets.sort_unstable();
@@ -89,7 +98,13 @@ impl Scene {
     fn new(path: &str) -> Scene {
         #[allow(clippy::disallowed_methods, reason = "a program of its own")]
         let cx = host::facts(&|name| env::var_os(name)).context();
-        Scene { path: path.into(), cx }
+        let now = cx.now;
+        Scene { path: path.into(), cx, now }
+    }
+
+    /// What follows happened so many seconds ago.
+    fn ago(&mut self, seconds: usize) {
+        self.cx.now = self.now - seconds as u64;
     }
 
     fn store(&self, persist: Persist) -> Result<Box<dyn Store>> {
@@ -148,12 +163,13 @@ impl Scene {
     }
 
     /// The large network: most leases come from host-local, the newest have pods.
-    fn pods(&self, count: usize) -> Result<()> {
-        let ipam = json!({ "type": "sublet", "subnet": "10.64.0.0/16" });
+    fn pods(&mut self, count: usize) -> Result<()> {
+        let bits = if count < 65_000 { 16 } else { 20 };
+        let ipam = json!({ "type": "sublet", "subnet": format!("10.64.0.0/{}", 32 - bits) });
         let single = count.min(PODS);
         let legacy = count - single;
         let mut leases = Vec::new();
-        for (n, offset) in scattered(legacy).into_iter().enumerate() {
+        for (n, offset) in scattered(legacy, bits).into_iter().enumerate() {
             let attachment = Attachment {
                 network: NetworkName::new("pods").map_err(|e| anyhow!("{e:?}"))?,
                 container: ContainerId::new(id(1_000_000 + n)).map_err(|e| anyhow!("{e:?}"))?,
@@ -177,6 +193,9 @@ impl Scene {
             if n == 0 && legacy > 0 {
                 add.legacy = Legacy::Read(leases.clone(), cursor.into_iter().collect());
             }
+            // The newest came over the day, most of them in two waves.
+            let age = if n == 0 { 100_000 } else { 86_000 * (single - n) / single };
+            self.ago(if n % 3 == 0 { age } else { 30_000 + age / 8 });
             self.run(&Command::Add(add.clone()))?;
             // A crash loop: the same pod is created repeatedly.
             for _ in 0..if n == 7 { 6 } else { 0 } {
@@ -188,13 +207,14 @@ impl Scene {
     }
 
     /// A small, nearly full network with reservations and a cooldown.
-    fn edge(&self) -> Result<()> {
+    fn edge(&mut self) -> Result<()> {
         let ipam = json!({
             "type": "sublet", "subnet": "192.0.2.0/26", "rangeStart": "192.0.2.8",
-            "exclude": ["192.0.2.60-192.0.2.62"], "cooldown": "1h",
+            "exclude": ["192.0.2.60-192.0.2.62"], "cooldown": "12h",
         });
         for n in 0..EDGE + 5 {
             let add = Self::add("edge", &ipam, 10_000 + n, "")?;
+            self.ago(3_000 * (EDGE + 5 - n));
             self.run(&Command::Add(add.clone()))?;
             if n % 6 == 3 {
                 self.del(&add)?;
@@ -212,10 +232,33 @@ impl Scene {
         Ok(())
     }
 
+    /// A full network.
+    fn ci(&mut self) -> Result<()> {
+        let ipam = json!({ "type": "sublet", "subnet": "172.20.4.0/28" });
+        for n in 0..CI {
+            self.ago(5_000 * (CI - n));
+            self.run(&Command::Add(Self::add("ci", &ipam, 30_000 + n, "")?))?;
+        }
+        Ok(())
+    }
+
+    /// A network of both families that fills up.
+    fn jobs(&mut self) -> Result<()> {
+        let ranges = json!([[{ "subnet": "10.90.0.0/27" }], [{ "subnet": "2001:db8:9::/64" }]]);
+        let ipam = json!({ "type": "sublet", "ranges": ranges });
+        for n in 0..JOBS {
+            self.ago(1_100 * (JOBS - n) - 600);
+            let pod = format!("K8S_POD_NAMESPACE=batch;K8S_POD_NAME=job-{n};K8S_POD_UID=j{n}");
+            self.run(&Command::Add(Self::add("jobs", &ipam, 40_000 + n, &pod)?))?;
+        }
+        Ok(())
+    }
+
     /// A /64 with few leases.
-    fn lab(&self) -> Result<()> {
+    fn lab(&mut self) -> Result<()> {
         let ipam = json!({ "type": "sublet", "subnet": "2001:db8:7::/64" });
         for n in 0..LAB {
+            self.ago(60 * (LAB - n));
             self.run(&Command::Add(Self::add("lab", &ipam, 20_000 + n, "")?))?;
         }
         Ok(())

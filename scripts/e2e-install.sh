@@ -154,7 +154,7 @@ is() {
 }
 
 # The archive has none.
-units=(subletd.socket subletd.service sublet-gc.timer sublet-metrics.timer)
+units=(subletd.socket subletd.service sublet-page.service sublet-gc.timer sublet-metrics.timer)
 exporter=/var/lib/prometheus/node-exporter
 
 units_on() {

@@ -129,7 +129,7 @@ ip netns delete gone
 is "explained" "gone gone" \
     "$(op sublet explain "$leaked" --json | jq -r '.[0] | .lease.containerID + " " + .container')"
 is "explained" "live running" \
-    "$(op sublet explain "$live" --json | jq -r '.[0] | .lease.containerID + " " + .container')"
+    "$(sublet explain "$live" --json | jq -r '.[0] | .lease.containerID + " " + .container')"
 is "verdicts" "alive lost" \
     "$(op sublet gc --dry-run --grace 0s --json | jq -r '[.[].verdict] | sort | join(" ")')"
 is "freed" true "$(op sublet release "$leaked" --yes --json | jq '.[0].freed')"

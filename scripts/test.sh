@@ -72,6 +72,8 @@ needs=(
     promtool=prometheus
     openssl=openssl
     tmux=tmux
+    buildah=buildah
+    python3=python3-venv
 )
 [ "$tier" != --fast ] || needs=(cc=build-essential)
 
@@ -152,6 +154,7 @@ if [ "$(id -u)" = 0 ]; then
     step scripts/e2e-consul.sh "$seconds"
     step scripts/e2e-containerd.sh
     step scripts/e2e-cri.sh
+    step scripts/e2e-kubernetes.sh
     step scripts/e2e-podman.sh
     step scripts/e2e-package.sh
     step scripts/e2e-install.sh

@@ -44,7 +44,7 @@ impl<'de, T: FromStr> Deserialize<'de> for Text<T> {
 }
 
 /// A time that JSON represents as RFC 3339, UTC, to the second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(pub Timestamp);
 
 impl Display for Time {

@@ -20,8 +20,10 @@ if [ ! -e "$folder/root/$file" ]; then
         mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial"
         printf 'deb [signed-by=%s] %s %s main\n' \
             /usr/share/keyrings/debian-archive-keyring.gpg "$mirror" "$release" > "$folder/sources.list"
+        # What is installed here does not matter, a later version least of all.
+        : > "$folder/status"
         apt=(apt-get -o "Dir::Etc::sourcelist=$folder/sources.list" -o Dir::Etc::sourceparts=/dev/null
-            -o "Dir::State::lists=$folder/lists" -o "Dir::Cache=$folder/cache"
+            -o "Dir::State::lists=$folder/lists" -o "Dir::State::status=$folder/status" -o "Dir::Cache=$folder/cache"
             -o Acquire::Languages=none -o APT::Sandbox::User=root)
         case $package in
             *:*)

@@ -1,4 +1,4 @@
-//! `subletd`: Docker's IPAM plugin and the status page.
+//! `subletd`: Docker's IPAM plugin and the status page, or the page alone.
 //!
 //! Handles the process only: arguments, environment, streams and exit code (0: success, 1: failure, 2:
 //! invalid usage). Everything that needs tests is in the library.

@@ -69,12 +69,28 @@ pub struct Gc {
 }
 
 /// A duration in whole seconds, rounded up.
-fn seconds(text: &str) -> Result<u64, String> {
+pub(super) fn seconds(text: &str) -> Result<u64, String> {
     let nanos = config::duration::parse(text).and_then(|nanos| u64::try_from(nanos).ok());
     nanos.map(|n| n.div_ceil(1_000_000_000)).ok_or_else(|| "use 90s, 5m or 1h".to_owned())
 }
 
 impl Gc {
+    /// Frees whatever the network namespaces prove to be stale, without a question.
+    pub(super) fn unattended(grace: u64) -> Gc {
+        Gc {
+            netns: true,
+            containerd: None,
+            ctr: String::new(),
+            docker: None,
+            crictl: None,
+            network: None,
+            grace,
+            dry_run: false,
+            quiet: true,
+            yes: true,
+        }
+    }
+
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
         // A cluster may have hundreds of thousands of leases that only other machines can check.

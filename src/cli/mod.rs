@@ -4,6 +4,7 @@
 //! decides what a command does to leases, and [`crate::rows`] which fields it prints.
 //! Invariant: nothing is freed without `--yes` or the operator's "y".
 
+mod agent;
 mod astray;
 mod check;
 mod cni_cache;
@@ -122,6 +123,7 @@ enum Command {
     Copy(copy::Copy),
     Install(install::Install),
     Uninstall(install::Uninstall),
+    Agent(agent::Agent),
     /// Print the version, the commit and the C library
     Version,
     /// Print a completion script for a shell
@@ -229,6 +231,7 @@ impl Command {
             Command::Copy(copy) => copy.run(call),
             Command::Install(install) => install.run(call),
             Command::Uninstall(uninstall) => uninstall.run(call),
+            Command::Agent(agent) => agent.run(call),
             Command::Version => version(call),
             Command::Completion { shell } => {
                 clap_complete::generate(*shell, &mut definition(), "sublet", call.stdout);

@@ -129,6 +129,13 @@ struct Serve {
     log_format: Option<String>,
     #[command(flatten)]
     page: Page,
+    /// Serve the status page alone, without the driver and its socket
+    #[arg(
+        long,
+        requires = "http",
+        conflicts_with_all = ["socket", "address", "cert", "mac", "file", "cleanup_every"]
+    )]
+    no_docker: bool,
     /// Clean up at this interval
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     cleanup_every: Option<Duration>,
@@ -361,15 +368,19 @@ impl Cli {
         let log = self.log(env)?;
         let store = self.store(env, &log)?;
         let cx = context(facts, &store)?;
-        let imported = self.import_gipam(env, &settings, &store, &cx)?;
+        let imported = if serve.no_docker {
+            Vec::new()
+        } else {
+            self.import_gipam(env, &settings, &store, &cx)?
+        };
         settings.v4 = self.blocks(env, Family::V4, &imported)?;
         settings.v6 = self.blocks(env, Family::V6, &imported)?;
         let mut tcp = serve.tcp.clone();
         let names = ["SUBLET_ADDRESS", "GIPAM_ADDRESS"];
         let address = flag_or_variable(tcp.address.as_ref(), env, &names)?;
-        tcp.address = address.filter(|address| !address.is_empty());
+        tcp.address = address.filter(|address| !address.is_empty() && !serve.no_docker);
         let mut sockets = serve.socket.clone();
-        if sockets.is_empty() && tcp.address.is_none() {
+        if sockets.is_empty() && tcp.address.is_none() && !serve.no_docker {
             sockets.push(PathBuf::from("/run/docker/plugins/sublet.sock"));
         }
         let cleanup = Cleanup {

@@ -6,6 +6,7 @@
 //! Invariant: whatever cannot be read is reported as a gap. A process that ends in the meantime is not a
 //! gap, and neither is the first process, which a sandbox may hide.
 
+mod mounts;
 pub mod runtimes;
 pub mod stale;
 
@@ -13,13 +14,13 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use self::stale::{Evidence, Listing, Liveness, Namespaces, PathState};
+use self::mounts::Mounts;
+use self::stale::{Evidence, Listing, Liveness, Namespaces};
 use crate::alloc::Context;
 use crate::error::{StoreError, shown_network};
-use crate::model::Lease;
+use crate::model::{Lease, Netns};
 use crate::store::{Problem, Store};
 
 /// Age in seconds below which a lease is not examined, because its container may still be starting.
@@ -39,10 +40,15 @@ pub fn evidence(
     by_netns: bool,
     listings: Vec<Listing>,
 ) -> Evidence {
-    let netns = leases.iter().filter_map(|lease| lease.origin.netns.as_ref());
-    let namespaces = namespaces(netns.map(|netns| netns.path.as_str()));
+    let netns: Vec<&Netns> =
+        leases.iter().filter_map(|lease| lease.origin.netns.as_ref()).collect();
+    let paths = netns.iter().map(|netns| netns.path.as_str());
+    let namespaces = look(&Mounts::of(&netns), paths);
     Evidence { cx: cx.clone(), grace, namespaces, by_netns, listings }
 }
+
+/// The number of leases that are examined together, and so are in memory at the same time.
+const TOGETHER: usize = 10_000;
 
 /// The problems that the store finds, and a problem for each lease whose network namespace is provably
 /// gone, which a store cannot find. No container runtime is asked.
@@ -51,16 +57,30 @@ pub fn problems(store: &mut dyn Store, cx: &Context) -> Result<Vec<Problem>, Sto
     store.problems(cx, &mut |problem| problems.push(problem))?;
     // The leases of a damaged store cannot be listed.
     if !problems.iter().any(|problem| problem.mendable) {
-        let mut leases = Vec::new();
-        store.list(cx, &mut |lease| {
-            let is_here = lease.node.machine == cx.node.machine;
-            if is_here && lease.kind.collectable() && lease.origin.netns.is_some() {
-                leases.push(lease);
-            }
-        })?;
-        problems.extend(stale_leases(&leases, cx));
+        stale_problems(store, cx, &mut |problem| problems.push(problem))?;
     }
     Ok(problems)
+}
+
+/// Calls `each` with a problem for each lease of this machine whose network namespace is provably gone.
+pub fn stale_problems(
+    store: &mut dyn Store,
+    cx: &Context,
+    each: &mut dyn FnMut(Problem),
+) -> Result<(), StoreError> {
+    let mut leases = Vec::new();
+    store.list(cx, &mut |lease| {
+        let is_here = lease.node.machine == cx.node.machine;
+        if is_here && lease.kind.collectable() && lease.origin.netns.is_some() {
+            leases.push(lease);
+        }
+        if leases.len() == TOGETHER {
+            stale_leases(&leases, cx).into_iter().for_each(&mut *each);
+            leases.clear();
+        }
+    })?;
+    stale_leases(&leases, cx).into_iter().for_each(each);
+    Ok(())
 }
 
 /// The pod, if it is known, and the container.
@@ -88,9 +108,13 @@ fn stale_leases(leases: &[Lease], cx: &Context) -> Vec<Problem> {
 
 /// The network namespaces of this machine, and the state of these paths.
 pub fn namespaces<'a>(paths: impl Iterator<Item = &'a str>) -> Namespaces {
+    look(&Mounts::own(), paths)
+}
+
+fn look<'a>(mounts: &Mounts, paths: impl Iterator<Item = &'a str>) -> Namespaces {
     let mut found = Namespaces {
-        mount_ns: number(Path::new("/proc/self/ns/mnt"), "mnt").ok(),
-        paths: paths.map(|path| (path.to_owned(), state_of(path))).collect(),
+        mount_ns: mounts.number,
+        paths: paths.map(|path| (path.to_owned(), mounts.state_of(path))).collect(),
         ..Namespaces::default()
     };
     // Twice: a process may start behind the reader's position while its parent, which the reader has not
@@ -101,17 +125,6 @@ pub fn namespaces<'a>(paths: impl Iterator<Item = &'a str>) -> Namespaces {
         }
     }
     found
-}
-
-/// Looks the path up without opening it, because opening a pipe could block forever.
-fn state_of(path: &str) -> PathState {
-    match fs::metadata(path) {
-        Ok(m) => PathState::Inode(m.dev(), m.ino()),
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            PathState::Missing
-        }
-        Err(_) => PathState::Unknown,
-    }
 }
 
 /// Adds the namespaces that each process holds. The error says what could not be read.
@@ -209,6 +222,9 @@ fn in_brackets(text: &str, kind: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::stale::PathState;
     use super::*;
 
     #[test]

@@ -1,6 +1,10 @@
-//! The process: its preparation, and its standard output.
+//! The process: its preparation, its standard output, and what ends it.
 
 use std::io::{self, ErrorKind, Write};
+use std::sync::mpsc;
+use std::sync::mpsc::RecvTimeoutError;
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use rustix::fs::{OFlags, fcntl_getfl, fstat, makedev};
@@ -38,5 +42,31 @@ impl Write for Stdout {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// SIGTERM and SIGINT, for a program that runs until it is stopped. The first process of a container gets no
+/// signal for which it has not asked.
+pub struct Stop(mpsc::Receiver<()>);
+
+impl Stop {
+    /// Catches both signals from now on. For a process that has one thread.
+    pub fn catch() -> io::Result<Stop> {
+        let mut signals = SigSet::empty();
+        signals.add(Signal::SIGTERM);
+        signals.add(Signal::SIGINT);
+        signals.thread_block()?;
+        let (sender, receiver) = mpsc::channel();
+        thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            // An error ends the program as a signal does.
+            let _ = signals.wait();
+            let _ = sender.send(());
+        })?;
+        Ok(Stop(receiver))
+    }
+
+    /// Waits; returns whether a signal came in this time.
+    pub fn came_within(&self, time: Duration) -> bool {
+        self.0.recv_timeout(time) != Err(RecvTimeoutError::Timeout)
     }
 }

@@ -1,16 +1,12 @@
-//! The requests of the page and the API: a [`Question`] in, an [`Answer`] out.
+//! The requests of the page and the API.
 //!
 //! Responsible for paths and for who may ask (by address, as localhost, or by an allowed name).
-//! Invariant: nothing here changes anything, and every answer forbids a browser to load foreign content, to
-//! keep the answer, or to show it inside another page.
+//! Invariant: no request changes anything.
 
-use http_body_util::Full;
-use hyper::body::Bytes;
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, Response, StatusCode};
-use serde::Serialize;
-use serde_json::json;
+use hyper::header::{self, HeaderMap};
+use hyper::{Method, StatusCode};
 
+use super::query::Query;
 use crate::net::Addr;
 use crate::sys::percent::decode;
 
@@ -19,10 +15,18 @@ use crate::sys::percent::decode;
 pub enum Question {
     /// A part of the page: type and content.
     Asset(&'static str, &'static str),
+    /// `/healthz`.
+    Health,
+    /// `/api/v1/status`.
+    Status,
     /// `/api/v1/pools`.
     Pools,
-    /// `/api/v1/leases`, of one network or all.
-    Leases(Option<String>),
+    /// `/api/v1/leases`.
+    Leases(Query),
+    /// `/api/v1/cooling`.
+    Cooling(Query),
+    /// `/api/v1/trends`.
+    Trends,
     /// `/api/v1/nodes`.
     Nodes,
     /// `/api/v1/problems`.
@@ -36,25 +40,12 @@ pub enum Question {
 /// A refusal: status, and why.
 pub type No = (StatusCode, String);
 
-/// What an answer consists of.
-pub struct Answer {
-    /// Status.
-    pub status: StatusCode,
-    /// Content type.
-    pub kind: &'static str,
-    /// Content.
-    pub body: Bytes,
-}
-
 const HTML: &str = "text/html; charset=utf-8";
-/// The type of the API's answers.
-pub const JSON: &str = "application/json";
-/// The version of the text format that Prometheus wants to see.
-pub const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
-
 /// The page's script: its parts one after the other, as one module.
 const SCRIPT: &str = concat!(
-    include_str!("assets/lists.js"),
+    include_str!("assets/base.js"),
+    include_str!("assets/pools.js"),
+    include_str!("assets/leases.js"),
     include_str!("assets/map.js"),
     include_str!("assets/page.js")
 );
@@ -64,20 +55,6 @@ const ASSETS: [(&str, &str, &str); 3] = [
     ("/", HTML, include_str!("assets/index.html")),
     ("/app.js", "text/javascript; charset=utf-8", SCRIPT),
     ("/style.css", "text/css; charset=utf-8", include_str!("assets/style.css")),
-];
-
-/// Nothing from elsewhere, nothing inline, in no frame.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
-                      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
-/// What every answer carries.
-const HEADERS: [(HeaderName, &str); 6] = [
-    (header::CONTENT_SECURITY_POLICY, POLICY),
-    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (header::REFERRER_POLICY, "no-referrer"),
-    (header::X_FRAME_OPTIONS, "DENY"),
-    (header::CACHE_CONTROL, "no-store"),
-    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
 /// Understands a request line and its host.
@@ -112,9 +89,14 @@ pub fn read(
             (StatusCode::BAD_REQUEST, text)
         });
     }
+    let list = || Query::read(query).map_err(|why| (StatusCode::BAD_REQUEST, why));
     Ok(match path {
+        "/healthz" => Question::Health,
+        "/api/v1/status" => Question::Status,
         "/api/v1/pools" => Question::Pools,
-        "/api/v1/leases" => Question::Leases(network(query)?),
+        "/api/v1/leases" => Question::Leases(list()?),
+        "/api/v1/cooling" => Question::Cooling(list()?),
+        "/api/v1/trends" => Question::Trends,
         "/api/v1/nodes" => Question::Nodes,
         "/api/v1/problems" => Question::Problems,
         "/metrics" => Question::Metrics,
@@ -135,56 +117,10 @@ fn is_ours(host: &str, names: &[String]) -> bool {
         || names.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
-/// `network=NAME` of a query.
-fn network(query: Option<&str>) -> Result<Option<String>, No> {
-    let mut network = None;
-    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-        let Some(("network", value)) = pair.split_once('=') else {
-            let text = format!("{pair:?} means nothing here; there is network=NAME");
-            return Err((StatusCode::BAD_REQUEST, text));
-        };
-        network = decode(value);
-    }
-    Ok(network)
-}
-
-impl Answer {
-    /// A document.
-    pub fn json(value: &impl Serialize) -> Answer {
-        // Numbers, text and maps with text as keys: that does not fail.
-        let mut body = serde_json::to_vec(value).unwrap_or_default();
-        body.push(b'\n');
-        Answer::of(JSON, body)
-    }
-
-    /// Content of this type.
-    pub fn of(kind: &'static str, body: impl Into<Bytes>) -> Answer {
-        Answer { status: StatusCode::OK, kind, body: body.into() }
-    }
-
-    /// Why not.
-    pub fn no(status: StatusCode, why: &str) -> Answer {
-        Answer { status, ..Answer::json(&json!({ "error": why })) }
-    }
-
-    /// As HTTP has it. hyper adds the length, and leaves out the body for HEAD.
-    pub fn response(self) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::new(self.body));
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.kind));
-        for (name, value) in HEADERS {
-            headers.insert(name, HeaderValue::from_static(value));
-        }
-        if self.status == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-        }
-        response
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderValue;
+
     use super::*;
 
     fn ask(method: &Method, host: Option<&str>, path: &str) -> Result<Question, u16> {
@@ -230,10 +166,16 @@ mod tests {
     fn what_may_be_asked() {
         let get = |path: &str| ask(&Method::GET, Some("localhost"), path);
         assert!(matches!(get("/"), Ok(Question::Asset(HTML, _))));
-        assert_eq!(get("/api/v1/leases"), Ok(Question::Leases(None)));
-        let named = Question::Leases(Some("my net".to_owned()));
-        assert_eq!(get("/api/v1/leases?network=my%20net"), Ok(named));
-        assert_eq!(get("/api/v1/leases?netwrok=x"), Err(400));
+        let query = |text: &str| Query::read(Some(text)).unwrap();
+        assert_eq!(get("/api/v1/leases"), Ok(Question::Leases(query(""))));
+        let asked = "/api/v1/leases?network=my%20net&q=A+b&limit=9&after=10.1.2.3,docker%2Fa,b";
+        let Ok(Question::Leases(read)) = get(asked) else { panic!("{asked}") };
+        assert_eq!(read.network.as_deref(), Some("my net"));
+        assert_eq!((read.words.concat().as_str(), read.limit), ("ab", 9));
+        assert_eq!(read.after.unwrap().to_string(), "10.1.2.3,docker/a,b");
+        for wrong in ["netwrok=x", "limit=0", "limit=10001", "limit=x", "after=x", "node=%zz"] {
+            assert_eq!(get(&format!("/api/v1/leases?{wrong}")), Err(400), "{wrong}");
+        }
         let addr = |text: &str| Question::History(text.parse().unwrap());
         assert_eq!(get("/api/v1/history/10.1.2.3"), Ok(addr("10.1.2.3")));
         assert_eq!(get("/api/v1/history/fd00%3A%3A2"), Ok(addr("fd00::2")));

@@ -1,73 +1,154 @@
-//! The snapshots of the store that requests are answered from.
+//! What the page and its API know of the store, and how old that may be.
 //!
-//! Invariant: one request at a time reads the store; requests that come meanwhile get the same snapshot.
+//! Invariant: however many clients ask, one thread reads the store, one question after the other; and nobody
+//! who asks for a kept value waits longer than they choose to. Leases are kept only while somebody looks at them.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
+use super::leases::Leases;
+use super::query::Query;
+use super::slot::{Fault, Job, Seen, Slot, caught};
 use super::snapshot::Snapshot;
+use super::trends::Trends;
 use crate::alloc::Context;
 use crate::error::StoreError;
 use crate::liveness;
-use crate::model::{Event, Lease, StoreSpec};
+use crate::model::{Event, Lease, StoreSpec, Wait};
 use crate::net::Addr;
 use crate::rows::{ProblemRow, Time};
 use crate::store;
-use crate::store::Store;
-use crate::sys::{host, panic};
+use crate::store::{Problem, Store};
+use crate::sys::host;
 use crate::telemetry::counters;
 
-/// How long a snapshot is fresh, at least.
+/// How long leases and their numbers are fresh, at least.
 const FRESH: Duration = Duration::from_secs(1);
-
-/// A snapshot is fresh for this many times as long as it took: reading takes at most a tenth of the time.
-const TIMES: u32 = 10;
-
-/// How long a stale snapshot of the leases stays in memory.
+/// How long the problems and the history of a readable store are fresh.
+const SLOW_FRESH: Duration = Duration::from_secs(60);
+/// How long leases that nobody asks for stay in memory.
 const IDLE: Duration = Duration::from_secs(30);
+/// How long a reader waits for the lock of a lease file.
+const LOCK: Duration = Duration::from_secs(2);
+/// How long a client waits for what it cannot do without.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a client waits for newer numbers than those that are kept.
+pub const BRIEF: Duration = Duration::from_secs(2);
+/// As long as a reader holds the lock at most: how long `/metrics` waits for it.
+const HOLD: Duration = Duration::from_millis(10);
+/// Problems that are listed; more are counted.
+const MOST_PROBLEMS: usize = 1_000;
+/// Events of an address that are listed: the newest.
+const MOST_EVENTS: usize = 1_000;
 
-/// How long the problems of a readable store are fresh.
-const PROBLEMS_FRESH: Duration = Duration::from_secs(60);
-
-/// Why a store could not be read, and what to do.
-pub type Why = String;
-
-/// A store, and its newest snapshots.
+/// A store, and what was read from it.
 pub struct Cache {
-    store: StoreSpec,
-    /// The node that answers.
-    pub cx: Context,
-    snapshot: Mutex<Option<Cached<Snapshot>>>,
-    problems: Mutex<Option<Cached<Problems>>>,
-}
-
-struct Cached<T> {
-    value: Result<Arc<T>, Why>,
-    fresh_until: Instant,
+    reader: Reader,
+    snapshot: Arc<Slot<Snapshot>>,
+    leases: Arc<Slot<Leases>>,
+    cooling: Arc<Slot<Leases>>,
+    problems: Arc<Slot<Problems>>,
+    trends: Arc<Slot<Trends>>,
+    /// To the thread that reads.
+    jobs: mpsc::Sender<Job>,
 }
 
 /// The problems of the store.
+#[derive(Default)]
 pub struct Problems {
     /// When they were looked for.
     pub looked: Time,
-    /// All of them, errors first.
+    /// The first of them, errors first.
     pub rows: Vec<ProblemRow>,
+    /// How many are damage.
+    pub errors: usize,
+    /// How many are leases whose container is gone.
+    pub stale: usize,
+    /// How many there are of any other kind.
+    pub others: usize,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl Problems {
+    fn find(store: &mut dyn Store, cx: &Context) -> Result<Problems, StoreError> {
+        let mut found = Problems { looked: Time(cx.now), ..Problems::default() };
+        store.problems(cx, &mut |problem| {
+            *if problem.mendable { &mut found.errors } else { &mut found.others } += 1;
+            found.add(problem);
+        })?;
+        // The leases of a damaged store cannot be listed.
+        if found.errors == 0 {
+            liveness::stale_problems(store, cx, &mut |problem| {
+                found.stale += 1;
+                found.add(problem);
+            })?;
+        }
+        found.rows.sort_by_key(|row| !row.repairable);
+        Ok(found)
+    }
+
+    fn add(&mut self, problem: Problem) {
+        if self.rows.len() < MOST_PROBLEMS {
+            self.rows.push(ProblemRow::new(problem));
+        }
+    }
+}
+
+/// Opens the store and reads it.
+#[derive(Clone)]
+struct Reader {
+    store: StoreSpec,
+    cx: Context,
+}
+
+impl Reader {
+    fn read<T>(
+        &self,
+        question: impl FnOnce(&mut dyn Store, &Context) -> Result<T, StoreError>,
+    ) -> Result<T, Fault> {
+        self.read_within(LOCK, question)
+    }
+
+    /// Reads the store, and waits at most `patience` for each lock.
+    fn read_within<T>(
+        &self,
+        patience: Duration,
+        question: impl FnOnce(&mut dyn Store, &Context) -> Result<T, StoreError>,
+    ) -> Result<T, Fault> {
+        let cx = Context { now: host::now(), ..self.cx.clone() };
+        let mut spec = self.store.clone();
+        if let StoreSpec::Embedded { wait, .. } = &mut spec {
+            *wait = Wait::For(patience);
+        }
+        let answer = store::open(&spec).and_then(|mut store| question(&mut *store, &cx));
+        answer.inspect_err(|_| counters::failure()).map_err(Fault::from)
+    }
 }
 
 impl Cache {
-    /// An empty cache.
-    pub fn new(store: StoreSpec, cx: Context) -> Cache {
-        Cache { store, cx, snapshot: Mutex::default(), problems: Mutex::default() }
+    /// An empty cache, and the thread that reads for it, which ends with the cache.
+    pub fn new(store: StoreSpec, cx: Context) -> std::io::Result<Cache> {
+        let (jobs, work) = mpsc::channel::<Job>();
+        let read = move || work.into_iter().for_each(|job| job());
+        std::thread::Builder::new().name("reader".to_owned()).spawn(read)?;
+        Ok(Cache {
+            reader: Reader { store, cx },
+            snapshot: Arc::default(),
+            leases: Arc::default(),
+            cooling: Arc::default(),
+            problems: Arc::default(),
+            trends: Arc::default(),
+            jobs,
+        })
+    }
+
+    /// Has the thread that reads do a job. It ends only with the cache.
+    fn start(&self, job: Job) {
+        let _ = self.jobs.send(job);
     }
 
     /// The store's file or servers.
     pub fn place(&self) -> String {
-        match &self.store {
+        match &self.reader.store {
             StoreSpec::Embedded { path, .. } => path.display().to_string(),
             StoreSpec::Etcd(etcd) => format!("etcd at {}", etcd.servers.endpoints.join(", ")),
             StoreSpec::Consul(consul) => {
@@ -77,61 +158,74 @@ impl Cache {
         }
     }
 
-    /// Reads the store, and blocks meanwhile. A panic of the store is a failure like any other.
-    fn read<T>(
-        &self,
-        question: impl FnOnce(&mut dyn Store, &Context) -> Result<T, StoreError>,
-    ) -> Result<T, Why> {
-        let cx = Context { now: host::now(), ..self.cx.clone() };
-        let read = AssertUnwindSafe(|| question(&mut *store::open(&self.store)?, &cx));
-        let answer = match catch_unwind(read) {
-            Ok(answer) => answer.map_err(|e| e.to_string()),
-            Err(payload) => Err(panic::explain(&*payload).msg),
-        };
-        if answer.is_err() {
-            counters::failure();
-        }
-        answer
+    /// The node that answers.
+    pub fn node(&self) -> &crate::model::Node {
+        &self.reader.cx.node
     }
 
-    /// Drops a snapshot that nobody has asked for in a while: that of a large store is large.
+    /// Drops leases that nobody has asked for in a while.
     pub fn drop_idle(&self) {
-        if let Ok(mut cached) = self.snapshot.try_lock() {
-            cached.take_if(|cached| cached.fresh_until.elapsed() > IDLE);
-        }
+        self.leases.forget_stale(IDLE);
+        self.cooling.forget_stale(IDLE);
     }
 
-    /// A fresh snapshot of the leases.
-    pub fn snapshot(&self) -> Result<Arc<Snapshot>, Why> {
-        fresh(&self.snapshot, FRESH, || self.read(Snapshot::take))
+    /// How long a scrape waits for newer numbers: not at all where it would wait for a lock.
+    pub fn scrape_patience(&self) -> Duration {
+        let is_file = matches!(self.reader.store, StoreSpec::Embedded { .. });
+        let is_locked = is_file && self.reader.read_within(HOLD, |store, _| store.pools()).is_err();
+        if is_locked { Duration::ZERO } else { BRIEF }
+    }
+
+    /// The numbers of the leases.
+    pub fn snapshot(&self, patience: Duration) -> Seen<Snapshot> {
+        let reader = self.reader.clone();
+        self.snapshot.get(
+            FRESH,
+            patience,
+            |job| self.start(job),
+            move || reader.read(Snapshot::take),
+        )
     }
 
     /// The problems of the store.
-    pub fn problems(&self) -> Arc<Problems> {
-        let looked = Time(host::now());
-        let find = || {
-            let mut found = self.read(liveness::problems)?;
-            found.sort_by_key(|problem| !problem.mendable);
-            Ok(Problems { looked, rows: found.into_iter().map(ProblemRow::new).collect() })
-        };
-        // A store that cannot be read any more is reported at once.
-        let readable = self.snapshot().is_ok();
-        let has_error = |cached: &Cached<Problems>| {
-            cached.value.as_ref().is_ok_and(|p| p.rows.iter().any(|row| row.level == "error"))
-        };
-        lock(&self.problems).take_if(|cached| !readable && !has_error(cached));
-        let keep = if readable { PROBLEMS_FRESH } else { FRESH };
-        fresh(&self.problems, keep, find).unwrap_or_else(|what| {
-            let advice = "see the message; nothing is leased or freed until the store answers";
-            let (place, advice) = (self.place(), advice.to_owned());
-            let row = ProblemRow { level: "error", place, what, advice, repairable: false };
-            Arc::new(Problems { looked, rows: vec![row] })
-        })
+    pub fn problems(&self, patience: Duration) -> Seen<Problems> {
+        let reader = self.reader.clone();
+        self.problems.get(
+            SLOW_FRESH,
+            patience,
+            |job| self.start(job),
+            move || reader.read(Problems::find),
+        )
     }
 
-    /// The leases of an address in all sets, and its events, the newest first.
-    pub fn history(&self, addr: Addr) -> Result<(Vec<Lease>, Vec<Event>), Why> {
-        self.read(|store, cx| {
+    /// The last day of each range.
+    pub fn trends(&self, patience: Duration) -> Seen<Trends> {
+        let (reader, snapshot) = (self.reader.clone(), self.snapshot(patience));
+        self.trends.get(
+            SLOW_FRESH,
+            patience,
+            |job| self.start(job),
+            move || {
+                let snapshot = snapshot.now()?;
+                reader.read(|store, cx| Trends::take(store, cx, &snapshot.usage))
+            },
+        )
+    }
+
+    /// A page of the leases, or of the cooling addresses. `None`: nothing is left of the cursor's set.
+    pub fn page(&self, query: &Query, cooling: bool) -> Result<Option<(Vec<u8>, String)>, Fault> {
+        let slot = if cooling { &self.cooling } else { &self.leases };
+        slot.forget_stale(Duration::ZERO);
+        let reader = self.reader.clone();
+        let take = move || reader.read(|store, cx| Leases::take(store, cx, cooling));
+        let all = slot.get(FRESH, PATIENCE, |job| self.start(job), take).now()?;
+        let page = all.page(query, |rest| self.ask(move |store, cx| rest.read(store, cx)))?;
+        Ok(page.map(|page| (page, all.version().to_owned())))
+    }
+
+    /// The leases of an address in all sets, and its newest events, the newest first.
+    pub fn history(&self, addr: Addr) -> Result<(Vec<Lease>, Vec<Event>), Fault> {
+        self.ask(move |store, cx| {
             let mut leases = Vec::new();
             store.list(cx, &mut |lease| {
                 if lease.addr == addr {
@@ -140,29 +234,25 @@ impl Cache {
             })?;
             let mut events = store.history(cx, &mut |event| event.addr == addr)?;
             events.reverse();
+            events.truncate(MOST_EVENTS);
             Ok((leases, events))
         })
     }
-}
 
-/// The cached value if it is fresh, else a new one, which is fresh for `keep`.
-fn fresh<T>(
-    cached: &Mutex<Option<Cached<T>>>,
-    keep: Duration,
-    read: impl FnOnce() -> Result<T, Why>,
-) -> Result<Arc<T>, Why> {
-    let mut cached = lock(cached);
-    if let Some(cached) = &*cached
-        && Instant::now() < cached.fresh_until
-    {
-        return cached.value.clone();
+    /// Has the thread that reads answer a question, and waits for it.
+    fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut dyn Store, &Context) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let reader = self.reader.clone();
+        let (answer, wait) = mpsc::channel();
+        self.start(Box::new(move || {
+            // Whoever asked may be gone.
+            let _ = answer.send(caught(|| reader.read(question)));
+        }));
+        wait.recv().unwrap_or_else(|_| {
+            let text = "the page's reader has ended".to_owned();
+            Err(Fault { kind: "unavailable", text })
+        })
     }
-    // Two large ones need not be in memory at a time.
-    *cached = None;
-    let began = Instant::now();
-    let value = read().map(Arc::new);
-    let keep = if value.is_ok() { keep } else { FRESH };
-    let fresh_until = Instant::now() + keep.max(began.elapsed() * TIMES);
-    *cached = Some(Cached { value: value.clone(), fresh_until });
-    value
 }

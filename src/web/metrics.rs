@@ -5,13 +5,26 @@
 use std::fmt::Display;
 
 use super::cache::Problems;
+use super::slot::Seen;
 use super::snapshot::Snapshot;
+use super::trends::Trends;
+use crate::model::Timestamp;
 use crate::telemetry::counters::Counters;
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::{Kind, Text};
 
-/// The whole text; `snapshot` is `None` where the store could not be read.
-pub fn text(snapshot: Option<&Snapshot>, problems: &Problems, counters: &Counters) -> String {
+const FULL_IN: &str = "sublet_pool_full_in_seconds";
+
+/// The whole text, at a time.
+pub fn text(
+    snapshot: &Seen<Snapshot>,
+    problems: &Seen<Problems>,
+    trends: &Seen<Trends>,
+    counters: &Counters,
+    now: Timestamp,
+) -> String {
+    let is_readable = snapshot.fault.is_none();
+    let snapshot = snapshot.value.as_ref().filter(|_| is_readable);
     let mut text = Text::default();
     let mut one = |name: &str, help: &str, kind: Kind, value: &dyn Display| {
         text.family(name, help, kind);
@@ -39,18 +52,38 @@ pub fn text(snapshot: Option<&Snapshot>, problems: &Problems, counters: &Counter
             &snapshot.took.as_secs_f64(),
         );
         one("sublet_leases", "Leases in the store.", Kind::Gauge, &snapshot.leases);
+        one(
+            "sublet_store_look_age_seconds",
+            "How long ago the whole store was read.",
+            Kind::Gauge,
+            &now.saturating_sub(snapshot.time.0),
+        );
     }
     let name = "sublet_problems";
     text.family(name, "Problems that a look at every record has found.", Kind::Gauge);
-    for level in ["error", "warning"] {
-        let count = problems.rows.iter().filter(|row| row.level == level).count();
-        text.sample(name, &[("level", level)], count);
+    let unreadable = usize::from(!is_readable);
+    if let Some(found) = &problems.value {
+        text.sample(name, &[("level", "error")], found.errors + unreadable);
+        text.sample(name, &[("level", "warning")], found.stale + found.others);
     }
     let name = "sublet_build_info";
     text.family(name, "The version of subletd.", Kind::Gauge);
     text.sample(name, &[("version", env!("CARGO_PKG_VERSION"))], 1);
     if let Some(snapshot) = snapshot {
         metrics::pools(&mut text, &snapshot.usage);
+        text.family(
+            FULL_IN,
+            "When a range will be full, if its use grows on as lately.",
+            Kind::Gauge,
+        );
+        for (at, (usage, pool)) in snapshot.usage.iter().zip(&snapshot.pools).enumerate() {
+            let full_in = trends.value.as_ref().and_then(|trends| trends.full_in(at, pool));
+            let (network, range) = (&*usage.extent.network, usage.extent.range.brief());
+            let labels = [("network", network), ("range", &*range)];
+            if let Some(seconds) = full_in {
+                text.sample(FULL_IN, &labels, seconds);
+            }
+        }
         metrics::requests(&mut text, &snapshot.counters);
     }
     let name = "sublet_lock_wait_seconds";

@@ -1,13 +1,22 @@
 //! The status page, its JSON API and the metrics.
 //!
 //! Read-only: there is no request that changes a lease, and no cookie.
-//! Invariant: however many clients ask, the store is read at most once a second, and reading takes at most a
-//! tenth of the time. All this is in a thread of its own, so that a long answer never delays a container.
+//! Invariant: however many clients ask, one thread reads the store, and each kind of facts for at most a tenth
+//! of the time. Memory is bounded, whatever clients do: leases are answered in pages, and
+//! idle clients and slow readers make room for others. A long answer never delays a container.
 
+mod answer;
 mod api;
 mod cache;
+mod connections;
+mod host;
+mod leases;
 mod metrics;
+mod query;
 mod serve;
+mod slot;
 mod snapshot;
+mod status;
+mod trends;
 
 pub use serve::open;

@@ -10,27 +10,23 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
-use serde_json::json;
+use hyper::{Request, Response};
 use tokio::sync::Semaphore;
 
+use super::answer::Answer;
 use super::api;
-use super::api::{Answer, JSON, PROMETHEUS, Question};
-use super::cache::{Cache, Why};
-use super::metrics;
+use super::api::Question;
+use super::cache::Cache;
+use super::connections::{Connections, Id};
+use super::host;
 use crate::alloc::Context;
 use crate::config::Level;
 use crate::model::StoreSpec;
-use crate::rows::{EventRow, LeaseRow, Time};
+use crate::sys::panic;
 use crate::sys::stream::Stream;
-use crate::sys::{host, panic};
-use crate::telemetry::counters;
 use crate::telemetry::log::{Entry, Log};
-
-/// Connections at a time; the kernel keeps the next ones waiting.
-const AT_ONCE: usize = 32;
 
 /// How long a connection may take, its answer included.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -38,11 +34,17 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// The largest head of a request, in bytes.
 const HEAD: usize = 16 << 10;
 
+/// Answers of the API that are made at a time, and those of `/metrics` and `/healthz`: these never wait for
+/// those.
+const AT_ONCE: [usize; 2] = [2, 2];
+
 /// What every request needs.
 struct Host {
     cache: Cache,
     names: Vec<String>,
     log: Log,
+    connections: Connections,
+    room: [Arc<Semaphore>; 2],
 }
 
 /// Listens on `address` (HOST:PORT), and serves a store from a thread of its own. Only if `public`, others
@@ -58,9 +60,16 @@ pub fn open(
     let listener = listen(address, public)?;
     let at = listener.local_addr()?;
     listener.set_nonblocking(true)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // No more threads than work: each keeps memory.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(AT_ONCE[0] + AT_ONCE[1])
+        .build()?;
     log.write(&Entry::new(Level::Info, format!("the status page is at http://{at}/")));
-    let host = Arc::new(Host { cache: Cache::new(store, cx), names, log });
+    let (connections, room) =
+        (Connections::default(), AT_ONCE.map(|places| Arc::new(Semaphore::new(places))));
+    let cache = Cache::new(store, cx)?;
+    let host = Arc::new(Host { cache, names, log, connections, room });
     // Ends with the process.
     std::thread::Builder::new().name("page".to_owned()).spawn(move || {
         runtime.block_on(async {
@@ -101,57 +110,61 @@ async fn accept(listener: TcpListener, host: Arc<Host>) {
             return;
         }
     };
-    let room = Arc::new(Semaphore::new(AT_ONCE));
+    let mut id = 0;
     loop {
-        let Ok(place) = room.clone().acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(e) => {
                 let text = format!("cannot accept a connection to the status page: {e}");
                 host.log.write(&Entry::new(Level::Error, text));
-                // Out of descriptors, say: for better times.
+                // Out of descriptors, for example: that may pass.
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        let host = host.clone();
-        tokio::spawn(async move {
-            let service = service_fn(|request: Request<Incoming>| respond(request, host.clone()));
+        id += 1;
+        let open = Open { host: host.clone(), id };
+        let task = tokio::spawn(async move {
+            let service = service_fn(|request| respond(request, open.host.clone(), id));
             let connection = hyper::server::conn::http1::Builder::new()
                 .keep_alive(false)
                 .half_close(true)
                 .max_buf_size(HEAD)
                 .serve_connection(Stream::plain(stream), service);
-            // Whoever is too slow, or goes away, gets no more.
+            // A client that is too slow, or goes away, gets no more.
             let _ = tokio::time::timeout(LONGEST, connection).await;
-            drop(place);
         });
+        host.connections.add(id, task.abort_handle());
+        // Those who came are served before the next one is let in.
+        tokio::task::yield_now().await;
+    }
+}
+
+/// An open connection; it is over when this is dropped.
+struct Open {
+    host: Arc<Host>,
+    id: Id,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.host.connections.ended(self.id);
     }
 }
 
 async fn respond(
     request: Request<Incoming>,
     host: Arc<Host>,
+    id: Id,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let began = Instant::now();
+    host.connections.asked(id);
     let (head, _) = request.into_parts();
     let (path, query) = (head.uri.path(), head.uri.query());
     let answer = match api::read(&head.method, path, query, &head.headers, &host.names) {
-        Ok(Question::Asset(kind, text)) => Answer::of(kind, text),
-        Ok(question) => {
-            let host = host.clone();
-            // Looking blocks: not in the thread that serves the others.
-            let work = tokio::task::spawn_blocking(move || {
-                let answer = host.answer(&question);
-                answer.unwrap_or_else(|why| Answer::no(StatusCode::SERVICE_UNAVAILABLE, &why))
-            });
-            work.await.unwrap_or_else(|e| {
-                let why =
-                    e.try_into_panic().map_or_else(|e| e.to_string(), |p| panic::explain(&*p).msg);
-                Answer::no(StatusCode::INTERNAL_SERVER_ERROR, &why)
-            })
-        }
-        Err((status, why)) => Answer::no(status, &why),
+        Ok(Question::Asset(kind, text)) => Answer::asset(kind, text),
+        Ok(question) => answer(&host, question).await,
+        Err((status, why)) => Answer::no(status.as_u16(), &why),
     };
     let level = if answer.status.is_server_error() { Level::Warn } else { Level::Debug };
     let mut entry = Entry::new(level, path)
@@ -160,44 +173,24 @@ async fn respond(
         .with("outcome", answer.status.as_str());
     entry.took = Some(began.elapsed());
     host.log.write(&entry);
-    Ok(answer.response())
+    let response = answer.response(&head.headers);
+    let bytes = response.body().size_hint().lower();
+    host.connections.sending(id, usize::try_from(bytes).unwrap_or(usize::MAX));
+    Ok(response)
 }
 
-impl Host {
-    fn answer(&self, question: &Question) -> Result<Answer, Why> {
-        Ok(match question {
-            Question::Asset(kind, text) => Answer::of(kind, *text),
-            Question::Pools => {
-                let snapshot = self.cache.snapshot()?;
-                Answer::json(&snapshot.pools(&self.cache.cx.node, &self.cache.place()))
-            }
-            Question::Leases(network) => {
-                Answer::of(JSON, self.cache.snapshot()?.leases(network.as_deref()))
-            }
-            Question::Nodes => Answer::json(&self.cache.snapshot()?.nodes()),
-            Question::Problems => {
-                let problems = self.cache.problems();
-                Answer::json(&json!({ "looked": problems.looked, "problems": problems.rows }))
-            }
-            Question::History(addr) => {
-                let (leases, events) = self.cache.history(*addr)?;
-                let leases: Vec<LeaseRow<'_>> = leases.iter().map(LeaseRow::new).collect();
-                let events: Vec<EventRow<'_>> = events.iter().map(EventRow::new).collect();
-                Answer::json(&json!({
-                    "time": Time(host::now()),
-                    "address": addr.to_string(),
-                    "leases": leases,
-                    "events": events,
-                }))
-            }
-            Question::Metrics => {
-                let text = metrics::text(
-                    self.cache.snapshot().ok().as_deref(),
-                    &self.cache.problems(),
-                    &counters::now(),
-                );
-                Answer::of(PROMETHEUS, text)
-            }
-        })
-    }
+/// Makes an answer, which blocks: not in the thread that serves the others.
+async fn answer(host: &Arc<Host>, question: Question) -> Answer {
+    let is_probe = matches!(question, Question::Metrics | Question::Health);
+    let room = host.room[usize::from(is_probe)].clone().acquire_owned().await;
+    let own = host.clone();
+    let work = tokio::task::spawn_blocking(move || {
+        // The work goes on if whoever asked has gone: it keeps its place.
+        let _room = room;
+        host::answer(&own.cache, &question).unwrap_or_else(|fault| Answer::no(503, &fault.text))
+    });
+    work.await.unwrap_or_else(|e| {
+        let why = e.try_into_panic().map_or_else(|e| e.to_string(), |p| panic::explain(&*p).msg);
+        Answer::no(500, &why)
+    })
 }

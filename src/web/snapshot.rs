@@ -1,14 +1,12 @@
-//! A snapshot of the store: the answers that the page and its API give until the next one.
+//! A snapshot of the store: how full each range is, who uses it, and what the leases hash to.
 //!
-//! Invariant: all parts of a snapshot are of one walk over the leases; a lease is kept as its row only.
+//! Invariant: all parts of a snapshot are of one walk over the leases, and none grows with their number.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use hyper::body::Bytes;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -17,15 +15,12 @@ use crate::engine;
 use crate::error::{StoreError, shown_network};
 use crate::model::{Counter, Node, SetName};
 use crate::net::{Addr, Subnet, hosts};
-use crate::rows::{CoolingRow, LeaseRow, NodeRow, Nodes, PoolRow, Time};
+use crate::rows::{CoolingRow, GroupRow, LeaseRow, NodeRow, Nodes, PoolRow, Time};
 use crate::store::Store;
 use crate::telemetry::usage::{Extent, Meter, Usage};
 
-/// Rows of leases that are kept; more are counted, not listed.
-const MOST_ROWS: u64 = 70_000;
-
-/// Room for these rows, in bytes: a text that had to be moved to grow would be in memory twice.
-const ROOM: usize = 16 << 20;
+/// Namespaces with the most leases that are listed.
+const MOST_NAMESPACES: usize = 20;
 
 /// What the store had at one time.
 pub struct Snapshot {
@@ -36,23 +31,43 @@ pub struct Snapshot {
     /// How many leases there are.
     pub leases: u64,
     /// Changes whenever a lease does.
-    pub version: String,
+    version: String,
+    /// Changes whenever the cooling addresses do.
+    cooling_version: String,
     /// How full each range is.
     pub usage: Vec<Usage>,
     /// Requests.
     pub counters: Vec<Counter>,
-    pools: Vec<PoolRow>,
+    /// The ranges.
+    pub pools: Vec<PoolRow>,
     nodes: Vec<NodeRow>,
-    /// The answer to `/api/v1/leases`: each row of a lease is a line, and begins with its network.
-    document: Bytes,
-    /// Where these rows are.
-    rows: Range<usize>,
+    /// The namespaces with the most leases.
+    namespaces: Vec<GroupRow>,
+    /// The names under which leases are found: of networks, sets and Docker's pools.
+    names: BTreeSet<String>,
 }
 
-/// Appends a row as a line, behind a comma unless it is the first. Writing rows into memory does not fail.
-fn add(text: &mut Vec<u8>, row: &impl Serialize, first: bool) {
-    text.extend_from_slice(if first { b"\n" } else { b",\n" });
-    let _ = serde_json::to_writer(text, row);
+/// Hashes rows, so that a change of any of them shows.
+#[derive(Default)]
+struct Version {
+    hasher: DefaultHasher,
+    row: Vec<u8>,
+    rows: u64,
+}
+
+impl Version {
+    fn add(&mut self, row: &impl Serialize) {
+        self.row.clear();
+        // Writing rows into memory does not fail.
+        let _ = serde_json::to_writer(&mut self.row, row);
+        self.hasher.write(&self.row);
+        self.rows += 1;
+    }
+
+    fn done(mut self) -> String {
+        self.hasher.write_u64(self.rows);
+        format!("{:016x}", self.hasher.finish())
+    }
 }
 
 /// The subnets that leases name, for a store that has no ranges yet; without the first address, which mostly
@@ -93,10 +108,10 @@ fn guessed(
 pub struct PoolsAnswer<'a> {
     time: Time,
     node: &'a str,
-    store: &'a str,
     version: &'static str,
     leases: u64,
     leases_version: &'a str,
+    cooling_version: &'a str,
     pools: &'a [PoolRow],
 }
 
@@ -111,84 +126,89 @@ impl Snapshot {
             extents.extend(guessed(store, cx, &extents)?);
         }
         let mut meter = Meter::new(extents);
-        let mut text = Vec::with_capacity(ROOM);
-        text.extend_from_slice(format!("{{\"time\":\"{}\",\"leases\":[", Time(cx.now)).as_bytes());
-        let (head, mut cooling_rows) = (text.len(), Vec::new());
-        let mut nodes = Nodes::default();
-        let mut leases = 0;
+        let (mut nodes, mut leases) = (Nodes::default(), 0);
+        let (mut version, mut cooling_version) = (Version::default(), Version::default());
+        let mut names: BTreeSet<String> = BTreeSet::new();
+        let mut namespaces: BTreeMap<String, u128> = BTreeMap::new();
         store.occupancy(cx, &mut |set: &SetName, addr: Addr, holder: &Holder| {
             meter.take(set, addr, holder);
+            if !names.contains(&set.0) {
+                names.insert(set.0.clone());
+            }
             match holder {
                 Holder::Free => {}
-                Holder::Cooling(cooling) => {
-                    let first = cooling_rows.is_empty();
-                    add(&mut cooling_rows, &CoolingRow::new(set, cooling), first);
-                }
+                Holder::Cooling(cooling) => cooling_version.add(&CoolingRow::new(set, cooling)),
                 Holder::Leased(lease) => {
                     leases += 1;
                     nodes.lease(lease);
-                    if leases <= MOST_ROWS {
-                        add(&mut text, &LeaseRow::short(lease), leases == 1);
+                    let row = LeaseRow::short(lease);
+                    version.add(&row);
+                    if !names.contains(&*row.network) {
+                        names.insert(row.network.to_string());
+                    }
+                    if let Some(namespace) = row.pod_namespace {
+                        *namespaces.entry(namespace.into()).or_default() += 1;
                     }
                 }
             }
         })?;
         let usage = meter.done();
-        let mut hasher = DefaultHasher::new();
-        let rows = head..text.len();
-        hasher.write(&text[rows.clone()]);
-        hasher.write(&cooling_rows);
-        hasher.write_u64(leases);
-        let version = format!("{:016x}", hasher.finish());
-        text.extend_from_slice(b"\n],\"cooling\":[");
-        text.extend_from_slice(&cooling_rows);
-        let end = format!("\n],\"total\":{leases},\"version\":\"{version}\"}}\n");
-        text.extend_from_slice(end.as_bytes());
+        names.extend(usage.iter().map(|usage| usage.extent.network.clone()));
+        names.extend(usage.iter().map(|usage| usage.extent.set.0.clone()));
         let network = if definitions.is_empty() { "seen" } else { "network" };
         Ok(Snapshot {
             time: Time(cx.now),
             leases,
-            version,
-            document: text.into(),
-            rows,
+            version: version.done(),
+            cooling_version: cooling_version.done(),
             counters: store.counters(cx)?,
             pools: PoolRow::all(&usage, &pools, network),
             // A cluster remembers machines that have no lease.
             nodes: nodes.rows(&pools, engine::nodes(store)?, &cx.node),
+            namespaces: most(namespaces),
+            names,
             usage,
             took: began.elapsed(),
         })
     }
 
+    /// Why there can be no lease of this network and node: the snapshot has no such name.
+    pub fn unknown(&self, network: Option<&str>, node: Option<&str>) -> Option<String> {
+        if let Some(network) = network.filter(|name| !self.names.contains(*name)) {
+            return Some(format!(
+                "unknown network {network:?}; /api/v1/pools has those that are known"
+            ));
+        }
+        let is_known = |name: &&str| self.nodes.iter().any(|row| row.node == **name);
+        let node = node.filter(|name| !is_known(name))?;
+        Some(format!("unknown node {node:?}; /api/v1/nodes has those that are known"))
+    }
+
     /// `/api/v1/pools`.
-    pub fn pools<'a>(&'a self, node: &'a Node, store: &'a str) -> PoolsAnswer<'a> {
+    pub fn pools<'a>(&'a self, node: &'a Node) -> PoolsAnswer<'a> {
         PoolsAnswer {
             time: self.time,
             node: &node.name,
-            store,
             version: env!("CARGO_PKG_VERSION"),
             leases: self.leases,
             leases_version: &self.version,
+            cooling_version: &self.cooling_version,
             pools: &self.pools,
         }
     }
 
-    /// `/api/v1/leases`, of one network or all.
-    pub fn leases(&self, network: Option<&str>) -> Bytes {
-        let Some(network) = network else { return self.document.clone() };
-        let begin = format!("{{\"network\":{},", Value::from(network));
-        let lines = self.document[self.rows.clone()].split(|byte| *byte == b'\n');
-        let mut text = self.document[..self.rows.start].to_vec();
-        for (i, line) in lines.filter(|line| line.starts_with(begin.as_bytes())).enumerate() {
-            text.extend_from_slice(if i == 0 { b"\n" } else { b",\n" });
-            text.extend_from_slice(line.strip_suffix(b",").unwrap_or(line));
-        }
-        text.extend_from_slice(&self.document[self.rows.end..]);
-        text.into()
-    }
-
     /// `/api/v1/nodes`.
     pub fn nodes(&self) -> Value {
-        json!({ "time": self.time, "nodes": self.nodes })
+        json!({ "time": self.time, "nodes": self.nodes, "namespaces": self.namespaces })
     }
+}
+
+/// The namespaces with the most leases.
+fn most(namespaces: BTreeMap<String, u128>) -> Vec<GroupRow> {
+    let mut all: Vec<(String, u128)> = namespaces.into_iter().collect();
+    all.sort_by_key(|(_, used)| std::cmp::Reverse(*used));
+    all.truncate(MOST_NAMESPACES);
+    let row =
+        |(namespace, used)| GroupRow { namespace: Some(namespace), used, ..GroupRow::default() };
+    all.into_iter().map(row).collect()
 }

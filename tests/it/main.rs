@@ -7,6 +7,7 @@
 // A test's helpers may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod agent;
 mod check;
 mod cluster_model;
 mod cni;
@@ -22,6 +23,7 @@ mod faults;
 mod history;
 mod import;
 mod install;
+mod kubernetes;
 mod lab;
 mod limits;
 mod networks;

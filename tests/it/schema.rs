@@ -1,6 +1,6 @@
-//! Validates JSON with docs/schema.json.
+//! Validates JSON with docs/schema.json and docs/openapi.json.
 //!
-//! Supports the part of JSON Schema that the file uses; any other keyword is a failure. Complete
+//! Supports the part of JSON Schema that the files use; any other keyword is a failure. Complete
 //! implementations would add about thirty crates.
 
 use std::collections::BTreeSet;
@@ -10,10 +10,28 @@ use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
-static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/schema.json");
+static SCHEMA: LazyLock<Value> = LazyLock::new(|| document("schema.json"));
+static OPENAPI: LazyLock<Value> = LazyLock::new(|| document("openapi.json"));
+
+fn document(name: &str) -> Value {
+    let path = format!("{}/docs/{name}", env!("CARGO_MANIFEST_DIR"));
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
-});
+}
+
+/// The paths of the JSON API.
+pub fn paths() -> BTreeSet<String> {
+    OPENAPI["paths"].as_object().unwrap().keys().cloned().collect()
+}
+
+/// Ends the test if an answer of the JSON API is not as docs/openapi.json says.
+pub fn check_answer(path: &str, status: u16, answer: &Value) {
+    let response = &OPENAPI["paths"][path]["get"]["responses"][status.to_string()];
+    let schema = &response["content"]["application/json"]["schema"];
+    assert!(schema.is_object(), "docs/openapi.json has no {status} of {path}");
+    if let Err(fault) = fits(answer, schema) {
+        panic!("docs/openapi.json, {path}: {fault}");
+    }
+}
 
 /// The commands in the schema.
 pub fn commands() -> BTreeSet<String> {
@@ -35,8 +53,11 @@ fn fits(value: &Value, schema: &Value) -> Result<(), String> {
         let is_right = match keyword.as_str() {
             "$schema" | "title" | "description" | "$defs" => true,
             "$ref" => {
-                let target = rule.as_str().unwrap().strip_prefix('#').unwrap();
-                fits(value, SCHEMA.pointer(target).unwrap())?;
+                // Only docs/openapi.json has components.
+                let (_, target) = rule.as_str().unwrap().split_once('#').unwrap();
+                let is_api = target.starts_with("/components/");
+                let document = if is_api { &OPENAPI } else { &SCHEMA };
+                fits(value, document.pointer(target).unwrap())?;
                 true
             }
             "type" => match rule.as_str().unwrap() {

@@ -45,7 +45,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("ureq", &["store/cluster/http.rs"]),
     ("rustls", &["store/cluster/http.rs"]),
     ("clap", &["cli/", "docker/args.rs"]),
-    ("tokio", &["docker/", "web/serve.rs", "sys/stream.rs"]),
+    ("tokio", &["docker/", "web/serve.rs", "web/connections.rs", "sys/stream.rs"]),
     ("hyper", &["docker/", "web/", "sys/stream.rs"]),
 ];
 

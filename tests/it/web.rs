@@ -9,8 +9,11 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use sublet::alloc::{Command, Context, Reserve};
+use sublet::model::{History, Persist, SetName, StoreSpec, Wait};
 
 use crate::docker::{Daemon, subletd, until};
 use crate::lab::{Call, Lab};
@@ -45,20 +48,11 @@ impl Site {
     }
 
     fn ask(&self, request: &str) -> Got {
-        let mut stream = TcpStream::connect(&self.at).unwrap();
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-        let mut lines = head.lines();
-        let status = lines.next().and_then(|l| l.split(' ').nth(1)).expect(request);
-        let headers = lines.filter_map(|l| l.split_once(": "));
-        let headers = headers.map(|(k, v)| (k.to_ascii_lowercase(), v.to_owned())).collect();
-        (status.parse().unwrap(), headers, body.to_owned())
+        ask(&self.at, request)
     }
 
     fn get(&self, path: &str) -> Got {
-        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.at))
+        get(&self.at, path)
     }
 
     fn json(&self, path: &str) -> Value {
@@ -66,6 +60,23 @@ impl Site {
         assert_eq!((status, headers["content-type"].as_str()), (200, "application/json"), "{body}");
         serde_json::from_str(&body).unwrap_or_else(|e| panic!("{path}: {e}: {body}"))
     }
+}
+
+fn ask(at: &str, request: &str) -> Got {
+    let mut stream = TcpStream::connect(at).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let mut lines = head.lines();
+    let status = lines.next().and_then(|l| l.split(' ').nth(1)).expect(request);
+    let headers = lines.filter_map(|l| l.split_once(": "));
+    let headers = headers.map(|(k, v)| (k.to_ascii_lowercase(), v.to_owned())).collect();
+    (status.parse().unwrap(), headers, body.to_owned())
+}
+
+fn get(at: &str, path: &str) -> Got {
+    ask(at, &format!("GET {path} HTTP/1.1\r\nHost: {at}\r\n\r\n"))
 }
 
 fn conf(lab: &Lab, name: &str, more: &Value) -> Value {
@@ -115,12 +126,12 @@ fn settled(value: &Value, store: &str) -> Value {
         Value::Object(fields) => {
             let settle = |(name, field): (&String, &Value)| {
                 let field = match name.as_str() {
-                    "time" | "until" | "lastLease" | "freed" | "looked" => {
+                    "time" | "until" | "lastLease" | "freed" | "looked" | "read" => {
                         json!("2026-11-21T10:31:05Z")
                     }
                     "machineID" => json!("0123456789abcdef0123456789abcdef"),
                     "bootID" => json!("6ba7b810-9dad-41d1-80b4-00c04fd430c8"),
-                    "leasesVersion" | "version"
+                    "leasesVersion" | "coolingVersion" | "version"
                         if field.as_str().is_some_and(|v| v.len() == 16) =>
                     {
                         json!("9f86d081884c7d65")
@@ -158,6 +169,8 @@ fn samples(document: &str) -> Vec<(String, String)> {
 fn the_api_answers_as_its_document_shows() {
     let site = Site::over(&[], scene);
     docker(&site);
+    // Once they were looked for, the status says when.
+    site.json("/api/v1/problems");
     let path = root().join("docs/api.md");
     let mut document = fs::read_to_string(&path).unwrap();
     let store = site.daemon.store().display().to_string();
@@ -166,8 +179,10 @@ fn the_api_answers_as_its_document_shows() {
     assert_eq!(
         paths,
         [
+            "/api/v1/status",
             "/api/v1/pools",
             "/api/v1/leases",
+            "/api/v1/cooling",
             "/api/v1/nodes",
             "/api/v1/history/10.1.2.2",
             "/api/v1/problems",
@@ -212,8 +227,6 @@ fn rows_are_the_command_lines() {
         rows.as_array().unwrap().iter().filter(|r| r["network"] == name).cloned().collect()
     };
     assert_eq!(one["leases"].as_array().unwrap(), &of(&all["leases"], "mynet"));
-    assert_eq!(one["cooling"], all["cooling"]);
-    assert_eq!(site.json("/api/v1/leases?network=nope")["leases"], json!([]));
     let listed = crate::lab::list(&site.daemon.store());
     let mut found = 0;
     for row in all["leases"].as_array().unwrap() {
@@ -258,7 +271,7 @@ fn only_this_host_asks_and_only_looks() {
     let (status, headers, body) = ask("HEAD /app.js", &site.at);
     assert_eq!((status, body.as_str()), (200, ""));
     let part = |name| fs::read_to_string(root().join("src/web/assets").join(name)).unwrap();
-    let script = ["lists.js", "map.js", "page.js"].map(part).concat();
+    let script = ["base.js", "pools.js", "leases.js", "map.js", "page.js"].map(part).concat();
     assert_eq!(headers["content-length"], script.len().to_string());
     assert_eq!(site.get("/app.js").2, script);
     for path in ["/", "/style.css", "/api/v1/pools", "/metrics", "/nothing"] {
@@ -299,20 +312,368 @@ fn no_page_where_it_is_not_wanted() {
     assert_eq!(run(&["--http-public"]).0, Some(2));
 }
 
-/// Connections that say nothing neither stop the others nor stay.
+/// Every answer is as docs/openapi.json says, and so is the document's list of paths.
 #[test]
-fn silent_connections_hold_nobody_up() {
-    let site = Site::new(&[]);
-    let silent: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect(&site.at).unwrap()).collect();
-    assert_eq!(site.get("/metrics").0, 200);
-    drop(silent);
+fn the_api_answers_as_openapi_says() {
+    let site = Site::over(&[], |lab| {
+        scene(lab);
+        fill(lab, "full", "10.1.5.0/29", 5);
+    });
+    docker(&site);
+    for (path, status) in [
+        ("/api/v1/status", 200),
+        ("/api/v1/pools", 200),
+        ("/api/v1/leases?limit=2", 200),
+        ("/api/v1/leases?limit=0", 400),
+        ("/api/v1/leases?network=nope", 404),
+        ("/api/v1/leases?after=10.1.2.3,nope", 410),
+        ("/api/v1/cooling", 200),
+        ("/api/v1/nodes", 200),
+        ("/api/v1/trends", 200),
+        ("/api/v1/problems", 200),
+        ("/api/v1/history/10.1.2.2", 200),
+        ("/api/v1/history/x", 400),
+    ] {
+        let (got, _, body) = site.get(path);
+        assert_eq!(got, status, "{path}: {body}");
+        let path = path.split('?').next().unwrap();
+        let path =
+            if path.starts_with("/api/v1/history/") { "/api/v1/history/{address}" } else { path };
+        crate::schema::check_answer(path, status, &serde_json::from_str(&body).unwrap());
+    }
+    for path in crate::schema::paths().iter().filter(|path| !path.contains('{')) {
+        assert_eq!(site.get(path).0, 200, "{path}");
+    }
+}
+
+/// A list in pages is the list; filters are those of the document; what is unknown is no empty list.
+#[test]
+fn lists_have_pages_and_filters() {
+    let site = Site::over(&[], scene);
+    docker(&site);
+    let all = site.json("/api/v1/leases")["leases"].as_array().unwrap().clone();
+    let mut pages: Vec<Value> = Vec::new();
+    let mut path = "/api/v1/leases?limit=2".to_owned();
+    loop {
+        let page = site.json(&path);
+        let rows = page["leases"].as_array().unwrap();
+        assert!(rows.len() <= 2);
+        pages.extend(rows.iter().cloned());
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/api/v1/leases?limit=2&after={}", next.replace('/', "%2F"));
+    }
+    assert_eq!(pages, all);
+    for (filter, count) in [
+        ("network=mynet", 2),
+        ("network=L%2F10.80.0.0%2F24", 2),
+        ("node=host1", 4),
+        ("namespace=shop", 1),
+        ("q=CART+dynamic", 1),
+        ("q=printer", 1),
+        ("q=2001:db8", 1),
+        ("q=network", 0),
+        ("namespace=nobody", 0),
+    ] {
+        let found = site.json(&format!("/api/v1/leases?{filter}"));
+        assert_eq!(found["leases"].as_array().unwrap().len(), count, "{filter}: {found}");
+        assert_eq!(found["total"], 5);
+    }
+    for (path, status) in [
+        ("/api/v1/leases?network=nope", 404),
+        ("/api/v1/leases?node=nope", 404),
+        ("/api/v1/cooling?network=nope", 404),
+        ("/api/v1/leases?after=10.1.2.3,nope", 410),
+        ("/api/v1/leases?limit=0", 400),
+    ] {
+        assert_eq!(site.get(path).0, status, "{path}");
+    }
+    for path in ["/api/v1/leases", "/app.js"] {
+        let etag = site.get(path).1["etag"].clone();
+        let line =
+            format!("GET {path} HTTP/1.1\r\nHost: {}\r\nIf-None-Match: {etag}\r\n\r\n", site.at);
+        let (status, headers, body) = site.ask(&line);
+        assert_eq!((status, headers["etag"] == etag, body.as_str()), (304, true, ""), "{path}");
+    }
+}
+
+/// The most memory that a process has had, in KiB.
+fn peak(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Leases as JSON lines: `COUNT` of a network, with what a lease has beside its address.
+fn lines(count: u32, more: impl Fn(u32) -> Value) -> String {
+    let mut text = format!("{}\n", json!({ "sublet": env!("CARGO_PKG_VERSION"), "format": 2 }));
+    for n in 0..count {
+        let mut row = json!({
+            "record": "lease", "persist": "disk", "network": "many", "kind": "dynamic",
+            "address": std::net::Ipv4Addr::from(0x0a00_0002 + n), "prefix": 8, "rangeKey": "10.0.0.1",
+            "containerID": format!("{n:064x}"), "ifname": "eth0", "time": "2026-11-21T10:31:05Z",
+        });
+        for (key, value) in more(n).as_object().unwrap() {
+            row[key] = value.clone();
+        }
+        let _ = writeln!(text, "{row}");
+    }
+    text
+}
+
+fn import(lab: &Lab, lines: &str) {
+    let file = lab.join("leases.jsonl");
+    fs::write(&file, lines).unwrap();
+    let store = lab.join("store/leases.redb").display().to_string();
+    let file = file.display().to_string();
+    let call = Call::sublet().args(&["import", "jsonl", &file, "--store", &store]).run();
+    assert_eq!(call.code, Some(0), "{call:?}");
+}
+
+/// Neither clients that say nothing nor those that do not read their answers delay the others, or cost
+/// memory. 32 idle connections stalled the page for 30 s once.
+#[test]
+fn idle_clients_and_slow_readers_stall_nobody() {
+    let pods =
+        |n| json!({ "podNamespace": "shop", "podName": format!("web-{n}-{n}"), "node": "host1" });
+    let site = Site::over(&[], |lab| import(lab, &lines(12_000, pods)));
+    let prompt = |path: &str| {
+        let began = Instant::now();
+        assert_eq!(site.get(path).0, 200);
+        assert!(began.elapsed() < Duration::from_secs(15), "{path}: {:?}", began.elapsed());
+    };
+    assert_eq!(site.get("/api/v1/leases").0, 200);
+    let idle: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(&site.at).unwrap()).collect();
+    prompt("/metrics");
+    prompt("/healthz");
+    let slow: Vec<TcpStream> = (0..200)
+        .map(|_| {
+            let mut stream = TcpStream::connect(&site.at).unwrap();
+            let line = "GET /api/v1/leases?limit=10000 HTTP/1.1\r\nHost: localhost\r\n\r\n";
+            let _ = stream.write_all(line.as_bytes());
+            stream
+        })
+        .collect();
+    prompt("/api/v1/status");
+    prompt("/metrics");
+    prompt("/app.js");
+    let peak = peak(site.daemon.pid());
+    assert!(peak < 64 << 10, "{peak} KiB");
+    drop((idle, slow));
     let long = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(40_000));
     let mut stream = TcpStream::connect(&site.at).unwrap();
     let _ = stream.write_all(long.as_bytes());
     let mut text = String::new();
     let _ = stream.read_to_string(&mut text);
     assert!(text.is_empty() || text.starts_with("HTTP/1.1 4"), "{text}");
-    assert_eq!(site.get("/").0, 200);
+    prompt("/");
+}
+
+/// What needs attention: of the store behind `site`, as `kind level`.
+fn attention(site: &Site) -> Vec<String> {
+    let status = site.json("/api/v1/status");
+    let items = status["attention"].as_array().unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let is_worst = items.first().map_or(json!("ok"), |item| item["level"].clone());
+    assert!(status["state"] == is_worst || status["state"] == "unknown", "{status}");
+    items.iter().map(|item| format!("{} {}", text(&item["kind"]), text(&item["level"]))).collect()
+}
+
+fn fill(lab: &Lab, name: &str, subnet: &str, count: usize) {
+    let conf = conf(lab, name, &json!({ "subnet": subnet }));
+    for n in 0..count {
+        Call::cni("ADD", &format!("{name}{n}"), &conf).env("NODE_ID", "host1").run().ok();
+    }
+}
+
+#[test]
+fn ranges_that_are_full_need_attention() {
+    let site = Site::over(&[], |lab| {
+        fill(lab, "full", "10.1.2.0/29", 5);
+        fill(lab, "near", "10.1.3.0/29", 4);
+        fill(lab, "calm", "10.1.4.0/29", 2);
+    });
+    until("the first look", || !attention(&site).is_empty());
+    assert_eq!(attention(&site), ["full error", "nearlyFull warning"]);
+    let status = site.json("/api/v1/status");
+    let item = &status["attention"][0];
+    assert_eq!((&item["network"], &item["first"]), (&json!("full"), &json!("10.1.2.1")), "{item}");
+}
+
+#[test]
+fn it_is_well_only_if_that_was_checked() {
+    let site = Site::over(&[], |lab| fill(lab, "calm", "10.1.4.0/29", 2));
+    until("the first look", || site.json("/api/v1/status")["state"] == "ok");
+    let status = site.json("/api/v1/status");
+    assert!(status["read"].is_string() && status["looked"].is_string(), "{status}");
+    assert_eq!((site.get("/healthz").0, attention(&site)), (200, Vec::new()));
+}
+
+/// A lease whose network namespace was there and is gone.
+#[test]
+fn a_stale_lease_needs_attention() {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let mounts = fs::read_link("/proc/self/ns/mnt").unwrap().display().to_string();
+    let mounts: u64 = mounts.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
+    let site = Site::over(&[], |lab| {
+        let gone = |_| {
+            json!({
+                "persist": "boot", "bootID": read("/proc/sys/kernel/random/boot_id"),
+                "machineID": read("/etc/machine-id"), "node": "host1", "netns": "/run/netns/no-such",
+                "netnsInode": [4, 1], "mountNamespace": mounts,
+            })
+        };
+        import(lab, &lines(3, gone));
+    });
+    until("the problems", || attention(&site) == ["stale warning"]);
+    assert_eq!(site.json("/api/v1/problems")["total"], 3);
+    let text = site.get("/metrics").2;
+    assert!(text.contains("\nsublet_problems{level=\"warning\"} 3\n"), "{text}");
+}
+
+/// While another process holds the lock, the page shows what was read before, and says so; a scrape does
+/// not wait.
+#[test]
+fn a_locked_store_is_reported_and_delays_no_scrape() {
+    let site = Site::over(&[], |lab| fill(lab, "calm", "10.1.4.0/29", 2));
+    assert_eq!(attention(&site), Vec::<String>::new());
+    let folder = site.daemon.lab.join("store");
+    let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let locks: Vec<fs::File> = names.map(|path| fs::File::open(path).unwrap()).collect();
+    for lock in &locks {
+        lock.lock().unwrap();
+    }
+    until("stale numbers", || attention(&site).first().is_some_and(|item| item == "locked error"));
+    for _ in 0..20 {
+        let began = Instant::now();
+        assert_eq!(site.get("/metrics").0, 200);
+        assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    }
+    let status = site.json("/api/v1/status");
+    assert_eq!(status["pools"][0]["used"], 2, "{status}");
+    assert_eq!(site.get("/healthz").0, 503);
+    drop(locks);
+    until("the lock to be free", || attention(&site).is_empty() && site.get("/healthz").0 == 200);
+}
+
+#[test]
+fn a_cluster_that_does_not_answer_needs_attention() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let store =
+        json!({ "etcd": { "endpoints": [format!("http://127.0.0.1:{port}")] } }).to_string();
+    let page = Alone::start(&["--store", &store, "--node", "host1"]);
+    until("no answer", || {
+        let status = page.json("/api/v1/status");
+        status["attention"][0]["kind"] == "unavailable" && status["state"] == "error"
+    });
+    assert_eq!(page.get("/api/v1/pools").0, 503);
+    assert!(page.get("/metrics").2.contains("\nsublet_store_readable 0\n"));
+}
+
+/// subletd without the driver.
+struct Alone {
+    site: String,
+    child: std::process::Child,
+    lab: Lab,
+}
+
+impl Alone {
+    fn start(args: &[&str]) -> Alone {
+        let lab = Lab::new();
+        let log = fs::File::create(lab.join("log")).unwrap();
+        let mut command = subletd(&["--no-docker", "--http", "127.0.0.1:0"]);
+        let child = command.args(args).stdin(Stdio::null()).stderr(log).spawn().unwrap();
+        let read = || fs::read_to_string(lab.join("log")).unwrap();
+        until("the page", || read().contains("info: ready"));
+        let log = read();
+        let (_, after) = log.split_once("the status page is at http://").expect("a page");
+        Alone { site: after.split('/').next().unwrap().to_owned(), child, lab }
+    }
+
+    fn get(&self, path: &str) -> Got {
+        get(&self.site, path)
+    }
+
+    fn json(&self, path: &str) -> Value {
+        serde_json::from_str(&self.get(path).2).unwrap()
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_page_runs_without_the_driver() {
+    let lab = Lab::new();
+    fill(&lab, "mynet", "10.1.2.0/29", 1);
+    let store = lab.join("store/leases.redb").display().to_string();
+    let mut page = Alone::start(&["--store", &store]);
+    assert_eq!((page.get("/healthz").0, page.get("/").0), (200, 200));
+    assert_eq!(page.json("/api/v1/pools")["pools"][0]["network"], "mynet");
+    let log = fs::read_to_string(page.lab.join("log")).unwrap();
+    assert!(!log.contains("listening on"), "{log}");
+    crate::lab::signal(&page.child, "TERM");
+    assert!(page.child.wait().unwrap().success());
+    for args in [&["--no-docker"][..], &["--no-docker", "--http", "127.0.0.1:0", "--socket", "/x"]]
+    {
+        assert_eq!(subletd(args).output().unwrap().status.code(), Some(2), "{args:?}");
+    }
+}
+
+/// A range of which two more addresses were reserved in each of the last quarters of an hour.
+fn rising(lab: &Lab) {
+    fill(lab, "rising", "10.1.6.0/26", 1);
+    let cx = sublet::sys::host::facts(&|_| None).context();
+    let store = StoreSpec::Embedded {
+        path: lab.join("store/leases.redb"),
+        persist: Persist::Disk,
+        wait: Wait::Forever,
+        history: History::Standing,
+    };
+    let mut store = sublet::store::open(&store).unwrap();
+    for n in 0..12_u8 {
+        let addr = |last: u8| sublet::net::Addr::from(std::net::IpAddr::from([10, 1, 6, last]));
+        let reserve = Command::Reserve(Reserve {
+            set: SetName("rising".to_owned()),
+            addrs: vec![addr(30 + 2 * n), addr(31 + 2 * n)],
+            note: None,
+            holder: None,
+        });
+        let cx = Context { now: cx.now - 900 * u64::from(12 - n), ..cx.clone() };
+        store.apply(&reserve, &cx).map_err(|e| e.to_string()).unwrap();
+    }
+}
+
+#[test]
+fn a_range_that_fills_up_needs_attention() {
+    let site = Site::over(&[], rising);
+    until("the first look", || attention(&site) == ["filling warning"]);
+    let status = site.json("/api/v1/status");
+    assert_eq!(status["attention"][0]["network"], "rising", "{status}");
+    // Of 61 addresses 25 are in use; the others last 36 / 8 hours.
+    let full_in = site.json("/api/v1/trends")["pools"][0]["fullIn"].as_u64().unwrap();
+    assert!((15_000..18_000).contains(&full_in), "{full_in}");
+    let text = site.get("/metrics").2;
+    let name = "\nsublet_pool_full_in_seconds{network=\"rising\",range=\"10.1.6.0/26\"} 1";
+    assert!(text.contains(name), "{text}");
+}
+
+/// What a day's history adds up to, and a range that fills up.
+#[test]
+fn trends_are_those_of_the_history() {
+    let site = Site::over(&[], |lab| fill(lab, "calm", "10.1.4.0/27", 5));
+    let conf = conf(&site.daemon.lab, "calm", &json!({ "subnet": "10.1.4.0/27" }));
+    assert_eq!(Call::cni("DEL", "calm0", &conf).env("NODE_ID", "host1").run().code, Some(0));
+    let trends = site.json("/api/v1/trends");
+    let trend = &trends["pools"][0];
+    let list = |name: &str| trend[name].as_array().unwrap().clone();
+    let sum = |name| list(name).iter().map(|count| count.as_u64().unwrap()).sum::<u64>();
+    assert_eq!((sum("allocated"), sum("released")), (5, 1), "{trend}");
+    let used = list("used");
+    assert_eq!((used.len(), &used[95], &used[0]), (96, &json!(4), &json!(0)), "{trend}");
 }
 
 /// A store that cannot be read: the page says so, and so do the metrics.
@@ -483,6 +844,62 @@ pub mod peers {
         let out = Call::sublet().arg("stats").arg("--prometheus").arg("--store").arg(&store).run();
         assert_eq!(out.code, Some(0), "{out:?}");
         assert_eq!(promtool(&["check", "metrics"], &out.stdout), "");
+    }
+
+    /// Each query of the dashboard, evaluated by Prometheus over what it scraped from a daemon.
+    #[test]
+    fn prometheus_evaluates_the_dashboards_queries() {
+        let site = Site::over(&[], |lab| {
+            scene(lab);
+            rising(lab);
+        });
+        docker(&site);
+        until("a trend", || site.get("/metrics").2.contains("\nsublet_pool_full_in_seconds{"));
+        let lab = Lab::new();
+        let config = format!(
+            "global: {{scrape_interval: 1s}}\nscrape_configs: [{{job_name: sublet, static_configs: \
+             [{{targets: [\"{}\"]}}]}}]\n",
+            site.at
+        );
+        fs::write(lab.join("prometheus.yml"), config).unwrap();
+        let at =
+            std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let log = fs::File::create(lab.join("log")).unwrap();
+        let mut server = Command::new("prometheus")
+            .arg(format!("--config.file={}", lab.join("prometheus.yml").display()))
+            .arg(format!("--storage.tsdb.path={}", lab.join("data").display()))
+            .arg(format!("--web.listen-address={at}"))
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("prometheus, of Debian");
+        let query = |text: &str| -> Value {
+            let path = format!("/api/v1/query?query={}", sublet::sys::percent::encode(text));
+            let line = format!("GET {path} HTTP/1.0\r\nHost: {at}\r\n\r\n");
+            serde_json::from_str(&ask(&at, &line).2).unwrap_or_default()
+        };
+        let has = |found: &Value| found["data"]["result"].as_array().is_some_and(|r| !r.is_empty());
+        until("Prometheus", || TcpStream::connect(&at).is_ok());
+        until("two scrapes", || {
+            has(&query("rate(sublet_requests_total[1m]) >= 0 and on() count_over_time(up[1m]) > 2"))
+        });
+        let path = root().join("packaging/grafana/sublet.json");
+        let dashboard: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+        let panels = dashboard["panels"].as_array().unwrap();
+        let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap());
+        let mut faults = Vec::new();
+        for target in targets {
+            let text = target["expr"].as_str().unwrap();
+            let asked = text.replace("$__rate_interval", "1m").replace("$instance", ".*");
+            let found = query(&asked);
+            // No request has failed: that panel is empty.
+            if found["status"] != "success" || (!has(&found) && !text.contains("outcome!=")) {
+                faults.push(format!("{asked}: {found}"));
+            }
+        }
+        let _ = server.kill();
+        let _ = server.wait();
+        assert!(panels.len() > 10 && faults.is_empty(), "{}", faults.join("\n"));
     }
 
     #[test]

@@ -1,9 +1,14 @@
 // Drives the status page as a person does, in a headless Chromium: page.mjs SIZE ADDRESS [PICTURES].
-// SIZE is none, hundred or many: what the store behind ADDRESS holds; or picture: nothing but pictures. Every claim is asserted; a
-// console error, or a request to another origin, fails the run. Prints what it saw, one fact a line.
+// SIZE is none, hundred, many or million: what the store behind ADDRESS holds; damage: that store cannot be read any more;
+// picture: nothing but pictures. Every claim is asserted; a console error, or a request to another origin, fails the run.
+// Prints what it saw, one fact a line.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { chromium } from "playwright-core";
+
+const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
 const [size, address, pictures] = process.argv.slice(2);
 const origin = `http://${address}`;
@@ -16,7 +21,7 @@ const browser = await chromium.launch({
 });
 
 /** A page that tells what went wrong in it. */
-async function visit(options = {}) {
+async function visit(options = {}, query = "") {
   const context = await browser.newContext({ viewport: { width: 1360, height: 900 }, ...options });
   const page = await context.newPage();
   page.faults = [];
@@ -26,7 +31,7 @@ async function visit(options = {}) {
     const url = new URL(request.url());
     if (url.origin !== origin && url.protocol !== "data:") page.faults.push(`foreign request: ${url}`);
   });
-  const answer = await page.goto(`${origin}/`);
+  const answer = await page.goto(`${origin}/${query}`);
   assert.equal(answer.status(), 200);
   await page.waitForSelector("html[data-ready]", { timeout: 30_000 });
   return page;
@@ -39,11 +44,50 @@ async function leave(page) {
 }
 
 const json = async (path) => (await fetch(`${origin}${path}`)).json();
+
+/** The rows of all pages of a list. */
+async function all(name) {
+  const rows = [];
+  for (let next = ""; next !== undefined;) {
+    const page = await json(`/api/v1/${name}?limit=10000${next && `&after=${encodeURIComponent(next)}`}`);
+    rows.push(...page[name]);
+    next = page.next;
+  }
+  return rows;
+}
+
+const poolOf = (page, network) => page.locator(`#pools li[data-key^="${network} "] .pool`).first();
+
+/** No violation of the rules of axe-core, whatever their weight. */
+async function axe(page, name) {
+  await page.evaluate(AXE);
+  const { violations, passes } = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
+  assert.deepEqual(violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => node.html)}`), [], name);
+  said(`axe, ${name}`, `0 violations, ${passes.length} rules passed`);
+}
+
+/** Nothing moves while the page loads. */
+async function shift(page) {
+  const moved = await page.evaluate(() => new Promise((resolve) => {
+    let sum = 0;
+    const take = (list) => list.getEntries().forEach((entry) => { sum += entry.value; });
+    new PerformanceObserver(take).observe({ type: "layout-shift", buffered: true });
+    setTimeout(() => resolve(sum), 200);
+  }));
+  assert.ok(moved < 0.05, `layout shift ${moved}`);
+  said("layout shift", moved.toFixed(3));
+}
 const text = (page, selector) => page.locator(selector).innerText();
 const said = (name, value) => console.log(`${name}: ${value}`);
 
 /** Waits until a function of the page is true. */
-const until = (page, test, argument) => page.waitForFunction(test, argument, { timeout: 10_000 });
+async function until(page, test, argument, timeout = 10_000) {
+  const end = Date.now() + timeout;
+  while (!(await page.evaluate(test, argument))) {
+    assert.ok(Date.now() < end, `still not so: ${test}`);
+    await new Promise((resolve) => { setTimeout(resolve, 50); });
+  }
+}
 
 async function paint(page) {
   // A frame may come after the data here: the entry is there as soon as something was painted.
@@ -74,25 +118,69 @@ async function empty() {
   assert.match(await text(page, "#leases-empty"), /No lease yet/);
   assert.match(await text(page, "#problems"), /None found/);
   assert.match(await text(page, "#map-empty"), /once there is a pool/);
+  await until(page, () => document.querySelector("#state").className === "ok");
+  await axe(page, "empty");
   await leave(page);
 }
 
 async function pools(page) {
   const { pools } = await json("/api/v1/pools");
-  const shown = page.locator("#pools .pool");
-  assert.equal(await shown.count(), pools.length);
-  for (const [i, pool] of pools.entries()) {
-    const button = shown.nth(i);
-    const label = await button.getAttribute("aria-label");
-    assert.ok(label.startsWith(`${pool.network}, `) && label.includes(`${pool.free.toLocaleString("en")} free`) || pool.free > 1e15, label);
-    const bar = await button.locator(".bar .used").boundingBox();
+  assert.equal(await page.locator("#pools .pool").count(), pools.length);
+  for (const pool of pools) {
+    const link = page.locator(`#pools li[data-key="${pool.set ?? pool.network} ${pool.network} ${pool.first}"] .pool`);
+    const free = `${pool.free.toLocaleString("en")} free`;
+    const title = await link.getAttribute("title");
+    assert.ok(title.includes(free) || pool.free > 1e15, title);
+    const bar = await link.locator(".bar .used").boundingBox();
     assert.ok(pool.used === 0 || bar.width >= 1, `no bar for ${pool.network}`);
+    assert.equal(await link.evaluate((link) => link.classList.contains("full")), pool.free === 0, pool.network);
   }
-  said("pools", pools.length);
+  said("ranges", pools.length);
+}
+
+/** The first line says what needs attention, and each item leads there. What is worst comes first. */
+async function attention(page) {
+  const { attention } = await json("/api/v1/status");
+  assert.ok(attention.some(({ kind, network }) => kind === "full" && network === "ci"), JSON.stringify(attention));
+  assert.ok(attention.some(({ kind, network }) => kind === "filling" && network === "jobs"), JSON.stringify(attention));
+  assert.equal(await page.locator("#state").getAttribute("class"), "error");
+  assert.match(await page.locator("#pools .pool").first().innerText(), /^ci\s+full/);
+  await page.locator("#state a", { hasText: "ci" }).click();
+  assert.match(page.url(), /network=ci&range=172\.20\.4\.1/);
+  assert.match(await text(page, "#map-title"), /ci/);
+  await until(page, () => /13 allocated/.test(document.querySelector("#trend").innerText));
+}
+
+/** A pool, its leases, a prefix, a search and an address have URLs, and Back works. */
+async function urls(page) {
+  const { pools } = await json("/api/v1/pools");
+  const { used, reserved } = pools.find(({ network }) => network === "edge");
+  await poolOf(page, "edge").click();
+  assert.match(await text(page, "#shown"), new RegExp(`^${used + reserved} of `));
+  await poolOf(page, "jobs").click();
+  assert.match(await text(page, "#map-title"), /jobs/);
+  await page.goBack();
+  assert.match(await text(page, "#map-title"), /edge/);
+  await page.locator("#rows .row").first().click();
+  await page.waitForSelector("#panel[open] dl");
+  const address = await text(page, "#panel-title");
+  const other = await visit({}, new URL(page.url()).search);
+  await other.waitForSelector("#panel[open] dl");
+  assert.equal(await text(other, "#panel-title"), address);
+  await axe(other, "an address");
+  await leave(other);
+  await page.goBack();
+  await page.waitForSelector("#panel", { state: "hidden" });
+  await page.locator("#all").click();
+  assert.match(await text(page, "#shown"), /^[\d,]+ leases$/);
+  assert.match(await page.locator("#rows time").first().getAttribute("title"), /UTC$/);
+  await page.fill("#filter", "jobs 2001");
+  assert.equal(await page.locator("#pools .pool").count(), 1);
+  await page.fill("#filter", "");
 }
 
 async function search(page) {
-  const { leases } = await json("/api/v1/leases");
+  const leases = await all("leases");
   await page.keyboard.press("/");
   assert.equal(await page.evaluate(() => document.activeElement.id), "search");
   const one = leases.find((lease) => lease.podName && lease.address.startsWith("10.64."));
@@ -121,7 +209,7 @@ async function sort(page) {
   await head.locator("button").click();
   assert.equal(await head.getAttribute("aria-sort"), "descending");
   const high = await first();
-  assert.ok(high.startsWith("2001:db8:7::") && low.startsWith("10.64."), `${low} ${high}`);
+  assert.ok(high.startsWith("2001:db8:9::") && low.startsWith("10.64."), `${low} ${high}`);
   await page.locator("#columns .network button").click();
   assert.equal(await page.locator("#columns .network").getAttribute("aria-sort"), "ascending");
   await page.locator("#columns .address button").click();
@@ -135,7 +223,7 @@ async function keyboard(page) {
   await page.keyboard.press("ArrowDown");
   assert.equal(await chosen().getAttribute("aria-rowindex"), "3");
   await page.keyboard.press("End");
-  const total = Number(await page.locator("#grid").getAttribute("aria-rowcount"));
+  const total = Number(await page.locator("#scroller").getAttribute("aria-rowcount"));
   assert.equal(await chosen().getAttribute("aria-rowindex"), String(total));
   assert.equal(await page.locator("#scroller").getAttribute("aria-activedescendant"), `row-${total - 2}`);
   await page.keyboard.press("Enter");
@@ -148,15 +236,14 @@ async function keyboard(page) {
 }
 
 async function zoom(page) {
-  await page.locator('#pools .pool[aria-label^="pods,"]').click();
+  await poolOf(page, "pods").click();
   const crumbs = () => page.locator("#crumbs li").allInnerTexts();
   assert.deepEqual(await crumbs(), ["10.64.0.0/16"]);
   const map = page.locator("#map");
-  const box = await map.boundingBox();
-  await page.mouse.move(box.x + 4, box.y + 4);
+  await map.hover({ position: { x: 4, y: 4 } });
   await page.waitForSelector("#tip:not([hidden])");
   assert.match(await text(page, "#tip"), /10\.64\.0\..*\n?click: 10\.64\.0\.0\/20/);
-  await page.mouse.click(box.x + 4, box.y + 4);
+  await map.click({ position: { x: 4, y: 4 } });
   assert.deepEqual(await crumbs(), ["10.64.0.0/16", "10.64.0.0/20"]);
   // By keyboard alone from here on.
   await map.focus();
@@ -184,10 +271,10 @@ async function zoom(page) {
   assert.equal(await page.locator("#order").getAttribute("aria-pressed"), "true");
   await page.locator("#order").click();
   // A /64 with little in it begins where something is.
-  await page.locator('#pools .pool[aria-label^="lab,"]').click();
+  await poolOf(page, "lab").click();
   const lab = await crumbs();
   assert.ok(lab.length === 2 && lab[0] === "2001:db8:7::/64", lab.join(" "));
-  await page.locator('#pools .pool[aria-label^="edge,"]').click();
+  await poolOf(page, "edge").click();
   assert.match(await text(page, "#map-title"), /edge/);
   // What is drawn is what is told: the colors of the legend are on the map.
   for (const state of ["used", "reserved", "cooling", "free"]) {
@@ -204,13 +291,14 @@ async function zoom(page) {
 }
 
 async function history(page) {
-  const { leases } = await json("/api/v1/leases");
+  const leases = await all("leases");
   const crashed = leases.filter((lease) => lease.podName);
   let busy = null;
   for (const lease of crashed.slice(0, 30)) {
     const past = await json(`/api/v1/history/${lease.address}`);
     if (past.events.length > (busy?.events.length ?? 0)) busy = past;
   }
+  await page.locator("#all").click();
   await page.fill("#search", busy.address);
   await page.locator("#rows .row", { hasText: `${busy.address}/` }).first().click();
   await page.waitForSelector("#events time");
@@ -224,11 +312,11 @@ async function history(page) {
 async function tabs(page) {
   await page.evaluate(() => document.activeElement?.blur());
   const seen = new Set();
-  for (let i = 0; i < 40; i += 1) {
+  for (let i = 0; i < 60; i += 1) {
     await page.keyboard.press("Tab");
     const [id, outline] = await page.evaluate(() => {
       const element = document.activeElement;
-      return [element.id || element.className, getComputedStyle(element).outlineStyle];
+      return [element.id || element.className.split(" ")[0], getComputedStyle(element).outlineStyle];
     });
     if (id) seen.add(id);
     if (id && id !== "page") assert.notEqual(outline, "none", `${id} has the focus and does not show it`);
@@ -250,6 +338,8 @@ async function theme(page) {
 
 async function phone() {
   const page = await visit(PHONE);
+  await shift(page);
+  await axe(page, "phone");
   const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
   assert.ok(wide <= 0, `${wide} pixels wider than the screen`);
   const row = await page.locator("#rows .row").first().boundingBox();
@@ -259,12 +349,12 @@ async function phone() {
   const panel = await page.locator("#panel").boundingBox();
   assert.ok(panel.width <= 390);
   await page.locator("#close").tap();
-  await page.locator('#pools .pool[aria-label^="pods,"]').tap();
+  await poolOf(page, "pods").tap();
   await page.locator("#map").tap({ position: { x: 20, y: 20 } });
   assert.equal(await page.locator("#crumbs li").count(), 2);
   await page.locator("#zoom-out").tap();
   assert.equal(await page.locator("#crumbs li").count(), 1);
-  await page.locator('#pools .pool[aria-label^="edge,"]').tap();
+  await poolOf(page, "edge").tap();
   await leave(page);
 }
 
@@ -272,7 +362,11 @@ async function full() {
   const page = await visit();
   const loaded = await paint(page);
   said("all leases loaded", `${Math.round(loaded)} ms`);
+  await shift(page);
+  await axe(page, "light");
   await pools(page);
+  await attention(page);
+  await urls(page);
   await search(page);
   await sort(page);
   await keyboard(page);
@@ -284,14 +378,45 @@ async function full() {
   assert.equal(await page.locator("#nodes tbody tr").count(), nodes.nodes.length);
   assert.match(await text(page, "#nodes"), /this host/);
   await leave(page);
+  const dark = await visit({ colorScheme: "dark" });
+  await axe(dark, "dark");
+  await leave(dark);
   await phone();
 }
 
+/** More leases than the page loads: what is searched beyond them, the server finds. */
+async function million() {
+  const page = await visit();
+  const loaded = await paint(page);
+  said("the first 70,000 leases loaded", `${Math.round(loaded)} ms`);
+  assert.match(await text(page, "#shown"), /^the first 7\d,\d{3} of 1,000,000 leases$/);
+  const began = Date.now();
+  await page.fill("#search", "2001:db8:9::3/64");
+  await until(page, () => /^1 of 1,000,000/.test(document.querySelector("#shown").textContent), null, 60_000);
+  said("search", `${Date.now() - began} ms until the server has found one lease`);
+  await leave(page);
+}
+
+/** A store that was read and is damaged since: what was read stays, and the page says why. */
+async function damage() {
+  const page = await visit();
+  process.stdout.write("seen: ready\n");
+  await until(page, () => document.querySelector("#state").innerText.includes("cannot be read"), null, 30_000);
+  assert.equal(await page.locator("#state").getAttribute("class"), "error");
+  assert.ok((await page.locator("#pools .pool").count()) > 5, "the pools that were read are gone");
+  assert.match(await text(page, "#problems"), /Error: .*leases\.redb/);
+  await axe(page, "damage");
+  page.faults = page.faults.filter((fault) => !fault.includes("503"));
+  if (pictures) await page.screenshot({ path: `${pictures}/page-damage.png` });
+  await leave(page);
+}
+
 /** As a person finds it, pointing at the map, in both themes and on a telephone. */
-async function picture(name, options) {
-  const page = await visit(options);
-  await page.locator('#pools .pool[aria-label^="pods,"]').click();
-  if (!options.isMobile) {
+async function picture(name, options, query = "?network=pods") {
+  const page = await visit(options, query);
+  await until(page, () => !document.querySelector("#trend").classList.contains("none"));
+  if (query.includes("address")) await page.waitForSelector("#panel[open] dl");
+  if (!options.isMobile && query === "?network=pods") {
     const box = await page.locator("#map").boundingBox();
     await page.mouse.move(box.x + box.width * 0.62, box.y + box.height * 0.4);
     await page.waitForSelector("#tip:not([hidden])");
@@ -304,12 +429,17 @@ async function picture(name, options) {
 try {
   await headers();
   if (size === "none") await empty();
+  else if (size === "million") await million();
+  else if (size === "damage") await damage();
   else if (size !== "picture") await full();
-  if (pictures) {
+  if (pictures && size === "picture") {
     const viewport = { width: 1280, height: 880 };
     await picture("page-light.png", { colorScheme: "light", viewport });
     await picture("page-dark.png", { colorScheme: "dark", viewport });
-    await picture("page-phone.png", { ...PHONE, viewport: { width: 390, height: 760 } });
+    await picture("page-full.png", { colorScheme: "light", viewport }, "?network=ci");
+    const { leases } = await json("/api/v1/leases?network=pods&q=shop/cart&limit=1");
+    await picture("page-address.png", { colorScheme: "light", viewport }, `?network=pods&address=${leases[0].address}`);
+    await picture("page-phone.png", { ...PHONE, viewport: { width: 390, height: 760 } }, "");
   }
 } finally {
   await browser.close();

@@ -59,6 +59,13 @@ enum Action {
     Removed,
 }
 
+impl Row {
+    /// Whether the file is another one now.
+    pub fn is_change(&self) -> bool {
+        self.action != Action::Unchanged
+    }
+}
+
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let file = self.file.display();

@@ -10,9 +10,9 @@ mod folder;
 mod rollback;
 mod uninstall;
 
-use std::fs;
-use std::io::Read as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::{self, Metadata};
+use std::io::{self, ErrorKind, Read as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -23,7 +23,7 @@ use super::{Call, misuse};
 use crate::config::lint::Finding;
 use crate::config::{Position, lint};
 use crate::sys::files;
-use folder::{Folder, New};
+use folder::{Folder, New, Row};
 pub use uninstall::Uninstall;
 
 /// Put this program into a folder of plugins.
@@ -63,14 +63,29 @@ const REPLACED: [&str; 3] = [HOST_LOCAL, "ecs-ipam", "consul"];
 
 impl Install {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
-        let program = program(Path::new(RUNNING))?;
-        let daemon = self.bin.as_ref().map(|_| daemon()).transpose()?;
+        let conf = self.configuration().context("nothing was installed")?;
+        let rows = self.put(conf.as_ref())?;
+        if call.as_json {
+            return call.json(&json!({ "files": rows }));
+        }
+        rows.iter().try_for_each(|row| Ok(writeln!(call.stdout, "{row}")?))
+    }
+
+    /// The configuration that is to be copied, if it would not fail the ADDs of its network.
+    pub(super) fn configuration(&self) -> Result<Option<(String, New)>> {
         let conf = self.conf.as_deref().map(configuration).transpose()?;
         if let (Some(path), Some((_, conf))) = (&self.conf, &conf) {
             check(path, conf)?;
         }
+        Ok(conf)
+    }
+
+    /// Puts everything into its place, this configuration last. What is there already stays.
+    pub(super) fn put(&self, conf: Option<&(String, New)>) -> Result<Vec<Row>> {
+        let program = program(Path::new(RUNNING))?;
+        let daemon = self.bin.as_ref().map(|_| daemon()).transpose()?;
         let to = Folder::make(&self.to)?;
-        let conf_dir = conf.as_ref().map(|_| &*self.conf_dir);
+        let conf_dir = conf.map(|_| &*self.conf_dir);
         to.refuse_same(&[("--bin", self.bin.as_deref()), ("--conf-dir", conf_dir)])?;
         let names = self.names.iter().map(String::as_str);
         to.check_names(names.clone().chain([SUBLET]))?;
@@ -84,13 +99,42 @@ impl Install {
             rows.push(bin.put(SUBLETD, daemon)?);
             rows.push(bin.put(SUBLET, &New::Link(program_in(&self.to)?))?);
         }
-        if let Some((name, conf)) = &conf {
+        if let Some((name, conf)) = conf {
             rows.push(Folder::make(&self.conf_dir)?.put(name, conf)?);
         }
-        if call.as_json {
-            return call.json(&json!({ "files": rows }));
+        Ok(rows)
+    }
+
+    /// The state of every file that [`Install::put`] writes, and of the configuration that it copies. While the
+    /// state is the same, another call changes nothing.
+    pub(super) fn state(&self) -> Vec<Result<State, ErrorKind>> {
+        let names = self.names.iter().map(String::as_str).chain([SUBLET]);
+        let mut written: Vec<PathBuf> = names.map(|name| self.to.join(name)).collect();
+        if let Some(bin) = &self.bin {
+            written.extend([SUBLET, SUBLETD].map(|name| bin.join(name)));
         }
-        rows.iter().try_for_each(|row| Ok(writeln!(call.stdout, "{row}")?))
+        if let Some(name) = self.conf.as_deref().and_then(Path::file_name) {
+            written.push(self.conf_dir.join(name));
+        }
+        let mut found: Vec<_> = written.iter().map(fs::symlink_metadata).collect();
+        found.extend(self.conf.as_ref().map(fs::metadata));
+        found.iter().map(|found| found.as_ref().map(State::of).map_err(io::Error::kind)).collect()
+    }
+}
+
+/// What changes when a file is replaced or written.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct State {
+    place: (u64, u64),
+    size: u64,
+    /// Of its content, and of everything else of it: seconds and nanoseconds.
+    changed: [i64; 4],
+}
+
+impl State {
+    fn of(m: &Metadata) -> State {
+        let changed = [m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()];
+        State { place: (m.dev(), m.ino()), size: m.size(), changed }
     }
 }
 
@@ -117,7 +161,8 @@ fn check(path: &Path, conf: &New) -> Result<()> {
     let New::File { bytes, .. } = conf else { return Ok(()) };
     match lint::bytes_of(bytes).findings.iter().find(|finding| finding.error) {
         Some(Finding { at: Position { line, column }, text, .. }) => {
-            bail!("nothing was installed: {}:{line}:{column}: {text}", path.display())
+            let place = format!("{}:{line}:{column}", path.display());
+            bail!("{place}: {text}")
         }
         None => Ok(()),
     }

@@ -1,4 +1,4 @@
-// The second part: the address space as a picture.
+// The address space as a picture.
 
 // ---- the map ---------------------------------------------------------------------------------
 
@@ -39,11 +39,12 @@ function layout(bits, rowwise) {
   return { columns, rows, place, cell };
 }
 
-const MOST = 16; // at most 2^16 cells
+const CELLS = 16; // at most 2^16 cells
+const LABEL = 22; // pixels from which on a cell has a label
 const css = (rgb, alpha = 1) => `rgb(${rgb.join(" ")} / ${alpha})`;
 
 const map = {
-  key: null, pool: null, views: [], cursor: 0, over: null, rowwise: false, layouts: new Map(), taken: [],
+  key: null, pool: null, prefixShown: "", gateway: null, views: [], cursor: 0, over: null, rowwise: false, layouts: new Map(), taken: [],
 
   begin() {
     const canvas = at("map");
@@ -72,34 +73,75 @@ const map = {
   /** How many bits an address of the view has, a cell has, and the cells are. */
   get sizes() {
     const bits = this.view.bits;
-    const cells = Math.min(bits, MOST);
+    const cells = Math.min(bits, CELLS);
     return { bits, cells, shift: BigInt(bits - cells) };
   },
 
-  choose(pool) {
-    this.key = keyOf(pool);
+  /** Shows a pool, and of it the prefix that the URL names. */
+  choose(pool, prefix) {
+    const key = pool ? keyOf(pool) : null;
+    if (key === this.key && this.view && (prefix ?? "") === this.prefixShown) return;
+    if (key !== this.key) this.cursor = 0;
+    this.key = key;
     this.views = [];
-    this.cursor = 0;
     this.refresh();
+    const wanted = prefix && this.view && this.read(prefix);
+    if (wanted) {
+      while (this.views.length > 1 && !this.holds(this.view, wanted)) this.views.pop();
+      while (this.view.bits > wanted.bits && this.holds(this.view, wanted)) {
+        const cell = Number((wanted.base - this.view.base) >> this.sizes.shift);
+        const next = this.next(cell);
+        if (next.bits >= this.view.bits || next.bits < wanted.bits) break;
+        this.views.push(next);
+      }
+      this.crumbs();
+      this.draw();
+    }
+    this.prefixShown = this.view ? prefix ?? "" : null;
+  },
+
+  /** {base, bits} of a prefix; null if it is none of this family. */
+  read(prefix) {
+    const match = prefix.match(/^([\d.]+|[\da-f:]+)\/(\d+)$/);
+    if (!match || match[1].includes(":") !== this.v6) return null;
+    const bits = (this.v6 ? 128 : 32) - Number(match[2]);
+    return bits < 0 ? null : { base: parse(match[1]).value, bits };
+  },
+
+  holds(view, inner) {
+    return view.bits >= inner.bits && view.base >> BigInt(view.bits) === inner.base >> BigInt(view.bits);
+  },
+
+  /** Writes into the URL which prefix is shown. */
+  remember() {
+    const pool = this.pool;
+    this.prefixShown = this.views.length > 1 ? this.prefix(this.view) : "";
+    route.go({ network: pool.network, range: pool.first, at: this.prefixShown });
   },
 
   refresh() {
     this.pool = known.pools.find((pool) => keyOf(pool) === this.key) ?? null;
-    const empty = this.pool === null;
+    // What is not known is not free.
+    const empty = this.pool === null || known.version === null;
     at("map").hidden = at("legend").hidden = at("cell").hidden = at("map-help").hidden = empty;
     at("map-empty").hidden = !empty;
-    at("map-empty").textContent = "There is a picture here once there is a pool.";
+    at("map-empty").textContent = this.pool && root.dataset.ready ? "The leases could not be read, so there is nothing to draw."
+      : this.pool ? "loading\u2026" : "There is a picture here once there is a pool.";
     for (const id of ["zoom-in", "zoom-out", "order"]) at(id).disabled = empty;
     if (empty) {
       at("crumbs").replaceChildren();
       return;
     }
     this.gather();
+    const inUse = takenOf(this.pool) + this.pool.outside;
+    at("map-help").textContent = this.taken.length < inUse && known.more > 0
+      ? `Only ${count(this.taken.length)} of ${count(inUse)} addresses in use are loaded and drawn.`
+      : "Arrows move, Enter zooms in or opens an address, Backspace zooms out.";
     if (this.views.length === 0) {
       this.views = [this.around(this.first, this.last)];
       // A wide prefix with little in it: begin where something is.
       const held = this.taken.filter((row) => row.kind !== "gateway");
-      if (this.view.bits > MOST && held.length) {
+      if (this.view.bits > CELLS && held.length) {
         const close = this.around(held[0].value, held.at(-1).value);
         if (close.bits < this.view.bits) this.views.push(close);
       }
@@ -108,9 +150,9 @@ const map = {
     this.draw();
   },
 
-  /** The smallest prefix around both, of at least 16 addresses where there are as many. */
+  /** The smallest prefix around both. */
   around(first, last) {
-    const bits = Math.max(span(first, last), Math.min(4, this.v6 ? 128 : 32));
+    const bits = span(first, last);
     return { base: (first >> BigInt(bits)) << BigInt(bits), bits };
   },
 
@@ -123,9 +165,10 @@ const map = {
     this.last = parse(pool.last).value;
     this.allocatable = pool.allocatable.map((ends) => ends.map((end) => parse(end).value));
     const inside = (row) => row.v6 === this.v6 && row.value >= this.first && row.value <= this.last;
-    const cooling = known.cooling.filter((row) => row.set === pool.set).map((row) => ({ ...row, v6: row.address.includes(":"), kind: "cooling" }));
+    const cooling = known.cooling.filter((row) => row.set === pool.set);
     this.taken = [...(known.sets.get(pool.set) ?? []), ...cooling].filter(inside);
     if (cooling.length) this.taken.sort(byAddress);
+    this.gateway = pool.gateway ? parse(pool.gateway).value : null;
   },
 
   prefix({ base, bits }) {
@@ -145,7 +188,7 @@ const map = {
       return make("li", "", button);
     });
     at("crumbs").replaceChildren(...items);
-    at("map-title").textContent = `Addresses of ${this.pool.name ?? this.pool.network}`;
+    at("map-title").textContent = `Addresses of ${nameOf(this.pool)}`;
     at("zoom-out").disabled = this.views.length < 2;
   },
 
@@ -193,6 +236,9 @@ const map = {
       if (table.words.length && (row.kind === "cooling" || !table.matches(row))) dim[cell] = Math.max(dim[cell], 1);
       else dim[cell] = 2;
     }
+    // A pool's own gateway is no lease.
+    const gateway = this.gateway === null ? -1n : (this.gateway - base) >> shift;
+    if (shift === 0n && gateway >= 0n && gateway < BigInt(size)) state[Number(gateway)] = STATE.gateway;
     return { state, share, dim };
   },
 
@@ -201,7 +247,7 @@ const map = {
     const probe = make("i");
     document.body.append(probe);
     const found = {};
-    for (const name of [...NAMES, "card", "line", "text", "focus"]) {
+    for (const name of [...NAMES, "card", "line", "text", "dim", "focus"]) {
       probe.style.color = `var(--${name})`;
       found[name] = rgb(getComputedStyle(probe).color);
     }
@@ -219,9 +265,10 @@ const map = {
   /** Draws what is known, then what is pointed at. */
   draw() {
     const canvas = at("map");
-    if (!this.pool || !this.view || canvas.clientWidth === 0) return;
+    if (!this.pool || !this.view || canvas.hidden || canvas.clientWidth === 0) return;
     const { columns, rows, place } = this.plan;
     canvas.style.aspectRatio = `${columns} / ${rows}`;
+    canvas.style.maxWidth = `${Math.min(440, columns * 64)}px`;
     const pixels = canvas.clientWidth * (window.devicePixelRatio || 1);
     const size = Math.max(1, Math.round(pixels / columns));
     const ink = this.colors();
@@ -250,9 +297,10 @@ const map = {
       for (let y = 1; y <= rows; y += 1) context.fillRect(0, y * size - gap, columns * size, gap);
       for (let cell = 0; shift === 0n && cell < place.length; cell += 1) {
         const [x, y] = [(place[cell] % columns) * size, Math.floor(place[cell] / columns) * size];
-        this.pattern(context, state[cell], x, y, size - gap, css(ink.card, 0.75), css(ink.line));
+        this.pattern(context, state[cell], x, y, size - gap, css(ink.card, this.hasLabels(size) ? 0.35 : 0.75), css(ink.line));
       }
     }
+    this.labels(context, state, size, ink);
     this.lines(context, cells, size, columns, rows, css(ink.card, 0.55));
     [canvas.width, canvas.height] = [this.base.width, this.base.height];
     Object.assign(this, { size, ink });
@@ -290,6 +338,28 @@ const map = {
       return;
     }
     context.stroke();
+  },
+
+  hasLabels(size) {
+    return this.sizes.shift === 0n && size >= LABEL * (window.devicePixelRatio || 1);
+  },
+
+  /** The last part of each address, where cells are large enough. */
+  labels(context, state, size, ink) {
+    if (!this.hasLabels(size)) return;
+    const { columns, place } = this.plan;
+    const ratio = window.devicePixelRatio || 1;
+    context.font = `${Math.round(Math.min(size * 0.38, 14 * ratio))}px ui-monospace, monospace`;
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    for (let cell = 0; cell < place.length; cell += 1) {
+      const value = this.view.base + BigInt(cell);
+      const text = this.v6 ? (value & 0xffffn).toString(16) : String(value & 255n);
+      const dark = ["free", "outside"].includes(NAMES[state[cell]]);
+      if (NAMES[state[cell]] === "gateway") continue;
+      context.fillStyle = dark ? css(ink.dim) : css(ink.card);
+      context.fillText(text, ((place[cell] % columns) + 0.5) * size, (Math.floor(place[cell] / columns) + 0.5) * size);
+    }
   },
 
   /** Where blocks of 2^8 cells meet. */
@@ -330,7 +400,7 @@ const map = {
   /** The prefix that is shown after zooming in on a cell. */
   next(cell) {
     const { bits } = this.sizes;
-    const next = bits > MOST + 4 ? bits - 8 : bits > 12 ? bits - 4 : bits > 8 ? 8 : 4;
+    const next = bits > CELLS + 4 ? bits - 8 : bits > 12 ? bits - 4 : bits > 8 ? 8 : 4;
     const { base } = this.block(cell);
     return { base: (base >> BigInt(next)) << BigInt(next), bits: next };
   },
@@ -344,14 +414,15 @@ const map = {
     }
     const name = show(block.base, this.v6);
     const row = rows[0];
-    if (row?.kind === "cooling") return `${name}: cooling, free again ${clock(row.until)} UTC`;
+    if (row?.kind === "cooling") return `${name}: cooling down, free again ${clock(row.until)} UTC`;
     if (row) {
       const who = row.pod || [brief(row), row.ifname].filter(Boolean).join(" ");
-      return [`${name}: ${row.kind}`, who, row.node && `on ${row.node}`, row.time && `since ${clock(row.time)}`].filter(Boolean).join(", ");
+      return [`${name}: ${row.kind}`, who, row.node && `on ${row.node}`, row.time && ago(row.time)].filter(Boolean).join(", ");
     }
+    if (block.base === this.gateway) return `${name}: gateway`;
     if (block.base < this.first || block.base > this.last) return `${name}: outside the range`;
     const allocatable = this.allocatable.some(([first, last]) => block.base >= first && block.base <= last);
-    return `${name}: ${allocatable ? "free" : "not allocatable (gateway or excluded)"}`;
+    return `${name}: ${allocatable ? "free" : "not allocatable: the gateway, or excluded"}`;
   },
 
   tell(cell) {
@@ -391,7 +462,7 @@ const map = {
   enter(zoom = false) {
     const { bits, shift } = this.sizes;
     if (bits <= 8 && !(zoom && bits > 4)) {
-      if (!zoom && shift === 0n) panel.open(show(this.block(this.cursor).base, this.v6));
+      if (!zoom && shift === 0n) route.go({ address: show(this.block(this.cursor).base, this.v6) });
       return;
     }
     const { base } = this.block(this.cursor);
@@ -400,6 +471,7 @@ const map = {
     this.leave();
     this.crumbs();
     this.draw();
+    this.remember();
   },
 
   out(levels = 1) {
@@ -409,6 +481,7 @@ const map = {
     this.cursor = Number((base - this.view.base) >> this.sizes.shift);
     this.crumbs();
     this.draw();
+    this.remember();
   },
 
   press(event) {

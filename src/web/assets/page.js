@@ -12,20 +12,29 @@ const WORDS = {
 };
 
 const panel = {
+  address: null,
+
   begin() {
-    at("close").addEventListener("click", () => at("panel").close());
+    const leave = () => route.go({ address: "" });
+    at("close").addEventListener("click", leave);
+    at("panel").addEventListener("cancel", (event) => {
+      event.preventDefault();
+      leave();
+    });
     at("panel").addEventListener("click", (event) => {
-      if (event.target === at("panel") && event.offsetX < 0) at("panel").close();
+      if (event.target === at("panel") && event.offsetX < 0) leave();
     });
   },
 
   async open(address) {
+    if (at("panel").open && this.address === address) return;
+    this.address = address;
     at("panel-title").textContent = address;
     at("holder").replaceChildren();
     at("events").replaceChildren(make("li", "empty", "loading\u2026"));
     if (!at("panel").open) at("panel").showModal();
     try {
-      this.show(await (await get(`api/v1/history/${encodeURIComponent(address)}`)).json());
+      this.show(await get(`history/${encodeURIComponent(address)}`));
     } catch (error) {
       at("events").replaceChildren(make("li", "empty", error.message));
     }
@@ -42,14 +51,13 @@ const panel = {
       const facts = [
         ["network", row.network], ["kind", row.kind], ["container", row.containerID], ["interface", row.ifname], ["id", row.id],
         ["pod", row.podName && `${row.podNamespace}/${row.podName}`], ["endpoint", row.endpoint], ["pool", row.pool], ["MAC", row.mac],
-        ["note", row.note], ["for", row.holder], ["netns", row.netns], ["node", row.node], ["since", `${clock(row.time)} UTC`],
+        ["note", row.note], ["for", row.holder], ["netns", row.netns], ["node", row.node], ["since", since(row.time)],
       ];
       return make("dl", "", ...facts.filter(([, text]) => text).flatMap(([name, text]) => [make("dt", "", name), make("dd", "", text)]));
     }));
     if (leases.length === 0) at("holder").replaceChildren(make("p", "empty", "Nobody holds it now."));
     const items = events.map((event) => {
-      const time = make("time", "", `${clock(event.time)} UTC`);
-      time.dateTime = event.time;
+      const time = since(event.time);
       const what = make("p", "", make("strong", "", WORDS[event.event] ?? event.event), ` on ${event.network}`);
       const who = make("p", "dim", [this.who(event), event.node && `on ${event.node}`, `by ${event.face}`].filter(Boolean).join(", "));
       return make("li", event.held ? "held" : "", time, what, who);
@@ -69,7 +77,6 @@ function beginTheme() {
     chosen = (chosen + 1) % words.length;
     root.dataset.theme = words[chosen];
     at("theme").textContent = `Theme: ${words[chosen]}`;
-    at("theme").setAttribute("aria-label", `Theme: ${chosen ? words[chosen] : "as the system"}`);
     map.draw();
   });
 }
@@ -83,7 +90,7 @@ function beginKeys() {
       event.preventDefault();
     } else if (event.key === "Escape" && document.activeElement === search) {
       search.value = "";
-      table.refresh();
+      route.go({ q: "" }, false);
     } else if ((event.key === "ArrowDown" || event.key === "Enter") && document.activeElement === search) {
       at("scroller").focus();
       event.preventDefault();
@@ -91,9 +98,55 @@ function beginKeys() {
   });
 }
 
+// ---- looking ---------------------------------------------------------------------------------
+
+const POLL = 5000; // milliseconds between looks while the page is seen
+
+async function look() {
+  const trouble = at("trouble");
+  try {
+    const status = await get("status");
+    const trends = loadTrends().catch(() => {});
+    known.unreadable = status.read ? null : status.attention[0]?.advice;
+    showFacts(status);
+    if (status.pools) {
+      // Without them now, they come with the next look.
+      await Promise.race([trends, new Promise((resolve) => { setTimeout(resolve, 500); })]);
+      takePools(status.pools);
+    }
+    showPools();
+    showState(status);
+    const old = status.attention.some(({ kind }) => ["locked", "unavailable", "unreadable"].includes(kind));
+    const read = old ? "as read " : "read ";
+    at("fresh").replaceChildren(...(status.read ? [read, since(status.read)] : []));
+    if (old && status.read) at("pools-count").replaceChildren(read, since(status.read));
+    if (status.read) {
+      try {
+        showNodes(await get("nodes"));
+        await load(status);
+      } catch (error) {
+        // What keeps the store from answering is in the line above.
+        if (status.state !== "error") throw error;
+      }
+    }
+    showProblems(await get("problems"));
+    root.dataset.ready = "yes";
+    if (!map.view || !known.pools.some((pool) => keyOf(pool) === map.key)) route.show();
+    map.refresh();
+    table.empty();
+    trouble.hidden = true;
+  } catch (error) {
+    if (!(error instanceof Unanswered)) console.error(error);
+    trouble.textContent = error.message;
+    trouble.hidden = false;
+  }
+  for (const time of document.querySelectorAll("time[datetime]")) time.textContent = ago(time.dateTime);
+}
+
 async function follow() {
   if (!document.hidden) await look();
-  setTimeout(follow, POLL);
+  const isWhole = at("state").className !== "unknown" && (known.trends.size > 0 || known.pools.length === 0);
+  setTimeout(follow, isWhole ? POLL : 1000);
 }
 
 beginTheme();
@@ -101,5 +154,8 @@ beginKeys();
 table.begin();
 map.begin();
 panel.begin();
+at("filter").addEventListener("input", showPools);
+route.link(at("all"), { network: "", range: "", at: "" });
+addEventListener("popstate", () => route.show());
 document.addEventListener("visibilitychange", () => { if (!document.hidden) look(); });
 follow();

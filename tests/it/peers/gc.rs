@@ -260,35 +260,107 @@ fn a_name_and_a_pid_that_are_used_again_prove_nothing() {
     assert_eq!(host.lab.list().len(), 0);
 }
 
+/// A process with mounts of its own: what is mounted later in one of them is not mounted in the other.
+struct Mounts {
+    process: Running,
+    /// How to run something there.
+    enter: Vec<String>,
+}
+
+impl Mounts {
+    /// With the process IDs that the test has.
+    fn new() -> Mounts {
+        let process = Running::start("unshare", &["--mount", "sleep", "600"]);
+        let pid = process.0.id();
+        let is_there = |pid: u32| comm(pid) == "sleep";
+        wait(|| is_there(pid));
+        Mounts { process, enter: vec![format!("--target={pid}"), "--mount".to_owned()] }
+    }
+
+    /// With process IDs of its own: a host, as far as processes and mounts go. Its first process is in these
+    /// mounts.
+    fn host() -> Mounts {
+        let options =
+            ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sleep", "600"];
+        let process = Running::start("unshare", &options);
+        let children = format!("/proc/{0}/task/{0}/children", process.0.id());
+        let first = || fs::read_to_string(&children).ok()?.trim().parse::<u32>().ok();
+        wait(|| first().is_some_and(|pid| comm(pid) == "sleep"));
+        let pid = first().unwrap();
+        let enter = [format!("--target={pid}"), "--mount".to_owned(), "--pid".to_owned()];
+        Mounts { process, enter: enter.into() }
+    }
+
+    fn run(&self, call: Call) -> Call {
+        let options: Vec<&str> = self.enter.iter().map(String::as_str).collect();
+        call.under("nsenter", &options)
+    }
+}
+
+/// The name of the program that a process runs.
+fn comm(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
+}
+
+/// The same call where another folder is mounted over /run, and so the names of the namespaces are missing.
+fn in_private_run(call: Call) -> Call {
+    let script = r#"mount -t tmpfs none /run && exec "$@""#;
+    call.under("unshare", &["--mount", "sh", "-c", script, "sh"])
+}
+
 #[test]
 fn one_mount_namespace_does_not_judge_anothers_names() {
     let host = Host::new();
     let netns = host.netns("here");
-    host.add("c1", netns.text());
-    let private = |inner: &str| {
-        let script = format!("mount -t tmpfs none /run && {inner}");
-        ["--mount", "sh", "-c", &script].map(str::to_owned)
-    };
-    // In a private /run the name does not exist. A visible mount holds the namespace.
-    let gc = format!("{SUBLET} gc --yes --json --grace=0s --store {}", host.lab.store().display());
-    let answer = private(&gc).iter().fold(Call::new("unshare"), |c, a| c.arg(a)).run();
-    assert_eq!(Host::verdict(&answer, "c1"), is("cannotTell", false));
-    netns.remove();
-    let answer = private(&gc).iter().fold(Call::new("unshare"), |c, a| c.arg(a)).run();
-    assert_eq!(Host::verdict(&answer, "c1"), is("cannotTell", false));
-    host.until_lost(&[], "c1");
-
-    // The lease was made in a private /run, by a process that has ended. Its state cannot be determined from
-    // here.
+    let mut elsewhere = Mounts::new();
     let conf = conf(&host.lab.data_dir(), "10.4.0.0/24");
     let add =
-        format!("touch /run/x && unshare --net=/run/x true && CNI_NETNS=/run/x exec {SUBLET}");
-    let mut call = Call::cni("ADD", "c2", &conf).program("unshare");
-    for arg in private(&add) {
-        call = call.arg(&arg);
-    }
-    call.run().ok();
+        |container: &str, netns: &str| Call::cni("ADD", container, &conf).env("CNI_NETNS", netns);
+    elsewhere.run(add("c1", netns.text())).run().ok();
+    let judged = |call: Call| Host::verdict(&call.run(), "c1");
+    // In a private /run the name does not exist. A visible mount holds the namespace.
+    assert_eq!(judged(in_private_run(host.gc(&[]))), is("cannotTell", false));
+    netns.remove();
+    assert_eq!(judged(in_private_run(host.gc(&[]))), is("cannotTell", false));
+    assert_eq!(judged(host.gc(&[])), is("cannotTell", false));
+    wait(|| judged(elsewhere.run(host.gc(&["--dry-run"]))).0 == "lost");
+    assert_eq!(judged(elsewhere.run(host.gc(&[]))), is("lost", true));
+
+    // The lease was made in a mount namespace that is gone. Its state cannot be determined.
+    let netns = host.netns("next");
+    elsewhere.run(add("c2", netns.text())).run().ok();
+    elsewhere.process.end();
+    netns.remove();
     assert_eq!(host.judged("c2"), is("cannotTell", false));
+}
+
+/// A container with the process IDs of its host judges the leases that were made there, by the host's mounts.
+#[test]
+fn a_container_judges_the_leases_of_its_host() {
+    let host = Host::new();
+    let (gone, alive) = (host.netns("gone"), host.netns("alive"));
+    let machine = Mounts::host();
+    let conf = conf(&host.lab.data_dir(), "10.4.0.0/24");
+    for (container, netns) in [("gone", &gone), ("alive", &alive)] {
+        let add = Call::cni("ADD", container, &conf).env("CNI_NETNS", netns.text());
+        machine.run(add).run().ok();
+    }
+    let from_container = |more: &[&str]| machine.run(in_private_run(host.gc(more))).run();
+    let answer = from_container(&[]);
+    for container in ["gone", "alive"] {
+        assert_eq!(Host::verdict(&answer, container), is("alive", false), "{container}");
+    }
+    gone.remove();
+    wait(|| Host::verdict(&from_container(&["--dry-run"]), "gone").0 == "lost");
+    let answer = from_container(&[]);
+    assert_eq!(Host::verdict(&answer, "gone"), is("lost", true));
+    assert_eq!(Host::verdict(&answer, "alive"), is("alive", false));
+    // Without the capability to look into other processes.
+    alive.remove();
+    let call = host.gc(&[]).under("setpriv", &["--bounding-set=-sys_ptrace"]);
+    let answer = machine.run(in_private_run(call)).run();
+    assert_eq!(Host::verdict(&answer, "alive"), is("cannotTell", false));
+    wait(|| Host::verdict(&from_container(&["--dry-run"]), "alive").0 == "lost");
 }
 
 /// Two systems with one folder: the leases of the other one are not examined.

@@ -31,9 +31,9 @@ pub enum Op {
     Answer,
 }
 
-/// The calls that change something.
+/// The calls that change something. musl opens files with open(2), where the architecture has it.
 pub const CALLS: &str =
-    "mkdir,openat,write,pwrite64,ftruncate,fdatasync,fsync,linkat,rename,unlink";
+    "mkdir,?open,openat,write,pwrite64,ftruncate,fdatasync,fsync,linkat,rename,unlink";
 
 /// Fails the test if strace is missing.
 pub fn need_strace() {
@@ -73,7 +73,9 @@ fn read(line: &str, root: &Path) -> Option<Op> {
     let below = |path: PathBuf| path.starts_with(root).then_some(path);
     match (name, &*args) {
         ("mkdir", [path, _]) => Some(Op::Mkdir(below(text(path))?)),
-        ("openat", [_, path, flags, ..]) if flags.contains("O_CREAT") => {
+        ("open", [path, flags, ..]) | ("openat", [_, path, flags, ..])
+            if flags.contains("O_CREAT") =>
+        {
             Some(Op::Create(below(text(path))?))
         }
         ("pwrite64", [fd, data, _, at]) => {

@@ -1,0 +1,101 @@
+//! `sublet agent`: keeps this program installed on a node, and frees stale leases there.
+//!
+//! It does what `sublet install` and `sublet gc --netns --yes` do, again and again.
+//! Invariant: it remembers nothing that is not on disk as well, and a failed step is reported and tried again.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use super::gc::{Gc, seconds};
+use super::install::Install;
+use super::{Call, World, explained, misuse};
+use crate::config;
+use crate::model::Face;
+use crate::sys::host;
+use crate::sys::host::Facts;
+use crate::sys::process::Stop;
+
+/// Keep this program installed, and free the leases of containers that are gone.
+///
+/// Runs until SIGTERM. At its start it does what `sublet install` does with the same options, and again within a
+/// second after a file was deleted or replaced, or FILE was changed. Every --gc-every it does what `sublet gc --netns
+/// --yes --quiet` does. In a container this needs the process IDs of the host and `CAP_SYS_PTRACE`.
+#[derive(Debug, Args)]
+pub struct Agent {
+    #[command(flatten)]
+    install: Install,
+    /// Time between two searches for stale leases; 0s for none
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = config::duration)]
+    gc_every: Duration,
+    /// Free no lease that is younger than this
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = seconds)]
+    grace: u64,
+}
+
+/// Time between two looks at the files.
+const LOOK: Duration = Duration::from_secs(1);
+
+impl Agent {
+    pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
+        if call.as_json {
+            return Err(misuse("-o json is not for agent, which prints lines"));
+        }
+        let stop = Stop::catch().context("cannot wait for signals")?;
+        let mut installed = self.install.state();
+        self.restore(call)?;
+        let mut collected: Option<Instant> = None;
+        let mut refusal = None;
+        loop {
+            // The state from before: a change while files are written is found at the next look.
+            let found = self.install.state();
+            if refusal.is_some() || found != installed {
+                let failed = self.restore(call).err().map(|e| explained(&e));
+                if let Some(text) = failed.as_ref().filter(|_| failed != refusal) {
+                    writeln!(call.stderr, "sublet: {text}")?;
+                }
+                (installed, refusal) = (found, failed);
+            }
+            let is_due = collected.is_none_or(|last| last.elapsed() >= self.gc_every);
+            if is_due && !self.gc_every.is_zero() {
+                self.collect(call)?;
+                collected = Some(Instant::now());
+            }
+            call.stdout.flush()?;
+            if stop.came_within(LOOK) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Installs what is missing or different, and prints what that was. A wrong configuration keeps only itself from
+    /// being installed.
+    fn restore(&self, call: &mut Call<'_>) -> Result<()> {
+        let conf = self.install.configuration();
+        let rows = self.install.put(conf.as_ref().ok().and_then(Option::as_ref))?;
+        for row in rows.iter().filter(|row| row.is_change()) {
+            writeln!(call.stdout, "{row}")?;
+        }
+        conf.map(drop).context("the configuration was not installed")
+    }
+
+    /// Frees stale leases. A store that cannot be read now may be readable the next time.
+    fn collect(&self, call: &mut Call<'_>) -> Result<()> {
+        let facts = host::facts(call.world.env).named(call.args.node_name.as_deref());
+        let facts = Facts { face: Face::Cli, ..facts };
+        let mut call = Call {
+            args: call.args,
+            format: call.format,
+            as_json: false,
+            world: World { facts: &facts, ..call.world },
+            stdout: &mut *call.stdout,
+            stderr: &mut *call.stderr,
+            screen: call.screen,
+        };
+        match Gc::unattended(self.grace).run(&mut call) {
+            Err(e) => Ok(writeln!(call.stderr, "sublet: gc: {}", explained(&e))?),
+            Ok(()) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Answers questions from what is known of the store.
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::answer::{Answer, JSON, PROMETHEUS};
+use super::api::Question;
+use super::cache::{BRIEF, Cache, PATIENCE};
+use super::metrics;
+use super::query::Query;
+use super::slot::Fault;
+use super::status::Sight;
+use crate::rows::{EventRow, LeaseRow, ProblemRow, Time};
+use crate::sys::host;
+use crate::telemetry::counters;
+
+/// `/api/v1/pools`: the store, and its ranges.
+#[derive(Serialize)]
+struct Of<'a, T> {
+    store: &'a str,
+    #[serde(flatten)]
+    answer: T,
+}
+
+/// Answers a question. The error says why the store cannot.
+pub fn answer(cache: &Cache, question: &Question) -> Result<Answer, Fault> {
+    Ok(match question {
+        Question::Asset(kind, text) => Answer::asset(kind, text),
+        Question::Health => match cache.snapshot(cache.scrape_patience()).now() {
+            Ok(_) => Answer::of("text/plain", "ok\n"),
+            Err(fault) => Answer::no(503, &fault.text),
+        },
+        Question::Status => Answer::json(&Sight::take(cache, host::now()).status(cache)),
+        Question::Pools => {
+            let snapshot = cache.snapshot(PATIENCE).now()?;
+            Answer::json(&Of { store: &cache.place(), answer: snapshot.pools(cache.node()) })
+        }
+        Question::Leases(query) => list(cache, query, false)?,
+        Question::Cooling(query) => list(cache, query, true)?,
+        Question::Nodes => Answer::json(&cache.snapshot(PATIENCE).now()?.nodes()),
+        Question::Problems => problems(cache),
+        Question::Trends => {
+            let trends = cache.trends(PATIENCE).now()?;
+            Answer::json(&json!({ "time": trends.time, "step": 900, "pools": trends.rows }))
+        }
+        Question::History(addr) => {
+            let (leases, events) = cache.history(*addr)?;
+            let leases: Vec<LeaseRow<'_>> = leases.iter().map(LeaseRow::new).collect();
+            let events: Vec<EventRow<'_>> = events.iter().map(EventRow::new).collect();
+            Answer::json(&json!({
+                "time": Time(host::now()),
+                "address": addr.to_string(),
+                "leases": leases,
+                "events": events,
+            }))
+        }
+        Question::Metrics => {
+            let patience = cache.scrape_patience();
+            let (snapshot, problems) = (cache.snapshot(patience), cache.problems(patience));
+            let trends = cache.trends(patience);
+            let now = host::now();
+            Answer::of(
+                PROMETHEUS,
+                metrics::text(&snapshot, &problems, &trends, &counters::now(), now),
+            )
+        }
+    })
+}
+
+/// A page of leases or cooling addresses.
+fn list(cache: &Cache, query: &Query, cooling: bool) -> Result<Answer, Fault> {
+    let (network, node) = (query.network.as_deref(), query.node.as_deref());
+    if (network.is_some() || node.is_some())
+        && let Some(why) = cache.snapshot(PATIENCE).now()?.unknown(network, node)
+    {
+        return Ok(Answer::no(404, &why));
+    }
+    Ok(match cache.page(query, cooling)? {
+        Some((page, version)) => Answer::of(JSON, page).tagged(version),
+        None => Answer::no(410, "the rows behind this cursor are gone; begin with the first page"),
+    })
+}
+
+/// `/api/v1/problems`: those that were found, behind why the store cannot be read now.
+fn problems(cache: &Cache) -> Answer {
+    let snapshot = cache.snapshot(BRIEF);
+    let seen = cache.problems(if snapshot.fault.is_some() { BRIEF } else { PATIENCE });
+    let fault = snapshot.fault.or(seen.fault);
+    let (level, place) = ("error", cache.place());
+    let advice = "see the message; nothing is leased or freed until the store answers".to_owned();
+    let unreadable =
+        fault.map(|fault| ProblemRow { level, place, what: fault.text, advice, repairable: false });
+    let found = seen.value.as_deref();
+    let rows: Vec<&ProblemRow> =
+        unreadable.iter().chain(found.iter().flat_map(|found| &found.rows)).collect();
+    let total = found.map_or(0, |found| found.errors + found.stale + found.others);
+    let mut answer =
+        json!({ "problems": rows, "total": total + usize::from(unreadable.is_some()) });
+    if let Some(found) = found {
+        answer["looked"] = json!(found.looked);
+    }
+    Answer::json(&answer)
+}

@@ -1,0 +1,150 @@
+//! The query of a list: filters, and which page of it.
+
+use std::fmt::{Display, Formatter};
+
+use crate::model::SetName;
+use crate::net::Addr;
+use crate::rows::{CoolingRow, LeaseRow};
+use crate::sys::percent::decode;
+
+use super::leases::MOST_ROWS;
+
+/// The rows of a page where nobody asks for another number.
+const ROWS: usize = 1_000;
+
+/// A row, behind which the next page begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// Its set of leases.
+    pub set: SetName,
+    /// Its address.
+    pub addr: Addr,
+}
+
+impl Display for Cursor {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{},{}", self.addr, self.set.0)
+    }
+}
+
+/// Which rows are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// Of this network, Docker pool, or set of leases.
+    pub network: Option<String>,
+    /// Of this node.
+    pub node: Option<String>,
+    /// Of the pods of this namespace.
+    pub namespace: Option<String>,
+    /// With each of these words in one of the fields, in lower case.
+    pub words: Vec<String>,
+    /// Behind this row.
+    pub after: Option<Cursor>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+impl Query {
+    /// Reads the query of a URL. The error says what is wrong with it.
+    pub fn read(query: Option<&str>) -> Result<Query, String> {
+        let (network, node, namespace, after) = (None, None, None, None);
+        let mut read = Query { network, node, namespace, words: Vec::new(), after, limit: ROWS };
+        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let value = decode(&value.replace('+', "%20"));
+            let value = value.ok_or_else(|| format!("{pair:?} is not percent-encoded UTF-8"))?;
+            match name {
+                "network" => read.network = Some(value),
+                "node" => read.node = Some(value),
+                "namespace" => read.namespace = Some(value),
+                "q" => {
+                    read.words =
+                        value.to_lowercase().split_whitespace().map(str::to_owned).collect();
+                }
+                "limit" => {
+                    let limit = value.parse().ok().filter(|n| (1..=MOST_ROWS).contains(n));
+                    let why = || format!("limit is {value:?}, and 1 to {MOST_ROWS} are possible");
+                    read.limit = limit.ok_or_else(why)?;
+                }
+                "after" => {
+                    let cursor = value.split_once(',').and_then(|(addr, set)| {
+                        Some(Cursor { set: SetName(set.to_owned()), addr: addr.parse().ok()? })
+                    });
+                    let why = || format!("after is {value:?}, which is not the \"next\" of a page");
+                    read.after = Some(cursor.ok_or_else(why)?);
+                }
+                _ => {
+                    return Err(format!(
+                        "unknown parameter {name:?} (known: network, node, namespace, q, limit, after)"
+                    ));
+                }
+            }
+        }
+        Ok(read)
+    }
+
+    /// Whether all rows are asked for.
+    fn is_of_all(&self) -> bool {
+        self.network.is_none()
+            && self.node.is_none()
+            && self.namespace.is_none()
+            && self.words.is_empty()
+    }
+
+    /// Whether a row that was written passes the filters.
+    pub fn matches_text(&self, row: &[u8]) -> bool {
+        if self.is_of_all() {
+            return true;
+        }
+        serde_json::from_slice(row).is_ok_and(|row| self.matches(&row))
+            || serde_json::from_slice(row).is_ok_and(|row| self.matches_cooling(&row))
+    }
+
+    /// Whether a lease passes the filters.
+    pub fn matches(&self, row: &LeaseRow<'_>) -> bool {
+        let is = |wanted: &Option<String>, found: &[Option<&str>]| {
+            wanted.as_ref().is_none_or(|wanted| found.contains(&Some(wanted)))
+        };
+        let (set, pool) = (row.set.as_deref(), row.pool.as_deref());
+        if !is(&self.network, &[Some(&row.network), set, pool])
+            || !is(&self.node, &[row.node.as_deref()])
+            || !is(&self.namespace, &[row.pod_namespace.as_deref()])
+        {
+            return false;
+        }
+        if self.words.is_empty() {
+            return true;
+        }
+        let (address, pod) = (row.cidr(), row.pod());
+        let fields = [
+            Some(&*address),
+            Some(&*row.network),
+            Some(&*row.kind),
+            pod.as_deref(),
+            row.container_id.as_deref(),
+            row.ifname.as_deref(),
+            row.id.as_deref(),
+            row.endpoint.as_deref(),
+            row.node.as_deref(),
+            row.mac.as_deref(),
+            pool,
+            row.note.as_deref(),
+            row.holder.as_deref(),
+        ];
+        let fields: Vec<String> = fields.into_iter().flatten().map(str::to_lowercase).collect();
+        self.words.iter().all(|word| fields.iter().any(|field| field.contains(word)))
+    }
+
+    /// Whether a cooling address passes the filters.
+    pub fn matches_cooling(&self, row: &CoolingRow<'_>) -> bool {
+        let address = row.address.0.to_string();
+        let is_set = |wanted: &String| *wanted == row.set;
+        self.network.as_ref().is_none_or(is_set)
+            && self.node.is_none()
+            && self.namespace.is_none()
+            && self
+                .words
+                .iter()
+                .all(|word| address.contains(word) || row.set.contains(word.as_str()))
+    }
+}

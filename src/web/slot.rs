@@ -1,0 +1,215 @@
+//! A value that is read in the background, kept, and read anew when somebody asks for it later.
+//!
+//! Invariant: a value is read once for all who ask meanwhile, and nobody waits for it longer than they choose to.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::error::StoreError;
+use crate::sys::panic;
+
+/// A value is fresh for this many times as long as reading it took: reading takes at most a tenth of the time.
+const TIMES: u32 = 10;
+
+/// How long a failure is not tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// After this time without an answer the store is reported as not answering.
+const LATE: Duration = Duration::from_secs(30);
+
+/// Why a store could not be read.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// `locked`, `unavailable` or `unreadable`.
+    pub kind: &'static str,
+    /// What failed, why, and what to do.
+    pub text: String,
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Fault {
+        let kind = match error {
+            StoreError::Locked { .. } => "locked",
+            StoreError::Unavailable { .. } | StoreError::Unanswered { .. } => "unavailable",
+            _ => "unreadable",
+        };
+        Fault { kind, text: error.to_string() }
+    }
+}
+
+/// A value that is read in the background.
+pub struct Slot<T> {
+    state: Mutex<State<T>>,
+    read: Condvar,
+}
+
+struct State<T> {
+    value: Option<Arc<T>>,
+    /// Why the newest attempt failed.
+    fault: Option<Fault>,
+    fresh_until: Option<Instant>,
+    /// Whether somebody has asked for a new value that is not here yet.
+    is_asked: bool,
+    /// Since when it is being read.
+    reading: Option<Instant>,
+}
+
+/// Work for the thread that reads.
+pub type Job = Box<dyn FnOnce() + Send>;
+
+/// What `work` returns; a panic is a failure like any other.
+pub fn caught<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
+        Err(Fault { kind: "unreadable", text: panic::explain(&*payload).msg })
+    })
+}
+
+/// What is known: the newest value, and why there is no newer one.
+pub struct Seen<T> {
+    /// The newest value that could be read.
+    pub value: Option<Arc<T>>,
+    /// Why the store cannot be read now.
+    pub fault: Option<Fault>,
+}
+
+impl<T> Seen<T> {
+    /// The value, if the store can be read now.
+    pub fn now(self) -> Result<Arc<T>, Fault> {
+        match self {
+            Seen { value: Some(value), fault: None } => Ok(value),
+            Seen { fault: Some(fault), .. } => Err(fault),
+            Seen { .. } => {
+                let text = "the lease store is being read for the first time; try again".to_owned();
+                Err(Fault { kind: "unavailable", text })
+            }
+        }
+    }
+}
+
+impl<T> Default for Slot<T> {
+    fn default() -> Slot<T> {
+        let (value, fault, fresh_until, reading) = (None, None, None, None);
+        let state = State { value, fault, fresh_until, is_asked: false, reading };
+        Slot { state: Mutex::new(state), read: Condvar::new() }
+    }
+}
+
+impl<T> State<T> {
+    fn seen(&self) -> Seen<T> {
+        let waiting = self.reading.map(|since| since.elapsed()).filter(|waiting| *waiting > LATE);
+        let late = waiting.map(|waiting| Fault {
+            kind: "unavailable",
+            text: format!("the lease store has not answered for {} s", waiting.as_secs()),
+        });
+        Seen { value: self.value.clone(), fault: self.fault.clone().or(late) }
+    }
+}
+
+impl<T: Send + Sync + 'static> Slot<T> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The value. If it is older than `keep`, `read` makes a new one as a job that `start` starts; this waits
+    /// for it for `patience`.
+    pub fn get(
+        self: &Arc<Self>,
+        keep: Duration,
+        patience: Duration,
+        start: impl FnOnce(Job),
+        read: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+    ) -> Seen<T> {
+        let mut state = self.lock();
+        if state.fresh_until.is_some_and(|until| Instant::now() < until) {
+            return state.seen();
+        }
+        if !state.is_asked {
+            state.is_asked = true;
+            let slot = self.clone();
+            start(Box::new(move || slot.fill(keep, read)));
+        }
+        let waited = self.read.wait_timeout_while(state, patience, |s| s.is_asked);
+        waited.unwrap_or_else(PoisonError::into_inner).0.seen()
+    }
+
+    fn fill(&self, keep: Duration, read: impl FnOnce() -> Result<T, Fault>) {
+        let began = Instant::now();
+        self.lock().reading = Some(began);
+        let answer = caught(read);
+        let mut state = self.lock();
+        (state.reading, state.is_asked) = (None, false);
+        let keep = if answer.is_ok() { keep } else { AGAIN };
+        state.fresh_until = Some(Instant::now() + keep.max(began.elapsed() * TIMES));
+        match answer {
+            Ok(value) => (state.value, state.fault) = (Some(Arc::new(value)), None),
+            Err(fault) => state.fault = Some(fault),
+        }
+        self.read.notify_all();
+    }
+
+    /// Forgets a value that has not been fresh for this long. Two large ones need not be in memory at a time.
+    pub fn forget_stale(&self, age: Duration) {
+        let mut state = self.lock();
+        let is_fresh = state.fresh_until.is_some_and(|until| Instant::now() < until + age);
+        if !state.is_asked && !is_fresh {
+            state.value = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn start(job: Job) {
+        std::thread::spawn(job);
+    }
+
+    #[test]
+    fn nobody_waits_longer_than_they_choose_to() {
+        let slot = Arc::new(Slot::default());
+        let (answer, wait) = mpsc::channel();
+        let short = Duration::from_millis(20);
+        let seen = slot.get(AGAIN, short, start, move || Ok(wait.recv().unwrap_or(0)));
+        assert!(seen.value.is_none() && seen.now().is_err());
+        // A second reader does not begin while the first reads.
+        assert!(slot.get(AGAIN, short, start, || panic!("a second reader")).value.is_none());
+        answer.send(7).unwrap();
+        let seen = slot.get(AGAIN, Duration::from_secs(30), start, || panic!("a second reader"));
+        assert_eq!(*seen.now().map_err(|f| f.text).unwrap(), 7);
+    }
+
+    #[test]
+    fn a_fresh_value_is_not_forgotten() {
+        let slot = Arc::new(Slot::default());
+        let long = Duration::from_secs(30);
+        slot.get(long, long, start, || Ok(1));
+        slot.forget_stale(Duration::ZERO);
+        assert_eq!(
+            slot.get(long, long, start, || panic!("it is fresh")).value.as_deref(),
+            Some(&1)
+        );
+    }
+
+    #[test]
+    fn a_failure_keeps_the_last_value_and_says_so() {
+        let slot = Arc::new(Slot::default());
+        let (soon, long) = (Duration::ZERO, Duration::from_secs(30));
+        slot.get(soon, long, start, || Ok(1));
+        let fault = || Err(Fault { kind: "locked", text: "held".to_owned() });
+        let mut seen = slot.get(soon, long, start, fault);
+        while seen.fault.is_none() {
+            seen = slot.get(soon, long, start, fault);
+        }
+        assert_eq!(seen.value.as_deref(), Some(&1));
+        assert_eq!(seen.now().unwrap_err().kind, "locked");
+        let slot: Arc<Slot<u8>> = Arc::default();
+        assert_eq!(
+            slot.get(soon, long, start, || panic!("a bug")).now().unwrap_err().kind,
+            "unreadable"
+        );
+    }
+}

@@ -1,0 +1,169 @@
+//! `/api/v1/status` and `/healthz`: what needs attention, most urgent first.
+//!
+//! Invariant: the state is `ok` only if the store was read and its problems were looked for. What could not be
+//! checked is `unknown`.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_with::skip_serializing_none;
+
+use super::cache::{BRIEF, Cache, Problems};
+use super::slot::{Fault, Seen};
+use super::snapshot::{PoolsAnswer, Snapshot};
+use super::trends::Trends;
+use crate::model::Timestamp;
+use crate::rows::{PoolRow, Time};
+
+/// A range is nearly full from this share on, in percent: as in packaging/prometheus.
+const NEARLY: u128 = 80;
+/// A forecast is reported if the range is full within this time, in seconds.
+const SOON: u64 = 24 * 3600;
+/// How long an answer waits for what takes longer than the numbers: without it the state is unknown for now.
+const GLANCE: Duration = Duration::from_millis(300);
+/// Numbers older than this are not the state of now, in seconds.
+const OLD: u64 = 180;
+
+/// Something that needs attention.
+#[skip_serializing_none]
+#[derive(Clone, Debug, Serialize)]
+pub struct Item {
+    /// `error` or `warning`.
+    pub level: &'static str,
+    /// `locked`, `unavailable`, `unreadable`; `damage`, `full`, `nearlyFull`, `filling`, `stale`, `problem`.
+    pub kind: &'static str,
+    /// What is wrong.
+    pub text: String,
+    /// What to do.
+    pub advice: Option<String>,
+    /// The range's network.
+    pub network: Option<String>,
+    /// The range's first address.
+    pub first: Option<String>,
+}
+
+/// `/api/v1/status`.
+#[skip_serializing_none]
+#[derive(Serialize)]
+pub struct Status<'a> {
+    /// `ok`, `warning`, `error` or `unknown`.
+    state: &'static str,
+    attention: Vec<Item>,
+    /// When the store was read.
+    read: Option<Time>,
+    /// When problems were looked for.
+    looked: Option<Time>,
+    store: String,
+    /// The ranges and the numbers, as they were read last.
+    #[serde(flatten)]
+    pools: Option<PoolsAnswer<'a>>,
+}
+
+/// What was seen of a store, for [`Status`].
+pub struct Sight {
+    snapshot: Seen<Snapshot>,
+    problems: Seen<Problems>,
+    trends: Seen<Trends>,
+    now: Timestamp,
+}
+
+impl Sight {
+    /// Looks at a store.
+    pub fn take(cache: &Cache, now: Timestamp) -> Sight {
+        let snapshot = cache.snapshot(BRIEF);
+        let patience = if snapshot.fault.is_some() { Duration::ZERO } else { GLANCE };
+        let problems = cache.problems(patience);
+        Sight { trends: cache.trends(patience), snapshot, problems, now }
+    }
+
+    /// Why the store cannot be read.
+    pub fn fault(&self) -> Option<&Fault> {
+        self.snapshot.fault.as_ref().or(self.problems.fault.as_ref())
+    }
+
+    /// The document.
+    pub fn status<'a>(&'a self, cache: &'a Cache) -> Status<'a> {
+        let (snapshot, problems) = (self.snapshot.value.as_deref(), self.problems.value.as_deref());
+        let mut attention: Vec<Item> = Vec::new();
+        attention.extend(self.fault().map(unreadable));
+        attention.extend(problems.into_iter().flat_map(of_problems));
+        for (at, pool) in snapshot.iter().flat_map(|snapshot| &snapshot.pools).enumerate() {
+            let full_in = self.trends.value.as_ref().and_then(|trends| trends.full_in(at, pool));
+            attention.extend(of_pool(pool, full_in));
+        }
+        attention.sort_by_key(|item| item.level != "error");
+        let is_recent = |time: Time| self.now.saturating_sub(time.0) <= OLD;
+        let was_checked = snapshot.is_some_and(|snapshot| is_recent(snapshot.time))
+            && problems.is_some_and(|problems| is_recent(problems.looked));
+        let state = match attention.first() {
+            Some(item) => item.level,
+            None if was_checked => "ok",
+            None => "unknown",
+        };
+        Status {
+            state,
+            attention,
+            read: snapshot.map(|snapshot| snapshot.time),
+            looked: problems.map(|problems| problems.looked),
+            store: cache.place(),
+            pools: snapshot.map(|snapshot| snapshot.pools(cache.node())),
+        }
+    }
+}
+
+/// The store cannot be read.
+fn unreadable(fault: &Fault) -> Item {
+    let text = match fault.kind {
+        "locked" => "the store is locked",
+        "unavailable" => "the store does not answer",
+        _ => "the store cannot be read",
+    };
+    let (text, advice) = (text.to_owned(), Some(fault.text.clone()));
+    Item { level: "error", kind: fault.kind, text, advice, network: None, first: None }
+}
+
+fn of_problems(problems: &Problems) -> Vec<Item> {
+    let item = |level, kind, count: usize, noun: &str, advice: &str| {
+        let s = if count == 1 { "" } else { "s" };
+        let (text, advice) = (format!("{count} {noun}{s}"), Some(advice.to_owned()));
+        (count > 0).then_some(Item { level, kind, text, advice, network: None, first: None })
+    };
+    let repair = "`sublet doctor --repair` repairs them";
+    let gc = "`sublet gc --netns` frees them";
+    let found = [
+        item("error", "damage", problems.errors, "damaged record", repair),
+        item("warning", "stale", problems.stale, "stale lease", gc),
+        item("warning", "problem", problems.others, "problem", "`sublet doctor` lists them"),
+    ];
+    found.into_iter().flatten().collect()
+}
+
+fn of_pool(pool: &PoolRow, full_in: Option<u64>) -> Option<Item> {
+    let taken = pool.size.saturating_sub(pool.free);
+    let range = pool.subnet.clone().unwrap_or_else(|| format!("{}-{}", pool.first.0, pool.last.0));
+    let name = &pool.network;
+    let (level, kind, text) = if pool.size == 0 {
+        return None;
+    } else if pool.free == 0 {
+        ("error", "full", format!("{name} {range} is full"))
+    } else if let Some(seconds) = full_in.filter(|seconds| *seconds <= SOON) {
+        let text = format!("{name} {range} is full in about {}", about(seconds));
+        ("warning", "filling", text)
+    } else if taken.saturating_mul(100) >= pool.size.saturating_mul(NEARLY) {
+        let percent = taken.saturating_mul(100) / pool.size;
+        ("warning", "nearlyFull", format!("{name} {range} is {percent} % full"))
+    } else {
+        return None;
+    };
+    let (network, first) = (Some(name.clone()), Some(pool.first.0.to_string()));
+    Some(Item { level, kind, text, advice: None, network, first })
+}
+
+/// A duration as `40 min` or `3 h`.
+fn about(seconds: u64) -> String {
+    if seconds < 5400 {
+        format!("{} min", (seconds / 60).max(1))
+    } else {
+        format!("{} h", (seconds + 1800) / 3600)
+    }
+}
