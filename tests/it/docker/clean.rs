@@ -284,7 +284,7 @@ fn once_after_an_activation() {
     for (addrs, left) in [(&["10.0.1.5"][..], 7), (&[], 16)] {
         let lab = crate::lab::Lab::new();
         let path = lab.join("docker.sock");
-        // A dockerd without a network of this store may be another one: nothing is freed.
+        // A dockerd without a network of this store may be the wrong dockerd, so nothing is freed.
         let networks = addrs.iter().map(|addr| network("n1", "10.0.1.0/24", &[addr], "local"));
         dockerd(&path, networks.collect(), false);
         let docker = path.display().to_string();
