@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             let answer = serde_json::json!({"code": 999, "msg": format!("delegate: {error:#}")});
-            // A caller that is gone reads no answer.
+            // If the caller has exited, nobody reads the result.
             let _ = write!(std::io::stdout(), "{answer}");
             ExitCode::FAILURE
         }
@@ -40,7 +40,7 @@ fn delegate() -> Result<ExitCode> {
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The plugin's file: the first of that name in `CNI_PATH`.
+/// The plugin's file: the first file of that name in `CNI_PATH`.
 fn find(name: &str) -> Result<PathBuf> {
     #[expect(clippy::disallowed_methods, reason = "an example is its own edge")]
     let path = std::env::var_os("CNI_PATH").context("CNI_PATH is not set")?;

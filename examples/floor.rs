@@ -38,7 +38,7 @@ fn main() -> io::Result<ExitCode> {
 fn answer() -> io::Result<ExitCode> {
     let mut conf = Vec::with_capacity(4096);
     io::stdin().lock().read_to_end(&mut conf)?;
-    // As sublet does it: std's stdout would split the answer at its last newline.
+    // Like sublet: std's stdout would split the result at its last newline.
     let stdout = std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned()?;
     File::from(stdout).write_all(b"{\n    \"cniVersion\": \"1.0.0\",\n    \"ips\": []\n}")?;
     Ok(ExitCode::SUCCESS)

@@ -22,7 +22,7 @@ use sublet::store;
 use sublet::store::Store;
 use sublet::sys::host;
 
-/// Leases of the networks other than the large one.
+/// The number of leases in the networks other than the large one.
 const EDGE: usize = 26;
 const RESERVED: usize = 4;
 const LAB: usize = 12;
@@ -197,7 +197,7 @@ impl Scene {
             let age = if n == 0 { 100_000 } else { 86_000 * (single - n) / single };
             self.ago(if n % 3 == 0 { age } else { 30_000 + age / 8 });
             self.run(&Command::Add(add.clone()))?;
-            // A crash loop: the same pod repeatedly.
+            // A crash loop: the same pod is created repeatedly.
             for _ in 0..if n == 7 { 6 } else { 0 } {
                 self.del(&add)?;
                 self.run(&Command::Add(add.clone()))?;

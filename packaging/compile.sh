@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds the static release binaries of one architecture. Usage: compile.sh ARCH OUT
 #
-# For musl, which starts faster: with the target of the installed toolchain (rustup target add), else with a
-# standard library that is built from source (packaging/sysroot.sh). Where neither can be had: for glibc.
+# The binaries are for musl, which starts faster, if the toolchain has the target (rustup target add) or if its
+# standard library can be built from source (packaging/sysroot.sh). Otherwise they are for glibc.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -35,7 +35,7 @@ if [ -d "$libraries/$target/lib/self-contained" ]; then
     kind="musl, the toolchain's"
 elif sysroot=$(packaging/sysroot.sh "$arch"); then
     kind="musl, built from source"
-    # The installed compiler is a stable one; building its library takes an option of unstable ones.
+    # The installed compiler is stable, but building its library needs an unstable option.
     export RUSTC=$sysroot/bin/rustc RUSTC_BOOTSTRAP=1
     options+=(-Z "build-std=std,panic_unwind")
     flags+=(--remap-path-prefix "$(readlink -f "$sysroot/lib/rustlib/src/rust")=/rust")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Packs binaries that are built already. The same binaries and the same commit give the same files, byte for
-# byte: SOURCE_DATE_EPOCH, by default the time of the last commit, is the time of everything in them.
+# Packs existing binaries. The same binaries and the same commit produce the same files, byte for byte:
+# SOURCE_DATE_EPOCH, by default the time of the last commit, is the time of every file in them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -52,7 +52,7 @@ need() {
     command -v "$1" > /dev/null || fail "$1 is missing: install the package $2"
 }
 
-# Sets the time of everything in a folder.
+# Sets the time of every file in a folder.
 settle() {
     find "$1" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 }
@@ -126,7 +126,7 @@ Description: leases IP addresses to containers
  ecs-ipam unchanged and takes over their leases.
 CONTROL
     settle "$root"
-    # One thread: how xz cuts its blocks must not depend on the machine.
+    # One thread, because the blocks of xz must not depend on the machine.
     dpkg-deb --root-owner-group --threads-max=1 --build "$root" "$out/$name" > /dev/null
     echo "$out/$name: $(stat -c %s "$out/$name") bytes"
 }
@@ -136,7 +136,7 @@ rpm() {
     need rpmbuild rpm
     stage "$root" usr/libexec/cni
     install -D -m 0644 LICENSE "$root/usr/share/licenses/sublet/LICENSE"
-    # Where Fedora has the completions of zsh.
+    # The folder of zsh's completions on Fedora.
     mv "$root/usr/share/zsh/vendor-completions" "$root/usr/share/zsh/site-functions"
     settle "$root"
     (

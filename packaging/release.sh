@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes all files of a release in dist/: archives, packages, their sums, and the bill of materials. Two clones
-# of one commit give the same files, byte for byte. Usage: release.sh VERSION
+# Makes all files of a release in dist/: archives, packages, their checksums, and the bill of materials. Two
+# clones of one commit produce the same files, byte for byte. Usage: release.sh VERSION
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

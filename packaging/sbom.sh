@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Prints the bill of materials of the programs, in CycloneDX 1.5: the crates of Cargo.lock that are compiled into
-# them on Linux, and those that run while they are built. It has no random number and no path, so that one commit
-# has one.
+# them on Linux, and the crates that run during the build. It has no random number and no path, so that a commit
+# always has the same one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,14 +10,14 @@ if [ $# != 1 ]; then
     exit 2
 fi
 epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
-# What the registry promises of each crate: name, version, SHA-256.
+# The registry's data about each crate: name, version, SHA-256.
 sums=$(awk -F '"' '/^name = /{ name = $2 } /^version = /{ version = $2 }
     /^checksum = /{ printf "%s@%s %s\n", name, version, $2 }' Cargo.lock |
     jq --raw-input --null-input '[inputs | split(" ") | {key: .[0], value: .[1]}] | from_entries')
 for platform in x86_64-unknown-linux-musl aarch64-unknown-linux-musl; do
     cargo metadata --locked --format-version 1 --filter-platform "$platform"
 done | jq --slurp --sort-keys --arg version "$1" --argjson epoch "$epoch" --argjson sums "$sums" '
-    # The crates that a crate needs for more than its tests.
+    # The crates that a crate needs, except those that only its tests need.
     def needed: [.deps[] | select(any(.dep_kinds[]; .kind != "dev")) | .pkg];
     def reached($nodes): {seen: {}, next: [.]}
         | until(.next == []; .next[0] as $id

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Prints the folder of a private toolchain, the installed compiler with the sources of its standard library and
-# all else that musl's target of Rust needs: the installed one stays as it is. Usage: sysroot.sh ARCH
+# Prints the folder of a private toolchain: the installed compiler, the sources of its standard library, and
+# everything else that Rust's musl target needs. The installed toolchain stays unchanged. Usage: sysroot.sh ARCH
 #
-# What it is made of are Debian's packages: rust-src of exactly this compiler's version, musl, and LLVM's
-# unwinder. It fails where one of them cannot be had. The folder is in the user's cache, not in this repository:
-# its path is part of the symbols' names, and so of the binaries.
+# It uses Debian's packages: rust-src of exactly this compiler's version, musl, and LLVM's unwinder. It fails
+# if one of them is not available. The folder is in the user's cache, not in this repository, because its path
+# is part of the names of symbols, and so of the binaries.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

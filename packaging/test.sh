@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Runs the tests of whole programs, and real containers, with the binaries that a release ships: for musl where
-# it can be had. They are left in bin/. Needs what scripts/test.sh needs, and root.
+# Runs the tests of whole programs, and real containers, with the binaries of a release: for musl
+# if possible. The binaries stay in bin/. Needs what scripts/test.sh needs, and root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packaging/compile.sh "$(dpkg --print-architecture)" bin
-# The tests run these in place of what cargo builds beside them.
+# The tests run these binaries in place of those that cargo builds.
 export SUBLET_PROGRAM=$PWD/bin/sublet SUBLETD_PROGRAM=$PWD/bin/subletd
 if cargo nextest --version > /dev/null 2>&1; then
     cargo nextest run --locked --no-fail-fast --test it

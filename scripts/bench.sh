@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Measures sublet, built for glibc and where it can be had for musl, beside Debian's host-local and the
-# machine's floor, and writes docs/bench.md and docs/bench.svg. Takes some minutes; --quick, which is
-# coarser, about two. Never fails over a time.
-# With `docker` it measures subletd instead, and writes docs/bench-docker.md; with `cluster` (and
-# --quick) an etcd and a Consul, which it starts, and writes docs/bench-cluster.md.
+# Measures sublet, built for glibc and if possible for musl, beside Debian's host-local and a program that does
+# nothing, and writes docs/bench.md and docs/bench.svg. Takes some minutes; --quick takes about two and is
+# less exact. A slow result is never a failure.
+# With `docker` it measures subletd instead, and writes docs/bench-docker.md. With `cluster` (and --quick)
+# it starts an etcd and a Consul, measures sublet on them, and writes docs/bench-cluster.md.
 #
 # Everything happens in a mount and a network namespace of its own, which end with the script; the
-# stores are in a temporary folder below BENCH_DIR (default /var/tmp), which has to be on the disk
-# that is to be measured, not on a tmpfs. As another user than root it leaves out the bridge.
+# stores are in a temporary folder below BENCH_DIR (default /var/tmp), which must be on the disk
+# to measure, not on a tmpfs. Users other than root get no measurement of the bridge plugin.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -112,7 +112,7 @@ cp bin/sublet bin/subletd "$built/floor" "$BENCH_WORK/"
 export BENCH_WORK BENCH_SUBLET=$BENCH_WORK/sublet BENCH_SUBLETD=$BENCH_WORK/subletd BENCH_FLOOR=$BENCH_WORK/floor
 export BENCH_DRIVER=$built/bench
 BENCH_BUILT="$(rustc --version); glibc, static (scripts/build.sh)"
-# Another C library starts faster; it is measured where a release can have it.
+# musl starts faster than glibc. It is measured if a release can be built with it.
 kind=$(packaging/compile.sh "$(dpkg --print-architecture)" "$BENCH_WORK/musl" |
     sed -n 's|.*/sublet: [^,]*, \(.*\), static.*|\1|p')
 if [[ $kind == musl* ]]; then

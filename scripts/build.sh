@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the static release binaries and leaves them in bin/. Needs the Rust toolchain that Cargo.toml
+# Builds the static release binaries and puts them in bin/. Needs the Rust toolchain that Cargo.toml
 # names as rust-version, or a later one, and a C compiler with the static C library.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,7 +22,7 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 # `sublet version` prints it.
 SUBLET_COMMIT=$(git rev-parse --short=12 HEAD 2> /dev/null || echo unknown)
 export SUBLET_COMMIT
-# +crt-static needs the target to be named: without it build scripts and macros get the flag too.
+# Name the target: otherwise +crt-static applies to build scripts and macros too.
 RUSTFLAGS='-C target-feature=+crt-static' \
     cargo build --release --locked --target "$host" --bin sublet --bin subletd
 

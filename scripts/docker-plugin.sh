@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the folder that `docker plugin create NAME FOLDER` takes: config.json, and a root file system
-# with nothing in it but subletd. Swarm takes IPAM drivers as managed plugins alone.
+# Makes the folder for `docker plugin create NAME FOLDER`: config.json, and a root file system that
+# contains only subletd. Swarm accepts IPAM drivers only as managed plugins.
 #
 #     scripts/docker-plugin.sh /tmp/sublet-plugin
 #     mkdir -p /var/lib/cni/sublet

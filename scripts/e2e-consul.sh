@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Three Consul servers and four hosts, each in a network namespace of its own: containers of all hosts
-# reach one another, servers are killed, paused and cut off, histories of many clients are judged; and
-# the configurations of cni-ipam-consul's README, as printed, on one server. Needs root; bin/sublet must
-# be built. Installs what is missing.
-# An argument is for how many seconds the clients go on.
+# Three Consul servers and four hosts, each in a network namespace of its own. Containers of all hosts reach
+# one another, servers are killed, paused and cut off, and the histories of many clients are checked. Then
+# the configurations of cni-ipam-consul's README, as printed, run on one server. Needs root; bin/sublet must
+# be built. Installs missing packages.
+# The argument is the number of seconds for which the clients run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/e2e/common.sh
@@ -115,7 +115,7 @@ left=$(curl -s '127.0.0.1:8500/v1/kv/sublet/?keys' | jq -r '.[]' |
     grep -v -e ^sublet/node/ -e ^sublet/machine/ -e ^sublet/adopted/ -e ^sublet/old/ -e ^sublet/ranges/ -e ^sublet/past/ || true)
 [ -z "$left" ] || fail "keys are left: $left"
 
-# Four nodes at once: every address once.
+# Four nodes at once lease every address once.
 pids=()
 for node in a b c d; do
     for i in $(seq 25); do

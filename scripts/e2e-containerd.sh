@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Debian's containerd and runc, with sublet behind bridge and portmap (`ctr run --cni`): ten dual
-# stack containers reach each other, an ended one gives its addresses back, and 200 rounds of create
-# and delete leave no lease. scripts/e2e-cri.sh is the same as a kubelet does it.
+# stack containers reach each other, the addresses of an ended container are released, and 200 rounds of create
+# and delete leave no lease. scripts/e2e-cri.sh tests the same through the CRI, like a kubelet.
 #
 # Everything happens in namespaces of its own, on copies of /etc, /run, /var/lib and /opt, and ends
 # with the script. Needs root; installs the Debian packages that are missing.
@@ -21,8 +21,8 @@ containerd_folders '{}'
 containerd_starts
 ctr image import --snapshotter native "$work/image.tar" > /dev/null
 
-# run CONTAINER COMMAND ...: in the foreground. The addresses are released when it ends. This version of ctr
-# does not release those of a detached container.
+# run CONTAINER COMMAND ...: runs a container in the foreground. Its addresses are released when it ends. This
+# version of ctr does not release the addresses of a detached container.
 run() {
     ctr run --snapshotter native --cgroup "/$cgroup/$1" --rm --cni "$image" "$@"
 }
@@ -59,7 +59,7 @@ row "each pings the next over IPv4 and IPv6" "$reached of $((2 * count)) answere
 
 for n in $(seq $count); do
     ctr task kill -s KILL "c$n"
-    # It ends with its container's exit code.
+    # ctr ends with its container's exit code.
     wait "${runs[n - 1]}" || [ $? = 137 ] || fail "c$n: $(cat "$work/c$n.log")"
     [ -z "$(addresses "default-c$n")" ] || fail "c$n is gone and has a lease: $(leases)"
 done

@@ -104,7 +104,7 @@ plugins_end() {
     ! cat /proc/[0-9]*/comm 2> /dev/null | grep -q -x -E 'bridge|portmap|loopback|sublet'
 }
 
-# What a kubelet does before it creates a pod's sandbox, and with sandboxes that are not ready.
+# The steps of a kubelet before it creates a pod's sandbox, and for sandboxes that are not ready.
 tidy() {
     local id pod attempt state
     while read -r id pod attempt state; do

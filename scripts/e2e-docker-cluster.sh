@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Two hosts, each with a real dockerd (Debian's docker.io) and a subletd of its own, and one etcd: a
-# macvlan network that both share by kontena-ipam's name for it. At the end nothing is leased.
+# Two hosts, each with a real dockerd (Debian's docker.io) and a subletd of its own, and one etcd: both
+# share a macvlan network through kontena-ipam's option `network`. At the end nothing is leased.
 #
 # Each host is a network and a mount namespace; two bridges join them, one for etcd, one for the
 # containers. All of it ends with the script. Needs root; bin/sublet and bin/subletd (or the paths in
@@ -59,7 +59,7 @@ mount -t tmpfs none /run
 mkdir -p /etc/docker
 mount -t cgroup2 none /sys/fs/cgroup 2> /dev/null || true
 ip link set lo up
-# The network of the hosts, and the one of their containers.
+# The network of the hosts, and the network of their containers.
 for bridge in lan wire; do
     ip link add "$bridge" type bridge
     ip link set "$bridge" up
@@ -132,7 +132,7 @@ for host in h1 h2; do
 done
 distinct=$(printf '%s\n' "${addresses[@]}" | sort -u | grep -c '^10\.81\.1[23]')
 [ "$distinct" = 20 ] || fail "$distinct addresses for 20 containers: ${addresses[*]}"
-# Including the gateway, which both get from the pool.
+# The leases include the gateway, which both hosts get from the pool.
 [ "$(leases | jq length)" = 21 ] || fail "$(leases)"
 [ "$(leases | jq '[.[] | select(.node == "h2")] | length')" = 10 ] || fail "$(leases)"
 

@@ -79,7 +79,7 @@ answers() {
     curl -sf -X POST --unix-socket "$1" http://x/Plugin.Activate
 }
 
-# old NAME ARG...: starts that driver on its socket.
+# old NAME ARG...: starts the driver NAME on its socket.
 old() {
     local socket=/run/docker/plugins/$1.sock
     [ "$1" != kontena ] || socket=/run/docker/plugins/kontena-ipam.sock
@@ -99,7 +99,7 @@ stop_old() {
     if answers "$1"; then fail "the old driver still answers"; fi
 }
 
-# new NAME SOCKET ARG...: starts subletd there.
+# new NAME SOCKET ARG...: starts subletd on the socket.
 new() {
     local name=$1 socket=$2
     shift 2
@@ -270,7 +270,7 @@ old_keys() {
     curl -sf "$etcd_url/v2/keys/kontena/ipam?recursive=true&sorted=true"
 }
 old kontena $etcd_url h1
-# The two networks of its README, on a bridge.
+# The two networks of kontena-ipam's README, on a bridge.
 docker network create --ipam-driver kontena-ipam --ipam-opt network=kontena --subnet 10.81.0.0/16 \
     --ip-range 10.81.128.0/17 kontena > /dev/null
 docker network create --ipam-driver kontena-ipam --ipam-opt network=kontena0 kontena0 > /dev/null

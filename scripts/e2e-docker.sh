@@ -181,7 +181,7 @@ docker kill c3 > /dev/null
 leased | grep -qx 10.202.5.0 && fail "10.202.5.0 is leased after kill"
 docker start c3 > /dev/null
 if docker run --rm --network static bb /nonexistent 2> /dev/null; then fail "a wrong command ran"; fi
-# c1, c2, c3: one address each, and c1's second one.
+# One address for each of c1, c2 and c3, and a second one for c1.
 is "leases of containers" 4 "$(leased | grep -cE '^10\.(201\.0\.2|201\.7\.7|202\.5\.0|202\.5\.77)$')"
 
 step "subletd killed, dockerd killed"
@@ -223,7 +223,7 @@ sleep 1.1
 is "leases after the load" "$before" "$(leased)"
 
 step "networks of any block"
-# dockerd 26 and later list the subnet that was asked for, not the allocated one.
+# dockerd 26 and later list the requested subnet, not the allocated subnet.
 cleaned() {
     sleep 1.1
     "$subletd" cleanup --store "$store" --grace 0s
@@ -360,14 +360,14 @@ docker run --rm --network managed bb ip addr show eth0 > "$work/managed.txt"
 grep -q "10.90.0.2/24" "$work/managed.txt" || fail "$(cat "$work/managed.txt")"
 docker network rm managed > /dev/null
 is "leases of the managed plugin" "[]" "$("$sublet" list --json --store "$work/plugin-data/leases.redb")"
-# A swarm asks for the same pool, gateway and addresses in both spaces.
+# A swarm requests the same pool, gateway and addresses in both spaces.
 docker swarm init --advertise-addr 127.0.0.1 > /dev/null || fail "docker swarm init"
 docker network create --driver overlay --attachable --ipam-driver sublet:latest \
     --subnet 10.60.0.0/24 --ip-range 10.60.0.128/25 --gateway 10.60.0.9 over > /dev/null || fail "overlay"
 docker run --rm --network over bb ip addr show eth0 > "$work/over.txt" || fail "no container in the swarm"
 grep -qE "10\.60\.0\.1(2[89]|3[0-9])/24" "$work/over.txt" || fail "$(cat "$work/over.txt")"
 docker network rm over > /dev/null
-# The swarm releases it with a delay.
+# The swarm releases the pool with a delay.
 nothing_leased() { ! "$sublet" list --json --store "$work/plugin-data/leases.redb" | grep -q address; }
 wait_for 20 nothing_leased || fail "$("$sublet" list --store "$work/plugin-data/leases.redb")"
 docker swarm leave --force > /dev/null
@@ -382,7 +382,7 @@ kill "$subletd_pid"
 wait "$subletd_pid" || fail "subletd did not end well"
 [ ! -e /run/docker/plugins/sublet.sock ] || fail "the socket is still there"
 kill_hard "$dockerd_pid"
-# As after a disk was restored: dockerd has older data than the store.
+# dockerd has older data than the store, as if its disk was restored.
 rm -f /run/docker.pid "$work/docker/network/files/local-kv.db"
 start_subletd
 start_dockerd

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The archive, the Debian package and the RPM, each on a bare root file system whose first process is systemd:
-# installed, a container with an address, an upgrade over the store of the version before, the way back to that
-# version, removed. The packages' units run through all of it. Nothing is left then but the leases. The machine
+# installed, used for a container, upgraded over the store of the previous version, downgraded to that version,
+# and removed. The packages' units run all the time. Only the leases are left at the end. The machine
 # itself stays as it is. Needs root; packs the binaries in bin/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,7 +12,7 @@ fail() {
 }
 
 arch=$(dpkg --print-architecture)
-# The version before is the same program in another file; the tests have stores of released versions.
+# The previous version is the same program in a different file; other tests have stores of released versions.
 before=0.0.1
 now=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 case ${1-} in
@@ -164,7 +164,7 @@ units_on() {
     units_run
 }
 
-# All run, and subletd is the version that is installed.
+# All units run, and subletd is the installed version.
 units_run() {
     local process
     [ "$kind" != tgz ] || return 0

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The Debian package on this machine: installed, an ADD, an upgrade over the old package's leases,
+# The Debian package on this machine: installed, used for an ADD, upgraded over the old package's leases, and
 # removed. The machine itself stays as it is: everything happens in an overlay over its root,
 # in a mount namespace that ends with the script. Needs root.
 set -euo pipefail

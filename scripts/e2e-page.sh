@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The status page in a headless Chromium, over stores with no, 100 and 65,000 leases, with SUBLET_LONG a
 # million, and over a damaged one: tests/page/page.mjs points, types, zooms and taps, and asserts what it
-# sees. With --pictures the screenshots in docs/img are made anew. Chromium, nodejs and npm are Debian's and
+# sees. With --pictures, it makes the screenshots in docs/img again. Chromium, nodejs and npm are Debian's and
 # installed if missing (as root); playwright-core, which drives the browser, and axe-core, which checks its
 # accessibility, are npm's.
 set -euo pipefail

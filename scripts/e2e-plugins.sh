@@ -30,7 +30,7 @@ if [ "${1-}" != inside ]; then
     for plugin in bridge ptp macvlan; do
         ln -s "$plugins/$plugin" "$work/cni/$plugin"
     done
-    # Under its own name, and in place of the program that it replaces.
+    # sublet under its own name, and under the name of host-local.
     cp bin/sublet "$work/cni/sublet"
     ln -s sublet "$work/cni/host-local"
     cp "${CARGO_TARGET_DIR:-target}/debug/examples/delegate" "$work/cni/delegate"
@@ -142,7 +142,7 @@ round() {
     refused any CHECK c1 "$second"
     must DEL c1 "$first"
     must DEL c2 "$second"
-    # A runtime may repeat it.
+    # A runtime may repeat the DEL.
     must DEL c2 "$second"
     no_leases "$what"
     no_links "$what"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Debian's podman with its CNI backend: containers lease from sublet, by turns and by `--ip`, on a
-# network that names it and on one that podman made for host-local, whose place sublet takes while
+# Debian's podman with its CNI backend: containers lease from sublet, with and without `--ip`. One network
+# names sublet. The other is a network that podman made for host-local, which sublet replaces while
 # a container runs.
 #
 # Everything happens in namespaces of its own, on copies of /etc, /run, /var/lib and /opt, and ends
@@ -50,7 +50,7 @@ run() {
         --ulimit nofile=1024:1024 --ulimit nproc=1024:1024 "$image"
 }
 
-# held ID ADDRESS ...: fails unless it has exactly these, inside and in the list.
+# held ID ADDRESS ...: fails unless the container has exactly these addresses, inside it and in the list.
 held() {
     local id=$1 shown address
     shift

@@ -47,7 +47,7 @@ op() {
         known=yes
         for word in "$@"; do
             case $word in
-                # These are for the script: leases of a test are younger than a minute.
+                # The script adds these options, because the leases of a test are younger than a minute.
                 --json | --yes | --grace) ;;
                 "$1" | "$2" | --*) [[ $line == *" $word "* ]] || known= ;;
             esac
@@ -248,7 +248,7 @@ is "leases" 1 "$(op sublet list --json | jq length)"
 op sublet uninstall --to /opt/cni/bin --bin "$work/bin" > /dev/null
 is "programs" host-local "$(find /opt/cni/bin "$work/bin" -mindepth 1 -printf '%f\n')"
 op rm -r /var/lib/cni/sublet
-# This is host-local again: it has the lease, and does not lease the address a second time.
+# host-local has its name again: it has the lease, and does not lease the address a second time.
 [ -e "/var/lib/cni/networks/web/$before" ] || fail "$title: host-local does not have $before"
 [ "$(add c2)" != "$before" ] || fail "$title: $before was leased twice"
 cni DEL c1

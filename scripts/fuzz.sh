@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs every fuzz target of fuzz/, or those that are named, each for so many seconds. Needs a nightly compiler and
-# cargo-fuzz. What a target has learned stays in target/fuzz/corpus. Usage: fuzz.sh SECONDS [TARGET...]
+# Runs the named fuzz targets of fuzz/, or all, each for SECONDS. Needs a nightly compiler and
+# cargo-fuzz. The inputs that a target has found stay in target/fuzz/corpus. Usage: fuzz.sh SECONDS [TARGET...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

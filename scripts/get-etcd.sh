@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prints the path of an etcd 3.5 server for the tests, from Debian trixie. SUBLET_ETCD_35 names another one.
+# Prints the path of an etcd 3.5 server for the tests, from Debian trixie. SUBLET_ETCD_35 names another program.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ -n "${SUBLET_ETCD_35-}" ]; then

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-# Determined once, because there may be new commits while this runs.
+# Choose the commit once, because there may be new commits while this script runs.
 commit=$(git rev-parse HEAD)
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 # Before the release its section has no date yet. The commit that sets one has to be the same in both clones.

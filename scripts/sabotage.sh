@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Puts known faults back into a copy of the sources, one at a time, and requires that the test which
-# each names fails. tests/sabotage/README.md describes the patches.
+# Puts known faults back into a copy of the sources, one at a time, and requires that the test named in
+# the patch fails. tests/sabotage/README.md describes the patches.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TERM_COLOR=never
@@ -23,7 +23,7 @@ target/sabotage.
 END
 }
 
-# One of each folder, among the fastest.
+# One patch for each folder of the sources, among the fastest.
 five=(
     cursor-is-lost
     policy-nonce-is-not-compared

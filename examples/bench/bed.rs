@@ -1,4 +1,4 @@
-//! The object of a measurement: a program with its store, and one call of it.
+//! What is measured: a program with its store, and one call of the program.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,17 +11,17 @@ use serde_json::{Value, json};
 
 use super::Tools;
 
-/// Which program.
+/// The measured program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Plugin {
-    /// Start, read, print.
+    /// A program that starts, reads its input and prints.
     Floor,
-    /// The same, and a flushed write.
+    /// The same program, with a flushed write.
     FloorWrite,
     HostLocal,
     Boot,
     Disk,
-    /// `Boot` as a release has it, for musl.
+    /// `Boot` as in a release that is built for musl.
     Musl,
 }
 
@@ -41,13 +41,13 @@ impl Plugin {
 /// The addresses that are leased before the measurement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fill {
-    /// This number, from the range's start.
+    /// The first addresses of the range, this many.
     First(u32),
-    /// All of a /16 but one.
+    /// All addresses of a /16 except one.
     AllButOne,
-    /// All of a /16.
+    /// All addresses of a /16.
     All,
-    /// Every second one of a /12.
+    /// Every second address of a /12.
     EverySecond,
 }
 
@@ -59,7 +59,7 @@ impl Fill {
         }
     }
 
-    /// As an argument of `bench fill`.
+    /// The form of an argument of `bench fill`.
     pub fn word(self) -> String {
         match self {
             Fill::First(n) => n.to_string(),
@@ -82,14 +82,14 @@ impl Fill {
     pub fn taken(self) -> Box<dyn Iterator<Item = u32>> {
         match self {
             Fill::First(n) => Box::new(2..2 + n),
-            // One more is free here, for the ADD that fills.
+            // One more address is free here, for the ADD that fills the store.
             Fill::AllButOne => Box::new((2..65_535).filter(|n| *n != 30_000 && *n != 30_001)),
             Fill::All => Box::new((2..65_535).filter(|n| *n != 30_000)),
             Fill::EverySecond => Box::new((2..1 << 20).step_by(2)),
         }
     }
 
-    /// The last allocated address, so that the ADD that fills gets a predictable one.
+    /// The last allocated address, so that the ADD that fills the store gets a predictable address.
     pub fn last(self) -> u32 {
         match self {
             Fill::First(n) => n + 1,
@@ -157,7 +157,7 @@ impl Bed {
         Ok(bed)
     }
 
-    /// A copy of another one's content: one filled file serves both kinds of leases.
+    /// A copy of another bed's content: one filled file serves both kinds of leases.
     pub fn like(tools: &Tools, plugin: Plugin, other: &Bed, name: &str) -> Result<Bed> {
         let bed = Bed::new(tools, plugin, name, Fill::EverySecond.subnet());
         fs::create_dir_all(&bed.dir)?;
@@ -177,7 +177,7 @@ impl Bed {
         drop(stdin);
         ensure!(child.wait()?.success(), "filling {} failed", self.dir.display());
         if self.plugin != Plugin::Disk {
-            // It only contains the record of the filling.
+            // The durable file contains only the record of the import that filled the store.
             let durable = self.dir.join("leases.redb");
             if durable.exists() {
                 fs::remove_file(&durable)?;

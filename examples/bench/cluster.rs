@@ -1,5 +1,5 @@
-//! ADD on etcd and on Consul: its duration and number of requests, compared with the server's bare
-//! transaction; with one node and with sixteen, without leases, with many, and in a full range.
+//! ADD on etcd and on Consul: its duration and number of requests, compared with a bare transaction on the
+//! server. With one node and with sixteen; without leases, with many leases, and in a full range.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -91,7 +91,7 @@ impl Node {
         }))
     }
 
-    /// The time in ms, and the outcome.
+    /// Runs a command. Returns its time in ms, and its outcome.
     fn ask(&mut self, command: &Command) -> (f64, Result<Outcome, Error>) {
         self.cx.seed = self.cx.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let begin = Instant::now();
@@ -128,8 +128,8 @@ impl Node {
     }
 }
 
-/// Forwards everything to a server and counts the requests. On a kept connection, a request begins when the
-/// previous answer has arrived, so it begins a read.
+/// Forwards everything to a server and counts the requests. On a kept connection, a client sends a request
+/// only after the previous answer has arrived, so every request is at the start of a read.
 fn proxy(to: &str) -> Result<(String, Arc<AtomicUsize>)> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let at = listener.local_addr()?.to_string();
@@ -162,7 +162,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, count: Option<&AtomicUsize>) {
     let _ = to.shutdown(std::net::Shutdown::Both);
 }
 
-/// One connection for the minimum of an ADD: creating two records that do not exist.
+/// One connection that makes the smallest transaction of an ADD: it creates two records that do not exist.
 struct Bare(BufReader<TcpStream>, Server);
 
 impl Bare {
@@ -233,7 +233,7 @@ impl Way {
     }
 }
 
-/// How it went.
+/// The result of a run.
 struct Run {
     add: Sample,
     del: Sample,
@@ -243,7 +243,7 @@ struct Run {
 /// Numbers of containers and of bare records; each is used once.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-/// `each` ADDs by each of a number of nodes at once. Their leases are deleted again.
+/// Each of a number of nodes makes `each` ADDs, all nodes at once. The leases are deleted afterwards.
 fn run(network: &Network, program: &Path, way: Way, nodes: usize, each: usize) -> Result<Run> {
     let conf = network.conf().to_string();
     let program = [program.to_owned()];
@@ -268,7 +268,7 @@ fn run(network: &Network, program: &Path, way: Way, nodes: usize, each: usize) -
         }
         Ok(times)
     };
-    // Each has claimed its name.
+    // Make each node claim its name first.
     for number in 0..nodes {
         let mut first = Node::new(network, &format!("node-{number}"))?;
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -293,7 +293,7 @@ fn run(network: &Network, program: &Path, way: Way, nodes: usize, each: usize) -
     Ok(run)
 }
 
-/// The average number of requests of an ADD, with `nodes` at once. No lease is freed in the meantime.
+/// The average number of requests of an ADD, with `nodes` at once. No lease is freed during the measurement.
 fn trips(network: &Network, nodes: usize, each: usize) -> Result<f64> {
     let (at, count) = proxy(&network.server.at)?;
     let by = network.by(&at);
@@ -328,7 +328,7 @@ fn trips(network: &Network, nodes: usize, each: usize) -> Result<f64> {
     Ok(average)
 }
 
-/// ADDs in a nearly full range, and the cost of "exhausted".
+/// Measures ADDs in a nearly full range, and the cost of "exhausted".
 fn dense(text: &mut String, server: &Server, quick: bool) -> Result<()> {
     let network = |name: &str| Network {
         server: server.clone(),
@@ -360,7 +360,7 @@ fn dense(text: &mut String, server: &Server, quick: bool) -> Result<()> {
     one.fill((2..65_535).filter(|n| *n != 30_000))?;
     let (at, count) = proxy(&server.at)?;
     let mut counted = Node::new(&full.by(&at), "node-0")?;
-    // Once for the node's name.
+    // One ADD for the claim of the node's name.
     counted.add(0)?;
     counted.del(0)?;
     count.store(0, Ordering::Relaxed);

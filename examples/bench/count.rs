@@ -1,5 +1,5 @@
 //! Values that do not depend on the load of the machine: flushes, system calls, instructions, page faults,
-//! memory. Also flushes that take a millisecond more.
+//! memory. Also the effect of slower flushes.
 
 use std::fs;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
     for plugin in tools.plugins() {
         for &size in sizes(plugin, tools.quick) {
             let name = format!("{plugin:?}/{size}");
-            // As the latency measurement left it.
+            // The store is in the state in which the latency measurement left it.
             let bed = Bed::new(tools, plugin, &name, Fill::First(size).subnet());
             for verb in ["ADD", "CHECK", "DEL", "STATUS"] {
                 let floor = matches!(plugin, Plugin::Floor | Plugin::FloorWrite);
@@ -38,7 +38,7 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
     gc(tools, results)
 }
 
-/// The same call once under each tool. Its changes are undone.
+/// Makes the same call once under each tool, and undoes its changes.
 fn counts(tools: &Tools, bed: &Bed, verb: &str) -> Result<Counts> {
     let file = tools.work.join("trace");
     let text = |name: &str| PathBuf::from(name);
@@ -77,7 +77,7 @@ fn counts(tools: &Tools, bed: &Bed, verb: &str) -> Result<Counts> {
     Ok(counts)
 }
 
-/// One call with a tool before the program; before it an ADD and after it a DEL, as the command
+/// Makes one call with a tool before the program. An ADD before it and a DEL after it are made if the command
 /// needs them.
 fn wrapped(bed: &Bed, tool: &[PathBuf], verb: &str) -> Result<Call> {
     let id = id(900_000);
@@ -98,8 +98,8 @@ fn wrapped(bed: &Bed, tool: &[PathBuf], verb: &str) -> Result<Call> {
     Ok(call)
 }
 
-/// The effect of flushes that take a millisecond more: the difference between a tracer that delays the
-/// program's flushes and one that does not, so that the tracer's own cost cancels out.
+/// The effect of flushes that take a millisecond longer. One tracer delays the program's flushes and another
+/// does not, so that the tracer's own cost cancels out.
 fn slow_flushes(tools: &Tools, results: &mut Results) -> Result<()> {
     say("flushes that take 1 ms more");
     let tracer: Vec<PathBuf> =
@@ -131,7 +131,7 @@ fn slow_flushes(tools: &Tools, results: &mut Results) -> Result<()> {
             }
         }
     }
-    // Two flushes of 1 ms under one lock: 500 a second at the most.
+    // Two flushes of 1 ms under one lock allow at most 500 ADDs a second.
     say("64 at once with such flushes");
     let bed = Bed::filled(tools, Plugin::Disk, Fill::First(0), "swarm")?;
     bed.must("ADD", "first")?;
@@ -169,7 +169,8 @@ fn gc(tools: &Tools, results: &mut Results) -> Result<()> {
         for round in 0..if tools.quick { 2 } else { 10 } {
             for measured in [false, true] {
                 fs::copy(&spare, &store)?;
-                // The lock files have notes about the last commit, and an older store would be refused.
+                // Remove the lock files: their notes are about the last commit, and the older store would be
+                // refused.
                 for lock in ["leases.redb.lock", "leases.redb.boot.lock"] {
                     let _ = fs::remove_file(bed.dir.join(lock));
                 }

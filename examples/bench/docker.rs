@@ -1,4 +1,4 @@
-//! `RequestAddress` over subletd's socket: requests per second, and the duration of one.
+//! `RequestAddress` over subletd's socket: requests per second, and the duration of one request.
 
 use std::fmt::Write as _;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Makes stores with many leases with the product's own code: an import from host-local, which is one
+//! Makes stores with many leases, with the product's own code: an import from host-local, which is one
 //! transaction.
 
 use std::fs;
@@ -16,7 +16,7 @@ use sublet::sys::host;
 
 use super::bed::{Fill, id};
 
-/// Containers that fill a store have numbers from here on.
+/// The number of the first container that fills a store.
 pub const FIRST: usize = 10_000_000;
 
 fn address(offset: u32) -> Addr {

@@ -13,7 +13,7 @@ use super::{Tools, readers, say};
 pub fn sizes(plugin: Plugin, quick: bool) -> &'static [u32] {
     match plugin {
         Plugin::Floor | Plugin::FloorWrite | Plugin::Musl => &[0],
-        // It reads every lease file in each call.
+        // host-local reads every lease file in each call.
         Plugin::HostLocal => &[0, 1_000, 10_000],
         Plugin::Boot | Plugin::Disk if quick => &[0, 1_000, 10_000, 100_000],
         Plugin::Boot | Plugin::Disk => &[0, 1_000, 10_000, 100_000, 1_000_000],
@@ -26,7 +26,7 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
         for &size in sizes(plugin, tools.quick) {
             let name = format!("{plugin:?}/{size}");
             let begin = Instant::now();
-            // Filling it twice would take too long.
+            // The store is copied, because filling it twice would take too long.
             let filled = format!("Boot/{size}");
             let filled = beds.iter().find(|(_, n)| plugin == Plugin::Disk && *n == filled);
             let bed = match filled {
@@ -69,7 +69,7 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
                 results.samples.push(&format!("{name}/{verb}"), ms);
             }
         };
-        // The previous program leaves the processor's caches in some state, so the order varies.
+        // The previous program affects the processor's caches, so the order varies.
         for at in order(beds.len(), round) {
             let (bed, name) = &beds[at];
             let id = id(round);
@@ -105,7 +105,7 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// Another order in each round: pseudo-random, but the same in each run.
+/// A different order in each round: pseudo-random, but the same in each run.
 pub fn order(len: usize, round: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..len).collect();
     let mut chance = round as u64 + 1;

@@ -1,4 +1,4 @@
-//! The driver of `scripts/bench.sh`, which builds and sets up what it needs; see there.
+//! The driver of `scripts/bench.sh`, which builds and sets up everything that the driver needs.
 //!
 //! - `bench run [--quick]`: measures everything, writes `docs/bench.md` and `docs/bench.svg`.
 //! - `bench docker SUBLETD FOLDER`: measures subletd, writes `docs/bench-docker.md`.
@@ -36,7 +36,7 @@ pub struct Tools {
     pub sublet: PathBuf,
     /// The daemon.
     pub subletd: PathBuf,
-    /// The same program for musl, where that can be built.
+    /// The same program for musl, if it can be built.
     pub musl: Option<PathBuf>,
     /// How the programs were built.
     pub built: String,

@@ -1,4 +1,4 @@
-//! ADD over the number of leases, both axes logarithmic, as an SVG.
+//! The duration of ADD against the number of leases, both axes logarithmic, as an SVG.
 
 use std::fmt::Write as _;
 
@@ -13,7 +13,7 @@ const RIGHT: f64 = 170.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
 
-/// An empty store has no logarithm: it is drawn a decade before the first size.
+/// The decade at which an empty store is drawn, because zero has no logarithm.
 const EMPTY: f64 = 2.0;
 const LAST: f64 = 6.0;
 /// Decades of milliseconds.

@@ -1,4 +1,4 @@
-//! ADDs beside four readers of a large store: `list` into a pipe that is not read, `doctor` repeatedly,
+//! ADDs while four readers read a large store: `list` into a pipe that is not read, `doctor` repeatedly,
 //! `/metrics` every second, and the status page. Measures the slowest ADD, and the memory of each reader.
 
 use std::fs;

@@ -41,7 +41,7 @@ impl Results {
             .find(|s| s.plugin == plugin && s.leases == leases && s.processes == processes)
     }
 
-    /// The largest peak of all calls of sublet, in MiB.
+    /// The largest peak memory of all calls of sublet, in MiB.
     fn rss(&self) -> f64 {
         let ours =
             self.counts.iter().filter(|(k, _)| k.starts_with("Boot") || k.starts_with("Disk"));
@@ -55,7 +55,8 @@ impl Results {
         u32::try_from(most).unwrap_or(u32::MAX).into()
     }
 
-    /// With flushes that take a millisecond more: the plain time, and the additional time round by round.
+    /// With flushes that take a millisecond longer: the time without the delay, and the additional time in
+    /// each round.
     fn slowed(&self, name: &str) -> f64 {
         let at = |kind: &str| self.samples.get(&format!("{name} {kind}"));
         self.samples.p50(name) + at("delayed").minus(&at("traced")).p50()
@@ -176,7 +177,8 @@ fn bars(results: &Results) -> Vec<Bar> {
         let tax = s.get(&format!("tax busy/{ipam}")).p99() - s.get("tax busy/static").p99();
         most(&format!("IPAM tax beside a writer, {ipam}, p99"), tax, "ms", 5.0);
     }
-    // 1,200 and 800 a second where host-local reaches 339, as ratios, because machines differ.
+    // 1,200 and 800 ADDs a second on a machine on which host-local reaches 339. They are ratios, because
+    // machines differ.
     let host_local = results.swarm(Plugin::HostLocal, 0, 64).map_or(f64::NAN, |s| s.per_second);
     for (plugin, limit) in [(Plugin::Boot, 3.54), (Plugin::Disk, 2.36)] {
         for leases in [0, 10_000] {
@@ -399,7 +401,7 @@ const SPECIAL: [&str; 5] = [
     "full",
 ];
 
-/// The order: programs, then sizes.
+/// The sort key of a row: program, then size.
 fn place(name: &str) -> (usize, u32) {
     let mut words = name.split('/');
     let order = ["Floor", "FloorWrite", "HostLocal", "Boot", "Disk", "Musl"];

@@ -25,7 +25,7 @@ pub struct Swarm {
     pub failures: usize,
     pub duplicates: usize,
     pub waits: Sample,
-    /// The longest ADD in ms; of several runs the median.
+    /// The longest ADD in ms; the median if there are several runs.
     pub longest: f64,
 }
 
@@ -87,8 +87,8 @@ pub fn hold(lock: &str) -> Result<()> {
     Ok(())
 }
 
-/// How long the next process waits after a holder is killed, and how long after its limit a process gives
-/// up.
+/// Measures how long the next process waits after a holder is killed, and how long after its time limit a
+/// process gives up.
 #[expect(clippy::disallowed_methods, reason = "nothing tells when another process waits")]
 fn held(tools: &Tools, results: &mut Results) -> Result<()> {
     say("a lock that is held");

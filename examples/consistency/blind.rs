@@ -1,5 +1,5 @@
 //! The control: a proxy that removes the comparisons from every transaction, so that the last writer wins.
-//! The judge must detect faults of a store behind it.
+//! The judge must detect faults of a store behind this proxy.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,7 +12,7 @@ pub fn serve(listen: SocketAddr, server: SocketAddr) -> Result<()> {
     for client in TcpListener::bind(listen)?.incoming() {
         let client = client?;
         thread::spawn(move || {
-            // A connection that ends in the middle is the client's problem.
+            // If a connection ends early, the client handles it.
             let _ = forward(client, server);
         });
     }
@@ -56,11 +56,11 @@ fn forward(mut client: TcpStream, server: SocketAddr) -> Result<()> {
 
 fn blind(json: &mut Value) {
     match json {
-        // etcd: a transaction with comparisons becomes its first branch.
+        // etcd: replace a transaction that compares with its first branch.
         Value::Object(transaction) => {
             transaction.remove("compare");
         }
-        // Consul: operations that compare become plain ones.
+        // Consul: replace operations that compare with plain ones.
         Value::Array(operations) => {
             for operation in operations.iter_mut() {
                 let kv = &mut operation["KV"];
@@ -73,7 +73,7 @@ fn blind(json: &mut Value) {
             }
             let compares =
                 |o: &Value| o["KV"]["Verb"].as_str().is_some_and(|verb| verb.starts_with("check-"));
-            // The probe of a read stays, because a transaction needs an operation.
+            // The probe of a read stays, because a transaction needs at least one operation.
             if operations.iter().any(|o| !compares(o) && o["KV"]["Verb"] != "get-tree") {
                 operations.retain(|o| !compares(o));
             }

@@ -95,7 +95,7 @@ impl Client<'_> {
                     let container = format!("{}-{round}", self.name);
                     match self.ask(Ask::Add, &container, None)? {
                         (Answer::Address(_), result) => held.push(Held { container, result }),
-                        // As a runtime does after a failed ADD.
+                        // A runtime sends a DEL after a failed ADD.
                         _ => drop(self.ask(Ask::Del, &container, None)?),
                     }
                 }
@@ -146,7 +146,7 @@ impl Client<'_> {
                 return Ok((answer, result));
             }
             ensure!(Instant::now() < patience, "{ask:?} {container} is never answered: {text}");
-            // A server that is down refuses immediately.
+            // Wait, because a server that is down refuses immediately.
             thread::park_timeout(Duration::from_millis(20));
         }
     }
@@ -188,7 +188,7 @@ impl Client<'_> {
     }
 }
 
-/// The random choices of a client, the same in each run.
+/// The random choices of a client. They are the same in each run.
 pub struct Chance(u64);
 
 impl Chance {

@@ -2,15 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The request and its outcome. Times are from the machine's only clock, so that histories of several
-/// processes can be combined.
+/// The request and its outcome. All processes use the same clock, so that their histories can be combined.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Event {
     pub container: String,
     pub ask: Ask,
-    /// Nanoseconds.
+    /// When the request was sent, in nanoseconds.
     pub asked: u128,
-    /// Nanoseconds.
+    /// When the request was answered, in nanoseconds.
     pub answered: u128,
     pub answer: Answer,
 }
@@ -22,12 +21,12 @@ pub enum Ask {
     Add,
     Check,
     Del,
-    /// One more use of the shared pool by a node. The container is the node.
+    /// A node begins one more use of the shared pool. The container is the node.
     Join,
-    /// One use less.
+    /// A node ends one use of the shared pool.
     Leave,
-    /// Not a call: a row of the store's list at the end. For a pool: an address without a container, and a
-    /// node's uses.
+    /// A row of the store's list at the end; not a call. For a pool, the row has an address without a
+    /// container, or a node's number of uses.
     List,
 }
 
@@ -41,6 +40,6 @@ pub enum Answer {
     Fine,
     /// LIST: the number of a node's uses of the pool.
     Uses(usize),
-    /// The code of an error. 11: the call may have been carried out.
+    /// The code of an error. Code 11 means that the call may have been carried out.
     Error(u64),
 }

@@ -1,14 +1,15 @@
-//! Decides whether histories are possible with a correct store.
+//! Decides whether recorded histories are possible with a correct store.
 //!
-//! A client certainly holds an address from the answer to its ADD until it sends its DEL, and possibly from
-//! the sending of its first ADD until the answer to its last DEL. No address may be certainly held twice at
-//! the same time. "No address left" is correct only if all addresses were possibly held. CHECK must find
-//! what is certainly held, and nothing that is certainly gone. What is held at the end must be listed. A
-//! pool must have as many users as were answered.
+//! A client certainly holds an address from the answer to its ADD until it sends its DEL. It possibly holds
+//! the address from the sending of its first ADD until the answer to its last DEL. No two containers may
+//! certainly hold an address at the same time. "No address left" is correct only if all addresses were
+//! possibly held. CHECK must find every lease that is certainly held, and none that is certainly gone.
+//! Addresses that are held at the end must be listed. A pool must have as many uses as requests that were
+//! answered.
 //!
-//! A server that was stopped during a request may carry it out long after its client gave up and deleted
-//! the container. Such a lease (`late`) is possibly held from then on, and is left to garbage collection.
-//! It is not allowed for a container whose ADDs were all answered.
+//! A server that was stopped during a request may carry it out long after its client gave up and deleted the
+//! container. Such a lease (`late`) is possibly held from then on, and is left to garbage collection. It is
+//! not allowed for a container whose ADDs were all answered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,18 +19,18 @@ use anyhow::{Context, Result, ensure};
 
 use super::event::{Answer, Ask, Event};
 
-/// The life of one container. Times in nanoseconds.
+/// The life of one container. All times are in nanoseconds.
 #[derive(Default)]
 struct Life {
     address: Option<String>,
     asked: u128,
-    /// `None`: it never got an address.
+    /// When the container got its address; `None` if it never did.
     granted: Option<u128>,
     /// When the first DEL was sent.
     leaving: Option<u128>,
     /// When a DEL was answered.
     gone: Option<u128>,
-    /// An ADD was not answered, and no later one returned its address.
+    /// Whether an ADD was not answered, and no later ADD returned its address.
     late: bool,
 }
 
@@ -68,8 +69,8 @@ pub fn judge(files: &[PathBuf], at_least: usize) -> Result<()> {
     Ok(())
 }
 
-/// Held addresses are listed, and nothing else except the possible effects of unanswered calls. A pool's
-/// addresses are listed without their containers.
+/// Checks that held addresses are listed, and nothing else except the possible effects of unanswered calls. A
+/// pool's addresses are listed without their containers.
 fn listed_rightly(lives: &BTreeMap<String, Life>, listed: &[Event]) -> Result<String> {
     let there: BTreeSet<(&str, &str)> = listed
         .iter()
@@ -100,7 +101,8 @@ fn listed_rightly(lives: &BTreeMap<String, Life>, listed: &[Event]) -> Result<St
     Ok(format!("{} kept, {} late", kept.len(), more.len()))
 }
 
-/// A node's uses of the pool equal the answered ones. Each unanswered call may count or not.
+/// Checks that a node's number of uses equals that of the answered calls. Each unanswered call may count or
+/// not.
 fn users_rightly(events: &[Event], listed: &[Event]) -> Result<()> {
     for list in listed {
         let Answer::Uses(uses) = list.answer else { continue };

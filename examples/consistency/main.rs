@@ -1,9 +1,9 @@
 //! Many clients at once on one cluster with failures, and a check of their histories. `scripts/e2e-etcd.sh`
 //! and `scripts/e2e-consul.sh` kill, stop and cut off servers in the meantime.
 //!
-//! `run` writes a history with an event on each line. So does `pools`, whose clients are those of a
-//! `subletd`. `judge` reads the histories of any number of runs. `blind` is a proxy that removes every
-//! comparison from the requests: behind it, the judge must find faults.
+//! `run` writes a history with an event on each line. `pools` does the same for the clients of a `subletd`.
+//! `judge` reads the histories of any number of runs. `blind` is a proxy that removes every comparison from
+//! the requests: with this proxy, the judge must find faults.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its answer")]
 

@@ -129,7 +129,7 @@ impl Client<'_> {
                     let container = format!("{name}-{round}");
                     match self.request(&container)? {
                         Answer::Address(address) => held.push((container, address)),
-                        // The container does not start.
+                        // The container does not start, so it holds nothing.
                         _ => self.note(Ask::Del, &container, nanos(), Answer::Fine)?,
                     }
                 }
@@ -145,7 +145,7 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// Requests the pool. Returns whether that was answered.
+    /// Requests the pool. Returns whether the request was answered.
     fn join(&self) -> Result<bool> {
         let body = json!({"AddressSpace": "sublet-local", "Pool": "10.78.0.0/26",
             "Options": {"network": POOL}});
@@ -160,7 +160,7 @@ impl Client<'_> {
     fn ask(&self, ask: Ask, name: &str, method: &str, body: &Value) -> Result<Answer> {
         let asked = nanos();
         let answer = match self.call(method, body) {
-            // A daemon that is down refuses immediately.
+            // Wait, because a daemon that is down refuses immediately.
             Err(_) => {
                 thread::park_timeout(Duration::from_millis(50));
                 Answer::Error(11)

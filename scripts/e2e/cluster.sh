@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Functions that the cluster scripts share: hosts and servers, each in a network namespace of its own, the
-# faults, and the judgment. Sourced after common.sh; the sourcing script defines
+# faults, and the check of histories. Sourced after common.sh; the sourcing script defines
 #   launch N          starts server N in its namespace and sets pid[N]
 #   leader            prints the number of the leader, or nothing
 #   store             prints the `store` of a configuration
-#   keys              prints all keys of it, without the prefix
+#   keys              prints all keys of the store, without the prefix
 #   alone FOLDER      starts a single server at 127.0.0.1 with its data in FOLDER, sets pid[alone]
-#   alone_store       prints its `store`
-#   stuff             writes half a megabyte to it; fails if it is refused
+#   alone_store       prints the `store` of that server
+#   stuff             writes half a megabyte to that server; fails if the write is refused
 set -euo pipefail
 
 work=${work-}
@@ -25,7 +25,7 @@ built() {
     realpath "${CARGO_TARGET_DIR:-target}/debug/examples/consistency"
 }
 
-# lay_out: hosts h1.. at 10.99.0.11.. with a bridge each, all in one layer 2 network; servers s1.. at
+# lay_out: makes hosts h1.. at 10.99.0.11.. with a bridge each, all in one layer 2 network; servers s1.. at
 # 10.99.0.21..
 lay_out() {
     local i name
@@ -168,7 +168,7 @@ steady() {
     [ -n "$(leader)" ] && listed > /dev/null
 }
 
-# talk: two containers on every host, with the bridge plugin. Each must reach every other one.
+# talk: two containers on every host, with the bridge plugin. Each container must reach all others.
 talk() {
     local host n one other address
     for host in $hosts; do
@@ -197,7 +197,7 @@ talk() {
     row "bridge on four hosts" "8 containers, every one reaches every one"
 }
 
-# befall: one fault after another, while containers are added.
+# befall: causes one fault after another, while containers are added.
 befall() {
     local one back
     storm 1 8

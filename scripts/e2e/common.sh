@@ -136,7 +136,7 @@ no_links() {
     [ -z "$left" ] || fail "$1: links are left: $left"
 }
 
-# wait_for SECONDS COMMAND ...: repeats it silently until it succeeds. Fails after this time.
+# wait_for SECONDS COMMAND ...: repeats the command silently until it succeeds. Fails after this time.
 wait_for() {
     local end=$((SECONDS + $1))
     shift
@@ -146,7 +146,7 @@ wait_for() {
     done
 }
 
-# until_true SECONDS WHAT COMMAND ...: repeats it until it succeeds.
+# until_true SECONDS WHAT COMMAND ...: repeats the command until it succeeds.
 until_true() {
     local end=$((SECONDS + $1)) what=$2
     shift 2
@@ -158,7 +158,7 @@ until_true() {
 
 rows=()
 began=$SECONDS
-# row WHAT SEEN: a line of the table, printed now and again at the end.
+# row WHAT SEEN: adds a line to the table; it is printed now, and once more at the end.
 row() {
     rows+=("$(printf '%4s s  %-52s %s' $((SECONDS - began)) "$1" "$2")")
     echo "${rows[-1]}"

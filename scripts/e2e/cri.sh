@@ -48,7 +48,7 @@ run_sandbox() {
     cut -d '"' -f 2 <<< "$answer"
 }
 
-# remove_sandbox ID: both may be repeated, as kubelets do.
+# remove_sandbox ID: stops and removes it. Kubelets may repeat both calls.
 remove_sandbox() {
     cri StopPodSandbox "pod_sandbox_id: \"$1\"" && cri RemovePodSandbox "pod_sandbox_id: \"$1\""
 }

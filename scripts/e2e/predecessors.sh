@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Answers one connection as gipam or kontena-ipam 0.2.2 does, on standard input and output, and keeps
 # the same records: gipam's lease file, kontena's keys in the old API of etcd. Written from the sources of
-# both; what the migration test needs of them, and no more:
-# - gipam saves its file every 30 s and when it is stopped, this one after each request;
+# both, with only the parts that the migration test needs:
+# - gipam saves its file every 30 s and when it is stopped; this script saves it after each request;
 # - the main pools are 10.70.0.0/16 and fd00:70::/48, and a pool has fewer than ten addresses;
 # - kontena's static pools lie on an octet.
 # Usage: predecessors.sh gipam FILE | kontena URL NODE, started by systemd-socket-activate --accept --inetd.

@@ -27,7 +27,7 @@ pub fn first(
     Ok(define.version.is_none().then(|| Change::PutDefinition(next(define, cx))))
 }
 
-/// Refuses if the stored version is not the one that the caller knew.
+/// Refuses if the stored version differs from the version that the caller knew.
 fn expect(define: &DefineNetwork, view: &dyn View) -> Result<(), Error> {
     let kept = view.definition(&define.network)?.map(|stored| stored.version);
     if kept == define.version {

@@ -1,7 +1,8 @@
 //! `sublet agent`: keeps this program installed on a node, and frees stale leases there.
 //!
-//! It does what `sublet install` and `sublet gc --netns --yes` do, again and again.
-//! Invariant: it remembers nothing that is not on disk as well, and a failed step is reported and tried again.
+//! It repeats what `sublet install` and `sublet gc --netns --yes` do.
+//! Invariant: its memory contains nothing that is not on disk as well. A failed step is reported and tried
+//! again.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +35,7 @@ pub struct Agent {
     grace: u64,
 }
 
-/// Time between two looks at the files.
+/// The interval at which the installed files are checked.
 const LOOK: Duration = Duration::from_secs(1);
 
 impl Agent {
@@ -48,7 +49,8 @@ impl Agent {
         let mut collected: Option<Instant> = None;
         let mut refusal = None;
         loop {
-            // The state from before: a change while files are written is found at the next look.
+            // Read the state before the files are written: a change during the writing is then found at the
+            // next check.
             let found = self.install.state();
             if refusal.is_some() || found != installed {
                 let failed = self.restore(call).err().map(|e| explained(&e));
@@ -69,8 +71,8 @@ impl Agent {
         }
     }
 
-    /// Installs what is missing or different, and prints what that was. A wrong configuration keeps only itself from
-    /// being installed.
+    /// Installs each file that is missing or different, and prints the changes. If the configuration is
+    /// invalid, everything else is installed.
     fn restore(&self, call: &mut Call<'_>) -> Result<()> {
         let conf = self.install.configuration();
         let rows = self.install.put(conf.as_ref().ok().and_then(Option::as_ref))?;
@@ -80,7 +82,7 @@ impl Agent {
         conf.map(drop).context("the configuration was not installed")
     }
 
-    /// Frees stale leases. A store that cannot be read now may be readable the next time.
+    /// Frees stale leases. If the store cannot be read, a later search may succeed.
     fn collect(&self, call: &mut Call<'_>) -> Result<()> {
         let facts = host::facts(call.world.env).named(call.args.node_name.as_deref());
         let facts = Facts { face: Face::Cli, ..facts };

@@ -1,7 +1,8 @@
 //! The mount namespace in which the paths of network namespaces are looked up.
 //!
-//! It is this process's own. A container that shares the process IDs of its host looks into the host's, that of
-//! the first process: the paths of leases that a runtime of the host recorded mean nothing in the container.
+//! Usually, this is the process's own mount namespace. In a container that shares the process IDs of its
+//! host, it is the host's mount namespace, which is that of the first process: the paths that a runtime of
+//! the host recorded do not exist in the container.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -18,20 +19,20 @@ use crate::model::Netns;
 
 /// A mount namespace.
 pub struct Mounts {
-    /// Its number; `None` if it cannot be read.
+    /// The namespace's number; `None` if it cannot be read.
     pub number: Option<u64>,
-    /// Its root; `None` if it is this process's own.
+    /// The namespace's root; `None` for this process's own namespace.
     root: Option<OwnedFd>,
 }
 
 impl Mounts {
-    /// Those of this process.
+    /// The mount namespace of this process.
     pub fn own() -> Mounts {
         Mounts { number: number(Path::new("/proc/self/ns/mnt"), "mnt").ok(), root: None }
     }
 
-    /// Those in which these were recorded: the first process's if some were recorded there and none in our own,
-    /// else our own.
+    /// The mount namespace in which these paths were recorded: that of the first process if some paths were
+    /// recorded there and none in our own, otherwise our own.
     pub fn of(recorded: &[&Netns]) -> Mounts {
         let is_place = |mounts: &Mounts| {
             mounts.number.is_some() && recorded.iter().any(|n| n.mount_ns == mounts.number)
@@ -50,7 +51,7 @@ impl Mounts {
         Ok(Mounts { number: Some(number), root: Some(root) })
     }
 
-    /// The state of a path. This does not open what is there: a pipe would block that for ever.
+    /// The state of a path. The file at the path is not opened, because opening a pipe would block forever.
     pub fn state_of(&self, path: &str) -> PathState {
         let found = match &self.root {
             None => fs::metadata(path).map(|m| (m.dev(), m.ino())),
@@ -66,7 +67,7 @@ impl Mounts {
     }
 }
 
-/// Device and inode of a path below a root, to which absolute links lead as well.
+/// Device and inode of a path below a root. Absolute links are resolved below the root too.
 fn state_below(root: &OwnedFd, path: &str) -> Result<(u64, u64), Errno> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let file = openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;

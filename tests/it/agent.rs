@@ -15,7 +15,7 @@ use crate::lab::{SUBLET, signal};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A running agent, whose lines are read as they come.
+/// A running agent. Its output is read line by line while it runs.
 pub struct Agent {
     child: Child,
     lines: Receiver<String>,
@@ -49,7 +49,7 @@ impl Agent {
         Agent::start(&mut command)
     }
 
-    /// Reads lines up to one with all of these.
+    /// Reads lines until a line contains all of these parts.
     #[track_caller]
     pub fn until(&self, parts: &[&str]) {
         let begin = Instant::now();
@@ -63,7 +63,7 @@ impl Agent {
         panic!("no line with {parts:?}: {read:#?}");
     }
 
-    /// The exit status after a signal.
+    /// Sends a signal. Returns the exit status.
     fn end(&mut self, name: &str) -> Option<i32> {
         signal(&self.child, name);
         self.child.wait().unwrap().code()
@@ -77,14 +77,14 @@ impl Drop for Agent {
     }
 }
 
-/// Puts a file into the place of another at once, as package managers do.
+/// Replaces a file in one step, as package managers do.
 fn replace(path: &Path, text: &str) {
     let next = path.with_extension("next");
     fs::write(&next, text).unwrap();
     fs::rename(&next, path).unwrap();
 }
 
-/// A configuration of 10.SECOND.0.0/24, as a file to be installed.
+/// Writes a configuration with the subnet 10.SECOND.0.0/24, for the agent to install.
 fn source(host: &Host, second: u8) -> PathBuf {
     let path = host.lab.join("10-net.conf");
     let subnet = format!("10.{second}.0.0/24");
@@ -109,21 +109,22 @@ fn what_is_deleted_or_replaced_comes_back() {
     fs::remove_file(host.plugin("sublet")).unwrap();
     agent.until(&["bin/sublet: installed"]);
     assert_eq!(fs::read(host.plugin("sublet")).unwrap(), fs::read(SUBLET).unwrap());
-    // By another program of this name, and by the plugin that it replaces.
+    // The file is replaced with another program: under sublet's name, and under the name of the plugin that
+    // sublet replaces.
     for name in ["sublet", "host-local"] {
         replace(&host.plugin(name), "another");
         agent.until(&[&format!("bin/{name}: replaced"), &format!("bin/{name}.old")]);
         assert!(is_sublet(&host.plugin(name)), "{name}");
         assert_eq!(fs::read_to_string(host.plugin(&format!("{name}.old"))).unwrap(), "another");
     }
-    // In place: the file has the same number.
+    // The file is overwritten in place, so its inode stays the same.
     fs::write(host.plugin("sublet"), FORMER).unwrap();
     agent.until(&["bin/sublet: replaced"]);
     assert!(is_sublet(&host.plugin("sublet")));
     fs::remove_file(&installed).unwrap();
     agent.until(&["net.d/10-net.conf: installed"]);
 
-    // The configuration is changed, wrongly, and then rightly.
+    // The configuration is changed, first to an invalid one, then to a valid one.
     replace(&source_of_conf, r#"{"name": "net", "ipam": {"type": "sublet"}}"#);
     agent.until(&["sublet: ", "10-net.conf:1:"]);
     assert!(fs::read_to_string(&installed).unwrap().contains("10.9.0.0/24"));
@@ -151,7 +152,7 @@ fn what_cannot_be_restored_now_is_restored_later() {
 fn it_searches_for_stale_leases_again_and_again() {
     let host = Host::new();
     let mut agent = Agent::of(&host, &["--gc-every", "10ms"]);
-    // A store that is named and missing is a failure of the search alone.
+    // If the named store is missing, only the search for stale leases fails.
     agent.until(&["sublet: gc: ", "no lease store"]);
     let conf = crate::lab::conf(&host.lab.data_dir(), "10.4.0.0/24");
     crate::lab::Call::cni("ADD", "c1", &conf).run().ok();

@@ -1,8 +1,8 @@
-//! `sublet check` agrees with an ADD, for every configuration of testdata and for those in the
-//! documentation of container runtimes. Also hostile files.
+//! `sublet check` agrees with an ADD, for every configuration of testdata and for the configurations in the
+//! documentation of container runtimes. It also survives hostile files.
 //!
-//! testdata/check/podman has the examples of Debian's podman 4.3 package, unchanged. containerd has what
-//! containerd's `script/setup/install-cni` writes, and nerdctl what its `docs/cni.md` shows, each rewritten
+//! testdata/check/podman has the examples of Debian's podman 4.3 package, unchanged. `containerd` has what
+//! containerd's `script/setup/install-cni` writes, and `nerdctl` what its `docs/cni.md` shows, each rewritten
 //! with the same keys and values.
 
 use std::fs;
@@ -14,7 +14,7 @@ use crate::config::configuration;
 use crate::lab::{Answer, Call, Lab, testdata};
 
 fn check(file: &Path) -> Answer {
-    // An empty store, so that leases on this machine do not matter.
+    // Use an empty store, so that leases on this machine do not matter.
     let lab = Lab::new();
     let store = lab.store().display().to_string();
     let call = Call::sublet().arg("check").arg("--json").arg("--store").arg(&store);
@@ -23,7 +23,7 @@ fn check(file: &Path) -> Answer {
     answer
 }
 
-/// Exit code and report of a configuration.
+/// The exit code and the report for a configuration.
 fn of(conf: &str) -> (Option<i32>, Value) {
     let lab = Lab::new();
     let file = lab.join("c.conf");
@@ -46,8 +46,9 @@ fn folders(under: &str) -> Vec<PathBuf> {
     found
 }
 
-/// testdata/config: what an ADD refuses is an error here, with the same text; what an ADD accepts is not.
-/// Exceptions: a probable typo is an error, and problems that depend only on the environment are ignored.
+/// testdata/config: a configuration that an ADD refuses is an error here, with the same text. A configuration
+/// that an ADD accepts is not. Exceptions: a probable typo is an error, and problems that depend only on the
+/// environment are ignored.
 #[test]
 fn configurations() {
     let (mut good, mut bad) = (0, 0);
@@ -75,7 +76,7 @@ fn configurations() {
                 }
                 good += usize::from(right);
                 bad += usize::from(!right);
-                // Each finding points into the file.
+                // Each finding has a position in the file.
                 for finding in report["files"][0]["findings"].as_array().unwrap() {
                     assert!(finding["line"].as_u64() > Some(0), "{}: {finding}", case.display());
                     assert!(finding["column"].as_u64() > Some(0), "{}: {finding}", case.display());
@@ -86,19 +87,19 @@ fn configurations() {
     assert!(good > 50 && bad > 80, "{good} good, {bad} bad");
 }
 
-/// Mistakes that only `sublet check` reports.
+/// Whether these are mistakes that only `sublet check` reports.
 fn only_here(errors: &[String]) -> bool {
     let words = ["is none of 0.1.0", "not UTF-8", "sublet allocates addresses"];
     errors.iter().all(|e| words.iter().any(|word| e.contains(word)))
 }
 
-/// Errors that depend on the caller's environment, or on a GC or a CHECK.
+/// Whether an error depends on the caller's environment, or occurs only in a GC or a CHECK.
 fn only_there(told: &str) -> bool {
     let words = ["ARGS:", "cni.dev/", "prevResult", "attachment", "IPAM_DB", "missing 'ipam' key"];
     words.iter().any(|word| told.contains(word))
 }
 
-/// testdata/cni: the configuration of each ADD. `CNI_ARGS` are ignored.
+/// testdata/cni: `sublet check` and the ADD agree about each configuration. `CNI_ARGS` are ignored.
 #[test]
 fn stories() {
     let mut seen = 0;
@@ -117,7 +118,7 @@ fn stories() {
             let (code, report) = of(&conf.to_string());
             let refused = matches!(step["expect"]["code"].as_i64(), Some(6 | 7));
             let slip = errors(&report).iter().any(|e| e.contains("did you mean"));
-            // A file in the case's folder, or a configuration that no file determines.
+            // `check` does not know a file in the case's folder, or a configuration that no file determines.
             let elsewhere = conf["ipam"]["resolvConf"].is_string() || !conf["ipam"].is_object();
             let here =
                 conf.to_string().contains("prevResult") || only_there(&step["expect"].to_string());
@@ -210,14 +211,14 @@ fn what_is_leased_is_compared() {
     new["ipam"]["subnet"] = json!("10.5.0.0/16");
     for (conf, overlaps) in [(&new, 1), (&old, 0)] {
         fs::write(lab.join("c.conf"), conf.to_string()).unwrap();
-        // Without --store it is the configuration's own.
+        // Without --store, the configuration names the store.
         let file = lab.join("c.conf").display().to_string();
         let report = Call::sublet().arg("check").arg("--json").arg(&file).run().ok();
         assert_eq!(report["overlaps"].as_array().unwrap().len(), overlaps, "{report:#}");
     }
 }
 
-/// A range of a store that lies inside a range of a file is found, even if the store has larger ones.
+/// A range of a store that lies inside a range of a file is found, even if the store has larger ranges.
 #[test]
 fn small_ranges_are_compared_beside_large_ones() {
     let lab = Lab::new();
@@ -331,7 +332,7 @@ fn what_does_not_fit_the_leases() {
             "{how}: a larger range fits"
         );
     }
-    // The doctor finds it after the next ADD.
+    // `doctor` finds the conflict after the next ADD.
     let doctor = || {
         let call = Call::sublet().arg("doctor").arg("--json").arg("--store").arg(&store).run();
         call.json()["problems"].to_string()
@@ -341,7 +342,7 @@ fn what_does_not_fit_the_leases() {
     assert!(doctor().contains("network web") && doctor().contains("2 leases outside"));
 }
 
-/// In a folder, anything but a regular file is a separate error; the other files are checked.
+/// In a folder, anything other than a regular file is a separate error. The other files are checked.
 #[test]
 fn a_folder_with_a_pipe() {
     let lab = Lab::new();

@@ -1,14 +1,15 @@
-//! A model of how the machines of a cluster lease, to be read beside `src/store/cluster/mod.rs` and checked in all
-//! its states: ADD and DEL, the note of a command in flight, the fence, the claim of a machine that rebooted, and
-//! leases that ended with their boot. Two machines share two addresses. Once a process is killed or a machine
-//! reboots, and one command gives up on a transaction, which arrives later or never.
+//! A model of how the machines of a cluster lease, in all of its states. Read it beside
+//! `src/store/cluster/mod.rs`. It has ADD and DEL, the note of a command in flight, the fence, the claim of a
+//! machine that rebooted, and leases that ended with their boot. Two machines share two addresses. Once, a
+//! process is killed or a machine reboots, and one command gives up on a transaction, which arrives later or
+//! never.
 //!
 //! A server is assumed to compare and write at one moment. Commands of one machine that run at the same time,
 //! cooldowns and pools are left out: the simulator covers them.
 
 use stateright::{Checker, Model, Property};
 
-/// How many each machine's runtime calls.
+/// The number of commands that each machine's runtime calls.
 const COMMANDS: u8 = 2;
 
 /// The container that holds an address.
@@ -23,7 +24,8 @@ struct Holder {
 type Address = Option<(Holder, u8)>;
 type Node = (u8, u8);
 
-/// The server applies it if the records are as they were read. Without a change, it fences.
+/// A transaction that the server applies if the records are still as they were read. A transaction without a
+/// change is a fence.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Transaction {
     number: u8,
@@ -53,10 +55,11 @@ struct Command {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Step {
     Decide,
-    /// Fences before it decides: a note was left, or the name is not claimed in this boot.
+    /// The command fences before it decides, because a note was left or the name is not claimed in this boot.
     Fence,
     Commit(usize, u8),
-    /// There was no answer: fences, then looks whether the address has the nonce of the transaction.
+    /// There was no answer: the command fences, then checks whether the address has the nonce of the
+    /// transaction.
     Look(usize, u8),
 }
 
@@ -64,11 +67,11 @@ enum Step {
 struct Machine {
     boot: u8,
     command: Option<Command>,
-    /// A process ended without removing the note of its transaction.
+    /// Whether a process ended without removing the note of its transaction.
     has_note: bool,
-    /// The container that runs or is being started. The earlier ones of this boot were deleted.
+    /// The container that runs or is being started. The earlier containers of this boot were deleted.
     container: u8,
-    /// The address that an ADD answered, until a DEL begins.
+    /// The address that an ADD returned, until a DEL begins.
     lives: Option<usize>,
     commands: u8,
 }
@@ -92,7 +95,7 @@ enum Action {
     Del(usize),
     /// A command reads, decides, and sends a transaction.
     Send(usize),
-    /// A transaction is applied or fails, and the command that waits for it learns which.
+    /// A transaction is applied or fails, and its command receives the answer if it still waits.
     Deliver(usize),
     GiveUp(usize),
     Kill(usize),
@@ -149,7 +152,7 @@ impl State {
         self.machines[me].command = Some(Command { step, waits_for: Some(number), ..command });
     }
 
-    /// Looks whether a transaction was applied. A DEL finds out when it decides again.
+    /// Checks whether a transaction was applied. A DEL checks this when it decides again.
     fn look(&mut self, me: usize, address: usize, nonce: u8) {
         let is_applied = self.addresses[address] == Some((self.holder(me), nonce));
         match &mut self.machines[me].command {
@@ -194,7 +197,7 @@ impl State {
         }
     }
 
-    /// Ends a process. What it sent stays in transit.
+    /// Ends a process. Its transaction stays in transit.
     fn kill(&mut self, me: usize) {
         self.crashes += 1;
         let machine = &mut self.machines[me];

@@ -10,7 +10,8 @@ use crate::lab::{Answer, Call, testdata};
 
 const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
-/// The keys of a case and of a step. A misspelled key would be an expectation that is never checked.
+/// The keys of a case and of a step. Other keys are refused, because a misspelled expectation would never be
+/// checked.
 const CASE: &[&str] = &["about", "versions", "config", "steps"];
 const STEP: &[&str] = &[
     "note", "cmd", "versions", "env", "merge", "stdin", "files", "remove", "lock", "stdout",
@@ -54,7 +55,7 @@ fn goldens() {
                 && std::panic::catch_unwind(|| play(name, &case, version)).is_err()
             {
                 failed.push(format!("{name} in {version}"));
-                // The other versions would most likely fail in the same way.
+                // Stop here: the other versions would most likely fail in the same way.
                 break;
             }
         }
@@ -69,13 +70,13 @@ fn known(place: &str, object: &Value, keys: &[&str]) {
     }
 }
 
-/// Whether a step or case is for this version: absent, a list, or `>=1.0.0`, `<0.3.0`.
+/// Whether a step or case applies to this version: `versions` is absent, a list, `>=1.0.0` or `<0.3.0`.
 fn applies(versions: &Value, version: &str) -> bool {
     match versions {
         Value::Null => true,
         Value::Array(list) => list.iter().any(|v| v == version),
         Value::String(text) => match text.strip_prefix(">=") {
-            // All of them have single digits, so their order is the texts' order.
+            // All versions have single digits, so they sort as text.
             Some(least) => version >= least,
             None => version < text.strip_prefix('<').expect("\">=\" or \"<\""),
         },
@@ -99,7 +100,7 @@ fn play(name: &str, case: &Value, version: &str) {
     }
 }
 
-/// The value with every placeholder filled in.
+/// The value with every placeholder replaced.
 fn placed(value: &Value, here: &dyn Fn(&str) -> String) -> Value {
     match value {
         Value::String(text) => Value::String(here(text)),
@@ -227,7 +228,7 @@ fn answer(place: &str, expect: &Value, version: &str, ran: &Answer) {
     };
     let expected = &expect["json"][shape];
     ran.check(expected.is_null() || *expected == answer, format!("{place}: expected {expected:#}"));
-    // Else a delegating plugin would find an interface that it does not know.
+    // A delegating plugin would otherwise find an interface that it does not know.
     ran.check(answer["interfaces"].is_null(), "interfaces in the answer");
 }
 

@@ -50,7 +50,7 @@ fn running_containers_get_their_addresses_again_and_dead_ones_none() {
     let lab = Lab::new();
     cache(&lab, "alive", ALIVE, &["10.1.2.7/24"]);
     cache(&lab, "dead", "/run/netns/no-such-namespace", &["10.1.2.8/24"]);
-    // A file that was a mount point of a namespace, in a boot that has ended.
+    // This file was the mount point of a namespace in an earlier boot.
     let file = lab.join("was-mounted").display().to_string();
     fs::write(&file, "").unwrap();
     cache(&lab, "unmounted", &file, &["10.1.2.9/24"]);
@@ -69,7 +69,7 @@ fn running_containers_get_their_addresses_again_and_dead_ones_none() {
     );
     assert_eq!((fields("podName"), fields("netns")), (vec!["alive".into()], vec![ALIVE.into()]));
     assert_eq!(outcomes(&import(&lab, &[])), ["alive present", "dead gone", "unmounted gone"]);
-    // The container's own DEL frees it, as if it had never been lost.
+    // The container's own DEL frees the imported lease, as if the store had never been lost.
     Call::cni("DEL", "alive", &conf(&lab.data_dir(), "10.1.2.0/24")).run().silent();
     assert!(lab.list().is_empty());
 }

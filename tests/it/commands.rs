@@ -1,9 +1,9 @@
-//! The output of every command of `sublet` on one fixed store, as text and as JSON. Those of clusters are
-//! in `cluster_commands`.
+//! The output of every command of `sublet` on one fixed store, as text and as JSON. `cluster_commands` has
+//! the commands for clusters.
 //!
 //! `testdata/cli/<case>.<plain|json|color>` has standard output, standard error and the exit code. ESC is
 //! written as `^[`, the test's folder as `@`. `UPDATE_GOLDEN=1` rewrites the files; read each difference
-//! before you commit it. A case that fails with a message only has no file.
+//! before you commit it. A case that only fails with a message has no file.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -83,8 +83,8 @@ fn pods() -> Value {
     })
 }
 
-/// A store like a node's: pods with two families, a small network that is nearly full, ECS tasks with their
-/// gateway, some that have ended, some reservations.
+/// Fills a store like a node's: pods with two families, a small network that is nearly full, ECS tasks with
+/// their gateway (some have ended), and some reservations.
 fn fill(lab: &Lab) {
     let edge = json!({
         "cniVersion": "1.0.0", "name": "edge", "type": "macvlan",
@@ -200,9 +200,9 @@ pub type Case = (&'static str, &'static [&'static str], Ends);
 pub enum Ends {
     /// It has a golden file for its output.
     Plain,
-    /// It has golden files for its output and for that of `--json`.
+    /// It has golden files for its output without and with `--json`.
     Json,
-    /// It fails with this exit code and a message only, with `--json` as well.
+    /// It prints nothing but a message and fails with this exit code, with `--json` as well.
     Fails(u8),
 }
 use Ends::{Fails, Json, Plain};
@@ -384,11 +384,11 @@ fn case_of(path: &[String]) -> Option<&'static Case> {
     cases().find(|(_, args, _)| args.len() >= path.len() && path.iter().eq(&args[..path.len()]))
 }
 
-/// The command that does not end by itself: tests/it/watch.rs has its golden files.
+/// The only command that does not end by itself. Its golden files are used in tests/it/watch.rs.
 const ENDLESS: &str = "watch";
 
-/// Commands whose output depends on the build or is generated from all others, and those that copy their own
-/// program: tests/it/install.rs and tests/it/agent.rs run them.
+/// Commands whose output depends on the build or is generated from all other commands, and commands that
+/// copy their own program, which tests/it/install.rs and tests/it/agent.rs run.
 const UNRECORDED: [&str; 4] = ["version", "completion", "install", "agent"];
 
 #[test]
@@ -440,7 +440,7 @@ fn formats_and_the_program_itself() {
         assert_eq!(serde_json::from_str::<Vec<Value>>(&rows).unwrap().len(), count, "{filter:?}");
     }
     assert!(stdout(&["ls", "-o", "wide"]).contains("NODE"));
-    // A reservation is no lease.
+    // A reservation does not count as a lease.
     assert!(exits(&call(&["release", "10.77.0.150", "--yes"]), 1));
     assert!(call(&["release", "vip", "10.78.0.3", "--yes"]).contains("container dns"));
     assert!(call(&["doctor", "-o", "name"]).contains("-o name"));
@@ -458,7 +458,7 @@ fn formats_and_the_program_itself() {
     }
 }
 
-/// Each command has a case, each case a command, each golden file a case.
+/// Each command has a case, each case belongs to a command, and each golden file to a case.
 #[test]
 fn are_all_shown() {
     let known = leaves().into_iter().map(|(path, _)| path);
@@ -490,8 +490,8 @@ fn exits(said: &str, code: u8) -> bool {
     said.ends_with(&format!("--- exit {code}\n"))
 }
 
-/// With `--json`, every command prints JSON. It works on the store that is named, and distinguishes invalid
-/// usage from failure.
+/// With `--json`, every command prints JSON. It uses the named store, and distinguishes invalid usage from
+/// failure.
 #[test]
 fn take_the_same_options_and_end_alike() {
     let lab = Lab::new();
@@ -520,8 +520,8 @@ fn take_the_same_options_and_end_alike() {
             of_networks.push(name);
         }
     }
-    // Commands whose answer has rows of several networks. The others are about one network or the whole
-    // store.
+    // The commands whose output has rows of several networks. The output of the others is about one network
+    // or the whole store.
     let expected = [
         "list",
         "show",
@@ -540,8 +540,8 @@ fn take_the_same_options_and_end_alike() {
     assert!(exits(&said(&lab, &["--version"], PLAIN), 0));
 }
 
-/// Every command fails on an invalid store and on an unreachable one. A cluster is invalid usage for
-/// commands that work with files only, and the other way round.
+/// Every command fails on an invalid store and on an unreachable one. Commands that work only with files
+/// report a cluster as invalid usage, and the other way round.
 #[test]
 fn fail_alike() {
     const OF_A_FILE: &[&str] =
@@ -556,7 +556,7 @@ fn fail_alike() {
             let lab = fixed();
             fs::write(lab.join("foreign"), "the quick brown fox").unwrap();
             cluster_commands::write_files(&lab);
-            // If a case names a store, it is this one.
+            // If a case names a store, it is one of these.
             let stores = ["@/leases.redb", "ETCD", "CONSUL", "EMPTY"];
             let own = own.iter().map(|arg| if stores.contains(arg) { store } else { arg });
             let mut args: Vec<&str> = own.collect();

@@ -1,4 +1,4 @@
-//! Configurations in, what they mean or what is wrong with them out.
+//! Configurations, and their interpretation or their errors.
 //!
 //! `testdata/config/<dialect>/<ok|bad>/<case>/` holds
 //! - `in.json`; if it is absent, the input is the dialect's `base.json`;
@@ -42,7 +42,7 @@ fn inputs(env: &str) -> Inputs {
     inputs
 }
 
-/// How the plugin interprets a configuration, in its order; errors are returned as `Err`.
+/// The interpretation of a configuration, in the plugin's order; errors are returned as `Err`.
 fn read(bytes: &[u8], inputs: &Inputs) -> Result<String, String> {
     let mut conf = Netconf::decode(bytes).map_err(|e| failure(&e))?;
     let mut out = String::new();
@@ -235,7 +235,7 @@ fn golden() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A DEL finds the leases where the ADD of the same configuration put them.
+/// A DEL finds the leases where the ADD of the same configuration made them.
 #[test]
 fn cleanup_agrees_with_config() {
     for case in cases() {

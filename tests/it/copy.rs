@@ -151,7 +151,7 @@ fn an_address_with_another_holder_is_named_and_nothing_is_written() {
 
 #[test]
 fn what_changes_meanwhile_is_told() {
-    // A store that is copied to itself under another name stays unchanged.
+    // A store that is copied to itself under a different name stays unchanged.
     let lab = Lab::new();
     let from = fill(&lab);
     let link = lab.join("link");
@@ -216,7 +216,7 @@ mod peers {
         let second = lab.join("second/leases.redb").display().to_string();
         done(&import(&lines, &second));
         assert_eq!(export(&second), lines);
-        // Import again what is already there.
+        // Import the same records again.
         done(&import(&lines, &second));
         assert_eq!(export(&second), lines);
         let file = lab.join("lines.jsonl").display().to_string();

@@ -26,7 +26,7 @@ struct Patient {
     folder: TempDir,
     persist: Persist,
     whole: Vec<u8>,
-    /// The lock file beside it.
+    /// The lock file beside the store.
     lock: Vec<u8>,
     truth: BTreeMap<Addr, Lease>,
     refused: usize,
@@ -34,7 +34,7 @@ struct Patient {
 }
 
 impl Patient {
-    /// With this number of leases; others were freed again.
+    /// A store with this number of leases, after other leases were freed.
     fn new(leases: usize, persist: Persist) -> Patient {
         let folder = TempDir::new_in("/dev/shm").unwrap();
         let file = folder.path().join("leases.redb");
@@ -72,13 +72,13 @@ impl Patient {
         self.folder.path().join(name)
     }
 
-    /// Pages with content.
+    /// The indexes of the pages that have content.
     fn used(&self) -> Vec<usize> {
         let pages = self.whole.chunks(PAGE).enumerate();
         pages.filter(|(_, page)| page.iter().any(|b| *b != 0)).map(|(n, _)| n).collect()
     }
 
-    /// Replaces the store by these bytes and uses it. Returns whether all calls were refused.
+    /// Replaces the store with these bytes and uses it. Returns whether all calls were refused.
     fn try_with(&mut self, bytes: &[u8], name: &str) -> bool {
         let noticed = check::quietly(|| self.used_with(bytes, name));
         *(if noticed > 0 { &mut self.refused } else { &mut self.unharmed }) += 1;
@@ -129,7 +129,7 @@ impl Patient {
         refused
     }
 
-    /// Asserts that some damage was noticed, and that some was in unused parts.
+    /// Asserts that some damage was detected, and that some was in unused parts.
     fn both(&self, name: &str) {
         assert!(
             self.refused > 50 && self.unharmed > 50,
@@ -147,7 +147,7 @@ fn given(store: &mut dyn Store, container: &str) -> Result<Addr, Error> {
     }
 }
 
-/// An error of the store with a remedy.
+/// Asserts that this is an error of the store, with a remedy.
 fn is_damage(error: &Error, name: &str) {
     let text = error.to_string();
     match error {
@@ -179,7 +179,7 @@ fn flip(mut patient: Patient) {
     patient.both("bits");
 }
 
-/// Flips every bit that no checksum of redb covers, and each third bit of the rest.
+/// Flips every bit that no checksum of redb covers, and every third bit of the rest.
 #[test]
 fn a_bit_of_the_header() {
     for persist in [Persist::Boot, Persist::Disk] {
@@ -246,7 +246,7 @@ fn truncated_anywhere() {
         let used = patient.used().last().unwrap() * PAGE;
         assert!(refused || len > used, "{len} of {} bytes are taken for a store", whole.len());
     }
-    // Also longer than before.
+    // Try a file that is longer than before, too.
     let mut bytes = whole;
     bytes.resize(bytes.len() + 512, 0);
     patient.try_with(&bytes, "512 bytes more");
@@ -259,7 +259,7 @@ const TABLE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("sublet");
 fn with_schema(file: &Path, version: u8, schema: u8) {
     let database = loop {
         match Database::open(file) {
-            // A program that another test is starting holds the lock until its exec.
+            // A child process that another test is starting holds the lock until its exec.
             Err(DatabaseError::DatabaseAlreadyOpen) => std::thread::yield_now(),
             database => break database.unwrap(),
         }
@@ -318,7 +318,7 @@ fn another_program_s_file() {
     is_damage(&check::list(store, &check::now()).unwrap_err(), "foreign");
 }
 
-/// The program's answer is one JSON document whatever the file contains, and it prints nothing else.
+/// The program prints exactly one JSON document, whatever the file contains.
 #[test]
 fn what_the_program_prints() {
     let patient = Patient::new(60, Persist::Disk);
@@ -362,7 +362,7 @@ fn what_the_program_prints() {
 }
 
 impl Patient {
-    /// Replaces the store by these bytes and repairs it. Returns whether there was anything to repair.
+    /// Replaces the store with these bytes and repairs it. Returns whether there was anything to repair.
     fn repaired(&self, bytes: &[u8], name: &str) -> bool {
         let cx = check::now();
         let store = &mut *check::open(&self.folder.path().join("leases.redb"), self.persist);
@@ -374,7 +374,7 @@ impl Patient {
         assert_eq!(fs::read(self.file("")).unwrap(), bytes, "{name}: looking has written");
         let repair = match store.repair(&cx) {
             Ok(repair) => repair,
-            // Nothing in it can be read.
+            // Nothing in the file can be read.
             Err(error) => {
                 is_damage(&Error::Store(error), name);
                 assert_eq!(fs::read(self.file("")).unwrap(), bytes, "{name}: refused, and wrote");

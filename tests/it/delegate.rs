@@ -1,5 +1,5 @@
-//! CNI 1.1.0 through a main plugin that passes everything on to its IPAM plugin. Debian's plugins, which
-//! know versions up to 1.0.0, cannot do this yet.
+//! CNI 1.1.0 through a main plugin that passes everything on to its IPAM plugin. Debian's plugins know
+//! versions up to 1.0.0 only.
 
 use std::fs;
 use std::os::unix::fs::symlink;

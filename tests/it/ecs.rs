@@ -43,7 +43,7 @@ fn the_ecs_agents_questions() {
     assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(version["dirty"], false);
     assert!(version["gitShortHash"].is_string());
-    // Under sublet's own name, these are options of the command line.
+    // Under the name sublet, these are options of the command line.
     let own = ask(Path::new(SUBLET), "--capabilities");
     assert_ne!(own.0, Some(0));
 }

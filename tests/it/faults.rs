@@ -215,7 +215,7 @@ fn negative_lock_timeout_tries_once() {
     assert_eq!(code, 11, "{msg}");
 }
 
-/// Runs a call with a limit on the size of the files that it writes, in blocks of 512 bytes.
+/// Runs a call with a limit on the size of each file that it writes, in blocks of 512 bytes.
 fn limited(call: Call, blocks: u32) -> Call {
     call.under("sh", &["-c", &format!("ulimit -f {blocks}; exec \"$0\" \"$@\"")])
 }
@@ -241,7 +241,7 @@ fn a_limit_on_file_size_is_an_error_and_no_signal() {
     assert!(answer.stderr.contains("File too large"), "{answer:?}");
 }
 
-/// Runs a call with its standard output as the shell makes it: `>&-` closes it.
+/// Runs a call with a redirection of its standard output in the shell: `>&-` closes it.
 fn redirected(call: Call, how: &str) -> Call {
     call.under("sh", &["-c", &format!("exec \"$0\" \"$@\" {how}")])
 }
@@ -261,7 +261,7 @@ fn an_answer_that_cannot_be_delivered_is_no_lease() {
     }
     redirected(add(&lab, "discarded"), ">/dev/null").run().silent();
     assert_eq!(lab.list().len(), 1);
-    // A lease that was there before the call stays.
+    // A lease that was made before the call stays.
     assert_eq!(redirected(add(&lab, "discarded"), ">&-").run().code, Some(1));
     assert_eq!(lab.list().len(), 1);
     // A DEL has no answer to deliver.
@@ -281,7 +281,7 @@ fn files_that_are_created_are_the_owners_alone() {
     assert_eq!(mode(&log), 0o600);
 
     let store = lab.store().display().to_string();
-    // The remains of a killed process are not overwritten.
+    // The leftovers of a killed process are not overwritten.
     fs::write(lab.join("lines.new"), "half").unwrap();
     fs::set_permissions(lab.join("lines.new"), Permissions::from_mode(0o666)).unwrap();
     let text = |path: &Path| path.display().to_string();

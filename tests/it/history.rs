@@ -75,7 +75,7 @@ fn history_is_off_where_the_configuration_says_so() {
         let (code, msg) = Call::cni("ADD", "bad", &conf).run().error();
         assert!(code == 7 && msg.contains(wrong), "{code}: {msg}");
     }
-    // A DEL works with any of these.
+    // A DEL works with any of these settings.
     Call::cni("DEL", "quiet", &conf).run().silent();
     assert!(lab.list().is_empty());
 }
@@ -91,7 +91,7 @@ fn reserving_is_all_or_nothing() {
         assert_eq!(lab.list().len(), 1);
     };
     let refused = |args: &str, text: &str| ended(1, args, text);
-    // Only the command line is invalid.
+    // In these cases only the command line is invalid.
     let misused = |args: &str, text: &str| ended(2, args, text);
     refused("reserve mynet 10.1.2.0/28", "nothing was reserved");
     refused("reserve mynet 10.1.2.0/28", "container c (eth0) holds it");
@@ -102,7 +102,7 @@ fn reserving_is_all_or_nothing() {
     misused("reserve mynet 10.1.2.9/28", "host bits");
     refused("unreserve mynet 10.1.2.9 --yes", "nothing of 10.1.2.9 is reserved");
     misused("unreserve mynet 10.1.2.9", "--yes");
-    // A lease is no reservation.
+    // A lease does not count as a reservation.
     refused("unreserve mynet 10.1.2.2 --yes", "nothing of 10.1.2.2 is reserved");
     let done = sublet(&lab, "reserve mynet 10.1.2.16/28 --json").run().ok();
     assert_eq!(done["addresses"].as_array().unwrap().len(), 16);
@@ -259,7 +259,7 @@ mod peers {
             let add = |boot: u8, container: &str| {
                 reboot::address(&reboot::cni(&lab, boot, "ADD", container, &conf))
             };
-            // Before the network has any lease, and after.
+            // Reserve before the network has any lease, and afterwards.
             run(1, &format!("reserve {persist} 10.1.2.2 --note printer --owner ops --create"));
             assert_eq!(add(1, "a"), "10.1.2.3/29");
             run(1, &format!("reserve {persist} 10.1.2.4-10.1.2.5"));

@@ -33,7 +33,7 @@ fn ecs(store: &Path, command: &str, id: &str) -> Call {
     Call::cni(command, "", &conf).env("IPAM_DB_PATH", &store.display().to_string())
 }
 
-/// `address -> id` of the recorded file, gateways with an empty one.
+/// The recorded file as `address -> id`; the id of a gateway is empty.
 fn expected() -> Vec<(String, String)> {
     let text = fs::read_to_string(testdata().join("import/eni-ipam.tsv")).unwrap();
     let mut rows: Vec<(String, String)> = text
@@ -58,7 +58,7 @@ fn found(store: &Path) -> Vec<(String, String)> {
     rows
 }
 
-/// How many entries a list of a report has.
+/// The number of entries in a list of a report.
 pub fn count(report: &Value, key: &str) -> usize {
     report[key].as_array().unwrap().len()
 }
@@ -148,7 +148,7 @@ fn ecs_ipams_leases_may_go_into_another_store() {
     // The rotation is not reset.
     let got = addresses(&ecs(&store, "ADD", "third").run().ok());
     assert_eq!(got[0], "169.254.173.51");
-    // If another owner holds an address by now, nothing is imported.
+    // If another owner holds one of the addresses, nothing is imported.
     ecs(&store, "DEL", "bulk-200").run().silent();
     let taken = expected().iter().find(|(_, id)| id == "bulk-200").unwrap().0.clone();
     let conf = json!({
@@ -177,7 +177,7 @@ fn what_is_in_the_way_of_a_conversion_is_left_alone() {
     fs::write(lab.join("eni-ipam.db.bolt"), "precious").unwrap();
     assert!(refused("a file of that name").contains("eni-ipam.db.bolt"));
     fs::remove_file(lab.join("eni-ipam.db.bolt")).unwrap();
-    // The remains of a killed conversion do no harm.
+    // The leftovers of a killed conversion are harmless.
     fs::write(lab.join("eni-ipam.db.new"), "half").unwrap();
     fs::hard_link(&file, lab.join("eni-ipam.db.bolt")).unwrap();
     import(&file, &[]).ok();
@@ -186,7 +186,8 @@ fn what_is_in_the_way_of_a_conversion_is_left_alone() {
     assert_ne!(inode("eni-ipam.db"), inode("eni-ipam.db.bolt"));
 }
 
-/// Truncated, filled with garbage, or another format: an error names the file, and nothing is created.
+/// A file that is truncated, filled with garbage or of another format leads to an error that names the file.
+/// Nothing is created.
 #[test]
 fn damaged_bolt_files_are_refused() {
     let lab = Lab::new();
@@ -210,15 +211,15 @@ fn damaged_bolt_files_are_refused() {
     assert!(!lab.join("nope").exists() && !lab.join("nope.lock").exists());
 }
 
-/// Killed before its last step, with either persistence: nothing is leased beside the original, and the
-/// next run completes it.
+/// A conversion is killed before its last step. With either persistence, nothing is leased beside the
+/// original file, and the next run completes the conversion.
 #[test]
 fn a_killed_conversion_is_ended_by_the_next() {
     for persist in ["boot", "disk"] {
         let lab = Lab::new();
         let file = recorded(&lab);
         import(&file, &["--persist", persist]).ok();
-        // The name leads to the original again; the rest is as the conversion left it.
+        // The name leads to the original file again. The other files are as the conversion left them.
         let _ = fs::remove_file(&file);
         fs::hard_link(lab.join("eni-ipam.db.bolt"), &file).unwrap();
         if persist == "boot" {

@@ -46,7 +46,7 @@ impl Host {
         options.iter().fold(call, |call, option| call.arg(&option.replace('@', &self.path(""))))
     }
 
-    /// In the options `@` stands for the folder of the test.
+    /// Runs `install` with these options, in which `@` is replaced by the test's folder.
     pub fn install(&self, options: &[&str]) -> Call {
         self.command(SUBLET, "install", options)
     }
@@ -62,7 +62,7 @@ impl Host {
         fs::set_permissions(self.plugin(name), fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// A network with host-local, in a file of the runtime.
+    /// A network configuration with host-local, in a file of the runtime.
     pub fn network(&self, name: &str, ipam: &Value) -> Value {
         let conf = json!({"cniVersion": "1.0.0", "name": name, "type": "bridge", "ipam": ipam});
         fs::create_dir_all(self.lab.join("net.d")).unwrap();
@@ -117,7 +117,7 @@ fn into_a_folder_that_is_not_there_yet() {
     let installed = host.plugin("sublet");
     assert_eq!(fs::read(&installed).unwrap(), fs::read(SUBLET).unwrap());
     assert_eq!(fs::metadata(&installed).unwrap().permissions().mode() & 0o777, 0o755);
-    // Again, with the installed program: there is nothing to do.
+    // Install again, with the installed program: nothing changes.
     let again = host.command(installed.to_str().unwrap(), "install", &["--json"]).run();
     check_actions(&again, &[("sublet", "unchanged")]);
     let text = host.install(&[]).run().stdout;
@@ -148,7 +148,7 @@ fn what_was_there_is_kept_and_comes_back() {
         assert_eq!(read(&host.plugin("ecs-ipam.old")), FORMER);
         assert_eq!(fs::read_link(host.plugin("consul.old")).unwrap(), Path::new("elsewhere"));
     }
-    // First one name only, then all.
+    // Restore one name first, then all.
     let one = host.uninstall(&["--as", "ecs-ipam", "--json"]).run();
     check_actions(&one, &[("ecs-ipam", "restored")]);
     assert!(is_sublet(&host.plugin("sublet")) && is_sublet(&host.plugin("consul")));
@@ -168,7 +168,7 @@ fn what_was_there_is_kept_and_comes_back() {
     check_actions(&all.run(), &[]);
 }
 
-/// The name of a link is replaced, never the file to which it leads. A link to sublet is not kept.
+/// If a name is a link, the link is replaced, never its target. A link to sublet is not kept.
 #[test]
 fn links() {
     let host = Host::new();
@@ -189,7 +189,7 @@ fn links() {
     check_actions(&call.run(), &[("sublet", "unchanged"), ("host-local", "installed")]);
     assert!(is_sublet(&host.lab.join("other-bin/host-local")));
     assert!(host.lab.join("other-bin/sublet").is_symlink());
-    // The folder itself may be a link.
+    // The folder itself may be a symbolic link.
     symlink(host.bin(), host.lab.join("link")).unwrap();
     let answer = Call::sublet().args(&["install", "--json", "--to", &host.path("link")]).run();
     check_actions(&answer, &[("sublet", "unchanged")]);
@@ -208,7 +208,7 @@ fn the_former_program_installs_itself_again() {
     assert_eq!(names(&host.bin()), ["sublet", "sublet.old"]);
 }
 
-/// Another file with the same program: data after an ELF file is never read.
+/// A different file that runs like sublet: data after an ELF file is never read.
 pub fn other_build(lab: &Lab) -> PathBuf {
     let path = lab.join("other");
     fs::copy(SUBLET, &path).unwrap();
@@ -242,7 +242,7 @@ fn on_path_with_a_configuration() {
     assert_eq!(read(&installed), conf.to_string());
     assert_eq!(names(&host.lab.join("net.d")), ["10-net.conf", "10-net.conf.old"]);
     assert!(actions(&install.run()).iter().all(|(_, action)| action == "unchanged"));
-    // A configuration that an operator has changed stays, and networks that still need sublet are named.
+    // A configuration that an operator has changed stays, and networks that still use sublet are listed.
     fs::write(&installed, conf.to_string().replace("10.9", "10.8")).unwrap();
     let answer = host.uninstall(&options).run();
     let expected = [("sublet", "removed"), ("subletd", "removed"), ("sublet", "removed")];
@@ -250,7 +250,7 @@ fn on_path_with_a_configuration() {
     answer.check(answer.stderr.contains("network net still names sublet"), "not named");
     assert_eq!(names(&host.lab.join("net.d")), ["10-net.conf", "10-net.conf.old"]);
     assert!(names(&host.lab.join("path")).is_empty() && names(&host.bin()).is_empty());
-    // An unchanged configuration is replaced by the former one.
+    // An unchanged configuration is replaced with the former one.
     fs::write(&installed, conf.to_string()).unwrap();
     check_actions(&host.uninstall(&options).run(), &[("10-net.conf", "restored")]);
     assert_eq!(names(&host.lab.join("net.d")), ["10-net.conf"]);
@@ -285,7 +285,7 @@ fn what_cannot_be_installed_changes_nothing() {
         assert_eq!(names(&host.bin()), ["ecs-ipam", "sublet"]);
         assert_eq!(read(&host.plugin("sublet")), FORMER);
     }
-    // No space for the whole program.
+    // There is no space for the whole program.
     let limited = format!("ulimit -f 64; exec {SUBLET} install --to {}", host.path("bin"));
     let answer = Call::new("sh").args(&["-c", &limited]).run();
     answer.check(answer.code == Some(1) && answer.stderr.contains("cannot write"), "no room");
@@ -352,7 +352,7 @@ fn runs_at_the_same_time_wait_for_each_other() {
     assert_eq!(names(&host.bin()), expected);
 }
 
-/// The remains of a killed run are removed, and nothing else.
+/// The leftovers of a killed run are removed, and nothing else is.
 #[test]
 fn unfinished_work_is_removed() {
     let host = Host::new();
@@ -363,7 +363,8 @@ fn unfinished_work_is_removed() {
     assert_eq!(names(&host.bin()), [".other", "sublet"]);
 }
 
-/// Networks with and without their own folder, in two stores; a network that names sublet keeps its leases.
+/// There are networks with and without their own folder, in two stores. A network that uses sublet keeps its
+/// leases.
 #[test]
 fn host_local_gets_its_leases_before_its_name() {
     let host = Host::new();
@@ -382,7 +383,7 @@ fn host_local_gets_its_leases_before_its_name() {
     assert_eq!(add(&own, ""), ["10.9.1.2"]);
     assert_eq!(add(&plain, &store), ["10.9.2.2"]);
     assert_eq!(add(&ours, &store), ["10.9.3.2"]);
-    // With this content of the runtime's folder, it is unknown where "own" keeps its leases.
+    // While the runtime's folder has this content, it is unknown where the leases of "own" are.
     let conf = host.lab.join("net.d/own.conf");
     let uninstall = host.uninstall(&["--as", "host-local", "--json", "--store", &store]);
     let in_a_cluster = own.to_string().replace(
@@ -398,7 +399,7 @@ fn host_local_gets_its_leases_before_its_name() {
         assert!(is_sublet(&host.plugin("host-local")));
         assert!(!host.lab.join("networks").exists());
     }
-    // Invalid ranges are no reason to leave leases behind.
+    // A configuration with invalid ranges still has its leases exported.
     fs::write(&conf, own.to_string().replace("10.9.1.0/24", "10.9.1.0/99")).unwrap();
     let answer = uninstall.run();
     schema::check("uninstall", &answer.json());
@@ -414,7 +415,8 @@ fn host_local_gets_its_leases_before_its_name() {
     check_actions(&uninstall.run(), &[]);
 }
 
-/// A run that was killed after host-local got its name back is completed: later leases follow.
+/// A run that was killed after it restored host-local is completed. Leases that were made later are exported
+/// too.
 #[test]
 fn an_unfinished_rollback_is_completed() {
     let host = Host::new();
@@ -423,7 +425,7 @@ fn an_unfinished_rollback_is_completed() {
     let store = host.path("leases.redb");
     let conf = host.network("net", &json!({"type": "host-local", "subnet": "10.9.0.0/24"}));
     Call::cni("ADD", "late", &conf).env("IPAM_DB_PATH", &store).run().ok();
-    // As after the rename: both names belong to one file.
+    // The state after the rename: both names lead to one file.
     fs::remove_file(host.plugin("host-local")).unwrap();
     fs::hard_link(host.plugin("host-local.old"), host.plugin("host-local")).unwrap();
     let answer = host.uninstall(&["--store", &store, "--json"]).run();
@@ -432,7 +434,7 @@ fn an_unfinished_rollback_is_completed() {
     assert_eq!(names(&host.bin()), ["host-local"]);
 }
 
-/// scripts/install.sh passes its options on, and explains what to do without a build.
+/// scripts/install.sh passes its options on. Without a build, it explains what to do.
 #[test]
 fn the_script() {
     let lab = Lab::new();

@@ -81,7 +81,7 @@ impl Network {
     }
 }
 
-/// A folder that is removed with the value.
+/// A temporary folder, which is removed when the value is dropped.
 pub struct Lab {
     dir: TempDir,
 }
@@ -266,7 +266,7 @@ impl Call {
         self
     }
 
-    /// Starts it, with its stdin written and closed.
+    /// Starts the program, with its stdin written and closed.
     pub fn spawn(&self) -> Child {
         let stdout = match &self.stdout {
             Some(path) => File::options().write(true).open(path).unwrap().into(),
@@ -288,7 +288,7 @@ impl Call {
         child
     }
 
-    /// Runs it until it ends by itself: a signal is a failure.
+    /// Runs the program until it ends by itself: a signal is a failure.
     pub fn run(&self) -> Answer {
         let answer = self.answer(self.spawn());
         answer.check(answer.code.is_some(), "ended by a signal");
@@ -316,7 +316,7 @@ pub struct Answer {
     call: Call,
 }
 
-/// Without the call, which would be repeated if many answers are printed.
+/// Omits the call, which would be repeated if many answers are printed.
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Answer")
@@ -405,8 +405,8 @@ impl Answer {
         self.check(self.succeeded() && self.stdout.is_empty(), "silent success was expected");
     }
 
-    /// Code and message of a call that must fail with one CNI error and nothing else. sublet's contains its
-    /// version and exits with 1; host-local's does not contain a version.
+    /// The code and the message of a call that must fail with exactly one CNI error. sublet's error contains
+    /// its version and exits with 1; host-local's has no version.
     #[track_caller]
     pub fn error(&self) -> (i64, String) {
         self.check(matches!(self.code, Some(code) if code != 0), "a failure was expected");
@@ -429,7 +429,7 @@ impl Answer {
         of_ips(&self.json(), "address", "ip")
     }
 
-    /// The gateways beside them.
+    /// The gateways of these addresses.
     pub fn gateways(&self) -> Vec<String> {
         of_ips(&self.json(), "gateway", "gateway")
     }
@@ -445,7 +445,7 @@ impl Answer {
     }
 }
 
-/// One member of each address of a result: `key` in a list, or `nested` by family in old versions.
+/// One field of each address of a result: `key` in a list, or `nested` by family in old versions.
 fn of_ips(result: &Value, key: &str, nested: &str) -> Vec<String> {
     let text = |value: &Value| value.as_str().map(str::to_owned);
     match result["ips"].as_array() {

@@ -11,8 +11,8 @@ use crate::lab::{Call, Lab, addresses};
 const NETWORKS: usize = 50;
 const RUNTIMES: usize = 20;
 
-/// All networks lease from the same addresses, as separate VLANs do. If one network affected another, there
-/// would be a gap or a duplicate address.
+/// Every network leases from the same addresses, as separate VLANs do. If one network affected another, an
+/// address would be skipped or leased twice.
 fn network(lab: &Lab, name: &str) -> Value {
     json!({
         "cniVersion": "1.1.0", "name": name, "type": "bridge",
@@ -20,7 +20,7 @@ fn network(lab: &Lab, name: &str) -> Value {
             "type": "sublet",
             "ranges": [[{"subnet": "10.5.0.0/27"}], [{"subnet": "fd05::/64"}]],
             "dataDir": lab.data_dir(),
-            // A thousand processes on a few processors: this test is about the holders, not about speed.
+            // A thousand processes run on a few processors: this test is about the holders, not about speed.
             "lockTimeout": "120s"
         }
     })
@@ -39,9 +39,9 @@ fn listed(lab: &Lab) -> Held {
     held
 }
 
-/// 50 networks with 20 runtimes each, and a process for every call: each runtime adds two containers and
-/// deletes one. The container IDs are the same in all networks. Then a GC in one network and filling
-/// another one do not affect a third.
+/// 50 networks with 20 runtimes each, and a process for every call. Each runtime adds two containers and
+/// deletes one. The container IDs are the same in all networks. Then a GC empties one network and ADDs fill
+/// another, and a third network is unaffected.
 #[test]
 fn fifty_networks_with_twenty_runtimes_each() {
     let lab = Lab::new();
@@ -83,7 +83,7 @@ fn fifty_networks_with_twenty_runtimes_each() {
     expected.get_mut("net7").unwrap().retain(|container, _| container == "c3");
     assert_eq!(listed(&lab), expected);
 
-    // Another is filled: a /27 has 29 addresses beside its gateway.
+    // Another network is filled: a /27 has 29 addresses beside its gateway.
     let conf = network(&lab, "net8");
     for n in RUNTIMES..29 {
         let id = format!("more{n}");

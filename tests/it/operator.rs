@@ -1,5 +1,4 @@
-//! Cases of the command line in which a simple answer would be wrong: incomplete arrays, ambiguous
-//! networks.
+//! Cases in which an obvious result of a command would be wrong: incomplete arrays, ambiguous networks.
 
 use std::fs;
 
@@ -52,7 +51,7 @@ fn leases_in_several_networks_are_not_freed_at_one_word() {
     }
 }
 
-/// `--store` accepts a cluster as well; an error in it is one line.
+/// `--store` also accepts a cluster. An error in it is reported in one line.
 #[test]
 fn a_cluster_by_the_command_line() {
     for (store, said) in [

@@ -1,4 +1,5 @@
-//! Processes that wait for the store are served roughly in order, whatever happens to those before them.
+//! Processes that wait for the store are served roughly in order, whatever happens to the processes ahead of
+//! them.
 
 #![expect(clippy::disallowed_methods, reason = "what does not happen is waited for in vain")]
 
@@ -36,7 +37,7 @@ fn held(persist: &str) -> Held {
 }
 
 impl Held {
-    /// Starts an ADD and returns when it waits with this number.
+    /// Starts an ADD, and returns when it waits in the queue at this place.
     fn waiting(&self, number: i64) -> (Call, Child) {
         let call = Call::cni("ADD", &format!("w{number}"), &self.conf);
         let child = call.spawn();
@@ -49,7 +50,7 @@ impl Held {
     }
 }
 
-/// Whether a process has this number: a lock on that byte.
+/// Whether a process has this place in the queue: a lock on that byte.
 fn is_taken(lock: &File, number: i64) -> bool {
     let free = i16::try_from(F_UNLCK).unwrap();
     let taken = i16::try_from(F_WRLCK).unwrap();
@@ -101,7 +102,8 @@ fn sixty_four_are_served_in_order() {
     }
 }
 
-/// A killed process is skipped, and the others keep their order. The lock of a killed holder is free.
+/// A killed process is skipped, and the others keep their order. If the holder of the lock is killed, the
+/// lock is free.
 #[test]
 fn a_killed_one_is_passed_over() {
     for persist in ["boot", "disk"] {
@@ -141,7 +143,7 @@ fn a_stopped_one_is_passed_over() {
 fn stop(child: &Child, name: &str) {
     signal(child, name);
     let pid = child.id();
-    // The signal is sent, but each thread stops later.
+    // The signal is sent, but the threads may stop a moment later.
     let threads = || fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let stat = |task: fs::DirEntry| fs::read_to_string(task.path().join("stat")).unwrap();
     while name == "STOP" && !threads().all(|task| stat(task.unwrap()).contains(") T ")) {
@@ -177,7 +179,7 @@ fn the_bound_is_for_all_locks_together() {
     let call = Call::cni("ADD", "c", &conf);
     let child = call.spawn();
     thread::sleep(Duration::from_secs(3));
-    // The next lock is held too.
+    // The second lock is still held.
     drop(keep);
     let (code, msg) = call.answer(child).error();
     let took = begin.elapsed();
@@ -187,7 +189,7 @@ fn the_bound_is_for_all_locks_together() {
     assert!(enough.contains(&took), "{took:?}: {msg}");
 }
 
-/// Threads of one process, each with its own file, are served like processes. One that gave up is not
+/// Threads of one process, each with its own file, are served like processes. A thread that gave up is not
 /// served, and leaves nothing behind.
 #[test]
 fn threads_of_one_process_too() {

@@ -1,5 +1,6 @@
-//! The examples in the READMEs of the programs that sublet replaces, and sublet's own README. Each of the
-//! former is a script in testdata/readme/, which gets a folder and sublet, and writes the answers to files.
+//! The examples in the READMEs of the programs that sublet replaces, and sublet's own README. Each example of
+//! another program is a script in testdata/readme/, which gets a folder and sublet, and writes the answers to
+//! files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -103,7 +104,7 @@ fn first_cells(heading: &str) -> Vec<String> {
     rows.skip(1).filter_map(|l| l.split(" |").next()).map(str::to_owned).collect()
 }
 
-/// The ten lines under "Configure", as they are printed.
+/// The ten lines under "Configure", exactly as they are printed.
 #[test]
 fn our_configuration() {
     let text = ours();
@@ -125,7 +126,7 @@ fn our_configuration() {
     call("DEL").run().silent();
 }
 
-/// The table of error codes is that of the source.
+/// The README's table of error codes matches the source.
 #[test]
 fn our_error_codes() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cni/error.rs");
@@ -151,7 +152,7 @@ fn our_keys() {
     }
 }
 
-/// Every flag of subletd on its page has a help text, and the page lists all flags.
+/// Every flag of subletd on the page about Docker has a help text, and the page lists all flags.
 #[test]
 fn our_docker_flags() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/docker.md");

@@ -1,5 +1,6 @@
-//! The patches in tests/sabotage: each names the fault that it reintroduces and the test that notices it,
-//! and applies to the sources. `scripts/sabotage.sh` builds them and runs those tests.
+//! The patches in tests/sabotage: each patch names the fault that it reintroduces and the test that catches
+//! the fault, and applies to the sources. `scripts/sabotage.sh` builds the patched sources and runs those
+//! tests.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,6 +1,6 @@
-//! No lease of a living container is ever judged lost. The test has a model of two machines with mount
-//! namespaces, processes and containers, in which numbers and names are reused as soon as they are free,
-//! and in which things happen between the check and the release.
+//! The lease of a living container is never judged stale. The test has a model of two machines with mount
+//! namespaces, processes and containers. Numbers and names are reused as soon as they are free, and events
+//! happen between the check and the release.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -171,7 +171,7 @@ impl World {
         match self.dice.below(12) {
             0..=3 => self.start(machine, in_window),
             4 => {
-                // A runtime repeats an ADD whose answer it lost.
+                // A runtime repeats an ADD whose answer was lost.
                 if let Some(id) = self.any(machine) {
                     let netns = self.machines[machine].containers[&id].netns.clone();
                     let addr = self.add(machine, &id, &netns);
@@ -239,7 +239,7 @@ impl World {
         let mut listings = Vec::new();
         let by_netns = self.dice.once_in(2);
         if !by_netns || self.dice.once_in(2) {
-            // It may be one of two runtimes, and know only some of the containers.
+            // The runtime may be one of two, and know only some of the containers.
             let part = self.dice.below(3);
             let knows = |id: &&String| part != 0 || id.ends_with(['1', '3', '5', '7', '9']);
             let containers = m.containers.keys().filter(knows).cloned().collect();
@@ -321,7 +321,7 @@ fn no_living_container_loses_its_lease() {
         }
     }
     world.verify();
-    // Lost leases were found, and events did happen in between.
+    // Stale leases were found, and events did happen in between.
     assert!(world.freed > STEPS / 50, "only {} were freed", world.freed);
     assert!(world.proven > world.freed, "nothing ever happened between look and freeing");
 }

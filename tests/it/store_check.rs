@@ -1,7 +1,7 @@
 //! Checks a store through the library.
 //!
-//! Uses the store from outside of the program, and has the conditions that must hold. The network is that
-//! of `lab::conf`.
+//! It opens the store without the program, and has the conditions that must hold. The network is that of
+//! `lab::conf`.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,7 +74,7 @@ pub fn open(file: &Path, persist: Persist) -> Box<dyn Store> {
     sublet::store::open(&spec).unwrap()
 }
 
-/// Like the real program's, so that both have the same boot and machine.
+/// A context like the real program's, with the same boot and machine.
 pub fn now() -> Context {
     sublet::sys::host::facts(&|_| None).context()
 }
@@ -178,7 +178,7 @@ pub fn store(file: &Path, persist: Persist, cx: &Context, truth: &Truth) -> Resu
             return Err(format!("{container} must not have {address}: {rows:?}"));
         }
     }
-    // A repeated ADD returns the existing lease, a new one a free address.
+    // A repeated ADD returns the existing lease, and a new ADD returns a free address.
     if let Some((container, address)) = held.iter().next() {
         let again = given(store, container, cx)?;
         if again.to_string() != *address {

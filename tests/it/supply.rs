@@ -1,5 +1,5 @@
-//! The crates in the program: their licenses, and none in two versions. cargo-deny checks the same and more
-//! if it is installed; this runs everywhere.
+//! The crates in the program: their licenses, and that none is there in two versions. cargo-deny checks the
+//! same and more if it is installed; this test runs everywhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -45,7 +45,7 @@ fn metadata(extra: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Whether allowed licenses satisfy an SPDX expression: one of each OR, all of each AND.
+/// Whether allowed licenses satisfy an SPDX expression: one license of each OR, all licenses of each AND.
 fn allowed(expression: &str) -> bool {
     let expression = expression.replace('/', " OR ");
     let parts = split(&expression, " AND ");
@@ -63,7 +63,7 @@ fn allowed(expression: &str) -> bool {
     }
 }
 
-/// Splits outside of parentheses.
+/// Splits a text outside of its parentheses.
 fn split(text: &str, by: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut depth = 0;

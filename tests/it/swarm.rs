@@ -36,8 +36,8 @@ fn sixty_four_processes_at_once_on_disk() {
     swarm("disk");
 }
 
-/// 64 workers x 20 ADDs, every second one followed by its DEL. `held` has the leases that were answered and
-/// not freed yet: an address in it twice had two holders at the same time.
+/// 64 workers x 20 ADDs, every second ADD followed by its DEL. `held` has the addresses that were returned
+/// and not freed yet. If an address is in it twice, it had two holders at the same time.
 fn swarm(persist: &str) {
     let lab = Lab::new();
     let mut conf = network(&lab, persist);
@@ -62,7 +62,8 @@ fn swarm(persist: &str) {
                         assert_eq!(other, None, "{address} was given to {id} as well");
                     }
                     if turn % 2 == 1 {
-                        // Removed from `held` first, because another process may get it once the DEL runs.
+                        // The address is removed from `held` before the DEL, because another process may get
+                        // it once the DEL runs.
                         for address in &got {
                             held.lock().unwrap().remove(address);
                         }
@@ -95,8 +96,8 @@ fn killed_adds_lose_nothing_on_disk() {
     kills("disk");
 }
 
-/// 500 ADDs by four workers, each killed at a random moment. Answered addresses are leased; a repeated ADD
-/// returns the others.
+/// 500 ADDs by four workers, each killed at a random moment. An answered ADD keeps its lease. An unanswered
+/// ADD is repeated, and returns its lease.
 fn kills(persist: &str) {
     const TOTAL: usize = 500;
     let usual = usual_time(persist);
@@ -111,10 +112,10 @@ fn kills(persist: &str) {
                 let mut dice = Dice(worker);
                 for turn in 0..TOTAL / 4 {
                     let id = format!("k{worker}-{turn}");
-                    // Four share the lock and two processors, so an ADD takes longer than alone.
+                    // Four workers share the lock and two processors, so an ADD takes longer than alone.
                     let moment = usual * u32::try_from(dice.below(400)).unwrap() / 100;
                     let answer = add_killed_after(&id, conf, moment);
-                    // It was killed after its complete answer, so the caller has the lease.
+                    // The process was killed after its complete answer, so the caller has the lease.
                     if let Ok(result) = serde_json::from_str::<Value>(&answer.stdout) {
                         assert!(result.get("ips").is_some(), "{answer:?}");
                         answered.lock().unwrap().insert(id, addresses(&result));
@@ -209,7 +210,7 @@ fn add_killed_after(id: &str, conf: &Value, moment: Duration) -> Answer {
     let begin = Instant::now();
     let call = Call::cni("ADD", id, conf);
     let mut child = call.spawn();
-    // The moment is far shorter than a scheduler's tick, so this is a busy wait.
+    // Wait in a busy loop, because the time is far shorter than a scheduler's tick.
     while begin.elapsed() < moment {
         thread::yield_now();
     }

@@ -30,7 +30,7 @@ const LAYERS: &[(&str, &str)] = &[
 
 const FACE: &str = "net model error alloc sys config telemetry store rows migrate liveness engine";
 
-/// Dependencies of the design, and those that only one place may use.
+/// The dependencies of the design, and for some the only place that may use them.
 const CRATES: &[(&str, &[&str])] = &[
     ("percent_encoding", &["sys/percent.rs"]),
     ("serde", &[]),
@@ -118,7 +118,8 @@ fn layers() {
             continue;
         };
         for item in [named(&text, "crate::"), named(&text, "sublet::")].concat() {
-            // An empty name is a list, `crate::{a, b}`: one `use` a module keeps this test simple.
+            // An empty name is a list, `crate::{a, b}`, which is refused: one `use` for each module keeps
+            // this test simple.
             if item != module && !allowed.split(' ').any(|a| a == item) {
                 faults.push(format!("src/{name} names {item:?}; may name: {allowed}"));
             }
@@ -153,7 +154,7 @@ fn crates_are_used_where_they_belong() {
     complain(&faults);
 }
 
-/// A failed check is not an answer, and only one place renames over a file.
+/// A failed check is never taken for an answer, and only one place renames over a file.
 #[test]
 fn the_store_takes_no_failed_look_for_absence() {
     let mut faults = Vec::new();
@@ -254,7 +255,7 @@ fn dependencies_say_why() {
         if line.starts_with('[') {
             inside = line.ends_with("dependencies]");
         } else if inside && line.contains('=') && !line.starts_with('#') {
-            // Two lines may share a comment: serde and serde_json are one choice.
+            // Two lines may share a comment: serde and serde_json are one decision.
             if before.is_empty() {
                 faults.push(format!("Cargo.toml: why is this there: {line}"));
             }

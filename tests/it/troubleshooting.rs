@@ -1,5 +1,5 @@
-//! docs/troubleshooting.md has a row for each error code, each variant of the library's errors, each
-//! message that testdata expects and each message of a command. Each row's message is in the sources.
+//! docs/troubleshooting.md has a row for each error code, each variant of the library's errors, each message
+//! that testdata expects and each message of a command. The message of each row is in the sources.
 //!
 //! In the first cell of a row, a message is formatted as code, with `...` for variable parts.
 
@@ -42,7 +42,7 @@ fn fits(pattern: &str, message: &str) -> bool {
     })
 }
 
-/// The strings of a source file as the program has them; a quote inside of them becomes `'`.
+/// The strings of a source file as the program prints them; a quote inside a string becomes `'`.
 fn unescaped(source: &str) -> String {
     let joined: String = source.split("\\\n").map(str::trim_start).collect();
     joined.replace("\\\"", "'").replace("{{", "{").replace("}}", "}")
@@ -53,8 +53,8 @@ fn pieces<'t>(text: &'t str, between: &'static [char]) -> impl Iterator<Item = &
     text.split(between).map(str::trim).filter(|piece| piece.len() > 4)
 }
 
-/// Whether a text contains a piece. The piece may begin with a name that is elsewhere in the text or
-/// replaced by `...`.
+/// Whether a text contains a piece. The piece may begin with a name that is elsewhere in the text or replaced
+/// with `...`.
 fn has(text: &str, piece: &str) -> bool {
     text.contains(piece) || piece.split_once(' ').is_some_and(|(_, rest)| text.contains(rest))
 }

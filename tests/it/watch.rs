@@ -57,7 +57,7 @@ impl Drop for Watch {
     }
 }
 
-/// Waits until it has checked once: earlier events are not shown.
+/// Waits until `watch` has checked once, because it does not show earlier events.
 fn settled() {
     #[allow(clippy::disallowed_methods, reason = "nothing tells that another process waits")]
     std::thread::sleep(Duration::from_millis(700));
@@ -87,7 +87,7 @@ fn watch_tells_what_happens() {
     }
 }
 
-/// Its output in both forms, with golden files like those of `commands`. Only the time differs.
+/// The output of `watch` in both forms, with golden files like those of `commands`. Only the time differs.
 #[test]
 fn watch_prints_what_it_printed() {
     let mut faults = Vec::new();

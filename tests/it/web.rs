@@ -19,7 +19,7 @@ use crate::docker::{Daemon, subletd, until};
 use crate::lab::{Call, Lab};
 use crate::tidy::root;
 
-/// A daemon with a page, and where that is.
+/// A daemon with a status page, and the page's address.
 struct Site {
     daemon: Daemon,
     at: String,
@@ -33,7 +33,7 @@ impl Site {
         Site::over(args, |_| {})
     }
 
-    /// Over a store that is made first.
+    /// Starts a daemon. `make` fills its store first.
     fn over(args: &[&str], make: impl FnOnce(&Lab)) -> Site {
         let all = [&["--http", "127.0.0.1:0", "--address-spaces", "L,G"], args].concat();
         let mut daemon = Daemon::with(&all, &[("NODE_ID", "host1")]);
@@ -87,7 +87,8 @@ fn conf(lab: &Lab, name: &str, more: &Value) -> Value {
     json!({ "cniVersion": "1.0.0", "name": name, "type": "bridge", "ipam": ipam })
 }
 
-/// A little of everything: two networks, a pod, a freed address, a reservation, Docker's pool.
+/// A store with one example of most things: two networks, a pod, a freed address, a reservation, a Docker
+/// pool.
 fn scene(lab: &Lab) {
     let range = json!({ "subnet": "10.1.2.0/29", "cooldown": "1h" });
     let mynet = conf(lab, "mynet", &range);
@@ -120,7 +121,7 @@ fn docker(site: &Site) {
     assert_eq!(site.daemon.call("/IpamDriver.RequestAddress", &body.to_string()).0, 200);
 }
 
-/// What differs from run to run is put in the form of a sample.
+/// Replaces values that differ from run to run with those of the samples.
 fn settled(value: &Value, store: &str) -> Value {
     match value {
         Value::Object(fields) => {
@@ -148,7 +149,7 @@ fn settled(value: &Value, store: &str) -> Value {
     }
 }
 
-/// The text of the document, with what each of its samples is of.
+/// The samples of the document, each with the path that it is a response to.
 fn samples(document: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut lines = document.lines();
@@ -169,7 +170,7 @@ fn samples(document: &str) -> Vec<(String, String)> {
 fn the_api_answers_as_its_document_shows() {
     let site = Site::over(&[], scene);
     docker(&site);
-    // Once they were looked for, the status says when.
+    // The status contains the time of the check only after problems were looked for.
     site.json("/api/v1/problems");
     let path = root().join("docs/api.md");
     let mut document = fs::read_to_string(&path).unwrap();
@@ -202,7 +203,7 @@ fn the_api_answers_as_its_document_shows() {
             document = document
                 .replace(&format!("{head}{}", indent(&sample)), &format!("{head}{}", indent(&got)));
         } else {
-            // A machine without an ID answers without it.
+            // On a machine without an ID, the response has no `machineID`.
             let has_id =
                 fs::read_to_string("/etc/machine-id").is_ok_and(|id| !id.trim().is_empty());
             let is_shown = |line: &&str| has_id || !line.contains("\"machineID\"");
@@ -215,7 +216,8 @@ fn the_api_answers_as_its_document_shows() {
     }
 }
 
-/// One network's leases are the same rows, and the rows are those of `sublet list --json`.
+/// The leases of one network are the same rows as in the full list, and the rows are those of `sublet list
+/// --json`.
 #[test]
 fn rows_are_the_command_lines() {
     let site = Site::over(&[], scene);
@@ -287,7 +289,7 @@ fn only_this_host_asks_and_only_looks() {
         assert_eq!(headers["connection"], "close");
         assert!(!headers.contains_key("set-cookie"));
     }
-    // The page asks for nothing that is not its own.
+    // The page loads nothing from other hosts.
     let page = site.get("/").2;
     assert!(!page.contains("//") || !page.contains("src=\"http"), "{page}");
     assert!(!page.contains("style=") && !page.contains("onclick"), "{page}");
@@ -312,7 +314,7 @@ fn no_page_where_it_is_not_wanted() {
     assert_eq!(run(&["--http-public"]).0, Some(2));
 }
 
-/// Every answer is as docs/openapi.json says, and so is the document's list of paths.
+/// Every response matches docs/openapi.json, and the API has all of the paths in that document.
 #[test]
 fn the_api_answers_as_openapi_says() {
     let site = Site::over(&[], |lab| {
@@ -346,7 +348,8 @@ fn the_api_answers_as_openapi_says() {
     }
 }
 
-/// A list in pages is the list; filters are those of the document; what is unknown is no empty list.
+/// The pages of a list add up to the list. Each filter works, and an unknown name is an error, not an empty
+/// list.
 #[test]
 fn lists_have_pages_and_filters() {
     let site = Site::over(&[], scene);
@@ -396,14 +399,14 @@ fn lists_have_pages_and_filters() {
     }
 }
 
-/// The most memory that a process has had, in KiB.
+/// The peak memory of a process, in KiB.
 fn peak(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// Leases as JSON lines: `COUNT` of a network, with what a lease has beside its address.
+/// `count` leases of a network as JSON lines. `more` returns the other fields of a lease.
 fn lines(count: u32, more: impl Fn(u32) -> Value) -> String {
     let mut text = format!("{}\n", json!({ "sublet": env!("CARGO_PKG_VERSION"), "format": 2 }));
     for n in 0..count {
@@ -429,8 +432,8 @@ fn import(lab: &Lab, lines: &str) {
     assert_eq!(call.code, Some(0), "{call:?}");
 }
 
-/// Neither clients that say nothing nor those that do not read their answers delay the others, or cost
-/// memory. 32 idle connections stalled the page for 30 s once.
+/// Clients that send nothing, and clients that do not read their responses, neither delay other clients nor
+/// use much memory. Once, 32 idle connections stalled the page for 30 s.
 #[test]
 fn idle_clients_and_slow_readers_stall_nobody() {
     let pods =
@@ -468,7 +471,7 @@ fn idle_clients_and_slow_readers_stall_nobody() {
     prompt("/");
 }
 
-/// What needs attention: of the store behind `site`, as `kind level`.
+/// The entries of `attention` in the status of `site`, as `kind level`.
 fn attention(site: &Site) -> Vec<String> {
     let status = site.json("/api/v1/status");
     let items = status["attention"].as_array().unwrap();
@@ -508,7 +511,7 @@ fn it_is_well_only_if_that_was_checked() {
     assert_eq!((site.get("/healthz").0, attention(&site)), (200, Vec::new()));
 }
 
-/// A lease whose network namespace was there and is gone.
+/// A lease whose network namespace existed and is gone.
 #[test]
 fn a_stale_lease_needs_attention() {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
@@ -530,8 +533,8 @@ fn a_stale_lease_needs_attention() {
     assert!(text.contains("\nsublet_problems{level=\"warning\"} 3\n"), "{text}");
 }
 
-/// While another process holds the lock, the page shows what was read before, and says so; a scrape does
-/// not wait.
+/// While another process holds the lock, the page shows the data that it read before, and reports the lock. A
+/// scrape does not wait.
 #[test]
 fn a_locked_store_is_reported_and_delays_no_scrape() {
     let site = Site::over(&[], |lab| fill(lab, "calm", "10.1.4.0/29", 2));
@@ -569,7 +572,7 @@ fn a_cluster_that_does_not_answer_needs_attention() {
     assert!(page.get("/metrics").2.contains("\nsublet_store_readable 0\n"));
 }
 
-/// subletd without the driver.
+/// A subletd without the Docker driver.
 struct Alone {
     site: String,
     child: std::process::Child,
@@ -623,7 +626,7 @@ fn the_page_runs_without_the_driver() {
     }
 }
 
-/// A range of which two more addresses were reserved in each of the last quarters of an hour.
+/// Makes a range in which two more addresses were reserved in each of the last quarters of an hour.
 fn rising(lab: &Lab) {
     fill(lab, "rising", "10.1.6.0/26", 1);
     let cx = sublet::sys::host::facts(&|_| None).context();
@@ -653,7 +656,7 @@ fn a_range_that_fills_up_needs_attention() {
     until("the first look", || attention(&site) == ["filling warning"]);
     let status = site.json("/api/v1/status");
     assert_eq!(status["attention"][0]["network"], "rising", "{status}");
-    // Of 61 addresses 25 are in use; the others last 36 / 8 hours.
+    // 25 of 61 addresses are in use. The other 36 last for 36 / 8 hours.
     let full_in = site.json("/api/v1/trends")["pools"][0]["fullIn"].as_u64().unwrap();
     assert!((15_000..18_000).contains(&full_in), "{full_in}");
     let text = site.get("/metrics").2;
@@ -661,7 +664,7 @@ fn a_range_that_fills_up_needs_attention() {
     assert!(text.contains(name), "{text}");
 }
 
-/// What a day's history adds up to, and a range that fills up.
+/// The trends match a day of history. One range is filling up.
 #[test]
 fn trends_are_those_of_the_history() {
     let site = Site::over(&[], |lab| fill(lab, "calm", "10.1.4.0/27", 5));
@@ -676,7 +679,7 @@ fn trends_are_those_of_the_history() {
     assert_eq!((used.len(), &used[95], &used[0]), (96, &json!(4), &json!(0)), "{trend}");
 }
 
-/// A store that cannot be read: the page says so, and so do the metrics.
+/// If the store cannot be read, the page and the metrics report it.
 #[test]
 fn a_damaged_store_is_told() {
     let site = Site::new(&[]);
@@ -703,7 +706,7 @@ fn the_metrics_count_what_the_store_has() {
         format!("sublet_pool_addresses{{{range},state=\"used\"}} 1"),
         format!("sublet_pool_addresses{{{range},state=\"reserved\"}} 1"),
         format!("sublet_pool_addresses{{{range},state=\"cooling\"}} 1"),
-        // The plugin's runs were other processes: their counters are the store's.
+        // Other processes ran the plugin: the counters in the store include their requests.
         "sublet_requests_total{network=\"mynet\",face=\"cni\",command=\"add\",outcome=\"ok\"} 2".into(),
         "sublet_requests_total{network=\"mynet\",face=\"cni\",command=\"del\",outcome=\"ok\"} 1".into(),
         "sublet_store_readable 1".into(),
@@ -720,7 +723,7 @@ fn the_metrics_count_what_the_store_has() {
     }
 }
 
-/// One line an event, as text or JSON; a file that was rotated away is let go of.
+/// The log has one line for each event, as text or JSON. After a rotation, the daemon closes the old file.
 #[test]
 fn the_daemon_logs_each_request_once() {
     let site = Site::new(&["--log-format", "json"]);
@@ -768,7 +771,7 @@ fn the_daemon_logs_to_a_file_that_may_be_rotated() {
     assert_eq!(site.log(), "");
 }
 
-/// The plugin's file: who, what, which address, how long, how it ended.
+/// The plugin's log file: container, command, address, duration and outcome of each call.
 #[test]
 fn the_plugin_logs_each_call_once() {
     for format in ["text", "json"] {
@@ -839,14 +842,14 @@ pub mod peers {
         let site = Site::over(&[], scene);
         docker(&site);
         assert_eq!(promtool(&["check", "metrics"], &site.get("/metrics").2), "");
-        // And those for the node exporter's textfile.
+        // Check the metrics for the node exporter's textfile collector as well.
         let store = site.daemon.store().display().to_string();
         let out = Call::sublet().arg("stats").arg("--prometheus").arg("--store").arg(&store).run();
         assert_eq!(out.code, Some(0), "{out:?}");
         assert_eq!(promtool(&["check", "metrics"], &out.stdout), "");
     }
 
-    /// Each query of the dashboard, evaluated by Prometheus over what it scraped from a daemon.
+    /// Prometheus evaluates each query of the dashboard on metrics that it scraped from a daemon.
     #[test]
     fn prometheus_evaluates_the_dashboards_queries() {
         let site = Site::over(&[], |lab| {
@@ -892,7 +895,7 @@ pub mod peers {
             let text = target["expr"].as_str().unwrap();
             let asked = text.replace("$__rate_interval", "1m").replace("$instance", ".*");
             let found = query(&asked);
-            // No request has failed: that panel is empty.
+            // No request has failed, so the panel of failures is empty.
             if found["status"] != "success" || (!has(&found) && !text.contains("outcome!=")) {
                 faults.push(format!("{asked}: {found}"));
             }
@@ -908,7 +911,7 @@ pub mod peers {
         assert!(told.contains("SUCCESS"), "{told}");
         let told = promtool(&["test", "rules", "sublet.test.yml"], "");
         assert!(told.contains("SUCCESS"), "{told}");
-        // What the rules ask for is what /metrics tells.
+        // The rules use only metrics that /metrics has.
         let rules =
             fs::read_to_string(root().join("packaging/prometheus/sublet.rules.yml")).unwrap();
         let site = Site::over(&[], scene);

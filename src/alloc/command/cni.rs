@@ -137,7 +137,7 @@ pub enum Target {
     Some(Owner, Vec<Addr>),
     /// Only this lease, and only if it has not changed since it was read.
     Unchanged(Box<Lease>),
-    /// These addresses, whoever holds them, except gateways and reservations.
+    /// These addresses, whatever their owners, except gateways and reservations.
     Addresses(Vec<Addr>),
 }
 

@@ -60,7 +60,7 @@ enum Action {
 }
 
 impl Row {
-    /// Whether the file is another one now.
+    /// Whether the name leads to another file than before.
     pub fn is_change(&self) -> bool {
         self.action != Action::Unchanged
     }

@@ -127,7 +127,7 @@ impl Install {
 pub(super) struct State {
     place: (u64, u64),
     size: u64,
-    /// Of its content, and of everything else of it: seconds and nanoseconds.
+    /// When the content and when the metadata changed, each in seconds and nanoseconds.
     changed: [i64; 4],
 }
 

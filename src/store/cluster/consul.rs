@@ -177,7 +177,7 @@ impl Consul {
         Ok(paths)
     }
 
-    /// An error unless the token may read the records: Consul hides what it may not read.
+    /// An error unless the token may read the records: Consul hides records that it may not read.
     fn check_read(&self, until: Instant) -> Result<(), Failure> {
         let reply = self.read(&format!("{PROBE}?consistent"), until)?;
         match reply.status {

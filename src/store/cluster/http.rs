@@ -37,7 +37,7 @@ const LONGEST_ANSWER: u64 = 128 << 20;
 const LONGEST_FILE: u64 = 4 << 20;
 /// Longest wait for a connection: a host that is up answers in a fraction of this time.
 const CONNECT: Duration = Duration::from_secs(2);
-/// How long the address of an endpoint that answered is remembered for other processes.
+/// How long other processes remember which endpoint answered.
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// Wait between two rounds over endpoints that are up but cannot serve, for example during an election.
 const RETRY_AFTER: Duration = Duration::from_millis(100);

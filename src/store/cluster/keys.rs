@@ -85,7 +85,7 @@ fn read_hex(text: &str) -> Option<Addr> {
     Addr::from_bits(family, u128::from_str_radix(text, 16).ok()?)
 }
 
-/// The record of this kind with this name.
+/// The path of the record of this kind with this name.
 pub fn named(kind: &str, name: &str) -> String {
     format!("{kind}{}", escape(name))
 }
@@ -101,17 +101,17 @@ pub fn read_network(kind: &str, path: &str) -> Option<NetworkName> {
     NetworkName::new(path.strip_prefix(kind)?).ok()
 }
 
-/// The record of a node.
+/// The path of the record of a node.
 pub fn node(name: &str) -> String {
     named(NODE, name)
 }
 
-/// All records of this kind in a set.
+/// The prefix of all records of this kind in a set.
 pub fn of_set(kind: &str, set: &SetName) -> String {
     named(kind, &set.0) + "/"
 }
 
-/// The record of this kind for an address of a set. Not for [`ADDRESS`], see [`address`].
+/// The path of the record of this kind for an address of a set. For [`ADDRESS`], use [`address`] instead.
 pub fn of_address(kind: &str, set: &SetName, addr: Addr) -> String {
     of_set(kind, set) + &hex(addr)
 }
@@ -122,12 +122,12 @@ pub fn read_of_address(kind: &str, path: &str) -> Option<(SetName, Addr)> {
     Some((SetName(unescape(set)?), read_hex(addr)?))
 }
 
-/// The record of an address: its holder.
+/// The path of the record of an address, which contains its holder.
 pub fn address(set: &SetName, addr: Addr) -> String {
     chunk(set, addr) + &hex(addr)
 }
 
-/// The records of all addresses of a [`chunk_of`].
+/// The prefix of the records of all addresses of a [`chunk_of`].
 pub fn chunk(set: &SetName, addr: Addr) -> String {
     let mut hex = hex(addr);
     hex.truncate(hex.len() - 2);
@@ -149,8 +149,8 @@ pub fn read_address(path: &str) -> Option<(SetName, Addr)> {
     (parts.next().is_none() && address(&found.0, found.1) == path).then_some(found)
 }
 
-/// The leases of an owner on this node. `None` for an address of a pool, which is its own owner: the record
-/// of the address is the only one.
+/// The path of the record with the leases of an owner on this node. `None` for an address of a pool, which is
+/// its own owner: only the address has a record.
 pub fn owner(set: &SetName, node: &Node, owner: &Owner) -> Option<String> {
     // A lease for a container without its interface does not say on which node the container is.
     let no_node = Node::default();
@@ -175,17 +175,17 @@ pub fn read_owner_set(path: &str) -> Option<SetName> {
     unescape(path.strip_prefix(OWNER)?.split('/').nth(1)?).map(SetName)
 }
 
-/// The leases of all owners of this node.
+/// The prefix of the records of all owners of this node.
 pub fn all_owners(node: &str) -> String {
     named(OWNER, node) + "/"
 }
 
-/// The leases of all owners of this node in a set.
+/// The prefix of the records of all owners of this node in a set.
 pub fn node_owners(node: &str, set: &SetName) -> String {
     format!("{}{}/", all_owners(node), escape(&set.0))
 }
 
-/// A pod's former address in a range set.
+/// The path of the record of a pod's former address in a range set.
 pub fn sticky(set: &SetName, pod: &PodKey, range: Addr) -> String {
     let of_set = of_set(STICKY, set);
     format!("{of_set}{}/{}/{}", escape(&pod.namespace), escape(&pod.name), hex(range))

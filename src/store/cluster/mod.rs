@@ -4,9 +4,10 @@
 //!
 //! [`keys`] lists all keys. Three kinds of records decide:
 //!
-//! - `ip/<set>/<chunk>/<address>` is the holder of an address. It is the truth.
+//! - `ip/<set>/<chunk>/<address>` is the holder of an address. This record is authoritative.
 //! - `own/<node>/<set>/<owner>` has all leases of an owner, so that an ADD can be repeated and a DEL finds what it
-//!   frees. A transaction that writes one of the two also writes the other.
+//!   frees. A transaction that writes the record of an address also writes that of its owner,
+//!   and the other way round.
 //! - `node/<node>` records the machine and the boot that hold a node name. Each write of this record begins a new
 //!   *turn*. Every transaction of the node compares the record, so a transaction of an earlier turn fails.
 //!

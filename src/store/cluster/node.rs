@@ -26,16 +26,16 @@ use crate::store::codec;
 /// What a command does under the name of its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// It changes nothing.
+    /// Changes nothing.
     Reads,
-    /// It changes nothing, and reports whether the node may lease.
+    /// Changes nothing, and reports whether the node may lease.
     ChecksName,
-    /// It frees an owner's leases, whichever machine owns the name.
+    /// Frees an owner's leases, whichever machine owns the name.
     Frees,
-    /// It frees leases that only the machine that owns the name can have: a copy of the machine has the same
+    /// Frees leases that only the machine that owns the name can have: a copy of the machine has the same
     /// Docker networks.
     FreesOwn,
-    /// It leases, or frees leases that other machines with this name may have made.
+    /// Leases, or frees leases that other machines with this name may have made.
     Leases,
 }
 

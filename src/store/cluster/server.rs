@@ -94,7 +94,7 @@ pub struct KeyRange {
 /// The outcome of a commit.
 #[derive(Debug)]
 pub enum Commit {
-    /// It was applied. The records that it wrote have this version.
+    /// The transaction was applied. The records that it wrote have this version.
     Done(u64),
     /// A comparison did not hold. Nothing was changed.
     Conflict(Conflict),

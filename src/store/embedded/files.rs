@@ -1,5 +1,5 @@
 //! The names of a store's files, and the creation of files: a file appears completely or not at all, and
-//! never replaces another one, except in [`replace`].
+//! never replaces an existing file, except in [`replace`].
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -165,7 +165,7 @@ pub fn open<F: FileSystem>(fs: &F, path: &Path, access: Access) -> Result<Option
     Err(StoreError::Foreign { path: path.to_owned(), what: what.to_owned(), advice })
 }
 
-/// Creates a file under a temporary name, and gives it its own with `link`. An existing file stays and is
+/// Creates a file under a temporary name, and adds its final name with `link`. An existing file stays and is
 /// an error. `fill` writes the new, empty file, and flushes it if it must survive a power cut.
 pub fn create<F: FileSystem>(
     fs: &F,

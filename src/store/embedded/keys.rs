@@ -118,7 +118,7 @@ fn named(kind: u8, name: &str) -> Vec<u8> {
     key
 }
 
-/// All keys of a kind that belong to a set.
+/// The prefix of all keys of a kind that belong to a set.
 pub fn of_set(kind: u8, set: &SetName) -> Vec<u8> {
     named(kind, &set.0)
 }
@@ -128,7 +128,7 @@ pub fn at(kind: u8, set: &SetName, at: Addr) -> Vec<u8> {
     [&of_set(kind, set)[..], &addr(at)].concat()
 }
 
-/// All keys of a kind that belong to a set and a family.
+/// The prefix of all keys of a kind that belong to a set and a family.
 pub fn of_family(kind: u8, set: &SetName, of: Family) -> Vec<u8> {
     [&of_set(kind, set)[..], &[family(of)]].concat()
 }
@@ -150,12 +150,12 @@ pub fn read_at(kind: u8, key: &[u8]) -> Option<(SetName, Addr)> {
     Some((set, read_addr(rest)?))
 }
 
-/// One lease.
+/// The key of a lease.
 pub fn lease(set: &SetName, addr: Addr) -> Vec<u8> {
     at(LEASE, set, addr)
 }
 
-/// The addresses of an owner.
+/// The key of the addresses of an owner.
 pub fn owner(set: &SetName, owner: &Owner) -> Vec<u8> {
     let mut key = of_set(OWNER, set);
     match owner {
@@ -184,7 +184,7 @@ pub fn owner(set: &SetName, owner: &Owner) -> Vec<u8> {
     key
 }
 
-/// Every lease of a set that was made through a pool, by address.
+/// The prefix of the owner keys of all leases of a set that were made through a pool, sorted by address.
 pub fn of_pool(set: &SetName, pool: &PoolId) -> Vec<u8> {
     let mut key = of_set(OWNER, set);
     key.push(b'p');
@@ -192,7 +192,7 @@ pub fn of_pool(set: &SetName, pool: &PoolId) -> Vec<u8> {
     key
 }
 
-/// Every container of a network in a set.
+/// The prefix of the owner keys of all containers of a network in a set.
 pub fn of_network(set: &SetName, network: &NetworkName) -> Vec<u8> {
     let mut key = of_set(OWNER, set);
     key.push(b'a');
@@ -200,7 +200,7 @@ pub fn of_network(set: &SetName, network: &NetworkName) -> Vec<u8> {
     key
 }
 
-/// One occupancy block: `index` counts blocks of its level.
+/// The key of an occupancy block. `index` counts the blocks of its level.
 pub fn block(set: &SetName, of: Family, level: u8, index: u128) -> Vec<u8> {
     let kind = if set.0.starts_with(GRID_MARK) { GRID } else { BLOCK };
     [&of_family(kind, set, of)[..], &[level], &index.to_be_bytes()].concat()
@@ -213,12 +213,13 @@ pub fn read_block(key: &[u8]) -> Option<(SetName, Family, u8, u128)> {
     Some((set, read_family(*family)?, *level, u128::from_be_bytes(index.try_into().ok()?)))
 }
 
-/// A pool by its name.
+/// The key of a pool by its name.
 pub fn pool(id: &PoolId) -> Vec<u8> {
     named(POOL, &id.0)
 }
 
-/// A cooling address in the order of time. The family comes first, because a search is for one family.
+/// The key of a cooling address in the order of time. The family comes first, because a search is for one
+/// family.
 pub fn queued(set: &SetName, until: Timestamp, at: Addr) -> Vec<u8> {
     [&of_family(QUEUE, set, at.family())[..], &until.to_be_bytes(), &addr(at)].concat()
 }
@@ -230,7 +231,7 @@ pub fn read_queued(key: &[u8]) -> Option<(SetName, Timestamp, Addr)> {
     Some((set, u64::from_be_bytes(*until), read_addr(addr)?))
 }
 
-/// A pod's address in a range set.
+/// The key of a pod's former address in a range set.
 pub fn sticky(set: &SetName, pod: &PodKey, range: Addr) -> Vec<u8> {
     let mut key = of_set(STICKY, set);
     text(&mut key, &pod.namespace);
@@ -247,7 +248,7 @@ pub fn read_sticky(key: &[u8]) -> Option<(SetName, PodKey, Addr)> {
     Some((set, PodKey { namespace, name }, read_addr(rest)?))
 }
 
-/// A network's ranges.
+/// The key of a network's ranges.
 pub fn ranges(network: &NetworkName) -> Vec<u8> {
     named(RANGES, network.as_str())
 }
@@ -258,15 +259,15 @@ pub fn read_ranges(key: &[u8]) -> Option<NetworkName> {
     NetworkName::new(name).ok()
 }
 
-/// The bounds of a set's history.
+/// The key of the bounds of a set's history.
 pub fn history_bounds(set: &SetName) -> Vec<u8> {
     let mut key = BOUNDS.to_vec();
     text(&mut key, &set.0);
     key
 }
 
-/// An event of a set. Numbers grow by one in each set. With the time in the key, old events need not be
-/// read.
+/// The key of an event of a set. Numbers grow by one in each set. The time is in the key, so that old events
+/// can be found without reading them.
 pub fn event(set: &SetName, number: u64, time: Timestamp) -> Vec<u8> {
     [&of_set(EVENT, set)[..], &number.to_be_bytes(), &time.to_be_bytes()].concat()
 }
@@ -280,14 +281,14 @@ pub fn grid(space: &str, len: u8) -> SetName {
     SetName(format!("{GRID_MARK}{len} {space}"))
 }
 
-/// A pool by its space, its subnet and its name.
+/// The key of a pool by its space, its subnet and its name.
 pub fn place(space: &str, subnet: Subnet, id: &PoolId) -> Vec<u8> {
     let mut key = places(space, subnet);
     text(&mut key, &id.0);
     key
 }
 
-/// Every pool of a subnet. Sorts by address, a shorter prefix first.
+/// The prefix of the keys of every pool of a subnet. They sort by address, a shorter prefix first.
 pub fn places(space: &str, subnet: Subnet) -> Vec<u8> {
     let mut key = named(PLACE, space);
     key.extend(addr(subnet.first()));

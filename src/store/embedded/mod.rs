@@ -1,6 +1,6 @@
 //! The embedded store: leases in redb files on this host.
 //!
-//! # Which file holds what
+//! # Files
 //!
 //! | file | holds | flushed |
 //! |---|---|---|

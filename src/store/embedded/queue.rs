@@ -1,11 +1,11 @@
 //! The order of processes that wait for a lock: roughly first come, first served.
 //!
-//! `flock(2)` gives a free lock to the first process that asks. On a busy machine that is often a newcomer
-//! that is already running, so a sleeping process may starve. Therefore a process that has to wait takes a
-//! place in a queue: a lock on one byte of the lock file, after all other places. Newcomers see the places
-//! and queue up. A place ends with its process. The queue orders the waiting but decides nothing: if the
-//! system does not support such locks, or if the process at the head is stopped, other processes still get
-//! the lock.
+//! `flock(2)` grants a free lock to the first process that requests it. On a busy machine that is often a
+//! newcomer that is already running, so a sleeping process may starve. Therefore a process that has to wait
+//! takes a place in a queue: a lock on one byte of the lock file, after all other places. Newcomers see the
+//! places and queue up. A place ends with its process. The queue orders the waiting but decides nothing: if
+//! the system does not support such locks, or if the process at the head is stopped, other processes still
+//! get the lock.
 
 use std::fs::File;
 

@@ -1,4 +1,4 @@
-//! Cases of the contract for copying: all records of a store are copied to another one and back.
+//! Cases of the contract for copying: all records of a store are copied to a second store and back.
 
 use super::contract::{Make, add, added, addr, at, attachment, del, leases, net, refused, set};
 use super::fake_cluster::{FakeServer, FakeStore};

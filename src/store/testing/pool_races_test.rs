@@ -165,7 +165,8 @@ fn a_clock_that_is_behind_makes_no_pool_older() {
     assert_eq!(users(&server), [("one".to_owned(), 1), ("two".to_owned(), 2)]);
 }
 
-/// dockerd removes a host's last network with a shared pool while a request for an address of it is under way.
+/// dockerd removes a host's last network with a shared pool while a request for an address of the pool is
+/// under way.
 #[test]
 fn an_address_that_was_leased_after_the_pool_s_release_is_swept() {
     let server = FakeServer::new(false);

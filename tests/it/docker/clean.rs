@@ -1,4 +1,4 @@
-//! `subletd cleanup` with an imitated dockerd: what it lists stays, what it does not list is freed, and an
+//! `subletd cleanup` with an imitated dockerd: listed addresses stay, unlisted addresses are freed, and an
 //! incomplete listing frees nothing.
 
 use std::io::{BufRead, BufReader, Write};
@@ -54,7 +54,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// Three pools, each with a gateway, an auxiliary and two other addresses.
+    /// Three pools, each with a gateway, an auxiliary address and two other addresses.
     fn new(args: &[&str]) -> Stage {
         let daemon = Daemon::with(&[&["--address-spaces", "L,G"], args].concat(), &[]);
         let mut client = daemon.client();
@@ -92,7 +92,7 @@ impl Stage {
         (output.status.success(), String::from_utf8(text).unwrap())
     }
 
-    /// Waits until the leases are old enough. Cleanup keeps those of its own second.
+    /// Waits until the leases are old enough. Cleanup keeps leases that were made in its own second.
     fn grow_old() {
         let begin = sublet::sys::host::now();
         until("a second", || sublet::sys::host::now() > begin);
@@ -104,7 +104,7 @@ fn frees_what_dockerd_does_not_know() {
     let stage = Stage::new(&[]);
     Stage::grow_old();
     let socket = stage.daemon.lab.join("docker.sock");
-    // The first pool's network has one container; the second's is a swarm's; the third's is gone.
+    // The first pool's network has one container, the second's belongs to a swarm, and the third's is gone.
     let one = network("n1", "10.0.1.0/24", &["10.0.1.5"], "local");
     let two = network("n2", "10.0.2.0/24", &[], "swarm");
     dockerd(&socket, vec![one, two], false);
@@ -171,7 +171,7 @@ fn frees_nothing_on_half_a_listing() {
     assert_eq!(stage.daemon.leases(), before);
 }
 
-/// dockerd 26 and later list the subnet that was asked for, here any /24, not the allocated one.
+/// dockerd 26 and later list the requested subnet, here any /24, not the allocated subnet.
 #[test]
 fn a_network_that_asked_for_any_block_keeps_its_pool() {
     let any = |addrs: &[&str]| {
@@ -189,13 +189,14 @@ fn a_network_that_asked_for_any_block_keeps_its_pool() {
         stage.daemon.leases().iter().filter(|addr| addr.starts_with(&start)).count()
     };
     for (networks, left) in [
-        // Nothing shows which pool it has, so all stay.
+        // Nothing shows which pool the network has, so all pools stay.
         (vec![any(&[])], [4, 4, 4]),
         (vec![unlisted(&[])], [4, 4, 4]),
         // A container's address shows the pool, so this address and the gateway stay.
         (vec![any(&["10.0.2.5"])], [0, 2, 0]),
         (vec![unlisted(&["10.0.2.5"])], [0, 2, 0]),
-        // Two such networks, and only one shows its pool: the other may have any of the rest.
+        // There are two such networks, and only one shows its pool: the other may have any of the other
+        // pools.
         (
             vec![
                 any(&["10.0.2.5"]),
@@ -204,7 +205,7 @@ fn a_network_that_asked_for_any_block_keeps_its_pool() {
             ],
             [4, 2, 4],
         ),
-        // Blocks of another size or family.
+        // The networks have blocks of another size or family.
         (
             vec![json!({"Id": "n2", "Scope": "local", "IPAM": {"Driver": "sublet",
             "Config": [{"Subnet": "0.0.0.0/20"}, {"Subnet": "::/24"}]}})],
@@ -221,7 +222,7 @@ fn a_network_that_asked_for_any_block_keeps_its_pool() {
     }
 }
 
-/// gipam gave its next block, whatever subnet was asked for, and dockerd lists the latter.
+/// gipam allocated its next block, whatever subnet was requested, and dockerd lists the requested subnet.
 #[test]
 fn a_network_of_gipams_keeps_its_pool() {
     let file = json!({"v4": "192.168.0.0/16", "v4ab": 24, "v6": "2001:db8::/56", "v6ab": 64, "allocated": [
@@ -237,17 +238,17 @@ fn a_network_of_gipams_keeps_its_pool() {
     };
     let asked = || json!([{"Subnet": "10.9.0.0/24"}]);
     for (networks, left) in [
-        // Nothing shows which pool of IPv4 it has: all stay.
+        // Nothing shows which IPv4 pool the network has, so all stay.
         (vec![network(asked(), Value::Null, &[])], [3, 2, 0]),
-        // A container's address shows it: this address and the gateway stay.
+        // A container's address shows the pool: this address and the gateway stay.
         (vec![network(asked(), Value::Null, &["192.168.0.2"])], [2, 0, 0]),
         (vec![network(asked(), json!({"network": "web"}), &["192.168.0.2"])], [2, 0, 0]),
-        // What was asked for happens to be another network's block.
+        // The requested subnet happens to be another network's block.
         (
             vec![network(json!([{"Subnet": "192.168.1.0/24"}]), Value::Null, &["192.168.0.2"])],
             [2, 0, 0],
         ),
-        // Only the pool of IPv6 was chosen by gipam alone.
+        // Only the IPv6 pool was chosen by gipam alone.
         (
             vec![network(
                 json!([{"Subnet": "10.9.0.0/24"},
@@ -283,7 +284,7 @@ fn once_after_an_activation() {
     for (addrs, left) in [(&["10.0.1.5"][..], 7), (&[], 16)] {
         let lab = crate::lab::Lab::new();
         let path = lab.join("docker.sock");
-        // A dockerd without a network of this store may be another one: nothing is freed.
+        // A dockerd without a network of this store may be the wrong dockerd, so nothing is freed.
         let networks = addrs.iter().map(|addr| network("n1", "10.0.1.0/24", &[addr], "local"));
         dockerd(&path, networks.collect(), false);
         let docker = path.display().to_string();
@@ -295,7 +296,7 @@ fn once_after_an_activation() {
     }
 }
 
-/// Only what this node leased.
+/// Only this node's leases are freed.
 #[test]
 fn frees_nothing_of_another_node() {
     let stage = Stage::new(&[]);

@@ -39,7 +39,7 @@ fn a33_freed_and_leased_again_without_a_duplicate() {
     let mut client = daemon.client();
     let pool = pool(&daemon, "172.25.0.0/16");
     let mut held: Vec<String> = (0..96).map(|_| bare(&ask(&mut client, &pool, false))).collect();
-    // Every other one, in a shuffled order.
+    // Release half of the addresses, chosen pseudo-randomly.
     for at in (0..48).map(|n| (n * 37) % 96).collect::<BTreeSet<_>>().into_iter().rev() {
         free(&mut client, &pool, &held.remove(at));
     }
@@ -125,7 +125,7 @@ fn a36_as_many_as_there_are() {
         assert_eq!((given.len(), count), (hosts, hosts), "/{len}");
         let full = "no available addresses on this pool";
         assert!(got.iter().all(|a| a["Address"].is_string() || a["Error"] == full));
-        // Each can be requested again by its address.
+        // Each freed address can be requested again.
         let mut client = daemon.client();
         for addr in given.iter().take(5) {
             free(&mut client, &pool, addr);
@@ -135,7 +135,7 @@ fn a36_as_many_as_there_are() {
     }
 }
 
-/// Two subletd on one store lease no address twice.
+/// Two subletd processes on one store lease no address twice.
 #[test]
 fn two_of_them_do_no_harm() {
     let one = Daemon::start();
@@ -168,7 +168,8 @@ fn two_of_them_do_no_harm() {
     assert_eq!(got.iter().collect::<BTreeSet<_>>().len(), 100);
 }
 
-/// kill -9 under load: answered requests stand; of the others, each client has at most one lease.
+/// kill -9 under load: the changes of answered requests stay. Of the unanswered requests, each client has at
+/// most one lease.
 #[test]
 fn killed_under_load() {
     let mut daemon = Daemon::start();

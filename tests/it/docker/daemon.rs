@@ -39,7 +39,7 @@ pub struct Daemon {
     child: Option<Child>,
     args: Vec<String>,
     env: BTreeMap<String, String>,
-    /// A store outside of the folder; empty if the environment names it.
+    /// A store outside of the folder; empty if the environment names the store.
     store: Option<String>,
 }
 
@@ -51,12 +51,12 @@ impl Daemon {
         )
     }
 
-    /// With these flags and variables; the socket and the store are in its folder.
+    /// A daemon with these flags and variables. Its socket and its store are in its own folder.
     pub fn with(args: &[&str], env: &[(&str, &str)]) -> Daemon {
         Daemon::on(None, args, env)
     }
 
-    /// The same, on a store that others use too.
+    /// The same on a store that other daemons use too.
     pub fn on(store: Option<&str>, args: &[&str], env: &[(&str, &str)]) -> Daemon {
         let mut daemon = Daemon {
             store: store.map(str::to_owned),
@@ -77,7 +77,7 @@ impl Daemon {
         self.lab.join("store/leases.redb")
     }
 
-    /// Starts it, perhaps again.
+    /// Starts the daemon, for the first time or again.
     pub fn spawn(&mut self) {
         let socket = self.socket();
         let store = self.store.clone().unwrap_or_else(|| self.store().display().to_string());
@@ -126,13 +126,13 @@ impl Daemon {
         }
     }
 
-    /// Sends SIGTERM, and returns the exit status.
+    /// Sends SIGTERM to the daemon, and returns its exit status.
     pub fn terminate(&mut self) -> ExitStatus {
         self.signal("TERM");
         self.ended()
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until the daemon ends by itself.
     pub fn ended(&mut self) -> ExitStatus {
         self.child.take().unwrap().wait().unwrap()
     }
@@ -160,7 +160,7 @@ impl<S: Read + Write> Client<S> {
         Client { stream: BufReader::new(stream) }
     }
 
-    /// As dockerd 20.10 of Debian: an empty Host, no content type.
+    /// Sends a request like dockerd 20.10 of Debian: an empty Host, no content type.
     pub fn send(&mut self, path: &str, body: &str) {
         self.try_send(path, body).unwrap();
     }
@@ -208,7 +208,7 @@ pub fn tcp(at: &str) -> Client<TcpStream> {
     Client::new(TcpStream::connect(at).unwrap())
 }
 
-/// A pool for tests; its ID.
+/// Requests a pool for tests. Returns its ID.
 pub fn a_pool<S: Read + Write>(client: &mut Client<S>) -> String {
     let (status, pool) =
         client.call("/IpamDriver.RequestPool", r#"{"AddressSpace":"L","Pool":"10.0.0.0/24"}"#);

@@ -22,14 +22,14 @@ fn text((base, len): Prefix) -> String {
     format!("{}/{len}", std::net::Ipv4Addr::from(base))
 }
 
-/// As simple as possible: every question examines everything.
+/// The model, as simple as possible: every question reads all pools and leases.
 #[derive(Default)]
 struct Model {
-    /// Name: space, subnet, part.
+    /// By name: space, subnet, sub-pool.
     pools: BTreeMap<String, (char, Prefix, Option<Prefix>)>,
-    /// Space and subnet, address: through which pool.
+    /// By space, subnet and address: the pool that the lease was made through.
     leases: BTreeMap<(char, Prefix, u32), String>,
-    /// Of serial requests, by space, subnet and first address.
+    /// The last addresses of serial requests, by space, subnet and first address.
     cursors: BTreeMap<(char, Prefix, u32), u32>,
 }
 
@@ -160,7 +160,7 @@ proptest! {
             match op {
                 Op::Pool { global, base, len, part } => {
                     let subnet = masked(WITHIN.0 + u32::from(*base), *len);
-                    // Inside the subnet, or all of it.
+                    // The sub-pool lies inside the subnet, or is all of it.
                     let part = part.map(|(at, l)| masked(subnet.0 + u32::from(at) % (last(subnet) - subnet.0 + 1), l.max(*len)));
                     let body = json!({"AddressSpace": space(*global), "Pool": text(subnet),
                         "SubPool": part.map(text).unwrap_or_default()});

@@ -29,7 +29,7 @@ fn request(pool: &str) -> String {
 fn r01_routes_on_the_path_alone() {
     let daemon = Daemon::start();
     let mut client = daemon.client();
-    // One connection for everything: any method, any host, no content type or a wrong one.
+    // One connection serves everything: any method, any host, no content type or a wrong one.
     for head in [
         "POST /Plugin.Activate HTTP/1.1\r\nHost: \r\nContent-Length: 0\r\n\r\n",
         "POST /Plugin.Activate HTTP/1.1\r\nHost: plugin.moby.localhost\r\nContent-Length: 0\r\n\r\n",
@@ -77,7 +77,7 @@ fn r03_a_failure_has_both_keys() {
         (POOL, "x".repeat(2 << 20), 413),
     ] {
         if status == 413 {
-            // The answer comes before the body is read; the rest need not be sent.
+            // The daemon answers before it has read the body, so the rest need not be sent.
             client.raw(&format!(
                 "POST {path} HTTP/1.1\r\nHost:\r\nContent-Length: {}\r\n\r\n",
                 body.len()
@@ -124,12 +124,12 @@ fn r05_drains_and_takes_back() {
     drop(held);
     let (status, _, body) = waiting.answer().expect("the answer of a request that was in flight");
     assert!(status == 200 && body.contains("10.0.0."), "{body}");
-    // The other lease is freed before the process ends.
+    // The lease whose answer was lost is freed before the process ends.
     assert!(daemon.ended().success());
     assert_eq!(daemon.leases().len(), 1, "{}", daemon.log());
 }
 
-/// The answer cannot be delivered: the client is gone before it is written.
+/// The answer cannot be delivered, because the client closes the connection first.
 #[test]
 fn r05_a_lost_answer_is_no_lease() {
     let daemon = Daemon::start();
@@ -143,7 +143,7 @@ fn r05_a_lost_answer_is_no_lease() {
         drop(gone);
         drop(held);
     }
-    // A request that is answered comes after all of them.
+    // Requests are served in order, so an answer to this one means that the others are done.
     until("the rollback", || {
         daemon.call("/Plugin.Activate", "");
         daemon.leases().is_empty()
@@ -171,7 +171,7 @@ fn r06_a_wait_is_bounded() {
     assert_eq!(client.call(ADDRESS, &request(&pool)).1["Address"], "10.0.0.1/24");
 }
 
-/// Request handlers do not depend on dockerd; only cleanup and its timer do.
+/// Request handlers work without dockerd; only cleanup and its timer use it.
 #[test]
 fn r07_no_handler_asks_dockerd() {
     for name in ["api", "pool", "wire", "server/worker", "server/http"] {
@@ -220,7 +220,7 @@ fn r08_takes_a_socket_that_was_opened_for_it() {
     let listener = UnixListener::bind(&path).unwrap();
     let mut early = Client::new(UnixStream::connect(&path).unwrap());
     early.send("/Plugin.Activate", "");
-    // The shell makes it descriptor 3, and its own number LISTEN_PID.
+    // The shell makes the socket descriptor 3, and its own process ID LISTEN_PID.
     let script = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\" 3<&0 0</dev/null";
     let store = lab.join("s.redb").display().to_string();
     let mut child = std::process::Command::new("sh")
@@ -314,7 +314,7 @@ fn routes() -> Vec<Span> {
     vec![Span::new(addr("10.80.0.0"), addr("10.80.1.255")).unwrap()]
 }
 
-/// dockerd requests pools until it accepts one: it gets another one each time, and an error in the end.
+/// dockerd requests pools until it accepts one. It gets a different pool each time, and an error in the end.
 #[test]
 fn r13_never_the_same_block_again() {
     let mut pure = Pure::new();
@@ -398,7 +398,7 @@ fn r17_a_release_may_be_repeated() {
     }
 }
 
-/// An auxiliary address fails, and dockerd releases only the pool.
+/// If an auxiliary address is refused, dockerd releases only the pool.
 #[test]
 fn r17b_a_pool_takes_its_leases_along() {
     let mut pure = Pure::new();
@@ -463,12 +463,12 @@ fn r21_is_a_managed_plugin_too() {
     let config: Value = serde_json::from_str(&crate::tidy::read(&path)).unwrap();
     assert_eq!(config["interface"]["types"], json!(["docker.ipamdriver/1.0"]));
     assert_eq!(config["entrypoint"][0], "/subletd");
-    // A managed plugin is not activated; everything works without.
+    // dockerd does not activate a managed plugin. Requests work without it.
     let mut pure = Pure::new();
     assert_eq!(pure.call(POOL, r#"{"AddressSpace":"G"}"#).0, 200);
 }
 
-/// The library's own undo: only what the call made.
+/// The library's undo frees only what the call made.
 #[test]
 fn an_undo_frees_what_was_made_and_nothing_else() {
     let mut pure = Pure::new();
@@ -530,7 +530,7 @@ fn a_half_closed_connection_gets_its_answer() {
     let answer = std::io::read_to_string(&mut stream).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("Address"), "{answer}");
     assert_eq!(daemon.leases().len(), before + 1);
-    // A client that is gone gets no lease.
+    // A client that closes the connection gets no lease.
     for _ in 0..20 {
         UnixStream::connect(daemon.socket()).unwrap().write_all(request.as_bytes()).unwrap();
     }

@@ -114,7 +114,7 @@ fn check(place: &str, expected: &str, (status, answer): &(u16, Value)) {
         ("!", rest) => {
             let (code, text) = rest.split_once(' ').unwrap_or((rest, ""));
             assert!(code.is_empty() || code.parse() == Ok(*status), "{shown}");
-            // Both keys, whatever the status is: dockerd reads one or the other.
+            // A failure has both keys, whatever its status is: dockerd reads one or the other.
             assert!(error.is_some() && answer["Err"] == answer["Error"], "{shown}");
             assert!(text.is_empty() || error == Some(text), "{shown}");
         }

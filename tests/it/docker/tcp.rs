@@ -112,7 +112,7 @@ fn three_dialects_of_flags() {
     assert_eq!(spaces["GlobalDefaultAddressSpace"], "kontenaglobal");
 }
 
-/// Invalid settings, such as kontena policies 1 to 3, are reported before anything is created.
+/// Invalid settings, such as kontena's policies 1 to 3, are reported before anything is created.
 #[test]
 fn what_makes_no_sense_is_said() {
     for (args, env, word) in [
@@ -167,7 +167,7 @@ fn gipams_file_that_cannot_be_looked_at_is_not_taken_for_absent() {
     let file = lab.join("leases.json");
     std::os::unix::fs::symlink(&file, &file).unwrap();
     let text = |name: &str| lab.join(name).display().to_string();
-    // If it starts nevertheless, it is ended.
+    // If subletd starts nevertheless, `timeout` ends it.
     let call = Call::new("timeout").args(&["60", SUBLETD, "-file", &text("leases.json")]);
     let answer = call.args(&["--socket", &text("s"), "--store", &text("store")]).run();
     assert!(answer.code == Some(1) && answer.stderr.contains("gipam's"), "{answer:?}");
@@ -184,7 +184,7 @@ fn gipams_file_is_taken_over_at_the_start() {
     let mut daemon = Daemon::with(&["-file", &name], &[]);
     assert!(!exists(&file) && exists(&lab.join("leases.json.taken-over")));
     goes_on(&daemon);
-    // It is not imported again: what was released since is not leased again.
+    // The file is not imported again: an address that was released since then is not leased again.
     daemon.terminate();
     daemon.spawn();
     assert_eq!(daemon.leases().len(), 2);
@@ -223,7 +223,7 @@ fn gipams_file_is_imported() {
 mod peers {
     use super::*;
 
-    /// Keys and certificates from openssl. A client without one is rejected.
+    /// TLS with keys and certificates from openssl. A client without a certificate is rejected.
     #[test]
     fn tls_asks_for_a_certificate() {
         let lab = Lab::new();

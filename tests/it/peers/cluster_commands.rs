@@ -1,9 +1,9 @@
-//! The commands of `sublet` that need a cluster, two stores or another program's keys: golden files as in
-//! `commands`, with a real etcd and a real Consul on loopback.
+//! The commands of `sublet` that need a cluster, two stores or another program's keys. They have golden files
+//! like those in `commands`, with a real etcd and a real Consul on loopback.
 //!
-//! In a case, `ETCD` is a separate store, filled the same each time; `EMPTY` is an empty one beside
-//! kontena-ipam's keys; `CONSUL` is one beside those of cni-ipam-consul. The servers' ports differ from run
-//! to run, so they are left out of the golden files.
+//! In a case, `ETCD` is a separate store, filled the same each time. `EMPTY` is an empty store beside
+//! kontena-ipam's keys. `CONSUL` is a store beside the keys of cni-ipam-consul. The servers' ports differ
+//! from run to run, so they are omitted from the golden files.
 
 use std::cell::Cell;
 use std::fs;
@@ -104,7 +104,7 @@ fn fill(store: &Value) {
     done(&["import", "kontena"]);
 }
 
-/// The files that cases name.
+/// Writes the files that cases name.
 pub fn write_files(lab: &Lab) {
     let definition = |subnet: &str| json!({"ipam": {"type": "sublet", "subnet": subnet}});
     let mut late = definition("10.90.0.0/16");
@@ -142,7 +142,7 @@ fn print_what_they_printed() {
     let number = Cell::new(0);
     let fresh = |server: &Server| {
         number.set(number.get() + 1);
-        // Notes in /run from earlier runs with the same port have another prefix.
+        // A new prefix for each store, because /run may have notes from earlier runs with the same port.
         server.conf(&format!("store-{}-{}", process::id(), number.get()))
     };
     let mut faults = Vec::new();

@@ -36,7 +36,7 @@ impl Server {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// How clients reach it.
+    /// The URL for clients.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address())
     }
@@ -51,7 +51,7 @@ impl Server {
         json!({ self.engine: { "endpoints": [self.endpoint()], "prefix": prefix } })
     }
 
-    /// Sends it a signal: `STOP`, `CONT`.
+    /// Sends the server a signal: `STOP`, `CONT`.
     pub fn signal(&self, name: &str) {
         signal(&self.child, name);
     }
@@ -95,14 +95,14 @@ impl Server {
 }
 
 fn ports<const N: usize>() -> [u16; N] {
-    // All at the same time, so that they differ.
+    // All ports are reserved at the same time, so that they differ.
     let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     held.map(|listener| listener.local_addr().unwrap().port())
 }
 
 fn start(engine: &'static str, port: u16, folder: TempDir, program: &str, args: &[&str]) -> Server {
     let log = File::create(folder.path().join("log")).unwrap();
-    // The kernel ends it together with this process.
+    // The kernel ends the server together with this process.
     let child = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", program])
         .args(args)
@@ -139,7 +139,7 @@ pub fn etcd() -> Server {
     start("etcd", client, folder, "etcd", &args).ready("/health", "true")
 }
 
-/// A Consul of one server, which `scripts/get-consul.sh` gets.
+/// A Consul of one server, from `scripts/get-consul.sh`.
 pub fn consul() -> Server {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let found = Command::new(root.join("scripts/get-consul.sh")).output().unwrap();

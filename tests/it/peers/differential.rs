@@ -1,9 +1,9 @@
 //! Compares sublet with Debian's host-local: random configurations and sequences of commands, the same in
 //! every run. Both get the same bytes except `dataDir`. Exit status, addresses, JSON and the beginning of
-//! each message must be the same. The exceptions are in [`WANTED`], and each of them must occur.
+//! each message must be the same. The exceptions are in [`WANTED`], and each exception must occur.
 //!
-//! After a failed or repeated ADD, host-local's folder is restored, so that the two stay comparable: a
-//! failed ADD of sublet changes nothing, but one of host-local moves cursors and can remove leases.
+//! After a failed or repeated ADD, host-local's folder is restored, so that the two stay comparable: a failed
+//! ADD of sublet changes nothing, but a failed ADD of host-local moves cursors and can remove leases.
 
 mod conf;
 
@@ -75,7 +75,7 @@ const WANTED: &[(&str, &str)] = &[
     ),
 ];
 
-/// The number of times each of [`WANTED`] occurred.
+/// How often each of [`WANTED`] occurred.
 type Seen = Mutex<BTreeMap<&'static str, u64>>;
 
 fn seen(seen: &Seen, name: &'static str) {
@@ -93,7 +93,7 @@ fn answers_as_host_local_does() {
             let (tally, failed) = (&tally, &failed);
             scope.spawn(move || {
                 for number in (0..CASES).filter(|n| n % 2 == half) {
-                    // All differences are reported, not only the first one.
+                    // Report all differences, not only the first.
                     let play = AssertUnwindSafe(|| Case::new(number, tally).play());
                     if catch_unwind(play).is_err() {
                         failed.lock().unwrap().push(number);
@@ -115,7 +115,7 @@ struct Case<'a> {
     number: u64,
     dice: Dice,
     conf: Conf,
-    /// The candidates for a requested address.
+    /// The addresses from which requested addresses are chosen.
     pool: Vec<String>,
     ours: Lab,
     theirs: Lab,
@@ -125,14 +125,14 @@ struct Case<'a> {
     seen: &'a Seen,
 }
 
-/// One command as both programs get it.
+/// One command, the same for both programs.
 struct Step {
     command: &'static str,
     container: String,
     ifname: &'static str,
     args: Option<String>,
     conf: Value,
-    /// Addresses asked for, all three ways together.
+    /// The requested addresses of all three ways of requesting them.
     asked: Vec<String>,
 }
 
@@ -210,7 +210,7 @@ impl Case<'_> {
         call.run()
     }
 
-    /// Runs a step on both. Returns false if the case cannot continue.
+    /// Runs a step with both programs. Returns false if the case cannot continue.
     fn compare(&mut self, step: &Step) -> bool {
         self.log.push(format!(
             "{} {}/{} args {:?} asked {:?}",
@@ -238,7 +238,7 @@ impl Case<'_> {
     ) -> bool {
         let owner = format!("{}/{}", step.container, step.ifname);
         if self.pod_identity(step, theirs) {
-            // sublet leases or refuses for another reason; host-local has not read any lease.
+            // sublet leases, or refuses for another reason. host-local has read no lease.
             return false;
         }
         if let Some(previous) = self.held.get(&owner).cloned()
@@ -282,7 +282,7 @@ impl Case<'_> {
             return false;
         }
         if self.conf.two_in_one_set(&step.asked) && !self.refuses_input(theirs) {
-            // Counted even if host-local's random choice is the same this time.
+            // This counts as seen even if host-local's random choice happens to be the same.
             seen(self.seen, "two in one set");
             if !msg.starts_with(&text) {
                 self.check(matches!(code, 101 | 102), "code of two in one set");
@@ -375,7 +375,7 @@ impl Case<'_> {
         true
     }
 
-    /// sublet's message begins like host-local's, with the right code.
+    /// sublet's message begins like host-local's, and the code is correct.
     fn same_failure(&self, (code, msg): (i64, String), theirs: &Answer) {
         let (their_code, text) = self.failed(theirs);
         let text = text.trim_start_matches("host-local: ");
@@ -414,7 +414,7 @@ impl Case<'_> {
         answer.error()
     }
 
-    /// host-local refuses the bytes themselves, before it looks at any lease.
+    /// Whether host-local refuses the input itself, before it reads any lease.
     fn refuses_input(&self, theirs: &Answer) -> bool {
         theirs.code != Some(0) && {
             let (code, msg) = self.failed(theirs);

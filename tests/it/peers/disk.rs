@@ -1,5 +1,5 @@
-//! A disk that is full, fills up, or is read-only: no lease without an answer, no lost lease, and reading
-//! still works.
+//! A disk that is full, fills up, or is read-only. No lease is made without an answer, no lease is lost, and
+//! reading still works.
 //!
 //! The disk is a tmpfs in its own mount namespace; it is accessed through `/proc/PID/root`.
 
@@ -15,7 +15,7 @@ use crate::lab::{Answer, Call, Lab, addresses, by_attachment, list, root};
 
 /// A tmpfs of 4 MiB in a private namespace.
 struct Disk {
-    /// The process that holds the namespace, and mounts in it.
+    /// The process that keeps the namespace alive and mounts in it.
     shell: Child,
     answers: BufReader<ChildStdout>,
     place: String,
@@ -32,7 +32,7 @@ impl Disk {
         if !root() {
             command.arg("--map-root-user");
         }
-        // `unshare` becomes the shell, so its process is the one in the namespace.
+        // `unshare` executes the shell, so its process ID is that of the process in the namespace.
         let mut shell = command
             .arg("sh")
             .stdin(Stdio::piped())
@@ -107,7 +107,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // With the end of its input the shell ends, and with it the namespace and the disk.
+        // When its input ends, the shell ends, and with it the namespace and the disk.
         drop(self.shell.stdin.take());
         let _ = self.shell.wait();
     }
@@ -126,8 +126,8 @@ fn agrees(store: &Path, held: &Held, when: &str) {
     assert_eq!(by_attachment(&list(store)), *held, "{when}");
 }
 
-/// The disk is full before the first ADD. With more and more space, the ADD fails later and later while it
-/// creates the store.
+/// The disk is full before the first ADD. It gets more space in each round, so the ADD fails at a later step
+/// of creating the store.
 fn full_before(persist: &str, sticky: bool) {
     let disk = Disk::new();
     let conf = disk.conf(persist, sticky);
@@ -168,8 +168,8 @@ fn full_before_the_first_add_of_both_files() {
     full_before("boot", true);
 }
 
-/// The disk fills up while there is a store: ADDs until one fails, DELs on the full disk, and then space
-/// again, with another remaining size in each round.
+/// The disk fills up while there is a store: ADDs until one fails, then DELs on the full disk, then space is
+/// freed. Each round leaves a different amount of space.
 fn full_during(persist: &str, sticky: bool) {
     let disk = Disk::new();
     let conf = disk.conf(persist, sticky);

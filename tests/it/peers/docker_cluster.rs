@@ -82,7 +82,7 @@ fn a_network_of_two_hosts_on_consul() {
 fn automatic_pools_of_two_hosts_never_meet() {
     let server = clusters::etcd();
     let [one, two] = ["one", "two"].map(|node| host(&server, node, &["--v4", "10.80.0.0/16"]));
-    // A requested pool in the middle, which automatic ones skip.
+    // A requested pool in the middle, which automatic pools skip.
     call(&one, POOL, &json!({"AddressSpace": "L", "Pool": "10.80.4.0/23"}));
     let mut subnets = BTreeSet::new();
     thread::scope(|scope| {
@@ -105,7 +105,8 @@ fn automatic_pools_of_two_hosts_never_meet() {
 #[test]
 fn kontenas_variables_choose_the_cluster_and_the_node() {
     let server = clusters::etcd();
-    // kontena-ipam used only the first of several servers; subletd tries the others if it does not answer.
+    // kontena-ipam used only the first of several servers. subletd tries the others if the first does not
+    // answer.
     let endpoints = format!("http://127.0.0.1:1, http://{}", server.address());
     let env = [("ETCD_ENDPOINT", &*endpoints), ("NODE_ID", "n7"), ("KONTENA_IPAM_SUPERNET", "")];
     let daemon = Daemon::on(Some(""), &[], &env);
@@ -155,7 +156,7 @@ fn cleanup_frees_this_hosts_alone() {
         call(daemon, POOL, &ask);
         address(daemon, "kontena");
     }
-    // Its own dockerd has the pool; the other one's does not.
+    // The node's own dockerd has the pool; the other node's dockerd does not.
     address(&two, call(&two, POOL, &json!({"AddressSpace": "L"}))["PoolID"].as_str().unwrap());
     // A dockerd without networks.
     let socket = one.lab.join("docker.sock");

@@ -1,4 +1,4 @@
-//! The way back: sublet's leases in folders with which Debian's host-local continues.
+//! The rollback: sublet's leases are exported to folders, and Debian's host-local continues with them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +10,7 @@ use crate::lab::{Answer, Call, Lab, Network, addresses, by_attachment};
 
 const CONTAINERS: usize = 10;
 
-/// sublet has leased addresses to c0 to c9.
+/// A network on which sublet has leased addresses to c0 to c9.
 fn served() -> Network {
     let network = Network::new();
     for n in 0..CONTAINERS {
@@ -70,7 +70,7 @@ fn host_local_goes_on_where_sublet_stopped() {
     }
 }
 
-/// Exports, and simulates a kill right after the folder got its name: both sides have the leases.
+/// Exports, and simulates a kill right after the folder got its name: both programs have the leases.
 fn exported_and_killed(network: &Network) {
     let kept = network.lab.join("kept");
     fs::copy(network.lab.boot_file(), &kept).unwrap();
@@ -79,8 +79,8 @@ fn exported_and_killed(network: &Network) {
     put_back(network, &kept);
 }
 
-/// Restores an older lease file. Without this, the lock file's note would show that it is older than its
-/// last commit.
+/// Restores an older lease file. The lock file must go too: its note would show that the lease file is older
+/// than its last commit.
 fn put_back(network: &Network, kept: &Path) {
     fs::rename(kept, network.lab.boot_file()).unwrap();
     fs::remove_file(network.lab.join("data/leases.redb.boot.lock")).unwrap();
@@ -114,7 +114,7 @@ fn an_export_that_was_killed_is_repeated_and_another_containers_file_stays() {
     assert_eq!(network.files(), before);
 }
 
-/// The imported folder has old files: there and back again.
+/// The imported folder still has old files when the leases are exported, and are imported again.
 #[test]
 fn there_and_back_and_there_again() {
     let network = served();
@@ -131,7 +131,7 @@ fn there_and_back_and_there_again() {
     assert_ne!(got, given);
     // Addresses that host-local freed are free.
     assert!(!listed.contains_key("c7/eth0") && listed.contains_key("c8/eth0"));
-    // The name now belongs to a file, which the next export exchanges with a folder of current leases.
+    // The name now leads to a file. The next export exchanges the file with a folder of current leases.
     assert!(network.lab.join("data/mynet").is_file());
     network.sublet("DEL", "theirs").run().silent();
     for n in 0..250 {
@@ -143,8 +143,8 @@ fn there_and_back_and_there_again() {
     assert_eq!(network.files().len(), listed);
 }
 
-/// A lease of another container for the same address: the first ADD reports it, the address is never leased
-/// twice, and other containers are not affected.
+/// host-local has leased the same address to another container: the first ADD reports it, the address is
+/// never leased twice, and other containers are not affected.
 #[test]
 fn a_clash_on_the_way_back_to_sublet_names_both_and_reserves_the_address() {
     let network = served();
@@ -157,7 +157,7 @@ fn a_clash_on_the_way_back_to_sublet_names_both_and_reserves_the_address() {
     for word in ["10.1.2.5", "c3", "thief"] {
         answer.check(answer.stderr.contains(word), word);
     }
-    // Whichever of the two ends, no other container gets it.
+    // Whichever of the two containers ends, no other container gets the address.
     network.sublet("DEL", "c3").run().silent();
     for n in 0..250 {
         let got = network.sublet("ADD", &format!("e{n}")).run();

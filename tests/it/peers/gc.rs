@@ -81,7 +81,7 @@ impl Netns {
         sleep
     }
 
-    /// Unmounts it only here. Removing the file would unmount it everywhere.
+    /// Unmounts the namespace only here. Removing the file would unmount it everywhere.
     fn unmount(&self) {
         let _ = Command::new("umount").args(["--lazy", self.text()]).stderr(Stdio::null()).status();
     }
@@ -98,7 +98,7 @@ impl Drop for Netns {
     }
 }
 
-/// Waits for something that another process does.
+/// Waits until another process has done something.
 #[allow(clippy::disallowed_methods, reason = "there is nothing else to wait on")]
 fn wait(mut done: impl FnMut() -> bool) {
     let begin = Instant::now();
@@ -142,7 +142,7 @@ impl Host {
         more.iter().fold(call, |call, arg| call.arg(arg))
     }
 
-    /// Verdict about the container's only lease, and whether it was freed.
+    /// The verdict about the container's only lease, and whether the lease was freed.
     fn verdict(answer: &Answer, container: &str) -> (String, bool) {
         let rows = answer.rows();
         let row = rows.iter().find(|r| r["containerID"] == container).unwrap();
@@ -153,8 +153,9 @@ impl Host {
         Host::verdict(&self.gc(&[]).run(), container)
     }
 
-    /// Repeats until it is found lost. A mount namespace that was created in the meantime, for example by
-    /// another test, holds a copy of each mount until it ends, and the kernel releases it with a delay.
+    /// Repeats `gc` until the lease is found stale. A mount namespace that was created in the meantime, for
+    /// example by another test, has a copy of each mount until it ends, and the kernel releases the copy with
+    /// a delay.
     fn until_lost(&self, more: &[&str], container: &str) -> Answer {
         let mut found = None;
         wait(|| {
@@ -184,7 +185,7 @@ fn a_namespace_that_is_gone_frees_its_lease() {
     host.add("never", "/var/run/netns/no-such-namespace");
     assert_eq!(host.judged("gone"), is("alive", false));
     gone.remove();
-    // Too young, or only listed: kept.
+    // The lease is kept: it is too young, or the run only lists.
     assert_eq!(Host::verdict(&host.gc(&["--grace=60s"]).run(), "gone"), is("cannotTell", false));
     let answer = host.until_lost(&["--dry-run"], "gone");
     assert_eq!(Host::verdict(&answer, "gone"), is("lost", false));
@@ -237,7 +238,7 @@ fn a_name_and_a_pid_that_are_used_again_prove_nothing() {
     let host = Host::new();
     let netns = host.netns("name");
     host.add("c1", netns.text());
-    // Created while the old inode is in use, so it has another one.
+    // The new namespace is created while the old inode is in use, so it has a different inode.
     let next = host.netns("next");
     netns.remove();
     File::create(&netns.0).unwrap();
@@ -245,13 +246,13 @@ fn a_name_and_a_pid_that_are_used_again_prove_nothing() {
     host.add("c2", netns.text());
     host.until_lost(&[], "c1");
     assert_eq!(host.judged("c2"), is("alive", false));
-    // Held by a process: the path belongs to another namespace as soon as the inode is reused.
+    // A process holds the namespace: the path leads to a different namespace as soon as the inode is reused.
     let process = next.process();
     let path = format!("/proc/{}/ns/net", process.0.id());
     host.add("c3", &path);
     assert_eq!(host.judged("c3"), is("alive", false));
     drop(process);
-    // Still held by two mounts.
+    // Two mounts still hold the namespace.
     assert_eq!(host.judged("c3"), is("cannotTell", false));
     next.remove();
     netns.remove();
@@ -317,7 +318,7 @@ fn one_mount_namespace_does_not_judge_anothers_names() {
         |container: &str, netns: &str| Call::cni("ADD", container, &conf).env("CNI_NETNS", netns);
     elsewhere.run(add("c1", netns.text())).run().ok();
     let judged = |call: Call| Host::verdict(&call.run(), "c1");
-    // A private /run: the name is not there. Held by a mount that is seen.
+    // In a private /run the name does not exist. A visible mount holds the namespace.
     assert_eq!(judged(in_private_run(host.gc(&[]))), is("cannotTell", false));
     netns.remove();
     assert_eq!(judged(in_private_run(host.gc(&[]))), is("cannotTell", false));
@@ -325,7 +326,7 @@ fn one_mount_namespace_does_not_judge_anothers_names() {
     wait(|| judged(elsewhere.run(host.gc(&["--dry-run"]))).0 == "lost");
     assert_eq!(judged(elsewhere.run(host.gc(&[]))), is("lost", true));
 
-    // Made by mounts that are gone: nobody can tell.
+    // The lease was made in a mount namespace that is gone. Its state cannot be determined.
     let netns = host.netns("next");
     elsewhere.run(add("c2", netns.text())).run().ok();
     elsewhere.process.end();
@@ -397,8 +398,8 @@ fn another_machines_leases_are_not_judged() {
     assert_eq!(Host::verdict(&answer, "mine"), is("alive", false));
 }
 
-/// Containers that a runtime does not know are freed. A runtime that does not answer, or knows none of
-/// these containers, frees nothing.
+/// The leases of containers that a runtime does not know are freed. A runtime that does not answer, or knows
+/// none of these containers, frees nothing.
 #[test]
 fn containerd_is_asked() {
     let host = Host::new();
@@ -434,7 +435,7 @@ fn containerd_is_asked() {
     assert_eq!(Host::verdict(&answer, "lost"), is("lost", true));
     containerd.end();
     ctr_does_not_answer(&host, &ask);
-    // Half a listing: the query for the second namespace fails.
+    // The listing is incomplete: the query for the second namespace fails.
     let half = host.run.path().join("ctr");
     let script = "#!/bin/sh\ncase \"$*\" in *namespaces*) echo a; echo b;; *'-n a '*) echo known;; \
                   *) exit 1;; esac\n";
@@ -446,7 +447,7 @@ fn containerd_is_asked() {
 }
 
 fn ctr_does_not_answer(host: &Host, ask: &str) {
-    // Instead of waiting several seconds for its own timeout.
+    // This program fails at once, because ctr's own timeout is several seconds.
     let deaf = host.run.path().join("deaf");
     fs::write(&deaf, "#!/bin/sh\necho 'context deadline exceeded' >&2\nexit 1\n").unwrap();
     run("chmod", &["+x", deaf.to_str().unwrap()]);
@@ -489,12 +490,12 @@ fn docker_is_asked() {
     assert_eq!(Host::verdict(&answer, &known), is("alive", false));
     assert_eq!(Host::verdict(&answer, "lost"), is("lost", true));
     docker(&["rm", &known]);
-    // It ends its own children on request.
+    // The daemon ends its own children on request.
     run("kill", &["-TERM", &dockerd.0.id().to_string()]);
     dockerd.0.wait().unwrap();
 }
 
-/// A daemon that breaks off its answer, refuses, or answers something else.
+/// A daemon that breaks off its answer, refuses the request, or answers with something else.
 #[test]
 fn a_partial_answer_of_docker_frees_nothing() {
     let host = Host::new();

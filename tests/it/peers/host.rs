@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::lab::{Answer, Call};
 
-/// Reads until its standard input closes. `/run` is private, because `ip netns` stores names there.
+/// Reads until its standard input is closed. `/run` is private, because `ip netns` stores names there.
 const HOLDER: &str = "mount -t tmpfs none /run && ip link set lo up && echo ready && exec cat";
 
 /// Duplicate address detection would delay each IPv6 address.
@@ -27,7 +27,7 @@ impl Drop for Host {
 impl Host {
     /// A host with containers of these names.
     pub fn new(containers: &[&str]) -> Host {
-        // A user namespace as well, so that root is not needed.
+        // A user namespace is created as well, so that root is not needed.
         let mut holder = Command::new("unshare")
             .args(["--user", "--map-root-user", "--net", "--mount", "--propagation", "private"])
             .args(["sh", "-c", HOLDER])
@@ -77,7 +77,7 @@ impl Host {
         PathBuf::from("/run/netns").join(container)
     }
 
-    /// An interface that others can use as a parent, with an unused peer.
+    /// Creates an interface that other interfaces can use as a parent. Its peer is unused.
     pub fn uplink(&self, name: &str) {
         let peer = format!("{name}-peer");
         self.ip(&["link", "add", name, "type", "veth", "peer", "name", &peer]);
@@ -91,7 +91,7 @@ impl Host {
         self.must(&["ip", "netns", "exec", from, "ping", "-q", "-c", "1", "-W", "5", to]);
     }
 
-    /// The interfaces of a container, without the kernel's own.
+    /// The interfaces of a container, except those of the kernel.
     pub fn links(&self, container: &str) -> Vec<String> {
         self.ip(&["-n", container, "-o", "link", "show"])
             .lines()

@@ -58,7 +58,7 @@ fn host_locals_networks_are_taken_over_beforehand() {
     for persist in ["boot", "disk"] {
         let folders = Folders::new();
         let one = folders.lab.join("data/one");
-        // A file in the format of host-local up to 0.8.6, and the file that a killed one leaves.
+        // A file in the format of host-local up to 0.8.6, and a file that a killed host-local leaves behind.
         fs::write(one.join("10.1.2.6"), "c4").unwrap();
         fs::write(one.join("10.1.2.200"), "").unwrap();
         fs::create_dir(folders.lab.join("data/cache")).unwrap();
@@ -93,7 +93,8 @@ fn host_locals_networks_are_taken_over_beforehand() {
         }
         let rows = folders.lab.list();
         let of_one = rows.iter().filter(|r| r["network"] == "one").count();
-        // All of c3's leases; of c4's, as with host-local, those with its interface and not those without.
+        // A DEL frees all leases of c3. As with host-local, it frees c4's leases with its interface, but not
+        // those without.
         assert_eq!(of_one, 20 + 2 - 2 - 1);
     }
 }
@@ -109,7 +110,7 @@ fn a_network_that_cannot_be_taken_over_stops_no_other() {
     let reports: Value = serde_json::from_str(&answer.stdout).unwrap();
     assert_eq!(count(&reports[0], "taken"), 20);
     assert!(folders.lab.list().iter().all(|row| row["network"] == "two"));
-    // Once the file is corrected, the rest is imported.
+    // Once the invalid file is corrected, the rest is imported.
     fs::write(folders.lab.join("data/one/10.1.2.5"), "c3\r\neth0").unwrap();
     let only = folders.import(&["--network", "one"]).rows();
     assert_eq!((only.len(), count(&only[0], "taken")), (1, 20));

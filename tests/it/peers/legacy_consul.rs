@@ -7,7 +7,7 @@ use crate::docker::{Daemon, until};
 use crate::lab::Call;
 use crate::peers::clusters::{self, Server};
 
-/// cni-ipam-consul's configuration, as its README prints it, of another server.
+/// cni-ipam-consul's configuration from its README, for another server.
 fn conf(server: &Server) -> Value {
     let text = include_str!("../../../testdata/consul/default.json");
     let mut conf: Value = serde_json::from_str(text).unwrap();
@@ -18,7 +18,7 @@ fn conf(server: &Server) -> Value {
     conf
 }
 
-/// A lease of cni-ipam-consul.
+/// Writes a lease as cni-ipam-consul does.
 pub fn lease(server: &Server, network: &str, last: u8) {
     let ip = format!("203.0.113.{last}");
     let value = json!({"ip": ip, "mac": "00:00:00:00:00:00", "id": format!("old-{last}")});
@@ -71,12 +71,12 @@ fn consuls_old_leases_are_imported_before_the_first_add() {
     let added = plugin("a", "ADD", "new", &conf);
     assert!(["251", "252", "253", "254"].iter().any(|n| added.contains(&format!("113.{n}/24"))));
     assert_eq!(leases(&server).len(), 250);
-    // Whichever node the container is on.
+    // The DEL frees the lease from a node other than the container's.
     plugin("b", "DEL", "old-7", &conf);
     plugin("b", "DEL", "old-7", &conf);
     plugin("a", "DEL", "new", &conf);
     assert_eq!(leases(&server).len(), 248);
-    // The old keys stay, for the way back.
+    // The old keys stay, for a rollback.
     let (_, keys) = server.http("GET", "/v1/kv/default/?keys", "");
     assert_eq!(keys.matches("203.0.113.").count(), 249);
 }
@@ -102,7 +102,7 @@ fn an_import_is_done_once() {
     );
 }
 
-/// Writes a key of kontena-ipam's.
+/// Writes a key as kontena-ipam does.
 fn put(server: &Server, key: &str, value: &Value) {
     let mut escaped = String::new();
     for byte in value.to_string().bytes() {
@@ -112,7 +112,7 @@ fn put(server: &Server, key: &str, value: &Value) {
     assert_eq!(server.http("PUT", &path, &format!("value={escaped}")).0, 201, "{key}");
 }
 
-/// kontena-ipam's records of a pool that two nodes use, with three addresses, and of a subnet that it has
+/// kontena-ipam's records of a pool that two nodes use, with three addresses, and of a subnet whose pool is
 /// lost.
 pub fn kontena(server: &Server) {
     let put = |key: &str, value: &Value| put(server, key, value);
@@ -164,7 +164,7 @@ fn kontenas_networks_go_on() {
     call("ReleaseAddress", json!({"PoolID": "kontena", "Address": "10.81.128.0"}));
     let joined = call("RequestPool", json!({"Options": {"network": "kontena"}}));
     assert_eq!(joined["Data"]["com.docker.network.gateway"], "10.81.0.1/16");
-    // n1 has requested it twice by now. When n1 releases it, n2's addresses stay.
+    // n1 has requested the pool twice by now. When n1 releases it, n2's addresses stay.
     call("ReleasePool", json!({"PoolID": "kontena"}));
     call("ReleasePool", json!({"PoolID": "kontena"}));
     until("n2's alone", || {
@@ -174,7 +174,7 @@ fn kontenas_networks_go_on() {
 }
 
 /// Early versions of kontena-ipam recorded neither the hosts of a pool nor the address of its gateway, so
-/// other hosts may have a network of it.
+/// unrecorded hosts may have a network with the pool.
 #[test]
 fn a_pool_of_kontenas_without_recorded_hosts_stays() {
     let server = clusters::etcd();
@@ -212,7 +212,7 @@ fn a_pool_of_kontenas_without_recorded_hosts_stays() {
     assert_eq!(left(), ["10.81.0.1", "10.81.0.10", "10.81.0.11"]);
     on("n2", "ReleasePool", "");
     assert_eq!(left(), ["10.81.0.1", "10.81.0.11"]);
-    // A third host has had a network of it all the time.
+    // A third host has had a network with the pool all the time.
     assert_eq!(on("n3", "RequestAddress", "")["Address"], "10.81.0.2/24");
     on("n3", "ReleaseAddress", "10.81.0.2");
     on("n3", "ReleasePool", "");

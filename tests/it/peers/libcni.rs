@@ -70,7 +70,7 @@ impl<'a> Runtime<'a> {
         if failed(&first) { first } else { answers.find(failed).unwrap_or(first) }
     }
 
-    /// ADD through the list, each plugin with the previous result. Returns the last answer.
+    /// ADD through the list: each plugin gets the result of the previous plugin. Returns the last answer.
     pub fn add(&mut self, container: &str) -> Answer {
         let mut more = json!({});
         let mut last = None;
@@ -95,7 +95,7 @@ impl<'a> Runtime<'a> {
         answer
     }
 
-    /// DEL through the list, the last plugin first, each with the result of the whole ADD.
+    /// DEL through the list, the last plugin first: each plugin gets the result of the whole ADD.
     pub fn del(&mut self, container: &str) {
         let more = match self.results.get(&key(container)) {
             Some(result) if self.since("0.4.0") => json!({"prevResult": result}),
@@ -120,8 +120,8 @@ impl<'a> Runtime<'a> {
         self.through("STATUS", "", &json!({}))
     }
 
-    /// A DEL for every known attachment that is not valid. Then, from 1.1.0 on, GC with the valid ones,
-    /// under the key's current and its former name.
+    /// Sends a DEL for every known attachment that is not valid. Then, from 1.1.0 on, sends GC with the valid
+    /// attachments, under the key's current and its former name.
     pub fn gc(&mut self, valid: &[&str]) {
         let stale: Vec<String> = self
             .results

@@ -45,12 +45,12 @@ impl Answer {
         self.failed(1)
     }
 
-    /// No server answered.
+    /// Asserts that no server answered.
     fn unasked(self) -> String {
         self.misused()
     }
 
-    /// The command line is invalid.
+    /// Asserts that the command line is invalid.
     #[track_caller]
     fn misused(self) -> String {
         self.failed(2)
@@ -203,7 +203,7 @@ fn lives(server: &Server) {
     // The folder of the in-flight notes, and its lock.
     assert_eq!(kinds, ["counts", "counts", "flight", "flight", "node", "ranges"]);
 
-    // It boots: all of its leases are free and erased.
+    // The machine reboots: all of its leases are free and erased.
     let a = a.boot(2);
     assert_eq!(a.list(server), Vec::<Value>::new());
     assert_eq!(Node::new("b", "b").list(server).len(), 5, "nobody else knows yet");
@@ -214,7 +214,7 @@ fn lives(server: &Server) {
     }
     assert_eq!(a.list(server).len(), 5);
 
-    // Another machine with the name is refused, until it gets another name.
+    // Another machine with the same name is refused until it gets a different name.
     let other = Node::new("a", "b");
     let text = other.cni(server, "ADD", "x", &ipam).no();
     for part in ["\"code\": 7", &a.machine, &other.machine, "sublet node release a"] {
@@ -307,7 +307,7 @@ fn definitions(server: &Server) {
     assert!(set(&[], &json!({"ipam": {"subnet": "10.7.0.3/24"}})).no().contains("host bits"));
     assert!(set(&["--yes"], &moved).ok().contains("version 3"));
     assert!(a.add(server, "c3", &first).starts_with("10.7.0."));
-    // Leases outside of it stay, and can be freed.
+    // Leases outside of the definition stay, and can be freed.
     assert_eq!(a.list(server).len(), 3);
     for (node, container) in [(&a, "c1"), (&b, "c2"), (&a, "c3")] {
         node.cni(server, "DEL", container, &wrong).ok();
@@ -335,7 +335,7 @@ fn consul_knows_its_nodes() {
     tells(&server);
 }
 
-/// A file of one machine has no nodes to release and no definitions.
+/// A lease file belongs to one machine. It has no nodes to release and no definitions.
 #[test]
 fn a_lease_file_is_of_one_machine() {
     let lab = Lab::new();

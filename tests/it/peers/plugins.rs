@@ -1,6 +1,6 @@
-//! Debian's main plugins on real interfaces, driven as by libcni: chained with another plugin, checked,
-//! deleted, and undone if a later plugin fails. 1.1.0, which they do not support, through
-//! `examples/delegate.rs`.
+//! Debian's main plugins on real interfaces, called as libcni calls them: chained with another plugin,
+//! checked, deleted, and undone if a later plugin fails. `examples/delegate.rs` stands in for 1.1.0, which
+//! these plugins do not support.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -21,7 +21,7 @@ cat > /dev/null
 [ "$CNI_COMMAND" != ADD ] || { echo '{"code": 120, "msg": "broken on purpose"}'; exit 1; }
 "#;
 
-/// A folder with all plugins of these tests, as `CNI_PATH` has it.
+/// A folder with all plugins of these tests, for `CNI_PATH`.
 fn plugins(lab: &Lab) -> String {
     let folder = lab.join("cni");
     fs::create_dir(&folder).unwrap();
@@ -71,7 +71,8 @@ fn macvlan() {
     through(&json!({"type": "macvlan", "master": "uplink", "mode": "bridge"}));
 }
 
-/// Not every kernel supports it. If it is missing, the test only shows that ADD fails and leaves nothing.
+/// Not every kernel supports ipvlan. Without it, the test only shows that ADD fails and leaves nothing
+/// behind.
 #[test]
 fn ipvlan_or_its_absence() {
     let conf = json!({"type": "ipvlan", "master": "uplink"});
@@ -91,7 +92,7 @@ fn ipvlan_or_its_absence() {
     }
 }
 
-/// Two containers through a main plugin and `tuning`, in every version that the plugins speak.
+/// Runs two containers through a main plugin and `tuning`, in every version that the plugins support.
 fn through(main: &Value) {
     let host = Host::new(&["a", "b"]);
     host.uplink("uplink");
@@ -113,7 +114,7 @@ fn through(main: &Value) {
             }
         }
         runtime.del("a");
-        // A second time, without a result.
+        // DEL a second time, without a result.
         runtime.del("a");
         let left = by_attachment(&lab.list());
         assert_eq!(left.keys().collect::<Vec<_>>(), ["b/eth0"], "{version}");

@@ -96,7 +96,7 @@ fn a_full_range_is_empty_after_a_reboot() {
         let (code, answer) = cni(&lab, 1, "ADD", "one-more", &conf);
         assert!(code == 1 && answer.contains("\"code\": 100"), "{answer}");
         assert_eq!((listed(&lab, 1), listed(&lab, 2)), (5, 0));
-        // A lease that ended with the boot may be deleted late.
+        // A lease that ended with the boot may get its DEL late.
         assert_eq!(cni(&lab, 2, "DEL", "c2", &conf), (0, String::new()));
         assert_eq!(address(&cni(&lab, 2, "ADD", "new", &conf)), "10.1.2.2/29");
         assert_eq!(cni(&lab, 2, "DEL", "c3", &conf), (0, String::new()));

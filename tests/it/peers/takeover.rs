@@ -73,7 +73,7 @@ fn rotation_goes_on_behind_freed_addresses() {
 #[test]
 fn no_address_is_given_twice() {
     let mut network = served();
-    // A nearly full range: six addresses are left, and then none.
+    // In a nearly full range, six addresses are left, and then none.
     network.conf["ipam"]["ranges"] = json!([[{"subnet": "10.1.2.0/24", "rangeEnd": "10.1.2.27"}]]);
     let mut seen: BTreeSet<String> = (0..CONTAINERS).map(|n| pair(n + 2)[0].clone()).collect();
     for n in 0..6 {
@@ -95,10 +95,10 @@ fn adopted_lease_is_checked_repeated_and_freed() {
     assert!(!by_attachment(&network.lab.list()).contains_key("c4/eth0"));
     let (code, _) = network.sublet("CHECK", "c4").run().error();
     assert_eq!(code, 103);
-    // Freed for good: the folder does not bring it back.
+    // The DEL frees the lease for good: the folder does not bring it back.
     network.sublet("ADD", "newer").run().ok();
     assert!(!by_attachment(&network.lab.list()).contains_key("c4/eth0"));
-    // It is free for the next container.
+    // The address is free for the next container.
     let asked = network.sublet("ADD", "asks").env("CNI_ARGS", "IgnoreUnknown=1;IP=10.1.2.6");
     assert_eq!(addresses(&asked.run().ok())[0], "10.1.2.6");
 }
@@ -125,7 +125,7 @@ fn del_may_come_before_the_first_add() {
 #[test]
 fn leases_without_an_interface_name_are_freed() {
     let network = served();
-    // In the format of host-local up to 0.8.6.
+    // A lease file in the format of host-local up to 0.8.6.
     for address in pair(8) {
         fs::write(network.folder().join(address), "c6").unwrap();
     }
@@ -158,7 +158,7 @@ fn a_folder_that_cannot_be_looked_at_is_not_taken_for_absent() {
     network.sublet("ADD", "long").run().ok();
 }
 
-/// A host-local that was killed between creating and writing leaves an empty file, which belongs to no
+/// A host-local that was killed between creating and writing a file leaves an empty file, which belongs to no
 /// container.
 #[test]
 fn empty_lease_file_is_nobodys() {
@@ -177,7 +177,7 @@ fn garbage_lease_file_refuses_the_takeover() {
     assert_eq!(code, 11, "{msg}");
     assert!(msg.contains("sublet import host-local"), "{msg}");
     assert!(msg.contains(path.to_str().unwrap()), "{msg}");
-    // Nothing was imported partially. Once the file is corrected, everything is.
+    // Nothing was imported partially. Once the invalid file is corrected, everything is imported.
     fs::write(&path, "c3\r\neth0").unwrap();
     network.sublet("ADD", "new").run().ok();
     assert_eq!(by_attachment(&network.lab.list()).len(), CONTAINERS + 1);
@@ -200,7 +200,7 @@ fn held_host_local_lock_is_waited_for_within_its_bound() {
     assert_eq!(by_attachment(&network.lab.list()).len(), CONTAINERS + 1);
 }
 
-/// Two networks in one folder are imported by their own first ADDs.
+/// Each of two networks in one folder is imported by its own first ADD.
 #[test]
 fn each_network_is_adopted_by_itself() {
     let mut network = served();

@@ -35,7 +35,7 @@ impl Screen {
         tmux
     }
 
-    /// Its content once it contains `word`, with escape sequences if requested.
+    /// The content of the screen once it contains `word`, with escape sequences if requested.
     fn read(&self, word: &str, escapes: bool) -> String {
         let begin = Instant::now();
         loop {
@@ -76,7 +76,7 @@ fn map(lab: &Lab, more: &str) -> String {
     format!("{SUBLET} map mynet {more} --store {}", lab.store().display())
 }
 
-/// Block characters in a row: a picture's lines.
+/// The number of block characters in each line of a picture.
 fn picture(text: &str) -> Vec<usize> {
     let blocks = |l: &str| {
         l.chars().filter(|c| "\u{2580}\u{2588}\u{2591}\u{2592}\u{2593}".contains(*c)).count()
@@ -116,13 +116,13 @@ fn a_map_has_colors_where_they_are_wanted() {
     let lab = leased();
     let colored = Screen::new(80, 24, "C.UTF-8", &map(&lab, "--zoom 10.4.0.0/24"));
     let text = colored.read("a cell is", true);
-    // Leased above free ground.
+    // A leased cell above a free cell.
     assert!(text.contains("38;5;40") && text.contains("48;5;240"), "{text:?}");
     let plain =
         Screen::new(80, 24, "C.UTF-8", &format!("NO_COLOR=1 {}", map(&lab, "--zoom 10.4.0.0/24")));
     let text = plain.read("a cell is", true);
     assert!(!text.contains("38;5;") && text.contains("\u{2588}\u{2588}"), "{text:?}");
-    // A locale without block characters gets none.
+    // In a locale without block characters, none are printed.
     let ascii = Screen::new(80, 24, "C", &format!("LC_ALL=C {}", map(&lab, "--zoom 10.4.0.0/24")));
     let text = ascii.read("a cell is", false);
     assert!(text.is_ascii() && text.contains("####"), "{text:?}");

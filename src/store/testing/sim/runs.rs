@@ -40,7 +40,7 @@ pub struct Story {
     pub steps: u64,
 }
 
-/// The number of a turn, and of an optional part of it.
+/// The number of a turn, and the number of an optional part of that turn.
 type Optional = (usize, usize);
 
 impl Story {

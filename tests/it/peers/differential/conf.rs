@@ -1,4 +1,4 @@
-//! Random configurations, and facts about them that need neither program.
+//! Random configurations, and facts about them that are computed without either program.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use crate::lab::Dice;
 pub struct Conf(pub Value);
 
 impl Conf {
-    /// A configuration, and addresses to request: some in it, some not.
+    /// A configuration, and addresses to request: some inside its ranges, some outside.
     pub fn random(dice: &mut Dice) -> (Conf, Vec<String>) {
         let mut pool = Vec::new();
         let conf = random(dice, &mut pool);
@@ -56,7 +56,7 @@ fn lists(sets: &Value) -> Vec<Vec<&Value>> {
     sets.map(|set| set.as_array().into_iter().flatten().collect()).collect()
 }
 
-/// Whether a range contains an address, by its bounds or the default ones.
+/// Whether a range contains an address. The range has its own bounds or the default ones.
 fn contains(range: &Value, address: &str) -> bool {
     let number = |text: &str| match text.parse() {
         Ok(IpAddr::V4(a)) => (4, u128::from(a.to_bits())),

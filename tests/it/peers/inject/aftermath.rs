@@ -1,4 +1,5 @@
-//! The conditions after an interrupted command: two more ADDs, `list`, `doctor`, and the command again.
+//! The conditions that must hold after an interrupted command. They are checked with two more ADDs, `list`,
+//! `doctor`, and the command again.
 
 use std::fs;
 
@@ -40,7 +41,7 @@ impl Undisturbed {
         }
         let doctor = alone(case.operator(&["doctor"])).run();
         let found = if refused {
-            // Only the problem that the command was meant to solve.
+            // `doctor` reports only the problem that the command was meant to fix.
             doctor.check(doctor.code == Some(1), "the doctor");
             if claim == Claim::Done || case.state().is_ok() {
                 return Err("done, and an ADD is refused".to_owned());
@@ -71,7 +72,7 @@ impl Undisturbed {
     fn repeat(&self, case: &Case, happened: bool, new: &mut State) -> Result<(), String> {
         let mut again = case.placed(case.call.clone()).run();
         if again.stderr.contains("n1") && !happened {
-            // A reservation that was not made, because its address was leased in the meantime.
+            // The reservation was not made, because its address was leased in the meantime.
             new.clear();
             for container in ["n1", "n2"] {
                 (case.add)(container).env("CNI_COMMAND", "DEL").run().silent();
@@ -92,7 +93,7 @@ impl Undisturbed {
         }
         let (mut found, mut after) = (case.without(new)?, self.after.clone());
         if !happened {
-            // Other containers came first.
+            // The other containers leased first.
             let held = |state: &mut State| {
                 let all = state.len();
                 state.retain(|_, holder| holder != SUBJECT);
@@ -129,8 +130,8 @@ impl Case {
         Ok(state)
     }
 
-    /// An ADD of a new container, which must not get the address of the other new one. Returns whether it
-    /// was refused, as it must be before the command has repaired or converted the store.
+    /// An ADD of a new container, which must not get the address of the other new container. Returns whether
+    /// it was refused, as it must be before the command has repaired or converted the store.
     fn add_new(&self, container: &str, new: &mut State) -> Result<bool, String> {
         let answer = (self.add)(container).run();
         if !answer.succeeded() {

@@ -20,8 +20,8 @@ pub struct Case {
     pub add: Box<dyn Fn(&str) -> Call>,
     /// The text of an ADD's error before the command has repaired or converted the store.
     pub refusal: Option<&'static str>,
-    /// Whether to run the command in its own PID namespace. It examines all processes, and there the list of
-    /// processes is the same in every run.
+    /// Whether to run the command in its own PID namespace. The command examines all processes, and in its
+    /// own namespace the list of processes is the same in every run.
     pub alone: bool,
 }
 
@@ -46,7 +46,7 @@ impl Case {
         Case { lab, store, call, add: Box::new(add), refusal: None, alone: false }
     }
 
-    /// Leases to these containers.
+    /// Makes a lease for each of these containers.
     fn leases(self, containers: &[&str]) -> Case {
         for container in containers {
             (self.add)(container).run().ok();
@@ -54,7 +54,7 @@ impl Case {
         self
     }
 
-    /// Two leases and a reservation.
+    /// A store with two leases and a reservation.
     fn served(persist: &str) -> Case {
         Case::new(persist).leases(&["a", "b"]).reserves(RESERVED)
     }
@@ -86,7 +86,7 @@ impl Case {
         self
     }
 
-    /// Debian's host-local leases to these containers.
+    /// Debian's host-local makes a lease for each of these containers.
     fn host_local(self, containers: &[&str]) -> Case {
         need_host_local();
         for container in containers {
@@ -95,7 +95,7 @@ impl Case {
         self
     }
 
-    /// The call in the environment of the command.
+    /// The call with the command's environment.
     pub fn placed(&self, call: Call) -> Call {
         if self.alone { alone(call) } else { call }
     }
@@ -123,7 +123,7 @@ impl Case {
     }
 }
 
-/// Another network is served already.
+/// The first ADD of a network while another network has leases.
 pub fn add_first_of_a_network(persist: &str) -> Case {
     let case = Case::new(persist);
     let mut other = conf(&case.lab.data_dir(), "10.5.0.0/16");
@@ -133,7 +133,7 @@ pub fn add_first_of_a_network(persist: &str) -> Case {
     case.reserves("10.4.0.2")
 }
 
-/// An earlier boot left leases of this network. With `disk` it is the first ADD of all, too.
+/// An earlier boot left leases of this network. With `disk`, this is also the first ADD of all.
 pub fn add_first_of_a_boot(persist: &str) -> Case {
     let earlier = Case::new("boot").leases(&["a", "b"]).reboot();
     let mut conf = conf(&earlier.lab.data_dir(), SUBNET);
@@ -158,7 +158,7 @@ pub fn add_repeated(persist: &str) -> Case {
     Case::served(persist).leases(&[SUBJECT])
 }
 
-/// A pod returns. With `boot` its former address is in the file of an earlier boot.
+/// A pod returns. With `boot`, its former address is in the file of an earlier boot.
 pub fn add_sticky(persist: &str) -> Case {
     let lab = Lab::in_memory();
     let mut conf = conf(&lab.data_dir(), SUBNET);
@@ -204,7 +204,7 @@ pub fn import_host_local(persist: &str) -> Case {
     case.of(call)
 }
 
-/// The text file of an import has the folder's name.
+/// The text file of an earlier import has the folder's name.
 pub fn export_host_local(persist: &str) -> Case {
     let case = Case::new(persist).host_local(&["a"]).leases(&["b", "c"]);
     let dir = case.lab.data_dir();
@@ -212,7 +212,7 @@ pub fn export_host_local(persist: &str) -> Case {
     case.of(call)
 }
 
-/// One lease cannot be read, and the others only record by record.
+/// One lease cannot be read, and the other leases can be read only record by record.
 pub fn doctor_repair(persist: &str) -> Case {
     const VICTIM: &str = "unreadable-one";
     let case = Case::served(persist).leases(&[VICTIM]);

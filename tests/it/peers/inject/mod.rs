@@ -1,10 +1,10 @@
-//! Every system call of a command fails, or is the last one of its process. Afterwards nothing is lost, and
+//! Every system call of a command fails, or is the last call of its process. Afterwards nothing is lost, and
 //! no address has two holders.
 //!
 //! strace counts the calls of an undisturbed run and injects the faults. With `SUBLET_LONG`, it injects all
-//! faults into every call of the process. Without, it injects EIO into the calls that reach the folder and
-//! the first one that writes the answer, and also kills at those that change something. Each run is
-//! followed by two more ADDs, `list`, `doctor` and the command again.
+//! faults into every call of the process. Without it, it injects EIO into the calls that reach the folder and
+//! into the first call that writes the answer, and kills the process at the calls that change something. Each
+//! run is followed by two more ADDs, `list`, `doctor` and the command again.
 
 mod aftermath;
 mod cases;
@@ -35,11 +35,12 @@ const EXEMPT: [(&str, &str, &str); 3] = [
     ),
 ];
 
-/// The panics of the standard library: of a hash map's seed, and of a thread that shows progress.
+/// The panics that the standard library may cause: in the seed of a hash map, and in the thread that shows
+/// progress.
 const PANICS: [&str; 2] = ["failed to generate random data", "failed to spawn thread"];
 
-/// If more calls than this reach the folder, continuous integration injects into one of [`STRIDE`] that
-/// change nothing.
+/// If more calls than this reach the folder, continuous integration injects into only one of [`STRIDE`] calls
+/// that change nothing.
 const MANY: usize = 400;
 const STRIDE: usize = 5;
 
@@ -54,15 +55,15 @@ struct Syscall {
 /// How a system call affects the folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Reach {
-    /// Nothing.
+    /// It does not reach the folder.
     Elsewhere,
-    /// It reads, locks or looks for something there.
+    /// It reads, locks or looks up something in the folder.
     Looks,
-    /// It changes or flushes something there, or is the first one that writes the answer.
+    /// It changes or flushes something in the folder, or is the first call that writes the answer.
     Changes,
 }
 
-/// The calls that change or flush files, but for an open that creates one.
+/// The calls that change or flush files, except an open that creates a file.
 const CHANGES: &str = "mkdir write pwrite64 ftruncate fsync fdatasync link linkat rename renameat2 unlink \
                        unlinkat rmdir";
 
@@ -108,7 +109,7 @@ fn enumerate(case: &Case) {
                 missed.push(inject.clone());
             }
             let claim = Claim::of(&answer);
-            // The aftermath depends only on the folder.
+            // The state afterwards depends only on the folder, so each content is checked once.
             let known = !seen.insert((fingerprint(&case.data()), claim));
             let says = |text: &str| answer.stderr.contains(text);
             let bug = says("this is a bug in sublet") && !PANICS.iter().any(|text| says(text));
@@ -143,7 +144,7 @@ fn strace(case: &Case, options: &[&str]) -> (Answer, String) {
 /// A run without a fault.
 struct Undisturbed {
     calls: Vec<Syscall>,
-    /// `None`: the store cannot be read.
+    /// `None` if the store cannot be read.
     before: Option<State>,
     after: State,
     /// The addresses of an ADD.
@@ -157,7 +158,7 @@ fn ips(answer: &Answer) -> Option<Vec<String>> {
 impl Undisturbed {
     fn of(case: &Case) -> Undisturbed {
         let before = case.state().ok();
-        // The list may have made a lock file.
+        // `list` may have created a lock file.
         case.restore();
         let (answer, trace) = strace(case, &["-y"]);
         answer.check(answer.succeeded(), "the undisturbed run");

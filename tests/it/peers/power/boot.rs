@@ -1,4 +1,4 @@
-//! Boot leases: a kill loses none, and after a power cut nothing from the ended boot is trusted.
+//! Boot leases: a kill loses none, and after a power cut nothing from the ended boot is used.
 
 use std::fs;
 
@@ -46,7 +46,7 @@ fn after_a_killed_first_add() {
     for begin in [empty, second_boot] {
         let mut all = Found::default();
         for name in ["ftruncate", "linkat", "unlink", "pwrite64"] {
-            // One page of a new file is as good as any other.
+            // The pages of a new file are equivalent, so only some are tried.
             for n in (1..).filter(|n| name != "pwrite64" || n % 8 == 1) {
                 let mut story = begin();
                 if !story.killed_at("ADD", "a", name, n) {

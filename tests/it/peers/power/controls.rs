@@ -1,4 +1,4 @@
-//! Each flush is necessary: if any one is left out of the replay, power cuts lose data.
+//! Each flush is necessary: if any flush is left out of the replay, power cuts lose data.
 
 use super::trace::Op;
 use super::{DEEP, Found, RANDOM, Story, lease, tell};
@@ -10,7 +10,7 @@ pub fn fails(name: &str, found: &Found) {
     assert!(found.percent() >= 1.0, "without {name}: {found:?}");
 }
 
-/// The numbers of the flushes in the given step of paths with this ending.
+/// The numbers of the flushes in the given step, of paths with this ending.
 pub fn flushes(story: &Story, step: usize, end: &str) -> Vec<usize> {
     let all = story.ops().into_iter().enumerate();
     let wanted = |op: &Op| matches!(op, Op::Sync(path) if path.to_str().unwrap().ends_with(end));

@@ -1,4 +1,4 @@
-//! A page cache and a disk, and what a power cut can leave on the disk.
+//! A page cache and a disk, and the states that a power cut can leave on the disk.
 //!
 //! The model: whole sectors of 512 bytes reach the disk, each in any of its states since the last flush. So
 //! do lengths and entries of folders, all independently of each other. A flush of a file makes its content
@@ -27,7 +27,7 @@ struct Node {
     folder: bool,
     sectors: BTreeMap<u64, Sector>,
     len: u64,
-    /// Since the last flush, oldest first.
+    /// The states of each sector since the last flush, oldest first.
     unflushed: BTreeMap<u64, Vec<Sector>>,
     lens: Vec<u64>,
 }
@@ -44,13 +44,13 @@ enum Entry {
 pub struct Disk {
     root: PathBuf,
     nodes: Vec<Node>,
-    /// In the cache.
+    /// The names in the page cache.
     names: BTreeMap<PathBuf, usize>,
     durable: BTreeMap<PathBuf, usize>,
     unflushed: Vec<Entry>,
 }
 
-/// The states after a cut, by index; 0 is the durable state.
+/// The state of each undecided item after a cut, by index; 0 is the durable state.
 pub type Choice = Vec<usize>;
 
 /// The files of an image, by path below the root.
@@ -210,7 +210,7 @@ impl Disk {
         states
     }
 
-    /// The content after a kill: everything.
+    /// The content after a kill: all changes are there.
     pub fn killed(&self) -> Image {
         self.cut(&self.states().iter().map(|n| n - 1).collect())
     }
@@ -250,7 +250,7 @@ fn enter(names: &mut BTreeMap<PathBuf, usize>, entry: &Entry) {
     match entry {
         Entry::Put(path, node) => drop(names.insert(path.clone(), *node)),
         Entry::Move(from, to, node) => {
-            // Another file may have got the name since.
+            // Another file may have this name by now.
             if names.get(from) == Some(node) {
                 names.remove(from);
             }

@@ -1,9 +1,9 @@
 //! Kills and power cuts at every operation of the real program.
 //!
 //! Sequences of calls are recorded from the built program and replayed. At each operation there is a kill,
-//! and there are cuts that leave many subsets of the unflushed changes. Each resulting image is opened,
-//! read and written as the next process would. `disk` is the model, `trace` the recording, `check` has the
-//! conditions.
+//! and there are power cuts that keep many different subsets of the unflushed changes. Each resulting image
+//! is opened, read and written as the next process would. `disk` is the model, `trace` the recording, and
+//! `check` has the conditions.
 
 mod boot;
 mod controls;
@@ -24,24 +24,24 @@ use self::trace::Op;
 use crate::lab::{Call, Dice, Lab, addresses, conf};
 use crate::store_check::{self as check, Truth};
 
-/// How many subsets are tried.
+/// How many subsets of the unflushed changes are tried.
 #[derive(Clone, Copy, Debug)]
 pub struct Depth {
-    /// Up to this number, all combinations.
+    /// If there are at most this many combinations, all are tried.
     bound: usize,
-    /// Beyond it: each item alone, and all but each, in each of its states.
+    /// If there are more: whether to try each item alone, and all items but one, in each state.
     singles: bool,
-    /// And this number of random ones.
+    /// If there are more: this many random combinations.
     random: usize,
 }
 
 /// For a sequence that is run once.
 pub const DEEP: Depth = Depth { bound: 256, singles: true, random: 40 };
 
-/// For one with many unflushed changes.
+/// For a sequence with many unflushed changes.
 pub const RANDOM: Depth = Depth { bound: 64, singles: false, random: 60 };
 
-/// For one of many sequences.
+/// For one sequence out of many.
 pub const SHALLOW: Depth = Depth { bound: 32, singles: false, random: 12 };
 
 /// What a replay found.
@@ -72,7 +72,7 @@ impl Found {
             / f64::from(u32::try_from(self.cuts).unwrap())
     }
 
-    /// Asserts that nothing was wrong.
+    /// Asserts that nothing was lost or wrong.
     pub fn nothing_wrong(&self, name: &str) {
         tell(&format!("{name}: {} kills, {} cuts, {} images", self.kills, self.cuts, self.images));
         assert_eq!((self.failed_kills, self.failed_cuts), (0, 0), "{name}: {:?}", self.example);
@@ -80,7 +80,7 @@ impl Found {
     }
 }
 
-/// For readers of the test's output.
+/// Prints a line for readers of the test's output.
 #[allow(clippy::print_stderr, reason = "figures, shown where a test's output is")]
 fn tell(text: &str) {
     eprintln!("{text}");
@@ -106,7 +106,7 @@ pub struct Story {
 }
 
 impl Story {
-    /// In an empty folder. `prepare` may put something there first, and returns the expected state.
+    /// Starts in an empty folder. `prepare` may put something there first, and returns the expected state.
     pub fn new(persist: &'static str, prepare: impl FnOnce(&Lab) -> Truth) -> Story {
         let lab = Lab::new();
         let truth = prepare(&lab);
@@ -137,7 +137,8 @@ impl Story {
         self
     }
 
-    /// A call that is killed when it enters the n-th such system call. Returns whether it got that far.
+    /// Makes a call that is killed when it enters the n-th system call of this name. Returns whether it got
+    /// that far.
     pub fn killed_at(&mut self, command: &str, container: &str, name: &str, n: usize) -> bool {
         let call = self.call(command, container);
         // Files that are loaded at the start of a process do not belong to the store.
@@ -156,14 +157,14 @@ impl Story {
         all.flat_map(|(n, step)| step.ops.iter().map(move |op| (n, op))).collect()
     }
 
-    /// Replays the sequence without these operations, and checks the state at each one from `from` on.
+    /// Replays the sequence without these operations, and checks the state at each operation from `from` on.
     pub fn replay(&self, left_out: &[usize], from: usize, depth: Depth) -> Found {
         let mut replay = Replay {
             found: Found::default(),
             seen: HashMap::new(),
             dice: Dice(1),
             persist: if self.persist == "disk" { Persist::Disk } else { Persist::Boot },
-            // Written and removed thousands of times.
+            // On tmpfs, because the files are written and removed thousands of times.
             folder: TempDir::new_in("/dev/shm").unwrap(),
             depth,
         };
@@ -239,8 +240,8 @@ impl Replay {
         }
     }
 
-    /// The subsets to try: all if there are few; otherwise none, all, each alone, all but each, all up to
-    /// each, and random ones that keep much or little.
+    /// The subsets to try: all if there are few. Otherwise none, all, each item alone, all but one, all up to
+    /// each item, and random subsets that keep much or little.
     fn choices(&mut self, states: &[usize]) -> Vec<Choice> {
         let open: Vec<usize> = (0..states.len()).filter(|i| states[*i] > 1).collect();
         let count = open.iter().try_fold(1, |n: usize, i| {

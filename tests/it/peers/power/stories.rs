@@ -1,4 +1,4 @@
-//! Sequences in which nothing may be lost.
+//! Sequences of calls in which nothing may be lost.
 
 use std::fs;
 
@@ -49,14 +49,14 @@ fn growth() {
         let file = lab.join("data/leases.redb");
         let mut truth = lease(&lab.store(), &["a"]);
         let store = &mut *check::open(&lab.store(), Persist::Disk);
-        // It begins large, and the first commits truncate it.
+        // The file begins large, and the first commits truncate it.
         for n in 0..8 {
             let name = format!("n{n}");
             let given = check::given(store, &name, &check::now()).unwrap().to_string();
             truth.acknowledged.insert(name, given);
         }
         let small = fs::metadata(&file).unwrap().len();
-        // Until it grows; then one step back.
+        // Continue until the file grows; then go one step back.
         let mut step = 64;
         let mut from = 256;
         while step > 0 {
@@ -92,8 +92,8 @@ fn growth() {
     }
 }
 
-/// A process is killed at a call that writes or flushes; the next process completes. Everything that it
-/// answers is true from then on.
+/// A process is killed at a call that writes or flushes, and the next process completes. From then on,
+/// everything that the next process has answered holds.
 fn after_a_kill(command: &str, container: &str, next: (&str, &str), calls: &[(&str, usize)]) {
     let mut all = Found::default();
     for (name, n) in calls {

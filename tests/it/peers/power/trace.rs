@@ -1,7 +1,7 @@
 //! The operations of the real program on a folder, in order, from strace(1).
 //!
-//! Only calls that reach the folder, or write the answer, are recorded. A call that failed, or whose end
-//! the process did not reach, did nothing.
+//! Only calls that reach the folder, or write the answer, are recorded. A call that failed, or that the
+//! process did not complete, did nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,16 +13,16 @@ use crate::lab::{Answer, Call};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     Mkdir(PathBuf),
-    /// Opened, and created if it was missing.
+    /// The file was opened, and created if it was missing.
     Create(PathBuf),
-    /// Without `at`, it appends.
+    /// A write; without `at`, it appends.
     Write {
         path: PathBuf,
         at: Option<u64>,
         data: Vec<u8>,
     },
     Len(PathBuf, u64),
-    /// Of a file or a folder.
+    /// A flush of a file or a folder.
     Sync(PathBuf),
     Link(PathBuf, PathBuf),
     Rename(PathBuf, PathBuf),
@@ -35,7 +35,7 @@ pub enum Op {
 pub const CALLS: &str =
     "mkdir,?open,openat,write,pwrite64,ftruncate,fdatasync,fsync,linkat,rename,unlink";
 
-/// Ends the test if strace is not there.
+/// Fails the test if strace is missing.
 pub fn need_strace() {
     let found = Command::new("strace").arg("-V").output().is_ok_and(|o| o.status.success());
     assert!(found, "strace is missing: install it as root with `apt-get install strace`");
