@@ -55,9 +55,11 @@ const TOGETHER: usize = 10_000;
 pub fn problems(store: &mut dyn Store, cx: &Context) -> Result<Vec<Problem>, StoreError> {
     let mut problems: Vec<Problem> = Vec::new();
     store.problems(cx, &mut |problem| problems.push(problem))?;
-    // The leases of a damaged store cannot be listed.
-    if !problems.iter().any(|problem| problem.mendable) {
-        stale_problems(store, cx, &mut |problem| problems.push(problem))?;
+    let is_damaged = problems.iter().any(|problem| problem.mendable);
+    let stale = stale_problems(store, cx, &mut |problem| problems.push(problem));
+    // The leases of a damaged store may not be listable, which is reported already.
+    if !is_damaged {
+        stale?;
     }
     Ok(problems)
 }

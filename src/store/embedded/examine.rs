@@ -103,7 +103,7 @@ impl<F: FileSystem> Embedded<F> {
         }
     }
 
-    /// Temporary files. If the locks are held, no other process uses them.
+    /// The temporary files that exist. A process uses its own only while it holds the lock of the lease file.
     fn leftovers(&self, cx: &Context) -> Vec<PathBuf> {
         let mut paths = vec![self.names.durable().to_owned(), self.names.policy()];
         paths.extend(cx.boot.as_ref().map(|boot| self.names.boot(boot)));
@@ -135,9 +135,14 @@ impl<F: FileSystem> Embedded<F> {
             }
             drop(own);
         }
-        for path in self.leftovers(cx) {
-            self.fs.remove(&path).map_err(|e| StoreError::io("remove", &path, e))?;
-            repair.notes.push(format!("{}: removed", path.display()));
+        if !self.leftovers(cx).is_empty() {
+            let _lock = self.lock(&self.durable())?;
+            let of_boot = self.of_boot_if_any(cx)?;
+            let _of_boot = of_boot.map(|file| self.lock(&file)).transpose()?;
+            for path in self.leftovers(cx) {
+                self.fs.remove(&path).map_err(|e| StoreError::io("remove", &path, e))?;
+                repair.notes.push(format!("{}: removed", path.display()));
+            }
         }
         Ok(repair)
     }

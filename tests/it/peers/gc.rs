@@ -398,6 +398,25 @@ fn another_machines_leases_are_not_judged() {
     assert_eq!(Host::verdict(&answer, "mine"), is("alive", false));
 }
 
+#[test]
+fn a_leftover_file_hides_no_stale_lease() {
+    let host = Host::new();
+    let facts = sublet::sys::host::facts(&|_| None);
+    let mount_ns = (facts.inode)("/proc/self/ns/mnt").map(|(_, n)| n);
+    let path = "/run/netns/gone".to_owned();
+    let cx = alloc::Context { now: facts.now - 100, ..facts.context() };
+    let alloc::Command::Add(mut add) = check::add("lost") else { unreachable!() };
+    add.origin.netns = Some(Recorded { path, inode: Some((4, 1)), mount_ns });
+    let store = &mut *check::open(&host.lab.store(), Persist::Boot);
+    store.apply(&alloc::Command::Add(add), &cx).unwrap();
+    let file = host.lab.store().display().to_string();
+    fs::write(format!("{file}.new"), "half").unwrap();
+    let answer = Call::sublet().args(&["doctor", "--store", &file]).run();
+    for text in ["it was left behind", "its network namespace /run/netns/gone is gone"] {
+        answer.check(answer.code == Some(1) && answer.stdout.contains(text), text);
+    }
+}
+
 /// The leases of containers that a runtime does not know are freed. A runtime that does not answer, or knows
 /// none of these containers, frees nothing.
 #[test]
