@@ -20,8 +20,8 @@ impl Lab {
     /// An empty folder.
     pub fn new() -> Lab {
         static HOOK: Once = Once::new();
-        // The fuzzer ends the process at each panic. The store's engine may panic on a damaged file, which is
-        // caught; every other panic is found in the answer.
+        // libFuzzer's hook ends the process at each panic, so it is replaced: sublet catches the panics of the
+        // store's engine on a damaged file. Every other panic is reported in sublet's output, which is checked.
         HOOK.call_once(panic::record);
         let lab = Lab(tempfile::tempdir_in("/dev/shm").expect("/dev/shm is writable"));
         // A relative path that the input has leads into the folder.

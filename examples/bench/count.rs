@@ -77,8 +77,8 @@ fn counts(tools: &Tools, bed: &Bed, verb: &str) -> Result<Counts> {
     Ok(counts)
 }
 
-/// Makes one call with a tool before the program. An ADD before it and a DEL after it are made if the command
-/// needs them.
+/// Makes one call of the program under `tool`, for example strace. Every command but ADD gets an ADD first; a DEL
+/// always follows.
 fn wrapped(bed: &Bed, tool: &[PathBuf], verb: &str) -> Result<Call> {
     let id = id(900_000);
     let mut conf = bed.conf.clone();

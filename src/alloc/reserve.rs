@@ -8,8 +8,9 @@ use super::view::{Context, Holder, Plan, View};
 use crate::error::{Error, Refusal};
 use crate::model::{Kind, Lease, Node, Origin};
 
-/// Decides a RESERVE. `contested` addresses are leased by two programs. If one of them is leased here, its
-/// lease protects it. A store with a policy also reserves it, beyond the end of the lease.
+/// Decides a RESERVE. If `contested`, two programs have leased the addresses: an address that is leased here stays
+/// unchanged, because its lease protects it. A store with a policy file also writes a reservation, which outlasts the
+/// lease.
 pub fn reserve(
     reserve: &Reserve,
     contested: bool,

@@ -331,7 +331,7 @@ pub struct NodeRecord {
     /// Grows with each write. It also grows to make in-flight transactions fail: every transaction of the
     /// node compares this record.
     pub turn: u64,
-    /// The folder of in-flight notes of the process that wrote this record. A process with another folder,
+    /// The ID of the folder of in-flight notes of the process that wrote this record. A process with another folder,
     /// for example in a container, cannot see these notes.
     pub notes: u64,
 }

@@ -111,7 +111,7 @@ impl Leases {
         walk(store, cx, cooling, &mut |set, addr, row: &LeaseOrCooling<'_, '_>| {
             let text = row.text();
             hasher.write(&text);
-            // From the first row that has no room on, all are left out.
+            // Once a row does not fit, all later rows are left out too, all are left out.
             if rows.bytes + text.len() <= ROOM && rows.all.len() as u64 == total {
                 rows.push(set, addr, text);
             }

@@ -1,6 +1,7 @@
 //! A snapshot of the store: how full each range is, who uses it, and what the leases hash to.
 //!
-//! Invariant: all parts of a snapshot are of one walk over the leases, and none grows with their number.
+//! Invariant: lease counts and hashes come from one walk over the leases, and a snapshot's size does not grow with the
+//! number of leases.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};

@@ -38,8 +38,8 @@ pub fn check(
         indexed.extend(page?.into_iter().map(|(path, _)| path));
     }
     for path in cooling.iter().filter(|path| !indexed.contains(*path)) {
-        let what = "the address cools, and is not among those that do";
-        checker.report(path, what, "it is free again with the next ADD that comes upon it");
+        let what = "the address is cooling down but is missing from the index of cooling addresses";
+        checker.report(path, what, "no action needed: the next ADD that tries this address after its cooldown can lease it");
     }
     let advice = "remove the record; no lease depends on it";
     checker.each(keys::HISTORY, records::events, advice, &mut |_, _, _| ())?;

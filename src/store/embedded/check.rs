@@ -191,7 +191,7 @@ impl Judgement {
             if let (b'L', Ok(lease)) = (kind, codec::read_lease(key, value))
                 && lease.time > now.saturating_add(CLOCK)
             {
-                let what = format!("{} is leased since a time that is yet to come", lease.addr);
+                let what = format!("{} is dated in the future", lease.addr);
                 self.fault("clock", what);
             }
         }
@@ -299,7 +299,10 @@ fn judge<K: Kv>(tables: &Tables<'_, K>, key: &[u8], value: &[u8]) -> Result<Resu
             let stuck = keys::at(keys::STUCK, &set, addr);
             let back = tables.kv.get(&stuck)?;
             let back = back.and_then(|value| codec::unseal::<Vec<u8>>(&stuck, &value).ok());
-            vec![(back.as_deref() == Some(key), "the index of pods' addresses disagrees")]
+            vec![(
+                back.as_deref() == Some(key),
+                "the index from addresses to pods has no matching entry",
+            )]
         }
         (Some(&keys::BLOCK), _) => return occupancy::judge(tables, key, value),
         (Some(&keys::OWNER), _) => {
@@ -309,7 +312,10 @@ fn judge<K: Kv>(tables: &Tables<'_, K>, key: &[u8], value: &[u8]) -> Result<Resu
                 lease.is_some_and(|lease| keys::owner(&lease.set, &lease.owner) == key)
             };
             let addrs: Vec<Addr> = codec::unseal(key, value).unwrap_or_default();
-            vec![(addrs.iter().all(is_owner), "it names a lease that is not the owner's")]
+            vec![(
+                addrs.iter().all(is_owner),
+                "the owner's index names an address that the owner does not lease",
+            )]
         }
         (Some(&keys::QUEUE), _) => match keys::read_queued(key) {
             None => vec![(false, FORM.0)],

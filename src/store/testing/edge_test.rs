@@ -51,7 +51,8 @@ fn two_sets_of_a_family_end_a_cooldown_once() {
     });
 }
 
-/// The second set ends the cooldown of an address that the first set has just leased.
+/// The first set leases an address whose cooldown has expired. The second set, which ends expired cooldowns, must
+/// leave that address alone.
 #[test]
 fn the_cooldown_of_an_address_that_was_just_leased_is_not_ended() {
     each(|store| {

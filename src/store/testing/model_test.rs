@@ -108,7 +108,8 @@ enum Op {
     Reboot {
         power_cut: bool,
     },
-    /// host-local has leased on a network: address, container, and whether host-local recorded the interface.
+    /// host-local's folder has leases for a network. Each lease: address, container, and whether host-local recorded
+    /// the interface.
     Folder {
         net: u8,
         leases: Vec<(u8, u8, bool)>,

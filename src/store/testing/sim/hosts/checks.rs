@@ -31,7 +31,9 @@ pub(super) fn look(world: &Shared, host: usize, thoroughly: bool) {
         }
     }
     let is_expected = |what: &str| {
-        what.contains("overlap") || what.contains("yet to come") || what.contains("left behind")
+        what.contains("overlap")
+            || what.contains("dated in the future")
+            || what.contains("left behind")
     };
     if let Some(problem) = problems.iter().find(|p| !is_expected(&p.what)) {
         return world.found(format!("h{host} doctor: {}: {}", problem.place, problem.what));
