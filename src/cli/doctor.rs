@@ -104,7 +104,8 @@ const NEARLY_FULL: u128 = 80;
 
 fn examine(open: &mut OpenStore) -> Result<(Vec<Problem>, Checked)> {
     let busy = Progress::new(None, "examining the store");
-    let mut problems = liveness::problems(&mut *open.store, &open.cx)?;
+    let mut problems = Vec::new();
+    liveness::problems(&mut *open.store, &open.cx, &mut |problem, _| problems.push(problem))?;
     drop(busy);
     if problems.iter().any(|problem| problem.mendable) {
         // The leases of a damaged store cannot be counted.

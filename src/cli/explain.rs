@@ -65,10 +65,16 @@ impl Explain {
         let mut open = call.open()?;
         let network = self.network.as_deref();
         let addr: Option<Addr> = self.name.parse().ok();
-        let leases = match open.named(&self.name, UNIQUE, network) {
-            Ok(leases) => leases,
-            Err(_) if addr.is_some() => Vec::new(),
-            Err(_) => open.named(&self.name, 1, network)?,
+        // Only a successful listing proves that nobody holds the address.
+        let leases = match addr {
+            Some(addr) => {
+                let is_here = |lease: &Lease| network.is_none_or(|n| shown_network(lease) == n);
+                open.leases(&|lease| lease.addr == addr && is_here(lease))?
+            }
+            None => match open.named(&self.name, UNIQUE, network) {
+                Ok(leases) => leases,
+                Err(_) => open.named(&self.name, 1, network)?,
+            },
         };
         let cx = call.world.facts.context();
         // Nothing is freed, so young leases are examined too.
@@ -109,8 +115,7 @@ impl Explain {
             if i > 0 {
                 writeln!(call.stdout)?;
             }
-            let of_row = leases.get(i).filter(|_| !leases.is_empty());
-            print(row, of_row, open.cx.now, call)?;
+            print(row, leases.get(i), open.cx.now, call)?;
         }
         Ok(())
     }

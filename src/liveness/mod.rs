@@ -50,22 +50,25 @@ pub fn evidence(
 /// The number of leases that are examined together, and so are in memory at the same time.
 const TOGETHER: usize = 10_000;
 
-/// The problems that the store finds, and a problem for each lease whose network namespace is provably
-/// gone, which a store cannot find. No container runtime is asked.
-pub fn problems(store: &mut dyn Store, cx: &Context) -> Result<Vec<Problem>, StoreError> {
-    let mut problems: Vec<Problem> = Vec::new();
-    store.problems(cx, &mut |problem| problems.push(problem))?;
-    let is_damaged = problems.iter().any(|problem| problem.mendable);
-    let stale = stale_problems(store, cx, &mut |problem| problems.push(problem));
+/// Calls `each` with the problems that the store finds, and with a problem for each lease whose network namespace is
+/// provably gone, which a store cannot find; `true`: it is such a lease. No container runtime is asked.
+pub fn problems(
+    store: &mut dyn Store,
+    cx: &Context,
+    each: &mut dyn FnMut(Problem, bool),
+) -> Result<(), StoreError> {
+    let mut is_damaged = false;
+    store.problems(cx, &mut |problem| {
+        is_damaged |= problem.mendable;
+        each(problem, false);
+    })?;
+    let stale = stale_problems(store, cx, &mut |problem| each(problem, true));
     // The leases of a damaged store may not be listable, which is reported already.
-    if !is_damaged {
-        stale?;
-    }
-    Ok(problems)
+    if is_damaged { Ok(()) } else { stale }
 }
 
 /// Calls `each` with a problem for each lease of this machine whose network namespace is provably gone.
-pub fn stale_problems(
+fn stale_problems(
     store: &mut dyn Store,
     cx: &Context,
     each: &mut dyn FnMut(Problem),

@@ -18,7 +18,7 @@ use crate::model::{Event, Lease, StoreSpec, Wait};
 use crate::net::Addr;
 use crate::rows::{ProblemRow, Time};
 use crate::store;
-use crate::store::{Problem, Store};
+use crate::store::Store;
 use crate::sys::host;
 use crate::telemetry::counters;
 
@@ -71,25 +71,18 @@ pub struct Problems {
 impl Problems {
     fn find(store: &mut dyn Store, cx: &Context) -> Result<Problems, StoreError> {
         let mut found = Problems { looked: Time(cx.now), ..Problems::default() };
-        store.problems(cx, &mut |problem| {
-            *if problem.mendable { &mut found.errors } else { &mut found.others } += 1;
-            found.add(problem);
+        liveness::problems(store, cx, &mut |problem, is_stale| {
+            *match (is_stale, problem.mendable) {
+                (true, _) => &mut found.stale,
+                (false, true) => &mut found.errors,
+                (false, false) => &mut found.others,
+            } += 1;
+            if found.rows.len() < MOST_PROBLEMS {
+                found.rows.push(ProblemRow::new(problem));
+            }
         })?;
-        // The leases of a damaged store cannot be listed.
-        if found.errors == 0 {
-            liveness::stale_problems(store, cx, &mut |problem| {
-                found.stale += 1;
-                found.add(problem);
-            })?;
-        }
         found.rows.sort_by_key(|row| !row.repairable);
         Ok(found)
-    }
-
-    fn add(&mut self, problem: Problem) {
-        if self.rows.len() < MOST_PROBLEMS {
-            self.rows.push(ProblemRow::new(problem));
-        }
     }
 }
 
