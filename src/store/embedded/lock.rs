@@ -2,7 +2,7 @@
 //!
 //! The call's [`Patience`] limits the total wait for all of its locks. Waiting is polling, in the order of
 //! [`super::queue`]: there are no threads, nothing is left behind after a timeout, and a stopped process at
-//! the head of the queue delays the others by at most [`GRACE`].
+//! the head of the queue delays the others by little more than [`GRACE`].
 //! A [`Lock`] is held until it is dropped. A killed process holds none, and no process holds the lock of a
 //! file that has lost its name.
 
@@ -70,7 +70,7 @@ impl Patience {
     }
 }
 
-/// How long a process at the head of the queue can keep others from a free lock.
+/// How long a stopped process at the head of the queue keeps the others from a free lock, at least.
 const GRACE: Duration = Duration::from_millis(20);
 
 /// The interval at which the head of the queue tries the lock. Processes further behind try less often.
@@ -168,9 +168,16 @@ pub fn poll<F: FileSystem>(
     place: Option<u64>,
     patience: &Patience,
 ) -> io::Result<bool> {
+    let places_ahead = || place.map_or(0, |place| file.places_ahead(place));
+    let mut ahead_before = 0;
     let mut since_try = Duration::ZERO;
     loop {
-        let ahead = place.map_or(0, |place| file.places_ahead(place));
+        let ahead = places_ahead();
+        // While the queue advances, the process at its head is not stopped, only late.
+        if ahead != ahead_before {
+            ahead_before = ahead;
+            since_try = Duration::ZERO;
+        }
         let longest = STEP * u32::try_from(ahead.clamp(1, 20)).unwrap_or(20);
         let time = patience.allows(longest);
         if ahead == 0 || time.is_none() {
@@ -182,8 +189,8 @@ pub fn poll<F: FileSystem>(
             // If the lock is still free, the processes ahead in the queue must be stopped.
             if file.try_lock()? {
                 file.unlock()?;
-                patience.spend(fs.pause(STEP * 4));
-                if file.try_lock()? {
+                patience.spend(fs.pause(GRACE / 4));
+                if places_ahead() == ahead && file.try_lock()? {
                     return Ok(true);
                 }
             }

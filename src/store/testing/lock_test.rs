@@ -1,7 +1,8 @@
 //! A wait for a lock ends at its timeout. Only the lock's holder can delay it, not a process ahead in the queue.
 
-use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use super::contract::added;
 use super::host::{Host, boot, lowest};
@@ -11,7 +12,7 @@ use crate::alloc::Command;
 use crate::error::{Error, StoreError};
 use crate::model::{Persist, Wait};
 use crate::store::embedded::fs::{FileSystem, OpenFile};
-use crate::store::{Embedded, Store};
+use crate::store::{Embedded, Store, lock_file};
 
 #[test]
 fn a_wait_ends_when_its_time_is_over() {
@@ -41,4 +42,41 @@ fn a_place_in_front_keeps_nobody_from_a_lock_that_is_free() {
     added(&mut Embedded::new(host.path(""), Persist::Disk, wait), &lowest("c2"), &boot(1));
     assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
     lock.leave_queue(place);
+}
+
+/// While the queue advances, the lock is often free for a moment: the next process is about to take it. A
+/// process further behind must not take it then.
+#[test]
+fn a_queue_that_advances_is_passed_by_nobody() {
+    // A test that was not scheduled for longer than a waiting process is patient proves nothing.
+    let passed = (0..50).find_map(|_| passes_an_advancing_queue(Duration::from_millis(15)));
+    assert_eq!(passed, Some(false), "None: this machine was always too busy");
+}
+
+/// Whether a waiting process takes the lock before the processes ahead have left the queue; `None` if one
+/// of them was at its head for longer than `longest`.
+fn passes_an_advancing_queue(longest: Duration) -> Option<bool> {
+    let host = Host::new();
+    let path = host.path(".lock");
+    drop(lock_file(&path, Wait::Try).unwrap());
+    let open = || fs::File::options().read(true).write(true).open(&path).unwrap();
+    let queue: Vec<_> = (0..12).map(|_| open()).collect();
+    let places: Vec<_> = queue.iter().map(|file| file.join_queue().unwrap()).collect();
+    let ahead = AtomicUsize::new(queue.len());
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let _lock = lock_file(&path, Wait::Forever).unwrap();
+            ahead.load(Ordering::SeqCst)
+        });
+        let mut slowest = Duration::ZERO;
+        for (file, place) in queue.iter().zip(places) {
+            let begin = Instant::now();
+            thread::sleep(Duration::from_millis(6));
+            ahead.fetch_sub(1, Ordering::SeqCst);
+            file.leave_queue(place);
+            slowest = slowest.max(begin.elapsed());
+        }
+        let passed = waiting.join().is_ok_and(|ahead| ahead > 0);
+        (slowest <= longest).then_some(passed)
+    })
 }
