@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes all files of a release in dist/: archives, packages, their checksums, and the bill of materials. Two
-# clones of one commit produce the same files, byte for byte. Usage: release.sh VERSION
+# Makes all files of a release in dist/: archives, packages, the container image, their checksums, and the bill
+# of materials. Two clones of one commit produce the same files, byte for byte. Usage: release.sh VERSION
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,6 +28,7 @@ for arch in amd64 arm64; do
     packaging/smoke.sh "$arch" "$work/$arch"
     packaging/pack.sh "$version" "$arch" "$work/$arch" dist tgz deb rpm
 done
+packaging/image.sh "$version" "dist/sublet-v$version.oci.tar" "amd64=$work/amd64" "arm64=$work/arm64"
 packaging/sbom.sh "$version" > "dist/sublet-v$version.cdx.json"
 cd dist
 for file in *; do
