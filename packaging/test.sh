@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packaging/compile.sh "$(dpkg --print-architecture)" bin
+# The plugin that delegates, which the tests start too.
+cargo build --locked --example delegate
 # The tests run these binaries in place of those that cargo builds.
 export SUBLET_PROGRAM=$PWD/bin/sublet SUBLETD_PROGRAM=$PWD/bin/subletd
 if cargo nextest --version > /dev/null 2>&1; then

@@ -9,6 +9,7 @@
 //! cni docker web cli  the faces: a protocol or an operator on one side, the engine on the other
 //! engine              the use cases, where one command is not enough
 //! migrate, liveness   import, export and copy; the evidence that a container is gone
+//! trends              how full each range was, and when it will be full, from the history
 //! rows                the fields of leases, ranges, events and nodes, for tables, JSON and the API
 //! store               commits what alloc decides: embedded (redb), cluster (etcd, Consul)
 //! telemetry           log, metrics, counters, usage
@@ -96,4 +97,5 @@ pub mod rows;
 pub mod store;
 pub mod sys;
 pub mod telemetry;
+pub mod trends;
 pub mod web;

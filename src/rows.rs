@@ -387,6 +387,12 @@ pub struct PoolRow {
     pub largest_gap: u128,
     /// The first address of that run.
     pub gap_first: Option<Text<Addr>>,
+    /// Allocations in the last hour, by the history.
+    pub allocated_last_hour: Option<u32>,
+    /// Releases in the last hour, by the history.
+    pub released_last_hour: Option<u32>,
+    /// Seconds until the range is full if the last three hours go on; absent without such a trend.
+    pub full_in: Option<u64>,
     /// Nodes that use a Docker pool.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<String>,
@@ -423,6 +429,9 @@ impl PoolRow {
             outside: usage.outside,
             largest_gap: usage.gap.map_or(0, Span::size),
             gap_first: usage.gap.map(|gap| Text(gap.first)),
+            allocated_last_hour: None,
+            released_last_hour: None,
+            full_in: None,
             nodes: pool.map_or_else(Vec::new, |pool| {
                 pool.users.iter().map(|(node, _)| node.name.clone()).collect()
             }),
@@ -714,6 +723,9 @@ mod tests {
             outside: 0,
             largest_gap: 0,
             gap_first: Some(at),
+            allocated_last_hour: Some(1),
+            released_last_hour: Some(1),
+            full_in: Some(1),
             nodes: vec![text()],
         };
         let node = NodeRow {

@@ -81,7 +81,7 @@ impl Explain {
         let evidence = liveness::evidence(&leases, &cx, 0, true, Vec::new());
         let verdicts = stale::assess(&leases, &evidence);
         let all = open.usage(None)?;
-        let ranges = open.pool_rows(&all)?;
+        let ranges = open.pool_trends(&all)?;
         let is_named = |set: &SetName, found: Addr| match addr {
             Some(addr) => found == addr,
             None => leases.iter().any(|lease| lease.set == *set && lease.addr == found),

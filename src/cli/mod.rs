@@ -33,6 +33,7 @@ mod show;
 mod stats;
 mod table;
 mod tables;
+mod top;
 mod watch;
 
 use std::borrow::Cow;
@@ -100,6 +101,7 @@ enum Command {
     Gc(gc::Gc),
     Check(check::Check),
     Pools(pools::Pools),
+    Top(top::Top),
     Map(map::Map),
     Watch(watch::Watch),
     History(history::History),
@@ -217,6 +219,7 @@ impl Command {
             Command::Gc(gc) => gc.run(call),
             Command::Check(check) => check.run(call),
             Command::Pools(pools) => pools.run(call),
+            Command::Top(top) => top.run(call),
             Command::Map(map) => map.run(call),
             Command::Watch(watch) => watch.run(call),
             Command::History(history) => history.run(call),

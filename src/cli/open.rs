@@ -22,6 +22,7 @@ use crate::store::{FileSystem as _, Os, Store};
 use crate::sys::host;
 use crate::sys::host::Env;
 use crate::telemetry::usage::Usage;
+use crate::trends::Trends;
 
 /// The store arguments.
 #[derive(Debug, Args)]
@@ -239,6 +240,19 @@ impl OpenStore {
     /// The rows of ranges.
     pub fn pool_rows(&mut self, usage: &[Usage]) -> Result<Vec<PoolRow>> {
         Ok(PoolRow::all(usage, &self.store.pools()?, "network"))
+    }
+
+    /// The rows of ranges with what the history shows: the changes of the last hour, and when each will be full.
+    pub fn pool_trends(&mut self, usage: &[Usage]) -> Result<Vec<PoolRow>> {
+        let mut rows = self.pool_rows(usage)?;
+        let trends = Trends::take(&mut *self.store, &self.cx, usage)?;
+        for (at, row) in rows.iter_mut().enumerate() {
+            if let Some(trend) = trends.of(at, row) {
+                (row.allocated_last_hour, row.released_last_hour) = trend.last_hour().unzip();
+                row.full_in = trend.full_in;
+            }
+        }
+        Ok(rows)
     }
 
     /// The leases that `wanted` selects.

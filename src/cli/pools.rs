@@ -13,8 +13,9 @@ use crate::rows::{GroupRow, PoolRow};
 
 /// Show how full each range is
 ///
-/// Prints size, used and free addresses, the longest run of free ones, reservations and cooling addresses.
-/// Ranges are those of each network's last ADD, and Docker's pools.
+/// Prints size, used and free addresses, the longest run of free ones, reservations and cooling addresses,
+/// and when a range will be full, if the history of the last three hours shows a trend. Ranges are those of
+/// each network's last ADD, and Docker's pools.
 #[derive(Debug, Args)]
 pub struct Pools {
     /// Only this network or pool
@@ -43,7 +44,7 @@ impl Pools {
         if usage.is_empty() {
             open.check_network(self.network.as_deref())?;
         }
-        let rows = open.pool_rows(&usage)?;
+        let rows = open.pool_trends(&usage)?;
         if self.by == Some(By::Network) {
             return print_groups(&networks(&rows), By::Network, &open, call);
         }
@@ -129,7 +130,8 @@ fn print_groups(rows: &[GroupRow], by: By, open: &OpenStore, call: &mut Call<'_>
     Ok(write!(call.stdout, "{}", tables::groups(rows, title, &call.screen))?)
 }
 
-fn none_known(open: &OpenStore, call: &mut Call<'_>) -> Result<()> {
+/// Reports that no range is known.
+pub(super) fn none_known(open: &OpenStore, call: &mut Call<'_>) -> Result<()> {
     Ok(writeln!(
         call.stderr,
         "no ranges in {}: they appear with the first ADD of a network",

@@ -5,6 +5,7 @@ use super::table::{Cell, Table, cell, maybe};
 use crate::model::{Kind, Lease, Timestamp, short};
 use crate::net::{Addr, Span};
 use crate::rows::{CounterRow, EventRow, GroupRow, LeaseRow, NodeRow, PoolRow, Str};
+use crate::trends::about;
 
 /// A number with its noun, such as `1 lease` and `2 addresses`.
 pub fn number_of(n: usize, noun: &str) -> String {
@@ -158,7 +159,7 @@ pub fn nodes(rows: &[NodeRow], screen: &Screen) -> String {
 
 /// The usage of ranges; empty if there is none.
 pub fn usage(rows: &[PoolRow], screen: &Screen) -> String {
-    Table::of(rows)
+    let table = Table::of(rows)
         .text("NETWORK", 8, |row| cell(&row.network))
         .text("RANGE", 16, |row| cell(range(row.first.0, row.last.0)))
         .number("SIZE", |row| cell(count(row.size)))
@@ -170,7 +171,29 @@ pub fn usage(rows: &[PoolRow], screen: &Screen) -> String {
         })
         .number("RESERVED", |row| cell(count(row.reserved)))
         .number("COOLING", |row| cell(count(row.cooling)))
-        .number("GAP", |row| cell(count(row.largest_gap)))
+        .number("GAP", |row| cell(count(row.largest_gap)));
+    if rows.iter().all(|row| row.full_in.is_none()) {
+        return table.render(screen);
+    }
+    table.number("FULL IN", |row| maybe(row.full_in.map(about)).toned(Tone::Odd)).render(screen)
+}
+
+/// Ranges with the allocations and releases of the last hour; empty if there is none.
+pub fn rates(rows: &[PoolRow], screen: &Screen) -> String {
+    Table::of(rows)
+        .text("NETWORK", 8, |row| cell(&row.network))
+        .text("RANGE", 16, |row| cell(range(row.first.0, row.last.0)))
+        .number("USED", |row| cell(count(row.used)))
+        .number("FREE", |row| cell(count(row.free)))
+        .number("USE", |pool| {
+            cell(percent(pool.size, pool.free)).toned(fullness(pool.size, pool.free))
+        })
+        .whole("", |pool| {
+            cell(bar(pool.size, pool.free, screen.unicode)).toned(fullness(pool.size, pool.free))
+        })
+        .number("ADDED/H", |row| maybe(row.allocated_last_hour))
+        .number("FREED/H", |row| maybe(row.released_last_hour))
+        .number("FULL IN", |row| maybe(row.full_in.map(about)).toned(Tone::Odd))
         .render(screen)
 }
 

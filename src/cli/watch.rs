@@ -37,7 +37,8 @@ pub struct Watch {
     leases: bool,
 }
 
-fn interval(text: &str) -> Result<Duration, String> {
+/// The value of `--interval`.
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
     let interval = config::duration(text).map_err(|_| "use 500ms, 1s or 1m".to_owned())?;
     Some(interval).filter(|i| *i >= Duration::from_millis(10)).ok_or("at least 10ms".to_owned())
 }
@@ -185,8 +186,8 @@ fn differences(before: &Leases, now: &Leases, time: Timestamp) -> Vec<Event> {
     events
 }
 
-/// Waits. Returns false once standard output has no reader.
-fn wait(interval: Duration) -> Result<bool> {
+/// Waits for the time of `interval`. Returns false once standard output has no reader.
+pub(super) fn wait(interval: Duration) -> Result<bool> {
     let stdout = io::stdout();
     let until = Timespec::try_from(interval).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
     let mut fds = [PollFd::new(&stdout, PollFlags::empty())];

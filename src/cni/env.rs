@@ -173,11 +173,38 @@ fn ifname(text: String) -> Result<IfName, EnvError> {
     })
 }
 
+/// The trace ID in a `TRACEPARENT` (W3C Trace Context, version 00); `None` if the text is not valid.
+pub fn trace_id(text: &str) -> Option<&str> {
+    let mut parts = text.split('-');
+    let mut hex = |digits: usize| {
+        let is_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        parts.next().filter(|part| part.len() == digits && part.bytes().all(is_hex))
+    };
+    let (version, id, _, _) = (hex(2)?, hex(32)?, hex(16)?, hex(2)?);
+    (version == "00" && id.bytes().any(|b| b != b'0') && parts.next().is_none()).then_some(id)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::ffi::OsStringExt;
 
     use super::*;
+
+    #[test]
+    fn the_trace_of_a_traceparent() {
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+        assert_eq!(trace_id(&format!("00-{id}-00f067aa0ba902b7-01")), Some(id));
+        for bad in [
+            "",
+            "00",
+            &format!("01-{id}-00f067aa0ba902b7-01"),
+            &format!("00-{id}-00f067aa0ba902b7-01-x"),
+            &format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32)),
+            &format!("00-{id}-00F067aa0ba902b7-01"),
+        ] {
+            assert_eq!(trace_id(bad), None, "{bad}");
+        }
+    }
 
     fn read_of(verb: &str, vars: &[(&str, &str)]) -> Result<Invocation, EnvError> {
         read(Verb::new(verb), &|name| {

@@ -26,7 +26,7 @@ use crate::config::{Level, LogFormat, duration};
 use crate::engine;
 use crate::migrate::gipam;
 use crate::model::{Face, History, Persist, StoreSpec, Wait};
-use crate::net::{Family, Subnet};
+use crate::net::{Family, Span, Subnet};
 use crate::store;
 use crate::sys::files;
 use crate::sys::host;
@@ -109,6 +109,10 @@ struct Serve {
     /// Prefix length of an automatic IPv6 pool [env: SUBLET_V6_BLOCK, GIPAM_V6AB] [default: 64]
     #[arg(long, value_name = "BITS", alias = "v6ab")]
     v6_block: Option<u8>,
+    /// A prefix that automatic pools avoid, such as a VPN's; may be repeated. They always avoid the host's
+    /// routes
+    #[arg(long, value_name = "CIDR", value_parser = supernet)]
+    avoid: Vec<Subnet>,
     /// Ask dockerd for MAC addresses, and record them with the leases
     #[arg(long)]
     mac: bool,
@@ -133,7 +137,7 @@ struct Serve {
     #[arg(
         long,
         requires = "http",
-        conflicts_with_all = ["socket", "address", "cert", "mac", "file", "cleanup_every"]
+        conflicts_with_all = ["socket", "address", "cert", "mac", "avoid", "file", "cleanup_every"]
     )]
     no_docker: bool,
     /// Clean up at this interval
@@ -365,6 +369,7 @@ impl Cli {
         let serve = &self.serve;
         let mut settings = self.settings(env)?;
         settings.mac = serve.mac;
+        settings.avoid = serve.avoid.iter().copied().map(Span::from).collect();
         let log = self.log(env)?;
         let store = self.store(env, &log)?;
         let cx = context(facts, &store)?;

@@ -36,8 +36,13 @@ pub fn read(
         (Some(_), Ask::Any(_)) => return Err(INVALID_SUB_POOL.to_owned()),
     };
     let shared = network.map(|name| shared(name, space, family, settings)).transpose()?;
-    let checked = matches!(ask, Ask::Any(_)) && space == settings.local;
-    let avoid = if checked { routes() } else { Vec::new() };
+    let mut avoid = Vec::new();
+    if matches!(ask, Ask::Any(_)) {
+        avoid.clone_from(&settings.avoid);
+        if space == settings.local {
+            avoid.extend(routes());
+        }
+    }
     Ok(RequestPool { space: space.to_owned(), ask, sub, shared, avoid })
 }
 
@@ -92,4 +97,33 @@ fn shared(name: &str, space: &str, family: Family, settings: &Settings) -> Resul
         Family::V6 => format!("{space}/network/{name}/v6"),
     };
     Ok(Shared { name: name.to_owned(), id: PoolId(id) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::{block, supernet};
+    use super::*;
+
+    #[test]
+    fn automatic_pools_avoid_routes_and_what_the_operator_names() {
+        let span = |text: &str| Span::from(supernet(text).unwrap());
+        let settings = Settings {
+            v4: vec![block(supernet("10.80.0.0/12").unwrap(), 24).unwrap()],
+            avoid: vec![span("10.80.0.0/16")],
+            ..Settings::default()
+        };
+        let avoided = |space: &str, pool: &str| {
+            let raw = wire::Request {
+                address_space: Some(space.to_owned()),
+                pool: Some(pool.to_owned()),
+                ..wire::Request::default()
+            };
+            read(&raw, &settings, &|| vec![span("192.168.0.0/16")]).unwrap().avoid
+        };
+        let (named, routed) = (span("10.80.0.0/16"), span("192.168.0.0/16"));
+        assert_eq!(avoided("sublet-local", ""), [named, routed]);
+        assert_eq!(avoided("sublet-local", "0.0.0.0/26"), [named, routed]);
+        assert_eq!(avoided("sublet-global", ""), [named]);
+        assert_eq!(avoided("sublet-local", "10.80.1.0/24"), []);
+    }
 }

@@ -4,7 +4,7 @@
 //! its supernet.
 
 use crate::alloc::Block;
-use crate::net::{Family, Subnet, parse_cidr};
+use crate::net::{Family, Span, Subnet, parse_cidr};
 
 /// The settings of a driver.
 #[derive(Clone, Debug)]
@@ -17,6 +17,8 @@ pub struct Settings {
     pub v4: Vec<Block>,
     /// The same for IPv6.
     pub v6: Vec<Block>,
+    /// Prefixes that automatic pools avoid, besides the host's routes.
+    pub avoid: Vec<Span>,
     /// Whether dockerd should send MAC addresses.
     pub mac: bool,
 }
@@ -28,6 +30,7 @@ impl Default for Settings {
             global: "sublet-global".to_owned(),
             v4: Vec::new(),
             v6: Vec::new(),
+            avoid: Vec::new(),
             mac: false,
         }
     }

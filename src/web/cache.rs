@@ -10,7 +10,6 @@ use super::leases::Leases;
 use super::query::Query;
 use super::slot::{Fault, Job, Seen, Slot, caught};
 use super::snapshot::Snapshot;
-use super::trends::Trends;
 use crate::alloc::Context;
 use crate::error::StoreError;
 use crate::liveness;
@@ -21,6 +20,7 @@ use crate::store;
 use crate::store::Store;
 use crate::sys::host;
 use crate::telemetry::counters;
+use crate::trends::Trends;
 
 /// How long leases and their numbers are fresh, at least.
 const FRESH: Duration = Duration::from_secs(1);

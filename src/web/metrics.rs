@@ -7,11 +7,11 @@ use std::fmt::Display;
 use super::cache::Problems;
 use super::slot::Seen;
 use super::snapshot::Snapshot;
-use super::trends::Trends;
 use crate::model::Timestamp;
 use crate::telemetry::counters::Counters;
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::{Kind, Text};
+use crate::trends::Trends;
 
 const FULL_IN: &str = "sublet_pool_full_in_seconds";
 
@@ -77,7 +77,7 @@ pub fn text(
             Kind::Gauge,
         );
         for (at, (usage, pool)) in snapshot.usage.iter().zip(&snapshot.pools).enumerate() {
-            let full_in = trends.value.as_ref().and_then(|trends| trends.full_in(at, pool));
+            let full_in = trends.value.as_ref().and_then(|trends| trends.of(at, pool)?.full_in);
             let (network, range) = (&*usage.extent.network, usage.extent.range.brief());
             let labels = [("network", network), ("range", &*range)];
             if let Some(seconds) = full_in {

@@ -17,6 +17,5 @@ mod serve;
 mod slot;
 mod snapshot;
 mod status;
-mod trends;
 
 pub use serve::open;

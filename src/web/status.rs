@@ -11,9 +11,9 @@ use serde_with::skip_serializing_none;
 use super::cache::{BRIEF, Cache, Problems};
 use super::slot::{Fault, Seen};
 use super::snapshot::{PoolsAnswer, Snapshot};
-use super::trends::Trends;
 use crate::model::Timestamp;
 use crate::rows::{PoolRow, Time};
+use crate::trends::{Trends, about};
 
 /// A range is nearly full from this share on, in percent: as in packaging/prometheus.
 const NEARLY: u128 = 80;
@@ -88,7 +88,8 @@ impl Sight {
         attention.extend(self.fault().map(unreadable));
         attention.extend(problems.into_iter().flat_map(of_problems));
         for (at, pool) in snapshot.iter().flat_map(|snapshot| &snapshot.pools).enumerate() {
-            let full_in = self.trends.value.as_ref().and_then(|trends| trends.full_in(at, pool));
+            let full_in =
+                self.trends.value.as_ref().and_then(|trends| trends.of(at, pool)?.full_in);
             attention.extend(of_pool(pool, full_in));
         }
         attention.sort_by_key(|item| item.level != "error");
@@ -157,13 +158,4 @@ fn of_pool(pool: &PoolRow, full_in: Option<u64>) -> Option<Item> {
     };
     let (network, first) = (Some(name.clone()), Some(pool.first.0.to_string()));
     Some(Item { level, kind, text, advice: None, network, first })
-}
-
-/// A duration as `40 min` or `3 h`.
-fn about(seconds: u64) -> String {
-    if seconds < 5400 {
-        format!("{} min", (seconds / 60).max(1))
-    } else {
-        format!("{} h", (seconds + 1800) / 3600)
-    }
 }

@@ -231,6 +231,8 @@ const CASES: &[Case] = &[
     ("pools-by-network", &["pools", "--by", "network"], Json),
     ("pools-by-namespace", &["pools", "--by", "namespace"], Json),
     ("pools-by-node", &["pools", "--by", "node", "--network", "edge"], Json),
+    ("top", &["top", "--count", "1"], Json),
+    ("top-of-nothing", &["top", "--count", "1", "--network", "none"], Fails(1)),
     ("map-network", &["map", "pods"], Json),
     ("map-small", &["map", "edge"], Json),
     ("map-of-a-slash-8", &["map", "10.0.0.0/8"], Plain),
@@ -291,6 +293,31 @@ fn print_what_they_printed() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// A network of 29 addresses gets two more pods each quarter of an hour for three hours.
+#[test]
+fn a_range_that_fills_up_has_a_forecast() {
+    let lab = Lab::new();
+    let conf = json!({
+        "cniVersion": "1.1.0", "name": "rise", "type": "bridge",
+        "ipam": {"type": "sublet", "persist": "disk", "subnet": "10.79.0.0/27"}
+    });
+    for n in 0..24_u64 {
+        // The commands are called at NOW + 3600.
+        let time = NOW + 3600 - 10_800 + n / 2 * 900 + 450;
+        plugin(&lab, time, "ADD", &conf, &[("CNI_CONTAINERID", &format!("c{n}"))]);
+    }
+    for command in ["pools", "top"] {
+        let said = call(&lab, &[command, "--json"], PLAIN);
+        let rows: Value = serde_json::from_str(said.split("---").next().unwrap()).unwrap();
+        let counts = ["used", "free", "allocatedLastHour", "releasedLastHour"];
+        assert_eq!(counts.map(|name| &rows[0][name]), [24, 5, 8, 0].map(Value::from).each_ref());
+        // Eight an hour: five addresses last less than 40 minutes.
+        assert_eq!(rows[0]["fullIn"], json!(5 * 3600 / 8), "{command}: {said}");
+        let table = call(&lab, &[command, "--network", "rise", "--color", "never"], Screen::PLAIN);
+        assert!(table.contains("FULL IN") && table.contains(" 37 min"), "{command}: {table}");
+    }
+}
+
 /// A folder with the fixed store.
 pub fn fixed() -> Lab {
     let lab = Lab::new();
@@ -317,7 +344,8 @@ pub fn in_all_forms(
         return Vec::new();
     }
     // Tables and pictures fit the screen.
-    let fits = ["list", "pools", "map", "stats", "history", "show-network", "node-list", "doctor"];
+    let fits =
+        ["list", "pools", "top", "map", "stats", "history", "show-network", "node-list", "doctor"];
     if fits.iter().any(|f| name.starts_with(f)) {
         let stdout = plain.split("--- standard error").next().unwrap();
         let long = stdout.lines().find(|l| l.len() > 80);
@@ -529,6 +557,7 @@ fn take_the_same_options_and_end_alike() {
         "release",
         "gc",
         "pools",
+        "top",
         "watch",
         "history",
         "stats",

@@ -11,7 +11,7 @@ use crate::lab::{Call, Lab, SUBLET, addresses, by_attachment};
 
 /// `examples/delegate.rs`, which cargo builds beside the tests.
 pub fn delegate() -> PathBuf {
-    let folder = Path::new(SUBLET).parent().unwrap();
+    let folder = Path::new(env!("CARGO_BIN_EXE_sublet")).parent().unwrap();
     let path = folder.join("examples/delegate");
     assert!(path.is_file(), "{} is missing: run `cargo build --example delegate`", path.display());
     path

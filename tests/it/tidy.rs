@@ -19,6 +19,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("rows", "net model error alloc telemetry store"),
     ("migrate", "net model error alloc sys config store rows"),
     ("liveness", "net model error alloc store"),
+    ("trends", "net model error alloc store telemetry rows"),
     ("engine", "net model error alloc sys store migrate telemetry"),
     ("cni", FACE),
     ("cli", FACE),
@@ -28,7 +29,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("bin", "docker web sys"),
 ];
 
-const FACE: &str = "net model error alloc sys config telemetry store rows migrate liveness engine";
+const FACE: &str =
+    "net model error alloc sys config telemetry store rows trends migrate liveness engine";
 
 /// The dependencies of the design, and for some the only place that may use them.
 const CRATES: &[(&str, &[&str])] = &[

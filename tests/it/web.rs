@@ -780,13 +780,17 @@ fn the_plugin_logs_each_call_once() {
         let mut conf = crate::lab::conf(&lab.data_dir(), "10.4.0.0/30");
         conf["ipam"]["logFile"] = json!(file);
         conf["ipam"]["logFormat"] = json!(format);
-        Call::cni("ADD", "one", &conf).run().ok();
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let parent = format!("00-{trace}-00f067aa0ba902b7-01");
+        Call::cni("ADD", "one", &conf).env("TRACEPARENT", &parent).run().ok();
         let full = Call::cni("ADD", "two", &conf).run();
         assert_eq!(full.error().0, 100);
         assert_eq!(Call::cni("DEL", "one", &conf).run().code, Some(0));
         let text = fs::read_to_string(lab.join("log")).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3, "{text}");
+        let traced = lines.iter().map(|line| line.contains(trace));
+        assert!(traced.eq([true, false, false]), "{text}");
         let wanted = [
             ("info", "ADD", "one", "ok", "10.4.0.2/30"),
             ("error", "ADD", "two", "error", ""),

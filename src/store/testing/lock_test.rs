@@ -55,6 +55,7 @@ fn a_queue_that_advances_is_passed_by_nobody() {
 
 /// Whether a waiting process takes the lock before the processes ahead have left the queue; `None` if one
 /// of them was at its head for longer than `longest`.
+#[expect(clippy::disallowed_methods, reason = "each process ahead waits for a while")]
 fn passes_an_advancing_queue(longest: Duration) -> Option<bool> {
     let host = Host::new();
     let path = host.path(".lock");

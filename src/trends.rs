@@ -9,7 +9,8 @@ use serde_with::skip_serializing_none;
 use crate::alloc::Context;
 use crate::error::StoreError;
 use crate::model::{Event, Timestamp};
-use crate::rows::{PoolRow, Time};
+use crate::net::Addr;
+use crate::rows::{PoolRow, Text, Time};
 use crate::store::StoreReader;
 use crate::telemetry::usage::Usage;
 
@@ -17,6 +18,7 @@ use crate::telemetry::usage::Usage;
 const STEP: u64 = 900;
 /// Steps of a day.
 const STEPS: usize = 96;
+const STEPS_PER_HOUR: usize = 4;
 /// Steps that a forecast rests on.
 const WINDOW: usize = 12;
 /// In at least so many of them the use has to rise.
@@ -42,7 +44,7 @@ pub struct TrendRow {
     /// Name of the network, or ID of the pool.
     pub network: String,
     /// First address of the range.
-    pub first: String,
+    pub first: Text<Addr>,
     /// Addresses that were leased or reserved at the end of the step; `null` before the history begins.
     pub used: Vec<Option<i128>>,
     /// Allocations in the step.
@@ -73,11 +75,28 @@ impl Trends {
         Ok(Trends { time: Time(cx.now), rows })
     }
 
-    /// When a range will be full; `at` is where it probably is.
-    pub fn full_in(&self, at: usize, pool: &PoolRow) -> Option<u64> {
-        let first = pool.first.0.to_string();
-        let is_it = |row: &&TrendRow| row.network == pool.network && row.first == first;
-        self.rows.get(at).filter(is_it).or_else(|| self.rows.iter().find(is_it))?.full_in
+    /// The trend of a range; `at` is its probable index.
+    pub fn of(&self, at: usize, pool: &PoolRow) -> Option<&TrendRow> {
+        let is_it = |row: &&TrendRow| row.network == pool.network && row.first == pool.first;
+        self.rows.get(at).filter(is_it).or_else(|| self.rows.iter().find(is_it))
+    }
+}
+
+impl TrendRow {
+    /// The number of allocations and of releases in the last hour; `None` if there is no history of it.
+    pub fn last_hour(&self) -> Option<(u32, u32)> {
+        self.used[STEPS - STEPS_PER_HOUR]?;
+        let sum = |counts: &[u32]| counts.iter().rev().take(STEPS_PER_HOUR).sum();
+        Some((sum(&self.allocated), sum(&self.released)))
+    }
+}
+
+/// A duration as `40 min` or `3 h`; `seconds` is an estimate.
+pub fn about(seconds: u64) -> String {
+    if seconds < 5400 {
+        format!("{} min", (seconds / 60).max(1))
+    } else {
+        format!("{} h", (seconds + 1800) / 3600)
     }
 }
 
@@ -122,7 +141,7 @@ impl Trend {
         }
         TrendRow {
             network: usage.extent.network.clone(),
-            first: usage.extent.range.first.to_string(),
+            first: Text(usage.extent.range.first),
             full_in: forecast(&used, usage.free),
             used,
             allocated: self.allocated,
