@@ -268,7 +268,7 @@ fn summary(results: &Results) -> String {
         "- An ADD takes {boot:.2} ms, with `persist: disk` {disk:.2} ms (host-local: {theirs:.2} ms; a \
          process that does nothing: {:.2} ms). That is {:.2} and {:.2} of host-local's time.\n\
          - With {largest} leases in the store, an ADD takes {boot_largest:.2} ms, with `disk` \
-         {disk_largest:.2} ms: {:.2} and {:.2} times as long as with none. With 10000 leases, host-local \
+         {disk_largest:.2} ms: {:.2} and {:.2} times as long as with an empty store. With 10000 leases, host-local \
          takes {theirs_larger:.2} ms, {:.0} times as long.\n\
          - 64 processes at once make {:.0} ADDs a second, with `disk` {:.0} (host-local: {:.0}). The \
          slowest ADD takes {:.2} times the mean, with `disk` {:.2} times (host-local: {:.2} times).\n",
