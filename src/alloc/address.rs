@@ -1,6 +1,6 @@
-//! Addresses of pools, as a container engine requests them.
+//! Requests and releases of the addresses of Docker pools.
 //!
-//! An address is leased through a pool that exists in the same transaction, so no lease outlives its
+//! The pool's existence is checked in the same transaction that leases an address, so no lease outlives its
 //! pool.
 
 use super::change::Change;
@@ -15,7 +15,7 @@ pub fn request(request: &RequestAddress, view: &dyn View, cx: &Context) -> Resul
     let Some(pool) = view.pool(&request.pool)?.filter(|pool| !pool.is_closed()) else {
         return Err(PoolRefusal::Unknown(request.pool.clone()).into());
     };
-    // All hosts of a shared pool have the same gateway, so a request for it by any host succeeds.
+    // All hosts of a shared pool use the same gateway, so each host may request the gateway's address.
     let shared = pool.gateway.filter(|gateway| {
         request.gateway && request.requested.is_none_or(|requested| requested == *gateway)
     });
@@ -42,7 +42,7 @@ pub fn request(request: &RequestAddress, view: &dyn View, cx: &Context) -> Resul
     Ok(Plan::new(changes, Outcome::Leased { lease: Box::new(lease), created: true }))
 }
 
-/// Returns a lease through a pool, without an origin.
+/// Makes a lease in a pool. Its origin is empty.
 pub fn lease(pool: &Pool, addr: Addr, kind: Kind, cx: &Context) -> Lease {
     Lease {
         prefix: pool.subnet.len(),
@@ -53,8 +53,8 @@ pub fn lease(pool: &Pool, addr: Addr, kind: Kind, cx: &Context) -> Lease {
     }
 }
 
-/// Refuses a requested address that is not free. It may lie anywhere in the subnet: gateways and `--ip`
-/// may lie outside the sub-pool.
+/// Refuses a requested address that is not free. The address may lie anywhere in the subnet, because gateways
+/// and addresses requested with `--ip` may lie outside the sub-pool.
 fn requested(addr: Addr, pool: &Pool, view: &dyn View) -> Result<Addr, Error> {
     if !pool.subnet.contains(addr) {
         return Err(PoolRefusal::OutOfRange { addr, subnet: pool.subnet }.into());
@@ -68,7 +68,8 @@ fn requested(addr: Addr, pool: &Pool, view: &dyn View) -> Result<Addr, Error> {
     }
 }
 
-/// Returns the lowest free address, or (`serial`) the next free address in turn.
+/// Returns the lowest free address. If `serial` is set, returns the next free address after the last
+/// allocated address.
 fn next(serial: bool, pool: &Pool, view: &dyn View) -> Result<Addr, Error> {
     let full = || PoolRefusal::Exhausted(pool.id.clone());
     let all = pool.draws().ok_or_else(full)?;
@@ -90,8 +91,8 @@ fn next(serial: bool, pool: &Pool, view: &dyn View) -> Result<Addr, Error> {
     Err(full().into())
 }
 
-/// Decides a release. An address that another pool of the same subnet leased stays leased. The gateway of a
-/// shared pool stays until the pool is released, because other hosts use it.
+/// Decides a release. The address stays leased if another pool of the same subnet leased it. The gateway of a
+/// shared pool stays leased until the pool is released, because other hosts use the gateway.
 pub fn release(release: &ReleaseAddress, view: &dyn View) -> Result<Plan, Error> {
     let nothing = || Plan::only(Outcome::Freed(Vec::new()));
     let Some(pool) = view.pool(&release.pool)? else { return Ok(nothing()) };

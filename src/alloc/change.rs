@@ -3,14 +3,14 @@
 use crate::model::{Lease, NetworkDefinition, NetworkName, Pool, SetName, Timestamp};
 use crate::net::{Addr, Span};
 
-/// One change of the store. A plan's changes are made together or not at all.
+/// One change to the records of a store. All changes of a plan are made together, or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Write a lease: for an address that was free or cooling down, or for its present owner.
+    /// Write a lease. Its address must be free, cooling down, or leased to the same owner.
     Put(Lease),
-    /// Free a lease. With `until`, the address cools down until then.
+    /// Free a lease. If `until` is set, the address cools down until that time.
     Free {
-        /// The lease, as it was read.
+        /// The lease, exactly as it was read.
         lease: Lease,
         /// The first second in which the address is free again.
         until: Option<Timestamp>,
@@ -19,13 +19,13 @@ pub enum Change {
     Thaw(SetName, Cooling),
     /// Start the cooldown of a free address.
     Cool(SetName, Cooling),
-    /// Store the last allocated address.
+    /// Store the last allocated address of a range set: set of leases, key of the range set, address.
     Cursor(SetName, Addr, Addr),
-    /// Store a pod's former address: pod namespace and name, range set, address. Survives a reboot.
+    /// Store a pod's former address: set of leases, pod, key of the range set, address. Survives a reboot.
     Sticky(SetName, PodKey, Addr, Addr),
     /// Store the ranges that a network's ADD used.
     PutRanges(NetworkRanges),
-    /// Record that host-local's folder was imported. Survives a reboot.
+    /// Record that the host-local folder of a network was imported. Survives a reboot.
     Adopted(NetworkName, Timestamp),
     /// Write a new pool, or change the users of an existing one.
     PutPool(Pool),
@@ -35,44 +35,44 @@ pub enum Change {
     PutDefinition(NetworkDefinition),
 }
 
-/// The ranges of a network at its last ADD. A store keeps them, so that an ADD notices a change and warns
-/// if networks overlap.
+/// The ranges of a network at its last ADD. A store keeps them so that an ADD notices changed ranges, and can
+/// then warn about overlapping networks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkRanges {
-    /// The set of leases that the network draws from.
+    /// The set of leases that the network uses.
     pub set: SetName,
-    /// The network.
+    /// The network to which the ranges belong.
     pub network: NetworkName,
-    /// First and last address of each range.
+    /// The first and last address of each range.
     pub bounds: Vec<Span>,
     /// The allocatable addresses, range by range, without gateways and exclusions.
     pub assignable: Vec<Span>,
 }
 
-/// A freed address that cools down.
+/// A freed address that is cooling down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cooling {
     /// The first second in which the address is free again.
     pub until: Timestamp,
-    /// The address.
+    /// The address that is cooling down.
     pub addr: Addr,
-    /// When the address was freed. If the clock is set back to before this time, the cooldown ends.
+    /// When the address was freed. If the clock is later set back to a time before this, the cooldown ends.
     pub freed: Timestamp,
 }
 
 impl Cooling {
-    /// Whether the cooldown has ended.
+    /// Returns whether the cooldown has ended.
     pub fn over(&self, now: Timestamp) -> bool {
         now >= self.until || now < self.freed
     }
 }
 
-/// A pod as `sticky` identifies it: by namespace and name, because its UID changes when the pod is
-/// recreated.
+/// A pod, as `sticky` identifies it: by namespace and name. The UID is not used, because a recreated pod has
+/// a new UID.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PodKey {
-    /// `K8S_POD_NAMESPACE`.
+    /// The pod's namespace (`K8S_POD_NAMESPACE`).
     pub namespace: String,
-    /// `K8S_POD_NAME`.
+    /// The pod's name (`K8S_POD_NAME`).
     pub name: String,
 }

@@ -1,13 +1,14 @@
-//! CHECK and STATUS, which change nothing.
+//! CHECK and STATUS. Neither changes anything.
 
 use super::command::{Check, Outcome, Status};
 use super::view::{Context, Order, Plan, View, held};
 use crate::error::{Error, Refusal};
 use crate::net::Addr;
 
-/// Decides a CHECK: the owner has a lease, each of its addresses is in prevResult, and the addresses of
-/// prevResult within this network's ranges are leased to the owner (CNI 0.4.0: an error if a reservation is
-/// missing). Other addresses of prevResult may come from other plugins of the chain, or from removed ranges.
+/// Decides a CHECK. It succeeds if the owner has a lease, each of the owner's addresses is in prevResult, and
+/// each address of prevResult in this network's ranges is leased to the owner. (CNI 0.4.0 requires an error
+/// if a reserved address is missing.) Other addresses of prevResult are ignored: they may come from other
+/// plugins or from former ranges.
 pub fn check(check: &Check, view: &dyn View) -> Result<Plan, Error> {
     let held = held(view, &check.set, &check.owner, &|_| Ok(true))?;
     if held.is_empty() {
@@ -30,7 +31,7 @@ pub fn check(check: &Check, view: &dyn View) -> Result<Plan, Error> {
     Ok(Plan::only(Outcome::Checked))
 }
 
-/// Decides a STATUS: every range set has a free address.
+/// Decides a STATUS. It succeeds if every range set has a free address.
 pub fn status(status: &Status, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     for (index, set) in status.sets.iter().enumerate() {
         let spans = set.spans();

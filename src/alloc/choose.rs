@@ -1,8 +1,9 @@
-//! Chooses a free address of a range set.
+//! Chooses a free address in a range set.
 //!
-//! Each strategy walks the spans of a range set in its own order. Round robin is host-local's
-//! (`allocator.go`): it starts after the last allocated address, follows the set's ranges in order, and
-//! tries the last allocated address at the end. Cooling addresses come last.
+//! Each strategy searches the spans of a range set in its own order. Round robin works as in host-local
+//! (`allocator.go`): it starts after the last allocated address, follows the ranges of the range set in
+//! order, and tries the last allocated address at the end. Addresses that cool down are used only if no other
+//! address is free.
 
 use super::change::Cooling;
 use super::command::{Add, Strategy};
@@ -11,17 +12,17 @@ use crate::error::{Error, Refusal, StoreError};
 use crate::model::Owner;
 use crate::net::{Addr, Family, Range, RangeSet, Span};
 
-/// The number of ended cooldowns that one ADD removes for each family. A DEL adds at most one for each
-/// range set, so they never accumulate.
+/// The maximum number of ended cooldown records that one ADD removes for each address family. A DEL adds at
+/// most one record for each range set, so such records do not accumulate.
 const THAW: usize = 32;
 
-/// Addresses whose cooldown has ended. They are free. A plan leases each of these addresses or removes its
-/// cooldown record.
+/// Addresses whose cooldown has ended, so they are free although their cooldown record still exists. A plan
+/// either leases each of these addresses or removes its record.
 #[derive(Default)]
 pub struct Ended(Vec<Cooling>);
 
 impl Ended {
-    /// Finds the ended cooldowns of the families of `add`, if it has a cooldown.
+    /// Finds the ended cooldowns in the address families of `add`, if `add` has a cooldown.
     pub fn find(add: &Add, view: &dyn Addresses, cx: &Context) -> Result<Ended, StoreError> {
         let mut ended = Vec::new();
         for family in [Family::V4, Family::V6] {
@@ -33,18 +34,18 @@ impl Ended {
         Ok(Ended(ended))
     }
 
-    /// The lowest address within a span.
+    /// Returns the lowest address within a span.
     fn within(&self, span: Span) -> Option<Addr> {
         self.0.iter().map(|c| c.addr).filter(|a| span.contains(*a)).min()
     }
 
-    /// All addresses except those that the plan leases.
+    /// Returns all addresses except those that the plan leases.
     pub fn left(self, leased: impl Fn(Addr) -> bool) -> impl Iterator<Item = Cooling> {
         self.0.into_iter().filter(move |c| !leased(c.addr))
     }
 }
 
-/// Chooses an address of one of the range sets of `add`, or refuses if none is free.
+/// Chooses an address in one of the range sets of `add`, or refuses if no address is free.
 pub fn choose(
     add: &Add,
     index: usize,
@@ -68,7 +69,7 @@ pub fn choose(
     })
 }
 
-/// The spans to search, in order, each once.
+/// Returns the spans to search, in the order of the search. No address occurs twice.
 fn walk(
     add: &Add,
     set: &RangeSet,
@@ -91,7 +92,8 @@ fn walk(
     })
 }
 
-/// The set's spans, from the address after `last` to the end, then from the start to `last`.
+/// Returns the spans of the range set from the address after `last` to the end, then from the beginning to
+/// `last`.
 fn behind(set: &RangeSet, last: Addr) -> Vec<Span> {
     let at = set.ranges().iter().position(|r| r.contains(last)).unwrap_or(0);
     let (before, from) = set.ranges().split_at(at);
@@ -105,9 +107,11 @@ fn behind(set: &RangeSet, last: Addr) -> Vec<Span> {
     walk
 }
 
-/// The spans from a position to the end, then from the start to that position. `place` may be any number.
+/// Returns the spans from a position to the end, then from the beginning to that position. `place` is the
+/// number of addresses before the position, modulo the size.
 fn from_place(spans: &[Span], place: u128) -> Vec<Span> {
-    // Saturation occurs only for a set as large as all of IPv6, and only skews the position.
+    // The sum only saturates for a range set as large as all of IPv6. The position is then inexact, which
+    // does no harm.
     let total = spans.iter().fold(0_u128, |sum, s| sum.saturating_add(s.size()));
     let mut skip = if total == 0 { 0 } else { place % total };
     for (i, span) in spans.iter().enumerate() {
@@ -125,7 +129,7 @@ fn from_place(spans: &[Span], place: u128) -> Vec<Span> {
     spans.to_vec()
 }
 
-/// Spreads a seed over 128 bits (splitmix64 twice).
+/// Spreads a seed over 128 bits, by running splitmix64 twice.
 fn mix(seed: u64) -> u128 {
     let step = |x: u64| {
         let mut z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -137,8 +141,8 @@ fn mix(seed: u64) -> u128 {
     (u128::from(high) << 64) | u128::from(step(high))
 }
 
-/// FNV-1a over the owner's name, mixed. No stored format depends on it: a change only moves the start of
-/// the search.
+/// Returns a hash of the owner's name (FNV-1a, mixed). Nothing that is stored depends on this hash: if it
+/// changes, searches only start elsewhere.
 fn hash(owner: &Owner) -> u128 {
     let text = match owner {
         Owner::Attachment(a) => format!(

@@ -1,7 +1,7 @@
-//! Definitions of networks, which a cluster stores for all its nodes.
+//! Network definitions, which a cluster stores for all its nodes.
 //!
-//! A caller can replace a definition only if it knows the current version. The new definition gets the next
-//! version. An ADD leases only if the version that it knows is still current.
+//! A caller can replace a definition only if it passes the current version. The new definition gets the next
+//! version. An ADD leases an address only if the version that it used is still current.
 
 use super::change::Change;
 use super::command::{DefineNetwork, Outcome};
@@ -9,7 +9,7 @@ use super::view::{Context, Plan, View};
 use crate::error::{Error, Refusal};
 use crate::model::NetworkDefinition;
 
-/// Decides a `DefineNetwork`.
+/// Decides a [`DefineNetwork`] command.
 pub fn run(define: &DefineNetwork, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     expect(define, view)?;
     let definition = next(define, cx);
@@ -17,7 +17,7 @@ pub fn run(define: &DefineNetwork, view: &dyn View, cx: &Context) -> Result<Plan
     Ok(Plan::new(vec![Change::PutDefinition(definition)], outcome))
 }
 
-/// Returns what an ADD writes along with its lease: the definition, if it is the network's first.
+/// Returns the definition that an ADD writes together with its lease, if the network has no definition yet.
 pub fn first(
     define: &DefineNetwork,
     view: &dyn View,
@@ -27,7 +27,7 @@ pub fn first(
     Ok(define.version.is_none().then(|| Change::PutDefinition(next(define, cx))))
 }
 
-/// Refuses if the stored version differs from the version that the caller knew.
+/// Refuses the command if the stored version is not the version that the caller passed.
 fn expect(define: &DefineNetwork, view: &dyn View) -> Result<(), Error> {
     let kept = view.definition(&define.network)?.map(|stored| stored.version);
     if kept == define.version {

@@ -1,4 +1,4 @@
-//! Maps commands and their changes to history events and counters. Decides nothing.
+//! Maps commands and their changes to history events and counters. It makes no decisions.
 
 use super::change::Change;
 use super::command::{Command, Outcome, Target};
@@ -6,7 +6,7 @@ use super::view::{Context, Plan};
 use crate::error::{PoolRefusal, Refusal};
 use crate::model::{Ending, Event, Face, Kind, Lease, Owner, SetName, Verb, What};
 
-/// Returns the event of a change that leases or frees an address.
+/// Returns the history event for a change that leases or frees an address.
 pub fn event(change: &Change, command: &Command, cx: &Context) -> Option<Event> {
     let (lease, what) = match change {
         Change::Put(lease) => (lease, beginning(command, lease)),
@@ -29,7 +29,7 @@ fn beginning(command: &Command, lease: &Lease) -> What {
 
 fn end(command: &Command, face: Face) -> Option<What> {
     Some(match command {
-        // The container keeps its lease, now under its full name.
+        // The container keeps an imported lease, which now records the full name of the owner.
         Command::Add(_) => return None,
         Command::Del(del) if del.undo => What::Undone,
         Command::Del(del) if face == Face::Cli => match del.target {
@@ -48,8 +48,8 @@ fn end(command: &Command, face: Face) -> Option<What> {
     })
 }
 
-/// Returns the counter of a request: set, face, verb and ending. A request is counted if it changes
-/// something. A refused ADD is counted only if counting needs no flush.
+/// Returns the counter of a request: its set of leases, face, verb and outcome. A request is counted if it
+/// changes something. A refused ADD is counted only if counting needs no flush.
 pub fn counted(
     command: &Command,
     plan: &Plan,
@@ -67,12 +67,12 @@ pub fn counted(
         _ => None,
     };
     let set = command.set().cloned().or_else(|| plan.changes.iter().find_map(of_change));
-    // A request for a pool that does not exist has no set.
+    // A request for a pool that does not exist has no set of leases.
     let set = set.unwrap_or_else(|| SetName("docker".to_owned()));
     Some((set, cx.face, verb, ending(&plan.outcome)))
 }
 
-/// Returns what a command is counted as; `None`: it is not counted.
+/// Returns the verb under which a command is counted; `None` if the command is not counted.
 pub fn verb(command: &Command) -> Option<Verb> {
     Some(match command {
         Command::Add(_) | Command::RequestAddress(_) => Verb::Add,
@@ -88,7 +88,7 @@ pub fn verb(command: &Command) -> Option<Verb> {
     })
 }
 
-/// Returns how a command ended.
+/// Returns the outcome under which a command is counted.
 pub fn ending(outcome: &Result<Outcome, Refusal>) -> Ending {
     match outcome {
         Ok(_) => Ending::Ok,

@@ -1,6 +1,7 @@
-//! DEL, GC and EVICT: who may free which lease, and how long the address cools down.
+//! DEL, GC and EVICT (freeing all leases of a machine). Decides which leases are freed, and how long each
+//! address cools down.
 //!
-//! Invariant: a lease is freed only if it is unchanged since it was read, so a store can compare it before it
+//! Invariant: a lease is freed only if it is unchanged since it was read. A store can check this when it
 //! commits.
 
 use std::collections::BTreeSet;
@@ -13,7 +14,7 @@ use crate::error::{Error, StoreError};
 use crate::model::{Lease, Owner, SetName, Timestamp};
 use crate::net::Addr;
 
-/// Decides a DEL.
+/// Decides a DEL: returns the plan for it.
 pub fn del(del: &Del, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let held = |owner| held(view, &del.set, owner, &|network| view.adopted(network));
     let freed = match &del.target {
@@ -71,7 +72,7 @@ fn until(lease: &Lease, cx: &Context) -> Option<Timestamp> {
 /// The number of owners that GC reads at a time.
 const PAGE: usize = 512;
 
-/// Decides one step of a GC.
+/// Decides one step of a GC: returns the plan for it.
 pub fn gc(gc: &Gc, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     collect(
         &gc.set,
@@ -82,19 +83,19 @@ pub fn gc(gc: &Gc, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     )
 }
 
-/// Decides one step of an EVICT.
+/// Decides one step of an EVICT: returns the plan for it.
 pub fn evict(evict: &Evict, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let goes = |lease: &Lease| {
         let kept = matches!(lease.owner, Owner::Reservation(_) | Owner::Pool(..));
         let which = if evict.only_ended { cx.has_ended(lease) } else { !kept };
         lease.node.name == cx.node.name && which
     };
-    // No cooldown: no connection can still lead to a machine that is gone.
+    // There is no cooldown, because no connection can still exist to a machine that is gone.
     collect(&evict.set, evict.after.as_ref(), &goes, &|_| None, view)
 }
 
-/// Frees the stale leases, as many as one commit can hold. It stops between two owners, or within the first
-/// owner if that owner has more leases than fit (one for each of many range sets).
+/// Frees stale leases, as many as one commit can hold. If there are more, it stops after the leases of an
+/// owner. If a single owner has more leases than fit (one for each of many range sets), it stops among them.
 fn collect(
     set: &SetName,
     after: Option<&Owner>,
@@ -102,7 +103,7 @@ fn collect(
     until: &dyn Fn(&Lease) -> Option<Timestamp>,
     view: &dyn View,
 ) -> Result<Plan, Error> {
-    // Freeing a lease is one change, with or without a cooldown.
+    // Freeing a lease counts as one change, with or without a cooldown.
     let room = view.capacity().max(1);
     let mut changes: Vec<Change> = Vec::new();
     let mut freed = Vec::new();
@@ -146,7 +147,7 @@ fn is_stale(lease: &Lease, gc: &Gc) -> bool {
             .binary_search_by(|(c, i)| (c, i).cmp(&(&attachment.container, ifname)))
             .is_err();
     }
-    // A lease without an interface is valid as long as its container has any interface.
+    // A lease without an interface is valid if the runtime lists its container with any interface.
     let first = valid.partition_point(|(c, _)| *c < attachment.container);
     valid.get(first).is_none_or(|(c, _)| *c != attachment.container)
 }

@@ -1,7 +1,8 @@
-//! IMPORT and EXPORT: the leases and the last allocated addresses of another program.
+//! IMPORT and EXPORT: transfer leases and last allocated addresses from and to another program.
 //!
-//! Decides what happens if an address is already leased here, and where a cursor is stored whose range is
-//! unknown. [`crate::migrate`] reads the other program's files.
+//! Decides what happens if an imported address is already leased in this store, and under which key a cursor
+//! is stored if its range is unknown. (A cursor is the last allocated address of a range set.)
+//! [`crate::migrate`] reads the other program's files.
 //! Invariant: everything is imported, or nothing. A repeated import changes nothing.
 
 use std::collections::BTreeSet;
@@ -13,7 +14,7 @@ use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Lease, Node, SetName};
 use crate::net::{Addr, Subnet};
 
-/// Decides an IMPORT.
+/// Decides an IMPORT: returns the plan for it.
 pub fn run(import: &Import, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     if let Some(network) = &import.adopts
         && view.adopted(network)?
@@ -37,7 +38,7 @@ pub fn run(import: &Import, view: &dyn View, cx: &Context) -> Result<Plan, Error
     }
     for last in &import.cursors {
         for range in possible_ranges(*last) {
-            // A later ADD may have moved an existing cursor, so it stays.
+            // If a cursor exists, a later ADD may have moved it, so it stays.
             if view.cursor(&import.set, range)?.is_none() {
                 changes.push(Change::Cursor(import.set.clone(), range, *last));
             }
@@ -51,7 +52,7 @@ pub fn run(import: &Import, view: &dyn View, cx: &Context) -> Result<Plan, Error
     Ok(Plan::new(changes, Outcome::Imported(Imported::Done { taken, present })))
 }
 
-/// Decides an EXPORT.
+/// Decides an EXPORT: returns the plan for it.
 pub fn export_host_local(hand: &ExportHostLocal, view: &dyn View) -> Result<Plan, Error> {
     let cursors: Result<Vec<Option<Addr>>, StoreError> =
         hand.ranges.iter().map(|range| view.cursor(&hand.set, *range)).collect();
@@ -64,12 +65,12 @@ pub fn export_host_local(hand: &ExportHostLocal, view: &dyn View) -> Result<Plan
     Ok(Plan { changes, outcome: Ok(Outcome::Exported(cursors?)) })
 }
 
-/// Makes a lease. Without a configuration, prefix and range are unknown, so the address itself serves as
-/// the range. An ADD by the same owner corrects both.
+/// Makes a lease from an imported one. Its prefix length and range are unknown without a configuration, so
+/// the address itself is used as the range key. The next ADD of the same owner corrects both.
 fn lease(set: &SetName, imported: &ForeignLease, view: &dyn View, cx: &Context) -> Lease {
     let origin = imported.origin();
     let bare = cx.reservation(set.clone(), imported.addr);
-    // In a cluster, the node of the container is unknown.
+    // In a cluster, nobody knows on which node the container runs.
     let nameless = origin.attachment.as_ref().is_some_and(|a| a.ifname.is_none());
     let (kind, owner) = (imported.kind, imported.owner.clone());
     let lease = Lease { kind, owner, origin, ..bare };
@@ -79,14 +80,15 @@ fn lease(set: &SetName, imported: &ForeignLease, view: &dyn View, cx: &Context) 
     lease
 }
 
-/// The keys of the range sets that may contain `addr`, if the first range of each set is a whole subnet: the
-/// first host of each enclosing subnet. Most bits of an address are usually zero, so there are few.
+/// Returns the possible keys of the range set that contains `addr`, if the first range of each range set is a
+/// whole subnet: the first host address of each subnet that encloses `addr`. Most bits of an address are
+/// usually zero, so there are only a few keys.
 pub fn possible_ranges(addr: Addr) -> BTreeSet<Addr> {
     let lens = 1..addr.family().bits().saturating_sub(1);
     lens.filter_map(|len| Subnet::masked(addr, len)?.first().next()).collect()
 }
 
-/// The range keys under which a DEL with `rewind` looks for the cursor of a lease.
+/// Returns the range keys under which a DEL with `rewind` looks for the cursor of a lease.
 pub fn cursors_of(lease: &Lease) -> BTreeSet<Addr> {
     let unknown = lease.range == lease.addr && lease.prefix == lease.addr.family().bits();
     if unknown { possible_ranges(lease.addr) } else { BTreeSet::from([lease.range]) }

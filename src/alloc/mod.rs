@@ -1,8 +1,9 @@
 //! The allocator: a pure function of a [`View`], a [`Command`] and a [`Context`] that returns a [`Plan`].
 //!
-//! Decides which address is leased, who may have it, and what a repeated or impossible request means. It
-//! stores nothing. Clock, boot and random numbers come from the context.
-//! Invariant: a second run over the same view returns the same plan, and a refused plan changes nothing.
+//! It decides which address is leased, who may have it, and what a repeated or impossible request means. It
+//! stores nothing. The time, the boot and random numbers come from the context.
+//! Invariant: running a command again over the same view returns the same plan, and the plan of a refused
+//! command changes nothing.
 
 mod add;
 mod address;
@@ -29,7 +30,7 @@ pub use view::{Addresses, Context, Holder, Order, Plan, View};
 
 use crate::error::{Error, StoreError};
 
-/// Decides one command.
+/// Decides one command: returns the plan for it.
 pub fn run(command: &Command, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
     match decide(command, view, cx) {
         Ok(plan) => Ok(plan),

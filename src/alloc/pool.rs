@@ -1,10 +1,10 @@
-//! Pools, as a container engine requests them: Docker's default rules, and kontena's rules for pools that
+//! Docker pools. The module implements Docker's default rules, and kontena-ipam's rules for pools that
 //! several hosts share by name.
 //!
-//! Decides which subnet a pool gets, which pools may overlap, and what is removed with a pool. Addresses of
-//! an existing pool are in `address`.
-//! Invariant: two pools of one space overlap only if both are sub-pools, or if one is a sub-pool of the
-//! other's subnet (moby's rule). A new shared pool overlaps no other pool.
+//! It decides which subnet a pool gets, which pools may overlap, and what is removed together with a pool.
+//! The module `address` handles the addresses of an existing pool.
+//! Invariant (moby's rule): two pools of one address space overlap only if both are sub-pools, or if one is a
+//! sub-pool inside the other's subnet. A new shared pool overlaps no other pool.
 //!
 //! A pool without a user is *closed*: no address is leased from it, and its leases and the pool itself are
 //! being removed. If other nodes use the store, a pool is closed before its leases are listed, so that no
@@ -41,7 +41,7 @@ pub fn request(request: &RequestPool, view: &dyn View, cx: &Context) -> Result<P
         None => PoolId::plain(space, subnet, request.sub),
     };
     let name = request.shared.as_ref().map(|shared| shared.name.clone());
-    // A sub-pool may overlap every pool except an identical one.
+    // A sub-pool may overlap every pool except a pool with the same subnet and the same sub-pool.
     let other = if request.sub.is_none() || request.shared.is_some() {
         view.overlapping(space, subnet)?
     } else {
@@ -55,7 +55,7 @@ pub fn request(request: &RequestPool, view: &dyn View, cx: &Context) -> Result<P
     }
     let mut pool = Pool { sub: request.sub, shared: name, ..new(id, space, subnet, cx) };
     let mut leases = Vec::new();
-    // A subnet of one address has no gateway: the container needs the address.
+    // A subnet of a single address has no gateway, because the container needs that address.
     if pool.shared.is_some() && subnet.len() < subnet.family().bits() {
         let gateway = hosts(subnet).first;
         pool.gateway = Some(gateway);
@@ -64,7 +64,7 @@ pub fn request(request: &RequestPool, view: &dyn View, cx: &Context) -> Result<P
     Ok(put(pool, leases))
 }
 
-/// A pool that is not shared, with this node as its only user.
+/// Makes an unshared pool whose only user is this node.
 fn new(id: PoolId, space: &str, subnet: Subnet, cx: &Context) -> Pool {
     let users = vec![(cx.node.clone(), 1)];
     let (sub, shared, gateway, space) = (None, None, None, space.to_owned());
@@ -77,7 +77,7 @@ fn put(pool: Pool, leases: Vec<Lease>) -> Plan {
     Plan::new(changes, Outcome::Pool(Box::new(pool)))
 }
 
-/// Adds a user to a shared pool, if the request matches it.
+/// Adds a user to a shared pool, if the request matches the pool.
 fn join(
     request: &RequestPool,
     name: &str,
@@ -93,8 +93,8 @@ fn join(
         Ask::Exactly(asked) if *asked != subnet => {
             return differs("subnet", subnet.to_string(), asked.to_string());
         }
-        // dockerd rejects an automatic pool that overlaps one of its routes, and would request the pool again
-        // forever.
+        // dockerd rejects an automatic pool that overlaps one of its routes. It would then request the same
+        // pool again forever.
         Ask::Any(_) if request.avoid.iter().any(|span| span.overlaps(subnet.into())) => {
             return Err(PoolRefusal::Routed { name: name.to_owned(), subnet }.into());
         }
@@ -113,13 +113,13 @@ fn join(
         Some(at) => pool.users[at].1 = pool.users[at].1.saturating_add(1),
         None => pool.users.push((cx.node.clone(), 1)),
     }
-    // Clocks differ. The pool must not look older to its other users than their requests.
+    // Clocks of hosts differ. The pool's time must not be older than the request of any of its users.
     pool.time = pool.time.max(cx.now);
     Ok(pool)
 }
 
-/// The index of a node among the users. A machine that was renamed is still the pool's only user. If other
-/// nodes use the store too, only the name identifies a user.
+/// Returns the index of a node among the users of a pool. If no other node uses the store, the only user is
+/// this machine, even under a former name. Otherwise a user is identified only by its name.
 fn user(pool: &Pool, node: &Node, view: &dyn View) -> Option<usize> {
     let named = pool.users.iter().position(|(n, _)| n.name == node.name);
     let renamed = || {
@@ -134,7 +134,8 @@ fn user(pool: &Pool, node: &Node, view: &dyn View) -> Option<usize> {
     named.or_else(renamed)
 }
 
-/// The first free block. Skips overlapping pools of other sizes and overlapping routes.
+/// Returns the first free subnet of the requested size. Skips subnets that overlap routes or pools of other
+/// sizes.
 fn find(
     space: &str,
     blocks: &[Block],
@@ -158,8 +159,8 @@ fn find(
     Ok(None)
 }
 
-/// Decides a release. If one of several machines releases a shared pool, only its own addresses are freed.
-/// The last machine removes the pool.
+/// Decides the release of a pool. If other machines still use a shared pool, only the addresses of the
+/// releasing machine are freed. The release by the last machine removes the pool.
 pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let Some(pool) = view.pool(&release.pool)? else {
         return Ok(Plan::only(collected(Vec::new(), false, true)));
@@ -167,7 +168,7 @@ pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<P
     let mut less = pool.clone();
     let at = user(&pool, &cx.node, view);
     match at {
-        // This node has requested the pool again since the first step.
+        // After the first step of the release, this node has requested the pool again.
         Some(_) if release.resumed => return Ok(Plan::only(collected(Vec::new(), true, true))),
         Some(at) if less.users[at].1 > 1 => {
             less.users[at].1 -= 1;
@@ -206,7 +207,7 @@ fn collected(freed: Vec<Addr>, pool: bool, done: bool) -> Outcome {
     Outcome::Collected(Collected { freed, pool, after: None, done })
 }
 
-/// The change to a pool with fewer users. A closed pool is removed once it has no leases.
+/// Returns the change to a pool with one user less. A closed pool is removed once it has no leases.
 fn shrink(pool: Pool, less: Pool, is_empty: bool) -> Option<Change> {
     if less.is_closed() && is_empty {
         return Some(Change::DropPool(pool));
@@ -214,23 +215,23 @@ fn shrink(pool: Pool, less: Pool, is_empty: bool) -> Option<Change> {
     (less != pool).then_some(Change::PutPool(less))
 }
 
-/// Frees leases of a pool and changes the pool. Returns the freed addresses and the changes.
+/// Frees leases of a pool and changes the pool record. Returns the freed addresses and the changes.
 fn leave(leases: Vec<Lease>, pool: Option<Change>) -> (Vec<Addr>, Vec<Change>) {
     let freed = leases.iter().map(|lease| lease.addr).collect();
     let free = |lease| Change::Free { lease, until: None };
     (freed, leases.into_iter().map(free).chain(pool).collect())
 }
 
-/// The number of leases of a pool that are read at a time.
+/// The maximum number of leases of a pool that are read in one step.
 const PAGE: usize = 512;
 
-/// Returns as many leases of one kind as a commit can hold, and whether there are no more.
+/// Returns as many leases of one kind as a commit can hold, and whether these are all.
 fn collect(
     pool: &Pool,
     which: &dyn Fn(&Lease) -> bool,
     view: &dyn View,
 ) -> Result<(Vec<Lease>, bool), StoreError> {
-    // The pool itself is a change too.
+    // The change to the pool record needs room too.
     let room = view.capacity().saturating_sub(2).max(1);
     let mut found = Vec::new();
     let mut after = None;
@@ -250,7 +251,7 @@ fn collect(
     }
 }
 
-/// Decides a sweep.
+/// Decides a sweep: frees the addresses of a pool that Docker does not know.
 pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let Some(pool) = view.pool(&sweep.pool)? else {
         return Ok(Plan::only(collected(Vec::new(), false, true)));
@@ -260,7 +261,8 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error
     let alive = |lease: &Lease| sweep.alive.binary_search(&lease.addr).is_ok();
     let mine = |lease: &Lease| lease.node.name == cx.node.name;
     let mut less = pool.clone();
-    // A pool without a network is removed completely, or kept if one of its addresses may be in use.
+    // A pool without a Docker network is removed with all of its leases. It is kept if one of its addresses
+    // may be in use.
     let is_unused = pool.is_closed() || at.is_some() && pool.time < sweep.before;
     let mut gone = sweep.known.is_none() && is_unused;
     if gone {
@@ -279,7 +281,7 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error
         let kept = known || young(lease) || alive(lease) || lease.kind == Kind::Gateway;
         last || (mine(lease) && if gone { pool.gateway != Some(lease.addr) } else { !kept })
     };
-    // An address that was being requested while this node released the pool is left without a network.
+    // An address without a network is left over if it was being requested while this node released the pool.
     let is_kept = sweep.known.is_none() && !gone && at.is_some();
     let (stale, done) = if is_kept { (Vec::new(), true) } else { collect(&pool, &stale, view)? };
     let pool = if done && gone { shrink(pool, less, true) } else { None };
@@ -290,8 +292,8 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error
     Ok(Plan::new(changes, collected(freed, gone && done, done)))
 }
 
-/// Decides the import of a pool. gipam's file does not name the gateway. It is the first address, because
-/// dockerd requests the gateway before any other address.
+/// Decides the import of a gipam pool. gipam's file does not say which address is the gateway. It is the
+/// first address, because dockerd requests the gateway before any other address.
 pub fn adopt(adopt: &AdoptPool, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let subnet = adopt.subnet;
     let overlap = |other| Err(PoolRefusal::overlap(subnet, other, None).into());

@@ -1,10 +1,11 @@
-//! The records of a store, as a copy or an export transfers them.
+//! The records of a store, in the form in which a copy or an export transfers them.
 
 use super::change::{Cooling, PodKey};
 use crate::model::{Lease, NetworkDefinition, NetworkName, Pool, SetName, Timestamp};
 use crate::net::Addr;
 
-/// One record of a store. Derived data (indexes, the bounds for warnings) is not a record.
+/// One record of a store. Data that is derived from other records (indexes, ranges for warnings) is not
+/// included.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::large_enum_variant, reason = "a slice of a store at a time, and most are leases")]
 pub enum Record {
@@ -14,21 +15,22 @@ pub enum Record {
     Definition(NetworkDefinition),
     /// An address and its owner.
     Lease(Lease),
-    /// A freed address that cools down.
+    /// A freed address that is cooling down.
     Cooling(SetName, Cooling),
-    /// The last address allocated from the range set with this key.
+    /// The last address that was allocated from the range set with this key: set of leases, key, address.
     Cursor(SetName, Addr, Addr),
-    /// A pod's former address in the range set with this key.
+    /// The former address of a pod: set of leases, pod, key of the range set, address.
     Sticky(SetName, PodKey, Addr, Addr),
     /// The time at which another program's leases for this network were imported.
     Adopted(NetworkName, Timestamp),
 }
 
 impl Record {
-    /// The network's set of leases to which the record belongs; `None` for pools and their leases.
+    /// Returns the set of leases to which the record belongs; `None` for records that belong to no network's
+    /// set.
     pub fn set(&self) -> Option<SetName> {
         let set = match self {
-            // All networks of a host share these records, whichever file has their leases.
+            // All networks of a host share these records, no matter which file has the leases of a network.
             Record::Pool(_) | Record::Adopted(..) | Record::Definition(_) => return None,
             Record::Lease(lease) => &lease.set,
             Record::Cooling(set, _) | Record::Cursor(set, ..) | Record::Sticky(set, ..) => set,
@@ -36,7 +38,7 @@ impl Record {
         (!set.is_pools()).then(|| set.clone())
     }
 
-    /// The name that operators see. It is unique among the records of a store.
+    /// Returns the name of the record for operators. It is unique among the records of a store.
     pub fn name(&self) -> String {
         match self {
             Record::Pool(pool) => format!("pool {}", pool.id),

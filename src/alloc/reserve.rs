@@ -1,6 +1,7 @@
-//! RESERVE and UNRESERVE: addresses that no ADD leases.
+//! RESERVE and UNRESERVE: keep addresses from being leased, and end that.
 //!
-//! Invariant: a reservation never takes an address from its holder, and UNRESERVE frees only reservations.
+//! Invariant: a reservation never takes an address away from its holder, and UNRESERVE frees only
+//! reservations.
 
 use super::change::Change;
 use super::command::{Outcome, Reserve, Unreserve};
@@ -8,9 +9,9 @@ use super::view::{Context, Holder, Plan, View};
 use crate::error::{Error, Refusal};
 use crate::model::{Kind, Lease, Node, Origin};
 
-/// Decides a RESERVE. If `contested`, two programs have leased the addresses: an address that is leased here stays
-/// unchanged, because its lease protects it. A store with a policy file also writes a reservation, which outlasts the
-/// lease.
+/// Decides a RESERVE. `contested` means that this store and host-local have leased the same addresses to
+/// different owners. The lease in this store then stays, because it protects the address for now. If the
+/// store has a policy file, a reservation is written there in addition, and it lasts longer than the lease.
 pub fn reserve(
     reserve: &Reserve,
     contested: bool,
@@ -37,7 +38,7 @@ pub fn reserve(
                 return Err(Refusal::Held { index: 0, ranges, holder }.into());
             }
             Holder::Free | Holder::Cooling(_) => {
-                // A reservation belongs to an operator, not to a node or a boot.
+                // A reservation has no node and no boot, because it belongs to an operator.
                 let mut lease = cx.reservation(reserve.set.clone(), *addr);
                 (lease.node, lease.boot) = (Node::default(), None);
                 lease.origin.note.clone_from(&reserve.note);
@@ -50,7 +51,7 @@ pub fn reserve(
     Ok(Plan::new(changes, Outcome::Reserved(reserved)))
 }
 
-/// Decides an UNRESERVE.
+/// Decides an UNRESERVE: returns the plan for it.
 pub fn unreserve(unreserve: &Unreserve, view: &dyn View) -> Result<Plan, Error> {
     let mut freed = Vec::new();
     for addr in &unreserve.addrs {

@@ -1,7 +1,8 @@
-//! RESTORE: writes records from another store.
+//! RESTORE: writes records that were read from another store.
 //!
-//! Decides what happens if a record of the same name exists. An existing record stays. If another owner holds
-//! an address, all records of the command are refused. A repeated RESTORE changes nothing.
+//! Decides what happens if a record already exists. An existing record stays unchanged. If another owner
+//! holds one of the addresses, the command is refused and writes no record. A repeated RESTORE changes
+//! nothing.
 
 use super::change::Change;
 use super::command::{Outcome, Restore};
@@ -10,7 +11,7 @@ use super::view::{Holder, Plan, View};
 use crate::error::{Error, PoolRefusal, Refusal};
 use crate::model::{Lease, Owner, Pool};
 
-/// Decides a RESTORE. Writes as many records, from the first on, as one commit can hold.
+/// Decides a RESTORE. Starts with the first record, and writes as many records as one commit can hold.
 pub fn run(restore: &Restore, view: &dyn View) -> Result<Plan, Error> {
     let room = view.capacity().saturating_sub(1).max(1);
     let mut work =
@@ -41,7 +42,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Adds a record's changes, or refuses a conflicting record.
+    /// Adds the changes for one record, or refuses the record because of a conflict.
     fn one(&mut self, record: &Record) -> Result<(), Error> {
         let view = self.view;
         match record {
@@ -61,7 +62,7 @@ impl Work<'_> {
                     self.changes.push(Change::Thaw(set.clone(), other));
                     self.changes.push(Change::Cool(set.clone(), *cooling));
                 }
-                // The address is in use again, so its cooldown does not matter.
+                // The address is already leased again, so its cooldown record is not needed.
                 Holder::Leased(_) => {}
             },
             Record::Cursor(set, range, addr) => {
@@ -84,7 +85,7 @@ impl Work<'_> {
     }
 
     fn lease(&mut self, lease: &Lease) -> Result<(), Error> {
-        // A dry run creates no pools.
+        // A dry run creates no pools, so the pool of a lease may be missing.
         if let Owner::Pool(id, _) = &lease.owner
             && !self.dry_run
             && self.view.pool(id)?.is_none_or(|pool| pool.set() != lease.set)
@@ -93,7 +94,7 @@ impl Work<'_> {
         }
         match self.view.holder(&lease.set, lease.addr)? {
             Holder::Leased(here) if *here == *lease => {}
-            // The same lease, changed after it was read.
+            // The same lease, but it was changed after it was read.
             Holder::Leased(here) if here.owner == lease.owner && here.node == lease.node => {
                 self.changes.push(Change::Put(lease.clone()));
             }
@@ -113,7 +114,7 @@ impl Work<'_> {
             Some(here) => Some(here),
             None => self.view.overlapping(&pool.space, pool.subnet)?,
         };
-        // A sub-pool may overlap every pool except an identical one.
+        // A sub-pool may overlap every pool except a pool with the same subnet and the same sub-pool.
         let clash =
             here.filter(|here| here.id == pool.id || pool.sub.is_none() && here.sub.is_none());
         if let Some(here) = clash {
@@ -124,10 +125,10 @@ impl Work<'_> {
     }
 }
 
-/// The number of changes that a record may need in a commit.
+/// Returns the maximum number of changes that a record needs in a commit.
 fn weight(record: &Record) -> usize {
     match record {
-        // A pod's address is indexed in both directions, and replaces two other entries.
+        // A pod's address has index entries in both directions, and each may replace an older entry.
         Record::Sticky(..) => 3,
         _ => 1,
     }

@@ -1,7 +1,7 @@
-//! Imports leases and cursors of a host-local folder as part of the ADD that finds them.
+//! Imports the leases and cursors of a host-local folder as part of an ADD that finds such a folder.
 //!
-//! One plan imports the whole folder, or is refused. [`crate::migrate::host_local_import`] reads the
-//! folder.
+//! One plan imports the whole folder or is refused. [`crate::migrate::host_local_import`] reads the folder. A
+//! cursor is the last allocated address of a range set.
 
 use std::collections::BTreeMap;
 
@@ -12,14 +12,14 @@ use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Kind, Lease, Owner, SetName, Timestamp};
 use crate::net::{Addr, Family, RangeSet, Span};
 
-/// The store's addresses, with the leases and cursors that this plan imports.
+/// The addresses in the store, and the leases and cursors that this plan imports.
 pub struct Takeover<'a> {
     view: &'a dyn View,
-    /// Leases of the folder that cannot be imported, because the store has leased the address to another
-    /// owner.
+    /// Leases of the folder that cannot be imported, because this store has leased the same address to
+    /// another owner.
     pub contested: Vec<Contested>,
     leases: BTreeMap<Addr, Lease>,
-    /// The cursors, by the key of the range set.
+    /// The imported cursors, by the key of the range set.
     cursors: BTreeMap<Addr, Addr>,
 }
 
@@ -29,7 +29,8 @@ impl<'a> Takeover<'a> {
         Takeover { view, contested: Vec::new(), leases: BTreeMap::new(), cursors: BTreeMap::new() }
     }
 
-    /// Translates host-local's files. Refuses if another owner holds one of the addresses here.
+    /// Converts host-local's files to leases and cursors. Refuses the folder if this store has leased one of
+    /// its addresses to another owner.
     pub fn read(
         add: &Add,
         leases: &[ForeignLease],
@@ -41,13 +42,13 @@ impl<'a> Takeover<'a> {
         for legacy in leases {
             let lease = lease(add, legacy, cx);
             if let Holder::Leased(holder) = view.holder(&add.set, legacy.addr)? {
-                // Either a process that died before it was done imported the lease, or the lease was exported
-                // later.
+                // Two cases have the same owner in both: a process imported the lease but died before it
+                // replaced the folder, or the lease was exported to host-local later.
                 if holder.owner == lease.owner {
                     continue;
                 }
                 if !view.has_other_nodes() {
-                    // No container uses a reserved address.
+                    // A reserved address conflicts with no container, because no container uses it.
                     if holder.kind != Kind::Reserved {
                         taken.contested.push(Contested { lease: *holder, claimant: lease.owner });
                     }
@@ -66,8 +67,8 @@ impl<'a> Takeover<'a> {
         Ok(taken)
     }
 
-    /// Returns the changes that store the leases and cursors, and the record of the import if the store has
-    /// such records.
+    /// Returns the changes that store the leases and cursors. If the store records imports, they include that
+    /// record.
     pub fn changes(&self, add: &Add, now: Timestamp) -> Vec<Change> {
         let leases = self.leases.values().cloned().map(Change::Put);
         let cursors =
@@ -149,7 +150,8 @@ impl Addresses for Takeover<'_> {
     ) -> Result<Option<Cooling>, StoreError> {
         let free = |c: &Cooling| !self.leases.contains_key(&c.addr);
         match self.view.first_cooling(set, family, spans)? {
-            // An imported address that cools down here is rare, so all cooling addresses are searched.
+            // An imported address rarely cools down in this store, so it is cheap enough to search all
+            // cooling addresses.
             Some(first) if !free(&first) => {
                 let all = self.view.cooling(set, family, usize::MAX)?;
                 let within = |c: &Cooling| spans.iter().any(|s| s.contains(c.addr));

@@ -1,7 +1,8 @@
-//! The questions that the allocator may ask a store, and the plan that it returns.
+//! The [`View`]: the questions that the allocator asks a store. The [`Plan`]: the changes and the outcome
+//! that the allocator returns.
 //!
-//! Invariant: no question returns all leases of a set, so the cost of an answer grows only with the depth
-//! of a tree.
+//! Invariant: no question returns all leases of a set of leases, so the cost of an answer grows only with the
+//! depth of a B-tree.
 
 use super::change::{Change, Cooling, NetworkRanges, PodKey};
 use super::command::Outcome;
@@ -17,23 +18,23 @@ use crate::net::{Addr, Family, Span, Subnet};
 pub enum Holder {
     /// The address is free.
     Free,
-    /// The address is free, but cools down.
+    /// The address is cooling down. It can be leased if no other address is free.
     Cooling(Cooling),
     /// The address is leased.
     Leased(Box<Lease>),
 }
 
-/// The required precision of [`Addresses::next_free`].
+/// Which free address [`Addresses::next_free`] must return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// The lowest free address of the span.
     Ascending,
-    /// Any free address of the span. A store with expensive reads may return the address that is cheapest to
-    /// find.
+    /// Any free address of the span. A store whose reads are expensive may return the address that is
+    /// cheapest to find.
     Any,
 }
 
-/// Questions about the addresses of a set and their owners.
+/// The questions about the addresses in a set of leases, and about their owners.
 pub trait Addresses {
     /// Returns the state of an address.
     fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError>;
@@ -44,7 +45,7 @@ pub trait Addresses {
     /// Returns the last address allocated from the range set with this key.
     fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>, StoreError>;
 
-    /// Returns a free address of the span. A cooling address is not free.
+    /// Returns a free address of the span. An address that cools down does not count as free.
     fn next_free(
         &self,
         set: &SetName,
@@ -52,9 +53,9 @@ pub trait Addresses {
         order: Order,
     ) -> Result<Option<Addr>, StoreError>;
 
-    /// Returns up to `limit` cooling addresses of a family, ordered by the end of their cooldown, and the
-    /// address whose cooldown ends last. After the clock was set back, that last cooldown may be over
-    /// already.
+    /// Returns up to `limit` cooling addresses of a family, ordered by the end of their cooldown, followed by
+    /// the address whose cooldown ends last. If the clock was set back, the cooldown of that last address may
+    /// have ended already.
     fn cooling(
         &self,
         set: &SetName,
@@ -62,7 +63,7 @@ pub trait Addresses {
         limit: usize,
     ) -> Result<Vec<Cooling>, StoreError>;
 
-    /// Of the cooling addresses within the spans, returns the one whose cooldown ends first.
+    /// Returns the address within the spans whose cooldown ends first.
     fn first_cooling(
         &self,
         set: &SetName,
@@ -71,8 +72,9 @@ pub trait Addresses {
     ) -> Result<Option<Cooling>, StoreError>;
 }
 
-/// Returns the leases of an owner. As in host-local, an owner without a lease under its full name holds the
-/// leases of its container without an interface, if host-local's leases of the network were imported.
+/// Returns the leases of an owner. If the owner has no lease under its full name (container and interface),
+/// returns the leases that record only its container: some of host-local's leases record no interface. This
+/// happens only if host-local's leases of the network were imported.
 pub fn held(
     addresses: &dyn Addresses,
     set: &SetName,
@@ -90,28 +92,30 @@ pub fn held(
 
 /// The store as one transaction sees it.
 ///
-/// Answers may be assumptions. A local store reads. A compare-and-set store may answer [`Addresses::of`]
-/// and [`Addresses::holder`] with "absent", and [`Addresses::next_free`] with the first address of the
-/// span, without reading. It then compares each assumption in the commit. A failed compare returns the
-/// actual value, and the store runs the allocator again. An outcome without changes (a refusal, a DEL of an
-/// unknown owner, a CHECK) has no such compare: the store verifies its assumptions and runs the allocator
-/// again before it returns the outcome. The allocator need not know the kind of store.
+/// A store that reads locally returns facts. A compare-and-set store may return assumptions instead of
+/// reading: "absent" for [`Addresses::of`] and [`Addresses::holder`], and the first address of the span for
+/// [`Addresses::next_free`]. Its commit then compares each assumption with the server's data. If a compare
+/// fails, the server returns the actual value, and the store runs the allocator again. An outcome without
+/// changes (a refusal, a DEL of an unknown owner, a CHECK) has no commit. For such an outcome, the store
+/// first verifies its assumptions by reading, and runs the allocator again if one was wrong. The allocator
+/// need not know the kind of store.
 pub trait View: Addresses {
     /// Returns a pod's former address in the range set with this key.
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError>;
 
-    /// Whether host-local's folder of this network was imported.
+    /// Returns whether host-local's folder of this network was imported.
     fn adopted(&self, network: &NetworkName) -> Result<bool, StoreError>;
 
-    /// Whether the store has exactly these ranges for the network. A store with expensive reads may return
-    /// `true`.
+    /// Returns whether the store has recorded exactly these ranges for the network. A store whose reads are
+    /// expensive may always return `true`.
     fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool, StoreError>;
 
-    /// The ranges of all networks. Called only when the ranges of one network have changed.
+    /// Returns the ranges of all networks. The allocator calls this only if the ranges of one network have
+    /// changed.
     fn networks(&self) -> Result<Vec<NetworkRanges>, StoreError>;
 
-    /// Returns the leases of up to `limit` owners that come after `after`, in the order of the owners. Used
-    /// only by GC.
+    /// Returns the leases of up to `limit` owners, in the order of the owners. Starts with the first owner
+    /// after `after`. Only GC and EVICT use this.
     fn page(
         &self,
         set: &SetName,
@@ -119,15 +123,16 @@ pub trait View: Addresses {
         limit: usize,
     ) -> Result<Vec<Lease>, StoreError>;
 
-    /// Returns the pool with this ID. Never an assumption, because the caller got the pool's ID from the
-    /// store.
+    /// Returns the pool with this ID. This is never an assumption, because the caller got the pool's ID from
+    /// the store.
     fn pool(&self, id: &PoolId) -> Result<Option<Pool>, StoreError>;
 
-    /// Returns a pool of the space that shares an address with this subnet.
+    /// Returns a pool of the address space whose subnet overlaps this subnet.
     fn overlapping(&self, space: &str, subnet: Subnet) -> Result<Option<Pool>, StoreError>;
 
-    /// Returns the lowest prefix of `len` bits inside `within`, not before `from`, that is not the subnet
-    /// of a pool of the space. Pools of other lengths may overlap it.
+    /// Returns the lowest prefix of length `len` inside `within` that starts at or after `from` and is not
+    /// the subnet of a pool of the address space. Pools with other prefix lengths may overlap the returned
+    /// prefix.
     fn next_block(
         &self,
         space: &str,
@@ -144,43 +149,43 @@ pub trait View: Addresses {
         limit: usize,
     ) -> Result<Vec<Lease>, StoreError>;
 
-    /// Whether other nodes lease from this store too, each under its own name.
+    /// Returns whether other nodes use this store too, each under its own name.
     fn has_other_nodes(&self) -> bool {
         false
     }
 
-    /// Returns the stored definition of a network. Never an assumption. The embedded store has no
+    /// Returns the stored definition of a network. This is never an assumption. The lease file has no
     /// definitions.
     fn definition(&self, _: &NetworkName) -> Result<Option<NetworkDefinition>, StoreError> {
         Ok(None)
     }
 
-    /// The number of changes that one commit can hold.
+    /// Returns the maximum number of changes in one commit.
     fn capacity(&self) -> usize;
 }
 
-/// What the allocator knows about its environment.
+/// The facts about the host and the request that the allocator needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Context {
     /// The current time.
     pub now: Timestamp,
     /// The current boot; `None` if it cannot be determined.
     pub boot: Option<BootId>,
-    /// When this boot began, by the current clock; `None` if it cannot be determined.
+    /// When the current boot began, according to the current clock; `None` if it cannot be determined.
     pub booted: Option<Timestamp>,
-    /// This machine.
+    /// The node name and the machine-id of this machine.
     pub node: Node,
-    /// Whether the machine's name is its host name, which may change.
+    /// Whether the node name is the host name, which may change.
     pub by_host_name: bool,
-    /// A random number, for [`super::Strategy::Random`].
+    /// A random number for [`super::Strategy::Random`].
     pub seed: u64,
-    /// The face that received the request. For history and counters, never for a decision.
+    /// The face that received the request. It is used for history and counters, never for a decision.
     pub face: Face,
 }
 
 impl Context {
-    /// Whether this machine made the lease in an earlier boot and the lease ended with that boot. If the boot
-    /// or the machine cannot be determined, no lease has ended.
+    /// Returns whether a lease has ended because this machine made it in an earlier boot. If the boot or the
+    /// machine is unknown, returns false.
     pub fn has_ended(&self, lease: &Lease) -> bool {
         let another_boot = match (&self.boot, &lease.boot) {
             (Some(now), Some(then)) => now != then,
@@ -192,7 +197,7 @@ impl Context {
             && lease.ends_with_boot()
     }
 
-    /// Returns a reservation of one address. Other leases are made by changing its fields.
+    /// Makes a reservation of one address. Callers make other leases by changing its fields.
     pub fn reservation(&self, set: SetName, addr: Addr) -> Lease {
         Lease {
             set,
@@ -213,14 +218,14 @@ impl Context {
 /// The changes to make, and the outcome to return once they are made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// The changes, made together or not at all; empty if refused.
+    /// The changes, which are made together or not at all. Empty if the command is refused.
     pub changes: Vec<Change>,
-    /// The outcome.
+    /// The outcome to return after the changes were made.
     pub outcome: Result<Outcome, Refusal>,
 }
 
 impl Plan {
-    /// A plan with an outcome.
+    /// Makes a plan with changes and an outcome.
     pub fn new(changes: Vec<Change>, outcome: Outcome) -> Plan {
         Plan { changes, outcome: Ok(outcome) }
     }
@@ -230,12 +235,12 @@ impl Plan {
         Plan::new(Vec::new(), outcome)
     }
 
-    /// A plan that refuses.
+    /// A plan for a refused command.
     pub fn refuse(refusal: Refusal) -> Plan {
         Plan { changes: Vec::new(), outcome: Err(refusal) }
     }
 
-    /// The set of the first lease that it writes.
+    /// Returns the set of leases of the first lease that the plan writes.
     pub fn set(&self) -> Option<&SetName> {
         self.changes.iter().find_map(|change| match change {
             Change::Put(lease) => Some(&lease.set),
@@ -243,7 +248,7 @@ impl Plan {
         })
     }
 
-    /// The ranges that the plan records, if any.
+    /// Returns the ranges that the plan records, if any.
     pub fn ranges(&self) -> Option<&NetworkRanges> {
         self.changes.iter().find_map(|change| match change {
             Change::PutRanges(ranges) => Some(ranges),

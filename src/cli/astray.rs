@@ -1,4 +1,4 @@
-//! Leases outside the ranges of their network, left over after the ranges were moved.
+//! Finds leases that lie outside the ranges of their network, because the ranges were changed.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use crate::error::shown_network;
 use crate::model::{Lease, SetName};
 use crate::net::Span;
 
-/// Counts the leases outside the ranges of their network.
+/// Counts the leases that lie outside the ranges of their network.
 pub struct Astray {
     networks: BTreeMap<(String, String), Network>,
 }
@@ -19,8 +19,8 @@ struct Network {
 }
 
 impl Astray {
-    /// A count for these networks, each with its set, its name and its ranges. A network may occur several
-    /// times, with different ranges.
+    /// Starts a count for these networks. Each item is a network's set of leases, its name and its ranges. A
+    /// network may occur several times, with different ranges.
     pub fn new(networks: impl IntoIterator<Item = (SetName, String, Vec<Span>)>) -> Astray {
         let mut all: BTreeMap<(String, String), Network> = BTreeMap::new();
         for (set, network, ranges) in networks {
@@ -29,7 +29,7 @@ impl Astray {
         Astray { networks: all }
     }
 
-    /// Counts a container's lease if it lies outside.
+    /// Counts a container's lease if it lies outside all ranges of its network.
     pub fn take(&mut self, lease: &Lease) {
         if !lease.kind.collectable() {
             return;
@@ -42,7 +42,8 @@ impl Astray {
         }
     }
 
-    /// Each network with such leases: its name, their number, and the first of them.
+    /// Returns each network that has leases outside its ranges: its name, the number of these leases, and the
+    /// first of them.
     pub fn found(&self) -> impl Iterator<Item = (&str, usize, &Lease)> {
         self.networks.iter().filter_map(|((_, name), network)| {
             Some((&**name, network.count, network.first.as_ref()?))

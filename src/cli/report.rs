@@ -1,6 +1,7 @@
-//! The result of an import, as text and as JSON.
+//! Prints the result of an import, as text and as JSON.
 //!
-//! Invariant: both forms have the same content. Each entry that is left out is reported with the reason.
+//! Invariant: text and JSON have the same content. Each entry that is not imported is reported with the
+//! reason.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,7 @@ use crate::alloc::Imported;
 use crate::net::Addr;
 use crate::rows::Text;
 
-/// The result for one source.
+/// The result of importing one source (a file, or the folder of a network).
 #[skip_serializing_none]
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -25,34 +26,34 @@ pub struct Report {
     dry_run: bool,
     taken: Vec<Text<Addr>>,
     present: Vec<Text<Addr>>,
-    /// Invalid entries, and why.
+    /// The entries of the source that are invalid, each with the reason.
     pub skipped: Vec<Skipped>,
-    /// The last allocated addresses.
+    /// The last allocated addresses, where round robin continues.
     #[serde(rename = "last")]
     pub cursors: Vec<Text<Addr>>,
-    /// Whether the source was imported before.
+    /// Whether the source had been imported before this run.
     pub before: bool,
-    /// The new name of the source.
+    /// The path under which the original is kept.
     #[serde(rename = "keptAs")]
     pub kept: Option<PathBuf>,
 }
 
-/// An invalid entry.
+/// An entry that was not imported because it is invalid.
 #[derive(Serialize)]
 pub struct Skipped {
-    /// The record.
+    /// The entry that is invalid.
     pub what: String,
-    /// Why.
+    /// The reason why it is invalid.
     pub why: String,
 }
 
 impl Report {
-    /// A report before the import.
+    /// Makes the report of an import that has not run yet.
     pub fn new(source: &Path, store: &Path, dry_run: bool) -> Report {
         Report { source: source.into(), store: store.into(), dry_run, ..Report::default() }
     }
 
-    /// The import was carried out.
+    /// Adds the result of the import.
     pub fn done(&mut self, imported: Imported) {
         let texts = |addrs: Vec<Addr>| addrs.into_iter().map(Text).collect();
         match imported {
@@ -63,7 +64,7 @@ impl Report {
         }
     }
 
-    /// Prints it as text.
+    /// Prints the report as text.
     pub fn print(&self, call: &mut Call<'_>) -> Result<()> {
         let out = &mut *call.stdout;
         let (source, store) = (self.source.display(), self.store.display());

@@ -1,7 +1,7 @@
-//! Tables that fit the screen: with colored cells, columns that may be cut, and last columns that may be
-//! omitted.
+//! Formats tables to fit the screen. Cells can have a color, columns can be cut, and the last columns can be
+//! left out.
 //!
-//! Invariant: no line is wider than the screen, unless not even two columns fit.
+//! Invariant: no line is wider than the screen, unless the screen is too narrow for two columns.
 
 use std::fmt::Display;
 
@@ -9,7 +9,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::screen::{Screen, Tone, visible};
 
-/// A table with a line for each row.
+/// A table that prints each row as one line.
 pub struct Table<'a, T> {
     rows: Box<dyn Iterator<Item = T> + 'a>,
     columns: Vec<Column<'a, T>>,
@@ -18,30 +18,30 @@ pub struct Table<'a, T> {
 struct Column<'a, T> {
     title: &'static str,
     right: bool,
-    /// The width to which the column may be cut, in characters.
+    /// The minimum width to which the column may be cut, in characters.
     least: usize,
     cell: Box<dyn Fn(&T) -> Cell + 'a>,
 }
 
-/// The content of one row and column.
+/// The text and color of one cell.
 #[derive(Clone, Debug)]
 pub struct Cell {
     text: String,
     tone: Option<Tone>,
 }
 
-/// A cell with this text. Characters that could control a terminal are escaped.
+/// Makes a cell with this text. Characters that could control a terminal are escaped.
 pub fn cell(text: impl Display) -> Cell {
     Cell { text: visible(&text.to_string()), tone: None }
 }
 
-/// A cell that may be empty.
+/// Makes a cell that is empty for `None`.
 pub fn maybe(text: Option<impl Display>) -> Cell {
     text.map_or_else(|| cell(""), cell)
 }
 
 impl Cell {
-    /// The same cell in a color.
+    /// Returns the same cell in another color.
     pub fn toned(self, tone: Tone) -> Cell {
         Cell { tone: Some(tone), ..self }
     }
@@ -50,7 +50,7 @@ impl Cell {
 const GAP: usize = 2;
 
 impl<'a, T> Table<'a, T> {
-    /// A table without columns.
+    /// Makes a table without columns.
     pub fn of<I: IntoIterator<Item = T, IntoIter: 'a>>(rows: I) -> Table<'a, T> {
         Table { rows: Box::new(rows.into_iter()), columns: Vec::new() }
     }
@@ -80,13 +80,14 @@ impl<'a, T> Table<'a, T> {
         self
     }
 
-    /// The lines of the table, each with its newline; empty if there is no row.
+    /// Returns the lines of the table, each with its newline; an empty string if there is no row.
     pub fn render(self, screen: &Screen) -> String {
         self.render_page(screen, &mut Vec::new())
     }
 
-    /// The lines of one page of a long table. Only the first page has the heading. The columns of a further
-    /// page are at least as wide as on the previous page; `before` has those widths and is updated.
+    /// Returns the lines of one page of a long table. Only the first page has the heading. `before` has the
+    /// column widths of the previous page; the columns of this page are at least as wide. `before` is
+    /// updated.
     pub fn render_page(self, screen: &Screen, before: &mut Vec<usize>) -> String {
         let columns = &self.columns;
         let head = columns.iter().map(|column| cell(column.title).toned(Tone::Head)).collect();
@@ -121,14 +122,14 @@ impl<'a, T> Table<'a, T> {
     }
 }
 
-/// The width of each column that is shown.
+/// Computes the width of each column that is shown.
 fn widths<T>(
     columns: &[Column<'_, T>],
     rows: &[Vec<Cell>],
     screen: usize,
     before: &[usize],
 ) -> Vec<usize> {
-    // Columns that the previous page omitted are omitted here.
+    // If the previous page left out columns, this page leaves out the same columns.
     let shown = if before.is_empty() { columns.len() } else { before.len() };
     let mut widths = before.to_vec();
     widths.resize(shown, 0);
@@ -146,7 +147,8 @@ fn widths<T>(
         let widest =
             (0..widths.len()).filter(|i| widths[*i] > least(*i)).max_by_key(|i| widths[*i]);
         match widest {
-            // Cut only to the next widest column, so that two long columns share the space.
+            // Cut the widest column only to the width of the next widest column, so that two long columns
+            // share the space.
             Some(i) => {
                 let others = (0..widths.len()).filter(|o| *o != i && widths[*o] > least(*o));
                 let next = others.map(|o| widths[o]).max().unwrap_or(0);
@@ -161,7 +163,7 @@ fn widths<T>(
     }
 }
 
-/// The text, cut to `width` columns.
+/// Cuts the text to `width` columns of the screen.
 fn cut(text: &str, width: usize, unicode: bool) -> String {
     if text.width() <= width {
         return text.to_owned();

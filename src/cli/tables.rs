@@ -1,4 +1,4 @@
-//! The columns of each table; cells are made from [`crate::rows`].
+//! Defines the columns of each table. The cells are made from [`crate::rows`].
 
 use super::screen::{Screen, Tone, visible};
 use super::table::{Cell, Table, cell, maybe};
@@ -7,7 +7,7 @@ use crate::net::{Addr, Span};
 use crate::rows::{CounterRow, EventRow, GroupRow, LeaseRow, NodeRow, PoolRow, Str};
 use crate::trends::about;
 
-/// A number with its noun, such as `1 lease` and `2 addresses`.
+/// Returns a number with its noun, such as `1 lease` and `2 addresses`.
 pub fn number_of(n: usize, noun: &str) -> String {
     let ending = match n {
         1 => "",
@@ -17,8 +17,8 @@ pub fn number_of(n: usize, noun: &str) -> String {
     format!("{n} {noun}{ending}")
 }
 
-/// A lease as messages and questions name it: its address and network, then its holder, pod first. `more`
-/// is appended to the holder.
+/// Returns a lease in the form for messages and questions: its address and network, then its holder with the
+/// pod first. `more` is appended to the holder.
 pub fn named(lease: &Lease, more: &str) -> String {
     let row = LeaseRow::new(lease);
     let container = row.id.as_ref().or(row.container_id.as_ref()).or(row.endpoint.as_ref());
@@ -32,12 +32,12 @@ pub fn named(lease: &Lease, more: &str) -> String {
     visible(&format!("{} of network {} ({holder}{more})", lease.addr, row.network))
 }
 
-/// The first of these names that is present, shortened in the same way as a container ID.
+/// Makes a cell of the first name that is present, shortened as a container ID is.
 fn first(names: &[&Option<Str<'_>>]) -> Cell {
     cell(short(names.iter().find_map(|name| name.as_deref()).unwrap_or_default()))
 }
 
-/// The kind of lease. Kinds without a container are highlighted.
+/// Makes the cell for the kind of a lease. Kinds without a container are highlighted.
 fn kind(row: &LeaseRow<'_>) -> Cell {
     match &*row.kind {
         "gateway" | "aux" => cell(&row.kind).toned(Tone::Gateway),
@@ -46,14 +46,15 @@ fn kind(row: &LeaseRow<'_>) -> Cell {
     }
 }
 
-/// A line of a table of leases: one lease, or reservations of consecutive addresses.
+/// One line of a table of leases: a single lease, or reservations of consecutive addresses.
 struct Line<'a> {
     row: LeaseRow<'a>,
     last: Addr,
 }
 
 impl<'a> Line<'a> {
-    /// Joins reservations of consecutive addresses that are otherwise the same.
+    /// Groups the leases into lines. Reservations of consecutive addresses with equal other fields form one
+    /// line.
     fn all(leases: &'a [Lease]) -> Vec<Line<'a>> {
         let mut lines: Vec<Line<'a>> = Vec::new();
         for lease in leases {
@@ -80,7 +81,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// A page of leases. `wide` adds columns; `widths` are those of the previous page.
+/// Formats a page of leases. `wide` adds columns; `widths` has the column widths of the previous page.
 pub fn leases(
     leases: &[Lease],
     now: Timestamp,
@@ -116,7 +117,7 @@ pub fn leases(
     table.render_page(screen, widths)
 }
 
-/// The age of a time in kubectl's format: `45s`, `12m`, `5h`, `3d`.
+/// Returns the time since `time` in kubectl's format: `45s`, `12m`, `5h`, `3d`.
 pub fn age(now: Timestamp, time: Timestamp) -> String {
     let seconds = now.saturating_sub(time);
     match seconds {
@@ -127,7 +128,7 @@ pub fn age(now: Timestamp, time: Timestamp) -> String {
     }
 }
 
-/// Events.
+/// Formats events.
 pub fn events(rows: &[EventRow<'_>], screen: &Screen) -> String {
     Table::of(rows)
         .whole("TIME", |row| cell(row.lease.time))
@@ -145,7 +146,7 @@ pub fn events(rows: &[EventRow<'_>], screen: &Screen) -> String {
         .render(screen)
 }
 
-/// Nodes.
+/// Formats nodes.
 pub fn nodes(rows: &[NodeRow], screen: &Screen) -> String {
     Table::of(rows)
         .text("NODE", 8, |row| cell(&row.node))
@@ -157,7 +158,7 @@ pub fn nodes(rows: &[NodeRow], screen: &Screen) -> String {
         .render(screen)
 }
 
-/// The usage of ranges; empty if there is none.
+/// Formats the usage of ranges. Returns an empty string if there is no range.
 pub fn usage(rows: &[PoolRow], screen: &Screen) -> String {
     let table = Table::of(rows)
         .text("NETWORK", 8, |row| cell(&row.network))
@@ -197,7 +198,8 @@ pub fn rates(rows: &[PoolRow], screen: &Screen) -> String {
         .render(screen)
 }
 
-/// The addresses of networks, namespaces or nodes, under this title; empty if there is none.
+/// Formats the addresses of networks, namespaces or nodes under this title. Returns an empty string if there
+/// is no row.
 pub fn groups(rows: &[GroupRow], title: &'static str, screen: &Screen) -> String {
     let table = Table::of(rows).text(title, 8, |row| cell(row.name().unwrap_or("(none)")));
     if rows.iter().all(|row| row.size.is_none()) {
@@ -223,8 +225,9 @@ pub fn groups(rows: &[GroupRow], title: &'static str, screen: &Screen) -> String
         .render(screen)
 }
 
-/// A range in short form: as a prefix if it consists of all hosts of the prefix. Otherwise as first-last, in
-/// which the last address omits the beginning that it shares with the first.
+/// Returns a range in short form. If the range consists of all hosts of a prefix, this is the prefix.
+/// Otherwise it is first-last, and the last address is shortened by the text that it has in common with the
+/// first.
 fn range(first: Addr, last: Addr) -> String {
     if let Some(prefix) = Span::new(first, last).and_then(Span::prefix) {
         return prefix.to_string();
@@ -235,7 +238,7 @@ fn range(first: Addr, last: Addr) -> String {
     format!("{first}-{}", &last[dot..])
 }
 
-/// The number of requests of each kind; empty if there were none.
+/// Formats the number of requests of each kind. Returns an empty string if there were none.
 pub fn counters(rows: &[CounterRow<'_>], screen: &Screen) -> String {
     Table::of(rows)
         .text("NETWORK", 8, |row| cell(row.network))
@@ -246,20 +249,20 @@ pub fn counters(rows: &[CounterRow<'_>], screen: &Screen) -> String {
         .render(screen)
 }
 
-/// A number of addresses; a power of two if it is very large.
+/// Formats a number of addresses. A very large number is shown as a power of two.
 pub fn count(n: u128) -> String {
     match n {
         0..=0xffff_ffff_ffff => n.to_string(),
-        // 2^64 - 2 is shown as 2^64, too.
+        // For example, 2^64 - 2 is shown as ~2^64.
         _ => format!("~2^{}", 128 - (n - (n >> 8)).leading_zeros()),
     }
 }
 
-/// Characters of a bar.
+/// The length of a bar, in characters.
 const BAR: u128 = 10;
 
-/// The share of a range that is leased, reserved or cooling down, rounded down, but never from more than zero
-/// to 0 %.
+/// Returns the percentage of a range that is leased, reserved or cooling down. It is rounded down, but 0 % is
+/// shown only if all addresses are free.
 fn percent(size: u128, free: u128) -> String {
     let taken = size.saturating_sub(free);
     match (taken.saturating_mul(100) / size.max(1), taken) {
@@ -268,10 +271,10 @@ fn percent(size: u128, free: u128) -> String {
     }
 }
 
-/// The same share as a bar, rounded to the nearest character. It is full only if nothing is free.
+/// Returns the same share as a bar, rounded to whole characters. The bar is full only if no address is free.
 fn bar(size: u128, free: u128, unicode: bool) -> String {
     let taken = size.saturating_sub(free);
-    // The size of a large range times ten may overflow.
+    // Multiplying the size of a large range by ten could overflow, so both numbers are scaled down.
     let scale = (size >> 64).max(1);
     let (part, whole) = (taken / scale, (size / scale).max(1));
     let filled = match free {

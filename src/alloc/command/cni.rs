@@ -6,176 +6,179 @@ use super::operator::{DefineNetwork, ForeignLease};
 use crate::model::{ContainerId, IfName, Lease, NetworkName, Origin, Owner, SetName, words};
 use crate::net::{Addr, RangeSet};
 
-/// ADD: leases an address of each range set, or none. The same owner can repeat it.
+/// ADD: leases an address of each range set, or none. The same owner can repeat it and gets the same leases.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Add {
-    /// The set of leases to draw from.
+    /// The set of leases in which the addresses are allocated.
     pub set: SetName,
-    /// The network, as users name it. The store keeps its definition under this name.
+    /// The network's name, as users know it. A cluster stores the network's definition under this name.
     pub network: NetworkName,
     /// The owner of the new leases.
     pub owner: Owner,
-    /// The range sets. One address is leased from each; they are disjoint.
+    /// The range sets. One address is leased from each of them. They do not overlap.
     pub sets: Vec<RangeSet>,
-    /// Requested addresses. Each set takes the first one that lies in it.
+    /// The requested addresses. Each range set uses the first requested address that lies in it.
     pub requested: Vec<Requested>,
-    /// Which free address to take.
+    /// Which free address to choose.
     pub strategy: Strategy,
-    /// The cooldown of a freed address.
+    /// How long an address cools down after it is freed.
     pub cooldown: Cooldown,
-    /// Whether a pod gets its former address if that is free.
+    /// Whether a pod gets its former address, if that address is free.
     pub sticky: bool,
-    /// The effect of an ADD for an owner that has a lease.
+    /// What happens if the owner already has a lease.
     pub on_duplicate: OnDuplicate,
-    /// Record the gateways as leased, and refuse one that a container holds (ECS dialect).
+    /// Whether the gateways' addresses are recorded as leased. The ADD is then refused if a container holds
+    /// one of them (ECS dialect).
     pub claim_gateways: bool,
-    /// The origin, stored with the lease.
+    /// The origin of the request (pod, network namespace, MAC address), stored with the lease.
     pub origin: Origin,
     /// What is known about host-local's leases for this network.
     pub legacy: Legacy,
-    /// The definition that the ranges come from, if the cluster stores definitions. If the cluster has no
-    /// definition of the network, it stores this one.
+    /// The network definition from which the ranges were read, if the cluster stores definitions. If the
+    /// cluster has no definition of the network yet, the ADD stores this one.
     pub define: Option<DefineNetwork>,
 }
 
-/// A requested address.
+/// An address that the container requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Requested {
     /// The address.
     pub addr: Addr,
-    /// Prefix length in bits to return; `None`: the subnet's.
+    /// The prefix length to return, in bits; `None` for the prefix length of the subnet.
     pub prefix: Option<u8>,
 }
 
 words! {
-    /// The strategy by which an ADD chooses a free address.
+    /// How an ADD chooses a free address.
     #[derive(Default)]
     pub enum Strategy {
-        /// The address after the last allocated address, as in host-local: a freed address is reused last.
+        /// The next free address after the last allocated address, as in host-local. Freed addresses are
+        /// reused last.
         #[default]
         RoundRobin = "round-robin",
-        /// The lowest.
+        /// The lowest free address.
         Lowest = "lowest",
-        /// Any address, starting at a random position.
+        /// The next free address after a random position.
         Random = "random",
-        /// Any address, starting at a position that depends on the owner's name. Nodes then need no shared
+        /// The next free address after a position that depends on the owner's name, so nodes need no common
         /// cursor.
         Hash = "hash",
     }
 }
 
-/// How long a freed address cools down.
+/// How long an address cools down after it is freed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cooldown {
     /// In seconds; 0 means no cooldown.
     pub seconds: u32,
-    /// Whether the cooldown also holds if no other address is free.
+    /// Whether the address stays unavailable even if no other address is free.
     pub strict: bool,
 }
 
 words! {
-    /// The effect of an ADD for an owner that has a lease.
+    /// What an ADD does if the owner already has a lease.
     #[derive(Default)]
     pub enum OnDuplicate {
-        /// Returns the lease: a runtime may repeat an ADD after losing the result.
+        /// Returns the existing lease. A runtime may repeat an ADD if it lost the result.
         #[default]
         Same = "same",
-        /// Refuses, as host-local does.
+        /// Refuses the ADD, as host-local does.
         Error = "error",
     }
 }
 
-/// host-local's leases for a network.
+/// What is known about host-local's leases of a network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Legacy {
-    /// There is no folder.
+    /// host-local has no folder for the network.
     #[default]
     Absent,
-    /// There is a folder that has not been read. Unless it was imported before, the outcome is
+    /// The folder exists, but has not been read. Unless the folder was imported before, the outcome is
     /// [`super::Outcome::ReadLegacy`].
     Unread,
-    /// The content of the folder. It was read under host-local's lock, which is held until the command has
-    /// ended.
+    /// The content of the folder. It was read under host-local's lock, and the caller holds this lock until
+    /// the command has ended.
     Read(Vec<ForeignLease>, Vec<LegacyCursor>),
 }
 
-/// `last_reserved_ip.N` of host-local.
+/// The content of host-local's file `last_reserved_ip.N`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LegacyCursor {
-    /// N: index of the range set.
+    /// N, the index of the range set.
     pub index: usize,
-    /// The last allocated address.
+    /// The address that host-local allocated last.
     pub addr: Addr,
 }
 
-/// DEL. Freeing an unknown lease is no error.
+/// DEL: frees leases. It succeeds if there are no such leases.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Del {
-    /// The set of leases.
+    /// The set of leases in which addresses are freed.
     pub set: SetName,
     /// The leases to free.
     pub target: Target,
-    /// Moves the cursor to a freed address, as ecs-ipam does.
+    /// Whether the cursor moves back to the freed address, as in ecs-ipam.
     pub rewind: bool,
-    /// Frees the address without a cooldown, as if it had never been leased. Used to undo an ADD whose result
+    /// Whether the address gets no cooldown, as if it had never been leased. Used to undo an ADD whose result
     /// could not be delivered.
     pub undo: bool,
-    /// The network, if host-local has a folder for it. Unless the folder was imported, it may have leases of
-    /// the owner, and the outcome is [`super::Outcome::ReadLegacy`].
+    /// The network, if host-local has a folder for it. The folder may contain leases of the owner. Unless the
+    /// folder was imported before, the outcome is [`super::Outcome::ReadLegacy`].
     pub legacy: Option<NetworkName>,
 }
 
 /// The leases that a DEL frees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// All leases of an owner. If an attachment has no lease under its full name, the leases of its container
-    /// without an interface are freed: some versions of host-local recorded no interface.
+    /// All leases of an owner. If an owner has no lease under its full name (container and interface), frees
+    /// the leases that record only its container, because some versions of host-local recorded no interface.
     Owner(Owner),
-    /// All leases of the owner, if the owner holds one of these addresses.
+    /// All leases of the owner, but only if the owner holds one of these addresses.
     OwnerAt(Owner, Vec<Addr>),
-    /// Only these addresses of this owner.
+    /// Only these addresses, and only if this owner holds them.
     Some(Owner, Vec<Addr>),
     /// Only this lease, and only if it has not changed since it was read.
     Unchanged(Box<Lease>),
-    /// These addresses, whatever their owners, except gateways and reservations.
+    /// These addresses, whoever holds them, except gateways and reservations.
     Addresses(Vec<Addr>),
 }
 
-/// CHECK.
+/// CHECK: compares the owner's leases with prevResult.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// The set of leases.
+    /// The set of leases in which the owner's leases are.
     pub set: SetName,
-    /// The owner to check.
+    /// The owner whose leases are compared.
     pub owner: Owner,
-    /// The ranges. The owner must hold the addresses of prevResult that lie in them.
+    /// The range sets. The owner must hold each address of prevResult that lies in one of them.
     pub sets: Vec<RangeSet>,
     /// The addresses of prevResult; `None` if there is no prevResult.
     pub expected: Option<Vec<Addr>>,
 }
 
-/// STATUS.
+/// STATUS: checks whether an ADD would find an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// The set of leases.
+    /// The set of leases in which an ADD would allocate.
     pub set: SetName,
-    /// The network, as users name it.
+    /// The network's name, as users know it.
     pub network: NetworkName,
     /// The range sets. Each must have a free address.
     pub sets: Vec<RangeSet>,
-    /// `cooldownStrict`.
+    /// Whether addresses that cool down count as unavailable (`cooldownStrict`).
     pub strict: bool,
 }
 
-/// GC. Frees only dynamic and static leases of this network that have a container ID.
+/// GC: frees the leases of containers that the runtime no longer lists. Affects only dynamic and static
+/// leases of this network that have a container ID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gc {
-    /// The set of leases.
+    /// The set of leases in which leases are freed.
     pub set: SetName,
     /// The network whose leases are examined.
     pub network: NetworkName,
-    /// The valid attachments, sorted. They are shared, because there may be many and each step copies the
-    /// command.
+    /// The container interfaces that the runtime lists, sorted. They are behind an `Arc`, because there may
+    /// be many and each step copies the command.
     pub valid: Arc<[(ContainerId, IfName)]>,
     /// The owner after which to continue; `None` to start at the beginning.
     pub after: Option<Owner>,

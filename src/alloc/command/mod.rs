@@ -1,7 +1,7 @@
-//! Commands, as plain data.
+//! The commands that a store runs, as plain data.
 //!
-//! A command contains everything that the allocator needs to know about its caller. A store can therefore
-//! run it again after a conflict, and another process can run it on behalf of the caller.
+//! A command contains everything that the allocator needs to know about its caller. A store can therefore run
+//! it again after a conflict, and another process can run it for the caller.
 
 mod cni;
 mod operator;
@@ -15,26 +15,26 @@ use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Grant, Lease, NetworkName, Owner, Pool, SetName};
 use crate::net::Addr;
 
-/// One request to the lease store.
+/// One request to a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::large_enum_variant, reason = "one is made in a call, and it is mostly an ADD")]
 pub enum Command {
     /// Lease an address of each range set.
     Add(Add),
-    /// Free leases of an owner.
+    /// Free the leases of an owner.
     Del(Del),
-    /// Verify the leases of an owner.
+    /// Compare the leases of an owner with prevResult.
     Check(Check),
     /// Check whether an ADD would succeed.
     Status(Status),
-    /// Free the leases of unknown attachments.
+    /// Free the leases of containers that the runtime no longer lists.
     Gc(Gc),
-    /// Free the leases of a machine.
+    /// Free the leases of a machine that is gone.
     Evict(Evict),
     /// Reserve addresses.
     Reserve(Reserve),
-    /// Reserve addresses that two programs have leased, so that a DEL from either program does not free the
-    /// address.
+    /// Reserve addresses that this store and host-local have leased to different owners, so that a DEL to
+    /// either program does not free the address.
     ReserveContested(Reserve),
     /// Free reserved addresses.
     Unreserve(Unreserve),
@@ -54,14 +54,14 @@ pub enum Command {
     Sweep(Sweep),
     /// Import another program's pool with its addresses.
     AdoptPool(AdoptPool),
-    /// Write records of another store.
+    /// Write records that were read from another store.
     Restore(Restore),
     /// Store a network's definition in a cluster.
     DefineNetwork(DefineNetwork),
 }
 
 impl Command {
-    /// Whether the command never changes anything, so that the store can be opened read-only.
+    /// Returns whether the command never changes anything, so that the store can be opened read-only.
     pub fn only_looks(&self) -> bool {
         matches!(self, Command::Check(_) | Command::Status(_))
             || matches!(self, Command::Import(import) if import.dry_run)
@@ -81,7 +81,7 @@ impl Command {
         self
     }
 
-    /// The network for whose containers the command leases addresses.
+    /// Returns the network, if the command leases addresses for containers of a network.
     pub fn network(&self) -> Option<&NetworkName> {
         let owner = match self {
             Command::Add(add) => &add.owner,
@@ -94,7 +94,7 @@ impl Command {
         }
     }
 
-    /// Prepares the next step of a command that takes several steps. A GC or EVICT continues after `owner`.
+    /// Prepares the next step of a command that needs several steps. A GC or EVICT continues after `owner`.
     pub fn resume(&mut self, owner: Option<Owner>) {
         match self {
             Command::Gc(Gc { after, .. }) | Command::Evict(Evict { after, .. }) => *after = owner,
@@ -103,7 +103,7 @@ impl Command {
         }
     }
 
-    /// The set of leases that the command names; `None` if its pool determines the set.
+    /// Returns the set of leases that the command names; `None` if the set depends on a pool.
     pub fn set(&self) -> Option<&SetName> {
         match self {
             Command::Add(c) => Some(&c.set),
@@ -127,27 +127,27 @@ impl Command {
 pub struct Added {
     /// One address of each range set, in the order of the range sets.
     pub grants: Vec<Grant>,
-    /// The addresses that this ADD leased. The owner already held the others.
+    /// The addresses that this ADD leased newly. The owner already held the other addresses.
     pub created: Vec<Addr>,
     /// Warnings for the operator's log.
     pub warnings: Vec<String>,
 }
 
-/// An address that host-local and this store have leased to different owners.
+/// An address that this store and host-local have leased to different owners.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contested {
-    /// The lease here, with the address.
+    /// The lease of the address in this store.
     pub lease: Lease,
-    /// The owner in host-local's folder.
+    /// The owner of the address in host-local's folder.
     pub claimant: Owner,
 }
 
 /// The result of one step of a command that may need several transactions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
-    /// The addresses that were freed, or (dry run) would be.
+    /// The freed addresses. In a dry run, the addresses that would be freed.
     pub freed: Vec<Addr>,
-    /// `ReleasePool`: whether the pool exists. `Sweep`: whether the pool was removed too.
+    /// `ReleasePool`: whether the pool still exists. `Sweep`: whether the pool was removed as well.
     pub pool: bool,
     /// GC, EVICT: the owner after whom the next step continues.
     pub after: Option<Owner>,
@@ -165,22 +165,23 @@ pub enum Imported {
         /// The addresses that the same owner already held here.
         present: Vec<Addr>,
     },
-    /// Nothing was done: the network was imported before, or the file was converted before.
+    /// Nothing was done, because the network had been imported, or the file had been converted, before.
     Before,
 }
 
 /// The result of a command that was not refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// ADD: the leases.
+    /// ADD: the owner's leases.
     Added(Added),
-    /// ADD, DEL: nothing was done, because host-local's folder may have leases of the owner.
+    /// ADD, DEL: nothing was done. host-local's folder may have leases of the owner, so the caller must read
+    /// the folder and run the command again.
     ReadLegacy,
-    /// ADD: nothing was done, because other owners hold these addresses of host-local's folder here.
+    /// ADD: nothing was done. For these addresses, this store and host-local's folder have different owners.
     Contested(Vec<Contested>),
     /// DEL, UNRESERVE: the freed leases.
     Freed(Vec<Lease>),
-    /// CHECK: the leases match.
+    /// CHECK: the leases match prevResult.
     Checked,
     /// STATUS: an ADD would succeed.
     Ready,
@@ -192,20 +193,20 @@ pub enum Outcome {
     Imported(Imported),
     /// EXPORT: the last allocated address of each requested range set, in the same order.
     Exported(Vec<Option<Addr>>),
-    /// A pool was created, joined or imported.
+    /// The pool that was created, joined or imported.
     Pool(Box<Pool>),
-    /// An address was leased. The gateway of a shared pool may have been leased before.
+    /// An address of a pool was leased. The gateway of a shared pool may have been leased by an earlier call.
     Leased {
-        /// The lease.
+        /// The lease of the address.
         lease: Box<Lease>,
         /// Whether this call created the lease.
         created: bool,
     },
     /// `DefineNetwork`: the version that is stored now.
     Defined(u64),
-    /// RESTORE: the store now has this many of the records, counted from the first.
+    /// RESTORE: the first `done` records are now in the store.
     Restored {
-        /// The number of records.
+        /// The number of records, counted from the first.
         done: usize,
         /// The conflicts that a dry run found.
         clashes: Vec<Refusal>,
@@ -213,7 +214,8 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The error for an outcome that does not belong to its command, which is a bug in the store.
+    /// Makes the error for an outcome that does not belong to its command. Such an outcome is a bug in the
+    /// store.
     pub fn unexpected(&self) -> Error {
         let why = format!("unexpected outcome {self:?}");
         StoreError::unavailable("understand the answer of", "the lease store", why).into()

@@ -1,39 +1,39 @@
-//! The commands of an operator, of the daemon, and of imports and copies.
+//! The commands of operators, of `subletd`, and of imports and copies.
 
 use crate::alloc::record::Record;
 use crate::model::{Kind, Lease, NetworkName, Origin, Owner, Persist, SetName};
 use crate::net::Addr;
 
-/// EVICT: frees the leases of one set that the calling node ([`crate::alloc::Context::node`]) holds.
-/// Reservations stay, because they belong to operators. Addresses of pools stay, because they are freed
-/// with their pools.
+/// EVICT: frees the leases in one set of leases that belong to the node in the context
+/// ([`crate::alloc::Context::node`]). Reservations stay, because they belong to operators. Addresses of pools
+/// stay, because they are freed together with their pools.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evict {
-    /// The set of leases.
+    /// The set of leases in which leases are freed.
     pub set: SetName,
-    /// Frees only leases that have ended with an earlier boot.
+    /// Whether only leases that have ended with an earlier boot are freed.
     pub only_ended: bool,
     /// The owner after whom to continue; `None` to start at the beginning.
     pub after: Option<Owner>,
 }
 
-/// Stores a network's definition, if the stored version is the expected one.
+/// Stores a network's definition, if the stored version is the version that the caller expects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DefineNetwork {
-    /// The network.
+    /// The network that is defined.
     pub network: NetworkName,
-    /// [`crate::model::NetworkDefinition::text`].
+    /// The definition, as in [`crate::model::NetworkDefinition::text`].
     pub text: String,
-    /// The version that must be stored now; `None` if no definition may be stored yet.
+    /// The version that must be stored at present; `None` if no definition may be stored yet.
     pub version: Option<u64>,
 }
 
-/// RESERVE: addresses that no ADD leases.
+/// RESERVE: keeps addresses from being leased.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reserve {
-    /// The set of leases.
+    /// The set of leases to which the addresses belong.
     pub set: SetName,
-    /// The addresses. If one of them is held, the command is refused.
+    /// The addresses. If one of them is leased, the command is refused.
     pub addrs: Vec<Addr>,
     /// The purpose, stored with each address. It replaces an earlier note.
     pub note: Option<String>,
@@ -44,72 +44,72 @@ pub struct Reserve {
 /// UNRESERVE: frees reserved addresses. Other addresses stay unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreserve {
-    /// The set of leases.
+    /// The set of leases to which the addresses belong.
     pub set: SetName,
-    /// The addresses.
+    /// The reserved addresses to free.
     pub addrs: Vec<Addr>,
 }
 
-/// IMPORT. Leases that the same owner already holds here stay. If another owner holds an address, the
-/// command is refused.
+/// IMPORT: leases addresses that another program has leased. If the owner already has the same lease in this
+/// store, that lease stays. If another owner holds an address, the command is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Import {
-    /// The set of leases.
+    /// The set of leases into which leases are imported.
     pub set: SetName,
-    /// The leases.
+    /// The leases of the other program.
     pub leases: Vec<ForeignLease>,
-    /// The last allocated addresses. Their ranges are unknown.
+    /// The last allocated addresses. It is unknown to which range each belongs.
     pub cursors: Vec<Addr>,
-    /// The network whose host-local folder is imported. The store records that the network was imported. If
-    /// it already was, nothing is done ([`super::Imported::Before`]).
+    /// The network whose host-local folder is imported. The store records the import. If the network was
+    /// imported before, nothing is done ([`super::Imported::Before`]).
     pub adopts: Option<NetworkName>,
-    /// More leases of the network follow, so it is not yet recorded as imported.
+    /// Whether another command imports more leases of the network. If so, the network is not recorded as
+    /// imported yet.
     pub partial: bool,
-    /// Returns the result without changing anything.
+    /// Whether to only return the result, without changing anything.
     pub dry_run: bool,
 }
 
 /// A lease that another program made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForeignLease {
-    /// The address.
+    /// The address that is leased.
     pub addr: Addr,
-    /// The purpose of the lease.
+    /// How the address came to be leased.
     pub kind: Kind,
-    /// The owner.
+    /// The owner of the lease.
     pub owner: Owner,
 }
 
 impl ForeignLease {
-    /// Returns the origin that follows from the owner.
+    /// Returns the part of the lease's origin that follows from the owner.
     pub fn origin(&self) -> Origin {
         Origin { attachment: self.owner.attachment().cloned(), ..Origin::default() }
     }
 }
 
-/// EXPORT: moves leases to host-local. Returns the last allocated address of each range set in `ranges`, so
-/// that host-local can continue the rotation, and frees `leases`.
+/// EXPORT: moves leases to host-local. Frees `leases`, and returns the last allocated address of each range
+/// set in `ranges`, so that host-local's round robin continues there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportHostLocal {
-    /// The set of leases.
+    /// The set of leases from which leases are removed.
     pub set: SetName,
-    /// The range sets whose last allocated address is returned, each by its first address
-    /// ([`crate::net::RangeSet::key`]).
+    /// The keys of the range sets ([`crate::net::RangeSet::key`]) whose last allocated address is returned.
     pub ranges: Vec<Addr>,
-    /// The leases already written to host-local's folder, as read from the store. A lease that has changed
-    /// since it was read is not freed.
+    /// The leases that are already in host-local's folder, as they were read from the store. If a lease has
+    /// changed since then, it is not freed.
     pub leases: Vec<Lease>,
 }
 
-/// RESTORE: writes records of another store.
+/// RESTORE: writes records that were read from another store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restore {
-    /// The set of leases, if all of the records belong to one set.
+    /// The set of leases, if all records belong to one set.
     pub set: Option<SetName>,
-    /// How long the leases live, if the store can choose.
+    /// Whether the leases are durable or boot leases, if the store distinguishes them.
     pub persist: Persist,
     /// The records. A command contains at most one pool.
     pub records: Vec<Record>,
-    /// Only reports conflicts.
+    /// Whether to only report conflicts.
     pub dry_run: bool,
 }

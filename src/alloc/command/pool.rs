@@ -1,4 +1,4 @@
-//! The commands of a container engine for pools and their addresses.
+//! The commands of Docker for pools and their addresses.
 
 use crate::model::{Lease, Origin, PoolId, Timestamp};
 use crate::net::{Addr, Span, Subnet};
@@ -6,114 +6,115 @@ use crate::net::{Addr, Span, Subnet};
 /// Requests a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestPool {
-    /// The address space.
+    /// The address space of the pool.
     pub space: String,
     /// The requested subnet.
     pub ask: Ask,
-    /// The sub-pool from which addresses are allocated. It lies inside the subnet and is smaller.
+    /// The sub-pool: the part of the subnet from which addresses are allocated.
     pub sub: Option<Subnet>,
-    /// The name under which the pool is shared.
+    /// The name under which hosts share the pool; `None` for an unshared pool.
     pub shared: Option<Shared>,
-    /// Addresses that the host routes elsewhere. An automatic pool avoids them.
+    /// Addresses for which the host has other routes. An automatic pool does not overlap them.
     pub avoid: Vec<Span>,
 }
 
-/// The requested subnet.
+/// The subnet that a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ask {
     /// Exactly this subnet.
     Exactly(Subnet),
-    /// The first free block of these supernets.
+    /// The first free subnet in these supernets.
     Any(Vec<Block>),
 }
 
 /// A supernet from which automatic pools are allocated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// The supernet.
+    /// The supernet that contains the automatic pools.
     pub within: Subnet,
-    /// Prefix length of a block in bits, not less than the supernet's.
+    /// The prefix length of automatic pools, in bits. It is not less than the supernet's prefix length.
     pub len: u8,
 }
 
 /// A pool that several hosts share by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shared {
-    /// kontena's `network=`.
+    /// The name, from kontena-ipam's option `network=`.
     pub name: String,
-    /// The pool's ID in its space and family.
+    /// The ID that the pool gets in its address space and family.
     pub id: PoolId,
 }
 
-/// Releases a pool. Releasing an unknown pool is no error.
+/// Releases a pool. It succeeds if the pool does not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReleasePool {
-    /// The pool.
+    /// The ID of the pool to release.
     pub pool: PoolId,
-    /// Whether this is a further step: the first step has ended this node's use of the pool.
+    /// Whether this is a step after the first. The first step has already removed this node from the pool's
+    /// users.
     pub resumed: bool,
 }
 
 impl ReleasePool {
-    /// Ends one use of this pool.
+    /// Makes the command by which one user releases this pool.
     pub fn of(pool: PoolId) -> ReleasePool {
         ReleasePool { pool, resumed: false }
     }
 }
 
-/// Sweeps a pool: frees this node's addresses that the container engine does not know.
+/// Sweeps a pool: frees this node's addresses that Docker does not know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sweep {
-    /// The pool.
+    /// The ID of the pool to sweep.
     pub pool: PoolId,
-    /// The addresses that the engine knows, sorted; `None` if it knows no network with this pool.
+    /// The addresses that Docker knows, sorted; `None` if Docker knows no network with this pool.
     pub known: Option<Vec<Addr>>,
-    /// Addresses leased at this time or later stay: the engine may not have listed them yet.
+    /// Addresses that were leased at this time or later stay, because Docker may not have listed them yet.
     pub before: Timestamp,
-    /// Only reports what would be freed.
+    /// Whether to only report the addresses that would be freed.
     pub dry: bool,
-    /// Addresses that answered a ping and therefore stay, sorted.
+    /// Addresses that answered a ping, sorted. They stay leased.
     pub alive: Vec<Addr>,
 }
 
-/// Imports another program's pool. It can be repeated: a repeated import adds what is missing.
+/// Imports a pool of another program. It can be repeated; a repeated import adds what is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdoptPool {
-    /// The pool's ID, which it keeps.
+    /// The pool's ID, which stays the same.
     pub id: PoolId,
-    /// The address space.
+    /// The address space of the pool.
     pub space: String,
-    /// Its subnet.
+    /// The subnet of the pool.
     pub subnet: Subnet,
-    /// The leased addresses.
+    /// The addresses that are leased in the pool.
     pub addrs: Vec<Addr>,
 }
 
 /// Requests an address of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestAddress {
-    /// The pool.
+    /// The ID of the pool.
     pub pool: PoolId,
-    /// The requested address, anywhere in the pool's subnet; `None` for the lowest free address of the
+    /// The requested address, anywhere in the subnet of the pool; `None` for the lowest free address of the
     /// sub-pool.
     pub requested: Option<Addr>,
     /// Whether the address becomes the gateway.
     pub gateway: bool,
-    /// Allocates the next free address after the last address that was allocated with this setting, instead
-    /// of the lowest.
+    /// Whether to allocate the next free address after the last address that was allocated with `serial`,
+    /// instead of the lowest free address.
     pub serial: bool,
-    /// The origin, stored with the lease.
+    /// The origin of the request, stored with the lease.
     pub origin: Origin,
 }
 
-/// Releases an address of a pool. Releasing a free address is no error.
+/// Releases an address of a pool. It succeeds if the address is free already.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReleaseAddress {
-    /// The pool.
+    /// The ID of the pool.
     pub pool: PoolId,
-    /// The address.
+    /// The address to release.
     pub addr: Addr,
-    /// Frees the address only if it still has this lease. Used to undo a request whose answer could not be
-    /// delivered.
+    /// If set, the address is freed only if it still has this lease. Used to undo a request whose answer
+    /// could not be delivered.
     pub only: Option<Box<Lease>>,
 }

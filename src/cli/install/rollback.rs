@@ -1,9 +1,8 @@
-//! The leases that host-local needs before its name is restored.
+//! Finds and exports the leases that host-local needs before `sublet uninstall` restores it.
 //!
-//! The runtime's configurations show which networks have a folder of their own, and which networks use
-//! sublet.
-//! Invariant: a configuration that cannot be parsed is an error. The leases of its network may be in a store
-//! that nothing else names, and host-local would lease their addresses a second time.
+//! The runtime's configurations show which networks have their own `dataDir`, and which networks use sublet.
+//! Invariant: a configuration that cannot be parsed is an error. It may be the only file that names the store
+//! of its network. If these leases were ignored, host-local would lease their addresses a second time.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,19 +19,19 @@ use crate::config::HOST_LOCAL_DIR;
 use crate::model::{Persist, StoreSpec};
 use crate::sys::files;
 
-/// The networks in a runtime's configurations.
+/// The networks in a runtime's folder of configurations.
 #[derive(Default)]
 pub struct Networks {
     /// The networks that use sublet, each with its file.
     pub of_sublet: BTreeMap<String, String>,
-    /// The networks that use host-local, each with its `dataDir`.
+    /// The networks of host-local that set `dataDir`, each with its `dataDir`.
     data_dirs: BTreeMap<String, PathBuf>,
-    /// The lease files of the networks that use host-local, each with the `dataDir`.
+    /// The lease files of networks of host-local that set `dataDir`, each with the `dataDir`.
     stores: BTreeMap<PathBuf, PathBuf>,
 }
 
 impl Networks {
-    /// Reads a folder of configurations. A folder that does not exist has none.
+    /// Reads a folder of configurations. If the folder does not exist, there are no networks.
     pub fn read(conf_dir: &Path) -> Result<Networks> {
         let mut networks = Networks::default();
         if files::look(conf_dir)?.is_some() {
@@ -77,8 +76,8 @@ impl Networks {
         Ok(())
     }
 
-    /// Writes the leases of all networks that do not use sublet into host-local's folders: into `dataDir`, or
-    /// into `usual` for a network without one.
+    /// Writes the leases of all networks that do not use sublet into host-local's folders. A network without
+    /// `dataDir` gets its folder in `usual`.
     pub fn export(&self, usual: &Path, call: &mut Call<'_>) -> Result<Vec<Exported>> {
         let mut exported = Vec::new();
         for (mut open, dir) in self.open(usual, call)? {
@@ -88,14 +87,15 @@ impl Networks {
         Ok(exported)
     }
 
-    /// Fails if something was leased while the leases were exported.
+    /// Fails if new leases were made during the export.
     pub fn check_exported(&self, usual: &Path, call: &mut Call<'_>) -> Result<()> {
         self.open(usual, call)?
             .iter_mut()
             .try_for_each(|(open, dir)| self.choose(open, dir)?.check_is_empty())
     }
 
-    /// The stores that exist, each with the `dataDir` for networks that no configuration names.
+    /// Opens the stores that exist. Each is returned with the `dataDir` for those of its networks that no
+    /// configuration names.
     fn open(&self, usual: &Path, call: &mut Call<'_>) -> Result<Vec<(OpenStore, PathBuf)>> {
         let named = call.args.named(call.world.env)?;
         let is_named = named.is_some();

@@ -11,90 +11,90 @@ use serde::Serialize;
 
 use crate::net::{Addr, Span, Subnet};
 
-/// The state of one address.
+/// The state of an address that is not free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
-    /// A lease.
+    /// The address is leased.
     Used,
-    /// Reserved.
+    /// The address is reserved.
     Reserved,
-    /// A gateway without a container.
+    /// The address is a gateway without a container.
     Gateway,
-    /// Cooling down.
+    /// The address is cooling down.
     Cooling,
 }
 
-/// The content of a picture.
+/// What a picture shows.
 #[derive(Clone, Debug)]
 pub struct Space {
     /// The subnet to draw.
     pub subnet: Subnet,
-    /// The allocatable spans.
+    /// The spans from which addresses are allocated.
     pub allocatable: Vec<Span>,
-    /// The first and last address of each range. Addresses between them that are not allocatable are
-    /// excluded.
+    /// The first and last address of each range. An address in between that is not allocatable is excluded.
     pub bounds: Vec<Span>,
-    /// The states of single addresses, each at most once.
+    /// The addresses that are not free, with their states. Each address occurs at most once.
     pub marks: Vec<(Addr, Mark)>,
 }
 
-/// The area for a picture.
+/// The size and the capabilities of the screen area for a picture.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame {
-    /// Columns.
+    /// The number of columns.
     pub width: usize,
-    /// Lines.
+    /// The number of lines.
     pub height: usize,
-    /// Whether colors show the states; otherwise characters do.
+    /// Whether colors show the states of addresses; otherwise different characters do.
     pub color: bool,
     /// Whether block characters can be shown.
     pub unicode: bool,
 }
 
 impl Frame {
-    /// Rows of cells in a line: two if a character shows the upper one in its foreground color and the
-    /// lower one in its background color. Otherwise a cell is two characters wide.
+    /// Returns how many rows of cells one line of text shows. This is two if a character shows the upper cell
+    /// in its foreground color and the lower cell in its background color. Otherwise it is one, and a cell is
+    /// two characters wide.
     fn rows_in_line(&self) -> usize {
         if self.color && self.unicode { 2 } else { 1 }
     }
 }
 
-/// The numbers of addresses in a cell.
+/// The number of addresses of each kind in one cell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Count {
-    /// Leased.
+    /// The number of leased addresses.
     pub used: u128,
-    /// Reserved.
+    /// The number of reserved addresses.
     pub reserved: u128,
-    /// Gateways.
+    /// The number of gateways without a container.
     pub gateway: u128,
-    /// Cooling down.
+    /// The number of addresses that are cooling down.
     pub cooling: u128,
-    /// Allocatable, in use or not.
+    /// The number of allocatable addresses, whether they are in use or free.
     #[serde(rename = "size")]
     pub allocatable: u128,
-    /// Between the bounds of a range.
+    /// The number of addresses between the first and last address of a range.
     #[serde(skip)]
     pub within: u128,
 }
 
-/// A picture.
+/// A picture of a part of the address space.
 #[derive(Clone, Debug)]
 pub struct Picture {
-    /// Prefix length of a cell, in bits.
+    /// The prefix length of the block of addresses that a cell shows.
     pub cell: u8,
-    /// Cells in a row.
+    /// The number of cells in a row.
     pub columns: usize,
-    /// The cells that are not empty, by index in the address space.
+    /// The cells with at least one counted address, by their index in the address space.
     pub counts: BTreeMap<usize, Count>,
-    /// The looks that occur among its cells.
+    /// The different looks of the cells in this picture.
     pub looks: Vec<Look>,
-    /// Its lines.
+    /// The lines of text.
     pub lines: Vec<String>,
 }
 
 impl Picture {
-    /// The addresses of a cell.
+    /// Returns the addresses that a cell shows.
     pub fn block(&self, subnet: Subnet, index: usize) -> String {
         let inner = u32::from(subnet.family().bits() - self.cell);
         let offset = u128::try_from(index).unwrap_or(0).checked_shl(inner).unwrap_or(0);
@@ -103,14 +103,14 @@ impl Picture {
     }
 }
 
-/// The look of a cell.
+/// The look of a cell: how the state of its addresses is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
-    /// Its name in the legend.
+    /// The name of the look in the legend.
     name: &'static str,
-    /// The character for the look without color, in Unicode and in ASCII.
+    /// The character for the look without color: first in Unicode, then in ASCII.
     glyphs: (char, char),
-    /// Its color, one of the terminal's 256.
+    /// The color of the look, one of the terminal's 256 colors.
     color: u8,
 }
 
@@ -129,15 +129,15 @@ pub const LEGEND: [Look; 10] = [
 ];
 
 impl Look {
-    /// Everything that can be leased is leased.
+    /// All addresses that can be leased are leased.
     pub const FULL: Look = Look::new("full", ('\u{2588}', '#'), 40);
-    /// At least two thirds are leased.
+    /// At least two thirds of the addresses that can be leased are leased.
     const MOST: Look = Look::new("2/3 or more", ('\u{2593}', '%'), 34);
-    /// Less than two thirds.
+    /// At least one third, but less than two thirds, is leased.
     const HALF: Look = Look::new("1/3 or more", ('\u{2592}', '+'), 28);
-    /// Less than a third is leased.
+    /// Less than one third is leased.
     const FEW: Look = Look::new("some", ('\u{2591}', '-'), 22);
-    /// Allocatable, and nothing in use.
+    /// No address is in use.
     const FREE: Look = Look::new("free", ('\u{b7}', '.'), 240);
     const RESERVED: Look = Look::new("reserved", ('R', 'R'), 127);
     const GATEWAY: Look = Look::new("gateway", ('G', 'G'), 33);
@@ -150,7 +150,7 @@ impl Look {
         Look { name, glyphs, color }
     }
 
-    /// The name for a cell of a single address, or of a block.
+    /// Returns the name of the look in the legend, for a cell that shows a single address or a block.
     pub fn name(self, single: bool) -> String {
         match self {
             Look::FULL if single => "leased".to_owned(),
@@ -159,9 +159,9 @@ impl Look {
         }
     }
 
-    /// The look of a cell with these counts.
+    /// Returns the look of a cell with these counts.
     pub fn of(count: &Count) -> Look {
-        // Reserved addresses do not count as leasable.
+        // Reserved addresses cannot be leased.
         let leasable = count.allocatable.saturating_sub(count.reserved);
         match count.used {
             0 if count.reserved > 0 => Look::RESERVED,
@@ -211,34 +211,34 @@ pub fn draw(space: &Space, frame: &Frame) -> Picture {
     Picture { cell, columns: grid.columns, counts, looks, lines }
 }
 
-/// The cells.
+/// The division of a subnet into cells.
 struct Grid {
-    /// 2^bits cells.
+    /// The grid has 2^bits cells.
     bits: u8,
-    /// The number of bits of an address inside a cell.
+    /// A cell has 2^inner addresses.
     inner: u8,
     columns: usize,
     rows: usize,
 }
 
-/// Enough cells for any screen.
+/// The maximum of [`Grid::bits`]: enough cells for any screen.
 const MOST_BITS: u8 = 16;
 
 impl Grid {
-    /// As many cells as fit, but no more than addresses.
+    /// Returns the grid with as many cells as fit into the frame, but not more cells than addresses.
     fn fit(host: u8, frame: &Frame) -> Grid {
         let floor = |n: usize| u8::try_from(n.max(1).ilog2()).unwrap_or(0);
         let high = frame.rows_in_line();
         let wide = if high == 1 { 2 } else { 1 };
         let (across, down) = (floor(frame.width / wide), floor(frame.height * high));
-        // A square, or two squares side by side.
+        // The picture is a square, or two squares side by side.
         let bits = if across > down { 2 * down + 1 } else { 2 * across };
         let bits = bits.min(host).min(MOST_BITS);
         let across = bits.div_ceil(2);
         Grid { bits, inner: host - bits, columns: 1 << across, rows: 1 << (bits - across) }
     }
 
-    /// The index of a cell in the address space.
+    /// Returns the index in the address space of the cell at column `x` and row `y`.
     fn index(&self, x: usize, y: usize) -> usize {
         let side = self.rows;
         side * side * (x / side) + along(side, x % side, y)
@@ -266,7 +266,7 @@ impl Grid {
         counts
     }
 
-    /// Counts the addresses of spans, cell by cell.
+    /// Adds the addresses of spans to the counts of their cells.
     fn spread(
         &self,
         space: &Space,
@@ -291,8 +291,8 @@ impl Grid {
     }
 }
 
-/// The distance along a Hilbert curve in a square to the cell at `x`, `y`. `side` is a power of two. The
-/// curve begins at the top left and ends at the top right.
+/// Returns the distance along a Hilbert curve from its start to the cell at `x`, `y`. The curve fills a
+/// square and runs from the top left to the top right. `side` is a power of two.
 fn along(side: usize, mut x: usize, mut y: usize) -> usize {
     let mut distance = 0;
     let mut half = side / 2;
@@ -310,7 +310,7 @@ fn along(side: usize, mut x: usize, mut y: usize) -> usize {
     distance
 }
 
-/// A line of the picture: one row of cells, or two.
+/// Returns one line of text, which shows one row of cells or two.
 fn line(rows: &[Vec<Look>], frame: &Frame) -> String {
     let below = |x: usize| rows.get(1).map(|row| row[x]);
     let cells: Vec<(Look, Option<Look>)> =
@@ -430,7 +430,7 @@ mod tests {
         assert_eq!((picture.columns, picture.lines.len()), (4, 2));
         let plain = anstream::adapter::strip_str(&picture.lines[0]).to_string();
         assert_eq!(plain, "\u{2580}".repeat(4));
-        // The color of the upper or the lower half.
+        // One cell is full and the other is not, so one half of the character has the color.
         let full = format!("8;5;{}m", Look::FULL.color);
         assert!(picture.lines[0].contains(&full), "{:?}", picture.lines);
     }
