@@ -1,13 +1,13 @@
-//! The file under redb: decides which of redb's reads, writes and flushes reach the file.
+//! The layer between redb and the file. It decides which of redb's reads, writes and flushes reach the file.
 //!
-//! redb's own file backend writes and flushes when it opens, when it commits, and twice when it closes.
-//! Only the flushes of the commit protect a lease:
-//! - Until [`Shared::write_through`], redb's writes stay in memory. Nothing touches the file before the
-//!   plan is made, so a command that changes nothing writes nothing (except the counter of a refused ADD),
-//!   and a damaged file stays unchanged. Only a GC that needs more memory than [`HOLD`] writes earlier,
-//!   which is safe: redb never overwrites committed pages.
-//! - A write that changes nothing (redb rewrites its header when it opens) is left out, and so is a flush
-//!   if nothing was written since the last one.
+//! redb's own file backend writes and flushes when it opens a file, when it commits, and twice when it
+//! closes. Only the flushes of the commit are needed to protect a lease:
+//! - Until [`Shared::write_through`] is called, redb's writes stay in memory. So nothing reaches the file
+//!   before the plan is made. A command that changes nothing writes nothing (except the counter of a refused
+//!   ADD), and a damaged file stays unchanged. Only a GC that needs more memory than [`HOLD`] writes earlier.
+//!   That is safe, because redb never overwrites committed pages.
+//! - A write that changes nothing is left out (redb rewrites its header when it opens a file). A flush is
+//!   left out if nothing was written since the last flush.
 //! - The previous process may have been killed before its last flush, or before the file's name was on
 //!   disk. Therefore a writer flushes before anything else, even if it only returns an answer: a repeated
 //!   ADD must not return a lease that a power cut can still remove, and pages that an unflushed commit
@@ -19,9 +19,9 @@
 //! - After [`Shared::leave`], nothing reaches the file. Closing would write and flush a clean shutdown,
 //!   which the next opening does not need, because each commit stores the allocator's state (quick repair).
 //!
-//! Everything that redb reads is verified first ([`super::pages`]).
+//! Everything that redb reads is verified first, by [`super::pages`].
 //!
-//! Invariant: redb's writes reach the file in redb's order.
+//! Invariant: redb's writes reach the file in the order in which redb made them.
 
 use std::io;
 use std::path::Path;
@@ -36,23 +36,23 @@ use super::pages;
 use super::pages::Pages;
 use crate::error::StoreError;
 
-/// Whether flushes reach the disk.
+/// Whether redb's flushes reach the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flush {
-    /// Flushes reach the disk.
+    /// Flushes are passed on to the disk.
     ToDisk,
-    /// Writes reach the kernel; flushes are left out.
+    /// Writes reach the kernel, but flushes are left out.
     Never,
 }
 
-/// redb's view of the file.
+/// The file as redb sees it: an implementation of redb's storage backend.
 #[derive(Debug)]
 pub struct Backend<File>(Arc<Shared<File>>);
 
-/// The shared state, accessible from outside of redb.
+/// The state that redb's backend shares with the code outside of redb.
 pub type Switch<File> = Arc<Shared<File>>;
 
-/// The file under redb and its state.
+/// The file and the state of the backend.
 #[derive(Debug)]
 pub struct Shared<File> {
     file: File,
@@ -63,44 +63,45 @@ pub struct Shared<File> {
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "facts that are independent of each other")]
 struct State {
-    /// Writes that have not reached the file yet, in order.
+    /// Writes that have not reached the file yet, in order: offset and bytes.
     held: Vec<(u64, Vec<u8>)>,
-    /// The new length, if it has not been applied yet.
+    /// The new length of the file, if it has not been set yet.
     len: Option<u64>,
     holds: usize,
     through: bool,
     left: bool,
-    /// Whether writes may reach the file.
+    /// Whether writes are passed on to the file.
     write: bool,
-    /// The checksums of the pages that have not been read yet.
+    /// The expected checksums of the pages that have not been read yet.
     pages: Pages,
-    /// Whether the file has unflushed writes, of this process or of a killed process.
+    /// Whether the file has writes, of this process or of a killed process, that were not flushed.
     dirty: bool,
-    /// Whether a header with a new last commit was written. Other processes may then see the transaction,
-    /// flushed or not.
+    /// Whether a header with a new last commit was written. If so, other processes may see the transaction,
+    /// whether it was flushed or not.
     visible: bool,
 }
 
-/// The limit for writes held in memory, in bytes.
+/// The maximum size of the writes that are held in memory, in bytes.
 pub const HOLD: usize = 4 << 20;
 
-/// The size of the header's page. redb rewrites the page even if it is unchanged.
+/// The size of the page with the header. redb rewrites this page even if it is unchanged.
 const HEADER: usize = 4096;
 
-/// A note in the lock file for the next holder of the lock: the last header of the file, with the file's
-/// name. It is a hint that may be lost. If the header still equals the note, nothing is unflushed. If the
-/// file's last commit is older than the noted commit, the file was replaced by an older copy.
+/// The header note: a copy of the last header of the lease file and the file's name, written into the lock
+/// file for the next process that takes the lock. It is only a hint and may be lost. If the file's header
+/// still equals the note, everything in the file was flushed. If the file's last commit is older than the
+/// commit in the note, the file was replaced by an older copy.
 #[derive(Clone, Copy, Debug)]
 struct Note([u8; NAME + NOTE]);
 
-/// The part of the header that redb uses, and that every commit changes.
+/// The size of the part of the header that redb uses. Every commit changes it.
 const NOTE: usize = 512;
-/// The length of the end of the file's name, which distinguishes the files of one lock: a boot ID has 36
-/// bytes.
+/// How many bytes from the end of the file's name are stored. They must distinguish all files that one lock
+/// protects; a boot ID has 36 bytes.
 const NAME: usize = 64;
 
 impl Note {
-    /// The note for the current state of this file; `None` if its header cannot be read.
+    /// Makes the header note for the present state of this file; `None` if the header cannot be read.
     fn of<File: OpenFile>(file: &File, path: &Path) -> Option<Note> {
         let mut note = [0; NAME + NOTE];
         let name = path.as_os_str().as_encoded_bytes();
@@ -119,15 +120,15 @@ impl Note {
     }
 }
 
-/// Removes the note about `path`. Required before another file gets the name and before an operator restores
-/// a backup: otherwise the new file would look like an older copy.
+/// Removes the header note about `path`. This is required before another file gets the name `path` and before
+/// an operator restores a backup. Otherwise the new file would be mistaken for an older copy.
 pub fn forget_note<F: FileSystem>(lock: &Lock<F>, path: &Path) -> Result<()> {
     let forgotten = lock.file().map_or(Ok(()), |file| file.set_len(0));
     forgotten.map_err(|e| StoreError::io("empty the lock file of", path, e))
 }
 
-/// Returns the part of a lease file's header that changes with every commit, and the file's identity,
-/// because a replaced file may have the same header. `None` if it cannot be read completely.
+/// Returns the part of a lease file's header that every commit changes, together with the file's device and
+/// inode, because another file may have the same header. `None` if the file has no complete header.
 pub fn header<F: FileSystem>(fs: &F, path: &Path) -> Result<Option<Vec<u8>>> {
     let io = |e| StoreError::io("read", path, e);
     let Some(file) = fs.open(path, Access::Read).map_err(io)? else { return Ok(None) };
@@ -138,11 +139,11 @@ pub fn header<F: FileSystem>(fs: &F, path: &Path) -> Result<Option<Vec<u8>>> {
     Ok(is_whole.then_some(header))
 }
 
-/// redb's view of an open file, and its shared state.
+/// An open file as redb sees it, and the shared state.
 pub type Opened<File> = (Backend<File>, Switch<File>);
 
-/// Makes a backend over an open file. Without `flush`, no write reaches the file. With a lock, its note is
-/// used.
+/// Makes a backend for an open file. Without `flush`, no write reaches the file. If a lock is passed, the
+/// header note in its lock file is used.
 pub fn new<F: FileSystem>(
     file: F::File,
     path: &Path,
@@ -178,27 +179,28 @@ pub fn new<F: FileSystem>(
 }
 
 impl<File: OpenFile> Shared<File> {
-    /// Whether a previous process may have left something unflushed.
+    /// Returns whether a previous process may have left writes that were not flushed.
     pub fn is_unsettled(&self) -> bool {
         self.flush == Flush::ToDisk && self.state().dirty
     }
 
-    /// Flushes the unflushed writes of a previous process.
+    /// Flushes the writes that a previous process did not flush.
     pub fn settle(&self) -> io::Result<()> {
         self.flush(&mut self.state())
     }
 
-    /// Whether other processes may see the transaction that was being committed.
+    /// Returns whether other processes may already see the transaction that this process was committing.
     pub fn is_visible(&self) -> bool {
         self.state().visible
     }
 
-    /// Passes all held writes to the file, and all later ones.
+    /// Writes all held writes to the file. From now on, later writes reach the file directly.
     pub fn write_through(&self) -> io::Result<()> {
         self.pass_on(&mut self.state())
     }
 
-    /// Writes the note for the next holder of the lock, if everything that must be on disk is there.
+    /// Writes the header note for the next process that takes the lock, if everything that must be durable
+    /// was flushed.
     pub fn note<F: FileSystem<File = File>>(&self, lock: &Lock<F>, path: &Path) {
         let flushed = self.flush == Flush::Never || !self.state().dirty;
         if flushed && let (Some(note), Some(file)) = (Note::of(&self.file, path), lock.file()) {
@@ -206,18 +208,18 @@ impl<File: OpenFile> Shared<File> {
         }
     }
 
-    /// Flushes the file, whatever the settings are.
+    /// Flushes the file, even with [`Flush::Never`].
     pub fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
 
-    /// From now on, nothing reaches the file. redb sees a failing disk and closes without further writes.
-    /// An open transaction is rolled back.
+    /// Stops all writes to the file. redb then behaves as if the disk had failed, and closes without further
+    /// writes. An open transaction is rolled back.
     pub fn leave(&self) {
         self.state().left = true;
     }
 
-    /// Releases the lock on the file, which otherwise ends when the file is closed.
+    /// Releases the lock on the lease file itself, which would otherwise end when the file is closed.
     pub fn unlock(&self) {
         let _ = self.file.unlock();
     }
@@ -235,7 +237,7 @@ impl<File: OpenFile> Shared<File> {
         if state.through {
             return Ok(());
         }
-        // The writes of a previous process come before ours.
+        // Flush the writes of a previous process before the first write of this process.
         self.flush(state)?;
         state.through = true;
         if let Some(len) = state.len.take() {
@@ -261,7 +263,7 @@ impl<File: OpenFile> Shared<File> {
         self.file.write_at(data, offset)
     }
 
-    /// The first `len` bytes of the file, up to the size of the header's page.
+    /// Returns the first `len` bytes of the file, at most up to the size of the header's page.
     fn header(&self, len: usize) -> Option<Vec<u8>> {
         let mut found = vec![0; Some(len).filter(|len| *len <= HEADER)?];
         read_exact(&self.file, &mut found, 0).ok()?.then_some(found)
@@ -291,7 +293,7 @@ impl<File: OpenFile> StorageBackend for Backend<File> {
             if state.len.is_none() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            // The part after the end of the file reads as zeros until it is written.
+            // The file was enlarged but not written there yet, so it reads as zeros.
             out[filled..].fill(0);
         }
         let end = offset + out.len() as u64;
@@ -311,7 +313,8 @@ impl<File: OpenFile> StorageBackend for Backend<File> {
             state.len = Some(len);
             return Ok(());
         }
-        // redb truncates free space after its last flush. If a power cut loses that, it does no harm.
+        // redb truncates free space after its last flush. If a power cut undoes the truncation, that does no
+        // harm.
         state.dirty |= len > self.0.file.length()?;
         self.0.file.set_len(len)
     }
@@ -342,7 +345,7 @@ impl<File: OpenFile> StorageBackend for Backend<File> {
     }
 }
 
-/// An offset as an index into a buffer in memory.
+/// Converts an offset to an index into a buffer in memory.
 fn within(offset: u64) -> usize {
     usize::try_from(offset).unwrap_or(usize::MAX)
 }

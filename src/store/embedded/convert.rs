@@ -1,8 +1,9 @@
-//! Replaces the file of the original ecs-ipam by a store.
+//! Replaces the bolt file of the original ecs-ipam with a lease file of sublet.
 //!
-//! The leases go into a new file under a temporary name. The bolt file additionally gets the name
-//! `<file>.bolt`, and the new file then takes its name. The name therefore always leads to the bolt file,
-//! which every command refuses, or to the complete store. A killed conversion is restarted.
+//! The leases are written to a new file under a temporary name. The bolt file additionally gets the name
+//! `<file>.bolt`. Then the new file is renamed to `<file>`. So `<file>` is always either the bolt file, which
+//! every command refuses, or the complete lease file. If the process is killed, the next conversion starts
+//! again.
 
 use std::path::{Path, PathBuf};
 
@@ -20,19 +21,19 @@ use crate::model::{Persist, Wait};
 /// The result of a conversion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Converted {
-    /// The file was converted; the bolt file now has this name.
+    /// The file was converted. The path is the new name of the bolt file.
     Done(Outcome, PathBuf),
-    /// The file already was a store of sublet.
+    /// The file was already a lease file of sublet.
     Already,
 }
 
-/// Whether there is a store at `path` and no file of another program.
+/// Returns whether `path` is a lease file of sublet, and not a file of another program.
 pub fn is_converted(path: &Path) -> Result<bool> {
     Ok(matches!(files::probe(&Os, path, Access::Read)?, Content::Redb(_)))
 }
 
-/// Carries out one command in a new store, which then replaces the bolt file at `path`. The bolt file is
-/// kept as `<path>.bolt`. The leases are durable, whatever `persist` is.
+/// Runs one command in a new lease file, which then replaces the bolt file at `path`. The bolt file is kept
+/// as `<path>.bolt`. The leases are durable, even if `persist` is `boot`.
 pub fn in_place(
     path: &Path,
     wait: Wait,
@@ -52,7 +53,7 @@ pub fn in_place(
         return Ok(Converted::Already);
     }
     let find = |name: &Path| fs.find(name).map_err(|e| StoreError::io("look for", name, e));
-    // A killed conversion left the second name of the same file.
+    // Both names may already lead to the same file, if an earlier conversion was killed.
     let aside = match find(&kept)? {
         None => Some(&*kept),
         found if found == find(path)? => None,
@@ -81,7 +82,7 @@ pub fn in_place(
         },
         || {
             files::sync_names(&fs, &kept)?;
-            // The note is about the previous file of this name.
+            // The header note describes the bolt file, not the new file.
             backend::forget_note(&lock, path)
         },
     )?;

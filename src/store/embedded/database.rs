@@ -1,9 +1,9 @@
-//! redb under the tables: one transaction, its errors and its panics.
+//! Runs one redb transaction on a lease file, and converts redb's errors and panics.
 //!
-//! Opens, reads, writes and creates a store file. The caller chooses the file and holds its lock.
-//! No process keeps the database open, because redb refuses a second opener instead of letting it wait.
-//! Invariant: a file that redb cannot interpret is [`StoreError::Damaged`], whether redb returns an error
-//! or panics.
+//! This module opens, reads, writes and creates a lease file. The caller chooses the file and holds its lock.
+//! No process keeps the database open, because redb would refuse a second process instead of letting it wait.
+//! Invariant: if redb cannot interpret a file, the result is [`StoreError::Damaged`], whether redb returns an
+//! error or panics.
 
 use std::mem;
 use std::ops::ControlFlow;
@@ -27,21 +27,21 @@ use crate::store::codec;
 use crate::sys::panic;
 
 type Bytes = &'static [u8];
-/// redb's cache, in bytes. Only GC and `list` touch more.
+/// The size of redb's cache, in bytes. Only GC and `list` read more than this.
 const CACHE: usize = 8 << 20;
 
 const TABLE: TableDefinition<Bytes, Bytes> = TableDefinition::new("sublet");
 
-/// redb's table.
+/// A table of redb, which the code in `view` uses.
 pub struct Redb<'a, T> {
     table: T,
     path: &'a Path,
 }
 
-/// A store's records, read-only.
+/// The records of a lease file that is open for reading.
 pub type Looked<'a> = Tables<'a, Redb<'a, ReadOnlyTable<Bytes, Bytes>>>;
 
-/// A store's records, writable.
+/// The records of a lease file that is open for writing.
 pub type Writable<'a, 't> = Tables<'a, Redb<'a, Table<'t, Bytes, Bytes>>>;
 
 impl<T: ReadableTable<Bytes, Bytes>> Kv for Redb<'_, T> {
@@ -78,7 +78,7 @@ impl KvMut for Redb<'_, Table<'_, Bytes, Bytes>> {
     }
 }
 
-/// Converts redb's errors. If redb reads a truncated file, it reports I/O errors of these kinds.
+/// Converts an error of redb. For a truncated file, redb reports I/O errors of some of these kinds.
 fn broken(path: &Path, error: impl Into<redb::Error>) -> StoreError {
     use std::io::ErrorKind::{InvalidData, UnexpectedEof};
     let damaged = |what: String| StoreError::Damaged { path: path.to_owned(), what };
@@ -98,8 +98,8 @@ fn broken(path: &Path, error: impl Into<redb::Error>) -> StoreError {
     }
 }
 
-/// Runs code in which redb may panic over a damaged file. Such a panic becomes an error; a panic of
-/// sublet's own code continues.
+/// Runs code in which redb may panic because of a damaged file. Such a panic is converted to an error. A
+/// panic of sublet's own code is passed on.
 fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
         if !panic::was_in_redb() {
@@ -110,10 +110,10 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
     })
 }
 
-/// An open database, and the shared state of its file.
+/// An open database, and the state that its backend shares with sublet.
 type Opened<File> = (Database, Switch<File>);
 
-/// Opens a file for writing, or only for reading.
+/// Opens a file, for writing or only for reading.
 fn open<F: FileSystem>(
     fs: &F,
     path: &Path,
@@ -133,11 +133,11 @@ fn open<F: FileSystem>(
     Ok(Some((database.map_err(|e| broken(path, e))?, switch)))
 }
 
-/// Locks the store file itself while it is open, because the lock file may be removed, and a store may be
-/// reachable under two names. Returns whether `path` still leads to this file.
+/// Locks the lease file itself as long as it is open. The lock file is not enough, because it may be removed,
+/// and because a lease file may have two names. Returns whether `path` still leads to this file.
 fn guard<F: FileSystem>(fs: &F, file: &F::File, path: &Path, patience: &Patience) -> Result<bool> {
     let io = |e| StoreError::io("lock", path, e);
-    // This lock may be unavailable (on NFS, for a file opened for reading). The lock file is enough then.
+    // On NFS, a file that is open for reading cannot be locked. The lock file must then be enough.
     let is_held_by_another = matches!(file.try_lock(), Ok(false));
     if is_held_by_another && !lock::poll(fs, file, None, patience).map_err(io)? {
         return Err(lock::locked(fs, file, path, patience).map_err(io)?);
@@ -154,7 +154,8 @@ fn check_schema<K: Kv>(tables: &Tables<'_, K>) -> Result<()> {
     }
 }
 
-/// Reads a store without writing; `None` if there is none. With the lock, uses the note in the lock file.
+/// Reads a lease file without writing; `None` if there is no file. If a lock is passed, the header note in
+/// its lock file is used.
 pub fn read<F: FileSystem, T>(
     fs: &F,
     path: &Path,
@@ -178,9 +179,9 @@ pub fn read<F: FileSystem, T>(
     })
 }
 
-/// Runs one write transaction under the file's lock, and commits it if `work` returns
-/// [`ControlFlow::Continue`]; `None` if there is no file. `earlier` supplies former addresses of pods that
-/// the file does not have.
+/// Runs one write transaction while the lease file is locked. Commits it if `work` returns
+/// [`ControlFlow::Continue`]. Returns `None` if there is no file. `earlier` finds former addresses of pods
+/// that are not in this file.
 pub fn write<F: FileSystem, T>(
     fs: &F,
     path: &Path,
@@ -198,7 +199,8 @@ pub fn write<F: FileSystem, T>(
             t.set_quick_repair(true);
             let io = |e| StoreError::io("write", path, e);
             let answer = in_table(path, &t, earlier, work).and_then(|flow| {
-                // An answer without changes may depend on writes that a killed process did not flush.
+                // An answer without changes may depend on writes that a killed process did not flush, so
+                // flush them now.
                 if switch.is_unsettled() {
                     files::sync_names(fs, path)?;
                     switch.settle().map_err(io)?;
@@ -210,7 +212,8 @@ pub fn write<F: FileSystem, T>(
                 Ok(flow)
             });
             if !matches!(answer, Ok(ControlFlow::Continue(_))) {
-                // Required before the transaction is dropped, because the rollback must not write either.
+                // Stop all writes before the transaction is dropped, because the rollback must not write
+                // either.
                 switch.leave();
             }
             match answer? {
@@ -230,17 +233,18 @@ pub fn write<F: FileSystem, T>(
     })
 }
 
-/// Whether this process ends soon, so that its databases need not be freed.
+/// Whether this process is about to end, so that it need not free the memory of its databases.
 static ONE_SHOT: AtomicBool = AtomicBool::new(false);
 
-/// Declares that this process carries out one request and ends. From now on, the kernel frees the memory
-/// and the descriptors of its databases when the process ends. Locks are still released normally.
+/// Declares that this process handles one request and then ends. From now on, databases are not freed: the
+/// kernel frees their memory and descriptors when the process ends. Locks are still released.
 pub fn one_shot() {
     ONE_SHOT.store(true, Ordering::Relaxed);
 }
 
-/// Closes redb without its clean shutdown, which would be a complete commit whose writes are all refused.
-/// redb skips it in a thread that unwinds. No panic is reported, because none occurs.
+/// Closes redb without its clean shutdown. The clean shutdown would be a complete commit, and the backend
+/// would refuse all its writes. redb skips it in a thread that is panicking, so this function makes it look
+/// as if the thread panicked. No panic message is printed.
 fn leave<File: OpenFile>(database: Database, switch: &Switch<File>, done: bool) {
     switch.leave();
     if done && ONE_SHOT.load(Ordering::Relaxed) {
@@ -269,7 +273,7 @@ fn in_table<T>(
     work(&mut tables)
 }
 
-/// Writes a complete store into a new, empty file. `content` supplies the records. The file is flushed
+/// Writes all records of a store into a new, empty file. `content` supplies the records. The file is flushed
 /// once, or not at all.
 pub fn write_new<F: FileSystem>(
     file: F::File,

@@ -1,6 +1,6 @@
-//! Files in ordinary use are never reported as damaged: large keys and values, growth, GC of everything, and
-//! rolled-back transactions. The same holds for tables and commit settings of another program, because redb
-//! itself may have written the file.
+//! Files that are used normally are never reported as damaged. The tests cover large keys and values, growth,
+//! a GC of all leases, and rolled-back transactions. They also cover tables and commit settings that sublet
+//! never uses, because redb itself may have written the file.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -32,7 +32,7 @@ type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
 struct Dice(u64);
 
 impl Dice {
-    /// Splitmix64.
+    /// Returns a random number less than `limit` (splitmix64).
     fn below(&mut self, limit: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -65,7 +65,7 @@ fn all(kv: &impl Kv) -> Pairs {
     pairs
 }
 
-/// Runs one transaction of the store. Returns the content afterwards.
+/// Runs one transaction through the store's code. Returns the content of the store afterwards.
 fn ours(path: &Path, flush: Flush, dice: &mut Dice, before: &Pairs) -> Pairs {
     let lock = lock_file(&path.with_extension("lock"), Wait::Try).unwrap();
     let mut after = before.clone();
@@ -99,7 +99,7 @@ fn ours(path: &Path, flush: Flush, dice: &mut Dice, before: &Pairs) -> Pairs {
     now
 }
 
-/// Runs some transactions with redb itself.
+/// Runs some transactions with redb itself, without the store's code.
 fn theirs(path: &Path, dice: &mut Dice) {
     let mut database = Database::open(path).unwrap();
     for _ in 0..4 {
@@ -137,12 +137,12 @@ fn theirs(path: &Path, dice: &mut Dice) {
         }
     }
     if dice.below(4) == 0 {
-        // Fails if there are savepoints.
+        // Compaction fails if there are savepoints; that does not matter here.
         let _ = database.compact();
     }
 }
 
-/// Reads redb's own tables through the store's backend.
+/// Reads the tables that [`theirs`] wrote, through the store's backend.
 fn read_theirs(path: &Path) {
     let (backend, switch) =
         backend::new::<Os>(File::open(path).unwrap(), path, None, None).unwrap();

@@ -1,8 +1,8 @@
-//! The files of earlier boots: their history, and the former addresses of sticky pods.
+//! Reads the files of earlier boots: their history, and the former addresses of sticky pods.
 //!
-//! No decision about a lease depends on these files, so unreadable ones are skipped. A file is removed only
-//! if it is valid, names this machine, and its boot is older than the retention of `history`. The newest file
-//! always stays.
+//! No decision about a lease depends on these files, so unreadable files are skipped. A file is removed only
+//! if it is valid, belongs to this machine, and its boot is older than the `age` in `history`. The newest
+//! file is never removed.
 
 #![allow(clippy::redundant_closure, reason = "the functions are not general enough over lifetimes")]
 
@@ -17,7 +17,7 @@ use crate::net::Addr;
 
 /// The file of an earlier boot of this machine.
 pub struct EarlierBoot {
-    /// The file.
+    /// The path of the file.
     pub path: PathBuf,
     /// When the file was created, in seconds.
     pub begun: Timestamp,
@@ -26,7 +26,7 @@ pub struct EarlierBoot {
 }
 
 impl<F: FileSystem> Embedded<F> {
-    /// Every boot file in the folder.
+    /// Returns all boot files in the folder.
     pub(super) fn boot_files(&self) -> Result<Vec<(BootId, PathBuf)>> {
         let folder = self.names.folder();
         let names =
@@ -35,8 +35,8 @@ impl<F: FileSystem> Embedded<F> {
         Ok(names.iter().filter_map(boot).map(|id| (id.clone(), self.names.boot(&id))).collect())
     }
 
-    /// The readable files of this machine's earlier boots, newest first. The last of these boots ended at
-    /// `ended`.
+    /// Returns the readable files of earlier boots of this machine, newest first. `ended` is the time at
+    /// which the latest of these boots ended.
     pub(super) fn earlier_boots(&self, mut ended: Timestamp, cx: &Context) -> Vec<EarlierBoot> {
         let others = self.boot_files().unwrap_or_default();
         let mut found: Vec<EarlierBoot> = others
@@ -58,7 +58,7 @@ impl<F: FileSystem> Embedded<F> {
         found
     }
 
-    /// Reads a file that no process writes any more; `None` if that fails.
+    /// Reads a file that no process writes to any more; `None` if it cannot be read.
     pub(super) fn read_earlier<T>(
         &self,
         path: &std::path::Path,
@@ -67,7 +67,7 @@ impl<F: FileSystem> Embedded<F> {
         database::read(&self.fs, path, None, &self.patience, work).ok().flatten()
     }
 
-    /// The address that a pod had in the previous boot.
+    /// Returns the address that a pod had in the previous boot.
     pub(super) fn earlier_former(
         &self,
         set: &SetName,
@@ -79,7 +79,7 @@ impl<F: FileSystem> Embedded<F> {
         self.read_earlier(&newest.path, |tables| tables.former(set, pod, range)).flatten()
     }
 
-    /// Removes the files whose history has expired. If that fails, the next boot tries again.
+    /// Removes the files whose history has expired. If this fails, a later boot tries again.
     pub(super) fn remove_earlier(&self, cx: &Context) {
         let age = self.history.age();
         for boot in self.earlier_boots(cx.now, cx).iter().skip(1) {

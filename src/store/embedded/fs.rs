@@ -1,8 +1,9 @@
-//! The file operations of the embedded store, its only access to the operating system.
+//! The file operations of the embedded store. The store accesses the operating system only through this
+//! module.
 //!
-//! The store's code is generic over [`FileSystem`], so that a simulator can replace the kernel; [`Os`] is
-//! the real one. Every failure is an error. Only `ENOENT` means that a file does not exist, and the result
-//! is then `None` or `false`, so callers need not interpret error kinds.
+//! The store's code is generic over [`FileSystem`], so that tests can replace the kernel with a simulator;
+//! [`Os`] uses the kernel. Every failure is an error, with one exception: if a file does not exist
+//! (`ENOENT`), the result is `None` or `false`. Callers therefore need not interpret error kinds.
 
 use std::ffi::OsString;
 use std::fmt::Debug;
@@ -16,10 +17,10 @@ use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 
 use super::queue;
 
-/// Device and inode of a file.
+/// The device and the inode of a file, which identify it.
 pub type FileId = (u64, u64);
 
-/// The purpose for which a file is opened.
+/// What a file is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Reading.
@@ -28,103 +29,105 @@ pub enum Access {
     Write,
 }
 
-/// Files by name.
+/// A file system: operations on files by path.
 pub trait FileSystem: Clone + Debug + Send + Sync + 'static {
     /// An open regular file.
     type File: OpenFile;
 
-    /// Opens a regular file; `None` if there is none. Never blocks, and does not follow a symbolic
-    /// link in the last component. A folder is `IsADirectory`, anything else that is not a regular
-    /// file `InvalidInput`.
+    /// Opens a regular file; `None` if there is no file. Never blocks, and does not follow a symbolic link in
+    /// the last component of the path. The error is `IsADirectory` for a folder, and `InvalidInput` for
+    /// anything else that is not a regular file.
     fn open(&self, path: &Path, access: Access) -> io::Result<Option<Self::File>>;
 
-    /// Creates an empty file of mode 0600 for reading and writing; `AlreadyExists` if the name is
-    /// taken.
+    /// Creates an empty file with mode 0600, open for reading and writing. The error is `AlreadyExists` if
+    /// the name exists.
     fn create(&self, path: &Path) -> io::Result<Self::File>;
 
-    /// Device and inode of the file with this name, without following a symbolic link; `None` if there is no
-    /// such file.
+    /// Returns the device and inode of the file at a path, without following a symbolic link; `None` if there
+    /// is no file.
     fn find(&self, path: &Path) -> io::Result<Option<FileId>>;
 
-    /// Gives a file a second name; `AlreadyExists` if the name exists.
+    /// Gives a file a second name. The error is `AlreadyExists` if that name exists.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
 
-    /// Renames a file, replacing an existing one.
+    /// Renames a file. An existing file of the new name is replaced.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Exchanges two names in one step (`renameat2` with `RENAME_EXCHANGE`).
     fn exchange(&self, one: &Path, other: &Path) -> io::Result<()>;
 
-    /// Removes a file; `false` if there was none.
+    /// Removes a file. Returns `false` if there was no file.
     fn remove(&self, path: &Path) -> io::Result<bool>;
 
-    /// The names in a folder; none if there is no folder.
+    /// Returns the names in a folder; an empty list if there is no folder.
     fn list(&self, folder: &Path) -> io::Result<Vec<OsString>>;
 
-    /// Makes a folder of mode 0700 and missing folders above it. An existing folder keeps its mode.
+    /// Creates a folder with mode 0700, and missing folders above it. An existing folder keeps its mode.
     fn make_folder(&self, folder: &Path) -> io::Result<()>;
 
     /// Makes the names in a folder durable.
     fn sync_folder(&self, folder: &Path) -> io::Result<()>;
 
-    /// Whether other machines may see this folder, because it is on a network or cluster file system.
+    /// Returns whether other machines may use this folder, because it is on a network or cluster file system.
     fn is_shared(&self, folder: &Path) -> io::Result<bool>;
 
-    /// The IDs of the processes that hold the lock of a file, as far as they can be found.
+    /// Returns the IDs of the processes that hold the lock of a file, as far as they can be determined.
     fn lock_holders(&self, file: FileId) -> Vec<u32>;
 
-    /// Lets time pass. Returns how much time has passed.
+    /// Waits for some time. Returns how much time has passed.
     fn pause(&self, time: Duration) -> Duration;
 }
 
-/// An open regular file. Its lock is released when it is dropped.
+/// An open regular file. Dropping it releases its lock.
 pub trait OpenFile: Debug + Send + Sync + Sized + 'static {
-    /// Reads into `buffer` from `offset`, up to the end of the file. Returns the number of bytes.
+    /// Reads bytes from `offset` on, until `buffer` is full or the file ends. Returns the number of bytes
+    /// read.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
     /// Writes all bytes at `offset`.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
-    /// The length, in bytes.
+    /// Returns the length of the file, in bytes.
     fn length(&self) -> io::Result<u64>;
 
     /// Truncates the file, or appends zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
-    /// Makes the content durable (`fdatasync`).
+    /// Makes the content of the file durable (`fdatasync`).
     fn sync_data(&self) -> io::Result<()>;
 
-    /// Device and inode.
+    /// Returns the device and the inode of the file.
     fn id(&self) -> io::Result<FileId>;
 
-    /// The permission bits.
+    /// Returns the permission bits of the file.
     fn mode(&self) -> io::Result<u32>;
 
-    /// Takes the exclusive lock; `false` if another process holds it.
+    /// Takes the exclusive lock of the file. Returns `false` if another process holds it.
     fn try_lock(&self) -> io::Result<bool>;
 
-    /// Releases the lock.
+    /// Releases the lock of the file.
     fn unlock(&self) -> io::Result<()>;
 
-    /// Whether a process waits in the queue for the lock.
+    /// Returns whether a process is waiting in the queue for the lock.
     fn has_queue(&self) -> bool;
 
-    /// Joins the queue for the lock; `None` if the file system does not support queues.
+    /// Joins the queue for the lock, and returns the position in it; `None` if the file system does not
+    /// support queues.
     fn join_queue(&self) -> Option<u64>;
 
-    /// The number of places ahead of this place in the queue; 0 at the head.
+    /// Returns the number of positions ahead of this position in the queue; 0 at the head of the queue.
     fn places_ahead(&self, place: u64) -> u64;
 
     /// Leaves the queue.
     fn leave_queue(&self, place: u64);
 }
 
-/// Fills `buffer`; `false` if the file ends too early.
+/// Fills `buffer` with bytes from `offset` on. Returns `false` if the file ends too early.
 pub fn read_exact<F: OpenFile>(file: &F, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
     Ok(file.read_at(buffer, offset)? == buffer.len())
 }
 
-/// Reads a whole file; `FileTooLarge` if it has more than `limit` bytes.
+/// Reads a whole file. The error is `FileTooLarge` if it has more than `limit` bytes.
 pub fn read_all<F: OpenFile>(file: &F, limit: u64) -> io::Result<Vec<u8>> {
     let len = file.length()?;
     if len > limit {
@@ -136,7 +139,7 @@ pub fn read_all<F: OpenFile>(file: &F, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The kernel's files.
+/// The kernel's file system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Os;
 
@@ -144,7 +147,7 @@ impl FileSystem for Os {
     type File = File;
 
     fn open(&self, path: &Path, access: Access) -> io::Result<Option<File>> {
-        // Non-blocking, because opening a FIFO would wait for its other end.
+        // `NONBLOCK` is needed because opening a FIFO would otherwise wait for a process at its other end.
         let flags = (OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC).bits();
         let mut options = OpenOptions::new();
         options.read(true).write(access == Access::Write);
@@ -212,7 +215,8 @@ impl FileSystem for Os {
     }
 
     fn is_shared(&self, folder: &Path) -> io::Result<bool> {
-        // Magic numbers of linux/magic.h and the file systems' own headers, 32 bits each.
+        // The magic numbers are from linux/magic.h and from the headers of the file systems. They have 32
+        // bits.
         const SHARED: [u32; 13] = [
             0x6969,      // NFS
             0x517b,      // SMB
@@ -229,13 +233,14 @@ impl FileSystem for Os {
             0x564c,      // NCP
         ];
         let found = rustix::fs::statfs(folder)?;
-        // The width of f_type differs between architectures; the numbers have 32 bits on all.
+        // The type of `f_type` has different sizes on different architectures, but the magic numbers always
+        // fit into 32 bits.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::unnecessary_cast)]
         Ok(SHARED.contains(&(found.f_type as u32)))
     }
 
-    /// The holders, according to `/proc/locks`. The device is not compared, because file systems with
-    /// subvolumes show another device there than `stat(2)` returns.
+    /// Finds the processes that hold the lock, in `/proc/locks`. The device is not compared, because file
+    /// systems with subvolumes show a different device there than `stat(2)` returns.
     fn lock_holders(&self, file: FileId) -> Vec<u32> {
         let table = fs::read_to_string("/proc/locks").unwrap_or_default();
         let holder = |line: &str| -> Option<u32> {
@@ -307,7 +312,7 @@ impl OpenFile for File {
     }
 
     fn has_queue(&self) -> bool {
-        // If the queue cannot be examined, it counts as empty.
+        // If the queue cannot be read, it counts as empty.
         matches!(queue::held(self, 0, 0), Ok(Some(_)))
     }
 

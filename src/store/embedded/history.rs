@@ -1,8 +1,9 @@
-//! History and counters, in the same table and transaction as the changes that they record.
+//! History and counters. They are in the same table as the leases, and are written in the same transaction as
+//! the changes that they record.
 //!
-//! Decides which events are kept, and for how long. The allocator makes the events.
-//! Invariant: an event costs one insertion and the removal of at most a few old events. Nothing is
-//! searched. Unreadable history never prevents an allocation.
+//! This module decides which events are kept, and for how long. The allocator makes the events.
+//! Invariant: storing an event costs one insertion, and the removal of at most a few old events. Nothing is
+//! searched. If the history cannot be read, allocations still work.
 
 use super::view::{Kv, KvMut, Tables};
 use super::{Result, keys};
@@ -10,11 +11,12 @@ use crate::alloc::Context;
 use crate::model::{Counter, Ending, Event, Face, History, Kind, SetName, Timestamp, Verb, What};
 use crate::store::codec;
 
-/// How many more old events are removed than new events are written, so that a lowered limit is reached in
-/// time.
+/// Each write removes up to this many old events in addition to one for each new event. After the limit was
+/// lowered, the history therefore shrinks to the new limit.
 const MORE: usize = 4;
 
-/// The limits of a set's history: those of this call, otherwise the last configured limits.
+/// Returns the limits of a set's history: the limits in this call's configuration if there are any, otherwise
+/// the last stored limits.
 fn bounds<K: Kv>(tables: &Tables<'_, K>, set: &SetName, said: History) -> Result<History> {
     if said != History::Standing {
         return Ok(said);
@@ -24,7 +26,7 @@ fn bounds<K: Kv>(tables: &Tables<'_, K>, set: &SetName, said: History) -> Result
     Ok(kept.and_then(|bytes| codec::read_bounds(&key, &bytes).ok()).unwrap_or_default())
 }
 
-/// Appends events to the history of their sets, and removes the oldest events of these sets.
+/// Appends events to the history of their sets of leases, and removes the oldest events of these sets.
 pub fn append<K: KvMut>(
     tables: &mut Tables<'_, K>,
     events: &[Event],
@@ -60,12 +62,13 @@ fn append_to<K: KvMut>(
         let key = keys::event(set, number, event.time);
         tables.kv.put(&key, &codec::event(&key, event))?;
     }
-    // Numbers have no gaps, so the first and the last one determine the number of events.
+    // The numbers of events have no gaps, so the first and the last number determine how many events there
+    // are.
     let most = events.len() + MORE;
     remove_while(tables, &from, &to, most, |n, time| {
         number - n.min(number) >= count || time.saturating_add(age) < now
     })?;
-    // A network without new events cannot remove its old events, so a network with new events does.
+    // A network without new events never removes its own old events, so networks with new events remove them.
     let all = [keys::EVENT];
     let Some(next) = next_set(tables, &to, &keys::behind(&all))?.or(next_set(tables, &all, &from)?)
     else {
@@ -78,13 +81,13 @@ fn append_to<K: KvMut>(
     })
 }
 
-/// The first set with events, from `from` to before `to`.
+/// Returns the first set of leases with events, among the keys from `from` to before `to`.
 fn next_set<K: Kv>(tables: &Tables<'_, K>, from: &[u8], to: &[u8]) -> Result<Option<SetName>> {
     let first = tables.kv.first(from, to)?;
     Ok(first.and_then(|(key, _)| keys::read_event(&key)).map(|(set, ..)| set))
 }
 
-/// Removes up to `most` of the first events, as long as they are `old` by number and time.
+/// Removes the first events, at most `most`, as long as `old` returns true for their number and time.
 fn remove_while<K: KvMut>(
     tables: &mut Tables<'_, K>,
     from: &[u8],
@@ -103,7 +106,7 @@ fn remove_while<K: KvMut>(
     found.iter().try_for_each(|key| tables.kv.remove(key))
 }
 
-/// All selected events, oldest first. Unreadable events are skipped; `doctor` reports them.
+/// Returns the selected events, oldest first. Unreadable events are skipped; `doctor` reports them.
 pub fn events<K: Kv>(
     tables: &Tables<'_, K>,
     wanted: &mut dyn FnMut(&Event) -> bool,
@@ -118,7 +121,7 @@ pub fn events<K: Kv>(
     Ok(found)
 }
 
-/// Counts a request.
+/// Adds one request to the counters.
 pub fn count<K: KvMut>(
     tables: &mut Tables<'_, K>,
     request: &(SetName, Face, Verb, Ending),
@@ -128,7 +131,7 @@ pub fn count<K: KvMut>(
     tables.kv.put(&key, &codec::count(&key, before.as_deref(), request))
 }
 
-/// All counters.
+/// Returns all counters.
 pub fn counters<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Counter>> {
     let mut found = Vec::new();
     tables.kv.each(&[keys::COUNT], &mut |key, value| {
@@ -138,14 +141,14 @@ pub fn counters<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Counter>> {
     Ok(found)
 }
 
-/// When this boot's store was created, if recorded.
+/// Returns when the file of this boot was created, if that is recorded.
 pub fn begun<K: Kv>(tables: &Tables<'_, K>) -> Result<Option<Timestamp>> {
     let bytes = tables.kv.get(keys::BEGUN)?;
     Ok(bytes.and_then(|bytes| codec::unseal::<u64>(keys::BEGUN, &bytes).ok()))
 }
 
-/// The selected events of an ended boot, and an event at `end` for each lease that ended with it.
-/// Carried-over leases, other machines' leases and reservations have not ended.
+/// Returns the selected events of a boot that has ended, and one event at the time `end` for each lease that
+/// ended with it. Carried-over leases, leases of other machines, and reservations have not ended.
 pub fn of_ended_boot<K: Kv>(
     tables: &Tables<'_, K>,
     end: Timestamp,

@@ -1,62 +1,64 @@
-//! The keys of the embedded store's only table: their order and format.
+//! The keys of the embedded store's only table: their format and order.
 //!
-//! One table for everything keeps a small store in one leaf, and a commit on few pages.
-//! Invariant: no key of one kind is a prefix of another kind's key, whatever text a name contains. The keys
-//! of one set are ordered by address, by owner or by time, depending on the kind.
+//! Because all records are in one table, a small store fits into one leaf of the B-tree, and a commit changes
+//! few pages.
+//! Invariant: no key of one kind is a prefix of a key of another kind, whatever text a name contains.
+//! Depending on the kind, the keys of one set of leases are ordered by address, by owner or by time.
 
 use crate::alloc::PodKey;
 use crate::model::{NetworkName, Owner, PoolId, SetName, Timestamp};
 use crate::net::{Addr, Family, Subnet};
 
-/// A lease, by address.
+/// A lease. The key contains the address.
 pub const LEASE: u8 = b'L';
-/// The addresses of an owner.
+/// An owner's index: the addresses that the owner has leased.
 pub const OWNER: u8 = b'O';
-/// An occupancy block of addresses.
+/// An occupancy block of addresses (see `occupancy`).
 pub const BLOCK: u8 = b'B';
-/// The cursor of a range set.
+/// The cursor of a range set: the last allocated address.
 pub const CURSOR: u8 = b'C';
-/// A cooling address.
+/// The cooldown of an address.
 pub const COOLING: u8 = b'K';
-/// A cooling address in the order of time.
+/// The queue of cooling addresses: the same addresses, ordered by the end of their cooldown.
 pub const QUEUE: u8 = b'Q';
-/// A pod's address.
+/// A pod's former address.
 pub const STICKY: u8 = b'S';
-/// The key of the [`STICKY`] record for an address.
+/// The reverse index of [`STICKY`]: for each address, the key of the pod's record.
 pub const STUCK: u8 = b'T';
-/// A network's ranges.
+/// The ranges of a network.
 pub const RANGES: u8 = b'D';
-/// The copy of a reservation, by its last address.
+/// A copy of a reservation from the policy. The key contains the reservation's last address.
 pub const RESERVED: u8 = b'R';
-/// A pool by its name.
+/// A pool. The key contains its name.
 pub const POOL: u8 = b'P';
-/// A pool by its space, its subnet and its name.
+/// The index of pools by address space and subnet. The key also contains the pool's name.
 pub const PLACE: u8 = b'N';
-/// An occupancy block of subnets.
+/// An occupancy block of subnets, which marks the subnets of pools.
 pub const GRID: u8 = b'G';
-/// An event.
+/// A history event.
 pub const EVENT: u8 = b'E';
-/// The counters of a set.
+/// The counters of a set of leases.
 pub const COUNT: u8 = b'X';
-/// A fact about the file, each under a key of its own.
+/// A single fact about the file. Each fact has its own key.
 pub const FACT: u8 = b'M';
 
-/// The schema version's key.
+/// The key of the schema version.
 pub const SCHEMA: &[u8] = b"Mschema";
 
-/// The key of the time at which a boot's file was created, in seconds.
+/// The key of the time at which a boot file was created, in seconds.
 pub const BEGUN: &[u8] = b"Mbegun";
 
-/// The key of the machine that created a boot's file.
+/// The key of the ID of the machine that created a boot file.
 pub const MACHINE: &[u8] = b"Mmachine";
 
-/// The key of the nonce of the policy that the reservations were copied from.
+/// The key of the policy's nonce at the time when the reservations were copied.
 pub const POLICY: &[u8] = b"Mpolicy";
 
-/// The prefix of the keys with the bounds of history.
+/// The prefix of the keys for the limits of each history.
 pub const BOUNDS: &[u8] = b"Mhistory";
 
-/// Appends text with an end that sorts before every continuation: 0 is written as 0 255, the end as 0 1.
+/// Appends text and an end mark. The mark sorts before every continuation of the text: a 0 byte in the text
+/// is written as 0 255, and the end as 0 1.
 fn text(key: &mut Vec<u8>, text: &str) {
     for byte in text.bytes() {
         key.push(byte);
@@ -97,7 +99,7 @@ fn read_family(byte: u8) -> Option<Family> {
     [Family::V4, Family::V6].into_iter().find(|of| family(*of) == byte)
 }
 
-/// An address in 17 bytes that sort like addresses.
+/// Encodes an address as 17 bytes, which sort in the order of addresses.
 pub fn addr(addr: Addr) -> [u8; 17] {
     let mut bytes = [0; 17];
     bytes[0] = family(addr.family());
@@ -105,57 +107,57 @@ pub fn addr(addr: Addr) -> [u8; 17] {
     bytes
 }
 
-/// The address in 17 bytes.
+/// Decodes an address from 17 bytes.
 pub fn read_addr(bytes: &[u8]) -> Option<Addr> {
     let (first, rest) = bytes.split_first()?;
     Addr::from_bits(read_family(*first)?, u128::from_be_bytes(rest.try_into().ok()?))
 }
 
-/// The key that begins with a kind and a name.
+/// Makes a key that begins with a kind and a name.
 fn named(kind: u8, name: &str) -> Vec<u8> {
     let mut key = vec![kind];
     text(&mut key, name);
     key
 }
 
-/// The prefix of all keys of a kind that belong to a set.
+/// Returns the prefix of all keys of one kind that belong to a set of leases.
 pub fn of_set(kind: u8, set: &SetName) -> Vec<u8> {
     named(kind, &set.0)
 }
 
-/// The key of one kind that belongs to an address, or to the range set of this key.
+/// Makes a key of one kind from a set of leases and an address (for [`CURSOR`], the key of a range set).
 pub fn at(kind: u8, set: &SetName, at: Addr) -> Vec<u8> {
     [&of_set(kind, set)[..], &addr(at)].concat()
 }
 
-/// The prefix of all keys of a kind that belong to a set and a family.
+/// Returns the prefix of all keys of one kind that belong to a set of leases and an address family.
 pub fn of_family(kind: u8, set: &SetName, of: Family) -> Vec<u8> {
     [&of_set(kind, set)[..], &[family(of)]].concat()
 }
 
-/// The set in a key, and what follows.
+/// Returns the set of leases in a key, and the rest of the key.
 fn read_of_set(kind: u8, key: &[u8]) -> Option<(SetName, &[u8])> {
     let (set, rest) = read_text(key.strip_prefix(&[kind])?)?;
     Some((SetName(set), rest))
 }
 
-/// The set in a key.
+/// Returns the set of leases in a key.
 pub fn read_set(kind: u8, key: &[u8]) -> Option<SetName> {
     read_of_set(kind, key).map(|(set, _)| set)
 }
 
-/// Set and address of a key of [`at`].
+/// Returns the set of leases and the address in a key that [`at`] made.
 pub fn read_at(kind: u8, key: &[u8]) -> Option<(SetName, Addr)> {
     let (set, rest) = read_of_set(kind, key)?;
     Some((set, read_addr(rest)?))
 }
 
-/// The key of a lease.
+/// Makes the key of a lease.
 pub fn lease(set: &SetName, addr: Addr) -> Vec<u8> {
     at(LEASE, set, addr)
 }
 
-/// The key of the addresses of an owner.
+/// Makes the key of an owner's index.
 pub fn owner(set: &SetName, owner: &Owner) -> Vec<u8> {
     let mut key = of_set(OWNER, set);
     match owner {
@@ -184,7 +186,8 @@ pub fn owner(set: &SetName, owner: &Owner) -> Vec<u8> {
     key
 }
 
-/// The prefix of the owner keys of all leases of a set that were made through a pool, sorted by address.
+/// Returns the prefix of the owner keys of all leases in a set that belong to one pool. They are sorted by
+/// address.
 pub fn of_pool(set: &SetName, pool: &PoolId) -> Vec<u8> {
     let mut key = of_set(OWNER, set);
     key.push(b'p');
@@ -192,7 +195,7 @@ pub fn of_pool(set: &SetName, pool: &PoolId) -> Vec<u8> {
     key
 }
 
-/// The prefix of the owner keys of all containers of a network in a set.
+/// Returns the prefix of the owner keys of all containers of one network in a set of leases.
 pub fn of_network(set: &SetName, network: &NetworkName) -> Vec<u8> {
     let mut key = of_set(OWNER, set);
     key.push(b'a');
@@ -200,38 +203,38 @@ pub fn of_network(set: &SetName, network: &NetworkName) -> Vec<u8> {
     key
 }
 
-/// The key of an occupancy block. `index` counts the blocks of its level.
+/// Makes the key of an occupancy block. `index` is the number of the block on its level.
 pub fn block(set: &SetName, of: Family, level: u8, index: u128) -> Vec<u8> {
     let kind = if set.0.starts_with(GRID_MARK) { GRID } else { BLOCK };
     [&of_family(kind, set, of)[..], &[level], &index.to_be_bytes()].concat()
 }
 
-/// Set, family, level and index of the key of an occupancy block of addresses.
+/// Returns the set of leases, family, level and index in the key of an occupancy block of addresses.
 pub fn read_block(key: &[u8]) -> Option<(SetName, Family, u8, u128)> {
     let (set, rest) = read_of_set(BLOCK, key)?;
     let ([family, level], index) = rest.split_first_chunk()?;
     Some((set, read_family(*family)?, *level, u128::from_be_bytes(index.try_into().ok()?)))
 }
 
-/// The key of a pool by its name.
+/// Makes the key of a pool.
 pub fn pool(id: &PoolId) -> Vec<u8> {
     named(POOL, &id.0)
 }
 
-/// The key of a cooling address in the order of time. The family comes first, because a search is for one
-/// family.
+/// Makes the key of a cooling address in the queue. The family comes before the time, because a search is
+/// always for one family.
 pub fn queued(set: &SetName, until: Timestamp, at: Addr) -> Vec<u8> {
     [&of_family(QUEUE, set, at.family())[..], &until.to_be_bytes(), &addr(at)].concat()
 }
 
-/// Set, time and address of a queue's key.
+/// Returns the set of leases, time and address in a key of the queue.
 pub fn read_queued(key: &[u8]) -> Option<(SetName, Timestamp, Addr)> {
     let (set, rest) = read_of_set(QUEUE, key)?;
     let (until, addr) = rest.get(1..)?.split_first_chunk()?;
     Some((set, u64::from_be_bytes(*until), read_addr(addr)?))
 }
 
-/// The key of a pod's former address in a range set.
+/// Makes the key of a pod's former address in a range set.
 pub fn sticky(set: &SetName, pod: &PodKey, range: Addr) -> Vec<u8> {
     let mut key = of_set(STICKY, set);
     text(&mut key, &pod.namespace);
@@ -240,7 +243,7 @@ pub fn sticky(set: &SetName, pod: &PodKey, range: Addr) -> Vec<u8> {
     key
 }
 
-/// Set, pod and range of a [`sticky`] key.
+/// Returns the set of leases, pod and range in a key that [`sticky`] made.
 pub fn read_sticky(key: &[u8]) -> Option<(SetName, PodKey, Addr)> {
     let (set, rest) = read_of_set(STICKY, key)?;
     let (namespace, rest) = read_text(rest)?;
@@ -248,47 +251,48 @@ pub fn read_sticky(key: &[u8]) -> Option<(SetName, PodKey, Addr)> {
     Some((set, PodKey { namespace, name }, read_addr(rest)?))
 }
 
-/// The key of a network's ranges.
+/// Makes the key of a network's ranges.
 pub fn ranges(network: &NetworkName) -> Vec<u8> {
     named(RANGES, network.as_str())
 }
 
-/// The network whose ranges are under this key.
+/// Returns the network in a key that [`ranges`] made.
 pub fn read_ranges(key: &[u8]) -> Option<NetworkName> {
     let (name, _) = read_text(key.strip_prefix(&[RANGES])?)?;
     NetworkName::new(name).ok()
 }
 
-/// The key of the bounds of a set's history.
+/// Makes the key of the limits of a set's history.
 pub fn history_bounds(set: &SetName) -> Vec<u8> {
     let mut key = BOUNDS.to_vec();
     text(&mut key, &set.0);
     key
 }
 
-/// The key of an event of a set. Numbers grow by one in each set. The time is in the key, so that old events
-/// can be found without reading them.
+/// Makes the key of an event. The numbers of events grow by one in each set of leases. The time is part of
+/// the key, so that old events can be found without reading them.
 pub fn event(set: &SetName, number: u64, time: Timestamp) -> Vec<u8> {
     [&of_set(EVENT, set)[..], &number.to_be_bytes(), &time.to_be_bytes()].concat()
 }
 
-/// No set of leases begins with this character.
+/// No name of a set of leases begins with this character.
 const GRID_MARK: char = '\0';
 
-/// The set that represents the subnets of one length in a space, so that occupancy blocks count them like
-/// addresses.
+/// Returns the name of a special set that represents all subnets of one prefix length in an address space.
+/// Its occupancy blocks mark subnets in the same way as those of other sets mark addresses.
 pub fn grid(space: &str, len: u8) -> SetName {
     SetName(format!("{GRID_MARK}{len} {space}"))
 }
 
-/// The key of a pool by its space, its subnet and its name.
+/// Makes the key of a pool in the index by address space and subnet.
 pub fn place(space: &str, subnet: Subnet, id: &PoolId) -> Vec<u8> {
     let mut key = places(space, subnet);
     text(&mut key, &id.0);
     key
 }
 
-/// The prefix of the keys of every pool of a subnet. They sort by address, a shorter prefix first.
+/// Returns the prefix of the keys of all pools with this subnet. Such keys sort by address, and shorter
+/// prefix lengths first.
 pub fn places(space: &str, subnet: Subnet) -> Vec<u8> {
     let mut key = named(PLACE, space);
     key.extend(addr(subnet.first()));
@@ -296,20 +300,20 @@ pub fn places(space: &str, subnet: Subnet) -> Vec<u8> {
     key
 }
 
-/// The subnet in the key of a place.
+/// Returns the subnet in a key that [`place`] made.
 pub fn read_place(space: &str, key: &[u8]) -> Option<Subnet> {
     let (base, rest) = key.strip_prefix(&*named(PLACE, space))?.split_at_checked(17)?;
     Subnet::new(read_addr(base)?, *rest.first()?)
 }
 
-/// Set, number and time of an event's key.
+/// Returns the set of leases, number and time in the key of an event.
 pub fn read_event(key: &[u8]) -> Option<(SetName, u64, Timestamp)> {
     let (set, rest) = read_text(key.strip_prefix(&[EVENT])?)?;
     let (number, time) = rest.split_first_chunk::<8>()?;
     Some((SetName(set), u64::from_be_bytes(*number), u64::from_be_bytes(time.try_into().ok()?)))
 }
 
-/// The first key after all keys that begin with `prefix`.
+/// Returns the first key after all keys that begin with `prefix`.
 pub fn behind(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
     while let Some(last) = end.pop() {
@@ -346,7 +350,7 @@ mod tests {
         let at = |t: &str| addr(t.parse().unwrap());
         assert!(at("9.255.255.255") < at("10.0.0.0"));
         assert!(at("255.255.255.255") < at("::"));
-        // A range may cross a /64.
+        // Addresses compare as 128-bit numbers, so a range may cross a /64.
         assert!(at("fd00::2") < at("fd00:0:0:1::1"));
         assert_eq!(read_addr(&at("fd00::1")), Some("fd00::1".parse().unwrap()));
     }

@@ -1,10 +1,10 @@
-//! The two lock files of a store, and any other lock taken with `flock(2)`.
+//! The two lock files of a store, and all other locks that sublet takes with `flock(2)`.
 //!
-//! The call's [`Patience`] limits the total wait for all of its locks. Waiting is polling, in the order of
-//! [`super::queue`]: there are no threads, nothing is left behind after a timeout, and a stopped process at
-//! the head of the queue delays the others by little more than [`GRACE`].
-//! A [`Lock`] is held until it is dropped. A killed process holds none, and no process holds the lock of a
-//! file that has lost its name.
+//! The call's [`Patience`] limits the total wait for all of its locks. A waiting process polls the lock, in
+//! the order of [`super::queue`]. There are therefore no threads, and nothing is left behind after a timeout.
+//! A stopped process at the head of the queue delays the other processes by little more than [`GRACE`]. A
+//! [`Lock`] is held until it is dropped. A killed process holds no lock. If a lock file loses its name, no
+//! process gets its lock any more.
 
 use std::cell::Cell;
 use std::io;
@@ -17,19 +17,19 @@ use crate::error::StoreError;
 use crate::model::Wait;
 use crate::telemetry::counters;
 
-/// A lock that is held.
+/// A lock that this process holds.
 #[derive(Debug)]
 pub struct Lock<F: FileSystem = Os> {
     file: Option<F::File>,
 }
 
 impl<F: FileSystem> Lock<F> {
-    /// No lock, for a store that no process can write to.
+    /// Makes a value without a lock, for a store that no process can write to.
     pub fn none() -> Lock<F> {
         Lock { file: None }
     }
 
-    /// The file that is locked.
+    /// Returns the locked file.
     pub fn file(&self) -> Option<&F::File> {
         self.file.as_ref()
     }
@@ -43,17 +43,17 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// The full time.
+    /// Starts with the full time.
     pub fn new(wait: Wait) -> Patience {
         Patience { wait, spent: Cell::default() }
     }
 
-    /// Restores the full time, for another call.
+    /// Restores the full time, for the next call.
     pub fn renew(&self) {
         self.spent.set(Duration::ZERO);
     }
 
-    /// The part of `time` that the call may still wait; `None` if its time is used up.
+    /// Returns the part of `time` that the call may still wait; `None` if its time is used up.
     fn allows(&self, time: Duration) -> Option<Duration> {
         match self.wait {
             Wait::Forever => Some(time),
@@ -70,13 +70,14 @@ impl Patience {
     }
 }
 
-/// How long a stopped process at the head of the queue keeps the others from a free lock, at least.
+/// The minimum time for which a stopped process at the head of the queue keeps other processes from a free
+/// lock.
 const GRACE: Duration = Duration::from_millis(20);
 
-/// The interval at which the head of the queue tries the lock. Processes further behind try less often.
+/// The time between two attempts of the process at the head of the queue. Processes behind it try less often.
 const STEP: Duration = Duration::from_micros(250);
 
-/// Takes the lock file `path`, creating it with mode 0600 if it is missing.
+/// Takes the lock file `path`. Creates it with mode 0600 if it is missing.
 pub fn take<F: FileSystem>(fs: &F, path: &Path, patience: &Patience) -> Result<Lock<F>> {
     let io = |e| StoreError::io("open the lock file", path, e);
     loop {
@@ -93,8 +94,8 @@ pub fn take<F: FileSystem>(fs: &F, path: &Path, patience: &Patience) -> Result<L
     }
 }
 
-/// Takes the lock of an existing file: a lock file for readers, or another program's file. `None` if there
-/// is none.
+/// Takes the lock of an existing file: a lock file (for readers), or a file of another program. `None` if
+/// there is no file.
 pub fn take_existing<F: FileSystem>(
     fs: &F,
     path: &Path,
@@ -110,8 +111,8 @@ pub fn take_existing<F: FileSystem>(
     }
 }
 
-/// Waits for the lock of an open file. `None`: the file was removed or replaced, so other processes lock
-/// another file.
+/// Waits for the lock of an open file. Returns `None` if the file was removed or replaced meanwhile, because
+/// other processes then lock another file.
 pub fn wait<F: FileSystem>(
     fs: &F,
     file: F::File,
@@ -120,7 +121,7 @@ pub fn wait<F: FileSystem>(
 ) -> Result<Option<Lock<F>>> {
     let io = |e| StoreError::io("lock", path, e);
     let id = file.id().map_err(io)?;
-    // A call that does not wait takes a free lock without queuing.
+    // A call that must not wait takes a free lock without joining the queue.
     let passes = patience.wait == Wait::Try || !file.has_queue();
     if !(passes && file.try_lock().map_err(io)?) {
         let place = file.join_queue();
@@ -135,13 +136,13 @@ pub fn wait<F: FileSystem>(
     Ok((fs.find(path).map_err(io)? == Some(id)).then_some(Lock { file: Some(file) }))
 }
 
-/// Takes the lock file `path`, creating it if it is missing. Used for another program's lock and for a
-/// cluster's local lock.
+/// Takes the lock file `path`, and creates it if it is missing. Used for host-local's lock and for the local
+/// lock of a cluster's node.
 pub fn lock_file(path: &Path, wait: Wait) -> Result<Lock> {
     take(&Os, path, &Patience::new(wait))
 }
 
-/// Opens an existing file for reading, and takes its exclusive lock, as bolt does.
+/// Opens an existing file for reading, and takes its exclusive lock, as the bolt database does.
 pub fn lock_to_read(path: &Path, wait: Wait) -> Result<(Lock, std::fs::File)> {
     let io = |e| StoreError::io("open", path, e);
     let lock = take_existing(&Os, path, Access::Read, &Patience::new(wait))?;
@@ -150,7 +151,7 @@ pub fn lock_to_read(path: &Path, wait: Wait) -> Result<(Lock, std::fs::File)> {
     copy.map(|file| (lock, file)).ok_or_else(|| io(rustix::io::Errno::NOENT.into()))
 }
 
-/// The error of a call whose time has run out.
+/// Makes the error of a call whose time is used up.
 pub fn locked<F: FileSystem>(
     fs: &F,
     file: &F::File,
@@ -161,7 +162,7 @@ pub fn locked<F: FileSystem>(
     Ok(StoreError::Locked { path: path.to_owned(), waited, holders })
 }
 
-/// Tries until the lock is held or the time runs out. Returns whether it is held.
+/// Tries until this process holds the lock or the time is used up. Returns whether it holds the lock.
 pub fn poll<F: FileSystem>(
     fs: &F,
     file: &F::File,
@@ -173,7 +174,7 @@ pub fn poll<F: FileSystem>(
     let mut since_try = Duration::ZERO;
     loop {
         let ahead = places_ahead();
-        // While the queue advances, the process at its head is not stopped, only late.
+        // The number of processes ahead has changed, so the process at the head is slow, not stopped.
         if ahead != ahead_before {
             ahead_before = ahead;
             since_try = Duration::ZERO;
@@ -186,7 +187,7 @@ pub fn poll<F: FileSystem>(
             }
         } else if since_try >= GRACE {
             since_try = Duration::ZERO;
-            // If the lock is still free, the processes ahead in the queue must be stopped.
+            // The queue has not advanced and the lock is free, so the processes ahead must be stopped.
             if file.try_lock()? {
                 file.unlock()?;
                 patience.spend(fs.pause(GRACE / 4));

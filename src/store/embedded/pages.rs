@@ -1,26 +1,26 @@
-//! Verifies every page before redb sees it.
+//! Verifies the checksum of every page before redb reads the page.
 //!
-//! redb stores a checksum of each page beside the reference to it, from the header down to the leaves. On
-//! an ordinary read it checks none of them: it accepts a page that is damaged, outdated or from another
-//! place, or panics, or even aborts. This module does what redb does when it repairs a file: a verified
-//! page supplies the checksums of the pages below it.
+//! redb stores the checksum of each page next to the reference to the page, from the header down to the
+//! leaves. On an ordinary read, redb checks none of them. If a page is damaged, outdated or from another
+//! place in the file, redb accepts the page, panics, or even aborts the process. This module does what redb
+//! does when it repairs a file: it uses each verified page to get the checksums of the pages below it.
 //!
-//! It knows the part of redb's file format (version 3) that locates pages and their checksums. The header
-//! has its own checksums, which redb verifies.
-//! Invariant: unknown content is passed on unchanged, for redb to interpret, so this module can only add
-//! refusals.
+//! It only knows the part of redb's file format (version 3) that locates pages and their checksums. redb
+//! itself verifies the checksums of the header.
+//! Invariant: content that this module does not know is passed on to redb unchanged. So this module can only
+//! refuse more than redb does, never accept more.
 
 use std::collections::BTreeMap;
 use std::io;
 
 use twox_hash::XxHash3_128;
 
-/// The supported version of the file format.
+/// The version of redb's file format that this module knows.
 const FORMAT: u8 = 3;
 const PAGE: u64 = 4096;
 const HEADER: usize = 320;
-/// The size of a header's slot. One of the two slots has the last commit, the other has the previous or next
-/// one.
+/// The size of a slot in the header, in bytes. There are two slots: one has the last commit, the other has
+/// the previous or the next commit.
 const SLOT: usize = 128;
 const LEAF: u8 = 1;
 const BRANCH: u8 = 2;
@@ -28,42 +28,43 @@ const BRANCH: u8 = 2;
 const NUMBER: usize = 8;
 const SUM: usize = 16;
 
-/// A flag in the header: the second slot is the current one.
+/// A flag in the header, which says that the second slot is the current one.
 const SECOND: u8 = 1;
 const FLAGS: usize = 9;
-/// The offset of the first slot, and the offset of the transaction number in a slot.
+/// The offset of the first slot in the header. A slot has its transaction number at the same offset.
 const SLOTS: usize = 64;
 const TRANSACTION: usize = 104;
 
-/// The expected checksums of pages that have not been read yet, by offset.
+/// The expected checksums of pages that have not been read yet, by the offset of the page.
 #[derive(Debug, Default)]
 pub struct Pages {
     expected: BTreeMap<u64, (u128, Shape)>,
-    /// `None` until the header was read.
+    /// The regions of the file; `None` until the header was read.
     regions: Option<Regions>,
 }
 
-/// The file after its first page: regions of the same size, each with a header and pages.
+/// The layout of the file after its first page. It consists of regions of the same size, each with a header
+/// and pages.
 #[derive(Clone, Copy, Debug)]
 struct Regions {
     header: u64,
     size: u64,
 }
 
-/// The layout of the tree that a page belongs to.
+/// The layout of the keys and values in a tree.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
-    /// The size of each key in bytes, if it is fixed.
+    /// The size of each key in bytes, if all keys have the same size.
     key: Option<usize>,
     value: Option<usize>,
-    /// Whether the tree's values are the roots of other trees.
+    /// Whether the values in the tree are the roots of other trees.
     tables: bool,
 }
 
 const TABLES: Shape = Shape { key: None, value: None, tables: true };
 
 impl Pages {
-    /// Verifies bytes that were read at this offset.
+    /// Verifies the bytes that were read at this offset.
     pub fn verify(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         if offset == 0 {
             self.read_header(bytes);
@@ -90,7 +91,7 @@ impl Pages {
         Ok(())
     }
 
-    /// Forgets the checksums of pages that are overwritten.
+    /// Removes the checksums of pages that are being overwritten.
     pub fn forget(&mut self, offset: u64, len: usize) {
         let places = offset.max(1)..offset + len as u64;
         while let Some((&place, _)) = self.expected.range(places.clone()).next() {
@@ -98,7 +99,7 @@ impl Pages {
         }
     }
 
-    /// Reads the roots of the last commit, if redb uses them without reading every page.
+    /// Reads the roots of the last commit, unless redb is going to read every page of the file anyway.
     fn read_header(&mut self, bytes: &[u8]) -> Option<()> {
         const TWO_PHASES: u8 = 4;
         let header = bytes.get(..HEADER)?;
@@ -123,22 +124,22 @@ impl Pages {
         Some(())
     }
 
-    /// Records the checksum of a page. A page number consists of a region, an index in pages of its size,
-    /// and the size.
+    /// Records the expected checksum of a page. A page number encodes a region, the size of the page, and the
+    /// page's index among pages of this size.
     fn expect(&mut self, number: u64, sum: u128, shape: Shape) -> Option<()> {
         const TWENTY_BITS: u64 = 0x000f_ffff;
         let regions = self.regions?;
         let order = number >> 59;
         let index = number & (TWENTY_BITS >> order);
         let region = (number >> 20) & TWENTY_BITS;
-        // A damaged header may contain any size.
+        // In a damaged header, the sizes may have any value.
         let place = region.saturating_mul(regions.size).saturating_add(regions.header);
         let place = place.saturating_add(PAGE + index * (PAGE << order));
         self.expected.insert(place, (sum, shape));
         Some(())
     }
 
-    /// A branch contains the checksums of all children, then their numbers.
+    /// Reads a branch page. It contains the checksums of all child pages, followed by their page numbers.
     fn read_branch(&mut self, page: &[u8], shape: Shape) -> Option<()> {
         let children = usize::from(u16_at(page, 2)?) + 1;
         for n in 0..children {
@@ -148,7 +149,8 @@ impl Pages {
         Some(())
     }
 
-    /// Each value is the definition of a table: its kind, length, root and widths.
+    /// Reads a leaf page of the tree of tables. Each value describes a table: its kind, length, root, and the
+    /// widths of its keys and values.
     fn read_tables(&mut self, page: &[u8]) -> Option<()> {
         const ORDINARY: u8 = 3;
         let pairs = usize::from(u16_at(page, 2)?);
@@ -171,17 +173,18 @@ impl Pages {
     }
 }
 
-/// The number of the last transaction in a header. Numbers only grow.
+/// Returns the number of the last transaction in a header. Transaction numbers only grow.
 pub fn last_commit(header: &[u8]) -> Option<u64> {
     let slot = usize::from(header.get(FLAGS)? & SECOND);
     number_at(header, SLOTS + SLOT * slot + TRANSACTION)
 }
 
-/// The end of a leaf's last value, which is the end of the checksummed part.
+/// Returns where the last value of a leaf page ends. The checksum covers the page up to this point.
 fn leaf_end(page: &[u8], shape: Shape) -> Option<usize> {
     let pairs = usize::from(u16_at(page, 2)?);
     let last = 4 * pairs.checked_sub(1)?;
-    // The ends of keys and of values, if they have different sizes.
+    // A leaf has a table with the ends of its keys if keys have different sizes, and a table with the ends of
+    // its values if values do.
     let table = |width: Option<usize>| if width.is_none() { 4 * pairs } else { 0 };
     let keys = match shape.key {
         Some(width) => 4 + table(shape.value) + width * pairs,
@@ -193,7 +196,7 @@ fn leaf_end(page: &[u8], shape: Shape) -> Option<usize> {
     }
 }
 
-/// The end of a branch's last key.
+/// Returns where the last key of a branch page ends.
 fn branch_end(page: &[u8], shape: Shape) -> Option<usize> {
     let keys = usize::from(u16_at(page, 2)?);
     let start = 8 + (NUMBER + SUM) * (keys + 1);

@@ -1,10 +1,12 @@
-//! The order of processes that wait for a lock: roughly first come, first served.
+//! The queue of processes that wait for a lock. It serves processes roughly in the order of their arrival.
 //!
-//! `flock(2)` grants a free lock to the first process that requests it. On a busy machine that is often a
-//! newcomer that is already running, so a sleeping process may starve. Therefore a process that has to wait
-//! takes a place in a queue: a lock on one byte of the lock file, after all other places. Newcomers see the
-//! places and queue up. A place ends with its process. The queue orders the waiting but decides nothing: if
-//! the system does not support such locks, or if the process at the head is stopped, other processes still
+//! `flock(2)` grants a free lock to the first process that requests it. On a busy machine this is often a
+//! process that is already running, so a process that sleeps between its attempts may never get the lock.
+//! Therefore a process that has to wait takes a position in a queue: it locks one byte of the lock file,
+//! after the bytes of all other waiting processes. New processes see these bytes and join the queue. When a
+//! process ends, the kernel releases its byte. The queue only orders the waiting processes and never grants
+//! the lock. If the system does not support such byte locks, or if the process at the head of the queue is
+//! stopped, other processes still get the lock.
 //! get the lock.
 
 use std::fs::File;
@@ -13,7 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc::{F_UNLCK, F_WRLCK, SEEK_SET, c_int, flock, off_t};
 
-/// A lock on the bytes from `from` on; a length of 0 means all of them.
+/// Describes a lock on `len` bytes from `from` on; a length of 0 means all bytes up to the end.
 fn bytes(kind: c_int, from: u64, len: u64) -> flock {
     flock {
         l_type: i16::try_from(kind).unwrap_or_default(),
@@ -24,7 +26,7 @@ fn bytes(kind: c_int, from: u64, len: u64) -> flock {
     }
 }
 
-/// First byte and length of a lock that another open file holds within these bytes.
+/// Returns the first byte and the length of a lock that another open file holds within these bytes.
 pub fn held(file: &File, from: u64, len: u64) -> Result<Option<(u64, u64)>, Errno> {
     let mut found = bytes(F_WRLCK, from, len);
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut found))?;
@@ -33,12 +35,13 @@ pub fn held(file: &File, from: u64, len: u64) -> Result<Option<(u64, u64)>, Errn
     Ok(is_held.then(|| (unsigned(found.l_start), unsigned(found.l_len))))
 }
 
-/// Takes the place after all others.
+/// Takes the position after all other processes.
 pub fn join(file: &File) -> Option<u64> {
     let mut place = 0;
     loop {
         match held(file, place, 0) {
-            // A lock on the whole file is not a place: NFS turns each flock into one.
+            // A lock on the whole file is not a position in the queue: NFS turns each `flock` into such a
+            // lock.
             Ok(Some((_, 0))) | Err(_) => return None,
             Ok(Some((start, len))) => place = start.saturating_add(len),
             Ok(None) => match fcntl(file, FcntlArg::F_OFD_SETLK(&bytes(F_WRLCK, place, 1))) {
@@ -50,7 +53,8 @@ pub fn join(file: &File) -> Option<u64> {
     }
 }
 
-/// The distance to the process at the head of the queue, as far as it is visible; 0 if no process is ahead.
+/// Returns the number of positions between this one and the head of the queue, as far as they are visible; 0
+/// at the head.
 pub fn places_ahead(file: &File, place: u64) -> u64 {
     if place == 0 {
         return 0;
@@ -61,8 +65,8 @@ pub fn places_ahead(file: &File, place: u64) -> u64 {
     }
 }
 
-/// Leaves the queue.
+/// Gives up a position in the queue.
 pub fn leave(file: &File, place: u64) {
-    // If this fails, the place ends with the process.
+    // If this fails, the position is released when the process ends.
     let _ = fcntl(file, FcntlArg::F_OFD_SETLK(&bytes(F_UNLCK, place, 1)));
 }

@@ -1,4 +1,4 @@
-//! RESTORE: writes the records of another store.
+//! RESTORE: writes records that were read from another store.
 
 use super::fs::FileSystem;
 use super::policy::{Policy, Reservation, spans};
@@ -8,8 +8,8 @@ use crate::error::Refusal;
 use crate::model::{Kind, Owner};
 
 impl<F: FileSystem> Embedded<F> {
-    /// RESTORE: writes leases to the file for new leases of their kind, pools to the file with pools, and
-    /// reservations to the policy.
+    /// Runs a RESTORE. Leases go to the file in which new leases of their kind are made, pools to the file
+    /// with pools, and reservations to the policy.
     pub(super) fn restore(
         &mut self,
         command: &Command,

@@ -1,12 +1,14 @@
 //! Finds every readable record of a damaged file.
 //!
-//! redb stops at the first corrupt page. All pages are therefore read one by one. Each record has its own
-//! checksum, which covers its key, so a valid record was written by sublet, but perhaps long ago. If redb
-//! finds the same record under the key, the record is current. If redb finds no record or a different one,
-//! the record is outdated. If redb cannot read that part of the tree, the record is doubtful.
+//! redb stops at the first corrupt page, so this module reads all pages one by one. Each record has its own
+//! checksum, which also covers its key. A record with a correct checksum was therefore written by sublet, but
+//! perhaps long ago. To find out, the record's key is looked up with redb. If redb finds the same record, the
+//! record is current. If redb finds no record or a different one, the record is outdated. If redb cannot read
+//! that part of the tree, the record is doubtful.
 //!
-//! Knows the format of redb's leaf pages (file format 3), as [`super::pages`] knows the tree.
-//! Invariant: for each key that redb can look up, the current record is exactly the record that redb finds.
+//! This module knows the format of redb's leaf pages (file format 3), just as [`super::pages`] knows the
+//! format of the tree. Invariant: for each key that redb can look up, the current record is exactly the
+//! record that redb finds.
 
 use super::fs::{Access, FileSystem, read_all};
 use super::lock::Lock;
@@ -15,30 +17,30 @@ use super::{Embedded, LeaseFile, Result};
 use crate::error::StoreError;
 use crate::store::codec;
 
-/// How certain a record is.
+/// Whether a record is known to be up to date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It is part of the last commit.
+    /// The record is part of the last commit.
     Current,
-    /// It was written once. It may have been replaced or removed since.
+    /// The record was written at some time. It may have been replaced or removed since then.
     Doubtful,
 }
 
-/// Receives each record.
+/// A function that receives each record.
 pub type Found<'a> = dyn FnMut(&[u8], &[u8], Standing) -> Result<()> + 'a;
 
 const PAGE: usize = 4096;
 const LEAF: u8 = 1;
 
-/// Calls `each` with every record, in no order, and with some records more than once. Returns whether the
-/// whole file could be read.
+/// Calls `each` with every record, in no particular order. Some records are passed more than once. Returns
+/// whether the whole file could be read.
 pub fn records<F: FileSystem>(
     store: &Embedded<F>,
     file: &LeaseFile,
     lock: &Lock<F>,
     each: &mut Found<'_>,
 ) -> Result<bool> {
-    // A file that can be read from end to end needs no further search.
+    // If redb can read the whole file, no search for further pages is needed.
     let scan = |each: &mut Each<'_>| {
         store.read(file, lock, |tables| tables.kv.scan(&[], &[0xff], each)).map(drop)
     };
@@ -56,7 +58,7 @@ pub fn records<F: FileSystem>(
         let pairs: Vec<_> = pairs.into_iter().filter(|(k, v)| codec::is_whole(k, v)).collect();
         let mut rest = &pairs[..];
         while !rest.is_empty() {
-            // After an unreadable page, redb refuses all further reads, so the file is opened again.
+            // After redb has read a corrupt page, it refuses all further reads, so the file is opened again.
             let (mut done, mut opened) = (0, false);
             if !opens {
                 rest.iter().try_for_each(|(key, value)| each(key, value, Standing::Doubtful))?;
@@ -86,7 +88,7 @@ pub fn records<F: FileSystem>(
     Ok(false)
 }
 
-/// The pairs of a leaf in a table with keys and values of variable size.
+/// Returns the keys and values on a leaf page of a table whose keys and values have variable sizes.
 fn leaf(page: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
     if *page.first()? != LEAF {
         return None;

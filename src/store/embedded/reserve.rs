@@ -1,8 +1,8 @@
-//! RESERVE and UNRESERVE: changes of the policy.
+//! RESERVE and UNRESERVE: change the policy file.
 //!
-//! The new policy is written and flushed under the first lock, and renamed under both, so that every ADD
-//! sees the old policy or the new one. A leased address cannot be reserved; leases are looked up under the
-//! same locks.
+//! The new policy is written and flushed under the first lock, and renamed under both locks. So every ADD
+//! sees either the old policy or the new policy. A leased address cannot be reserved; leases are looked up
+//! under the same locks.
 
 use super::fs::FileSystem;
 use super::lock::Lock;
@@ -15,12 +15,12 @@ use crate::error::{Refusal, StoreError};
 use crate::model::{Lease, SetName};
 use crate::net::{Addr, Span};
 
-/// Finds a lease in a file that prevents a reservation.
+/// A function that finds a lease in a file that prevents a reservation.
 type InTheWay<'a, F> = dyn Fn(&LeaseFile, &Lock<F>) -> Result<Option<Lease>> + 'a;
 
 impl<F: FileSystem> Embedded<F> {
-    /// RESERVE: reserves all of the addresses or none. A `contested` address is reserved although it is
-    /// leased.
+    /// RESERVE: reserves all of the addresses, or none. If `contested` is set, an address is reserved even if
+    /// it is leased.
     pub(super) fn reserve(&self, reserve: &Reserve, contested: bool, cx: &Context) -> Result<Plan> {
         self.make_folder()?;
         let set = &reserve.set;
@@ -62,7 +62,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(plan)
     }
 
-    /// UNRESERVE: frees those of the addresses that are reserved.
+    /// UNRESERVE: ends the reservations of those addresses that are reserved.
     pub(super) fn unreserve(&self, unreserve: &Unreserve, cx: &Context) -> Result<Plan> {
         let path = self.names.policy();
         if !self.is_there(&path)? {
@@ -104,7 +104,8 @@ impl<F: FileSystem> Embedded<F> {
             return Ok(Some(lease));
         }
         if after.entries == before.entries {
-            // A killed process may have left the policy unflushed; flush it before it is used.
+            // A killed process may have left the policy file without flushing it, so flush it before it is
+            // used.
             if self.is_there(&path)? {
                 files::sync_names(&self.fs, &path)?;
             }
@@ -122,8 +123,9 @@ impl<F: FileSystem> Embedded<F> {
                 .into(),
             });
         }
-        // The new nonce must differ from the nonces of all copies. It differs from the last nonce, and it is
-        // random if the file was removed. 0 means that there is no file.
+        // The new nonce must differ from the nonce in every copy. It differs from the last nonce. If the
+        // policy file was removed, the last nonce is unknown, so the new nonce is random. A nonce of 0 means
+        // that there is no file.
         after.nonce = before.nonce.wrapping_add(cx.seed | 1).max(1);
         let boot = self.of_boot_if_any(cx)?;
         let (mut second, mut leased) = (None, None);
@@ -134,7 +136,7 @@ impl<F: FileSystem> Embedded<F> {
                 second = Some(lock);
             }
             if leased.is_some() {
-                // Stops the replacement. The caller returns the lease.
+                // This error only stops the replacement; the caller returns the lease that prevents it.
                 return Err(StoreError::io("reserve in", &path, std::io::ErrorKind::Other.into()));
             }
             Ok(())
@@ -148,9 +150,9 @@ impl<F: FileSystem> Embedded<F> {
         Ok(None)
     }
 
-    /// Adds a change of the policy to the history and the counters of the file with the set's leases. Only
-    /// the policy itself is essential: if there is no file, or if it cannot be written, nothing is
-    /// recorded.
+    /// Adds a change of the policy to the history and to the counters, in the file that has the set's leases.
+    /// If that file does not exist or cannot be written, nothing is recorded, because only the policy itself
+    /// is essential.
     fn record_events(&self, lock: Lock<F>, command: &Command, plan: &Plan, cx: &Context) {
         drop(lock);
         let Some(set) = command.set() else { return };
@@ -179,7 +181,7 @@ impl<F: FileSystem> Embedded<F> {
     }
 }
 
-/// The first lease of an address in these spans.
+/// Returns the first lease of an address in these spans.
 fn first_lease<K: Kv>(
     tables: &super::Tables<'_, K>,
     set: &SetName,

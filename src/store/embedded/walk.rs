@@ -1,10 +1,10 @@
-//! Reads a whole embedded store: leases, history, counters, records. An unreadable record means damage and is
-//! never skipped. Indexes are not records.
+//! Reads a whole lease file: leases, history, counters, and all other records except indexes. An unreadable
+//! record is never skipped, because it means that the file is damaged.
 //!
-//! A reader holds a lock for one page of at most [`PAGE`] records, and never while its consumer works. It
-//! resumes after the last key. So an allocation waits for one page at most, however slow the consumer is. A
-//! lease that changes between two pages is read as it was before or after the change. No address appears
-//! twice.
+//! A reader holds the lock while it reads one page of at most [`PAGE`] records, and releases it before it
+//! passes them on. It continues after the last key. So an allocation waits for at most one page, even if the
+//! reader's consumer is slow. If a lease changes between two pages, the reader returns it either as it was
+//! before the change or as it is after it. No address is returned twice.
 
 #![allow(clippy::redundant_closure, reason = "the functions are not general enough over lifetimes")]
 
@@ -20,17 +20,17 @@ use crate::model::{Counter, Event, Lease, Persist, Pool, SetName};
 use crate::net::Addr;
 use crate::store::{EachOccupied, EachRecord, EventFilter, Problem, StoreReader};
 
-/// The number of records that a reader reads while it holds the lock once, which takes some milliseconds.
+/// The number of records that a reader reads while it holds the lock once. This takes a few milliseconds.
 const PAGE: usize = 10_000;
 
-/// One page of records. Keys are without the kind.
+/// One page of records. Their keys lack the byte for the kind.
 struct Page {
     records: Vec<(Vec<u8>, Record)>,
-    /// The last of these keys, if there are more records.
+    /// The last of these keys, if there are more records after this page.
     next: Option<Vec<u8>>,
 }
 
-/// The kinds of records, except pools.
+/// The kinds of records to read, except pools.
 const KINDS: [u8; 4] = [keys::LEASE, keys::COOLING, keys::CURSOR, keys::STICKY];
 
 impl<F: FileSystem> StoreReader for Embedded<F> {
@@ -46,7 +46,7 @@ impl<F: FileSystem> StoreReader for Embedded<F> {
         self.walk(true, cx, &mut |set, addr, holder| each(set, addr, &holder))
     }
 
-    /// If both files have a network's ranges, the ranges in the file with its leases apply.
+    /// If both files have ranges of a network, the ranges in the file that has its leases are valid.
     fn networks(&mut self, cx: &Context) -> Result<Vec<NetworkRanges>> {
         let mut all = BTreeMap::new();
         for file in self.lease_files_own_first(cx)? {
@@ -73,7 +73,7 @@ impl<F: FileSystem> StoreReader for Embedded<F> {
         let begun =
             current.and_then(|path| self.read_earlier(&path, |tables| history::begun(tables)));
         for boot in self.earlier_boots(begun.flatten().unwrap_or(cx.now), cx) {
-            // The file was never flushed, so a power cut may have torn it.
+            // A boot file is never flushed, so a power cut may have damaged it.
             let found = self.read_earlier(&boot.path, |tables| {
                 history::of_ended_boot(tables, boot.ended, cx, filter)
             });
@@ -96,7 +96,7 @@ impl<F: FileSystem> StoreReader for Embedded<F> {
         Ok(all.into_values().collect())
     }
 
-    /// The headers of the lease files, which change with every commit, and the policy's nonce.
+    /// Returns the headers of the lease files, which change with every commit, and the policy's nonce.
     fn version(&mut self, cx: &Context) -> Result<Option<Vec<u8>>> {
         let mut version = Vec::new();
         for file in self.lease_files(cx)? {
@@ -137,8 +137,8 @@ impl<F: FileSystem> StoreReader for Embedded<F> {
                     let Some(page) = page else { break };
                     for (_, record) in page.records {
                         let set = record.set();
-                        // If a set's leases are in the other file, its records in this file (a cursor, a
-                        // gateway) are outdated.
+                        // If the leases of a set are in the other file, the records of this set in this file
+                        // (a cursor, a gateway) are outdated.
                         let is_home = |set| homes.get(set).is_none_or(|home| *home == file.persist);
                         if set.as_ref().is_none_or(|set| !seen.contains(set) && is_home(set)) {
                             here.extend(set);
@@ -187,16 +187,16 @@ impl<F: FileSystem> Embedded<F> {
                         }
                         _ => continue,
                     };
-                    // If a set's leases are in the other file, its records in this file (cooling addresses, a
-                    // gateway) are outdated. A set whose home has changed during the walk is not listed
-                    // again.
+                    // If the leases of a set are in the other file, the records of this set in this file
+                    // (cooling addresses, a gateway) are outdated. A set whose home changes while the files
+                    // are being read is not listed again.
                     if homes.get(&set).is_some_and(|home| *home != file.persist)
                         || seen.contains(&set)
                     {
                         continue;
                     }
                     if here.last() != Some(&set) {
-                        // The sets of a file are in order.
+                        // The records are ordered by set, so the previous set is complete.
                         here.last().inspect(|before| reserved.rest(Some(before), each));
                         here.insert(set.clone());
                     }
@@ -212,7 +212,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(())
     }
 
-    /// The file that has the leases of a set, if both files have records of it.
+    /// Returns the file that has the leases of a set, for each set that has records in both files.
     fn homes(&self, files: &[LeaseFile]) -> Result<BTreeMap<SetName, Persist>> {
         let mut homes = BTreeMap::new();
         for file in files.iter().filter(|_| files.len() > 1) {
@@ -228,7 +228,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(homes)
     }
 
-    /// Reads one page while holding the file's lock.
+    /// Reads one page while this process holds the lock of the file.
     pub(super) fn read_page<T>(
         &self,
         file: &LeaseFile,
@@ -240,7 +240,7 @@ impl<F: FileSystem> Embedded<F> {
     }
 }
 
-/// The records of one kind with keys after `after`, at most [`PAGE`].
+/// Returns the records of one kind with keys after `after`, at most [`PAGE`] records.
 fn page<K: Kv>(tables: &Tables<'_, K>, kind: u8, after: &[u8]) -> Result<Page> {
     let mut page = Page { records: Vec::new(), next: None };
     let from = if after.is_empty() { vec![kind] } else { [&[kind], after, &[0]].concat() };
@@ -256,15 +256,15 @@ fn page<K: Kv>(tables: &Tables<'_, K>, kind: u8, after: &[u8]) -> Result<Page> {
     Ok(page)
 }
 
-/// The leases with keys after `after`, and with `cooling` the cooling addresses too, by set and address.
-/// Their keys differ only in the kind.
+/// Returns the leases with keys after `after`, ordered by set and address. With `cooling`, also returns the
+/// cooling addresses; their keys differ only in the kind.
 fn in_use<K: Kv>(tables: &Tables<'_, K>, after: &[u8], cooling: bool) -> Result<Page> {
     let mut all = page(tables, keys::LEASE, after)?;
     if cooling {
         let more = page(tables, keys::COOLING, after)?;
         all.records.extend(more.records);
         all.records.sort_by(|(one, _), (other, _)| one.cmp(other));
-        // The page ends at the earlier end of the two pages.
+        // Either of the two pages may end early, so the common page ends where the first of them ends.
         all.next = [all.next, more.next].into_iter().flatten().min();
         if let Some(end) = &all.next {
             all.records.retain(|(key, _)| key <= end);
@@ -273,7 +273,7 @@ fn in_use<K: Kv>(tables: &Tables<'_, K>, after: &[u8], cooling: bool) -> Result<
     Ok(all)
 }
 
-/// The reservations that were not listed yet, by set and address.
+/// The reservations that have not been listed yet, by set and address.
 struct Reserved(BTreeMap<SetName, BTreeMap<Addr, Reservation>>);
 
 impl Reserved {
@@ -285,7 +285,7 @@ impl Reserved {
         Reserved(all)
     }
 
-    /// Lists the reservations of the set before `addr`, and omits `addr` itself.
+    /// Lists the reservations of the set that come before `addr`, and drops a reservation of `addr` itself.
     fn until(&mut self, set: &SetName, addr: Addr, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
         let Some(of_set) = self.0.get_mut(set) else { return };
         while let Some((first, mut entry)) = of_set.pop_first() {
@@ -303,7 +303,7 @@ impl Reserved {
         }
     }
 
-    /// Lists the remaining reservations of a set, or (`None`) of all sets.
+    /// Lists the remaining reservations of a set, or of all sets if `set` is `None`.
     fn rest(&mut self, set: Option<&SetName>, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
         let sets: Vec<SetName> =
             set.map_or_else(|| self.0.keys().cloned().collect(), |set| vec![set.clone()]);
