@@ -1,10 +1,11 @@
-//! The local cache: what a node remembers between calls, until it reboots.
+//! The local cache: files in which the processes of a node keep data between calls, until the node reboots.
 //!
-//! The cache is a folder. One file contains the node's record as this boot wrote it. Other files contain the
-//! node's counters, the ranges and history settings of networks, and a login token. The in-flight notes are
-//! in the same folder.
-//! Invariant: no decision rests on the cached node record. Every change compares it with the server's record.
-//! A cache file that is missing, damaged, of another boot or not writable only costs one read.
+//! The cache is a folder (`/run/sublet`). One file contains the node's record as this boot wrote it. Other
+//! files contain the node's counters, the ranges and history settings of networks, and a login token. The
+//! in-flight notes (see [`super::notes`]) are in the same folder.
+//! Invariant: no decision is based on the cached node record alone, because every change compares it with the
+//! server's record. If a cache file is missing, damaged, from another boot or not writable, this only costs
+//! one read.
 
 use std::fs;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
@@ -24,36 +25,36 @@ use crate::store::codec;
 use crate::store::embedded::lock::{Lock, lock_file};
 use crate::sys::files;
 
-/// Longest file, in bytes.
+/// The maximum length of a cache file, in bytes.
 const LONGEST: u64 = 1 << 20;
 
-/// Longest wait for another process that changes a file.
+/// The longest wait for another process that is changing a file.
 const LOCK_WAIT: Wait = Wait::For(Duration::from_millis(50));
 
-/// The cache of one cluster.
+/// The local cache for one cluster.
 #[derive(Clone, Debug)]
 pub struct LocalCache {
     folder: PathBuf,
-    /// The servers and the prefix.
+    /// The servers and the prefix of the cluster, as text.
     cluster: String,
-    /// Identifies this cache if its folder cannot be used.
+    /// The ID of this cache if its folder cannot be used.
     own_id: u64,
 }
 
 impl LocalCache {
-    /// The cache of `cluster` in `folder`, which need not exist. If the folder cannot be created, nothing is
-    /// cached.
+    /// Opens the cache of `cluster` in `folder`, which need not exist. If the folder cannot be created,
+    /// nothing is cached.
     pub fn new(folder: &Path, cluster: String) -> LocalCache {
         let own_id = RandomState::new().hash_one(&cluster);
         LocalCache { folder: folder.to_owned(), cluster, own_id }
     }
 
-    /// The folder, for messages.
+    /// Returns the path of the folder, for messages.
     pub fn place(&self) -> std::path::Display<'_> {
         self.folder.display()
     }
 
-    /// The node's record and its name in the cluster, if this boot owns the name.
+    /// Returns the node's record, and the node's name in the cluster, if this boot owns that name.
     pub fn node(&self, cx: &Context) -> Option<(Entry, NodeRecord)> {
         let (file, key) = self.file("node", "", cx);
         let (name, version, value) =
@@ -70,8 +71,9 @@ impl LocalCache {
         put(&file, &codec::seal(key.as_bytes(), &stored), cx.seed)
     }
 
-    /// The in-flight notes of a node. They belong to the node's record, so a process that lists the same
-    /// servers in another order finds them, and a process of another cluster does not.
+    /// Returns the in-flight notes of a node. They depend on the node's record, not on the configured
+    /// servers. So a process that lists the same servers in a different order finds them, and a process of
+    /// another cluster does not.
     pub fn notes(&self, record: Option<&NodeRecord>, cx: &Context) -> Notes {
         let name = match record {
             Some(record) => format!("flight-{:016x}", record.id),
@@ -80,9 +82,9 @@ impl LocalCache {
         Notes::new(self.folder.join(name))
     }
 
-    /// The ID of the folder, the same wherever the folder is mounted; creates the folder if it is missing.
-    /// Processes that can see each other's notes have the same ID. A process that cannot leave a note
-    /// (`is_blind`) has an ID of its own.
+    /// Returns the ID of the folder, which is the same wherever the folder is mounted. Creates the folder if
+    /// it is missing. Processes with the same ID can see each other's notes. A process that cannot write a
+    /// note (`is_blind`) gets an ID that no other process has.
     pub fn id(&self, is_blind: bool, cx: &Context) -> u64 {
         let look = || fs::metadata(&self.folder);
         let found = || match look() {
@@ -97,13 +99,13 @@ impl LocalCache {
         hasher.finish()
     }
 
-    /// The last history setting of a set on this node.
+    /// Returns the last history setting that a command on this node used for a set.
     pub fn history(&self, set: &SetName, cx: &Context) -> Option<History> {
         let (file, key) = self.file("history", &set.0, cx);
         codec::read_bounds(key.as_bytes(), &content(&file)?).ok()
     }
 
-    /// Stores the setting.
+    /// Stores the history setting of a set.
     pub fn set_history(&self, set: &SetName, history: History, cx: &Context) {
         let (file, key) = self.file("history", &set.0, cx);
         let bytes = codec::bounds(key.as_bytes(), history);
@@ -111,20 +113,20 @@ impl LocalCache {
         let _ = bytes.map(|bytes| put(&file, &bytes, cx.seed));
     }
 
-    /// Whether the cluster has these ranges of a network, as far as this node knows.
+    /// Returns whether this node knows that the cluster has stored these ranges of a network.
     pub fn has_ranges(&self, ranges: &NetworkRanges, cx: &Context) -> bool {
         let (file, key) = self.file("ranges", ranges.network.as_str(), cx);
         content(&file) == Some(codec::ranges(key.as_bytes(), ranges))
     }
 
-    /// Remembers that the cluster has these ranges.
+    /// Records that the cluster has stored these ranges.
     pub fn set_ranges(&self, ranges: &NetworkRanges, cx: &Context) {
         let (file, key) = self.file("ranges", ranges.network.as_str(), cx);
         // If this fails, the next ADD writes the ranges again.
         let _ = put(&file, &codec::ranges(key.as_bytes(), ranges), cx.seed);
     }
 
-    /// Counts a request. A failure to count is ignored.
+    /// Adds one request to the node's counters. If this fails, the request is not counted.
     pub fn count(&self, request: &(SetName, Face, Verb, Ending), cx: &Context) {
         let (file, key) = self.file("counts", "", cx);
         let Ok(()) = files::make_folder(&file) else { return };
@@ -133,15 +135,16 @@ impl LocalCache {
         let _ = put(&file, &codec::count(key.as_bytes(), before.as_deref(), request), cx.seed);
     }
 
-    /// What this node has counted since its boot.
+    /// Returns the node's counters since its boot.
     pub fn counters(&self, cx: &Context) -> Vec<Counter> {
         let (file, key) = self.file("counts", "", cx);
         let bytes = content(&file).unwrap_or_default();
         codec::read_counts(key.as_bytes(), &bytes).unwrap_or_default()
     }
 
-    /// The path of a file of this kind, and the key that the content of the file must repeat, because hashes
-    /// may collide. The key contains the machine-id if there is one, because the host name may change.
+    /// Returns the path of a cache file of this kind, and a key. The file contains the key too, because two
+    /// keys may have the same hash. The key contains the machine-id if there is one, and otherwise the host
+    /// name, which may change.
     fn file(&self, kind: &str, name: &str, cx: &Context) -> (PathBuf, String) {
         let Context { by_host_name, node, .. } = cx;
         let has_id = *by_host_name && !node.machine.is_empty();
@@ -151,30 +154,31 @@ impl LocalCache {
     }
 }
 
-/// The file with an etcd user's token, for the next process: at each login the server takes 80 ms to hash the
-/// password. Nothing depends on the file. A token is sent only to its own cluster.
+/// The file with the login token of an etcd user, for later processes, because etcd takes 80 ms to check a
+/// password. Nothing depends on the file. The file's token is sent only to the cluster that issued it.
 #[derive(Debug)]
 pub struct TokenFile {
     path: PathBuf,
-    /// The user and the endpoints, repeated as the file's first line, because file names may collide.
+    /// The user and the endpoints. They are repeated in the first line of the file, because two files may
+    /// have the same name.
     owner: String,
 }
 
 impl TokenFile {
-    /// The file in `folder`, which need not exist.
+    /// Returns the token file in `folder`, which need not exist.
     pub fn new(folder: &Path, endpoints: &[String], user: &str) -> TokenFile {
         let owner = format!("{user:?} {}", endpoints.join(" "));
         TokenFile { path: folder.join(file_name("etcd", &owner)), owner }
     }
 
-    /// The token.
+    /// Reads the token.
     pub fn read(&self) -> Option<Secret> {
         let text = files::read(&self.path, LONGEST).ok()?;
         let (owner, token) = text.split_once('\n')?;
         (owner == self.owner).then(|| Secret::parse(token))?
     }
 
-    /// Waits for another process of this node that logs in.
+    /// Waits for another process of this node that is logging in.
     pub fn lock(&self, until: Instant) -> Option<Lock> {
         let wait = Wait::For(until.saturating_duration_since(Instant::now()) / 2);
         let file = self.path.with_file_name(file_name("login", &self.owner));
@@ -182,14 +186,14 @@ impl TokenFile {
         lock_file(&file, wait).ok()
     }
 
-    /// Replaces the token.
+    /// Replaces the token in the file.
     pub fn write(&self, token: &Secret) -> io::Result<()> {
         let text = format!("{}\n{}\n", self.owner, token.expose());
         files::put(&self.path, text.as_bytes(), &std::process::id().to_string())
     }
 }
 
-/// The name of a file of this kind for a key of any form.
+/// Makes a file name for a cache file from its kind and a key with any characters.
 pub fn file_name(kind: &str, key: &str) -> String {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);

@@ -1,11 +1,11 @@
-//! The Consul client, over Consul's KV transactions.
+//! The Consul client. It uses the transactions of Consul's KV store.
 //!
-//! It translates operations into Consul's, and interprets rollbacks. The connection belongs to
-//! [`super::http`].
-//! Invariant: "not allowed" is never read as "absent". Consul hides keys that a token may not read. So each
-//! read also makes a comparison that needs write permission: without the permission the read fails, and does
-//! not report the records as absent. A count makes no such comparison. It can only be too low, and a read
-//! follows.
+//! It translates operations into Consul's operations, and interprets Consul's rollbacks. [`super::http`]
+//! handles the connection.
+//! Invariant: "access denied" is never mistaken for "absent". Consul hides keys that a token may not read.
+//! Therefore each read also makes a comparison that needs write permission. Without this permission the read
+//! fails, and does not report the records as absent. A count makes no such comparison, so it may be too low;
+//! but a read always follows it.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -24,29 +24,30 @@ use crate::model::{Consul as Spec, NetworkName};
 use crate::store::OldKey;
 use crate::sys::percent;
 
-/// Most operations of a transaction (64), less the probe of a read.
+/// The maximum number of operations in a transaction: Consul's limit is 64, and each read needs one for the
+/// probe.
 const MAX_OPERATIONS: usize = 63;
 
-/// Approximate number of records in one page of a listing.
+/// The approximate number of records in one page of a listing.
 const PAGE: usize = 1024;
 
-/// A key that is never written. Comparing it needs write permission.
+/// A key that sublet never writes. A comparison of this key needs write permission.
 const PROBE: &str = "probe";
 
-/// The server's text for an unknown data center. Nothing was changed.
+/// Consul's text for an unknown data center. The request changed nothing.
 const NO_SUCH_DC: &str = "No path to datacenter";
 
-/// A client of one store in one data center.
+/// A client for one store in one data center.
 #[derive(Debug)]
 pub struct Consul {
     client: Client,
     prefix: String,
-    /// The query parameter that selects the data center; may be empty.
+    /// The query parameter that selects the data center, or an empty string.
     dc: String,
     token: Option<Secret>,
 }
 
-/// Consul always sends both fields; either may be null.
+/// The reply to a transaction. Consul always sends both fields, and either may be null.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct TxnReply {
@@ -80,12 +81,12 @@ struct Failed {
 /// The outcome of a transaction.
 enum Answer {
     Committed(Vec<Found>),
-    /// These operations failed, and all of them are comparisons.
+    /// The operations with these indexes failed, and all of them are comparisons.
     Stale(Vec<usize>),
 }
 
 impl Consul {
-    /// A client. It reads files and does not connect.
+    /// Makes a client. This reads files, but does not connect.
     pub fn new(spec: &Spec) -> Result<Consul, StoreError> {
         let dc =
             spec.dc.as_ref().map(|dc| format!("&dc={}", percent::encode(dc))).unwrap_or_default();
@@ -97,7 +98,7 @@ impl Consul {
         })
     }
 
-    /// Consul's form of an operation; `None` if it neither compares nor writes.
+    /// Returns the operation in Consul's form; `None` if the operation neither compares nor writes.
     fn txn_operation(&self, operation: &Operation) -> Option<Value> {
         let (verb, index) = match (&operation.write, operation.expect) {
             (Write::Keep, Expect::Anything) => return None,
@@ -129,14 +130,15 @@ impl Consul {
         until: Instant,
     ) -> Result<Answer, Failure> {
         let body = json!(operations).to_string();
-        // With `consistent`, the leader answers after it has verified that it still leads.
+        // With `consistent`, the leader confirms that it is still the leader before it answers.
         let path = format!("/v1/txn?consistent{}", self.dc);
         let reply = self.client.send(self.request(&path, body.as_bytes(), retryable), until)?;
         self.answer(&reply)
     }
 
-    /// A rollback describes in words each operation that failed. Only the texts of failed comparisons mean a
-    /// conflict. Any other text (no permission, an invalid request) is a failure.
+    /// Interprets the reply to a transaction. For a rollback, Consul describes in words each operation that
+    /// failed. Only the texts of failed comparisons mean a conflict. Any other text (missing permission, an
+    /// invalid request) is a failure.
     fn answer(&self, reply: &Reply) -> Result<Answer, Failure> {
         const COMPARISONS: [&str; 4] =
             ["index is stale", "doesn't exist", " exists", "current modify index"];
@@ -157,15 +159,15 @@ impl Consul {
         }
     }
 
-    /// The paths below a folder, sorted. Without the values, 65,536 leases are one megabyte instead of
-    /// thirty.
+    /// Returns the sorted paths below a folder. The values are left out: the paths of 65,536 leases are one
+    /// megabyte, with values they would be thirty.
     fn names(&self, folder: &str, until: Instant) -> Result<Vec<String>, Failure> {
-        // The percent signs in paths are literal.
+        // A percent sign in a path is literal, so it is escaped.
         let folder = folder.replace('%', "%25");
         let reply = self.read(&format!("{folder}?keys&consistent"), until)?;
         let names: Vec<String> = match reply.status {
             200 => self.client.parse(&reply)?,
-            // No key exists, or none that the token may read.
+            // There is no key, or no key that the token may read.
             404 if reply.body.is_empty() => return Ok(Vec::new()),
             _ => return Err(self.client.failure(&reply, &reply.text())),
         };
@@ -177,7 +179,7 @@ impl Consul {
         Ok(paths)
     }
 
-    /// An error unless the token may read the records: Consul hides records that it may not read.
+    /// Fails unless the token may read the records, because Consul hides records that a token may not read.
     fn check_read(&self, until: Instant) -> Result<(), Failure> {
         let reply = self.read(&format!("{PROBE}?consistent"), until)?;
         match reply.status {
@@ -197,8 +199,8 @@ impl Consul {
         Request { method: "PUT", path, body, secret, retryable }
     }
 
-    /// Every record below `folder` whose path relative to `folder` starts with one of `prefixes`, by that
-    /// relative path.
+    /// Returns the records below `folder` whose path, relative to `folder`, starts with one of `prefixes`.
+    /// The result is ordered by the relative path.
     fn trees(
         &self,
         folder: &str,
@@ -211,7 +213,7 @@ impl Consul {
         self.found(folder, &operations, until)
     }
 
-    /// The records that these operations read below `folder`, by their paths relative to `folder`.
+    /// Returns the records that these operations read below `folder`, by their paths relative to `folder`.
     fn found(
         &self,
         folder: &str,
@@ -230,10 +232,10 @@ impl Consul {
     }
 }
 
-/// A prefix that reads the first of these sorted paths together with its neighbors, and the number of paths
-/// that start with it. The prefix is the folder of three components (a chunk of addresses, or a node's leases
-/// in a set), or longer if the folder has more than a page of paths. The path `before`, which was already
-/// read, does not start with the prefix.
+/// Returns a prefix with which one request reads the first of these sorted paths together with its neighbors,
+/// and the number of paths that start with the prefix. The prefix is a folder of three components (a chunk of
+/// addresses, or a node's leases in a set). It is longer if that folder has more than a page of paths. The
+/// prefix does not match the path `before`, which was already read.
 fn shared_prefix<'a>(before: Option<&String>, paths: &'a [String]) -> (&'a str, usize) {
     let Some(first) = paths.first() else { return ("", 0) };
     let folder = first.match_indices('/').take(3).last().map_or(first.len(), |(at, _)| at + 1);
@@ -244,7 +246,8 @@ fn shared_prefix<'a>(before: Option<&String>, paths: &'a [String]) -> (&'a str, 
     counted.find(|(_, count)| *count <= PAGE).unwrap_or((first, 1))
 }
 
-/// A KV operation on the key `folder` + `path`. The caller adds `Value` and `Index` if the verb needs them.
+/// Makes a KV operation on the key `folder` + `path`. If the verb needs `Value` and `Index`, the caller adds
+/// them.
 fn kv(verb: &str, folder: &str, path: &str) -> Value {
     json!({ "KV": { "Verb": verb, "Key": format!("{folder}{path}") } })
 }
@@ -259,8 +262,9 @@ impl Server for Consul {
     }
 
     fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError> {
-        // "get" rolls back if the key is absent, so the tree below each complete path is read. It contains
-        // the record itself, and perhaps a few records whose paths begin with the same letters.
+        // "get" rolls the transaction back if the key is absent. Therefore this reads the tree below each
+        // complete path. That tree contains the record itself, and perhaps a few other records whose paths
+        // begin with the same characters.
         let found = self.trees(&self.prefix, paths, until);
         let mut found = found.map_err(|failure| self.client.unavailable("read from", failure))?;
         Ok(paths.iter().map(|path| ((*path).to_owned(), found.remove(*path))).collect())
@@ -280,7 +284,7 @@ impl Server for Consul {
         };
         let mut at = 0;
         Box::new(std::iter::from_fn(move || {
-            // Each request reads as many complete trees as fit.
+            // Each request reads as many complete trees as fit into it.
             let (mut trees, begin) = (Vec::new(), at);
             while at - begin < PAGE && trees.len() < MAX_OPERATIONS && at < names.len() {
                 let (prefix, count) = shared_prefix(names[..at].last(), &names[at..]);
@@ -331,8 +335,8 @@ impl Server for Consul {
             .unzip();
         let answer = self.transact(&operations, false, until);
         self.client.committed(answer.map(|answer| match answer {
-            // A check returns the version of the record that it compared, which is older than the versions of
-            // the written records.
+            // A check returns the version of the record that it compared. This version is older than the
+            // versions of the written records.
             Answer::Committed(done) => {
                 Commit::Done(done.iter().map(|found| found.kv.modify_index).max().unwrap_or(0))
             }

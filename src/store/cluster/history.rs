@@ -1,10 +1,11 @@
-//! The history of a cluster: each transaction also writes a record of its events, below the set's name and
-//! sorted by time.
+//! The history of a cluster. Each transaction also writes one record with its events. The path of the record
+//! contains the set of leases and the time, so the records of a set sort by time.
 //!
-//! One in about thirty commands that free addresses also lists the history of its set, and removes events
-//! that are too many or too old. So history costs an ADD nothing but the record, and is bounded for each
-//! network however many nodes there are. `alloc` defines what an event is.
-//! Invariant: no comparison depends on history, and no command fails because of it: if the server has no
+//! About one in thirty commands that free addresses also lists the history of its set, and removes events
+//! that are too many or too old. So an ADD only writes its record, and the history of each network is
+//! bounded, regardless of the number of nodes. `alloc` defines what an event is.
+//! Invariant: no comparison depends on history, and no command fails because of it. If the server has no
+//! room, the history record is left out, with a warning.
 //! room, the history record is dropped with a warning.
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
@@ -19,7 +20,8 @@ use crate::error::StoreError;
 use crate::model::{Event, History, SetName, Timestamp};
 use crate::store::codec;
 
-/// The history setting of a command. A command without a setting uses the last setting on this node.
+/// Returns the history setting for a command. If the command has no setting, the last setting that was used
+/// on this node applies.
 pub fn setting(
     history: History,
     set: Option<&SetName>,
@@ -36,7 +38,7 @@ pub fn setting(
     history
 }
 
-/// The operation that writes these events.
+/// Returns the operation that writes these events.
 pub fn write(history: History, events: &[Event], cx: &Context, nonce: &Nonce) -> Option<Operation> {
     let set = &events.first().filter(|_| history != History::Off)?.set;
     let path = keys::timed(keys::HISTORY, &set.0, cx.now, nonce);
@@ -44,7 +46,7 @@ pub fn write(history: History, events: &[Event], cx: &Context, nonce: &Nonce) ->
     Some(Operation::write(path, Write::Put(stamped(nonce, value))))
 }
 
-/// Removes events that are too many or too old, in a random fraction of the calls.
+/// In a random fraction of the calls, removes events that are too many or too old.
 pub fn prune(
     history: History,
     server: &dyn Server,
@@ -53,7 +55,7 @@ pub fn prune(
     until: Instant,
 ) -> Result<(), StoreError> {
     let History::Kept { count, age } = history else { return Ok(()) };
-    // A new nonce for each transaction, because an import has thousands of transactions.
+    // Each transaction gets a new random number, because an import has thousands of transactions.
     let chance = BuildHasherDefault::<DefaultHasher>::default().hash_one(new_nonce(cx.seed));
     if !chance.is_multiple_of((count / 32).max(1)) {
         return Ok(());
@@ -73,8 +75,8 @@ pub fn prune(
     Ok(())
 }
 
-/// All events that are not too old, in the order in which they were committed. Records that cannot be decoded
-/// are skipped; `doctor` reports them.
+/// Returns the events that are not too old, in the order in which they were committed. Skips records that
+/// cannot be decoded; `doctor` reports them.
 pub fn events(
     server: &dyn Server,
     age: u64,

@@ -1,4 +1,4 @@
-//! The keys of a cluster's records: paths that a person can read, relative to the configured prefix.
+//! The keys of a cluster's records. They are readable paths, relative to the configured prefix.
 //!
 //! ```text
 //! ip/<set>/<chunk>/<address>        the holder of an address: authoritative. Addresses are hexadecimal with
@@ -50,13 +50,15 @@ pub const MARK: &str = "mark/";
 /// The kinds of records that a transaction compares if its command has read them.
 pub const COMPARED_ONCE_READ: [&str; 5] = [POOL, SPACE, NODE, NETWORK, ADOPTED];
 
-/// Whether a write of the record is compared. Records that are not compared are hints.
+/// Returns whether a write of this record requires a comparison. Records that are written without a
+/// comparison are hints.
 pub fn is_compared(path: &str) -> bool {
     [ADDRESS, OWNER].iter().chain(&COMPARED_ONCE_READ).any(|kind| path.starts_with(kind))
 }
 
-/// A name as one path component: every byte except a letter, a digit, `-`, `_`, `.` and `~` as %XX. It is
-/// never empty and never consists of dots only, because servers resolve such components.
+/// Encodes a name as one path component. Every byte except a letter, a digit, `-`, `_`, `.` and `~` is
+/// written as %XX. The result is never empty and never consists only of dots, because servers interpret such
+/// components.
 pub fn escape(name: &str) -> String {
     match name {
         "" => "%".to_owned(),
@@ -85,49 +87,50 @@ fn read_hex(text: &str) -> Option<Addr> {
     Addr::from_bits(family, u128::from_str_radix(text, 16).ok()?)
 }
 
-/// The path of the record of this kind with this name.
+/// Makes the path of a record from its kind and its name.
 pub fn named(kind: &str, name: &str) -> String {
     format!("{kind}{}", escape(name))
 }
 
-/// The name in the path of a record of this kind.
+/// Returns the name in the path of a record of this kind.
 pub fn read_name(kind: &str, path: &str) -> Option<String> {
     let name = unescape(path.strip_prefix(kind)?)?;
     (named(kind, &name) == path).then_some(name)
 }
 
-/// The network in the path of a record of this kind.
+/// Returns the network in the path of a record of this kind.
 pub fn read_network(kind: &str, path: &str) -> Option<NetworkName> {
     NetworkName::new(path.strip_prefix(kind)?).ok()
 }
 
-/// The path of the record of a node.
+/// Makes the path of a node's record.
 pub fn node(name: &str) -> String {
     named(NODE, name)
 }
 
-/// The prefix of all records of this kind in a set.
+/// Returns the prefix of all records of this kind in a set of leases.
 pub fn of_set(kind: &str, set: &SetName) -> String {
     named(kind, &set.0) + "/"
 }
 
-/// The path of the record of this kind for an address of a set. For [`ADDRESS`], use [`address`] instead.
+/// Makes the path of a record of this kind for an address in a set. Not for [`ADDRESS`], which has
+/// [`address`].
 pub fn of_address(kind: &str, set: &SetName, addr: Addr) -> String {
     of_set(kind, set) + &hex(addr)
 }
 
-/// The set and the address in an [`of_address`] path.
+/// Returns the set and the address in a path that [`of_address`] made.
 pub fn read_of_address(kind: &str, path: &str) -> Option<(SetName, Addr)> {
     let (set, addr) = path.strip_prefix(kind)?.split_once('/')?;
     Some((SetName(unescape(set)?), read_hex(addr)?))
 }
 
-/// The path of the record of an address, which contains its holder.
+/// Makes the path of an address's record, which contains the holder of the address.
 pub fn address(set: &SetName, addr: Addr) -> String {
     chunk(set, addr) + &hex(addr)
 }
 
-/// The prefix of the records of all addresses of a [`chunk_of`].
+/// Returns the prefix of the records of all addresses in the chunk of `addr` (see [`chunk_of`]).
 pub fn chunk(set: &SetName, addr: Addr) -> String {
     let mut hex = hex(addr);
     hex.truncate(hex.len() - 2);
@@ -135,13 +138,13 @@ pub fn chunk(set: &SetName, addr: Addr) -> String {
     format!("{}{mark}{hex}/", of_set(ADDRESS, set))
 }
 
-/// The addresses of a chunk.
+/// Returns the chunk of an address: the /24 or /120 that contains it.
 pub fn chunk_of(addr: Addr) -> Span {
     let at = |bits| Addr::from_bits(addr.family(), bits).unwrap_or(addr);
     Span { first: at(addr.bits() & !0xff), last: at(addr.bits() | 0xff) }
 }
 
-/// The set and the address in an [`address`] path.
+/// Returns the set and the address in a path that [`address`] made.
 pub fn read_address(path: &str) -> Option<(SetName, Addr)> {
     let mut parts = path.strip_prefix(ADDRESS)?.split('/');
     let (set, _chunk, addr) = (parts.next()?, parts.next()?, parts.next()?);
@@ -149,10 +152,10 @@ pub fn read_address(path: &str) -> Option<(SetName, Addr)> {
     (parts.next().is_none() && address(&found.0, found.1) == path).then_some(found)
 }
 
-/// The path of the record with the leases of an owner on this node. `None` for an address of a pool, which is
-/// its own owner: only the address has a record.
+/// Makes the path of the record with an owner's leases on this node. `None` for an address of a pool: such an
+/// address is its own owner, so it only has the record of the address.
 pub fn owner(set: &SetName, node: &Node, owner: &Owner) -> Option<String> {
-    // A lease for a container without its interface does not say on which node the container is.
+    // If a lease names a container but no interface, the node of the container is unknown.
     let no_node = Node::default();
     let is_of_any_node = matches!(owner, Owner::Attachment(a) if a.ifname.is_none());
     let of_node = node_owners(if is_of_any_node { &no_node.name } else { &node.name }, set);
@@ -170,28 +173,28 @@ pub fn owner(set: &SetName, node: &Node, owner: &Owner) -> Option<String> {
     })
 }
 
-/// The set in an [`owner`] path.
+/// Returns the set in a path that [`owner`] made.
 pub fn read_owner_set(path: &str) -> Option<SetName> {
     unescape(path.strip_prefix(OWNER)?.split('/').nth(1)?).map(SetName)
 }
 
-/// The prefix of the records of all owners of this node.
+/// Returns the prefix of the records of all owners on this node.
 pub fn all_owners(node: &str) -> String {
     named(OWNER, node) + "/"
 }
 
-/// The prefix of the records of all owners of this node in a set.
+/// Returns the prefix of the records of all owners on this node in a set.
 pub fn node_owners(node: &str, set: &SetName) -> String {
     format!("{}{}/", all_owners(node), escape(&set.0))
 }
 
-/// The path of the record of a pod's former address in a range set.
+/// Makes the path of the record of a pod's former address in a range set.
 pub fn sticky(set: &SetName, pod: &PodKey, range: Addr) -> String {
     let of_set = of_set(STICKY, set);
     format!("{of_set}{}/{}/{}", escape(&pod.namespace), escape(&pod.name), hex(range))
 }
 
-/// The set, the pod and the range in a [`sticky`] path.
+/// Returns the set, the pod and the range in a path that [`sticky`] made.
 pub fn read_sticky(path: &str) -> Option<(SetName, PodKey, Addr)> {
     let mut parts = path.strip_prefix(STICKY)?.split('/');
     let mut name = || unescape(parts.next()?);
@@ -200,8 +203,8 @@ pub fn read_sticky(path: &str) -> Option<(SetName, PodKey, Addr)> {
     parts.next().is_none().then_some((set, pod, range))
 }
 
-/// The path of the record of this kind and name that the transaction with this nonce writes. The paths of one
-/// name sort by time.
+/// Makes the path of a record that the transaction with this nonce writes, from the kind, the name, the time
+/// and the nonce. The paths of one kind and name sort by time.
 pub fn timed(kind: &str, name: &str, now: Timestamp, nonce: &Nonce) -> String {
     format!("{}/{now:012x}-{:032x}", named(kind, name), u128::from_be_bytes(*nonce))
 }

@@ -1,49 +1,53 @@
-//! What one command knows about the server's records, and what it assumes about the others.
+//! The records on the server that one command knows, and its assumptions about all other records.
 //!
-//! Invariant: every known record existed at some moment since the command began, or is compared by the
-//! commit. An assumption is compared or read before anything rests on it. If the server refutes an assumption
-//! while the allocator decides, the allocator decides again.
+//! Invariant: every known record existed at some moment since the command began, or the commit compares it.
+//! An assumption is compared or read before the command returns a result that depends on it. If the server's
+//! answer contradicts an assumption while the allocator decides, the allocator decides again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 
 use super::server::{Entries, Entry, Expect};
 
-/// The known and assumed records of one command.
+/// The records that one command knows or makes assumptions about.
 #[derive(Default)]
 pub struct Known {
     /// Records that were read, or that the server reported in a conflict.
     pub entries: Entries,
-    /// Paths that were answered without a read, with the answer: [`Expect::Absent`] or [`Expect::Present`].
+    /// The assumptions: paths that were answered without a read, each with the answer [`Expect::Absent`] or
+    /// [`Expect::Present`].
     pub assumed: BTreeMap<String, Expect>,
-    /// Prefixes that were listed: a path below them that is not in `entries` is absent.
+    /// The prefixes that were listed completely. A path below such a prefix that is not in `entries` is
+    /// absent.
     listed: BTreeSet<String>,
-    /// Whether a record differs from what was known or assumed since the decision began.
+    /// Whether the server reported a record that differs from what was known or assumed when the decision
+    /// began.
     pub is_refuted: bool,
 }
 
 impl Known {
-    /// Only these records.
+    /// Starts with these known records and no assumptions.
     pub fn of(entries: Entries) -> Known {
         Known { entries, ..Known::default() }
     }
 
-    /// The record, or `Some(None)` if it is known to be absent; `None` if nothing is known about the path.
+    /// Returns the record at a path. The result is `Some(None)` if the record is known to be absent, and
+    /// `None` if nothing is known about the path.
     pub fn get(&self, path: &str) -> Option<&Option<Entry>> {
         self.entries.get(path).or_else(|| self.is_listed(path).then_some(&None))
     }
 
-    /// The record, if it is known.
+    /// Returns the record at a path, if it is known.
     pub fn entry(&self, path: &str) -> Option<&Entry> {
         self.entries.get(path)?.as_ref()
     }
 
-    /// Whether all records at this path, or below this prefix, are known.
+    /// Returns whether all records below this prefix are known, or whether the record at this path is known.
     pub fn is_listed(&self, path: &str) -> bool {
         self.listed.iter().any(|prefix| path.starts_with(prefix.as_str()))
     }
 
-    /// Records whether the server's answer refutes something that the decision may rest on.
+    /// Sets `is_refuted` if the server's answer contradicts something that the decision may depend on.
     fn compare(&mut self, path: &str, now: Option<&Entry>) {
         let is_as_before = match (self.assumed.get(path), self.entries.get(path)) {
             (Some(Expect::Absent), _) => now.is_none(),
@@ -54,7 +58,7 @@ impl Known {
         self.is_refuted |= !is_as_before;
     }
 
-    /// Adds what the server reported.
+    /// Adds records that the server reported.
     pub fn remember(&mut self, entries: Entries) {
         for (path, entry) in &entries {
             self.compare(path, entry.as_ref());
@@ -63,7 +67,7 @@ impl Known {
         self.entries.extend(entries);
     }
 
-    /// Adds a record unless the path is known.
+    /// Adds a record, unless something is already known about its path.
     pub fn derive(&mut self, path: String, entry: Entry) {
         self.entries.entry(path).or_insert(Some(entry));
     }
@@ -81,17 +85,17 @@ impl Known {
         self.listed.insert(prefix);
     }
 
-    /// Marks what was listed below a prefix as out of date.
+    /// Discards what was listed below a prefix, because it is outdated.
     pub fn invalidate(&mut self, prefix: &str) {
         self.listed.retain(|listed| !listed.starts_with(prefix));
     }
 
-    /// The known records below a prefix, sorted by path.
+    /// Returns the known records below a prefix, sorted by path.
     pub fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a String, &'a Entry)> {
         self.below_from(prefix, prefix)
     }
 
-    /// The known records below a prefix whose paths come after `after`, sorted by path.
+    /// Returns the known records below a prefix whose paths come after `after`, sorted by path.
     pub fn below_from<'a>(
         &'a self,
         prefix: &'a str,
@@ -102,7 +106,7 @@ impl Known {
         below.filter_map(|(path, entry)| Some((path, entry.as_ref()?)))
     }
 
-    /// Every path of a kind that is known to have a record, or known to have none.
+    /// Returns the paths of a kind for which it is known whether there is a record.
     pub fn paths<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a String> {
         let paths = self.entries.range(kind.to_owned()..).map(|(path, _)| path);
         paths.take_while(move |path| path.starts_with(kind))

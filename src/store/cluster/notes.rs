@@ -1,12 +1,12 @@
-//! In-flight notes: how a node knows that one of its processes ended before the server answered its
+//! In-flight notes: files that show whether a process of this node ended before the server answered its
 //! transaction.
 //!
-//! Every command that changes something first creates a note, a file on tmpfs that the process locks with
+//! Every command that changes something first creates a note: a file on tmpfs that the process locks with
 //! `flock(2)`. The command removes the note when all its transactions were answered. The lock shows whether
-//! the process is alive. A note without a lock is abandoned: its transaction may still be applied, at any
-//! time. The next command fences it: it advances the node's record, which every transaction of the node
-//! compares.
-//! Invariant: while a process lives, its note is never visible without the lock.
+//! the process is still running. A note without a lock is abandoned: its transaction may still be applied at
+//! any time. The next command therefore fences this transaction: it writes the node's record again, which
+//! every transaction of the node compares.
+//! Invariant: as long as a process is running, its note is never visible without the lock.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use super::server::Server;
 use crate::sys::files;
 
-/// How often a process tries to take the lock while another process fences, and the time between two tries.
+/// How often a process tries to take the lock while another process fences. [`BETWEEN_TRIES`] is the time
+/// between two tries.
 const TRIES: u32 = 300;
 const BETWEEN_TRIES: Duration = Duration::from_millis(1);
 
@@ -26,18 +27,18 @@ pub struct Notes {
     folder: PathBuf,
 }
 
-/// What a command finds when it begins.
+/// The notes that a command finds when it begins.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Left {
-    /// Every transaction in flight has a process that waits for it.
+    /// All notes belong to running processes, which wait for their transactions.
     Nothing,
-    /// These notes are abandoned.
+    /// These notes belong to processes that have ended.
     Abandoned(Vec<PathBuf>),
-    /// No command has run in this boot, or the notes cannot be read.
+    /// No command has run in this boot yet, or the notes cannot be read.
     Unknown,
 }
 
-/// The note of a command. It is abandoned if it is dropped before [`Note::remove`].
+/// The note of a command. If it is dropped without [`Note::remove`], it is abandoned.
 #[derive(Debug)]
 pub struct Note {
     path: PathBuf,
@@ -45,15 +46,15 @@ pub struct Note {
 }
 
 impl Note {
-    /// Removes the note: every transaction of the command was answered, or was fenced.
+    /// Removes the note, because every transaction of the command was answered or fenced.
     pub fn remove(self) {
-        // A note that stays costs the next command a fence.
+        // If the note stays, the next command fences, which does no harm.
         let _ = fs::remove_file(self.path);
     }
 }
 
 impl Notes {
-    /// The notes in `folder`, which need not exist.
+    /// Returns the notes in `folder`, which need not exist.
     pub fn new(folder: PathBuf) -> Notes {
         Notes { folder }
     }
@@ -67,11 +68,11 @@ impl Notes {
             if file.path().extension().is_some() {
                 continue;
             }
-            // A shared lock, so that processes that look at the same time do not take each other for the
-            // note's owner.
+            // The lock is shared, so that two processes that look at the same time do not mistake each other
+            // for the owner of the note.
             match File::open(file.path()).map(|file| file.try_lock_shared()) {
                 Ok(Err(TryLockError::WouldBlock)) => {}
-                // The command has ended.
+                // The command has removed its note meanwhile.
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 Ok(_) | Err(_) => abandoned.push(file.path()),
             }
@@ -79,8 +80,8 @@ impl Notes {
         if abandoned.is_empty() { Left::Nothing } else { Left::Abandoned(abandoned) }
     }
 
-    /// Waits briefly for another process of this node that fences, so that this process need not. Two fences
-    /// are harmless. The lock is released when the file is dropped.
+    /// Waits briefly for another process of this node that is fencing, so that only one of the two fences.
+    /// Two fences would be harmless. The lock is released when the file is dropped.
     pub fn lock(&self, server: &dyn Server, until: Instant) -> Option<File> {
         files::make_folder(&self.folder).ok()?;
         let path = self.folder.with_extension("lock");
@@ -93,7 +94,7 @@ impl Notes {
         Some(file)
     }
 
-    /// Creates the folder if it is missing, and removes notes that were fenced.
+    /// Creates the folder if it is missing, and removes the notes of transactions that were fenced.
     pub fn clear(&self, left: Left) -> io::Result<()> {
         files::make_folder(&self.folder.join("note"))?;
         let Left::Abandoned(paths) = left else { return Ok(()) };
@@ -114,7 +115,7 @@ impl Notes {
         linked.map(|()| Note { path, _lock: lock })
     }
 
-    /// Removes the folder, because this command cannot leave a note: the next command then fences.
+    /// Removes the folder, because this command cannot create a note. The next command then fences.
     pub fn give_up(&self) {
         let _ = fs::remove_dir_all(&self.folder);
     }

@@ -1,8 +1,8 @@
-//! The records on a server by kind: decodes a record together with its path, lists all records of a kind, and
-//! exports every record that another store can import.
+//! Decodes a server's records, kind by kind. Lists all records of a kind, and exports every record that
+//! another store can import.
 //!
-//! Invariant: every record below the prefix is exported, or the export fails. Leases are exported from the
-//! records of their addresses; the owners' records are an index.
+//! Invariant: either every record below the prefix is exported, or the export fails. Leases are exported from
+//! the records of addresses; the records of owners are only an index.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -19,10 +19,10 @@ use crate::store::EachRecord;
 use crate::store::codec;
 use crate::store::codec::Bad;
 
-/// Decodes a record of a kind.
+/// A function that decodes a record of one kind.
 pub type Decode<T> = fn(&str, &Entry) -> Result<T, Bad>;
 
-/// All records of a kind, by path. The error names the first record that cannot be decoded.
+/// Returns all records of a kind, by path. Fails at the first record that cannot be decoded, and names it.
 pub fn list<T>(
     server: &dyn Server,
     kind: &str,
@@ -33,7 +33,7 @@ pub fn list<T>(
     Ok(pages.into_iter().flatten().collect())
 }
 
-/// The decoded records of a kind, page by page.
+/// Returns the decoded records of a kind, page by page.
 pub fn pages<T>(
     server: &dyn Server,
     kind: &str,
@@ -46,7 +46,7 @@ pub fn pages<T>(
     })
 }
 
-/// The decoded record, or the error that names the record.
+/// Returns the decoded record, or an error that names the record.
 pub fn checked<T>(
     server: &dyn Server,
     path: &str,
@@ -55,7 +55,7 @@ pub fn checked<T>(
     decoded.map_err(|Bad(what)| bad_record(server, path, what))
 }
 
-/// The error for a record whose content differs from what sublet wrote.
+/// Makes the error for a record that differs from what sublet writes.
 pub fn bad_record(server: &dyn Server, path: &str, what: &str) -> StoreError {
     let place = server.place();
     if what == codec::OTHER_VERSION.0 {
@@ -74,13 +74,14 @@ pub fn export(server: &dyn Server, until: Instant, each: &mut EachRecord<'_>) ->
         (keys::CURSOR, cursor),
         (keys::STICKY, sticky),
     ];
-    // Sets with boot leases: the hints of these sets end with the boot, too.
+    // The sets that have boot leases. The hints in these sets end with the boot as well.
     let mut boot_sets = BTreeSet::new();
     for (kind, decode) in kinds {
         for page in pages(server, kind, until, decode) {
             for record in page?.into_iter().flatten() {
                 boot_sets.extend(Some(&record).filter(|r| ends_with_boot(r)).and_then(Record::set));
-                // A reservation survives reboots in any set. It is stored where the leases are.
+                // A reservation survives reboots in any set. In a lease file, it is stored beside the leases
+                // of its set.
                 let lease = matches!(&record, Record::Lease(l) if l.kind != Kind::Reserved);
                 let in_boot_set = record.set().is_some_and(|set| boot_sets.contains(&set));
                 let boot = ends_with_boot(&record) || in_boot_set && !lease;
@@ -97,20 +98,20 @@ fn ends_with_boot(record: &Record) -> bool {
 
 const WRONG_KEY: Bad = Bad("a key of another form");
 
-/// Decodes a record whose path adds nothing to it: a pool, the pools of an address space, the address in a
-/// hint.
+/// Decodes a record whose path contains no part of its value: a pool, the pools of an address space, or the
+/// address in a hint.
 pub fn plain<T: DeserializeOwned>(path: &str, entry: &Entry) -> Result<T, Bad> {
     codec::unseal(path.as_bytes(), entry.record())
 }
 
-/// An address and its holder.
+/// Decodes an address and its holder.
 pub fn address(path: &str, entry: &Entry) -> Result<((SetName, Addr), Holder), Bad> {
     let (set, addr) = keys::read_address(path).ok_or(WRONG_KEY)?;
     let holder = holder(path, &set, addr, entry, None)?;
     Ok(((set, addr), holder))
 }
 
-/// The holder in the record of an address or of a cooling address, as node `here` sees it.
+/// Decodes the holder in the record of an address or of a cooling address, for the node `here`.
 pub fn holder(
     path: &str,
     set: &SetName,
@@ -121,32 +122,32 @@ pub fn holder(
     codec::read_slot(path.as_bytes(), set, addr, entry.record(), here)
 }
 
-/// The leases of an owner, and their set.
+/// Decodes the leases of an owner, and their set.
 pub fn owner(path: &str, entry: &Entry) -> Result<(SetName, Vec<Lease>), Bad> {
     let set = keys::read_owner_set(path).ok_or(WRONG_KEY)?;
     let leases = codec::read_owned(path.as_bytes(), &set, entry.record())?;
     Ok((set, leases))
 }
 
-/// A node.
+/// Decodes a node.
 pub fn node(path: &str, entry: &Entry) -> Result<NodeRecord, Bad> {
     let name = keys::read_name(keys::NODE, path).ok_or(WRONG_KEY)?;
     codec::read_node(path.as_bytes(), &name, entry.record())
 }
 
-/// The definition of a network.
+/// Decodes the definition of a network.
 pub fn definition(path: &str, entry: &Entry) -> Result<NetworkDefinition, Bad> {
     let network = keys::read_network(keys::NETWORK, path).ok_or(WRONG_KEY)?;
     codec::read_definition(path.as_bytes(), network, entry.record())
 }
 
-/// The ranges of a network.
+/// Decodes the ranges of a network.
 pub fn ranges(path: &str, entry: &Entry) -> Result<NetworkRanges, Bad> {
     let network = keys::read_network(keys::RANGES, path).ok_or(WRONG_KEY)?;
     codec::read_ranges(path.as_bytes(), network, entry.record())
 }
 
-/// The events of one transaction.
+/// Decodes the events of one transaction.
 pub fn events(path: &str, entry: &Entry) -> Result<Vec<Event>, Bad> {
     codec::read_events(path.as_bytes(), entry.record())
 }

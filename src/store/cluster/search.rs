@@ -1,7 +1,7 @@
-//! The steps of the search for a free address. [`super::answers`] defines their order.
+//! The single steps of the search for a free address. [`super::answers`] defines the order of the steps.
 //!
-//! Invariant: a found address is known or assumed to be free, and the commit compares it. A span is only
-//! reported as full after all full spans were counted at one moment.
+//! Invariant: an address that the search returns is known or assumed to be free, and the commit compares it.
+//! A span is reported as full only after all full spans were counted in one request.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,35 +14,35 @@ use crate::error::StoreError;
 use crate::model::SetName;
 use crate::net::{Addr, Span};
 
-/// Most ranges that are counted in one transaction of etcd.
+/// The maximum number of ranges that one transaction of etcd counts.
 const MAX_RANGES: u128 = 100;
-/// After this many lost races, any free address is leased, because many clients want the lowest or the next
-/// address.
+/// If other clients were faster more often than this, any free address is leased, because many clients want
+/// the lowest or the next address.
 pub const MAX_LOST_RACES: u32 = 2;
-/// Addresses of a chunk.
+/// The number of addresses in a chunk.
 const CHUNK: u128 = 256;
 
-/// The state of the search in one command.
+/// The state of the search during one command.
 #[derive(Default)]
 pub struct Search {
-    /// Chunks are listed, because an assumption was wrong.
+    /// Whether chunks are listed. This starts when an assumption was wrong.
     pub list_chunks: Cell<bool>,
-    /// Ranges are counted, because a listed chunk was full.
+    /// Whether ranges are counted. This starts when a listed chunk was full.
     pub count_ranges: Cell<bool>,
-    /// How often another client leased the address first.
+    /// How often another client leased the chosen address first.
     pub lost_races: Cell<u32>,
-    /// Other clients wanted the lowest address recently.
+    /// Whether other clients recently wanted the lowest address too.
     pub is_contended: Cell<bool>,
-    /// The search starts behind the address that was allocated last.
+    /// Whether the search starts after the address that was allocated last.
     pub round_robin: Cell<bool>,
-    /// The spans that were found full, by set.
+    /// The spans that were found full, by set of leases.
     pub full: RefCell<BTreeMap<SetName, BTreeSet<Span>>>,
 }
 
 impl ClusterView<'_> {
-    /// An address whose lease has ended with a boot; a count includes such addresses as in use. A node's
-    /// leases are only read if some of them may have ended. This node's leases are read first, then those of
-    /// other nodes once these nodes are known, one node after the other.
+    /// Returns an address whose lease has ended with a boot. (A count includes such addresses as in use.)
+    /// Reads the leases of a node only if some of them may have ended: first the leases of this node, then
+    /// those of other nodes, if these are known, one node after the other.
     pub fn find_ended(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
         let here = &self.cx.node.name;
         let mut nodes = Vec::from_iter(self.has_earlier.get().then(|| here.clone()));
@@ -57,7 +57,8 @@ impl ClusterView<'_> {
             for (path, entry) in self.below(&prefix) {
                 let leases = self.leases_in(&path, &entry)?.into_iter();
                 for lease in leases.filter(|l| span.contains(l.addr) && self.has_ended(l)) {
-                    // The record of the address decides, because it may have changed since.
+                    // The record of the address is authoritative, because it may have changed since the lease
+                    // was read.
                     self.read(&keys::address(set, lease.addr))?;
                     if !self.is_held(set, lease.addr)? {
                         return Ok(Some(lease.addr));
@@ -68,8 +69,8 @@ impl ClusterView<'_> {
         Ok(None)
     }
 
-    /// A free address of the span in the chunk of its first address: the lowest, or a random one, so that
-    /// clients with similar searches choose different addresses.
+    /// Returns a free address of the span, in the chunk of the span's first address. This is the lowest free
+    /// address, or a random one, so that clients with similar searches choose different addresses.
     pub fn pick_in_chunk(
         &self,
         set: &SetName,
@@ -85,7 +86,7 @@ impl ClusterView<'_> {
             }
         }
         let lowest = match order {
-            // An address that the hash of the owner selects is leased if it is free.
+            // If the address that the owner's hash selects is free, it is leased.
             Order::Any => free.first() == Some(&span.first),
             Order::Ascending => {
                 self.search.lost_races.get() < MAX_LOST_RACES && !self.search.is_contended.get()
@@ -98,23 +99,23 @@ impl ClusterView<'_> {
     }
 
     pub fn choose(&self, set: &SetName, addr: Addr) -> Addr {
-        // The commit verifies that the address is free.
+        // The commit verifies that the address is still free.
         self.assume_absent(keys::address(set, addr));
         addr
     }
 
-    /// The first address of a part of the span that has room, according to counts. `None` if every address
-    /// has a record.
+    /// Returns the first address of a part of the span that has free addresses, according to counts. `None`
+    /// if every address has a record.
     pub fn find_room(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
         let mut within = span;
         loop {
             let parts = parts(within);
             let Some((part, n)) = self.first_with_room(set, &parts)? else {
-                // If this span had room at the last count, other clients have filled it since.
+                // If the last count found room in this span, other clients have filled it since then.
                 return Ok((within != span).then_some(within.first));
             };
             if n == 0 || keys::chunk_of(part.first).contains(part.last) {
-                // An earlier listing of the chunk showed no room, so it is out of date.
+                // An earlier listing of the chunk showed no room, so that listing is outdated.
                 self.known.borrow_mut().invalidate(&keys::chunk(set, part.first));
                 return Ok(Some(part.first));
             }
@@ -122,8 +123,8 @@ impl ClusterView<'_> {
         }
     }
 
-    /// The first of these spans that has fewer records than addresses, and its number of records. All spans
-    /// are counted at one moment.
+    /// Returns the first of these spans that has fewer records than addresses, and the number of its records.
+    /// All spans are counted in one request.
     fn first_with_room(
         &self,
         set: &SetName,
@@ -137,8 +138,8 @@ impl ClusterView<'_> {
         Ok(counted.find(|(span, n)| u128::from(*n) < span.size()))
     }
 
-    /// Whether all spans that were found full are still full when counted at one moment. If not, all listings
-    /// are out of date.
+    /// Returns whether all spans that were found full are still full, counted in one request. If not, all
+    /// listings are outdated.
     pub fn confirm_full(&self) -> Result<bool, StoreError> {
         let full = self.search.full.borrow().clone();
         for (set, spans) in full {

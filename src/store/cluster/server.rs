@@ -1,5 +1,5 @@
-//! What a compare-and-set server must be able to do: [`Server`], implemented by etcd, Consul and the fake of
-//! the tests.
+//! [`Server`], the operations that a compare-and-set server must have. etcd, Consul and the fake server of
+//! the tests implement it.
 //!
 //! Invariant: a transaction is applied completely or not at all, and only if every comparison holds.
 
@@ -10,70 +10,72 @@ use crate::error::StoreError;
 use crate::model::NetworkName;
 use crate::store::OldKey;
 
-/// Identifies one attempt of one transaction: the seed of its process, and the number of the attempt.
+/// Identifies one attempt of one transaction. It consists of the seed of the process and the number of the
+/// attempt.
 pub type Nonce = [u8; 16];
 
 /// A record on the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Grows with each write of this key; never 0.
+    /// The version of the record. It grows with each write of this key and is never 0.
     pub version: u64,
-    /// The nonce of the transaction that wrote the record, and the bytes that [`crate::store::codec`] wrote.
+    /// The nonce of the transaction that wrote the record, followed by the bytes that [`crate::store::codec`]
+    /// encoded.
     pub value: Vec<u8>,
 }
 
 impl Entry {
-    /// The record without the nonce; empty if the value is too short to be one.
+    /// Returns the value without the nonce; empty if the value is too short.
     pub fn record(&self) -> &[u8] {
         self.value.get(size_of::<Nonce>()..).unwrap_or_default()
     }
 
-    /// Whether the transaction with this nonce wrote the record.
+    /// Returns whether the transaction with this nonce wrote the record.
     pub fn is_by(&self, nonce: &Nonce) -> bool {
         self.value.starts_with(nonce)
     }
 }
 
-/// The records of some paths; `None` means that there is no record.
+/// The records at some paths; `None` means that there is no record at the path.
 pub type Entries = BTreeMap<String, Option<Entry>>;
 
-/// What a transaction does with one path.
+/// A comparison, a write, or both, of one path in a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
-    /// Relative to the store's prefix.
+    /// The path, relative to the store's prefix.
     pub path: String,
-    /// The comparison.
+    /// The comparison, made before any write.
     pub expect: Expect,
-    /// The write.
+    /// The write, made only if all comparisons hold.
     pub write: Write,
 }
 
 impl Operation {
-    /// Compares a path and writes nothing.
+    /// Makes an operation that compares a path and writes nothing.
     pub fn compare(path: &str, expect: Expect) -> Operation {
         Operation { path: path.to_owned(), expect, write: Write::Keep }
     }
 
-    /// Writes a path without a comparison.
+    /// Makes an operation that writes a path without a comparison.
     pub fn write(path: String, write: Write) -> Operation {
         Operation { path, expect: Expect::Anything, write }
     }
 }
 
-/// A comparison.
+/// The expected state of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
-    /// No comparison.
+    /// Any state: there is no comparison.
     Anything,
-    /// There is no record.
+    /// There is no record at the path.
     Absent,
-    /// There is a record.
+    /// There is a record at the path.
     Present,
-    /// There is a record of this version.
+    /// There is a record of this version at the path.
     Version(u64),
 }
 
-/// A write.
+/// The write of an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
     /// Writes nothing.
@@ -84,7 +86,7 @@ pub enum Write {
     Delete,
 }
 
-/// A range of paths; both ends belong to it.
+/// A range of paths. Both ends belong to the range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRange {
     pub first: String,
@@ -94,57 +96,58 @@ pub struct KeyRange {
 /// The outcome of a commit.
 #[derive(Debug)]
 pub enum Commit {
-    /// The transaction was applied. The records that it wrote have this version.
+    /// The transaction was applied. All records that it wrote have this version.
     Done(u64),
-    /// A comparison did not hold. Nothing was changed.
+    /// A comparison did not hold, so nothing was changed.
     Conflict(Conflict),
-    /// The server has no room for the records. Nothing was changed.
+    /// The server has no room for the records, so nothing was changed.
     Full(StoreError),
-    /// Whether the transaction was applied, or still will be, is unknown.
+    /// It is unknown whether the transaction was applied or will still be applied.
     Unknown(StoreError),
 }
 
-/// What a server reports about comparisons that did not hold.
+/// What a server reports if comparisons did not hold.
 #[derive(Debug)]
 pub enum Conflict {
-    /// The records of all compared paths, at one moment after the comparison.
+    /// The records of all compared paths, all from one moment after the comparison.
     Current(Entries),
     /// The paths whose comparisons failed, without their records.
     Stale(Vec<String>),
 }
 
-/// The pages of a listing, until one cannot be read.
+/// The pages of a listing. It ends at the first page that cannot be read.
 pub type Pages<'a> = Box<dyn Iterator<Item = Result<Vec<(String, Entry)>, StoreError>> + 'a>;
 
-/// A compare-and-set server, or a cluster of them. Every call returns by `until`. An error means that
-/// nothing was changed.
+/// A compare-and-set server, or a cluster of such servers. Every call returns by `until`. If a call returns
+/// an error, nothing was changed.
 pub trait Server {
-    /// The server, for messages.
+    /// Returns the server's name, for messages.
     fn place(&self) -> String;
 
-    /// Waits for other clients, but not beyond `until`. A simulation has no time to wait for.
+    /// Waits because of other clients, but not longer than until `until`. A simulated server does not really
+    /// wait.
     fn pause(&self, wait: Duration, until: Instant) {
         super::backoff::pause(wait, until);
     }
 
-    /// Most operations of one transaction, and most paths of one [`Server::get`].
+    /// Returns the maximum number of operations in a transaction, and of paths in one [`Server::get`].
     fn max_operations(&self) -> usize;
 
-    /// The records of these paths, all at one moment between call and return.
+    /// Returns the records of these paths, all from one moment between the call and its return.
     fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError>;
 
-    /// Every record whose path starts with `prefix`, which ends in `/`. A listing of more than a few thousand
-    /// records may consist of parts from several moments.
+    /// Returns every record whose path starts with `prefix`, which ends in `/`. If there are more than a few
+    /// thousand records, they may be from several moments.
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError>;
 
-    /// Every record whose path starts with `prefix`, page by page in the order of their paths. Each page is
-    /// of a different moment. A token with read permission is enough.
+    /// Returns every record whose path starts with `prefix`, page by page in the order of the paths. Each
+    /// page is from a different moment. A token with read permission is enough.
     fn pages(&self, prefix: &str, until: Instant) -> Pages<'_> {
         let all = self.list(prefix, until).map(|all| all.into_iter().collect());
         Box::new(std::iter::once(all))
     }
 
-    /// The keys that cni-ipam-consul wrote for a network, and their values.
+    /// Returns the keys that cni-ipam-consul wrote for a network, and their values.
     fn old_keys(&self, _: &NetworkName, _: Instant) -> Result<Vec<OldKey>, StoreError> {
         let doing = "find leases of cni-ipam-consul in";
         Err(StoreError::unavailable(
@@ -154,8 +157,8 @@ pub trait Server {
         ))
     }
 
-    /// The number of records in each range, all at one moment if there are at most 128. The ranges lie below
-    /// `folder`. Records that the server hides from this client are not counted.
+    /// Returns the number of records in each range. If there are at most 128 ranges, all numbers are from one
+    /// moment. The ranges lie below `folder`. Records that the server hides from this client are not counted.
     fn count(
         &self,
         folder: &str,
@@ -163,6 +166,6 @@ pub trait Server {
         until: Instant,
     ) -> Result<Vec<u64>, StoreError>;
 
-    /// Applies these operations in one transaction if all comparisons hold.
+    /// Applies these operations in one transaction, if all comparisons hold.
     fn commit(&self, operations: &[Operation], until: Instant) -> Result<Commit, StoreError>;
 }

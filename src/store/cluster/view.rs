@@ -1,7 +1,7 @@
-//! The cluster view: what the allocator reads while it decides one command.
+//! The cluster view: what the allocator knows about the cluster while it decides one command.
 //!
-//! [`super::answers`] answers the allocator, [`super::search`] searches for a free address, and
-//! [`super::known`] stores what is known and assumed.
+//! [`super::answers`] answers the allocator's questions, [`super::search`] searches for a free address, and
+//! [`super::known`] stores the known records and the assumptions.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -21,36 +21,37 @@ use crate::net::Addr;
 use crate::store::codec;
 use crate::store::codec::Bad;
 
-/// All owners of a node with their leases in all sets, sorted by owner.
+/// The owners of a node, each with its leases in all sets, sorted by owner.
 pub type Owners = Rc<Vec<(Owner, Vec<Lease>)>>;
 
-/// The view of one command.
+/// What one command knows about the cluster while the allocator decides it.
 pub struct ClusterView<'a> {
     pub server: &'a dyn Server,
     pub cache: &'a LocalCache,
-    /// The caller, under the name that its machine has in the cluster.
+    /// The context of the command, with the name that the machine has in the cluster.
     pub cx: &'a Context,
     pub until: Instant,
     pub known: RefCell<Known>,
-    /// What is assumed about the mark that another program's leases were imported. A transaction compares a
-    /// mark that is assumed present. `None` if the mark makes no difference to the command.
+    /// What the command assumes about the import mark (the record that another program's leases were
+    /// imported). If the mark is assumed to be present, the transaction compares it. `None` if the command
+    /// does not depend on the mark.
     pub import_mark: Option<Expect>,
-    /// An owner's leases are looked for in all sets.
+    /// Whether an owner's leases are searched in all sets.
     pub in_all_sets: bool,
-    /// Leases of this machine's earlier boots may be left.
+    /// Whether leases of this machine's earlier boots may still exist.
     pub has_earlier: Cell<bool>,
-    /// The owners that GC listed.
+    /// The owners that a GC listed.
     pub owners: RefCell<Option<Owners>>,
     /// All nodes by name. A command reads them only before it is refused.
     pub nodes: RefCell<Option<BTreeMap<String, (NodeRecord, Entry)>>>,
     pub search: Search,
-    /// How many commits of the command were not applied.
+    /// How many commits of this command were not applied.
     pub lost_commits: Cell<u32>,
     pub warnings: RefCell<Vec<String>>,
 }
 
 impl<'a> ClusterView<'a> {
-    /// A view that knows only `known`.
+    /// Makes a view that knows only the records in `known`.
     pub fn new(
         server: &'a dyn Server,
         cache: &'a LocalCache,
@@ -75,12 +76,12 @@ impl<'a> ClusterView<'a> {
         }
     }
 
-    /// The record, if it is known.
+    /// Returns the record at a path, if it is known.
     pub fn known_entry(&self, path: &str) -> Option<Entry> {
         self.known.borrow().entry(path).cloned()
     }
 
-    /// The record, or the assumption that it is absent.
+    /// Returns the record at a path. If it is not known, assumes that it is absent.
     pub fn assume_absent(&self, path: String) -> Option<Entry> {
         let mut known = self.known.borrow_mut();
         if let Some(entry) = known.get(&path) {
@@ -90,7 +91,7 @@ impl<'a> ClusterView<'a> {
         None
     }
 
-    /// Whether the record exists. It is assumed to exist unless it is known.
+    /// Returns whether there is a record at a path. If this is not known, assumes that there is one.
     pub fn assume_present(&self, path: String) -> bool {
         let mut known = self.known.borrow_mut();
         if let Some(entry) = known.get(&path) {
@@ -100,7 +101,7 @@ impl<'a> ClusterView<'a> {
         true
     }
 
-    /// The record. It is read from the server if it is not known.
+    /// Returns the record at a path, and reads it from the server if it is not known.
     pub fn read(&self, path: &str) -> Result<Option<Entry>, StoreError> {
         if self.known.borrow().get(path).is_none() {
             self.fetch(&[path.to_owned()])?;
@@ -108,7 +109,7 @@ impl<'a> ClusterView<'a> {
         Ok(self.known_entry(path))
     }
 
-    /// The decoded record. It is read from the server if it is not known.
+    /// Returns the decoded record at a path, and reads it from the server if it is not known.
     pub fn decoded<T>(
         &self,
         path: &str,
@@ -118,7 +119,7 @@ impl<'a> ClusterView<'a> {
         entry.map(|entry| checked(self.server, path, decode(path, &entry))).transpose()
     }
 
-    /// Reads these paths in as few round trips as possible.
+    /// Reads the records at these paths, in as few round trips as possible.
     pub fn fetch(&self, paths: &[String]) -> Result<(), StoreError> {
         for some in paths.chunks(self.server.max_operations().max(1)) {
             let some: Vec<&str> = some.iter().map(String::as_str).collect();
@@ -128,18 +129,18 @@ impl<'a> ClusterView<'a> {
         Ok(())
     }
 
-    /// The paths of the records that were assumed.
+    /// Returns the paths about which an assumption was made.
     pub fn assumed(&self) -> Vec<String> {
         self.known.borrow().assumed.keys().cloned().collect()
     }
 
-    /// Forgets everything, because a transaction may have been applied.
+    /// Discards all known records, because a transaction may have been applied.
     pub fn forget_all(&self) {
         self.known.take();
         self.owners.take();
     }
 
-    /// Reads all records below a prefix, once.
+    /// Reads all records below a prefix, unless they were listed before.
     pub fn list(&self, prefix: String) -> Result<(), StoreError> {
         if !self.known.borrow().is_listed(&prefix) {
             let found = self.server.list(&prefix, self.until)?;
@@ -148,13 +149,13 @@ impl<'a> ClusterView<'a> {
         Ok(())
     }
 
-    /// The known records below a prefix.
+    /// Returns the known records below a prefix.
     pub fn below(&self, prefix: &str) -> Vec<(String, Entry)> {
         let known = self.known.borrow();
         known.below(prefix).map(|(path, entry)| (path.clone(), entry.clone())).collect()
     }
 
-    /// The holder in the record of an address.
+    /// Decodes the holder in the record of an address.
     pub fn holder_in(
         &self,
         set: &SetName,
@@ -166,7 +167,8 @@ impl<'a> ClusterView<'a> {
         checked(self.server, &path, holder)
     }
 
-    /// Reads all nodes. `false` if they are known already, or if no node has ended leases.
+    /// Reads the records of all nodes. Returns `false` if they are already known, or if no node has ended
+    /// leases.
     pub fn fetch_nodes(&self) -> Result<bool, StoreError> {
         if self.nodes.borrow().is_some() {
             return Ok(false);
@@ -179,8 +181,8 @@ impl<'a> ClusterView<'a> {
         Ok(has_ended)
     }
 
-    /// Whether a lease has ended with its boot, according to this boot and to the record of the lease's node.
-    /// If the caller does not know its own boot, no lease counts as ended.
+    /// Returns whether a lease has ended with its boot, according to the context's boot and to the record of
+    /// the lease's node. If the context has no boot, no lease counts as ended.
     pub fn has_ended(&self, lease: &Lease) -> bool {
         let ends_by = |(record, _): (NodeRecord, Entry)| {
             let (node, boot) = (record.node, record.boot);
@@ -191,12 +193,13 @@ impl<'a> ClusterView<'a> {
         self.cx.boot.is_some() && (has_ended || self.node_of(lease).is_some_and(ends_by))
     }
 
-    /// Whether the holder of an address is a lease that has ended.
+    /// Returns whether the holder of an address is a lease that has ended.
     pub fn is_of_ended(&self, holder: &Holder) -> bool {
         matches!(holder, Holder::Leased(lease) if self.has_ended(lease))
     }
 
-    /// The record of a lease's node, once all nodes are known. A conflict may have reported a newer record.
+    /// Returns the record of a lease's node, if all nodes are known. If a conflict reported a newer record,
+    /// returns that one.
     fn node_of(&self, lease: &Lease) -> Option<(NodeRecord, Entry)> {
         let nodes = self.nodes.borrow();
         let listed = nodes.as_ref()?.get(&lease.node.name)?;
@@ -210,16 +213,16 @@ impl<'a> ClusterView<'a> {
         Some((records::node(&path, &entry).ok()?, entry))
     }
 
-    /// Makes the transaction compare the record of a lease's node, because the transaction relies on the end
-    /// of the lease. The node may have rebooted since its record was read, and the lease may be of its new
-    /// boot.
+    /// Makes the transaction compare the record of a lease's node, because the transaction depends on the
+    /// fact that the lease has ended. The node may have rebooted since its record was read, and the lease may
+    /// belong to its new boot.
     pub fn compare_node_of(&self, lease: &Lease) {
         if let Some((_, entry)) = self.node_of(lease) {
             self.known.borrow_mut().derive(keys::node(&lease.node.name), entry);
         }
     }
 
-    /// The holder in the record of an address; free if the lease has ended.
+    /// Decodes the holder in the record of an address. If the lease has ended, the address counts as free.
     pub fn living_holder(
         &self,
         set: &SetName,
@@ -230,24 +233,24 @@ impl<'a> ClusterView<'a> {
         Ok(if self.is_of_ended(&holder) { Holder::Free } else { holder })
     }
 
-    /// The leases in an owner's record.
+    /// Decodes the leases in an owner's record.
     pub fn leases_in(&self, path: &str, entry: &Entry) -> Result<Vec<Lease>, StoreError> {
         Ok(checked(self.server, path, records::owner(path, entry))?.1)
     }
 
-    /// Whether the known record of an address keeps the address from being leased.
+    /// Returns whether the known record of an address prevents the address from being leased.
     pub fn is_held(&self, set: &SetName, addr: Addr) -> Result<bool, StoreError> {
         let entry = self.known_entry(&keys::address(set, addr));
         Ok(match entry.map(|entry| self.living_holder(set, addr, &entry)).transpose()? {
             Some(Holder::Leased(_)) => true,
-            // An ended cooldown is not removed: a command that finds the address leases it.
+            // The record of an ended cooldown stays until a command leases the address.
             Some(Holder::Cooling(c)) => !c.over(self.cx.now),
             Some(Holder::Free) | None => false,
         })
     }
 
-    /// Derives the record of an address from its owner's record, because both are always written together.
-    /// `false` if the known record of the address contradicts it.
+    /// Derives the record of an address from the record of its owner, which is possible because both are
+    /// always written together. Returns `false` if the known record of the address contradicts it.
     pub fn derive_address(&self, lease: &Lease, of_owner: &Entry) -> Result<bool, StoreError> {
         let path = keys::address(&lease.set, lease.addr);
         let entry = self.known.borrow().get(&path).cloned();
@@ -269,8 +272,8 @@ impl<'a> ClusterView<'a> {
         }
     }
 
-    /// Every owner of this node in all sets, listed once in a command. Omits leases that another machine with
-    /// this node's identity has made since this machine started.
+    /// Returns the owners of this node in all sets. They are listed only once in a command. Leaves out leases
+    /// that a copy of this machine has made since this machine booted.
     pub fn owners(&self) -> Result<Owners, StoreError> {
         if let Some(owners) = self.owners.borrow().as_ref() {
             return Ok(owners.clone());
@@ -290,8 +293,8 @@ impl<'a> ClusterView<'a> {
         Ok(owners)
     }
 
-    /// Whether a lease of this node was made in another boot, but after this boot began. Either a copy of
-    /// this machine made the lease, or the clock was set. The lease counts as held.
+    /// Returns whether a lease of this node was made in another boot, but after this boot began. Either a
+    /// copy of this machine made the lease, or a clock was set. Such a lease counts as held.
     fn is_of_copy(&self, lease: &Lease) -> bool {
         let is_of_copy = self.cx.has_ended(lease) && is_newer(lease, self.cx.booted);
         if is_of_copy {
@@ -304,7 +307,7 @@ impl<'a> ClusterView<'a> {
         is_of_copy
     }
 
-    /// Adds a warning to the outcome of the command.
+    /// Adds a warning, which is returned with the outcome of the command.
     pub fn warn(&self, text: String) {
         let mut warnings = self.warnings.borrow_mut();
         if !warnings.contains(&text) {
@@ -312,19 +315,19 @@ impl<'a> ClusterView<'a> {
         }
     }
 
-    /// The pools of an address space, as they were created.
+    /// Returns the pools of an address space, as they were when they were created.
     pub fn pools(&self, space: &str) -> Result<Vec<Pool>, StoreError> {
         let pools = self.decoded(&keys::named(keys::SPACE, space), records::plain)?;
         Ok(pools.unwrap_or_default())
     }
 
-    /// The address in a hint. A hint that cannot be decoded is ignored, and written again.
+    /// Returns the address in a hint. A hint that cannot be decoded is ignored; it will be written again.
     pub fn hint(&self, path: &str) -> Result<Option<Addr>, StoreError> {
         Ok(self.read(path)?.and_then(|entry| records::plain(path, &entry).ok()))
     }
 }
 
-/// Whether a lease is newer than a boot that began at `booted`.
+/// Returns whether a lease was made after the boot that began at `booted`.
 fn is_newer(lease: &Lease, booted: Option<Timestamp>) -> bool {
     booted.is_some_and(|booted| lease.time > booted)
 }
