@@ -1,4 +1,4 @@
-//! Boot files: the boot ID in the name, no flushes, and the fate of files from earlier boots.
+//! Boot files: the boot ID in the name, that nothing is flushed, and what happens to files of earlier boots.
 
 use std::fs;
 
@@ -27,7 +27,7 @@ fn the_leases_of_a_boot_end_with_it() {
         Status { set: net(), network: super::contract::network(), sets: range(), strict: false };
     assert_eq!(store.apply(&Command::Status(status), &boot(2)).unwrap(), Outcome::Ready);
     assert!(!host.of_boot(2).exists());
-    // The first ADD creates its own file and leaves the old one.
+    // The first ADD of the boot creates a new boot file, and does not touch the old boot file.
     assert_eq!(added(&mut store, &lowest("c3"), &boot(2)), [addr("10.0.0.2")]);
     assert_eq!(fs::read(host.of_boot(1)).unwrap(), before);
     assert_eq!(listed(&mut store, &boot(2)).len(), 1);
@@ -65,7 +65,7 @@ fn an_address_of_an_earlier_boot_is_remembered_for_a_sticky_pod() {
     let former = added(&mut store, &sticky("c1", "db-0"), &boot(1));
     assert_eq!(former, [addr("10.0.0.3")]);
     assert_eq!(added(&mut store, &sticky("c2", "db-0"), &boot(2)), former);
-    // A torn file is skipped.
+    // A damaged file is skipped.
     fs::write(host.of_boot(2), b"torn").unwrap();
     assert_eq!(added(&mut store, &sticky("c3", "db-0"), &boot(3)), former);
 }
@@ -81,11 +81,11 @@ fn earlier_files_are_removed_beyond_the_retention_of_history_if_they_name_this_m
     for n in 1..=5 {
         added(&mut store, &lowest(&format!("c{n}")), &boot(n));
     }
-    // Boot 3 ended at 4000, at most 1500 s ago. Boot 2 ended at 3000.
+    // Boot 3 ended at time 4000, which is at most 1500 s ago. Boot 2 ended at time 3000.
     let kept: Vec<bool> = (1..=5).map(|n| host.of_boot(n).exists()).collect();
     assert_eq!(kept, [false, false, true, true, true]);
     assert!(host.path(".boot-theirs").exists(), "another machine's file was removed");
-    // The newest file stays for sticky pods, however old it is.
+    // The newest file stays even if it is very old, because sticky pods need it.
     added(&mut store, &lowest("late"), &Context { now: 90_000, ..boot(6) });
     assert!(host.of_boot(5).exists() && !host.of_boot(4).exists());
 }
@@ -141,7 +141,7 @@ fn a_sticky_pod_whose_address_was_taken_is_remembered_with_its_new_one() {
     let host = Host::new();
     let mut store = host.store(Persist::Boot);
     added(&mut store, &sticky("c1", "db-0"), &boot(1));
-    // host-local has leased the address since, and the ADD imports the lease.
+    // Meanwhile host-local has leased the address to another container, and the ADD imports that lease.
     let leases = vec![super::contract::foreign("old", "10.0.0.2", Some("eth0"))];
     let legacy = crate::alloc::Legacy::Read(leases, vec![]);
     let add = crate::alloc::Add { legacy, ..sticky("c2", "db-0") };
@@ -149,7 +149,7 @@ fn a_sticky_pod_whose_address_was_taken_is_remembered_with_its_new_one() {
     assert_eq!(added(&mut store, &sticky("c3", "db-0"), &boot(3)), [addr("10.0.0.3")]);
 }
 
-/// The n-th boot of another machine.
+/// Returns the context of the n-th boot of another machine.
 fn elsewhere(machine: &str, n: u32) -> Context {
     let node = Node { name: machine.to_owned(), machine: machine.to_owned() };
     Context { node, boot: Some(BootId(format!("{machine}-{n}"))), ..boot(n) }
@@ -172,11 +172,11 @@ fn a_file_of_an_earlier_boot_that_does_not_verify_is_never_removed() {
 fn two_machines_on_one_folder_share_durable_leases_and_no_boot_leases() {
     let host = Host::new();
     let (a, b) = (elsewhere("a", 1), elsewhere("b", 1));
-    // With "disk" there is one set for both machines, so machines can share a folder.
+    // With "disk", both machines have their leases in the same file, so they can share a folder.
     let one = added(&mut host.store(Persist::Disk), &lowest("c1"), &a);
     let other = added(&mut host.store(Persist::Disk), &lowest("c2"), &b);
     assert_ne!(one, other);
-    // A machine's boot leases belong to it alone, so they are refused if machines share a folder.
+    // Boot leases belong to one machine, so they are refused if machines share a folder.
     let of_boot = |name: &str| of_network("boot", lowest(name));
     added(&mut host.store(Persist::Boot), &of_boot("c3"), &a);
     added(&mut host.store(Persist::Boot), &of_boot("c4"), &b);
@@ -196,19 +196,21 @@ fn a_cloned_disk_carries_durable_leases_and_nothing_of_a_boot() {
         let path = entry.unwrap().path();
         fs::copy(&path, clone.folder.path().join(path.file_name().unwrap())).unwrap();
     }
-    // The clone has a machine ID and a boot of its own.
+    // The clone has its own machine ID and its own boot.
     let cx = elsewhere("b", 2);
     let all = listed(&mut clone.store(Persist::Boot), &cx);
     assert_eq!(all.iter().map(|lease| lease.addr).collect::<Vec<_>>(), durable);
     assert_ne!(added(&mut clone.store(Persist::Disk), &lowest("c3"), &cx), durable);
-    // The original's pods are not the clone's, and its files stay.
+    // The clone does not use the former addresses of the original's pods, and does not remove the original's
+    // files.
     assert_ne!(added(&mut clone.store(Persist::Boot), &of_boot("c4"), &cx), former);
     assert!(clone.path(".boot-a-1").exists() && clone.path(".boot-b-2").exists());
 }
 
-/// A container mounts its own boot ID over `/proc/sys/kernel/random/boot_id`, together with the host's
-/// folder. Guaranteed: each boot ID leases an address once, neither boot changes the other's file, and
-/// reservations and durable leases hold for both. Not guaranteed: that the two boot files agree.
+/// A container mounts its own boot ID over `/proc/sys/kernel/random/boot_id`, and also mounts the host's
+/// folder. Each of the two boot IDs leases an address only once, neither boot changes the other's file, and
+/// reservations and durable leases hold for both. The two boot files may still lease the same address: this
+/// is not guaranteed.
 #[test]
 fn a_container_with_a_boot_id_of_its_own_leases_beside_the_host() {
     let host = Host::new();
@@ -224,13 +226,14 @@ fn a_container_with_a_boot_id_of_its_own_leases_beside_the_host() {
     store.apply(&del("c1"), &inside).unwrap();
     assert_eq!(fs::read(host.of_boot(1)).unwrap(), before);
     assert_eq!(listed(&mut store, &boot(1)).len(), 4);
-    // With "disk" there is one file, and no address has two holders.
+    // With "disk", there is only one file, and no address has two holders.
     let durable = |name: &str| of_network("disk", lowest(name));
     let one = added(&mut host.store(Persist::Disk), &durable("c1"), &boot(1));
     assert_ne!(added(&mut host.store(Persist::Disk), &durable("c2"), &inside), one);
 }
 
-/// The file's content is never flushed either: `tests/it/peers/flushes.rs` counts the system calls.
+/// The file's content is not flushed either; `tests/it/peers/flushes.rs` checks that by counting system
+/// calls.
 #[test]
 fn a_boot_lease_flushes_no_name() {
     use super::watched::Watched;

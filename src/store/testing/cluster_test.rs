@@ -1,4 +1,4 @@
-//! The contract on the fake cluster: with concurrent clients, lost answers, and counted round trips.
+//! Runs the contract on the fake cluster, with concurrent clients and lost answers, and counts round trips.
 
 use std::rc::Rc;
 
@@ -17,8 +17,7 @@ use crate::net::RangeSet;
 use crate::store::cluster::keys;
 use crate::store::{Store, StoreReader};
 
-/// Servers of each kind: a reliable server, a server that never answers commits, and a server with random
-/// failures.
+/// Returns servers of three kinds: reliable, never answering commits, and failing at random.
 fn servers() -> impl Iterator<Item = (String, Rc<FakeServer>)> {
     [false, true].into_iter().flat_map(|is_etcd| {
         let kind = if is_etcd { "as etcd" } else { "as Consul" };
@@ -67,7 +66,7 @@ fn commands_take_the_fewest_round_trips() {
     let (deleting, freed) = trips(&del("c1"));
     assert!(deleting == 2 && matches!(freed, Outcome::Freed(l) if l.len() == 2), "DEL");
     let (deleting, freed) = trips(&del("c1"));
-    // The DEL reads the leases of the node, and the mark of an import.
+    // The DEL reads the leases of the node, and the import mark.
     assert!(deleting == 2 && freed == Outcome::Freed(vec![]), "DEL of nothing");
     let requested = vec![Requested { addr: addr("10.0.0.9"), prefix: None }];
     let (adding, added) = trips(&Command::Add(Add { requested, ..add("c2", &dual_stack()) }));
@@ -90,7 +89,7 @@ fn a_transaction_that_is_repeated_after_the_del_leases_nothing() {
     }
 }
 
-/// `del`, CHECK and GC name the set "net".
+/// The helper `del`, and the CHECK and the GC of this test, name the set "net".
 #[test]
 fn del_check_and_gc_find_leases_of_the_set_before_shared_was_edited() {
     for is_etcd in [false, true] {
@@ -101,7 +100,7 @@ fn del_check_and_gc_find_leases_of_the_set_before_shared_was_edited() {
         for container in ["a", "b", "c", "d"] {
             added(&mut store, &shared(container), &at(1));
         }
-        // The ADD was repeated after the edit, and made two more leases.
+        // The ADD was repeated after `shared` was edited, and made two more leases.
         added(&mut store, &add("b", &sets), &at(1));
         added(&mut store, &add("e", &sets), &at(1));
         let check = Check { set: net(), owner: owner("a"), sets: sets.clone(), expected: None };
@@ -113,7 +112,7 @@ fn del_check_and_gc_find_leases_of_the_set_before_shared_was_edited() {
     }
 }
 
-/// GC of many more leases than the 64 operations that a commit of the server holds.
+/// A GC frees many more leases than one commit can, because a commit of this server holds 64 operations.
 #[test]
 fn gc_of_many_leases_takes_many_steps() {
     let server = FakeServer::new(false);
@@ -130,16 +129,16 @@ fn gc_of_many_leases_takes_many_steps() {
     assert!(leases(&mut store).is_empty());
 }
 
-/// The other client acts before the commit.
+/// The other client acts right before the commit.
 #[test]
 fn a_concurrent_client_leases_the_same_address_or_for_the_same_owner() {
     let sets = [set("10.0.0.0/29")];
     for same_owner in [false, true] {
         let server = FakeServer::new(false);
         let mut store = FakeStore::new(server.clone());
-        // Both clients want the lowest address, so both try the same one.
+        // Both clients search for the lowest free address, so both try the same address.
         let lowest = |c: &str| lowest(c, &sets);
-        // The first command of a node also commits a claim of its name.
+        // The first command of a node has a second commit, which claims the node's name.
         added(&mut store, &lowest("first"), &at(1));
         let theirs = lowest(if same_owner { "mine" } else { "theirs" });
         let other = server.clone();
@@ -180,8 +179,8 @@ fn a_concurrent_client_changes_the_pools() {
     assert_eq!(paths.collect::<Vec<_>>(), ["node/node"]);
 }
 
-/// Two requests of one daemon lease from a pool in the same second. Their records differ only in the nonce.
-/// One of the requests is not answered.
+/// One daemon runs two requests in the same second, and each leases an address from the same pool. Their
+/// records differ only in the nonce. One of the requests is not answered.
 #[test]
 fn a_transaction_is_recognized_by_its_nonce() {
     for is_etcd in [false, true] {
@@ -216,7 +215,7 @@ fn a_pool_that_is_not_shared_is_released_by_its_node_only() {
     assert_eq!(release(&mut store, &id.0, &at(3)), (true, 0));
 }
 
-/// The control: without comparisons an address gets two owners, and the suite detects it.
+/// The control of the suite: without comparisons, an address gets two owners. The suite must detect this.
 #[test]
 #[should_panic(expected = "has another holder")]
 fn a_server_that_does_not_compare_is_detected() {
@@ -229,7 +228,7 @@ fn a_server_that_does_not_compare_is_detected() {
     leases(&mut store);
 }
 
-/// A record that was changed without a new version.
+/// The test changes a record without changing its version.
 #[test]
 fn a_damaged_record_is_reported() {
     let server = FakeServer::new(false);
@@ -242,7 +241,7 @@ fn a_damaged_record_is_reported() {
     };
     assert_eq!(found(&mut store), []);
     for path in server.paths() {
-        // The byte lies behind the nonce.
+        // The changed byte comes after the nonce.
         server.corrupt(&path, |value| value[20] ^= 1);
     }
     let found = found(&mut store);
@@ -255,7 +254,7 @@ fn a_damaged_record_is_reported() {
     }
 }
 
-/// A server that was stopped applies a commit after its container was deleted.
+/// A server that was stopped applies a commit after the container was deleted.
 #[test]
 fn no_lease_is_made_after_its_container_is_deleted() {
     let lost = |server: &Rc<FakeServer>, n| {
@@ -269,7 +268,7 @@ fn no_lease_is_made_after_its_container_is_deleted() {
         freed
     };
     for first_call in [true, false] {
-        // The ADD is sent again and succeeds.
+        // The server did not apply the ADD, so it is sent again and succeeds.
         let server = FakeServer::new(false);
         if !first_call {
             added(&mut FakeStore::new(server.clone()), &add("c0", &dual_stack()), &at(1));
@@ -288,7 +287,8 @@ fn no_lease_is_made_after_its_container_is_deleted() {
     }
 }
 
-/// An unchanged record of the pool does not show whether a lease was committed.
+/// The pool's record does not change when an address is leased, so it does not show whether a lease was
+/// committed.
 #[test]
 fn a_lease_of_a_pool_whose_commit_was_lost_is_made_again() {
     for is_etcd in [false, true] {
@@ -304,7 +304,7 @@ fn a_lease_of_a_pool_whose_commit_was_lost_is_made_again() {
     }
 }
 
-/// On the fake cluster only: the other cases, and other servers, take minutes.
+/// This case runs only on the fake cluster, because the other cases and other servers would take minutes.
 #[test]
 fn a_cluster_finds_its_cooling_addresses() {
     for is_etcd in [false, true] {
@@ -315,7 +315,8 @@ fn a_cluster_finds_its_cooling_addresses() {
     }
 }
 
-/// At each moment one address is free, but a different one by the time the second range is listed.
+/// At each moment exactly one address is free. By the time the second range is listed, it is a different
+/// address.
 #[test]
 fn a_range_is_full_only_if_all_of_it_is_full_at_one_moment() {
     for is_etcd in [false, true] {

@@ -1,8 +1,9 @@
-//! The contract of [`crate::store::Store`] as tests. They run on every store: the model, redb with both
-//! lifetimes of leases, the fake cluster (`cluster_test`), and real servers (`servers_test`).
+//! The contract of [`crate::store::Store`], as a suite of test cases. They run on every store: the model, the
+//! lease file with boot leases and with durable leases, the fake cluster (`cluster_test`), and real servers
+//! (`servers_test`).
 //!
-//! A case gets a function that opens one new, empty store. If the case calls it twice, the two results act as
-//! two processes or nodes.
+//! A case gets a function that opens the same new, empty store. If the case calls the function twice, the two
+//! results act as two processes or two nodes.
 
 use std::rc::Rc;
 
@@ -21,14 +22,15 @@ use crate::model::{
 use crate::net::{Addr, GatewaySpec, Range, RangeSet, RangeSpec};
 use crate::store::{Embedded, Store, StoreReader};
 
-/// Handles to one store.
+/// A function that opens the store of a case.
 pub type Make<'a> = &'a dyn Fn() -> Box<dyn Store>;
 
 pub fn addr(text: &str) -> Addr {
     text.parse().unwrap()
 }
 
-/// A set of one range: `10.0.0.0/29`, or with first and last address `10.0.0.0/24 10.0.0.5 10.0.0.9`.
+/// Makes a range set with one range: from `10.0.0.0/29`, or with its first and last address from `10.0.0.0/24
+/// 10.0.0.5 10.0.0.9`.
 pub fn set(text: &str) -> RangeSet {
     let mut words = text.split(' ');
     let subnet = words.next().unwrap().parse().unwrap();
@@ -45,7 +47,7 @@ pub fn attachment(container: &str) -> Attachment {
     }
 }
 
-/// A lease of host-local on network net.
+/// Makes a lease that host-local has made on the network "net".
 pub fn foreign(container: &str, at: &str, ifname: Option<&str>) -> ForeignLease {
     let ifname = ifname.map(|i| IfName::new(i).unwrap());
     let owner = Owner::Attachment(Attachment { ifname, ..attachment(container) });
@@ -82,7 +84,7 @@ pub fn add(container: &str, sets: &[RangeSet]) -> Add {
     }
 }
 
-/// An ADD that leases the lowest free address.
+/// Makes an ADD that leases the lowest free address.
 pub fn lowest(container: &str, sets: &[RangeSet]) -> Add {
     Add { strategy: Strategy::Lowest, ..add(container, sets) }
 }
@@ -100,7 +102,7 @@ pub fn reserve(addrs: &[&str]) -> Command {
     Command::Reserve(Reserve { set: net(), addrs, note: None, holder: None })
 }
 
-/// A GC that keeps no container.
+/// Makes a GC that lists no container, so it frees all leases.
 pub fn gc_all() -> Gc {
     let network = NetworkName::new("net").unwrap();
     Gc { set: net(), network, valid: [].into(), after: None }
@@ -116,7 +118,7 @@ pub fn at(now: u64) -> Context {
     }
 }
 
-/// The addresses of an ADD that must succeed.
+/// Runs an ADD that must succeed. Returns its addresses.
 pub fn added(store: &mut dyn Store, add: &Add, cx: &Context) -> Vec<Addr> {
     match store.apply(&Command::Add(add.clone()), cx) {
         Ok(Outcome::Added(added)) => added.grants.iter().map(|g| g.addr).collect(),
@@ -138,14 +140,14 @@ pub fn freed(store: &mut dyn Store, command: &Command, cx: &Context) -> Vec<Addr
     }
 }
 
-/// The living leases.
+/// Returns the leases that have not ended.
 pub fn listed(store: &mut dyn Store, cx: &Context) -> Vec<Lease> {
     let mut all = Vec::new();
     store.list(cx, &mut |lease| all.push(lease)).unwrap();
     all
 }
 
-/// The leases by address. No address may have two.
+/// Returns the leases, ordered by address. Fails if an address has two leases.
 pub fn leases(store: &mut dyn Store) -> Vec<Lease> {
     let mut all = listed(store, &at(0));
     all.sort_by(|a, b| (&a.set, a.addr).cmp(&(&b.set, b.addr)));
@@ -163,7 +165,7 @@ fn dual_stack_add_and_del(make: Make<'_>) {
     let (mut a, mut b) = (make(), make());
     let got = added(&mut *a, &add("c1", &dual_stack()), &at(1));
     assert_eq!(got.len(), 2);
-    // Another process repeats the ADD: it returns the same addresses and makes no more leases.
+    // If another process repeats the ADD, it gets the same addresses, and no lease is added.
     assert_eq!(added(&mut *b, &add("c1", &dual_stack()), &at(2)), got);
     assert_eq!(leases(&mut *a).len(), 2);
     let other = added(&mut *b, &add("c2", &dual_stack()), &at(3));
@@ -216,7 +218,7 @@ fn fixed_addresses(make: Make<'_>) {
         refused(&mut *store, &requested("c2", "10.0.1.1"), &cx),
         Refusal::NotInRange { .. }
     ));
-    // An address that is excluded.
+    // The requested address is excluded.
     let exclude = vec![crate::net::Span::new(addr("10.0.0.50"), addr("10.0.0.60")).unwrap()];
     let spec = RangeSpec { exclude, ..RangeSpec::of("10.0.0.0/24".parse().unwrap()) };
     let without = RangeSet::new(vec![Range::new(&spec).unwrap()]).unwrap();
@@ -226,7 +228,7 @@ fn fixed_addresses(make: Make<'_>) {
     let Command::Add(excluded) = excluded else { unreachable!() };
     let excluded = Command::Add(Add { owner: owner("c2"), ..excluded });
     assert!(matches!(refused(&mut *store, &excluded, &cx), Refusal::Excluded { .. }));
-    // The owner requests another address: it keeps its lease.
+    // The owner requests another address, but it keeps its lease.
     assert!(matches!(
         refused(&mut *store, &requested("c1", "10.0.0.8"), &cx),
         Refusal::Misfit { asked: Some(_), .. }
@@ -247,7 +249,7 @@ fn all_or_nothing(make: Make<'_>) {
     let refusal = refused(&mut *store, &Command::Add(add("c2", &both)), &at(2));
     assert!(matches!(refusal, Refusal::Exhausted { index: 1, .. }), "{refusal:?}");
     assert_eq!(leases(&mut *store), before);
-    // A set that was added to the configuration gets an address, and the lease is kept.
+    // If a range set is added to the configuration, the owner gets an address of it and keeps its lease.
     let got = added(&mut *store, &add("c1", &both), &at(3));
     assert_eq!(got[1], before[0].addr);
     // After a range was removed from the configuration, the ADD is refused and nothing changes.
@@ -306,7 +308,8 @@ fn check_compares(make: Make<'_>) {
         check("c1", Some(got[..1].to_vec())),
         Err(Error::Refused(Refusal::Different { .. }))
     ));
-    // An address of our ranges that the owner does not hold: it was freed, or has another owner.
+    // prevResult has an address of our ranges that the owner does not hold: it was freed, or another owner
+    // has it.
     let lost = vec![got[0], got[1], addr("10.0.0.77")];
     assert!(matches!(check("c1", Some(lost)), Err(Error::Refused(Refusal::Lost { .. }))));
     assert!(matches!(check("c2", None), Err(Error::Refused(Refusal::Missing { .. }))));
@@ -316,14 +319,14 @@ fn garbage_collection(make: Make<'_>) {
     collect(make, 300);
 }
 
-/// Leases of three kinds that GC must keep, and `count` leases that it must check.
+/// Makes leases of three kinds that a GC must keep, and `count` leases that the GC must check.
 fn collect(make: Make<'_>, count: usize) {
     let mut store = make();
     let sets = [set("10.0.0.0/8")];
     for i in 0..count {
         added(&mut *store, &add(&format!("c{i}"), &sets), &at(1));
     }
-    // A container whose network is not the one of the GC, which would otherwise free the lease.
+    // A container of a network that is not the network of the GC. The GC must not free its lease.
     let foreign = Attachment { network: NetworkName::new("other").unwrap(), ..attachment("c1") };
     let foreign = Add { owner: Owner::Attachment(foreign), ..add("c1", &sets) };
     added(&mut *store, &foreign, &at(1));
@@ -366,13 +369,13 @@ fn cooldown_of_the_only_address(make: Make<'_>, range: &str, only: &str) {
         refused(&mut *store, &strict, &at(129)),
         Refusal::Exhausted { cooling: true, .. }
     ));
-    // No other address is free, so the address is leased before its cooldown ends, unless the cooldown is
+    // No other address is free. So the address is leased before its cooldown ends, unless the cooldown is
     // strict.
     assert_eq!(added(&mut *store, &cool("c2", false), &at(129)), only);
     freed(&mut *store, &del("c2"), &at(129));
     assert_eq!(added(&mut *store, &cool("c3", true), &at(159)), only);
     freed(&mut *store, &del("c3"), &at(159));
-    // A clock that is set back does not extend the cooldown.
+    // If the clock is set back, the cooldown does not last longer.
     assert_eq!(added(&mut *store, &cool("c4", true), &at(50)), only);
     freed(&mut *store, &del("c4"), &at(50));
 }
@@ -464,7 +467,7 @@ fn a_moved_container_is_rewritten(make: Make<'_>) {
     assert_eq!(now[0].time, 1);
 }
 
-/// Prints the name of a case that fails.
+/// Prints the name of the case if the case fails.
 pub struct CaseName(pub String);
 
 impl Drop for CaseName {
@@ -571,7 +574,7 @@ fn the_first_add_imports_the_leases_of_host_local() {
         );
         assert_eq!(added(&mut *store, &add("c1", legacy), &at(1)), [addr("10.0.0.5")]);
         assert_eq!(leases(&mut *store).len(), 3);
-        // The leases are found again, whether the folder still exists or not.
+        // A repeated ADD finds the imported leases, whether the folder still exists or not.
         let same = added(&mut *store, &add("old", Legacy::Unread), &at(2));
         assert_eq!(same, [addr("10.0.0.3")]);
         assert_eq!(added(&mut *store, &add("new", Legacy::Unread), &at(2)), [addr("10.0.0.4")]);
@@ -580,8 +583,8 @@ fn the_first_add_imports_the_leases_of_host_local() {
     }
 }
 
-/// Each network has its own leases. An overlap is reported once. If the networks share the range on purpose,
-/// it is not reported.
+/// Each network has its own set of leases. An overlap is reported once. Networks that share a set on purpose
+/// are not reported.
 #[test]
 fn overlapping_networks_are_reported_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -608,7 +611,7 @@ fn overlapping_networks_are_reported_once() {
         assert_eq!(warned("b", "b", "10.0.0.128/25", "c2"), "");
         let warning = warned("c", "a", "10.0.0.0/24", "c3");
         assert!(warning.contains("network b") && !warning.contains("network a"), "{warning}");
-        // A changed range is checked again.
+        // If the range of a network changes, it is compared with other networks again.
         assert!(!warned("b", "b", "10.0.0.0/25", "c5").is_empty());
     }
 }

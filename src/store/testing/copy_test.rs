@@ -1,4 +1,4 @@
-//! Cases of the contract for copying: all records of a store are copied to a second store and back.
+//! The contract's cases for `sublet copy`: all records of a store are copied to a second store and back.
 
 use super::contract::{Make, add, added, addr, at, attachment, del, leases, net, refused, set};
 use super::fake_cluster::{FakeServer, FakeStore};
@@ -57,7 +57,7 @@ fn fill(store: &mut dyn Store) {
     }
 }
 
-/// The lifetime of a store's own leases.
+/// Returns the lifetime of the leases that a store makes.
 fn lifetime(store: &mut dyn Store) -> Persist {
     let probe = SetName("probe".into());
     let network = NetworkName::new("probe").unwrap();
@@ -96,7 +96,7 @@ fn all(store: &mut dyn Store) -> Vec<Record> {
     found
 }
 
-/// From the model to the store, and back.
+/// Copies the records from the model to the store, and back.
 pub fn every_record_is_copied(make: Make<'_>) {
     let (mut model, mut back) = (Memory::default(), Memory::default());
     fill(&mut model);
@@ -110,7 +110,7 @@ pub fn every_record_is_copied(make: Make<'_>) {
     assert!(comparison.missing.is_empty() && comparison.different.is_empty(), "{comparison:?}");
     assert_eq!(copy_all(&mut *store, &mut back).unwrap(), expected.len());
     assert_eq!(all(&mut back), expected);
-    // The copy works: no held address is leased again, and every owner can release its lease.
+    // The copy can be used: no leased address is leased again, and every owner can free its lease.
     let taken: Vec<_> = leases(&mut *store).into_iter().map(|l| (l.set, l.addr)).collect();
     let new = added(&mut *store, &add("new", &[set("10.0.0.0/24")]), &at(101));
     assert!(!taken.contains(&(net(), new[0])));
@@ -122,7 +122,7 @@ pub fn every_record_is_copied(make: Make<'_>) {
     assert_eq!(leases(&mut *store).len(), before - 140);
 }
 
-/// A dry run reports all conflicts, and a portion is written completely or not at all.
+/// A dry run reports all conflicts. Each portion of records is written completely or not at all.
 pub fn another_holder_is_reported(make: Make<'_>) {
     let mut store = make();
     let mine = added(&mut *store, &add("mine", &[set("10.0.0.0/24")]), &at(1));
@@ -146,8 +146,8 @@ pub fn another_holder_is_reported(make: Make<'_>) {
     assert_eq!(leases(&mut *store), [here]);
 }
 
-/// A copy that is stopped after any portion can be repeated from the start. A node that was renamed in the
-/// meantime counts as another holder.
+/// If a copy is stopped after any portion, it can be repeated from the start. A node that was renamed
+/// meanwhile counts as another holder.
 pub fn stopped_and_repeated(make: Make<'_>) {
     let mut model = Memory::default();
     fill(&mut model);
@@ -172,7 +172,7 @@ pub fn stopped_and_repeated(make: Make<'_>) {
     assert!(matches!(refusal, Refusal::Clash { .. }));
 }
 
-/// Only clusters keep the definitions of networks.
+/// Only clusters store the definitions of networks.
 #[test]
 fn definitions_are_copied_between_clusters() {
     let server = || FakeStore::new(FakeServer::new(false));

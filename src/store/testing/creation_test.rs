@@ -1,5 +1,5 @@
-//! Creation and replacement: at any time, a name leads to a complete file or to nothing, and once the file
-//! exists, never to nothing.
+//! Creation and replacement of files: at any time, a name leads to a complete file or to no file. Once the
+//! file exists, the name never leads to no file again.
 
 use std::fs;
 use std::io::{ErrorKind, Result};
@@ -70,7 +70,7 @@ fn the_name_of_a_store_never_leads_to_nothing() {
         added(&mut host.store(persist), &lowest("c1"), &boot(1));
         reserve(&mut host.store(persist), &[addr("10.0.0.9")], &boot(1)).unwrap();
         let file = if persist == Persist::Disk { host.path("") } else { host.of_boot(1) };
-        // A damaged page, so that there is something to repair.
+        // Damage a page, so that there is something to repair.
         let mut bytes = fs::read(&file).unwrap();
         let last = bytes.len() - 4000;
         bytes[last..].fill(0xff);
@@ -128,7 +128,7 @@ fn a_store_that_cannot_be_written_is_read() {
     for persist in MODES {
         let host = Host::new();
         added(&mut host.store(persist), &lowest("c1"), &boot(1));
-        // As on a read-only file system: a lock file cannot be created either.
+        // Remove the lock file, because a read-only file system would not allow creating it.
         let _ = fs::remove_file(host.path(".lock"));
         let _ = fs::remove_file(host.path(".boot.lock"));
         let mut store = watched(&host, persist, |what, _| match what {
@@ -149,7 +149,7 @@ fn a_store_that_cannot_be_written_is_read() {
     }
 }
 
-/// A path that cannot be examined may exist. So every command fails, and nothing is created.
+/// If a path cannot be examined, a file may exist there. So every command fails, and nothing is created.
 #[test]
 fn a_look_that_fails_is_never_taken_for_absence() {
     for persist in MODES {
@@ -158,7 +158,7 @@ fn a_look_that_fails_is_never_taken_for_absence() {
         let file = if persist == Persist::Disk { host.path("") } else { host.of_boot(1) };
         for away in [false, true] {
             if away {
-                // For example, because a volume is not mounted.
+                // This happens for example if a volume is not mounted.
                 fs::rename(&file, host.path(".away")).unwrap();
             }
             let before = host.names();
@@ -195,7 +195,8 @@ fn only_enoent_means_that_there_is_no_file() {
     }
 }
 
-/// A note must not be written into the target of a symbolic link in place of the lock file.
+/// If a symbolic link is in place of the lock file, the header note must not be written to the target of the
+/// link.
 #[test]
 fn a_symbolic_link_is_not_followed() {
     for name in ["", ".lock", ".policy"] {

@@ -1,4 +1,4 @@
-//! For test stores that wrap another store: the read side is delegated to the wrapped store.
+//! Macros for test stores that wrap another store and delegate most methods to it.
 
 /// Delegates every method of `StoreReader` except `list` to another store.
 macro_rules! delegate_reads {
@@ -54,7 +54,7 @@ macro_rules! delegate_repairs {
 }
 pub(super) use delegate_repairs;
 
-/// Delegates every method of a server except commits: limits to `$server`, reads to `$read`.
+/// Delegates every method of a server except commits: limits to `$server`, and reads to `$read`.
 macro_rules! delegate_server {
     ($me:ident => $server:expr, $read:expr) => {
         fn place(&$me) -> String {

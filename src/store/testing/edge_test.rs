@@ -27,7 +27,7 @@ fn embedded(path: &Path, persist: Persist) -> Embedded {
     Embedded::new(path.to_owned(), persist, Wait::Forever)
 }
 
-/// Runs a case on each local store.
+/// Runs a case on each store that needs no server.
 fn each(case: impl Fn(&mut dyn Store)) {
     case(&mut Memory::default());
     let folder = tempfile::tempdir().unwrap();
@@ -39,7 +39,7 @@ fn cooled(container: &str, sets: &[RangeSet]) -> Add {
     Add { cooldown, strategy: Strategy::Lowest, ..add(container, sets) }
 }
 
-/// Two range sets of a family both want to end the same cooldowns.
+/// Two range sets of the same family both find the same ended cooldowns.
 #[test]
 fn two_sets_of_a_family_end_a_cooldown_once() {
     each(|store| {
@@ -51,8 +51,8 @@ fn two_sets_of_a_family_end_a_cooldown_once() {
     });
 }
 
-/// The first set leases an address whose cooldown has expired. The second set, which ends expired cooldowns, must
-/// leave that address alone.
+/// The first range set leases an address whose cooldown has ended. The second range set, which removes ended
+/// cooldowns, must not change that address.
 #[test]
 fn the_cooldown_of_an_address_that_was_just_leased_is_not_ended() {
     each(|store| {
@@ -70,8 +70,8 @@ fn legacy(container: &str, at: &str, ifname: Option<&str>) -> Legacy {
     Legacy::Read(vec![foreign(container, at, ifname)], vec![])
 }
 
-/// Otherwise the owner would be split in two: a repeated ADD would return another address, and DEL would leave
-/// the imported lease.
+/// Otherwise the owner would have two names: a repeated ADD would return another address, and a DEL would
+/// leave the imported lease.
 #[test]
 fn an_imported_container_keeps_its_address_when_a_set_is_added() {
     each(|store| {
@@ -87,7 +87,7 @@ fn an_imported_container_keeps_its_address_when_a_set_is_added() {
     });
 }
 
-/// The two interfaces of a container do not get the same address.
+/// Two interfaces of a container must not get the same address.
 #[test]
 fn an_imported_lease_serves_one_interface() {
     each(|store| {
@@ -126,13 +126,13 @@ fn collected(first: usize) {
     panic!("no end");
 }
 
-/// A first page with more leases than fit in a transaction.
+/// The first page of owners has more leases than fit into one transaction.
 #[test]
 fn gc_frees_owners_with_many_addresses() {
     collected(0);
 }
 
-/// A later page with more leases than fit in a transaction.
+/// A later page of owners has more leases than fit into one transaction.
 #[test]
 fn gc_gets_past_owners_with_many_addresses() {
     collected(4);
@@ -149,7 +149,8 @@ fn gc_frees_an_owner_in_several_steps() {
     assert_eq!(leases(&mut store), []);
 }
 
-/// A clock that is set back ends a cooldown. Newer cooldowns, which sort before it, must not hide it.
+/// If the clock is set back, a cooldown ends. Newer cooldowns, which come before it in the queue, must not
+/// hide it.
 #[test]
 fn a_clock_that_is_set_back_exhausts_no_range() {
     each(|store| {
@@ -160,12 +161,12 @@ fn a_clock_that_is_set_back_exhausts_no_range() {
             added(store, &cool(&format!("c{i}")), &at(1_000_000));
         }
         store.apply(&del("c0"), &at(1_000_000)).unwrap();
-        // The clock is corrected.
+        // Now the clock is correct again.
         for i in 1..=32 {
             store.apply(&del(&format!("c{i}")), &at(500)).unwrap();
         }
         assert_eq!(added(store, &cool("d"), &at(510)), [addr("10.0.0.2")]);
-        // The ADD has ended other cooldowns too: those addresses are free again.
+        // The ADD has ended other cooldowns too, so those addresses are free again.
         for n in 0..7 {
             added(store, &cool(&format!("e{n}")), &at(545));
         }
@@ -178,7 +179,8 @@ fn of_other_network() -> Add {
     Add { set: SetName("other".into()), network, owner, ..add("o", &[set("10.9.0.0/24")]) }
 }
 
-/// The boot file does not know a reservation that was made while the set's leases were on disk.
+/// The reservation was made while the leases of the set were in the durable file, so it is not in the boot
+/// file.
 #[test]
 fn a_reservation_holds_whatever_persist_says() {
     let folder = tempfile::tempdir().unwrap();
@@ -191,7 +193,7 @@ fn a_reservation_holds_whatever_persist_says() {
     assert_ne!(got, [addr("10.0.0.2")], "a reserved address was leased");
 }
 
-/// The boot file does not know that a folder was imported, so the folder is imported again.
+/// The import of the folder is not recorded in the boot file, so the folder is imported again.
 #[test]
 fn a_folder_is_taken_over_once_whatever_persist_says() {
     let folder = tempfile::tempdir().unwrap();
@@ -209,7 +211,7 @@ fn a_folder_is_taken_over_once_whatever_persist_says() {
     assert_ne!(outcome, Outcome::ReadLegacy, "ended leases are imported again");
 }
 
-/// With the machine ID of another machine (a cloned image), boots cannot be distinguished.
+/// The machine ID is that of another machine (a cloned image), so it does not distinguish the boots.
 #[test]
 fn leases_of_this_machine_end_with_the_boot_whoever_began_the_file() {
     let folder = tempfile::tempdir().unwrap();
@@ -229,7 +231,7 @@ fn leases_of_this_machine_end_with_the_boot_whoever_began_the_file() {
     }
 }
 
-/// A DEL has to read host-local's folder, and an ADD imports the folder meanwhile.
+/// A DEL has to read host-local's folder. Meanwhile an ADD imports that folder.
 #[test]
 fn a_del_during_an_import_leaves_no_lease() {
     struct Meanwhile<'a>(&'a mut Memory, bool);
@@ -266,7 +268,7 @@ fn a_del_during_an_import_leaves_no_lease() {
     assert!(left.iter().all(|l| l.owner != owner("old")), "{left:?}");
 }
 
-/// The configured gateway is the address of an existing lease.
+/// The gateway in the configuration is an address that a container already has.
 #[test]
 fn a_container_is_not_its_own_gateway() {
     each(|store| {
@@ -282,7 +284,7 @@ fn a_container_is_not_its_own_gateway() {
     });
 }
 
-/// A DEL frees one address that it names twice (ECS: ipv4-address and a mapped ipv6-address).
+/// A DEL names one address twice (ECS: ipv4-address and an IPv4-mapped ipv6-address), and frees it once.
 #[test]
 fn an_address_named_twice_is_freed_once() {
     each(|store| {
@@ -293,7 +295,7 @@ fn an_address_named_twice_is_freed_once() {
     });
 }
 
-/// There are never more records of former addresses than addresses.
+/// The number of former addresses that are stored is never larger than the number of addresses.
 #[test]
 fn the_addresses_of_pods_that_never_return_are_forgotten() {
     let folder = tempfile::tempdir().unwrap();
@@ -323,7 +325,7 @@ fn the_addresses_of_pods_that_never_return_are_forgotten() {
     assert!((1..=5).contains(&records), "{records}");
 }
 
-/// The pod returns and gets another address, because its former address has another holder.
+/// A pod returns and gets a different address, because its former address has another holder.
 #[test]
 fn a_pod_that_moves_leaves_no_index_behind() {
     for persist in [Persist::Boot, Persist::Disk] {
@@ -336,7 +338,7 @@ fn a_pod_that_moves_leaves_no_index_behind() {
         let moved = added(&mut store, &sticky("c2", "db-0"), &at(1));
         assert_eq!(moved, [addr("10.0.0.3")]);
         store.problems(&at(1), &mut |problem| panic!("{problem:?}")).unwrap();
-        // From now on, its former address belongs to another pod, which keeps it.
+        // From now on, the pod's first address is stored for another pod, which keeps it.
         store.apply(&del("x"), &at(1)).unwrap();
         store.apply(&del("c2"), &at(1)).unwrap();
         added(&mut store, &sticky("c3", "db-1"), &at(1));

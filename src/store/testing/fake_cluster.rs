@@ -1,9 +1,9 @@
 //! A fake compare-and-set server in memory, with the limits of Consul or the abilities of etcd.
 //!
-//! It has keys, versions, atomic transactions of at most 64 operations, and listing by prefix. Like Consul,
-//! it reports which comparisons failed. Like etcd, it reports the records. It counts round trips. On request,
-//! another client acts in between, commits conflict at random, or answers are lost before or after the commit
-//! is applied. The store on top of the server is the production code.
+//! It has keys, versions, atomic transactions of at most 64 operations, and listing by prefix. If a
+//! comparison fails, it reports either the paths, as Consul does, or the records, as etcd does. It counts
+//! round trips. A test can make another client act in between, commits conflict at random, or answers get
+//! lost before or after the commit is applied. The store that uses the server is the production code.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -22,11 +22,11 @@ use crate::store::cluster::server::{Commit, Entries, Entry, KeyRange, Operation,
 use crate::store::cluster::{ClusterStore, LocalCache};
 use crate::store::{Cluster, OldKey, Store, StoreReader};
 
-/// Most operations of one transaction (Consul 1.8).
+/// The maximum number of operations in a transaction (Consul 1.8).
 const LIMIT: usize = 64;
 
-/// A prefix or a path, and the action of another client, once, after the prefix was listed or the path was
-/// read.
+/// A prefix or path, and the action of another client. The action runs once, after the prefix was listed or
+/// the path was read.
 pub type AfterList = (&'static str, Box<dyn FnOnce()>);
 
 /// The fake server.
@@ -35,38 +35,40 @@ pub struct FakeServer {
     records: RefCell<Records>,
     /// The number of round trips so far.
     pub round_trips: Cell<usize>,
-    /// Whether the server behaves like etcd; otherwise like Consul.
+    /// Whether the server behaves like etcd. Otherwise it behaves like Consul.
     pub is_etcd: Cell<bool>,
-    /// Whether comparisons always hold. The suite must detect this.
+    /// Whether all comparisons hold, even wrong ones. The suite must detect this.
     pub ignores_comparisons: Cell<bool>,
-    /// The seed of random failures; 0 for none. Commits conflict without a reason, or their answers are lost
-    /// before or after they are applied.
+    /// The seed of random failures; 0 for no failures. A commit conflicts without a reason, or its answer is
+    /// lost before or after the commit is applied.
     pub failure_seed: Cell<u64>,
-    /// Whether every commit is applied, and none is answered. [`apply_stalled`] applies them a second time.
+    /// Whether every commit is applied but not answered. [`apply_stalled`] applies these commits a second
+    /// time.
     pub never_answers: Cell<bool>,
-    /// How many of the next commits are not answered, and are only applied by [`apply_stalled`].
+    /// The number of next commits that are neither answered nor applied. [`apply_stalled`] applies them
+    /// later.
     pub stalled_commits: Cell<usize>,
-    /// The commits that [`apply_stalled`] applies.
+    /// The commits that [`apply_stalled`] will apply.
     pub stalled: RefCell<Vec<Vec<Operation>>>,
-    /// Whether the client is killed while the server has its next commit that changes an address: the commit
-    /// is stalled, and every later call fails.
+    /// Whether the client is killed during its next commit that changes an address: the commit is stalled,
+    /// and every later call fails.
     pub kills_in_commit: Cell<bool>,
-    /// Whether the server has no room for records.
+    /// Whether the server has no room for further records.
     pub is_full: Cell<bool>,
-    /// The keys of cni-ipam-consul.
+    /// The keys that cni-ipam-consul wrote.
     pub old_keys: RefCell<BTreeMap<String, Vec<u8>>>,
-    /// Another client, which acts once before the next commit.
+    /// The action of another client, which runs once, before the next commit.
     pub before_commit: RefCell<Option<Box<dyn FnOnce()>>>,
-    /// Another client, which acts once after the next commit is applied. The client of the commit gets no
-    /// answer, and looks for the outcome afterwards.
+    /// The action of another client, which runs once, after the next commit was applied. The client of that
+    /// commit gets no answer, and checks the outcome after the action.
     pub after_commit: RefCell<Option<Box<dyn FnOnce()>>>,
-    /// Another client, which acts once after the next read of a path.
+    /// The action of another client, which runs once, after the next read of a path.
     pub after_get: RefCell<Option<AfterList>>,
-    /// Another client, which acts once after the next listing of a prefix.
+    /// The action of another client, which runs once, after the next listing of a prefix.
     pub after_list: RefCell<Option<AfterList>>,
-    /// The number of commits until every call fails, as if the client was killed.
+    /// After this number of commits, every call fails, as if the client had been killed.
     pub commits_left: Cell<Option<usize>>,
-    /// The folder of the nodes' local cache.
+    /// The folder for the local cache of the nodes.
     pub cache: Folder,
 }
 
@@ -75,17 +77,17 @@ pub struct Folder(pub TempDir);
 
 impl Default for Folder {
     fn default() -> Folder {
-        // On tmpfs, as the notes of a real node.
+        // The folder is on tmpfs, like the notes of a real node.
         Folder(tempfile::tempdir_in("/dev/shm").unwrap())
     }
 }
 
-/// A cache that keeps nothing.
+/// Returns a local cache that stores nothing.
 pub fn no_cache() -> LocalCache {
     LocalCache::new("/proc/nowhere".as_ref(), String::new())
 }
 
-/// Applies the stalled commits.
+/// Applies the commits that were stalled.
 pub fn apply_stalled(server: &Rc<FakeServer>) {
     for operations in server.stalled.take() {
         server.commit(&operations, Instant::now()).unwrap();
@@ -93,7 +95,7 @@ pub fn apply_stalled(server: &Rc<FakeServer>) {
 }
 
 impl FakeServer {
-    /// A server that behaves like etcd or like Consul.
+    /// Makes a server that behaves like etcd or like Consul.
     pub fn new(is_etcd: bool) -> Rc<FakeServer> {
         let server = FakeServer::default();
         server.is_etcd.set(is_etcd);
@@ -112,17 +114,17 @@ impl FakeServer {
         }
     }
 
-    /// Changes the record of a path without a new version.
+    /// Changes the record at a path without changing its version.
     pub fn corrupt(&self, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
         change(&mut self.records.borrow_mut().entries.get_mut(path).unwrap().value);
     }
 
-    /// The value of a path.
+    /// Returns the value at a path.
     pub fn record(&self, path: &str) -> Vec<u8> {
         self.records.borrow().entries[path].value.clone()
     }
 
-    /// Writes a value that the path had before.
+    /// Writes a value that was at the path earlier.
     pub fn restore(&self, path: &str, value: Vec<u8>) {
         let records = &mut *self.records.borrow_mut();
         records.version += 1;
@@ -130,17 +132,18 @@ impl FakeServer {
         records.entries.insert(path.to_owned(), entry);
     }
 
-    /// Writes a key as cni-ipam-consul does.
+    /// Writes a key in the form in which cni-ipam-consul does.
     pub fn write_old_key(&self, key: &str, value: &str) {
         self.old_keys.borrow_mut().insert(key.to_owned(), value.as_bytes().to_vec());
     }
 
-    /// All paths.
+    /// Returns all paths.
     pub fn paths(&self) -> Vec<String> {
         self.records.borrow().entries.keys().cloned().collect()
     }
 
-    /// The next random failure. 0: a conflict. 1: not applied. 2: applied but not answered. Otherwise none.
+    /// Returns the next random failure. 0: the commit conflicts. 1: it is not applied. 2: it is applied but
+    /// not answered. Other numbers: no failure.
     fn next_failure(&self) -> u64 {
         match self.failure_seed.get() {
             0 => u64::MAX,
@@ -256,20 +259,20 @@ impl Server for Rc<FakeServer> {
     }
 }
 
-/// The production store on a fake server. Its listing also checks that the server's records agree.
+/// The production store on a fake server. Listing the leases also checks that the server's records agree.
 pub struct FakeStore {
     server: Rc<FakeServer>,
     store: ClusterStore<Rc<FakeServer>>,
 }
 
 impl FakeStore {
-    /// A store with the server's cache folder.
+    /// Makes a store that uses the server's cache folder.
     pub fn new(server: Rc<FakeServer>) -> FakeStore {
         let cache = LocalCache::new(server.cache.0.path(), "fake".to_owned());
         FakeStore::with_cache(server, Persist::Boot, cache)
     }
 
-    /// A store with a different cache.
+    /// Makes a store that uses a different cache.
     pub fn with_cache(server: Rc<FakeServer>, persist: Persist, cache: LocalCache) -> FakeStore {
         let store = ClusterStore::new(server.clone(), Duration::from_secs(60), persist, cache);
         FakeStore { server, store }
@@ -290,7 +293,7 @@ impl Store for FakeStore {
 
 impl StoreReader for FakeStore {
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
-        // This check must not count as a call of the client that is killed.
+        // The check must not count as a call of the client that is going to be killed.
         let left = self.server.commits_left.take();
         assert_sound(&self.server);
         self.server.commits_left.set(left);

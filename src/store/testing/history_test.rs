@@ -1,5 +1,5 @@
-//! History and counters: cases for the model, for redb with both lifetimes of leases, and for a cluster; and
-//! the differences between these stores.
+//! Tests of history and counters: cases for the model, for lease files with boot leases and with durable
+//! leases, and for a cluster; and tests of the differences between these stores.
 
 use std::time::Duration;
 
@@ -32,13 +32,13 @@ fn count(store: &mut dyn Store, verb: Verb, ending: Ending) -> u64 {
     all.iter().filter(of).map(|c| c.count).sum()
 }
 
-/// Leases, a refusal, a reservation and releases of every kind.
+/// Makes leases, a refusal, a reservation, and releases of every kind.
 fn every_event_is_recorded_once(make: Make<'_>) {
     let mut store = make();
     let sets = [set("10.0.0.0/29")];
     let low = |c: &str| lowest(c, &sets);
     added(&mut *store, &low("c1"), &at(1));
-    // A repeated ADD makes no event.
+    // A repeated ADD records no event.
     added(&mut *store, &low("c1"), &at(2));
     added(&mut *store, &low("c2"), &at(3));
     let reserve = |addrs: &[&str], note: &str| {
@@ -49,10 +49,10 @@ fn every_event_is_recorded_once(make: Make<'_>) {
     let cli = |now| Context { face: Face::Cli, ..at(now) };
     let done = store.apply(&reserve(&["10.0.0.4", "10.0.0.5"], "printer"), &cli(4)).unwrap();
     assert_eq!(done, Outcome::Reserved(vec![addr("10.0.0.4"), addr("10.0.0.5")]));
-    // The reservation is refused as a whole, because one of the addresses is held.
+    // No address is reserved, because one of them is leased.
     let no = refused(&mut *store, &reserve(&["10.0.0.6", "10.0.0.2"], "x"), &cli(4));
     assert!(matches!(no, Refusal::Held { .. }), "{no}");
-    // A replaced note makes no event.
+    // Changing the note of a reservation records no event.
     let again = store.apply(&reserve(&["10.0.0.4"], "scanner"), &cli(4)).unwrap();
     assert_eq!(again, Outcome::Reserved(vec![]));
     added(&mut *store, &low("c3"), &at(5));
@@ -89,7 +89,7 @@ fn every_event_is_recorded_once(make: Make<'_>) {
     assert_eq!(count(&mut *store, Verb::Reserve, Ending::Ok), 3);
 }
 
-/// Leased, reserved and cooling addresses.
+/// There are leased, reserved and cooling addresses.
 fn addresses_in_use_are_listed_once_and_in_order(make: Make<'_>) {
     let mut store = make();
     let sets = [set("10.0.0.0/24")];
@@ -97,7 +97,7 @@ fn addresses_in_use_are_listed_once_and_in_order(make: Make<'_>) {
         let cooldown = Cooldown { seconds: 60, strict: false };
         Add { cooldown, strategy: Strategy::Lowest, ..add(c, &sets) }
     };
-    // Before the set has a file, and after.
+    // The addresses are reserved before the set has a lease file, and again afterwards.
     store.apply(&reserve(&["10.0.0.3", "10.0.0.200", "10.0.0.7"]), &at(1)).unwrap();
     for c in ["c1", "c2", "c3", "c4", "c5"] {
         added(&mut *store, &cool(c), &at(2));
@@ -126,7 +126,7 @@ fn addresses_in_use_are_listed_once_and_in_order(make: Make<'_>) {
     assert_eq!(usage.gap.unwrap().to_string(), "10.0.0.10-10.0.0.199");
 }
 
-/// The cases.
+/// The contract's cases for history.
 pub const CASES: [super::contract::Case; 2] =
     [every_event_is_recorded_once, addresses_in_use_are_listed_once_and_in_order];
 
@@ -161,7 +161,7 @@ fn a_cluster_keeps_history() {
     }
 }
 
-/// `open` creates a client of the server.
+/// `open` makes a client of the server.
 pub fn history_of_a_network_is_bounded<S: Server>(open: &dyn Fn() -> S) {
     let folder = tempfile::tempdir().unwrap();
     let store = |history| {
@@ -170,7 +170,7 @@ pub fn history_of_a_network_is_bounded<S: Server>(open: &dyn Fn() -> S) {
         ClusterStore::new(open(), limit, Persist::Boot, cache).keeping(history)
     };
     let few = History::Kept { count: 4, age: 50 };
-    // Two nodes share the bound.
+    // The limit applies to the events of both nodes together.
     let cycle = |history, now: u64| {
         let node = Node { name: format!("n{}", now % 2), machine: format!("m{}", now % 2) };
         let (mut store, cx) = (store(history), Context { node, ..at(now) });
@@ -184,11 +184,11 @@ pub fn history_of_a_network_is_bounded<S: Server>(open: &dyn Fn() -> S) {
     }
     assert_eq!(cycle(few, 9), [8, 8, 9, 9]);
     assert_eq!(cycle(few, 10), [9, 9, 10, 10]);
-    // A call without a setting keeps the setting.
+    // A call without a history setting uses the last setting.
     assert_eq!(cycle(History::Standing, 11), [10, 10, 11, 11]);
     assert_eq!(cycle(History::Off, 12), [10, 10, 11, 11]);
     assert_eq!(cycle(History::Standing, 14), [10, 10, 11, 11]);
-    // Events that are too old are not shown, and the next DEL removes them.
+    // Events that are too old are not returned, and the next DEL removes them.
     assert_eq!(cycle(few, 61), [11, 11, 61, 61]);
     assert_eq!(cycle(few, 901), [901, 901]);
     store(few).problems(&at(992), &mut |problem| panic!("{problem:?}")).unwrap();
@@ -202,8 +202,8 @@ fn history_of_a_cluster_is_bounded_and_can_be_off() {
     }
 }
 
-/// The end of a boot lease is recorded once, by the transaction that removes it. The events of all nodes are in
-/// the order of their transactions, whatever the clocks say.
+/// The end of a boot lease is recorded once, by the transaction that removes the lease. The events of all
+/// nodes are in the order of their transactions, even if the clocks differ.
 #[test]
 fn events_of_a_cluster_are_in_order() {
     let server = FakeServer::new(false);
@@ -212,7 +212,7 @@ fn events_of_a_cluster_are_in_order() {
     let mut store = FakeStore::new(server.clone());
     added(&mut store, &low("c1"), &at(50));
     let next = |now| Context { boot: Some(BootId("boot-2".to_owned())), ..at(now) };
-    // The only address; its lease has ended.
+    // This is the only address, and its lease has ended.
     added(&mut store, &low("c2"), &next(40));
     store.apply(&del("c2"), &next(30)).unwrap();
     let other = Node { name: "other".to_owned(), machine: "m2".to_owned() };
@@ -227,7 +227,7 @@ fn events_of_a_cluster_are_in_order() {
         (20, What::Added),
     ];
     assert_eq!(found, expected);
-    // A damaged record is reported, and the others are read.
+    // A damaged record is reported, and the other records are read.
     let path = server.paths().into_iter().find(|p| p.starts_with("past/")).unwrap();
     server.corrupt(&path, |value| value.push(0));
     assert_eq!(events(&mut store).len(), 4);
@@ -236,7 +236,7 @@ fn events_of_a_cluster_are_in_order() {
     assert!(matches!(&problems[..], [place] if place.contains(&path)), "{problems:?}");
 }
 
-/// The history of a node survives its release, and ends with the age of its events.
+/// The history of a node is kept when the node is released, until its events are too old.
 #[test]
 fn history_of_forgotten_nodes_ends() {
     const DAY: u64 = 24 * 3600;
@@ -260,7 +260,8 @@ fn history_of_forgotten_nodes_ends() {
     }
 }
 
-/// A server that is out of space must not make a DEL fail, nor an ADD if only history does not fit.
+/// If a server has no space, a DEL must not fail. An ADD must not fail either, if only the history does not
+/// fit.
 #[test]
 fn a_full_server_drops_history() {
     let server = FakeServer::new(true);
@@ -280,7 +281,7 @@ fn a_full_server_drops_history() {
     assert_eq!(all, [1, 1, 4]);
 }
 
-/// Failures of the servers are counted, too.
+/// Requests that the servers did not answer are counted too.
 #[test]
 fn each_node_of_a_cluster_counts_its_own_requests() {
     let server = FakeServer::new(false);
@@ -302,7 +303,7 @@ fn each_node_of_a_cluster_counts_its_own_requests() {
     assert_eq!(store.counters(&other).unwrap(), []);
 }
 
-/// A refused ADD is counted only if counting costs no flush.
+/// A refused ADD is counted only if that needs no flush.
 #[test]
 fn refusals_are_counted_where_a_commit_flushes_nothing() {
     for (persist, counted) in [(Persist::Boot, 2), (Persist::Disk, 0)] {
@@ -331,10 +332,10 @@ fn history_of_a_file_is_bounded_and_can_be_off() {
         added(&mut store(few), &add(&format!("c{n}"), &sets), &at(n));
     }
     assert_eq!(events(&mut store(few)).iter().map(|e| e.time).collect::<Vec<_>>(), [4, 5, 6, 7, 8]);
-    // A call without a setting keeps the setting.
+    // A call without a history setting uses the last setting.
     added(&mut store(History::Standing), &add("standing", &sets), &at(9));
     assert_eq!(events(&mut store(few)).len(), 5);
-    // Events that are too old are removed, a few at a time.
+    // Events that are too old are removed, a few with each call.
     added(&mut store(few), &add("late", &sets), &at(58));
     assert_eq!(events(&mut store(few)).iter().map(|e| e.time).collect::<Vec<_>>(), [8, 9, 58]);
     added(&mut store(History::Off), &add("off", &sets), &at(59));
@@ -373,13 +374,13 @@ fn a_busy_network_does_not_erase_the_history_of_a_quiet_one() {
                 assert!(problem.what.contains("overlap"), "{problem:?}");
             })
             .unwrap();
-        // A network without new events loses its events too, once they are too old.
+        // Events of a network that are too old are removed even if the network has no new events.
         added(&mut store, &of("busy", "late"), &at(60));
         assert_eq!(quiet(&mut store), 0);
     }
 }
 
-/// The history includes the ends of the boot's leases.
+/// The history contains an event for each boot lease that ended with the boot.
 #[test]
 fn history_includes_the_previous_boot() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Home: the leases of a set are in one file, whatever `persist` is from call to call.
+//! The home of a network: all leases of a set are in one file, even if `persist` differs from call to call.
 
 use super::contract::{added, addr, del};
 use super::host::{Host, added_with_warnings, boot, listed, lowest, of_network};
@@ -21,13 +21,13 @@ fn leases_go_where_the_set_has_one_already_with_a_warning_until_it_is_empty() {
         assert!(warnings.iter().any(|w| w.contains("persist")), "{warnings:?}");
         let new: Vec<_> = host.names().into_iter().filter(|n| !files.contains(n)).collect();
         assert!(new.iter().all(|name| name.strip_suffix(".lock").is_some()), "{new:?}");
-        // With either setting, the leases are listed and freed.
+        // The leases are listed and freed with either value of `persist`.
         for persist in [before, after] {
             assert_eq!(listed(&mut host.store(persist), &boot(1)).len(), 2);
         }
         host.store(after).apply(&del("c1"), &boot(1)).unwrap();
         host.store(before).apply(&del("c2"), &boot(1)).unwrap();
-        // The set is empty, so the setting applies.
+        // The set is empty, so `persist` takes effect.
         let (addrs, warnings) =
             added_with_warnings(&mut host.store(after), &lowest("c3"), &boot(1));
         assert_eq!((addrs, warnings), (vec![addr("10.0.0.2")], vec![]));
@@ -36,8 +36,8 @@ fn leases_go_where_the_set_has_one_already_with_a_warning_until_it_is_empty() {
     }
 }
 
-/// A copy reads the records of a set from the file with the set's leases, although the other file has its
-/// cursor.
+/// A copy reads the records of a set from the file that has the leases of the set, even if the other file has
+/// a cursor of the set.
 #[test]
 fn the_records_of_a_set_are_those_of_its_home() {
     for (before, after) in BOTH {
@@ -104,7 +104,7 @@ fn an_unreadable_boot_id_is_an_error_where_boot_leases_may_be() {
         assert!(host.store(persist).apply(&add("c4"), &blind(4)).is_err(), "{persist:?}");
         assert!(host.store(persist).apply(&del("c3"), &blind(5)).is_err(), "{persist:?}");
     }
-    // The freed durable lease does not bind the network to "disk".
+    // The durable lease was freed, so the network no longer has to stay in the durable file.
     let (_, warnings) =
         added_with_warnings(&mut host.store(Persist::Boot), &lowest("c5"), &boot(1));
     assert!(warnings.is_empty(), "{warnings:?}");
@@ -112,7 +112,7 @@ fn an_unreadable_boot_id_is_an_error_where_boot_leases_may_be() {
 
 #[test]
 fn another_process_s_first_lease_is_seen() {
-    // Two stores with different settings, each the first to lease from the set again and again.
+    // Two stores have different values of `persist`. In each round, both are the first to lease from the set.
     let host = Host::new();
     for round in 0..20 {
         let (one, other) = BOTH[round % 2];
@@ -137,7 +137,7 @@ fn del_and_gc_free_after_shared_was_added_or_removed() {
         added(&mut store, &in_set("a", "SH"), &boot(1));
         added(&mut store, &in_set("b", "SH"), &boot(1));
         added(&mut store, &lowest("c"), &boot(1));
-        // `del` names the set "net".
+        // The helper `del` names the set "net".
         let freed = store.apply(&del("a"), &boot(1)).unwrap();
         assert!(matches!(freed, Outcome::Freed(leases) if leases.len() == 1));
         let gc = crate::alloc::Gc {
@@ -158,7 +158,7 @@ fn a_set_is_listed_from_its_home_whatever_else_the_other_file_has() {
         let host = Host::new();
         let cooldown = Cooldown { seconds: 9, strict: false };
         let ecs = |name: &str| Add { cooldown, claim_gateways: true, ..lowest(name) };
-        // Only a gateway and a cooling address are left.
+        // Only the records of a gateway and of a cooling address are left.
         added(&mut host.store(before), &ecs("c1"), &boot(1));
         host.store(before).apply(&del("c1"), &boot(1)).unwrap();
         added(&mut host.store(after), &ecs("c2"), &boot(1));
@@ -174,7 +174,7 @@ fn a_set_is_listed_from_its_home_whatever_else_the_other_file_has() {
     }
 }
 
-/// An ADD of the network "net" from the set `set`.
+/// Makes an ADD of the network "net" that leases from the set `set`.
 fn from(set: &str, container: &str) -> crate::alloc::Add {
     crate::alloc::Add { set: crate::model::SetName(set.to_owned()), ..lowest(container) }
 }
@@ -185,7 +185,7 @@ fn a_network_stays_in_its_set_while_it_has_leases_whatever_shared_says() {
         for (one, other) in [("net", "SH"), ("SH", "net")] {
             let host = Host::new();
             added(&mut host.store(before), &from(one, "c1"), &boot(1));
-            // Another network's leases in the new set change nothing.
+            // Leases of another network in the new set make no difference.
             let network = crate::model::NetworkName::new("elsewhere").unwrap();
             let x = crate::model::Attachment {
                 network: network.clone(),
@@ -198,7 +198,7 @@ fn a_network_stays_in_its_set_while_it_has_leases_whatever_shared_says() {
                 added_with_warnings(&mut host.store(after), &from(other, "c2"), &boot(1));
             assert_eq!(addrs, [addr("10.0.0.3")], "{one} to {other}");
             assert!(warnings.iter().any(|w| w.contains("shared")), "{warnings:?}");
-            // The same container gets the same lease, and the undo of an ADD finds it.
+            // The same container gets the same lease, and undoing an ADD finds the lease.
             let (addrs, _) =
                 added_with_warnings(&mut host.store(after), &from(other, "c1"), &boot(1));
             assert_eq!(addrs, [addr("10.0.0.2")]);
@@ -213,7 +213,7 @@ fn a_network_stays_in_its_set_while_it_has_leases_whatever_shared_says() {
             .unwrap();
             host.store(after).apply(&del("c1"), &boot(1)).unwrap();
             assert_eq!(listed(&mut host.store(after), &boot(1)).len(), 1);
-            // The set is empty, so the configuration applies.
+            // The set is empty, so the configuration takes effect.
             let (addrs, warnings) =
                 added_with_warnings(&mut host.store(after), &from(other, "c3"), &boot(1));
             assert_eq!((addrs, warnings), (vec![addr("10.0.0.3")], vec![]));
@@ -233,7 +233,7 @@ fn persist_edited_back_and_forth_with_live_leases_moves_nothing() {
                 listed(&mut host.store(persist), &boot(1)).iter().map(|lease| lease.addr).collect();
             assert_eq!(addrs, all);
         }
-        // These leases end with the boot or survive it, like the first lease.
+        // The leases have the same lifetime as the first lease of the network.
         let left = if before == Persist::Disk { 6 } else { 0 };
         assert_eq!(listed(&mut host.store(after), &boot(2)).len(), left);
     }

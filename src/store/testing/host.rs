@@ -1,4 +1,4 @@
-//! A host in a temporary folder, for tests of the embedded store's files.
+//! A host in a temporary folder, for testing the files of the embedded store.
 
 use std::fs;
 use std::path::PathBuf;
@@ -23,12 +23,12 @@ impl Host {
         Host { folder: tempfile::tempdir().unwrap() }
     }
 
-    /// The store's file whose name ends with `suffix`.
+    /// Returns the path of the store's file whose name ends with `suffix`.
     pub fn path(&self, suffix: &str) -> PathBuf {
         self.folder.path().join(format!("leases.redb{suffix}"))
     }
 
-    /// The file of the n-th boot.
+    /// Returns the path of the boot file of the n-th boot.
     pub fn of_boot(&self, n: u32) -> PathBuf {
         self.path(&format!(".boot-boot-{n}"))
     }
@@ -37,7 +37,7 @@ impl Host {
         Embedded::new(self.path(""), persist, Wait::Try)
     }
 
-    /// The names in the folder, without their common prefix.
+    /// Returns the names in the folder, without the first part that all of them have.
     pub fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.folder.path()).unwrap();
         let name = |e: std::io::Result<fs::DirEntry>| e.unwrap().file_name().into_string().unwrap();
@@ -48,22 +48,22 @@ impl Host {
     }
 }
 
-/// The n-th boot.
+/// Returns the context of the n-th boot.
 pub fn boot(n: u32) -> Context {
     Context { boot: Some(BootId(format!("boot-{n}"))), ..at(u64::from(n) * 1000) }
 }
 
-/// A range with the addresses 10.0.0.2 to 10.0.0.254.
+/// Returns a range set with the addresses 10.0.0.2 to 10.0.0.254.
 pub fn range() -> Vec<RangeSet> {
     vec![set("10.0.0.0/24")]
 }
 
-/// An ADD that leases the lowest free address.
+/// Makes an ADD that leases the lowest free address.
 pub fn lowest(container: &str) -> Add {
     Add { strategy: Strategy::Lowest, ..add(container, &range()) }
 }
 
-/// The same ADD by another network, which has a set of its own.
+/// Makes the same ADD for another network, which has its own set of leases.
 pub fn of_network(name: &str, add: Add) -> Add {
     let network = NetworkName::new(name).unwrap();
     let of = |attachment: Attachment| Attachment { network: network.clone(), ..attachment };
@@ -75,14 +75,14 @@ pub fn of_network(name: &str, add: Add) -> Add {
     Add { set: SetName(name.to_owned()), network, owner, origin, ..add }
 }
 
-/// An ADD of a sticky pod.
+/// Makes an ADD for a pod, with `sticky`.
 pub fn sticky(container: &str, name: &str) -> Add {
     let pod = Pod { namespace: "ns".into(), name: name.into(), uid: String::new() };
     let origin = Origin { pod: Some(pod), ..lowest(container).origin };
     Add { sticky: true, origin, ..lowest(container) }
 }
 
-/// What an ADD leased, and its warnings.
+/// Runs an ADD. Returns the leased addresses and the warnings.
 pub fn added_with_warnings(
     store: &mut dyn Store,
     add: &Add,

@@ -1,5 +1,5 @@
-//! Leases of cni-ipam-consul on the same server: an ADD is refused until they are imported. The mark of the
-//! import costs no round trip later.
+//! Leases of cni-ipam-consul on the same server. An ADD is refused until they are imported. Afterwards, the
+//! import mark costs no additional round trip.
 
 use std::rc::Rc;
 
@@ -37,7 +37,8 @@ fn free(store: &mut FakeStore, container: &str, cx: &Context) -> Vec<Addr> {
     freed.iter().map(|lease| lease.addr).collect()
 }
 
-/// A server with more leases of cni-ipam-consul than fit in one transaction, and a key of another network.
+/// Makes a server that has more leases of cni-ipam-consul than fit into one transaction, and a key of another
+/// network.
 fn old_server() -> Rc<FakeServer> {
     let server = FakeServer::new(false);
     for i in 2..=200 {
@@ -74,7 +75,7 @@ fn old_keys_are_imported_once_and_cost_no_round_trip_later() {
     assert_eq!(free(&mut store, "old-7", &cx), [addr("10.0.0.7")]);
     assert_eq!(lease(&mut store, "old-8", &cx), [addr("10.0.0.8")]);
     assert_eq!(leases(&mut store).len(), 199);
-    // The old keys stay as they are.
+    // The import does not change the old keys.
     assert_eq!(server.old_keys.borrow().len(), 201);
 }
 
@@ -91,7 +92,7 @@ fn nothing_is_leased_before_the_import() {
     for container in ["c1", "old-7"] {
         refused(engine::add(&mut store, old_add(container), None, &at(1)).map(drop));
     }
-    // The refused DEL is not lost: the runtime repeats it.
+    // The DEL was refused, so the runtime will repeat it.
     refused(engine::del(&mut store, old_del("old-7"), None, &at(1)).map(drop));
     assert_eq!(free(&mut store, "never-seen", &at(1)), []);
     assert_eq!(server.paths(), ["node/node"]);
@@ -111,7 +112,7 @@ fn the_first_add_that_finds_no_old_keys_writes_the_mark() {
     let before = server.round_trips.get();
     lease(&mut store, "c2", &at(1));
     assert_eq!(server.round_trips.get() - before, 1);
-    // A key that cni-ipam-consul writes after the import is ignored.
+    // A key that cni-ipam-consul writes after the import has no effect.
     server.write_old_key("net/10.0.0.9", r#"{"id":"late"}"#);
     lease(&mut store, "c3", &at(1));
 }
@@ -120,7 +121,7 @@ fn the_first_add_that_finds_no_old_keys_writes_the_mark() {
 fn the_next_import_completes_an_interrupted_one() {
     let server = old_server();
     let mut store = FakeStore::new(server.clone());
-    // The import was killed after a portion, so there is no mark that it is complete.
+    // The import was killed after one portion, so the import mark is missing.
     let portion = |some: &[u8]| {
         let lease = |i: &u8| ForeignLease {
             addr: addr(&format!("10.0.0.{i}")),
@@ -141,7 +142,7 @@ fn the_next_import_completes_an_interrupted_one() {
         })
     };
     store.apply(&portion(&[2, 3, 4]), &at(1)).unwrap();
-    // Another node completes the import at the same time.
+    // Another node completes the import at the same moment.
     let other = server.clone();
     *server.before_commit.borrow_mut() = Some(Box::new(move || {
         import(&mut FakeStore::new(other), &at(1));
@@ -150,8 +151,8 @@ fn the_next_import_completes_an_interrupted_one() {
     assert_eq!(leases(&mut store).len(), 199);
 }
 
-/// Another node imports all leases, and a container ends, after this node has read the old keys. This happens
-/// once before its first commit, and once before its second attempt after a conflict.
+/// This node has read the old keys. Then another node imports all leases, and one of the containers ends. The
+/// test does this before the first commit of this node, and again before its second attempt after a conflict.
 #[test]
 fn a_late_import_restores_no_freed_lease() {
     for (is_etcd, conflict) in [(false, false), (true, false), (false, true), (true, true)] {
@@ -162,13 +163,13 @@ fn a_late_import_restores_no_freed_lease() {
             other.failure_seed.set(0);
             let mut store = FakeStore::new(other);
             import(&mut store, &at(1));
-            // A lease of the first portion: keys are sorted as text.
+            // This lease is in the first portion, because keys are sorted as text.
             assert_eq!(free(&mut store, "old-100", &at(1)), [addr("10.0.0.100")]);
         });
         let again = server.clone();
         *server.before_commit.borrow_mut() = Some(if conflict {
             Box::new(move || {
-                // A seed that causes a conflict without a reason.
+                // With this seed, a commit conflicts without a reason.
                 again.failure_seed.set(23);
                 *again.before_commit.borrow_mut() = Some(intruder);
             })

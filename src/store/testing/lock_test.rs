@@ -1,4 +1,5 @@
-//! A wait for a lock ends at its timeout. Only the lock's holder can delay it, not a process ahead in the queue.
+//! A wait for a lock ends at its timeout. Only the holder of the lock can delay a process that long, not a
+//! process ahead in the queue.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ fn a_wait_ends_when_its_time_is_over() {
     holder.make_folder("/data".as_ref()).unwrap();
     let lock = holder.create("/data/leases.redb.lock".as_ref()).unwrap();
     assert!(lock.try_lock().unwrap());
-    // A wait without a time limit would end here.
+    // A wait without a time limit would end at this step.
     let process = Process::new(Some((20_000, Fate::KilledBefore)));
     let wait = Wait::For(Duration::from_millis(500));
     let mut store = Embedded::on(disk.of(&process), file.into(), Persist::Disk, wait);
@@ -30,7 +31,7 @@ fn a_wait_ends_when_its_time_is_over() {
     assert!(matches!(answer, Err(Error::Store(StoreError::Locked { .. }))), "{answer:?}");
 }
 
-/// A process ahead in the queue that is stopped or asleep does not hold the lock.
+/// A process ahead in the queue may be stopped or asleep; it does not hold the lock.
 #[test]
 fn a_place_in_front_keeps_nobody_from_a_lock_that_is_free() {
     let host = Host::new();
@@ -44,17 +45,18 @@ fn a_place_in_front_keeps_nobody_from_a_lock_that_is_free() {
     lock.leave_queue(place);
 }
 
-/// While the queue advances, the lock is often free for a moment: the next process is about to take it. A
-/// process further behind must not take it then.
+/// While the queue advances, the lock is often free for a moment, until the next process in the queue takes
+/// it. A process further behind must not take it in that moment.
 #[test]
 fn a_queue_that_advances_is_passed_by_nobody() {
-    // A test that was not scheduled for longer than a waiting process is patient proves nothing.
+    // If this test itself was not scheduled for longer than a waiting process waits, the attempt proves
+    // nothing.
     let passed = (0..50).find_map(|_| passes_an_advancing_queue(Duration::from_millis(15)));
     assert_eq!(passed, Some(false), "None: this machine was always too busy");
 }
 
-/// Whether a waiting process takes the lock before the processes ahead have left the queue; `None` if one
-/// of them was at its head for longer than `longest`.
+/// Returns whether a waiting process took the lock before the processes ahead of it had left the queue.
+/// Returns `None` if one of them was at the head of the queue for longer than `longest`.
 #[expect(clippy::disallowed_methods, reason = "each process ahead waits for a while")]
 fn passes_an_advancing_queue(longest: Duration) -> Option<bool> {
     let host = Host::new();

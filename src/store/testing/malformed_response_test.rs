@@ -1,5 +1,5 @@
-//! Servers with malformed or slow responses cause an error in time. They never cause a panic, a lease, or
-//! the conclusion that nothing is leased.
+//! Servers with malformed or slow responses. The result must be an error in time, and never a panic, a lease,
+//! or the conclusion that nothing is leased.
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use crate::model::{Consul, Etcd, History, Persist, Servers, StoreSpec};
 use crate::store::cluster::server::{Commit, Expect, Operation, Server, Write};
 use crate::store::{Store, open};
 
-/// A server that always sends this answer, byte by byte if it is `slow`.
+/// Starts a server that always sends this answer, byte by byte if `slow` is set.
 fn server_of(answer: Vec<u8>, slow: bool) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -28,7 +28,7 @@ fn server_of(answer: Vec<u8>, slow: bool) -> String {
     format!("http://127.0.0.1:{port}")
 }
 
-/// Reads a request. Returns its body.
+/// Reads a request, and returns its body.
 fn read_request(request: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
     let mut length = 0;
     loop {
@@ -66,7 +66,7 @@ fn stores(endpoint: &str, timeout: Duration) -> [StoreSpec; 2] {
         timeout,
         persist: Persist::Boot,
         history: History::Standing,
-        // No cache can be written there.
+        // The cache folder cannot be created there.
         notes: "/proc/nowhere".into(),
     };
     [
@@ -138,7 +138,7 @@ fn malformed_responses_are_errors() {
     }
 }
 
-/// The time limit is for the whole response, although each wait for the next byte is short.
+/// The time limit applies to the whole response, even if each wait for the next byte is short.
 #[test]
 fn a_slow_response_fails_in_time() {
     let slow = server_of(b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n".repeat(9), true);
@@ -154,7 +154,7 @@ fn a_slow_response_fails_in_time() {
     }
 }
 
-/// A server that sends these responses one after the other. The receiver gets the requests.
+/// Starts a server that sends these responses one after the other. The receiver gets the requests.
 fn scripted(answers: Vec<(&'static str, String)>) -> (String, mpsc::Receiver<serde_json::Value>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -180,7 +180,7 @@ fn an_etcd(endpoint: &str) -> crate::store::cluster::etcd::Etcd {
     }
 }
 
-/// A page of a listing with the record of this path and this newest revision.
+/// Makes a page of a listing with one record, with this path and this newest revision.
 fn page(path: &str, revision: u32, more: bool) -> (&'static str, String) {
     use base64::Engine as _;
     let key = base64::engine::general_purpose::STANDARD.encode(format!("sublet/{path}"));
@@ -206,7 +206,7 @@ fn a_listing_is_read_page_by_page() {
     assert_eq!(pages, [["ip/a"], ["ip/b"], ["ip/c"]]);
     let starts: Vec<String> =
         asked.try_iter().map(|body| body["key"].as_str().unwrap().to_owned()).collect();
-    // Each page starts behind the last record of the previous page: "sublet/ip/", "sublet/ip/a\0",
+    // Each page starts after the last record of the previous page: "sublet/ip/", "sublet/ip/a\0",
     // "sublet/ip/b\0".
     assert_eq!(starts, ["c3VibGV0L2lwLw==", "c3VibGV0L2lwL2EA", "c3VibGV0L2lwL2IA"]);
     // A page that cannot be read is an error, not the end of the listing.

@@ -1,7 +1,8 @@
-//! The model: a store in memory, as simple as possible. The other stores are compared with it.
+//! The model: a store in memory that is as simple as possible. Tests compare the other stores with it.
 //!
-//! It reads every lease for every question, and has no index that could contradict another record. [`Memory`]
-//! is one lease file. [`Machine`] is a host with two of them, a policy and reboots.
+//! To answer a question, the model reads every lease. It has no index that could contradict a lease.
+//! [`Memory`] is the model of one lease file. [`Machine`] is the model of a host with two lease files, a
+//! policy file and reboots.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,7 +34,7 @@ pub struct Memory {
     counters: BTreeMap<(SetName, Face, Verb, Ending), u64>,
     /// The reservations of a [`Machine`].
     reserved: BTreeMap<(SetName, Addr), Lease>,
-    /// The addresses of sticky pods in earlier boots.
+    /// The addresses that sticky pods had in earlier boots.
     earlier: BTreeMap<(SetName, PodKey, Addr), Addr>,
 }
 
@@ -117,7 +118,7 @@ impl View for Memory {
         after: Option<&Owner>,
         limit: usize,
     ) -> Result<Vec<Lease>, StoreError> {
-        // The order of owners does not matter, as long as it stays the same.
+        // The owners may be in any order, as long as the order stays the same.
         let mut owners: BTreeMap<&Owner, Vec<Lease>> = BTreeMap::new();
         for lease in self.leases.values().filter(|l| l.set == *set) {
             if after.is_none_or(|after| lease.owner > *after) {
@@ -307,20 +308,20 @@ impl StoreReader for Memory {
     }
 }
 
-/// A host: its durable leases, its boot leases, and the reservations.
+/// The model of a host: its durable leases, its boot leases, and its reservations.
 #[derive(Default)]
 pub struct Machine {
-    /// The `persist` of the calling network.
+    /// The value of `persist` in the configuration of the calling network.
     pub persist: Persist,
     durable: Memory,
     boot: Memory,
-    /// Whether this boot has a file of its own.
+    /// Whether the current boot has a boot file.
     begun: bool,
     policy: BTreeMap<(SetName, Addr), Lease>,
 }
 
 impl Machine {
-    /// Begins another boot. A power cut destroys the file of the current boot.
+    /// Starts another boot. With `power_cut`, the boot file of the current boot is lost.
     pub fn reboot(&mut self, power_cut: bool) {
         let old = std::mem::take(&mut self.boot);
         let was_whole = self.begun && !power_cut;
@@ -328,7 +329,7 @@ impl Machine {
         self.begun = false;
     }
 
-    /// Both files, with the one that `persist` names first.
+    /// Returns both files. The file that `persist` names comes first.
     fn files(&mut self) -> [&mut Memory; 2] {
         match self.persist {
             Persist::Boot => [&mut self.boot, &mut self.durable],
@@ -336,8 +337,8 @@ impl Machine {
         }
     }
 
-    /// Where an ADD leases: whether in the file that `persist` names, and from which set. The network's
-    /// existing leases decide, then those of the set.
+    /// Returns where an ADD leases: whether in the file that `persist` names, and in which set. The existing
+    /// leases of the network determine both; if there are none, the leases of the set determine the file.
     fn home(&mut self, set: &SetName, network: Option<&NetworkName>) -> (bool, SetName) {
         let [own, other] = self.files();
         if let Some(network) = network {
@@ -417,7 +418,7 @@ impl Machine {
         Ok(Outcome::Reserved(new))
     }
 
-    /// Commands that look for a container in both files, and in all sets.
+    /// Runs a command that searches for a container in both files and in all sets.
     fn everywhere(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
         let of_container =
             !matches!(command, Command::Del(Del { target: Target::Addresses(_), .. }));
@@ -455,8 +456,8 @@ impl Machine {
         }
     }
 
-    /// Each set from one file: from the file with its leases, otherwise from the first file that has a record
-    /// of it.
+    /// Reads each set from one file: from the file that has leases of the set, otherwise from the first file
+    /// that has a record of it.
     fn of_each_set<T: Clone>(
         &mut self,
         records: impl Fn(&Memory) -> BTreeMap<(SetName, Addr), T>,
@@ -475,7 +476,7 @@ impl Memory {
         self.leases.values().any(|lease| lease.set == *set && lease.kind.collectable())
     }
 
-    /// The sets in which a network has leases.
+    /// Returns the sets in which a network has leases.
     fn sets_of(&self, network: &NetworkName) -> BTreeSet<SetName> {
         let of_network = |lease: &&Lease| match &lease.owner {
             Owner::Attachment(attachment) => attachment.network == *network,
@@ -484,7 +485,8 @@ impl Memory {
         self.leases.values().filter(of_network).map(|lease| lease.set.clone()).collect()
     }
 
-    /// Copies a pod's former address to this boot, if the ADD leased that address to the pod again.
+    /// Stores a pod's former address in the current boot's file, if the ADD leased that address to the pod
+    /// again.
     fn remember(&mut self, add: &Add, added: &Added) {
         let carried: Vec<_> = self
             .earlier

@@ -29,7 +29,7 @@ mod sim;
 mod takeover_test;
 mod watched;
 
-/// Whether `scripts/test.sh --long` runs: enumerations may take minutes.
+/// Returns whether `scripts/test.sh --long` runs. Tests may then take minutes.
 #[expect(clippy::disallowed_methods, reason = "a test's own setting")]
 fn long() -> bool {
     std::env::var_os("SUBLET_LONG").is_some()

@@ -1,11 +1,12 @@
-//! Random histories of a host on redb and on the model: both return equal answers and have equal leases.
+//! Runs random commands on a host with a lease file and on the model. Both must return equal answers and have
+//! equal leases.
 //!
-//! Three networks share one store. Between calls, `persist`, `shared` and `history` are edited, the host
-//! reboots, and host-local's folders return. After each step, the answer and the listing are compared with
-//! the model's. Both run the same allocator, so [`Ledger`] also checks the listing independently, against the
-//! acknowledged results.
+//! Three networks share one store. Between the commands, `persist`, `shared` and `history` are edited, the
+//! host reboots, and new folders of host-local appear. After each step, the answer and the listing are
+//! compared with those of the model. The lease file and the model use the same allocator, so [`Ledger`] also
+//! checks the listing against the results that commands have returned.
 //!
-//! Not compared: history and counters (`history_test`), and paths in warnings.
+//! The test does not compare history and counters (`history_test` does), nor paths in warnings.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -30,13 +31,14 @@ use crate::model::{
 use crate::net::{Addr, Range, RangeSet};
 use crate::store::{Embedded, Store, StoreReader};
 
-/// Whether `shared` is edited between calls.
+/// Whether the test edits `shared` between calls.
 const EDITS_SHARED: bool = true;
 
 const NETWORKS: u8 = 3;
 const CONTAINERS: u8 = 6;
 
-/// Range sets that are small enough to be full sometimes. A boundary of an occupancy block lies inside.
+/// Returns range sets that are so small that they are sometimes full. Their addresses belong to two occupancy
+/// blocks.
 fn sets(choice: u8) -> Vec<RangeSet> {
     match choice % 4 {
         0 => vec![set("10.0.1.248/29")],
@@ -108,8 +110,8 @@ enum Op {
     Reboot {
         power_cut: bool,
     },
-    /// host-local's folder has leases for a network. Each lease: address, container, and whether host-local recorded
-    /// the interface.
+    /// host-local's folder gets leases of a network. For each lease: the address, the container, and whether
+    /// host-local recorded the interface.
     Folder {
         net: u8,
         leases: Vec<(u8, u8, bool)>,
@@ -149,7 +151,7 @@ fn op() -> impl Generate<Value = Op> {
     ]
 }
 
-/// Addresses in and around the ranges.
+/// Returns addresses inside and outside of the ranges.
 fn at(at: u8) -> Addr {
     match at {
         0..16 => addr(&format!("10.0.1.{}", 240 + at)),
@@ -177,7 +179,7 @@ fn owner(net: u8, who: u8) -> Owner {
     Owner::Attachment(attachment(net, who))
 }
 
-/// The settings in the configurations.
+/// The settings in the networks' configurations.
 #[derive(Clone, Copy, Debug)]
 struct Settings {
     persist: [Persist; NETWORKS as usize],
@@ -269,13 +271,13 @@ impl Op {
     }
 }
 
-/// The valid attachments of a GC.
+/// Returns the attachments that a GC lists as valid.
 fn alive(valid: u8) -> Vec<(ContainerId, IfName)> {
     let all = (0..CONTAINERS).filter(|who| valid & (1 << who) != 0);
     all.map(|who| (attachment(0, who).container, IfName::new("eth0").unwrap())).collect()
 }
 
-/// Rewrites host-local's folder of a network.
+/// Writes host-local's folder of a network anew.
 fn write_folder(host: &Host, net: u8, leases: &[(u8, u8, bool)], last: Option<u8>) {
     let dir = host.folder.path().join(network(net).as_str());
     let _ = fs::remove_file(&dir);
@@ -290,7 +292,7 @@ fn write_folder(host: &Host, net: u8, leases: &[(u8, u8, bool)], last: Option<u8
     }
 }
 
-/// Runs a command as the CNI face does: with host-local's folder.
+/// Runs a command in the same way as the CNI plugin does, with host-local's folder.
 fn run(
     store: &mut dyn Store,
     host: &Host,
@@ -316,7 +318,8 @@ fn run(
     }
 }
 
-/// A result in a comparable form: without the order of owners and the paths, which differ in the model.
+/// Returns a result in a form that can be compared: without paths and without the order of owners, which
+/// differ in the model.
 fn comparable(mut answer: Result<Outcome, Error>) -> String {
     match &mut answer {
         Ok(Outcome::Collected(step)) => step.freed.sort_unstable(),
@@ -341,21 +344,22 @@ fn comparable(mut answer: Result<Outcome, Error>) -> String {
 
 type Key = (SetName, Addr);
 
-/// The acknowledged results. They are recorded without help from the allocator or the model.
+/// The results that commands have returned. They are recorded without the allocator or the model.
 #[derive(Default)]
 struct Ledger {
     listed: BTreeMap<Key, Lease>,
     gateways: BTreeMap<Key, Lease>,
     reserved: BTreeSet<Key>,
-    /// Whether a set's leases are durable. The set's first lease decides.
+    /// Whether the leases of a set are durable. The first lease of the set determines this.
     home: BTreeMap<SetName, bool>,
-    /// When a freed address is free again.
+    /// When a freed address becomes free again.
     cooling: BTreeMap<(bool, SetName, Addr), u64>,
-    /// The last address of a sticky pod in a range set, and the boot.
+    /// The last address of a sticky pod in a range set, and the boot in which the pod had it.
     former: BTreeMap<(bool, SetName, String, Addr), (Addr, u32)>,
 }
 
-/// The set from which an ADD leases: a set with leases of its network, otherwise the set that `shared` names.
+/// Returns the set in which an ADD leases: a set with leases of its network, otherwise the set that `shared`
+/// names.
 fn set_of(add: &Add, listed: &BTreeMap<Key, Lease>) -> SetName {
     let of_network = |lease: &&Lease| {
         lease.kind.collectable() && lease.attachment().is_some_and(|a| a.network == add.network)
@@ -363,20 +367,20 @@ fn set_of(add: &Add, listed: &BTreeMap<Key, Lease>) -> SetName {
     listed.values().find(of_network).map_or_else(|| add.set.clone(), |lease| lease.set.clone())
 }
 
-/// The state outside of the ledger: settings, time, boots.
+/// The state that the ledger does not contain: settings, time, boots.
 struct World {
     settings: Settings,
     now: u64,
     boot: u32,
-    /// The last earlier boot that left a valid file.
+    /// The latest of the earlier boots that left a valid file.
     newest: u32,
-    /// Whether host-local's leases of the calling network have not been imported yet.
+    /// Whether host-local still has leases of the calling network that were not imported.
     has_folder: bool,
 }
 
 impl Ledger {
-    /// The leases of containers, and reservations. The record of a gateway is omitted: it is made with the
-    /// first lease that needs it, and disappears together with its file.
+    /// Returns the leases of containers, and reservations. The record of a gateway is left out, because it is
+    /// made with the first lease that needs it and disappears together with its file.
     fn holders(&mut self, listed: Vec<Lease>) -> BTreeMap<Key, Lease> {
         let all = listed.into_iter().map(|lease| ((lease.set.clone(), lease.addr), lease));
         let (gateways, holders) = all.partition(|(_, lease)| lease.kind == Kind::Gateway);
@@ -384,13 +388,13 @@ impl Ledger {
         holders
     }
 
-    /// Whether a lease of this set survives a reboot.
+    /// Returns whether the leases of this set survive a reboot.
     fn home(&self, op: &Op, set: &SetName, world: &World) -> bool {
         let own = world.settings.persist[usize::from(op.net())] == Persist::Disk;
         self.home.get(set).copied().unwrap_or(own)
     }
 
-    /// Checks the changes and the answer of a command.
+    /// Checks the changes that a command made, and its answer.
     fn judge(
         &mut self,
         op: &Op,
@@ -411,7 +415,7 @@ impl Ledger {
             .filter(|(key, new)| before.get(*key).is_none_or(|old| old.owner != new.owner))
             .map(|(_, lease)| lease)
             .collect();
-        // A reservation of an address that two programs have leased becomes visible when the lease ends.
+        // If two programs have leased an address, its reservation becomes visible when the lease ends.
         let is_contested = |lease: &&&Lease| {
             let note = lease.origin.note.as_deref().unwrap_or_default();
             lease.kind == Kind::Reserved && note.contains("and by host-local to")
@@ -421,7 +425,7 @@ impl Ledger {
         let reserved_again = new.iter().filter(is_kept).count();
         match (command, answer) {
             (Command::Add(add), Ok(Outcome::Added(added))) => {
-                // An imported owner may get its full name; no other owner loses a lease.
+                // An imported owner may get its full name. No other owner may lose a lease.
                 for lease in gone {
                     let heir = &after[&(lease.set.clone(), lease.addr)];
                     let (old, new) = (lease.attachment().unwrap(), heir.attachment().unwrap());
@@ -487,8 +491,8 @@ impl Ledger {
         self.judge_listing(&after);
     }
 
-    /// An address of a range set that an ADD could get. A cooling address counts only if the cooldown allows
-    /// it.
+    /// Returns an address of a range set that an ADD could lease. An address that cools down counts only if
+    /// the cooldown is not strict.
     fn free(
         &self,
         op: &Op,
@@ -521,7 +525,7 @@ impl Ledger {
     ) {
         let own: Vec<Lease> =
             self.listed.values().filter(|lease| lease.owner == add.owner).cloned().collect();
-        // host-local may have left more than one address of a range.
+        // host-local may have leased more than one address of a range to an owner.
         assert!(own.len() >= add.sets.len(), "{own:?}");
         let set = set_of(add, before);
         assert!(own.iter().all(|lease| lease.set == set), "{own:?} not in {set}");
@@ -557,14 +561,15 @@ impl Ledger {
                 assert!(!add.cooldown.strict, "{grant:?} is cooling down");
             }
             if let Some(key) = sticky {
-                // In a file, an address is stored for one pod. The file of an earlier boot stays.
+                // In one file, each address is stored for only one pod. The file of an earlier boot does not
+                // change.
                 self.former.retain(|(h, s, ..), f| {
                     (*h, s, f.0) != (home, &set, grant.addr) || (!home && f.1 != world.boot)
                 });
                 self.former.insert(key, (grant.addr, world.boot));
             }
         }
-        // An address that both programs have leased is reserved, whichever program frees it.
+        // An address that both programs have leased stays reserved, whichever program frees it.
         let unreserve = |warning: &String| {
             let mut words =
                 warning.split_once("`sublet unreserve ")?.1.trim_end_matches('`').split(' ');
@@ -585,7 +590,7 @@ impl Ledger {
         }
     }
 
-    /// Checks what must hold for every listing.
+    /// Checks the conditions that must hold for every listing.
     fn judge_listing(&mut self, listed: &BTreeMap<Key, Lease>) {
         let mut addrs = BTreeSet::new();
         for lease in listed.values().filter(|lease| lease.kind.collectable()) {
@@ -600,7 +605,7 @@ impl Ledger {
         });
     }
 
-    /// Checks that a boot has ended together with its leases.
+    /// Checks that the boot leases have ended together with the boot.
     fn judge_reboot(&mut self, after: Vec<Lease>) {
         let after = self.holders(after);
         let is_container = |lease: &&Lease| lease.kind.collectable();
@@ -633,7 +638,7 @@ proptest! {
 const CASES: u32 = 60;
 
 fn live(ops: &[Op], disk: [bool; 3], shared: [bool; 3]) {
-    // Flushing is not tested here.
+    // This test does not check flushes, so the folder is on tmpfs.
     let folder = || tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let (host, models) = (Host { folder: folder() }, Host { folder: folder() });
     let mut model = Machine::default();
@@ -686,7 +691,7 @@ fn live(ops: &[Op], disk: [bool; 3], shared: [bool; 3]) {
             let expected = run(&mut model, &models, &command, &cx);
             assert_eq!(comparable(answer), comparable(expected), "{op:?}");
         }
-        // The result must not depend on the calling network.
+        // The result must be the same for each calling network.
         model.persist = [Persist::Boot, Persist::Disk][i % 2];
         let all = listed(&mut host.store(model.persist), &cx);
         assert_eq!(sorted(all), listed(&mut model, &cx), "{op:?}");

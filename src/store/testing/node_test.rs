@@ -1,5 +1,5 @@
-//! Nodes of a cluster: boots that end, node names that belong to another machine, machines that are gone; and
-//! definitions of networks.
+//! Nodes of a cluster: boots that end, node names that belong to another machine, machines that are gone.
+//! Also: definitions of networks.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,7 +22,7 @@ use crate::net::{Addr, RangeSet};
 use crate::store::cluster::LocalCache;
 use crate::store::{Store, StoreReader};
 
-/// A node in its n-th boot.
+/// Returns the context of a node in its n-th boot.
 fn on(name: &str, machine: &str, boot: u64) -> Context {
     Context {
         node: Node { name: name.to_owned(), machine: machine.to_owned() },
@@ -46,7 +46,7 @@ fn trips(server: &FakeServer, mut act: impl FnMut()) -> usize {
     server.round_trips.get() - before
 }
 
-/// The number of records of leases.
+/// Returns the number of records that contain leases.
 fn lease_records(server: &FakeServer) -> usize {
     let other = ["node/", "past/", "ranges/"];
     server.paths().iter().filter(|path| !other.iter().any(|o| path.starts_with(o))).count()
@@ -69,7 +69,7 @@ fn a_full_range_is_empty_after_a_boot() {
     }
     let refusal = store.apply(&Command::Add(add("more", &sets)), &boot(1));
     assert!(matches!(refusal, Err(Error::Refused(Refusal::Exhausted { .. }))));
-    // Leases that have ended count as free before they are removed.
+    // Leases that have ended count as free even before their records are removed.
     let status = Command::Status(Status {
         set: net(),
         network: super::contract::network(),
@@ -82,15 +82,15 @@ fn a_full_range_is_empty_after_a_boot() {
     let check = Check { set: net(), owner: owner("c7"), sets: sets.to_vec(), expected: None };
     assert!(store.apply(&Command::Check(check), &boot(2)).is_err());
     assert_eq!(freed(&mut store, &del("c7"), &boot(2)), []);
-    // An ADD requests an address whose lease has ended. The owner of that lease also had an address of the
-    // other family.
+    // An ADD requests an address whose lease has ended. The owner of that lease also has a lease of the other
+    // address family.
     let before = lease_records(&server);
     assert_eq!(before, 253 * 3);
     let first = fixed("new", &sets, "10.0.0.9");
     assert_eq!(added(&mut store, &first, &boot(2))[0], addr("10.0.0.9"));
     assert_eq!(lease_records(&server), 3, "the leases of the earlier boot are removed");
     assert_eq!(listed(&mut store, &boot(2)).len(), 2);
-    // From now on, commands take the usual number of round trips.
+    // From now on, commands need the usual number of round trips.
     assert_eq!(trips(&server, || drop(added(&mut store, &add("x", &sets), &boot(2)))), 1);
     assert_eq!(trips(&server, || drop(freed(&mut store, &del("x"), &boot(2)))), 2);
     for i in 0..252 {
@@ -99,7 +99,8 @@ fn a_full_range_is_empty_after_a_boot() {
     assert_eq!(listed(&mut store, &boot(2)).len(), 253 * 2);
 }
 
-/// The node that rebooted does not use that set again. Other nodes lease its addresses when they need them.
+/// The node that rebooted does not use this set any more. Other nodes lease the addresses of its ended leases
+/// when they need them.
 #[test]
 fn ended_leases_of_another_node_are_free() {
     let server = FakeServer::new(false);
@@ -135,17 +136,18 @@ fn ended_leases_of_another_node_are_free() {
     assert_eq!(lease_records(&server), 3 * 6);
 }
 
-/// A node reboots and leases while another node reads which of its leases have ended.
+/// A node reboots and makes a new lease, while another node is reading which leases of the first node have
+/// ended.
 #[test]
 fn a_lease_of_a_boot_that_has_just_started_is_held() {
     for is_etcd in [false, true] {
         let server = FakeServer::new(is_etcd);
         let mut store = FakeStore::new(server.clone());
-        // One address.
+        // The range has only one address.
         let sets = [set("10.0.0.0/30")];
         added(&mut store, &add("c", &sets), &boot(1));
         let elsewhere = Add { set: SetName("elsewhere".into()), ..add("x", &sets) };
-        // The node stops before it erases the ended lease.
+        // The node stops before it removes the ended lease.
         server.commits_left.set(Some(2));
         added(&mut store, &elsewhere, &boot(2));
         server.commits_left.set(None);
@@ -163,7 +165,7 @@ fn a_lease_of_a_boot_that_has_just_started_is_held() {
     }
 }
 
-/// A DEL without an answer is followed by an ADD of the same container.
+/// The server does not answer a DEL in time. Then the same container is added again.
 #[test]
 fn a_del_that_is_still_in_flight_frees_nothing_later() {
     let server = FakeServer::new(false);
@@ -179,11 +181,11 @@ fn a_del_that_is_still_in_flight_frees_nothing_later() {
     assert_eq!(freed(&mut store, &del("c"), &boot(1)), first);
 }
 
-/// A client is killed while the server has its transaction. The runtime adds the same container again, the ADD is
-/// answered, and then the server applies the transaction.
+/// A client is killed while the server has its transaction. The runtime adds the same container again and
+/// gets an answer. Only then does the server apply the transaction.
 #[test]
 fn a_late_transaction_of_a_killed_client_undoes_nothing() {
-    // One address.
+    // The range has only one address.
     let sets = [set("10.0.0.0/30")];
     let lease = Lease {
         kind: Kind::Dynamic,
@@ -200,7 +202,8 @@ fn a_late_transaction_of_a_killed_client_undoes_nothing() {
     ];
     for is_etcd in [false, true] {
         for (name, command, cx) in &commands {
-            // "elsewhere" and "unwritable": the killed client runs in a container with another `/run`.
+            // "elsewhere" and "unwritable" mean that the killed client runs in a container with another
+            // `/run`.
             for notes in ["kept", "lost", "none", "elsewhere", "unwritable"] {
                 let server = FakeServer::new(is_etcd);
                 let [folder, elsewhere] = [(); 2].map(|()| tempfile::tempdir().unwrap());
@@ -235,7 +238,8 @@ fn a_late_transaction_of_a_killed_client_undoes_nothing() {
     }
 }
 
-/// The same for an ADD whose container is deleted afterwards.
+/// The killed client sent an ADD, and the container is deleted afterwards. The late transaction must not
+/// lease an address.
 #[test]
 fn a_late_add_of_a_killed_client_leases_nothing() {
     let sets = dual_stack();
@@ -256,8 +260,8 @@ fn a_late_add_of_a_killed_client_leases_nothing() {
     }
 }
 
-/// The first attempt of an ADD is not answered. The fence invalidates this attempt, and the second attempt is
-/// applied.
+/// The first attempt of an ADD is not answered. The fence makes this attempt invalid, and the second attempt
+/// is applied.
 #[test]
 fn an_attempt_that_was_not_answered_is_void() {
     let sets = [set("10.0.0.0/30")];
@@ -274,7 +278,7 @@ fn an_attempt_that_was_not_answered_is_void() {
     assert!(listed(&mut store, &boot(1)).is_empty());
 }
 
-/// A host is renamed while its containers run.
+/// A host gets another name while its containers run.
 #[test]
 fn a_renamed_host_keeps_its_leases() {
     let sets = dual_stack();
@@ -298,14 +302,14 @@ fn a_renamed_host_keeps_its_leases() {
         assert_eq!(freed(&mut store, &del("b"), &new), b);
         assert_eq!(engine::gc(&mut store, gc_all(), &new).unwrap(), 2);
         added(&mut store, &add("c", &sets), &new);
-        // In another boot under a third name, the lease has ended.
+        // The host boots again under a third name, so the lease has ended.
         added(&mut store, &add("d", &sets), &host("third", 2));
         let left = listed(&mut store, &host("third", 2));
         assert!(
             left.len() == 2 && left.iter().all(|l| l.owner == owner("d") && l.node.name == "old")
         );
         assert_eq!(lease_records(&server), 3 + 1, "with the record of the machine");
-        // A machine that was released and started again leases under its new name.
+        // A machine that was released and is started again leases under its new name.
         engine::release_node(&mut store, "old", &on("operator", "m2", 1)).unwrap();
         drop(folders);
         added(&mut store, &add("e", &sets), &host("fourth", 3));
@@ -313,10 +317,10 @@ fn a_renamed_host_keeps_its_leases() {
     }
 }
 
-/// Two machines have the same name and machine-id, and both run.
+/// Two running machines have the same name and the same machine-id.
 #[test]
 fn a_copy_of_a_machine_takes_no_lease_that_is_newer_than_its_boot() {
-    // Three addresses.
+    // The range has three addresses.
     let sets = [set("10.0.0.0/29 10.0.0.2 10.0.0.4")];
     let server = FakeServer::new(false);
     let folder = tempfile::tempdir().unwrap();
@@ -347,7 +351,7 @@ fn a_copy_of_a_machine_takes_no_lease_that_is_newer_than_its_boot() {
     assert_eq!(freed(&mut first, &del("a0"), &one), a[..1]);
 }
 
-/// The server was restored from a backup of before the last boot.
+/// The server was restored from a backup that is older than the last boot.
 #[test]
 fn a_restored_record_of_an_earlier_boot_is_claimed_again() {
     let sets = dual_stack();
@@ -361,8 +365,8 @@ fn a_restored_record_of_an_earlier_boot_is_claimed_again() {
     assert_eq!(listed(&mut store, &boot(2)).len(), 4);
 }
 
-/// A host whose clock is behind cannot end a cooldown early. A clock that is set back ends a cooldown only on
-/// the node that started the cooldown.
+/// A host whose clock is slow cannot end a cooldown early. If a clock is set back, this ends a cooldown only
+/// on the node that started the cooldown.
 #[test]
 fn a_cooldown_ends_by_no_other_clock_early() {
     for is_etcd in [false, true] {
@@ -379,15 +383,16 @@ fn a_cooldown_ends_by_no_other_clock_early() {
             let outcome = store.apply(&strict("b"), &there(now));
             assert!(matches!(outcome, Err(Error::Refused(_))), "{now}: {outcome:?}");
         }
-        // The cooldown was started at a time that is still in the future, so its end may never come.
+        // According to this clock, the cooldown starts in the future, so it might never end. It therefore
+        // counts as over.
         store.apply(&strict("c"), &here(9_999)).unwrap();
         freed(&mut store, &del("c"), &here(10_000));
         store.apply(&strict("d"), &there(13_600)).unwrap();
     }
 }
 
-/// All nodes have rebooted, claimed their names, and stopped before they erased their ended leases. An ADD in
-/// the full range reads the leases of only one node.
+/// All nodes have rebooted and claimed their names, but stopped before they removed their ended leases. The
+/// range is full of ended leases, and an ADD reads the leases of only one node to find a free address.
 #[test]
 fn one_address_after_a_mass_reboot_takes_few_round_trips() {
     let server = FakeServer::new(false);
@@ -413,7 +418,7 @@ fn one_address_after_a_mass_reboot_takes_few_round_trips() {
     assert!(cost <= 10, "{cost} trips");
 }
 
-/// The commands also work without a cache, and after a clock was set back.
+/// The commands also work without a local cache, and after a clock was set back.
 #[test]
 fn the_local_cache_only_saves_round_trips() {
     let folder = tempfile::tempdir().unwrap();
@@ -430,7 +435,8 @@ fn the_local_cache_only_saves_round_trips() {
         assert_eq!(lease_records(&server), 3);
         let is_cached = place.is_dir();
         let cost = trips(&server, || drop(added(&mut store, &add("b", &sets), &early(2))));
-        // Without a cache: one for the node's record, one for the commit, and one for the node's leases.
+        // Without a local cache there are three round trips: for the node's record, for the commit, and for
+        // the node's leases.
         assert_eq!(cost, if is_cached { 1 } else { 3 });
         assert_eq!(listed(&mut store, &early(2)).len(), 4);
     }
@@ -459,7 +465,7 @@ fn a_damaged_or_outdated_cache_costs_a_read() {
     fs::remove_file(node_file(&folder)).unwrap();
     added(&mut store, &add("d", &sets), &boot(1));
     assert_eq!(fs::read(node_file(&folder)).unwrap(), good);
-    // The server was replaced: the cached record does not exist on it.
+    // The server was replaced by an empty one, so it does not have the cached record.
     let new = FakeServer::new(false);
     let cache = LocalCache::new(&folder, "fake".to_owned());
     let mut other = FakeStore::with_cache(new.clone(), Persist::Boot, cache);
@@ -491,7 +497,7 @@ fn only_boot_leases_of_this_machine_end_with_the_boot() {
     };
     let all = names(&mut store, &boot(1));
     assert_eq!(all.len(), 7, "{all:?}");
-    // If a caller cannot determine its boot, no lease counts as ended.
+    // If the boot of the caller is unknown, no lease counts as ended.
     assert_eq!(names(&mut store, &Context { boot: None, ..boot(2) }), all);
     added(&mut disk, &lowest("kept", &sets), &boot(2));
     added(&mut store, &lowest("new", &sets), &boot(2));
@@ -501,7 +507,7 @@ fn only_boot_leases_of_this_machine_end_with_the_boot() {
     for name in ["kept", "blind", "theirs", "gateway", "reservation", "pool", "new"] {
         assert!(left.iter().any(|l| l.contains(name)), "{name}: {left:?}");
     }
-    // Two nodes without a machine-id may be two machines.
+    // Two nodes that have no machine-id may be two machines.
     let server = FakeServer::new(false);
     let mut store = FakeStore::new(server);
     added(&mut store, &lowest("a", &sets), &on("node", "", 1));
@@ -509,8 +515,9 @@ fn only_boot_leases_of_this_machine_end_with_the_boot() {
     assert_eq!(listed(&mut store, &on("node", "", 2)).len(), 2);
 }
 
-/// The owner's record is assumed to be absent. The search for an address of an earlier boot lists that
-/// record, and then finds a cooling address: the plan for the cooling address rests on a refuted assumption.
+/// The plan assumes that the owner's record is absent. Then the search for an address of an earlier boot
+/// lists that record and finds a cooling address. So the plan to lease the cooling address depends on an
+/// assumption that has turned out wrong.
 #[test]
 fn an_assumption_that_is_refuted_while_deciding_is_not_relied_on() {
     for is_etcd in [false, true] {
@@ -532,7 +539,7 @@ fn an_assumption_that_is_refuted_while_deciding_is_not_relied_on() {
     }
 }
 
-/// A container that is created again, or a pod that returns, gets a lease of this boot.
+/// A container that is created again after a reboot, or a pod that returns, gets a lease of the new boot.
 #[test]
 fn an_owner_that_returns_after_a_boot_leases_anew() {
     let server = FakeServer::new(false);
@@ -543,7 +550,7 @@ fn an_owner_that_returns_after_a_boot_leases_anew() {
     let sticky = |c: &str| Add { sticky: true, origin: origin.clone(), ..add(c, &sets) };
     let before = added(&mut store, &sticky("c"), &boot(1));
     added(&mut store, &add("other", &sets), &boot(1));
-    // The owner is refused neither as a duplicate nor because its old lease is outside the ranges.
+    // The ADD is not refused, neither as a duplicate nor because the old lease lies outside the new ranges.
     let moved = [set("10.5.0.0/24")];
     let strict = Add { on_duplicate: OnDuplicate::Error, ..add("other", &moved) };
     assert!(moved[0].range_of(added(&mut store, &strict, &boot(2))[0]).is_some());
@@ -580,9 +587,9 @@ fn a_second_machine_is_refused_until_the_first_is_released() {
             assert!(text.contains(part), "{text}");
         }
     }
-    // A DEL is no error, because its container never had a lease.
+    // The DEL succeeds, because its container never had a lease.
     assert_eq!(freed(&mut store, &del("d"), &two), []);
-    // A missing machine-id does not identify a machine.
+    // Without a machine-id, a machine cannot be identified.
     added(&mut store, &add("e", &sets), &on("node", "", 1));
     assert_eq!(listed(&mut store, &one).len(), 4);
     let left = engine::release_node(&mut store, "node", &two).unwrap();
@@ -591,12 +598,14 @@ fn a_second_machine_is_refused_until_the_first_is_released() {
         lease_records(&server) == 0 && !server.paths().iter().any(|path| path.starts_with("node/"))
     );
     added(&mut store, &add("d", &sets), &two);
-    // The first machine still runs. Its cache still says that it owns the name, but it does not.
+    // The first machine is still running. Its cache says that it owns the name, but another machine owns it
+    // now.
     name_refusal(&mut store, &Command::Add(add("f", &sets)), &one);
     assert_eq!(listed(&mut store, &two).len(), 2);
 }
 
-/// Two machines with the same name and machine-id: a copied disk. The later one owns the name.
+/// Two machines have the same name and machine-id, because a disk was copied. The machine that booted later
+/// owns the name.
 #[test]
 fn a_boot_that_lost_its_name_leases_nothing_more() {
     let server = FakeServer::new(false);
@@ -637,7 +646,7 @@ fn two_clients_race_for_the_first_add_of_a_boot() {
     }
 }
 
-/// The machine is killed after any number of commits, and started again.
+/// The machine is killed after each possible number of commits, and started again.
 #[test]
 fn the_removal_of_ended_leases_may_be_interrupted() {
     let sets = [set("10.0.0.0/24"), set("fd00::/120")];
@@ -660,7 +669,7 @@ fn the_removal_of_ended_leases_may_be_interrupted() {
     }
 }
 
-/// The release may also be interrupted after any number of commits.
+/// The release of a node may also be interrupted after any number of commits.
 #[test]
 fn the_release_of_a_node_frees_only_its_leases() {
     for commits in 1..60 {
@@ -673,7 +682,7 @@ fn the_release_of_a_node_frees_only_its_leases() {
         }
         let elsewhere = Add { set: SetName("elsewhere".into()), ..add("c", &sets) };
         added(&mut store, &elsewhere, &dead);
-        // A second boot claimed the name, and the node stopped before it removed the ended leases.
+        // The second boot of the node claimed the name, and stopped before it removed the ended leases.
         server.commits_left.set(Some(2));
         drop(store.apply(&Command::Add(add("last", &sets)), &on("dead", "m-dead", 2)));
         server.commits_left.set(None);
@@ -699,8 +708,8 @@ fn the_release_of_a_node_frees_only_its_leases() {
         assert!(engine::release_node(&mut store, "dead", &alive).unwrap().forgotten);
         let left = listed(&mut store, &alive);
         let of_dead: Vec<&Lease> = left.iter().filter(|l| l.node.name == "dead").collect();
-        // One lease is left: the gateway of the pool that the other node uses. A reservation belongs to no
-        // node.
+        // One lease of the node is left: the gateway of the pool, because the other node uses the pool. A
+        // reservation belongs to no node.
         assert_eq!(of_dead.len(), 1, "{commits}: {of_dead:?}");
         assert!(of_dead.iter().all(|l| l.kind == Kind::Gateway));
         assert_eq!(left.iter().filter(|l| l.kind == Kind::Reserved).count(), 1);
@@ -735,13 +744,13 @@ fn nodes_are_listed_and_forgotten() {
         store.cluster().unwrap().forget(&all[1], &boot(3)).unwrap()
             && store.cluster().unwrap().nodes().unwrap().len() == 1
     );
-    // The released machine still runs: its next ADD claims the name again.
+    // The machine that was released is still running, and its next ADD claims the name again.
     added(&mut store, &add("d", &sets), &boot(3));
     assert_eq!(store.cluster().unwrap().nodes().unwrap().len(), 2);
 }
 
-/// Two nodes add, delete and reboot at random, with random failures and killed clients. Each container that was
-/// not deleted has its leases, and no other lease exists.
+/// Two nodes add, delete and reboot at random, with random failures and killed clients. At the end, each
+/// container that was not deleted must have its leases, and there must be no other lease.
 #[test]
 fn random_commands_of_two_nodes() {
     let sets = [set("10.0.0.0/28"), set("fd00::/124")];
@@ -766,7 +775,7 @@ fn random_commands_of_two_nodes() {
             let cx = on(&format!("n{node}"), &format!("m{node}"), boots[node]);
             server.failure_seed.set(if dice(2) == 0 { dice(1 << 30) + 1 } else { 0 });
             server.commits_left.set((dice(3) == 0).then(|| usize::try_from(dice(4)).unwrap()));
-            // The containers of the two nodes have different names.
+            // Each node has its own containers, with different names.
             let full = format!("{name}-{node}");
             let adds = begins || dice(3) > 0;
             let command = if adds { Command::Add(add(&full, &sets)) } else { del(&full) };
@@ -850,7 +859,7 @@ fn the_first_writer_defines_the_network() {
     });
     assert_eq!(cost, 2);
     assert_eq!(store.cluster().unwrap().definition(&name).unwrap().unwrap().text, "one");
-    // The network is defined again between the read and the commit.
+    // The network's definition changes between the read and the commit.
     store.cluster().unwrap().definition(&name).unwrap();
     let other = server.clone();
     *server.before_commit.borrow_mut() = Some(Box::new(move || {

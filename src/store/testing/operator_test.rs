@@ -1,4 +1,4 @@
-//! Cases of the contract for operators: imports, and freeing stale leases.
+//! The contract's cases for the commands of operators: imports, and freeing stale leases.
 
 use super::contract::{Make, add, added, addr, at, del_target, freed, leases, net, refused, set};
 use crate::alloc::{
@@ -7,8 +7,8 @@ use crate::alloc::{
 use crate::error::Refusal;
 use crate::model::{Kind, Lease, Origin, Owner};
 
-/// Another program's leases are imported once, even if the import is repeated. If one lease conflicts, no
-/// lease is imported. A DEL with `rewind` finds the cursor without knowing the range.
+/// Leases of another program are imported once, even if the import is repeated. If one lease conflicts, no
+/// lease is imported. A DEL with `rewind` finds the cursor although the range is unknown.
 pub fn imports_are_atomic_and_repeatable(make: Make<'_>) {
     let (mut store, sets) = (make(), [set("10.0.0.0/24")]);
     let lease = |ip: &str, id: &str| ForeignLease {
@@ -56,7 +56,7 @@ pub fn imports_are_atomic_and_repeatable(make: Make<'_>) {
     assert_eq!(added(&mut *store, &ecs("b"), &at(5)), [addr("10.0.0.9")]);
 }
 
-/// A stale lease is only freed if it has not changed since it was read.
+/// A stale lease is freed only if it has not changed since it was read.
 pub fn a_changed_lease_is_not_freed(make: Make<'_>) {
     let (mut store, sets) = (make(), [set("10.0.0.0/24")]);
     let got = added(&mut *store, &add("c1", &sets), &at(1));
@@ -70,13 +70,14 @@ pub fn a_changed_lease_is_not_freed(make: Make<'_>) {
     assert_eq!(free(2, &Lease { origin: Origin::default(), ..read.clone() }), []);
     assert_eq!(free(2, &read), got);
     assert_eq!(free(2, &read), []);
-    // Leased again for the same container.
+    // The same container has leased the address again.
     added(&mut *make(), &add("c1", &sets), &at(3));
     assert_eq!(free(4, &read), []);
     assert_eq!(leases(&mut *make()).len(), 1);
 }
 
-/// Leases that were written to host-local's folder are freed here. A lease that has changed since then stays.
+/// Leases that were written to host-local's folder are freed in this store. A lease that has changed since it
+/// was written stays.
 pub fn an_export_moves_the_leases(make: Make<'_>) {
     let (mut store, sets) = (make(), [set("10.0.0.0/24")]);
     let rr = |c: &str| Add { strategy: Strategy::RoundRobin, ..add(c, &sets) };

@@ -1,4 +1,4 @@
-//! Policy: reservations in `<file>.policy`, and their copies in the lease files.
+//! The policy file (`<file>.policy`): reservations, and their copies in the lease files.
 
 use std::fs;
 
@@ -52,7 +52,7 @@ fn an_address_within_a_reserved_range_is_leased_to_nobody() {
         let asked = Command::Add(Add { requested, ..lowest("x") });
         assert!(matches!(refused(&mut store, &asked, &boot(1)), Refusal::Held { .. }));
         for n in 0..20 {
-            // The search may start at any address.
+            // Use round robin, so that the search may start at any address.
             let add = super::contract::add(&format!("c{n}"), &super::host::range());
             assert!(!range.contains(&added(&mut store, &add, &boot(1))[0]));
         }
@@ -65,7 +65,7 @@ fn every_add_compares_the_nonce_and_refreshes_the_copy_if_it_differs() {
         let host = Host::new();
         let mut store = host.store(persist);
         added(&mut store, &lowest("c1"), &boot(1));
-        // Another store on the same folder writes the policy, so this store has not seen the change.
+        // Another store with the same folder writes the policy file, so this store's copy is outdated.
         let other = Host::new();
         reserve(&mut other.store(persist), &[addr("10.0.0.3")], &boot(1)).unwrap();
         fs::copy(other.path(".policy"), host.path(".policy")).unwrap();
@@ -131,12 +131,12 @@ fn at_most_4096_entries_then_advice_to_use_ranges() {
     assert_eq!(reserve(&mut store, &many, &boot(1)).unwrap().len(), 4096);
     let error = reserve(&mut store, &[addr("10.9.0.1")], &boot(1)).unwrap_err();
     assert!(error.to_string().contains("ranges"), "{error}");
-    // Two adjacent addresses are joined to one entry; a range is one entry.
+    // Two neighboring addresses become one entry. A range is one entry too.
     reserve(&mut store, &[addr("10.1.0.1")], &boot(1)).unwrap();
     let range: Vec<Addr> = (1..200).map(|n| addr(&format!("10.9.0.{n}"))).collect();
     reserve(&mut store, &range, &boot(1)).unwrap();
     assert_eq!(reserved(&mut store, 1).len(), 4097 + 199);
-    // Many reservations do not slow down the allocator: the copy is an index.
+    // Even many reservations do not slow the allocator down, because the copy is an index.
     assert_eq!(added(&mut store, &lowest("c1"), &boot(1)), [addr("10.0.0.2")]);
 }
 
@@ -213,7 +213,7 @@ fn a_change_is_made_under_both_locks_or_not_at_all() {
             assert!(!host.path(".policy.new").exists());
             drop(held);
         }
-        // The new file is flushed before the second lock is taken: no ADD waits for a disk.
+        // The new policy file is flushed before the second lock is taken, so no ADD waits for that flush.
         let held = crate::store::lock_file(&host.path(".lock"), Wait::Try).unwrap();
         added(&mut host.store(Persist::Boot), &lowest("c2"), &boot(1));
         drop(held);
@@ -230,7 +230,7 @@ fn a_contested_address_is_listed_once_whichever_file_its_set_is_in() {
     let contested =
         crate::alloc::Reserve { set: net(), addrs: vec![held], note: None, holder: None };
     host.store(Persist::Disk).apply(&Command::ReserveContested(contested), &boot(1)).unwrap();
-    // A set that sorts after the others, in the file that is listed first.
+    // The name of this set comes after the other names, and its leases are in the file that is listed first.
     let other = crate::model::Attachment {
         network: crate::model::NetworkName::new("other").unwrap(),
         ..super::contract::attachment("x")
@@ -242,7 +242,7 @@ fn a_contested_address_is_listed_once_whichever_file_its_set_is_in() {
     assert_eq!(rows.iter().filter(|row| row.set == net()).count(), 1, "{rows:?}");
 }
 
-/// The second process reserves while the first one is about to take the lock.
+/// The second process makes a reservation right before the first process takes the lock.
 #[test]
 fn of_two_changes_at_once_none_is_lost() {
     use super::watched::Watched;

@@ -14,7 +14,8 @@ pub fn subnet(text: &str) -> Subnet {
     text.parse::<ipnet::IpNet>().unwrap().into()
 }
 
-/// `10.0.0.0/8`, with a sub-pool `10.0.0.0/8 10.1.0.0/16`, or `auto 10.0.0.0/8 24`.
+/// Makes a request for a pool from text: `10.0.0.0/8`, with a sub-pool `10.0.0.0/8 10.1.0.0/16`, or an
+/// automatic pool `auto 10.0.0.0/8 24`.
 pub fn ask(space: &str, text: &str) -> RequestPool {
     let words: Vec<&str> = text.split(' ').collect();
     let (ask, sub) = match words[..] {
@@ -83,7 +84,7 @@ pub fn pools_do_not_overlap(make: Make<'_>) {
     let store = &mut *store;
     assert!(store.pools().unwrap().is_empty());
     assert_eq!(pool(store, &ask("l", "10.0.0.0/8"), &at(1)).id.0, "l/10.0.0.0/8");
-    // Another address space is independent.
+    // Pools of another address space make no difference.
     pool(store, &ask("g", "10.0.0.0/8"), &at(1));
     pool(store, &ask("l", "192.168.4.0/24"), &at(1));
     pool(store, &ask("l", "fd00:1::/112"), &at(1));
@@ -119,7 +120,7 @@ pub fn automatic_pools(make: Make<'_>) {
     let got = |store: &mut dyn Store, request: &RequestPool| {
         pool(store, request, &at(1)).subnet.to_string()
     };
-    // Pools of other sizes, inside a block or around blocks, are skipped.
+    // Pools of other sizes that lie inside a block, or contain blocks, are skipped.
     pool(&mut *a, &ask("l", "10.80.1.64/26"), &at(1));
     pool(&mut *a, &ask("l", "10.80.2.0/23"), &at(1));
     let route = Span::from(subnet("10.80.4.128/25"));
@@ -134,7 +135,8 @@ pub fn automatic_pools(make: Make<'_>) {
     }
     let command = Command::RequestPool(auto.clone());
     assert_eq!(pool_refusal(&mut *b, &command), PoolRefusal::NoBlock);
-    // Another size from the remaining space, and the next supernet when one is full.
+    // A pool of another size comes from the remaining space. When a supernet is full, the next supernet is
+    // used.
     assert_eq!(got(&mut *a, &ask("l", "auto 10.80.0.0/20 26")), "10.80.1.0/26");
     let mut more = auto;
     more.ask = Ask::Any(vec![
@@ -154,15 +156,15 @@ pub fn sub_pools(make: Make<'_>) {
     let same = Command::RequestPool(ask("l", "10.0.0.0/8 10.10.0.0/16"));
     assert!(matches!(pool_refusal(store, &same), PoolRefusal::Overlap { .. }));
     let inner = pool(store, &ask("l", "10.0.0.0/8 10.10.0.0/17"), &cx).id.0;
-    // Both pools have one set of addresses.
+    // Both pools have the same set of leases.
     assert_eq!(lease(store, &want(&id, None), &cx).addr, addr("10.10.0.0"));
     assert_eq!(lease(store, &want(&inner, None), &cx).addr, addr("10.10.0.1"));
-    // A pool of the whole subnet would overlap. A sub-pool of another subnet has its own addresses.
+    // A pool of the whole subnet would overlap. A sub-pool of another subnet has its own set of leases.
     let whole = Command::RequestPool(ask("l", "10.0.0.0/8"));
     assert!(matches!(pool_refusal(store, &whole), PoolRefusal::Overlap { .. }));
     let other = pool(store, &ask("l", "10.10.0.0/16 10.10.0.0/24"), &cx).id.0;
     assert_eq!(lease(store, &want(&other, None), &cx).addr, addr("10.10.0.1"));
-    // An address is only released through its own pool.
+    // An address is released only through the pool in which it was leased.
     assert_eq!(free(store, &id, "10.10.0.1"), 0);
     assert_eq!(free(store, &inner, "10.10.0.1"), 1);
     assert_eq!(release(store, &inner, &at(2)), (true, 0));
@@ -185,7 +187,8 @@ pub fn addresses(make: Make<'_>) {
     assert_eq!(lease(&mut *b, &want(&id, None), &cx).addr, addr("192.168.0.6"));
     let request = |requested| Command::RequestAddress(want(&id, requested));
     assert!(matches!(pool_refusal(&mut *a, &request(None)), PoolRefusal::Exhausted(_)));
-    // A held address, the network's address, the broadcast address, an address outside, an unknown pool.
+    // Refused are: a leased address, the network address, the broadcast address, an address outside the
+    // subnet, and an unknown pool.
     for taken in ["192.168.0.4", "192.168.0.0", "192.168.0.7"] {
         assert!(matches!(pool_refusal(&mut *a, &request(Some(taken))), PoolRefusal::Taken { .. }));
     }
@@ -203,12 +206,12 @@ pub fn addresses(make: Make<'_>) {
     assert_eq!(free(&mut *a, &id, "192.168.0.5"), 0);
     assert_eq!(free(&mut *a, "nope", "192.168.0.5"), 0);
     assert_eq!(lease(&mut *b, &want(&id, None), &cx).addr, addr("192.168.0.5"));
-    // A lease that has changed is not released.
+    // A lease that has changed since it was read is not released.
     let stale = Lease { time: 7, ..leases(&mut *a)[0].clone() };
     let undo = ReleaseAddress { pool: PoolId(id), addr: stale.addr, only: Some(Box::new(stale)) };
     let undone = a.apply(&Command::ReleaseAddress(undo), &cx).unwrap();
     assert_eq!(undone, Outcome::Freed(vec![]));
-    // A subnet of two addresses, and a subnet of one address.
+    // This tests a subnet with two addresses and a subnet with one address.
     for (of, all) in
         [("10.9.0.2/31", vec!["10.9.0.2", "10.9.0.3"]), ("fd00::7/128", vec!["fd00::7"])]
     {
@@ -240,7 +243,7 @@ pub fn serial_addresses(make: Make<'_>) {
     assert!(matches!(pool_refusal(store, &full), PoolRefusal::Exhausted(_)));
 }
 
-/// More leases than one transaction of a cluster can free.
+/// The pool has more leases than one transaction of a cluster can free.
 pub fn release_frees_all(make: Make<'_>) {
     let mut store = make();
     let store = &mut *store;
@@ -252,7 +255,7 @@ pub fn release_frees_all(make: Make<'_>) {
     }
     assert_eq!(release(store, &id, &at(2)), (true, 100));
     assert_eq!(leases(store).len(), 1);
-    // The subnet is free again, from its first address on.
+    // The subnet is free again, and addresses are leased from the first one on.
     let id = pool(store, &ask("l", "10.0.0.0/24"), &at(3)).id.0;
     assert_eq!(lease(store, &want(&id, None), &at(3)).addr, addr("10.0.0.1"));
 }
@@ -269,7 +272,7 @@ pub fn shared_pool(make: Make<'_>) {
     assert_eq!((first.id.0.as_str(), first.gateway), ("test", Some(addr("10.80.0.1"))));
     let joined = pool(&mut *b, &auto, &two);
     assert_eq!((joined.subnet, joined.users.len()), (first.subnet, 2));
-    // Other settings are refused.
+    // A request with other settings is refused.
     let other = Command::RequestPool(shared("test", ask("l", "10.80.1.0/24")));
     assert!(matches!(pool_refusal(&mut *a, &other), PoolRefusal::Differs { what: "subnet", .. }));
     let other = Command::RequestPool(shared("test", ask("l", "10.80.0.0/24 10.80.0.0/25")));
@@ -281,7 +284,7 @@ pub fn shared_pool(make: Make<'_>) {
     ));
     let wide = Command::RequestPool(shared("wide", ask("l", "10.64.0.0/10 10.100.0.0/16")));
     assert!(matches!(pool_refusal(&mut *a, &wide), PoolRefusal::Overlap { shared: Some(_), .. }));
-    // The gateway is returned to every request, and never released.
+    // Every request for the gateway gets the gateway, and the gateway is never released.
     let gateway = RequestAddress { gateway: true, ..want("test", None) };
     assert_eq!(lease(&mut *b, &gateway, &two).addr, addr("10.80.0.1"));
     let gateway = RequestAddress { gateway: true, ..want("test", Some("10.80.0.1")) };
@@ -291,14 +294,14 @@ pub fn shared_pool(make: Make<'_>) {
     assert!(matches!(pool_refusal(&mut *a, &taken), PoolRefusal::Taken { .. }));
     assert_eq!(lease(&mut *a, &want("test", None), &one).addr, addr("10.80.0.2"));
     assert_eq!(lease(&mut *b, &want("test", None), &two).addr, addr("10.80.0.3"));
-    // A node that requested the pool twice must release it twice.
+    // If a node has requested the pool twice, it must release it twice.
     pool(&mut *a, &auto, &one);
     assert_eq!(release(&mut *a, "test", &one), (true, 0));
     assert_eq!(leases(&mut *a).len(), 3);
     assert_eq!(release(&mut *a, "test", &one), (true, 1));
     let left: Vec<Addr> = leases(&mut *a).iter().map(|l| l.addr).collect();
     assert_eq!(left, [addr("10.80.0.1"), addr("10.80.0.3")]);
-    // A node that does not use the pool frees nothing.
+    // A release by a node that does not use the pool frees nothing.
     assert_eq!(release(&mut *a, "test", &on("three", 2)), (true, 0));
     assert_eq!(release(&mut *b, "test", &two), (true, 2));
     assert!(leases(&mut *a).is_empty() && a.pools().unwrap().is_empty());
@@ -326,7 +329,7 @@ pub fn sweep(make: Make<'_>) {
     sweep.dry = false;
     assert_eq!(swept(store, &sweep, &at(10)), (vec!["10.0.0.2".into()], false));
     assert_eq!(leases(store).len(), 5);
-    // No network has the pool, but a lease is young, or an address answers.
+    // No network has the pool, but one of its leases is young, or one of its addresses answers a ping.
     sweep.known = None;
     assert_eq!(swept(store, &sweep, &at(10)), (vec![], false));
     sweep.before = 10;

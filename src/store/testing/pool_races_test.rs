@@ -1,4 +1,4 @@
-//! Pools of a cluster that several clients change at once, with lost answers and interrupted removals.
+//! Pools in a cluster: several clients change a pool at once, answers are lost, and removals are interrupted.
 
 use std::rc::Rc;
 
@@ -13,7 +13,7 @@ use crate::store::{Store, StoreReader};
 
 const ID: &str = "net";
 
-/// What another client does.
+/// The action of another client.
 type Act = fn(&mut FakeStore);
 
 fn shared_pool() -> RequestPool {
@@ -24,7 +24,7 @@ fn on(node: &str, now: u64) -> Context {
     Context { node: Node { name: node.to_owned(), machine: node.to_owned() }, ..at(now) }
 }
 
-/// The number of uses of the pool by each node.
+/// Returns how many uses of the pool each node has.
 fn users(server: &Rc<FakeServer>) -> Vec<(String, u32)> {
     let pools = FakeStore::new(server.clone()).pools().unwrap();
     let users = pools.into_iter().flat_map(|pool| pool.users);
@@ -33,7 +33,7 @@ fn users(server: &Rc<FakeServer>) -> Vec<(String, u32)> {
     users
 }
 
-/// The answer to a commit is lost. Before the outcome is looked for, another client changes the pool: a
+/// The answer to a commit is lost. Before its client checks the outcome, another client changes the pool: a
 /// client of another node, or another request to the same daemon.
 #[test]
 fn users_are_counted_once_if_an_answer_is_lost() {
@@ -60,8 +60,8 @@ fn users_are_counted_once_if_an_answer_is_lost() {
     }
 }
 
-/// A release that was interrupted after its first step is completed by the next request that conflicts with
-/// the pool, by any release, and by a sweep.
+/// A release was interrupted after its first step. It is completed by the next request that conflicts with
+/// the pool, by any release of the pool, and by a sweep.
 #[test]
 fn an_interrupted_removal_is_finished() {
     let finish: [(&str, Act); 5] = [
@@ -97,7 +97,7 @@ fn an_interrupted_removal_is_finished() {
         let command = Command::ReleasePool(ReleasePool::of(PoolId(ID.to_owned())));
         assert!(crate::engine::collect(&mut store, command, &on("one", 2)).is_err(), "{name}");
         server.commits_left.set(None);
-        // The gateway and a container's address are left.
+        // Only the gateway and a container's address are left.
         assert_eq!(leases(&mut store).len(), 2, "{name}");
         let more = Command::RequestAddress(want(ID, None));
         assert!(matches!(pool_refusal(&mut store, &more), PoolRefusal::Unknown(_)), "{name}");
@@ -107,7 +107,7 @@ fn an_interrupted_removal_is_finished() {
     }
 }
 
-/// Between two steps of a release the same host requests the pool again, and leases from it.
+/// Between two steps of a release, the same host requests the pool again and leases an address from it.
 #[test]
 fn a_release_leaves_a_pool_that_was_requested_again() {
     let server = FakeServer::new(false);
@@ -127,7 +127,8 @@ fn a_release_leaves_a_pool_that_was_requested_again() {
     assert_eq!(leases(&mut store).len(), 2);
 }
 
-/// A machine is copied with its host name and with dockerd's networks, which the copy cleans up when it boots.
+/// A machine was copied together with its host name and with dockerd's networks. When the copy boots, it
+/// cleans up these networks.
 #[test]
 fn a_copy_of_a_machine_releases_nothing_of_the_original() {
     let server = FakeServer::new(false);
@@ -150,8 +151,8 @@ fn a_copy_of_a_machine_releases_nothing_of_the_original() {
     assert_eq!(leases(&mut store).len(), 2);
 }
 
-/// A host whose clock is behind joins a pool. Another host has just requested the pool, and that host's
-/// dockerd does not list the network yet.
+/// A host whose clock is slow starts to use a pool. Another host has just requested the same pool, and that
+/// host's dockerd does not list the network yet.
 #[test]
 fn a_clock_that_is_behind_makes_no_pool_older() {
     let server = FakeServer::new(false);
@@ -165,8 +166,8 @@ fn a_clock_that_is_behind_makes_no_pool_older() {
     assert_eq!(users(&server), [("one".to_owned(), 1), ("two".to_owned(), 2)]);
 }
 
-/// dockerd removes a host's last network with a shared pool while a request for an address of the pool is
-/// under way.
+/// dockerd removes a host's last network with a shared pool, while a request for an address of the pool is
+/// still under way.
 #[test]
 fn an_address_that_was_leased_after_the_pool_s_release_is_swept() {
     let server = FakeServer::new(false);
@@ -187,7 +188,7 @@ fn an_address_that_was_leased_after_the_pool_s_release_is_swept() {
     assert_eq!(users(&server), [("two".to_owned(), 1)]);
 }
 
-/// Two hosts create one network at the same time.
+/// Two hosts create the same network at the same time.
 #[test]
 fn a_shared_pool_is_not_in_the_way_of_itself() {
     for is_etcd in [false, true] {

@@ -1,5 +1,5 @@
-//! Power cuts on a disk in memory: all acknowledged data survives, whichever unflushed writes the disk has
-//! kept.
+//! Power cuts on a simulated disk in memory. All data that was acknowledged must survive, whichever of the
+//! unflushed writes reached the disk.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ fn undisturbed(disk: &Disk) -> Embedded<SimFs> {
     store(disk, &Process::new(None))
 }
 
-/// Calls `judge` with the store after each of `cuts` power cuts.
+/// Opens the store after each of `cuts` power cuts, and calls `judge` with it.
 fn cut(disk: &Disk, cuts: u64, judge: impl Fn(&mut Embedded<SimFs>)) {
     for seed in 0..cuts {
         let disk = disk.copied();
@@ -47,7 +47,7 @@ fn what_was_acknowledged_survives_a_power_cut() {
     });
 }
 
-/// Runs `work` on a copy of the disk for each of its steps, and kills it after that step.
+/// Runs `work` on a copy of the disk and kills it after one step, then after two steps, and so on.
 fn killed_everywhere(disk: &Disk, work: impl Fn(&mut Embedded<SimFs>), then: impl Fn(&Disk)) {
     for step in 1.. {
         let disk = disk.copied();
@@ -60,7 +60,7 @@ fn killed_everywhere(disk: &Disk, work: impl Fn(&mut Embedded<SimFs>), then: imp
     }
 }
 
-/// The ADD returns the lease that the killed ADD made, and writes nothing itself.
+/// The ADD returns the lease that a killed ADD has made, and writes nothing itself.
 #[test]
 fn a_repeated_add_flushes_what_a_killed_one_has_written() {
     let fresh = Disk::default();
@@ -72,7 +72,7 @@ fn a_repeated_add_flushes_what_a_killed_one_has_written() {
             &disk,
             |store| drop(store.apply(&add, &boot(1))),
             |disk| {
-                // The killed process no longer holds a lock.
+                // The killed process no longer holds a lock, so continue on a copy of the disk.
                 let disk = disk.copied();
                 added(&mut undisturbed(&disk), &lowest("c1"), &boot(1));
                 cut(&disk, 2, |store| assert!(owners(store).contains(&owner("c1"))));
@@ -104,7 +104,8 @@ fn a_reservation_survives_a_power_cut() {
     }
 }
 
-/// Nothing was acknowledged, but a torn file under the store's name would make every later command fail.
+/// Nothing was acknowledged yet. But if the store's name led to an incomplete file, every later command would
+/// fail.
 #[test]
 fn a_power_cut_after_a_kill_leaves_a_whole_store_or_none() {
     let disk = Disk::default();

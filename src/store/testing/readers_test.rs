@@ -1,4 +1,4 @@
-//! Readers: they hold a lock for one page, and never while their consumer works.
+//! Readers hold a lock while they read one page, and never while their consumer works.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use crate::store::{Embedded, Store, StoreReader};
 
 const MODES: [Persist; 2] = [Persist::Boot, Persist::Disk];
 
-/// A store with this number of leases, from 10.1.0.0 on.
+/// Makes a store with this number of leases, from 10.1.0.0 on.
 fn filled(persist: Persist, count: u16) -> Host {
     let lease = |n: u16| {
         let container = crate::model::ContainerId::new(format!("old{n}")).unwrap();
@@ -41,7 +41,7 @@ fn a_consumer_may_lease_and_free_and_no_address_appears_twice() {
         let mut seen: Vec<Addr> = Vec::new();
         let mut steps = 0;
         let list = |lease: crate::model::Lease| {
-            // No lock is held: `Wait::Try` would fail.
+            // No lock is held here: a call with `Wait::Try` would fail otherwise.
             if [1, 9_000, 10_200].contains(&seen.len()) {
                 steps += 1;
                 added(&mut host.store(persist), &lowest(&format!("new{steps}")), &boot(1));
@@ -55,7 +55,7 @@ fn a_consumer_may_lease_and_free_and_no_address_appears_twice() {
         host.store(persist).list(&boot(1), &mut list).unwrap();
         assert_eq!(steps, 3);
         assert!(seen.is_sorted_by(|a, b| a < b));
-        // Leases that exist during the whole listing are listed.
+        // Leases that exist during the whole listing must be listed.
         let of = |n: u16| Addr::from_bits(Family::V4, 0x0a01_0000 + u128::from(n)).unwrap();
         let stays = |n: &u16| ![5, 10_400].contains(n);
         let missed = (0..10_500).filter(stays).find(|n| seen.binary_search(&of(*n)).is_err());
@@ -110,13 +110,13 @@ fn watch_compares_the_header_first() {
             }
             let now = version();
             assert!(!versions.contains(&now), "{persist:?}, step {step}");
-            // A command that changes nothing, and a reader.
+            // These two change nothing: a DEL of an unknown container, and a reader.
             change(&del("unknown"));
             host.store(persist).list(&boot(1), &mut |_| ()).unwrap();
             assert_eq!(version(), now, "{persist:?}, step {step}");
             versions.push(now);
         }
-        // No lock is taken.
+        // Fail if a lock is taken.
         let before = Arc::new(|what: &str, path: &std::path::Path| {
             assert!(what != "open" || path.extension() != Some("lock".as_ref()), "{path:?}");
             Ok(())

@@ -1,10 +1,10 @@
-//! The records of a compare-and-set server in memory, for the fake and for the simulated server.
+//! The records of a compare-and-set server, kept in memory for the fake server and the simulated server.
 
 use std::collections::BTreeMap;
 
 use crate::store::cluster::server::{Conflict, Entries, Entry, Expect, KeyRange, Operation, Write};
 
-/// Records with their versions.
+/// The records of a server, with their versions.
 #[derive(Clone, Debug, Default)]
 pub struct Records {
     pub entries: BTreeMap<String, Entry>,
@@ -16,7 +16,7 @@ impl Records {
         paths.iter().map(|p| ((*p).to_owned(), self.entries.get(*p).cloned())).collect()
     }
 
-    /// The records below a prefix.
+    /// Returns the records below a prefix.
     pub fn list(&self, prefix: &str) -> BTreeMap<String, Entry> {
         assert!(prefix.ends_with('/'), "{prefix} may end within a name");
         let from = self.entries.range(prefix.to_owned()..);
@@ -24,7 +24,7 @@ impl Records {
         below.map(|(path, entry)| (path.clone(), entry.clone())).collect()
     }
 
-    /// The number of records in each range.
+    /// Returns the number of records in each range.
     pub fn count(&self, folder: &str, ranges: &[KeyRange]) -> Vec<u64> {
         assert!(ranges.iter().all(|r| r.first.starts_with(folder) && r.first <= r.last));
         let count =
@@ -32,7 +32,7 @@ impl Records {
         ranges.iter().map(count).collect()
     }
 
-    /// Whether a comparison holds.
+    /// Returns whether the comparison of an operation holds.
     pub fn holds(&self, operation: &Operation) -> bool {
         let now = self.entries.get(&operation.path).map(|entry| entry.version);
         match operation.expect {
@@ -43,12 +43,12 @@ impl Records {
         }
     }
 
-    /// Whether all comparisons of a transaction hold.
+    /// Returns whether all comparisons of a transaction hold.
     pub fn all_hold(&self, operations: &[Operation]) -> bool {
         operations.iter().all(|operation| self.holds(operation))
     }
 
-    /// Applies the writes, whether the comparisons hold or not.
+    /// Applies the writes, even if comparisons do not hold.
     pub fn apply(&mut self, operations: &[Operation]) {
         self.version += 1;
         for operation in operations {
@@ -64,7 +64,8 @@ impl Records {
         }
     }
 
-    /// What a server reports about comparisons that did not hold: etcd reports the records, Consul the paths.
+    /// Returns what a server reports if comparisons do not hold: etcd reports the records, Consul reports the
+    /// paths.
     pub fn conflict(&self, operations: &[Operation], is_etcd: bool) -> Conflict {
         if is_etcd {
             let entries = compared(operations.iter()).map(|operation| {
@@ -77,7 +78,7 @@ impl Records {
     }
 }
 
-/// The operations with a comparison.
+/// Returns the operations that have a comparison.
 fn compared<'a>(all: impl Iterator<Item = &'a Operation>) -> impl Iterator<Item = &'a Operation> {
     all.filter(|operation| operation.expect != Expect::Anything)
 }

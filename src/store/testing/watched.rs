@@ -1,4 +1,4 @@
-//! The kernel's files, with a hook: a test sees each operation before it happens.
+//! The kernel's file system with a hook, through which a test sees each operation before it happens.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -10,16 +10,17 @@ use std::time::Duration;
 
 use crate::store::embedded::fs::{Access, FileId, FileSystem, Os};
 
-/// The kernel's files.
+/// The kernel's file system with a hook.
 #[derive(Clone)]
 pub struct Watched {
-    /// Whether the folder is on a network file system.
+    /// Whether folders count as being on a network file system.
     pub is_shared: bool,
-    /// Called before each operation on a name, with a description. Its error makes the operation fail.
+    /// Called before each operation on a name, with a description of the operation. If it returns an error,
+    /// the operation fails with this error.
     pub before: Arc<Before>,
 }
 
-/// See [`Watched::before`].
+/// The type of [`Watched::before`].
 pub type Before = dyn Fn(&'static str, &Path) -> Result<()> + Send + Sync;
 
 impl fmt::Debug for Watched {

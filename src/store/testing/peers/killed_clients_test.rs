@@ -1,12 +1,14 @@
-//! Clients that are killed before and after their transactions arrive, on real servers. The recorded
-//! histories of the clients are checked.
+//! Clients on real servers are killed before or after their transactions arrive. Their recorded histories are
+//! checked.
 //!
-//! Each command has a store of its own, like a process. Some transactions are lost, some are not answered,
-//! and some arrive late. The client of some is killed: it sends nothing more, and leaves its in-flight note.
-//! Afterwards the client repeats the command or does the opposite. A history is sound if no two containers
-//! held an address at the same time, and if exactly the addresses that are held at the end have leases.
+//! Each command has its own store, as in a separate process. Some transactions are lost, some are not
+//! answered, and some arrive late. Some clients are killed: such a client sends nothing more and leaves its
+//! in-flight note. Afterwards the client repeats the command or runs the opposite command. The histories are
+//! sound if no two containers held an address at the same time, and if at the end exactly the held addresses
+//! have leases.
 //!
-//! The controls remove the comparisons, the fence or the nonce. Their histories must be unsound.
+//! In the control runs, the comparisons, the fence or the nonce are missing. The histories of these runs must
+//! be unsound.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -33,26 +35,26 @@ use crate::store::cluster::server::{
 use crate::store::cluster::{ClusterStore, LocalCache, keys};
 
 const CLIENTS: u64 = 12;
-/// How late a transaction arrives, and how long a client waits for an answer that does not come.
+/// By how much a transaction is late, and how long a client waits for an answer that does not come.
 const LATE: Duration = Duration::from_millis(40);
 const UNANSWERED: Duration = Duration::from_millis(8);
 
-/// The part of the protocol that a run leaves out.
+/// The part of the protocol that is missing in a control run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Without {
     Nothing,
     /// Transactions compare nothing.
     Compare,
-    /// Transactions do not compare the node's record.
+    /// Transactions do not compare the node's record, so a fence has no effect.
     Fence,
-    /// A transaction mistakes every record at its paths for its own.
+    /// A client takes every record at its transaction's paths for a record of its own transaction.
     Nonce,
 }
 
-/// A server as seen by a client that may be killed.
+/// The connection of a client that may be killed to a server.
 struct Network<S> {
     server: S,
-    /// Delivers a late transaction.
+    /// A client that delivers late transactions.
     late: Cell<Option<S>>,
     without: Without,
     chance: u64,
@@ -84,7 +86,7 @@ impl<S: Server> Network<S> {
         kept
     }
 
-    /// What a client gets if no answer arrives.
+    /// Returns the result that a client gets if no answer arrives.
     fn unanswered(&self, operations: &[Operation]) -> Commit {
         let nonce = operations.iter().find_map(|operation| match &operation.write {
             Write::Put(value) => value.first_chunk().copied(),
@@ -155,7 +157,7 @@ impl<S: Server + Send + 'static> Server for Network<S> {
     }
 }
 
-/// One client: its history, and how many commands were answered and not answered.
+/// A client: its history, and the numbers of its commands that were answered and not answered.
 struct Client<'a, S, F: Fn() -> S> {
     make: &'a F,
     without: Without,
@@ -173,7 +175,7 @@ impl<S: Server + Send + 'static, F: Fn() -> S> Client<'_, S, F> {
         self.chance >> 33
     }
 
-    /// One process.
+    /// Runs a command as one process.
     fn apply(&mut self, command: &Command) -> Option<Result<Outcome, Error>> {
         let network = Network {
             server: (self.make)(),
@@ -184,7 +186,7 @@ impl<S: Server + Send + 'static, F: Fn() -> S> Client<'_, S, F> {
             unanswered: Cell::new(None),
         };
         let name = format!("node-{}", self.number);
-        // Two clients are on each node.
+        // There are two clients on each node.
         let node = Node { name: format!("node-{}", self.number / 2), machine: name };
         let cx = Context {
             node: Node { machine: format!("m-{}", self.number / 2), ..node },
@@ -208,7 +210,7 @@ impl<S: Server + Send + 'static, F: Fn() -> S> Client<'_, S, F> {
         }
     }
 
-    /// Frees a container's address, with as many attempts as necessary.
+    /// Frees the address of a container. Repeats the DEL until it is answered.
     fn delete(&mut self, name: &str) {
         loop {
             match self.apply(&del(name)) {
@@ -219,8 +221,8 @@ impl<S: Server + Send + 'static, F: Fn() -> S> Client<'_, S, F> {
         }
     }
 
-    /// Leases an address to a container. Returns false if the container certainly has no lease. With
-    /// `may_give_up`, the container may be given up after a failure.
+    /// Leases an address for a container. Returns false if the container certainly has no lease. With
+    /// `may_give_up`, the client may stop using the container after a failure.
     fn lease(&mut self, name: &str, may_give_up: bool) -> bool {
         loop {
             match self.apply(&Command::Add(add(name, &[set("10.0.0.0/27")]))) {
@@ -251,7 +253,7 @@ impl<S: Server + Send + 'static, F: Fn() -> S> Client<'_, S, F> {
             loop {
                 let millis = self.next() % 8;
                 wait(millis);
-                // The last address stays held, and must have a lease at the end.
+                // The last container keeps its address, which must have a lease at the end.
                 if stop.load(Ordering::Relaxed) {
                     return;
                 }
@@ -259,7 +261,7 @@ impl<S: Server + Send + 'static, F: Fn() -> S> Client<'_, S, F> {
                 if self.apply(&del(&name)).is_some() {
                     break;
                 }
-                // The container starts again although the answer to its DEL is missing.
+                // The container is added again although its DEL was not answered.
                 if self.next().is_multiple_of(2) && self.lease(&name, false) {
                     continue;
                 }
@@ -270,8 +272,8 @@ impl<S: Server + Send + 'static, F: Fn() -> S> Client<'_, S, F> {
     }
 }
 
-/// Runs the clients, and checks their history. Returns how many commands were answered and not answered, or
-/// why the history is unsound.
+/// Runs the clients, and checks their histories. Returns the numbers of commands that were answered and not
+/// answered, or the reason why the histories are unsound.
 fn run<S: Server + Send + 'static>(
     make: &(impl Fn() -> S + Sync),
     without: Without,
@@ -324,7 +326,7 @@ fn run<S: Server + Send + 'static>(
     agrees.then_some((answered, unanswered)).ok_or(format!("held {kept:?}, leased {leased:?}"))
 }
 
-/// Checks the histories of `make`'s clients. `make` gets a prefix.
+/// Runs clients and checks their histories. `make` makes a client of a server, with a prefix for its keys.
 fn judge<S: Server + Send + 'static>(make: impl Fn(&str) -> S + Sync) {
     let (answered, unanswered) = run(&|| make("sound"), Without::Nothing, 10_000).unwrap();
     assert!(answered > 300 && unanswered > 20, "{answered} answers, {unanswered} without one");

@@ -1,9 +1,10 @@
-//! Many clients on a cluster whose members are killed and paused: their answers are checked.
+//! Many clients use a cluster whose members are killed and paused. The test checks the answers.
 //!
-//! Each client adds and deletes containers of its own, and records the times of its requests and answers. The
-//! run is correct if no two containers held an address at the same time, from the answer to its ADD until its
-//! DEL was sent, and if exactly the addresses that are held at the end have leases. A client without an
-//! answer does not know what its container holds. It repeats the command until it knows.
+//! Each client adds and deletes its own containers, and records the times of its requests and of their
+//! answers. The run is correct on two conditions. No two containers held an address at the same time; a
+//! container holds an address from the answer to its ADD until its DEL is sent. And at the end exactly the
+//! held addresses have leases. If a command is not answered, the client does not know what its container
+//! holds, so it repeats the command until it is answered.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,11 +33,11 @@ const CLIENTS: u64 = 16;
 pub struct Held {
     pub addr: Addr,
     pub from: Instant,
-    /// `None` if it was held at the end.
+    /// When the DEL was sent; `None` if the address was still held at the end.
     pub to: Option<Instant>,
 }
 
-/// A server that does not compare: the control.
+/// The control: a client that makes no comparisons.
 struct Blind(Etcd);
 
 impl Server for Blind {
@@ -95,7 +96,7 @@ fn client(mut store: impl Store, number: u64, stop: &AtomicBool) -> Run {
         run.history.push(Held { addr, from: Instant::now(), to: None });
         chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         pause(Duration::from_millis(chance >> 59), Instant::now() + Duration::from_secs(1));
-        // The last address stays held, and must have a lease at the end.
+        // The last container keeps its address, which must have a lease at the end.
         if stop.load(Ordering::Relaxed) {
             break;
         }
@@ -108,7 +109,7 @@ fn client(mut store: impl Store, number: u64, stop: &AtomicBool) -> Run {
     run
 }
 
-/// The addresses that two containers held at the same time.
+/// Returns the addresses that two containers held at the same time.
 pub fn doubly_held(history: &[Held]) -> Vec<Addr> {
     let mut held: Vec<&Held> = history.iter().collect();
     held.sort_by_key(|h| (h.addr, h.from));
@@ -118,7 +119,7 @@ pub fn doubly_held(history: &[Held]) -> Vec<Addr> {
     held.windows(2).filter(overlap).map(|pair| pair[0].addr).collect()
 }
 
-/// Runs the clients while `disturb` runs. Returns all their records.
+/// Runs the clients while `disturb` runs. Returns everything that they recorded.
 fn run_all<S: Store>(make: impl Fn(u64) -> S + Sync, disturb: impl FnOnce()) -> Run {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -177,7 +178,7 @@ fn no_address_is_held_twice_while_members_die() {
                 wait(1200);
             }
         }
-        // Stop a majority for a while.
+        // Stop two of the three members for a while.
         members[0].signal("STOP");
         members[1].signal("STOP");
         wait(2500);
@@ -198,7 +199,7 @@ fn no_address_is_held_twice_while_members_die() {
     assert_eq!(there, kept, "{answered} answers, {unanswered} failures");
 }
 
-/// The control: the same check detects a store that does not compare.
+/// The control: the same check must detect a store that makes no comparisons.
 #[test]
 fn a_server_that_does_not_compare_is_detected() {
     let server = servers::ready_etcd();
@@ -211,7 +212,8 @@ fn a_server_that_does_not_compare_is_detected() {
             no_cache(),
         )
     };
-    // Its own records may contradict each other before that, which also counts as detected.
+    // The records on the server may contradict each other, which makes the store panic. That also counts as
+    // detected.
     let seen = std::panic::catch_unwind(|| doubly_held(&run_all(make, || wait(1500)).history));
     assert!(seen.is_err() || seen.is_ok_and(|addrs| !addrs.is_empty()));
 }

@@ -1,6 +1,6 @@
-//! How many round trips commands take: on an empty, a nearly full and a full set, and with sixteen nodes at
-//! the same time. The tests run on real servers and on the fake. The owners are the same in each run, so the
-//! numbers are too.
+//! Counts the round trips of commands: on an empty, a nearly full and a full set, and with sixteen nodes at
+//! the same time. The tests run on real servers and on the fake server. The owners are the same in each run,
+//! so the numbers are the same too.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +25,7 @@ use crate::store::cluster::etcd::Etcd;
 use crate::store::cluster::server::{Commit, Entries, Entry, KeyRange, Operation, Server};
 use crate::store::cluster::{ClusterStore, LocalCache};
 
-/// Counts the round trips to a server.
+/// A server that counts its round trips.
 pub struct Counted<S>(pub S, pub Rc<Cell<usize>>);
 
 impl<S> Counted<S> {
@@ -51,7 +51,7 @@ impl Server for Box<dyn Server> {
     }
 }
 
-/// Makes a client of one server below a prefix.
+/// A function that makes a client of one server, with a prefix for its keys.
 type Make<'a> = &'a dyn Fn(&str) -> Box<dyn Server>;
 
 /// A node of a cluster.
@@ -62,12 +62,12 @@ struct Member {
 }
 
 impl Member {
-    /// A node that has claimed its name.
+    /// Makes a node that has claimed its name.
     fn new(server: Box<dyn Server>, folder: &Path, number: u64) -> Member {
         let count = Rc::new(Cell::new(0));
         let cache = LocalCache::new(folder, String::new());
         let (server, timeout) = (Counted(server, count.clone()), Duration::from_secs(60));
-        // Removing old history would take round trips too, so history is never removed here.
+        // Removing old history would need round trips too, so this setting keeps all history.
         let history = History::Kept { count: u64::MAX, age: u64::MAX };
         let store = ClusterStore::new(server, timeout, Persist::Boot, cache).keeping(history);
         let node = Node { name: format!("node-{number}"), machine: format!("m{number}") };
@@ -78,7 +78,7 @@ impl Member {
         member
     }
 
-    /// The round trips and the outcome of a command.
+    /// Runs a command. Returns its round trips and its outcome.
     fn ask(&mut self, command: &Command) -> (usize, Result<Outcome, Error>) {
         self.count.set(0);
         self.cx.seed = self.cx.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -101,7 +101,7 @@ impl Member {
         }
     }
 
-    /// Reserves addresses, as many in a transaction as fit on every server.
+    /// Reserves addresses. Each transaction contains as many addresses as every server accepts.
     fn reserve(&mut self, addrs: impl Iterator<Item = Addr>) {
         for some in addrs.collect::<Vec<_>>().chunks(30) {
             let reserve = Reserve { set: net(), addrs: some.to_vec(), note: None, holder: None };
@@ -116,7 +116,7 @@ fn all(sets: &[RangeSet]) -> impl Iterator<Item = Addr> + use<> {
     spans.into_iter().flat_map(Span::addresses)
 }
 
-/// A hash of a number.
+/// Returns a hash of a number.
 fn mixed(n: u64) -> u64 {
     let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -127,7 +127,7 @@ fn number(addr: Addr) -> u64 {
     u64::try_from(addr.bits() & 0xffff_ffff).unwrap()
 }
 
-/// The address is held: the server reports the conflict, and the chunk is listed.
+/// The chosen address is leased already: the server reports the conflict, and the store lists the chunk.
 fn a_lost_race(make: Make<'_>) {
     let folder = tempfile::tempdir().unwrap();
     let mut one = Member::new(make("race"), folder.path(), 1);
@@ -141,14 +141,14 @@ fn a_lost_race(make: Make<'_>) {
         one.reserve(std::iter::once(candidate));
         let (asked, other) = one.add(add(&name, &sets));
         assert_ne!(other, candidate);
-        // The answer names the address that was leased.
+        // The answer contains the address that was leased.
         assert_eq!(one.add(add(&name, &sets)).1, other);
         trips += asked;
     }
     assert_eq!(trips, 60, "20 lost races");
 }
 
-/// Nine of ten addresses are held, in random order.
+/// Nine of ten addresses are leased, in random order.
 fn ninety_percent(make: Make<'_>) {
     let folder = tempfile::tempdir().unwrap();
     let mut one = Member::new(make("ninety"), folder.path(), 1);
@@ -163,8 +163,8 @@ fn ninety_percent(make: Make<'_>) {
     assert!(trips <= 600, "{trips} trips for 200 ADDs");
 }
 
-/// The last free address is found wherever it is, and the set does not count as exhausted before. Both take
-/// few round trips.
+/// The last free address is found wherever it is, and until it is leased the set does not count as exhausted.
+/// Finding it and reporting "exhausted" both need only a few round trips.
 fn full(make: Make<'_>, len: u8) {
     let folder = tempfile::tempdir().unwrap();
     let mut one = Member::new(make("full"), folder.path(), 1);
@@ -172,13 +172,13 @@ fn full(make: Make<'_>, len: u8) {
     let sets = [set(&format!("10.0.0.0/{len}"))];
     let last = all(&sets).nth(1234).unwrap();
     one.reserve(all(&sets).filter(|addr| *addr != last));
-    // More ranges than one transaction can count.
+    // There are more ranges than one transaction can count.
     let path = |n: u32| format!("ip/net/{:06x}/{n:08x}", n >> 8);
     let four = |n: u32| KeyRange { first: path(n), last: path(n + 3) };
     let ranges: Vec<KeyRange> = (0..300).map(|n| four(0x0a00_0000 + 4 * n)).collect();
     let until = Instant::now() + Duration::from_secs(60);
     let counts = make("full").count("ip/net/", &ranges, until).unwrap();
-    // The network's address and the gateway have no records.
+    // The network address and the gateway have no records.
     assert!(counts[0] == 2 && counts[1..].iter().all(|n| *n == 4), "{counts:?}");
     let strategies = [Strategy::Hash, Strategy::Random, Strategy::Lowest, Strategy::RoundRobin];
     for strategy in strategies {
@@ -188,11 +188,11 @@ fn full(make: Make<'_>, len: u8) {
         let (trips, exhausted) = two.is_exhausted(named("d"));
         assert!(exhausted && trips <= 10, "{strategy:?}: {exhausted} after {trips} trips");
         one.ask(&del("c")).1.unwrap();
-        // An exhausted set may have room a moment later.
+        // A set that was exhausted may have a free address a moment later.
         assert_eq!(two.add(named("d")).1, last);
         two.ask(&del("d")).1.unwrap();
     }
-    // A cooling address is found as well, as soon as its cooldown is over.
+    // An address that cools down is found too, as soon as its cooldown has ended.
     let cool =
         |name: &str, strict| Add { cooldown: Cooldown { seconds: 30, strict }, ..add(name, &sets) };
     one.add(cool("c", true));
@@ -222,7 +222,7 @@ fn full_of_ended_leases(make: Make<'_>) {
     assert!(two.is_exhausted(add("c", &sets)).1);
 }
 
-/// Six addresses and four nodes. The range of one of them has three holes.
+/// Four nodes lease from a subnet of six addresses. The range of one node has three free addresses.
 fn a_small_subnet(make: Make<'_>) {
     let folder = tempfile::tempdir().unwrap();
     let mut nodes: Vec<Member> =
@@ -254,7 +254,7 @@ fn a_small_subnet(make: Make<'_>) {
     assert!(nodes[0].is_exhausted(add("c7", &whole)).1);
 }
 
-/// Round robin reads the cursor first, and the lowest address is searched for.
+/// Round robin reads the cursor first. The strategy `lowest` searches for the lowest free address.
 fn in_order(make: Make<'_>) {
     let folder = tempfile::tempdir().unwrap();
     let mut one = Member::new(make("order"), folder.path(), 1);
@@ -268,13 +268,13 @@ fn in_order(make: Make<'_>) {
         }
         one.ask(&del("first")).1.unwrap();
     }
-    // Each ADD leases both families at once, at the hash of the owner.
+    // Each ADD leases an IPv4 and an IPv6 address, at the position given by the hash of the owner.
     for i in 0..20 {
         assert_eq!(one.add(add(&format!("dual-{i}"), &sets)).0, 1);
     }
 }
 
-/// Sixteen nodes at once. Returns the average number of round trips of an ADD.
+/// Runs sixteen nodes at the same time. Returns the average number of round trips of an ADD.
 fn at_once(make: &(dyn Fn(&str) -> Box<dyn Server> + Sync), strategy: Strategy) -> f64 {
     const EACH: u64 = 40;
     let prefix = format!("once-{strategy:?}");
@@ -309,7 +309,7 @@ fn at_once(make: &(dyn Fn(&str) -> Box<dyn Server> + Sync), strategy: Strategy) 
 fn takes_few_round_trips(make: &(dyn Fn(&str) -> Box<dyn Server> + Sync)) {
     everywhere(&|prefix| make(prefix), 20);
     assert!(at_once(make, Strategy::Hash) <= 1.3);
-    // Each ADD reads the cursor, and sixteen nodes want the next address.
+    // Each ADD reads the cursor, and all sixteen nodes try to lease the next address.
     let in_turn = at_once(make, Strategy::RoundRobin);
     assert!(in_turn <= 8.0, "{in_turn}");
 }
@@ -339,7 +339,7 @@ fn consul_takes_few_round_trips() {
     });
 }
 
-/// With 65,000 leases.
+/// The set has 65,000 leases.
 #[test]
 fn a_search_in_a_large_set_takes_few_round_trips() {
     for is_etcd in [false, true] {

@@ -1,7 +1,7 @@
-//! Real servers for tests, on loopback, with their own ports and folders.
+//! Starts real servers for tests, on loopback. Each server has its own ports and its own folder.
 //!
-//! Invariant: a server ends with its test, even if the test is killed. If a server cannot be started, the
-//! test fails.
+//! Invariant: a server ends together with its test, even if the test is killed. If a server cannot be
+//! started, the test fails.
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -20,9 +20,9 @@ use crate::store::cluster::etcd::Etcd as EtcdClient;
 pub struct Running {
     child: Child,
     command: Command,
-    /// The server's data, removed together with this value.
+    /// The folder with the server's data. It is removed when this value is dropped.
     pub folder: TempDir,
-    /// `http://127.0.0.1:port`.
+    /// The URL of the server: `http://127.0.0.1:port`.
     pub endpoint: String,
 }
 
@@ -34,13 +34,13 @@ impl Drop for Running {
 }
 
 fn free_ports<const N: usize>() -> [u16; N] {
-    // All ports are reserved at the same time, so that they differ.
+    // All ports are reserved at the same time, so that they are different.
     let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     held.map(|listener| listener.local_addr().unwrap().port())
 }
 
 fn start(endpoint: String, folder: TempDir, program: &str, args: &[String]) -> Running {
-    // The kernel ends the server together with this process.
+    // `setpriv` makes the kernel end the server when this process ends.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", program]).args(args);
     let log = folder.path().join("log");
@@ -51,13 +51,13 @@ fn start(endpoint: String, folder: TempDir, program: &str, args: &[String]) -> R
 }
 
 impl Running {
-    /// Sends the server a signal: `STOP`, `CONT`.
+    /// Sends a signal to the server, such as `STOP` or `CONT`.
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
-    /// Kills the server, and starts it again on its data.
+    /// Kills the server, and starts it again with the same data.
     pub fn restart(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -82,7 +82,7 @@ impl Running {
         }
     }
 
-    /// The settings that reach the server, under a prefix.
+    /// Returns the settings for clients of the server, with a prefix for their keys.
     pub fn servers(&self, prefix: &str) -> Servers {
         Servers {
             endpoints: vec![self.endpoint.clone()],
@@ -96,37 +96,37 @@ impl Running {
         }
     }
 
-    /// An etcd client.
+    /// Makes an etcd client, with a prefix for its keys.
     pub fn etcd(&self, prefix: &str) -> Etcd {
         Etcd { servers: self.servers(prefix), login: None }
     }
 
-    /// A Consul client.
+    /// Makes a Consul client, with a prefix for its keys.
     pub fn consul(&self, prefix: &str) -> Consul {
         Consul { servers: self.servers(prefix), dc: None, token: None }
     }
 }
 
-/// An etcd of one member that is ready.
+/// Starts an etcd server with one member, and waits until it answers.
 pub fn ready_etcd() -> Running {
     let server = etcd(&[]);
     let probe = EtcdClient::new(&server.etcd("tests")).unwrap();
     server.await_ready(&probe)
 }
 
-/// A Consul of one server that is ready.
+/// Starts a Consul server, and waits until it answers.
 pub fn ready_consul() -> Running {
     let server = consul("");
     let probe = ConsulClient::new(&server.consul("tests")).unwrap();
     server.await_ready(&probe)
 }
 
-/// An etcd of one member (Debian: `etcd-server`).
+/// Starts an etcd server with one member (Debian: `etcd-server`).
 pub fn etcd(more: &[&str]) -> Running {
     etcd_by("http", more)
 }
 
-/// The same with `http` or `https` for clients.
+/// Starts an etcd server with one member, which clients reach by `http` or `https`.
 pub fn etcd_by(scheme: &str, more: &[&str]) -> Running {
     let [client, peer] = free_ports();
     let endpoint = format!("{scheme}://127.0.0.1:{client}");
@@ -149,7 +149,7 @@ fn member(name: &str, endpoint: String, peer: &str, cluster: &str, more: &[&str]
     start(endpoint, folder, "etcd", &args.into_iter().chain(more).collect::<Vec<_>>())
 }
 
-/// An etcd of three members, on one host.
+/// Starts three etcd members of one cluster on this host.
 pub fn etcd_of_three() -> [Running; 3] {
     let ports: [u16; 6] = free_ports();
     let url = |port: u16| format!("http://127.0.0.1:{port}");
@@ -158,7 +158,7 @@ pub fn etcd_of_three() -> [Running; 3] {
     [one(0, "a"), one(1, "b"), one(2, "c")]
 }
 
-/// A Consul of one server (`scripts/get-consul.sh` gets it), with further configuration in HCL.
+/// Starts a Consul server (`scripts/get-consul.sh` downloads it), with additional configuration in HCL.
 pub fn consul(config: &str) -> Running {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let found = Command::new(root.join("scripts/get-consul.sh")).output().unwrap();

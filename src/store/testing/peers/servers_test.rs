@@ -1,4 +1,4 @@
-//! The contract on real servers: etcd and Consul.
+//! Runs the contract on real servers: etcd and Consul.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -23,7 +23,7 @@ use crate::store::{Store, StoreReader};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A store whose listing checks that the server's records agree.
+/// A store that also checks, when it lists the leases, that the server's records agree.
 struct Checked<S: Server, F: Fn() -> S>(ClusterStore<S>, F);
 
 impl<S: Server, F: Fn() -> S> Store for Checked<S, F> {
@@ -46,7 +46,7 @@ fn store_of<S: Server>(server: S, folder: &Path, cluster: &str) -> ClusterStore<
     ClusterStore::new(server, LIMIT, Persist::Boot, cache)
 }
 
-/// All checks on a server. `make` creates a client below a prefix.
+/// Runs all checks on a server. `make` makes a client, with a prefix for its keys.
 fn check<S: Server + 'static>(make: &(impl Fn(&str) -> S + Clone + 'static)) {
     meets_the_contract(make);
     keeps_history(make);
@@ -76,11 +76,12 @@ fn keeps_history<S: Server + 'static>(make: &(impl Fn(&str) -> S + Clone + 'stat
 }
 
 fn takes_the_fewest_round_trips(server: impl Server) {
-    // In a conflict, etcd reports the owner's lease, and Consul only that the lease exists.
+    // If a comparison fails, etcd reports the owner's record. Consul only reports that the record exists, so
+    // it must be read.
     let repeated = if server.place().starts_with("etcd") { 1 } else { 2 };
     let count = Rc::new(Cell::new(0));
     let folder = tempfile::tempdir().unwrap();
-    // Removing old history would take round trips too, so history is never removed here.
+    // Removing old history would need round trips too, so this setting keeps all history.
     let history = History::Kept { count: u64::MAX, age: u64::MAX };
     let store = store_of(Counted(server, count.clone()), folder.path(), "trips");
     let mut store = store.keeping(history);
@@ -96,11 +97,11 @@ fn takes_the_fewest_round_trips(server: impl Server) {
     assert_eq!(trips(&Command::Add(add("c1", &dual_stack()))), repeated, "repeated ADD");
     assert_eq!(trips(&Command::Add(Add { requested, ..add("c2", &dual_stack()) })), 1, "fixed ADD");
     assert_eq!(trips(&del("c1")), 2, "DEL");
-    // `shared` may have been edited, so the DEL looks in all sets.
+    // `shared` may have been edited, so the DEL searches all sets.
     assert_eq!(trips(&del("c1")), 2, "DEL of nothing");
 }
 
-/// More leases than one page. Each node frees its own leases by GC.
+/// There are more leases than one page of a listing. Each node frees its own leases by a GC.
 fn holds_thousands_of_leases(server: impl Server) {
     let sets = [set("10.0.0.0/16")];
     let folder = tempfile::tempdir().unwrap();

@@ -48,14 +48,15 @@ fn file(folder: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// ADD, DEL and listing fail with this text, and none of them concludes that nothing is leased.
+/// Checks that ADD, DEL and listing fail with this text. None of them may conclude that nothing is leased.
 fn is_unavailable(mut store: Box<dyn Store>, why: &str) {
     let add = store.apply(&Ask::Add(add("c9", &dual_stack())), &at(1));
     let del = store.apply(&del("c1"), &at(1));
     let list = store.list(&at(1), &mut |_| {});
     for error in [add.unwrap_err(), del.unwrap_err(), list.unwrap_err().into()] {
         let text = error.to_string();
-        // If a server closes the connection during a commit, the client cannot determine whether it was applied.
+        // If a server closes the connection during a commit, the client cannot know whether the commit was
+        // applied.
         let failed = matches!(
             error,
             Error::Store(StoreError::Unavailable { .. } | StoreError::Unanswered { .. })
@@ -99,23 +100,23 @@ fn etcd_with_users() {
         EtcdSpec { login, ..spec.clone() }
     };
     let etcd = Etcd::new(&login("sublet", &right)).unwrap();
-    // An expired token is renewed.
+    // An expired token is replaced by a new one.
     etcd.forge_token("nonsense.1");
     works(&mut ClusterStore::new(etcd, Duration::from_secs(10), Persist::Boot, no_cache()));
     let open = |spec: EtcdSpec| open(&StoreSpec::Etcd(Box::new(spec))).unwrap();
-    // The token file is readable for its owner only, and the next process needs no password.
+    // Only the owner of the token file can read it, and with it the next process needs no password.
     let kept = only_file(&spec.servers.notes);
     let token = fs::read_to_string(&kept).unwrap();
     assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o7777, 0o600);
     works(&mut *open(login("sublet", &wrong)));
     assert_eq!(fs::read_to_string(&kept).unwrap(), token);
-    // A token that the server does not know is replaced in the file.
+    // If the server does not know the token in the file, the token is replaced.
     let whose = token.lines().next().unwrap();
     fs::write(&kept, format!("{whose}\nnonsense.1\n")).unwrap();
     works(&mut *open(login("sublet", &right)));
     let renewed = fs::read_to_string(&kept).unwrap();
     assert!(renewed.starts_with(whose) && !renewed.contains("nonsense"), "{renewed}");
-    // The token of another cluster is not sent. If the file cannot be written, commands work without it.
+    // The token of another cluster is not sent. If the token file cannot be written, commands still work.
     fs::write(&kept, renewed.replacen("127.0.0.1", "127.0.0.2", 1)).unwrap();
     works(&mut *open(login("sublet", &right)));
     assert_eq!(fs::read_to_string(&kept).unwrap().lines().next(), Some(whose));
@@ -153,7 +154,7 @@ fn consul_with_tokens() {
     let read = token("read", "key_prefix \"sublet/\" { policy = \"read\" }");
     let open = |spec| open(&StoreSpec::Consul(Box::new(spec))).unwrap();
     works(&mut *open(with(&server, &write)));
-    // A token with read permission can list, and do nothing else.
+    // With a token that has only read permission, a client can list and do nothing else.
     let mut reader = open(with(&server, &read));
     let mut seen = 0;
     reader.list(&at(1), &mut |_| seen += 1).unwrap();
@@ -171,7 +172,8 @@ fn consul_with_tokens() {
     is_unavailable(open(elsewhere), "No path to datacenter");
 }
 
-/// A CA, and a certificate for 127.0.0.1 that it signed, as `NAME.ca.pem`, `NAME.pem` and `NAME.key`.
+/// Makes a certificate authority, and a certificate for 127.0.0.1 that it has signed, as `NAME.ca.pem`,
+/// `NAME.pem` and `NAME.key`.
 fn certificate(folder: &Path, name: &str) -> [PathBuf; 3] {
     let script = r#"set -e
         cd "$1"
@@ -217,7 +219,7 @@ fn etcd_with_tls() {
     is_unavailable(open(with(&ca, None, &server)), "ertificate");
     is_unavailable(open(with(&ca, Some((&other_cert, &other_key)), &server)), "ertificate");
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
-    // The message names a file that is no certificate.
+    // The message names the file that is not a certificate.
     for (bad, why) in [(&key, "no certificate"), (&folder.path().join("nope"), "No such file")] {
         let spec = StoreSpec::Etcd(Box::new(with(bad, None, &server)));
         let error = crate::store::open(&spec).err().unwrap().to_string();
@@ -225,7 +227,8 @@ fn etcd_with_tls() {
     }
 }
 
-/// A proxy of TLS connections. If it `breaks`, it sends an alert instead of the answer to a request.
+/// Starts a proxy for TLS connections. If `breaks` is set, it sends a TLS alert instead of the answer to a
+/// request.
 fn proxy(server: &Running, breaks: &'static AtomicBool) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let proxy = format!("https://{}", listener.local_addr().unwrap());
@@ -269,7 +272,7 @@ fn proxy(server: &Running, breaks: &'static AtomicBool) -> String {
     proxy
 }
 
-/// The alert arrives after the request was written: the server may have applied it.
+/// The alert arrives after the request was written, so the server may have applied the request.
 #[test]
 fn a_tls_alert_after_the_request_does_not_mean_that_nothing_was_done() {
     static BREAKS: AtomicBool = AtomicBool::new(false);
@@ -283,8 +286,8 @@ fn a_tls_alert_after_the_request_does_not_mean_that_nothing_was_done() {
     let probe = Etcd::new(&spec).unwrap();
     let server = server.await_ready(&probe);
     let proxy = proxy(&server, &BREAKS);
-    // If the request counted as not sent, the client would send it to the next endpoint, and fail to create
-    // the record.
+    // If the client took the request for not sent, it would send it to the next endpoint, where it would fail
+    // because the record exists already.
     spec.servers.endpoints = vec![proxy, server.endpoint.clone()];
     let write = Write::Put(vec![1; 20]);
     let operation = Operation { path: "ip/a".to_owned(), expect: Expect::Absent, write };
@@ -298,7 +301,8 @@ fn a_tls_alert_after_the_request_does_not_mean_that_nothing_was_done() {
     assert!(probe.get(&["ip/a"], until).unwrap()["ip/a"].is_some(), "the server has applied it");
 }
 
-/// The next process does not wait for that server again. Which server is asked first is random.
+/// A process finds that a server hangs. The next process does not wait for that server again. The first
+/// server to ask is random.
 #[test]
 fn a_server_that_hangs_is_remembered() {
     let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -330,7 +334,7 @@ fn a_server_that_hangs_is_remembered() {
     }
 }
 
-/// The processes of a node log in once, however many start at the same moment.
+/// The processes of a node log in only once, even if many of them start at the same moment.
 #[test]
 fn processes_of_a_node_share_a_login() {
     static LOGINS: AtomicUsize = AtomicUsize::new(0);
@@ -400,14 +404,15 @@ fn servers_that_hang_or_are_down_fail_in_time() {
         let outcome = store.apply(&Ask::Add(add("c1", &dual_stack())), &at(1));
         (outcome, begin.elapsed())
     };
-    // A server that is down fails at once. A server that hangs fails in time, at the read of the node's record.
+    // If a server is down, the command fails at once. If a server hangs, the command fails in time, when it
+    // reads the node's record.
     let (outcome, took) = timed(&[down], 5000);
     assert!(matches!(outcome, Err(Error::Store(StoreError::Unavailable { .. }))), "{outcome:?}");
     assert!(took < Duration::from_secs(1), "{took:?}");
     let (outcome, took) = timed(&[&hangs_at], 600);
     assert!(matches!(outcome, Err(Error::Store(StoreError::Unavailable { .. }))), "{outcome:?}");
     assert!(took < Duration::from_millis(1600), "{took:?}");
-    // A working server among the endpoints is found.
+    // If one of the endpoints works, it is found.
     for endpoints in [[down, &hangs_at, &server.endpoint], [&hangs_at, &server.endpoint, down]] {
         let (outcome, took) = timed(&endpoints, 4000);
         assert!(matches!(outcome, Ok(Outcome::Added(_))), "{outcome:?}");
@@ -415,14 +420,15 @@ fn servers_that_hang_or_are_down_fail_in_time() {
     }
 }
 
-/// If a connection fails, for whatever reason, the server has received nothing, and the next server is asked.
-/// A request that may have been received is not sent again.
+/// If a connection cannot be made, the server has received nothing, so the next server is asked. A request
+/// that a server may have received is not sent again.
 #[test]
 fn a_request_that_was_not_sent_goes_to_the_next_server() {
     let folder = tempfile::tempdir().unwrap();
     let [ca, ..] = certificate(folder.path(), "ours");
     let server = servers::ready_consul();
-    // The listener's queue is full: further connections are dropped, as by a host that is switched off.
+    // The queue of this listener is full, so further connections are ignored, as by a host that is switched
+    // off.
     let drops = TcpListener::bind("127.0.0.1:0").unwrap();
     let drops_at = drops.local_addr().unwrap();
     let wait = Duration::from_millis(100);
@@ -444,7 +450,7 @@ fn a_request_that_was_not_sent_goes_to_the_next_server() {
         let client = clients.find(|client| client.asks_first() == first).unwrap();
         client.send(request, Instant::now() + servers.timeout)
     };
-    // Longer than a name can be, so no DNS server is asked.
+    // This host name is too long to be valid, so no DNS server is asked.
     let nameless = format!("http://{}:1", "x".repeat(64));
     for (first, why) in [
         (format!("http://{drops_at}"), "connect"),
@@ -461,7 +467,7 @@ fn a_request_that_was_not_sent_goes_to_the_next_server() {
     assert!(matches!(failure, Failure::Unknown(_)), "{failure:?}");
 }
 
-/// The server is not etcd.
+/// The server is a different product than the client expects.
 #[test]
 fn a_server_of_another_kind_is_unavailable() {
     let consul = servers::ready_consul();

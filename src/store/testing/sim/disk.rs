@@ -1,9 +1,9 @@
-//! An in-memory file system on which a simulation can stop processes, fail operations and cut the power.
+//! A file system in memory. A simulation can stop its processes, make its operations fail, and cut the power.
 //!
-//! After a power cut, a file has its flushed content plus any subset of the later changes, in order. Each
-//! of these writes is complete or truncated to a multiple of 512 bytes (one sector). A folder has its
-//! flushed names plus a prefix of the later changes. Every operation is one step of its process, and may be
-//! the last one.
+//! After a power cut, the content of a file is its flushed content plus any subset of the later changes, in
+//! order. Each write among them is either complete or truncated to a multiple of 512 bytes (one sector). The
+//! content of a folder is its flushed names plus the first few of the later changes. Every operation is one
+//! step of its process, and may be its last step.
 
 mod fs;
 
@@ -50,13 +50,13 @@ fn as_size(n: u64) -> usize {
 struct Content {
     data: Vec<u8>,
     durable: Vec<u8>,
-    /// Changes that are not flushed, in order.
+    /// The changes that were not flushed yet, in order.
     pending: Vec<Change>,
-    /// The open file that has the lock.
+    /// The open file that holds the lock.
     locked: Option<u64>,
 }
 
-/// Names that change in one step, in one folder.
+/// Changes of names in one folder that happen in one step.
 #[derive(Clone, Debug)]
 struct Naming {
     folder: PathBuf,
@@ -94,7 +94,7 @@ impl State {
     }
 }
 
-/// A disk with its names and locks.
+/// A disk: the files, their names, and their locks.
 #[derive(Clone, Debug, Default)]
 pub struct Disk(Arc<Mutex<State>>);
 
@@ -103,12 +103,12 @@ impl Disk {
         self.0.lock().unwrap()
     }
 
-    /// The file system as a process sees it.
+    /// Returns the file system in the form in which a process sees it.
     pub fn of(&self, process: &Arc<Process>) -> SimFs {
         SimFs::new(self, process)
     }
 
-    /// The same content on another disk.
+    /// Returns another disk with the same content.
     pub fn copied(&self) -> Disk {
         let mut state = self.state().clone();
         for file in state.files.values_mut() {
@@ -117,12 +117,12 @@ impl Disk {
         Disk(Arc::new(Mutex::new(state)))
     }
 
-    /// While it is full, nothing new can be written.
+    /// Makes the disk full or not full. Nothing can be written while it is full.
     pub fn set_full(&self, is_full: bool) {
         self.state().is_full = is_full;
     }
 
-    /// An orderly shutdown: everything is flushed.
+    /// Shuts down in an orderly way: everything is flushed.
     pub fn shut_down(&self) {
         let state = &mut *self.state();
         for file in state.files.values_mut() {
@@ -134,7 +134,7 @@ impl Disk {
         state.pending.clear();
     }
 
-    /// A power cut.
+    /// Cuts the power.
     pub fn cut(&self, random: &mut Random) {
         let state = &mut *self.state();
         for file in state.files.values_mut() {
@@ -168,7 +168,7 @@ impl Disk {
                 }
             }
         }
-        // The content of a lost folder is lost.
+        // If a folder is lost, its content is lost too.
         let names = state.durable.clone();
         state.durable.retain(|path, _| {
             path.ancestors().skip(1).all(|a| a.parent().is_none() || names.contains_key(a))

@@ -1,6 +1,6 @@
-//! Docker daemons, whose requests reach the store through one or more driver processes.
+//! Docker daemons. Their requests reach the store through one or more processes of the IPAM driver.
 //!
-//! dockerd sends each release only once. `cleanup` frees what lost releases left.
+//! dockerd sends each release only once. If a release is lost, `cleanup` frees what it would have freed.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -19,24 +19,24 @@ use crate::net::Addr;
 use crate::store::testing::contract::addr;
 use crate::store::testing::pool_cases::{ask, shared, want};
 
-/// A world whose machines run Docker.
+/// A simulation whose machines run Docker.
 pub trait Docker {
     fn engine(&mut self, machine: usize) -> &mut Engine;
 
-    /// The pools of all engines that use the machine's store.
+    /// Returns the pools of all engines that use the same store as the machine.
     fn pools(&mut self, machine: usize) -> &mut Pools;
 
     fn random(&mut self) -> &mut Random;
 
     fn story(&mut self) -> &mut Story;
 
-    /// The machine's clock.
+    /// Returns the time on the machine's clock.
     fn now(&self, machine: usize) -> u64;
 
-    /// Runs a request of the daemon.
+    /// Runs a request of the machine's daemon.
     fn run(world: &Shared<Self>, machine: usize, command: &Command) -> Ran<Outcome>;
 
-    /// A pool that the machine's engine certainly has.
+    /// Returns a pool that the engine of the machine certainly has.
     fn pool_in_use(&mut self, machine: usize) -> Option<PoolId> {
         let all = &self.pools(machine).all;
         let used = all.iter().filter(|(_, known)| known.is_used_by(machine));
@@ -56,22 +56,22 @@ pub trait Docker {
 
 type Shared<W> = Rc<RefCell<W>>;
 
-/// The daemon of a machine.
+/// The Docker daemon of a machine.
 #[derive(Clone, Debug, Default)]
 pub struct Engine {
-    /// When the requests that are suspended began, by the machine's clock.
+    /// When each suspended request began, on the machine's clock.
     since: Vec<u64>,
-    /// The number of sweeps that have begun or ended. An address that is freed during a sweep may have been
-    /// swept.
+    /// The number of sweeps that have begun or ended. A sweep may have freed any address that was in use
+    /// during the sweep and unknown to the engine.
     sweeps: u64,
-    /// The number of suspended sweeps. The clock must not be set back during a sweep, because the sweep
+    /// The number of suspended sweeps. During a sweep the clock must not be set back, because a sweep
     /// compares times.
     pub sweeping: u32,
-    /// The number of suspended releases. A sweep during a release would free the address or the pool first.
-    /// If another request leased it again before the release arrives, the release would free it while it is
-    /// in use. Therefore cleanup waits until no release can be under way.
+    /// The number of suspended releases. A sweep must not run during a release: it could free the address or
+    /// pool first, another request could lease it again, and then the release would free it although it is in
+    /// use. Therefore cleanup waits until no release can be under way.
     releasing: u32,
-    /// Whether an operator sweeps without a grace period, so that nothing else is requested.
+    /// Whether an operator runs a sweep without a grace period. In this case no other request is made.
     is_quiet: bool,
 }
 
@@ -101,13 +101,13 @@ pub fn act<W: Docker>(world: &Shared<W>, machine: usize) {
 }
 
 impl Engine {
-    /// Whether a sweep has run since `sweeps` was read, or is running.
+    /// Returns whether a sweep is running, or has run since `sweeps` was read.
     fn may_be_swept(&self, sweeps: u64) -> bool {
         self.sweeping > 0 || self.sweeps != sweeps
     }
 }
 
-/// Runs a request of the daemon.
+/// Sends a request of the daemon, and returns the answer.
 pub fn send<W: Docker>(world: &Shared<W>, machine: usize, command: &Command) -> Ran<Outcome> {
     let now = world.borrow().now(machine);
     world.borrow_mut().engine(machine).since.push(now);
@@ -174,7 +174,7 @@ fn request_pool<W: Docker>(world: &Shared<W>, machine: usize) {
     }
 }
 
-/// The pool that a request is about, unless the store chooses one.
+/// Returns the pool that a request is about; `None` if the store is going to choose the pool.
 fn named(request: &RequestPool) -> Option<Pool> {
     let subnet = match &request.ask {
         Ask::Exactly(subnet) => *subnet,
@@ -331,8 +331,8 @@ fn release_pool<W: Docker>(world: &Shared<W>, machine: usize) {
     }
 }
 
-/// `cleanup`: frees addresses and pools that the daemon does not list, if they were leased before the
-/// listing.
+/// Runs `cleanup`: frees the addresses and pools that the daemon does not list, if they were leased before
+/// the listing.
 fn sweep<W: Docker>(world: &Shared<W>, machine: usize) {
     let (id, sweep) = {
         let world = &mut *world.borrow_mut();
@@ -343,8 +343,8 @@ fn sweep<W: Docker>(world: &Shared<W>, machine: usize) {
         let Some(id) = all.get(world.random().below(all.len())).cloned() else { return };
         let known = &world.pools(machine).all[&id];
         let listed = known.is_used_by(machine).then(|| known.certain(machine).collect());
-        // The grace period must cover the oldest request that is under way. An operator who knows that no
-        // request is under way needs no grace period.
+        // The grace period must be longer than the age of the oldest request that is under way. If an
+        // operator knows that there is no such request, no grace period is needed.
         let since = world.engine(machine).since.iter().min().copied();
         let is_quiet = since.is_none() && world.random().one_in(2);
         let now = world.now(machine);

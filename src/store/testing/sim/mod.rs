@@ -1,10 +1,10 @@
-//! Simulations of hosts: the embedded store's own code on an in-memory disk, the cluster store's on an
-//! in-memory server.
+//! Simulations of hosts. The code of the embedded store runs on a disk in memory, and the code of the cluster
+//! store with a server in memory.
 //!
-//! A seed determines the whole run: time is virtual and there are no threads. At any file system operation or
-//! server call (a step) a process may be killed, get an error or be suspended; other processes run while it
-//! is suspended. After each turn (one event from outside, such as an ADD or a power cut), the store must
-//! agree with the results that commands have returned.
+//! A seed determines the whole run: time is virtual, and there are no threads. Each file system operation and
+//! each call of the server is a step. At any step, a process may be killed, get an error or be suspended;
+//! other processes run while it is suspended. A turn is one event from outside, such as an ADD or a power
+//! cut. After each turn, the store must agree with the results that commands have returned.
 
 mod cluster;
 pub mod disk;
@@ -21,13 +21,14 @@ mod settings;
 use self::cluster::Cluster;
 use self::hosts::Hosts;
 
-/// `SUBLET_SEED` sets the first seed, `SUBLET_SECONDS` the duration.
+/// `SUBLET_SEED` sets the first seed, and `SUBLET_SECONDS` the duration of the test.
 #[test]
 fn simulated_hosts_never_lease_an_address_twice() {
     runs::seeds::<Hosts>("hosts", 20);
 }
 
-/// Runs with all events that the code can survive; `SUBLET_EVENTS` selects others (`cluster/events.rs`).
+/// Runs with all events that the code can survive. `SUBLET_EVENTS` selects other events
+/// (`cluster/events.rs`).
 #[test]
 fn simulated_clusters_never_lease_an_address_twice() {
     runs::seeds::<Cluster>("clusters", 20);

@@ -1,4 +1,5 @@
-//! What container engines know about their pools. The pools of a store are compared with this model.
+//! A model of what Docker engines know about their pools. The simulations compare the pools in a store with
+//! this model.
 
 use std::collections::BTreeMap;
 
@@ -7,24 +8,26 @@ use crate::error::PoolRefusal;
 use crate::model::{Kind, Lease, Node, Owner, Pool, PoolId, SetName};
 use crate::net::{Addr, Span, hosts};
 
-/// The use of a pool by a machine's engine.
+/// How the engine of a machine uses a pool.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct User {
-    /// The number of requests that were answered and not released. The store has at least this many.
+    /// The number of requests that were answered and not released yet. The store must count at least this
+    /// many uses.
     pub least: u32,
-    /// The same number including unanswered requests and releases. The store has at most this many.
+    /// The same number, including requests and releases that were not answered. The store may count at most
+    /// this many uses.
     pub most: u32,
-    /// Whether a request for any address was not answered.
+    /// Whether a request for any address of the pool was not answered.
     pub has_lost: bool,
-    /// Requests for addresses that are suspended.
+    /// The number of suspended requests for addresses of the pool.
     pub in_flight: u32,
 }
 
-/// An address that a machine's engine has, or may have.
+/// An address that the engine of a machine has, or may have.
 #[derive(Clone, Copy, Debug)]
 pub struct Held {
     pub user: usize,
-    /// Whether the engine certainly has the address. Otherwise it is being released, or its request or
+    /// Whether the engine certainly has the address. If not, the address is being released, or its request or
     /// release was not answered.
     pub is_certain: bool,
 }
@@ -33,14 +36,14 @@ pub struct Held {
 #[derive(Clone, Debug)]
 pub struct Known {
     pub pool: Pool,
-    /// The users, by machine.
+    /// The users of the pool, by machine.
     pub users: BTreeMap<usize, User>,
     pub addrs: BTreeMap<Addr, Held>,
     /// Whether a gateway was requested. A sweep does not free gateways.
     pub has_gateways: bool,
-    /// Whether the store has the pool although no user is left, because a removal was interrupted.
+    /// Whether the store still has the pool although it has no user, because a removal was interrupted.
     is_left: bool,
-    /// Changes whenever a pool with this name is created again.
+    /// A number that changes when a pool with this name is created again.
     pub generation: u64,
 }
 
@@ -49,7 +52,7 @@ impl Known {
         self.users.entry(machine).or_default()
     }
 
-    /// Whether a machine's engine uses the pool.
+    /// Returns whether the engine of a machine uses the pool.
     pub fn is_used_by(&self, machine: usize) -> bool {
         self.users.get(&machine).is_some_and(|user| user.least > 0)
     }
@@ -58,7 +61,7 @@ impl Known {
         self.users.values().any(|user| user.least > 0)
     }
 
-    /// The addresses that a machine's engine certainly has.
+    /// Returns the addresses that the engine of a machine certainly has.
     pub fn certain(&self, machine: usize) -> impl Iterator<Item = Addr> {
         let is_its = move |held: &Held| held.user == machine && held.is_certain;
         self.addrs.iter().filter(move |(_, held)| is_its(held)).map(|(addr, _)| *addr)
@@ -69,21 +72,22 @@ impl Known {
     }
 }
 
-/// All pools of the users of an address space.
+/// The pools of all engines that use the same store.
 #[derive(Clone, Debug, Default)]
 pub struct Pools {
     pub all: BTreeMap<PoolId, Known>,
-    /// Requests for automatic pools that were not answered.
+    /// The number of requests for automatic pools that were not answered.
     pub lost: u32,
-    /// Suspended requests for automatic pools.
+    /// The number of suspended requests for automatic pools.
     pub in_flight: u32,
-    /// The number of past and current releases. A refusal may be caused by a pool that was just removed.
+    /// The number of releases that have begun. A request may be refused because of a pool that was removed
+    /// just now.
     pub removals: u64,
     generation: u64,
 }
 
 impl Pools {
-    /// The same pools for another machine that is a copy.
+    /// Returns the same pools for another machine that is a copy of `machine`.
     pub fn of_copy(&self, machine: usize, copy: usize) -> Pools {
         let mut pools = self.clone();
         pools.lost += std::mem::take(&mut pools.in_flight);
@@ -95,7 +99,8 @@ impl Pools {
         pools
     }
 
-    /// Records that a pool was requested by name and there is no answer yet. Returns the generation.
+    /// Records that a pool was requested by name, and that there is no answer yet. Returns the pool's
+    /// generation.
     pub fn requested(&mut self, machine: usize, id: &PoolId, pool: &Pool) -> u64 {
         self.generation += 1;
         let new = Known {
@@ -111,8 +116,8 @@ impl Pools {
         known.generation
     }
 
-    /// Records that the request was refused. If the pool was created again in the meantime, the request no
-    /// longer counts.
+    /// Records that the request was refused. If the pool was created again meanwhile, the request no longer
+    /// counts.
     pub fn refused(&mut self, machine: usize, id: &PoolId, generation: u64) {
         if self.is_of(id, generation) {
             self.less(machine, id);
@@ -120,8 +125,8 @@ impl Pools {
         }
     }
 
-    /// Records that the request was not answered. If the pool was created again in the meantime, the request
-    /// counts again.
+    /// Records that the request was not answered. If the pool was created again meanwhile, the request counts
+    /// again.
     pub fn unanswered(&mut self, machine: usize, pool: &Pool, generation: u64) {
         if !self.is_of(&pool.id, generation) {
             self.requested(machine, &pool.id, pool);
@@ -141,7 +146,7 @@ impl Pools {
         user.most == 0
     }
 
-    /// Removes a pool without users.
+    /// Removes a pool that has no users.
     fn drop_unused(&mut self, id: &PoolId) {
         let is_gone = |known: &Known| !known.is_left && known.users.values().all(|u| u.most == 0);
         if self.all.get(id).is_some_and(is_gone) {
@@ -149,7 +154,7 @@ impl Pools {
         }
     }
 
-    /// A request was answered with this pool.
+    /// Records that a request was answered with this pool.
     pub fn made(&mut self, machine: usize, pool: &Pool) -> Result<(), Finding> {
         if pool.shared.is_some() {
             let known = self.all.get_mut(&pool.id).ok_or("a pool that was never requested")?;
@@ -167,7 +172,7 @@ impl Pools {
         Ok(())
     }
 
-    /// A release was sent.
+    /// Records that a release was sent. Returns the pool's generation.
     pub fn releasing(&mut self, machine: usize, id: &PoolId) -> u64 {
         self.removals += 1;
         let known = self.all.get_mut(id).expect("a pool that is in use");
@@ -179,7 +184,7 @@ impl Pools {
         known.generation
     }
 
-    /// A release was answered.
+    /// Records that a release was answered.
     pub fn released(&mut self, machine: usize, id: &PoolId, generation: u64) {
         self.removals += 1;
         if self.is_of(id, generation)
@@ -191,7 +196,7 @@ impl Pools {
         }
     }
 
-    /// A sweep freed everything that the engine does not have.
+    /// Records that a sweep freed everything that the engine does not have.
     pub fn swept(&mut self, machine: usize, id: &PoolId) {
         let Some(known) = self.all.get_mut(id) else { return };
         known.forget_uncertain(machine);
@@ -203,7 +208,8 @@ impl Pools {
         self.drop_unused(id);
     }
 
-    /// Records that a machine was released, or is being released. Everything that its engine had is gone.
+    /// Records that a machine is being released, or (`is_done`) was released. Then everything that its engine
+    /// had is gone.
     pub fn machine_is_gone(&mut self, machine: usize, is_done: bool) {
         self.removals += 1;
         for id in self.all.keys().cloned().collect::<Vec<_>>() {
@@ -219,17 +225,17 @@ impl Pools {
         }
     }
 
-    /// The pools that share their addresses with this one.
+    /// Returns the pools that use the set of leases `set`.
     fn of_set<'a>(&'a self, set: &'a SetName) -> impl Iterator<Item = &'a Known> {
         self.all.values().filter(move |known| known.pool.set() == *set)
     }
 
-    /// Whether a pool may be the reason that another pool was refused.
+    /// Returns whether a pool may be the reason for refusing another pool.
     pub fn may_overlap(&self, with: &PoolId) -> bool {
         self.lost > 0 || self.in_flight > 0 || self.all.contains_key(with)
     }
 
-    /// Whether the refusal of an address has a known or possible reason.
+    /// Returns whether there is a known or possible reason for refusing an address.
     pub fn explains(&self, machine: usize, id: &PoolId, refusal: &PoolRefusal) -> bool {
         let Some(known) = self.all.get(id) else { return true };
         let set = known.pool.set();
@@ -253,7 +259,7 @@ impl Pools {
         }
     }
 
-    /// An address was leased.
+    /// Records that an address was leased.
     pub fn leased(&mut self, machine: usize, lease: &Lease) -> Result<(), Finding> {
         let Owner::Pool(id, addr) = &lease.owner else {
             return Err(format!("an address of a pool has the owner {}", lease.owner));
@@ -265,15 +271,15 @@ impl Pools {
         if let Some(known) = self.all.get_mut(id)
             && known.pool.gateway != Some(*addr)
         {
-            // The engine may have released the pool in the meantime.
+            // Meanwhile the engine may have released the pool.
             let is_certain = known.is_used_by(machine);
             known.addrs.insert(*addr, Held { user: machine, is_certain });
         }
         Ok(())
     }
 
-    /// Compares the model with a store. `machine` maps a node to its machine. If nothing is in transit
-    /// (`is_final`), the fate of unanswered requests is now known.
+    /// Compares the model with a store. `machine` maps a node to its machine. If no request is in transit any
+    /// more (`is_final`), the outcome of unanswered requests is now known.
     pub fn compare(
         &mut self,
         stored: &[Pool],
@@ -305,7 +311,8 @@ impl Pools {
                 return Err(format!("pool {} has users {users:?}, not {:?}", pool.id, known.users));
             }
             let overlaps = |other: &&Pool| {
-                // As in moby, a sub-pool may overlap every pool except an identical one.
+                // As in moby, a sub-pool may overlap every pool except a pool with the same subnet and the
+                // same sub-pool.
                 let is_sub = |pool: &Pool| pool.sub.is_some() && pool.shared.is_none();
                 let may = is_sub(pool) || is_sub(other);
                 let spans = (Span::from(pool.subnet), Span::from(other.subnet));
@@ -348,7 +355,7 @@ impl Pools {
         Ok(())
     }
 
-    /// Unanswered requests have their final outcome. Whatever only the store has stays uncertain.
+    /// Gives unanswered requests their final outcome. Something that only the store has stays uncertain.
     fn settle(
         &mut self,
         counts: &BTreeMap<&PoolId, BTreeMap<usize, u32>>,

@@ -1,4 +1,4 @@
-//! One run of a program in a simulation: its steps, its fate, and the virtual clock.
+//! A simulated process: its steps, what happens to it, and the virtual clock.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use crate::error::{Refusal, StoreError};
 pub enum Fate {
     KilledBefore,
     KilledAfter,
-    /// The operation fails with this error number and does nothing, except that a write may be partial.
+    /// The operation fails with this error number and has no effect. But a write may be done in part.
     Fails(i32),
-    /// Other processes run in the meantime.
+    /// The process is suspended, and other processes run.
     Suspended,
 }
 
-/// Why a step had no effect, or why the process does not know its result.
+/// The reason why a step had no effect, or why the process does not know its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     Killed,
@@ -33,12 +33,12 @@ pub enum Ran<T> {
     Killed,
 }
 
-/// One run of a program.
+/// A simulated process.
 #[derive(Debug, Default)]
 pub struct Process {
     dead: AtomicBool,
     steps: AtomicU64,
-    /// The fate, and the number of the step at which it happens.
+    /// What happens to the process, and at which step.
     fate: Option<(u64, Fate)>,
 }
 
@@ -59,12 +59,12 @@ impl Process {
         self.steps.load(Ordering::Relaxed)
     }
 
-    /// Whether its fate has not happened yet.
+    /// Returns whether nothing has happened to the process yet.
     pub fn is_undisturbed(&self) -> bool {
         !self.is_dead() && self.fate.is_none_or(|(at, _)| at > self.steps())
     }
 
-    /// One step: `effect` happens unless the process is killed or the operation fails.
+    /// Runs one step: calls `effect`, unless the process is killed before it or the operation fails.
     pub fn step<T>(&self, effect: impl FnOnce() -> T) -> Result<T, Stop> {
         if self.is_dead() {
             return Err(Stop::Killed);
@@ -103,12 +103,12 @@ thread_local! {
     static CLOCK: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
-/// Sets the function that runs, once, when a process is suspended.
+/// Sets the function that runs the next time a process is suspended.
 pub fn meanwhile(run: Option<Box<dyn FnMut()>>) {
     MEANWHILE.with(|hook| *hook.borrow_mut() = run);
 }
 
-/// The time since the simulation began.
+/// Returns the virtual time since the simulation began.
 pub fn clock() -> Duration {
     CLOCK.with(Cell::get)
 }

@@ -1,7 +1,7 @@
-//! A machine's `/run`, as a process finds it that cannot change it after it was killed.
+//! The `/run` of a machine, as one process uses it. A process that was killed must not change it.
 //!
-//! In the simulation, a killed process continues until its calls have failed, so the folder is restored
-//! afterwards.
+//! In the simulation, a killed process continues to run until its calls have failed. Therefore the folder is
+//! restored afterwards.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -16,8 +16,8 @@ pub struct RunFolder {
     at_death: RefCell<Option<BTreeMap<PathBuf, Vec<u8>>>>,
 }
 
-/// Releases the locks on the notes of a killed process, which still has them open until it has run to its
-/// end. The names of the notes begin with the process's seed.
+/// Releases the locks on the notes of a killed process. The process still has the notes open until its code
+/// has ended. The names of the notes begin with the process's seed.
 pub fn unlock(folder: &Path, seed: u64) {
     let is_its = |path: &&PathBuf| {
         let name = path.file_name().and_then(OsStr::to_str);
@@ -35,15 +35,15 @@ impl RunFolder {
         RunFolder { path, at_death: RefCell::default() }
     }
 
-    /// Marks the process as killed.
+    /// Records that the process was killed.
     pub fn killed(&self) {
         if self.at_death.borrow().is_none() {
             *self.at_death.borrow_mut() = Some(self.files());
         }
     }
 
-    /// Undoes the changes that the process made after it was killed. Files that it did not change stay,
-    /// because other processes may have them open.
+    /// Undoes the changes that the process made after it was killed. Files that it did not change are not
+    /// touched, because other processes may have them open.
     pub fn restore(&self) {
         let Some(before) = self.at_death.take() else { return };
         let now = self.files();
@@ -62,7 +62,7 @@ impl RunFolder {
         let mut files = BTreeMap::new();
         let mut folders = vec![self.path.clone()];
         while let Some(folder) = folders.pop() {
-            // A machine on which no client has run has no folder yet.
+            // If no client has run on the machine yet, there is no folder.
             for entry in fs::read_dir(&folder).into_iter().flatten() {
                 let path = entry.unwrap().path();
                 if path.is_dir() {

@@ -1,4 +1,4 @@
-//! Runs of a simulation: one seed after another. A failing run is shortened.
+//! Runs a simulation with one seed after another. If a run fails, it is shortened.
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,42 +9,43 @@ use super::super::long;
 use super::random::Random;
 use crate::sys::panic;
 
-/// The message of a failed check.
+/// The message of a check that failed.
 pub type Finding = String;
 
 /// The number of turns in a run.
 const TURNS: usize = 250;
 
-/// A world that one seed determines.
+/// The state of a simulation, which one seed determines.
 pub trait Simulation {
     fn new(seed: u64) -> Self;
 
-    /// Runs one decision of the outside world, everything that follows from it, and the checks.
+    /// Runs one turn: an event from outside, everything that follows from it, and the checks.
     fn turn(&self, random: Random);
 
     fn with_story(&self, act: &mut dyn FnMut(&mut Story));
 }
 
-/// The events of a run.
+/// The record of a run: its events and its finding.
 #[derive(Clone, Debug, Default)]
 pub struct Story {
     pub trace: Vec<String>,
     pub finding: Option<Finding>,
-    /// How many processes are suspended.
+    /// The number of processes that are suspended.
     pub depth: usize,
-    /// The optional parts of the turn: the events while a process is suspended, and the fates of processes.
+    /// The optional parts of the turn: the events while a process is suspended, and what happens to
+    /// processes.
     pub optional: Vec<Optional>,
     turn: usize,
     left_out: Rc<BTreeSet<Optional>>,
-    /// Steps of all processes that have ended.
+    /// The number of steps of all processes that have ended.
     pub steps: u64,
 }
 
-/// The number of a turn, and the number of an optional part of that turn.
+/// Identifies an optional part: the number of its turn, and its number in that turn.
 type Optional = (usize, usize);
 
 impl Story {
-    /// Whether the next optional part happens. If it is left out, the later parts stay the same.
+    /// Returns whether the next optional part happens. If it is left out, later parts stay the same.
     pub fn happens(&mut self) -> bool {
         let before = self.optional.iter().rev().take_while(|(turn, _)| *turn == self.turn).count();
         let next = (self.turn, before);
@@ -56,7 +57,7 @@ impl Story {
         self.trace.push(format!("{}{text}", "  ".repeat(self.depth)));
     }
 
-    /// Ends the run. Only the first finding is kept.
+    /// Ends the run with a finding. Only the first finding is kept.
     pub fn found(&mut self, what: String) {
         if self.finding.is_none() {
             self.note(format_args!("FINDING: {what}"));
@@ -89,7 +90,7 @@ fn run<S: Simulation>(seed: u64, turns: &[usize], left_out: &[Optional]) -> Stor
     story
 }
 
-/// Leaves out as much as possible of a failing run.
+/// Removes as many turns and optional parts from a failing run as possible, so that it still fails.
 fn shrink<S: Simulation>(seed: u64, until: Instant) -> Story {
     let all: Vec<usize> = (0..TURNS).collect();
     let mut failure = run::<S>(seed, &all, &[]);
@@ -110,7 +111,7 @@ fn shrink<S: Simulation>(seed: u64, until: Instant) -> Story {
 /// The maximum number of optional parts in a turn.
 const MOST_OPTIONAL: usize = 200;
 
-/// Leaves out parts of a list, large ones first, as long as the run without them fails.
+/// Removes parts of a list, large parts first, as long as the run without them still fails.
 fn shrunk<T: Clone>(
     mut list: Vec<T>,
     until: Instant,
@@ -135,8 +136,8 @@ fn shrunk<T: Clone>(
     list
 }
 
-/// Runs seeds until the time is over. `SUBLET_SEED` is the first seed, `SUBLET_SECONDS` the time. Without
-/// `SUBLET_SEED`, CI takes new seeds.
+/// Runs seeds until the time is over. `SUBLET_SEED` is the first seed, and `SUBLET_SECONDS` the time. In
+/// continuous integration, each run uses new seeds, unless `SUBLET_SEED` is set.
 #[expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a test's own settings")]
 pub fn seeds<S: Simulation>(what: &str, default_seconds: u64) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
@@ -152,7 +153,7 @@ pub fn seeds<S: Simulation>(what: &str, default_seconds: u64) {
     while begin.elapsed() < Duration::from_secs(seconds) {
         let story = run::<S>(seed, &all, &[]);
         if story.finding.is_some() {
-            // Shrinking is limited, because a test that takes longer than five minutes is ended.
+            // Shortening has a time limit, because a test that takes more than five minutes is ended.
             let story = shrink::<S>(seed, Instant::now() + Duration::from_secs(120));
             drop(std::panic::take_hook());
             panic!("{what}, seed {seed}: {}\n{}", story.finding.unwrap(), story.trace.join("\n"));
@@ -166,7 +167,7 @@ pub fn seeds<S: Simulation>(what: &str, default_seconds: u64) {
     assert!(steps > 0);
 }
 
-/// Two runs of a seed have the same trace.
+/// Checks that two runs of a seed have the same trace.
 pub fn same_seed_same_run<S: Simulation>() {
     let turns: Vec<usize> = (0..60).collect();
     for seed in 0..5 {

@@ -1,9 +1,10 @@
-//! A simulated compare-and-set server, with the limits of etcd or of Consul, and the network between the
+//! A simulated compare-and-set server with the limits of etcd or of Consul, and the network between the
 //! server and its clients.
 //!
-//! A call is one step of the process that makes it. A transaction may be lost, be applied without an answer,
-//! or still be in transit when its client is gone. In the last case it arrives later, once or twice, between
-//! the calls of other clients. The server reports a transaction as not sent only if it can never arrive.
+//! Each call is one step of the process that makes it. A transaction may be lost, may be applied without an
+//! answer, or may still be in transit when its client has ended. In the last case it arrives later, once or
+//! twice, between the calls of other clients. The server reports a transaction as not sent only if it can
+//! never arrive.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ use crate::store::cluster::server::{
     Commit, Conflict, Entries, Entry, Expect, KeyRange, Operation, Server, Write,
 };
 
-/// Writes into the trace of the run.
+/// A function that writes a line to the trace of the run.
 pub type Note = Rc<dyn Fn(String)>;
 
 /// A transaction that was sent.
@@ -34,26 +35,26 @@ struct InTransit {
     sender: Arc<Process>,
 }
 
-/// The events of the network and the server, in addition to the fates of processes.
+/// The state of the server and the network.
 #[derive(Debug)]
 struct State {
     records: Records,
     is_etcd: bool,
     random: Random,
-    /// Transactions that have not arrived yet.
+    /// The transactions that have not arrived yet.
     in_transit: Vec<InTransit>,
     /// The number of calls until the next leader is elected. Until then every call fails, but some
-    /// transactions are applied.
+    /// transactions are still applied.
     election: u32,
-    /// Whether no space is left. Nothing can be written, but records can be removed.
+    /// Whether the server is full. Then records can be removed but not written.
     is_full: bool,
-    /// Calls that did not get the answer of a healthy server.
+    /// The number of calls that were affected by a failure.
     troubles: u64,
-    /// Transactions that arrived after their clients had ended or given up.
+    /// The number of transactions that arrived after their clients had ended or given up.
     arrived_late: u64,
 }
 
-/// The server.
+/// The simulated server.
 #[derive(Clone, Debug)]
 pub struct SimServer {
     state: Rc<RefCell<State>>,
@@ -75,7 +76,7 @@ impl SimServer {
         SimServer { state: Rc::new(RefCell::new(state)), events }
     }
 
-    /// The same records on a healthy server, with nothing in transit.
+    /// Returns a server with the same records, without failures and with nothing in transit.
     pub fn copied(&self) -> SimServer {
         let (records, is_etcd) = (self.state.borrow().records.clone(), self.state.borrow().is_etcd);
         let copy = SimServer::new(is_etcd, Events::NONE, Random::new(0, 0));
@@ -83,22 +84,22 @@ impl SimServer {
         copy
     }
 
-    /// The server as the process of a caller sees it.
+    /// Returns a connection to the server, for the process of `caller`.
     pub fn of(&self, caller: &Rc<RefCell<Caller>>, note: Note) -> Connection {
         Connection { server: self.clone(), caller: caller.clone(), note }
     }
 
-    /// Sets the random numbers for the network's behavior.
+    /// Sets the random numbers that determine the behavior of the network.
     pub fn set_random(&self, random: Random) {
         self.state.borrow_mut().random = random;
     }
 
-    /// A number that changes with every change of the records.
+    /// Returns a number that changes with every change of the records.
     pub fn version(&self) -> u64 {
         self.state.borrow().records.version
     }
 
-    /// How many calls did not get the answer of a healthy server.
+    /// Returns the number of calls that were affected by a failure.
     pub fn troubles(&self) -> u64 {
         self.state.borrow().troubles
     }
@@ -107,7 +108,7 @@ impl SimServer {
         self.state.borrow().arrived_late
     }
 
-    /// Whether a transaction may still arrive.
+    /// Returns whether a transaction is still in transit.
     pub fn is_in_transit(&self) -> bool {
         !self.state.borrow().in_transit.is_empty()
     }
@@ -116,14 +117,14 @@ impl SimServer {
         self.state.borrow_mut().election = calls;
     }
 
-    /// Toggles whether the server is full. Returns whether it is.
+    /// Makes the server full or not full. Returns whether it is full now.
     pub fn toggle_full(&self) -> bool {
         let state = &mut *self.state.borrow_mut();
         state.is_full = !state.is_full;
         state.is_full
     }
 
-    /// Lets some of the transactions in transit arrive. Others may be lost by then.
+    /// Lets some of the transactions in transit arrive. Others are lost.
     pub fn arrive(&self, random: &mut Random) -> Vec<String> {
         let mut notes = Vec::new();
         while !self.state.borrow().in_transit.is_empty() && random.one_in(6) {
@@ -134,7 +135,7 @@ impl SimServer {
 }
 
 impl State {
-    /// One transaction arrives, or is lost.
+    /// Lets one transaction arrive, or loses it.
     fn arrive(&mut self, events: Events, random: &mut Random) -> Option<String> {
         let at = random.below(self.in_transit.len());
         let InTransit { sent, sender } = self.in_transit.swap_remove(at);
@@ -164,7 +165,7 @@ impl State {
         })
     }
 
-    /// Whether a call fails because there is no leader.
+    /// Returns whether a call fails because the cluster has no leader.
     fn is_electing(&mut self) -> bool {
         let is_electing = self.election > 0;
         self.election = self.election.saturating_sub(1);
@@ -172,13 +173,14 @@ impl State {
     }
 }
 
-/// Whether the transaction writes a record. Transactions that only remove records do not.
+/// Returns whether the transaction writes a record. A transaction that only removes records does not.
 fn writes(sent: &[Operation]) -> bool {
     sent.iter().any(|operation| matches!(operation.write, Write::Put(_)))
 }
 
-/// A transaction in a trace. `+`: a record is written; `-`: removed; `=`: only compared. `@` is the version
-/// that the record must have, `@0` means that there must be none. History is omitted.
+/// Describes a transaction for the trace. `+` means that a record is written, `-` that it is removed, and `=`
+/// that it is only compared. `@` is followed by the expected version of the record; `@0` means that there
+/// must be no record. History is left out.
 fn text(operations: &[Operation]) -> String {
     let word = |operation: &Operation| {
         let sign = match operation.write {
@@ -193,24 +195,24 @@ fn text(operations: &[Operation]) -> String {
             Expect::Anything | Expect::Present => format!("{sign}{path}"),
         }
     };
-    // The names of these records have nonces, which differ from run to run.
+    // The names of history records contain nonces, which differ from run to run.
     let is_lease = |operation: &&Operation| {
         !["past/", "mark/"].iter().any(|kind| operation.path.starts_with(kind))
     };
     operations.iter().filter(is_lease).map(word).collect::<Vec<_>>().join(" ")
 }
 
-/// The caller of a connection. A daemon keeps the connection from request to request.
+/// The caller of a connection. A daemon keeps its connection from one request to the next.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// The process of one command, or of one request of a daemon.
     pub process: Arc<Process>,
     pub run: Rc<RunFolder>,
-    /// Whether the network is down: no request reaches the server, and no answer comes back.
+    /// Whether the network is down, so that neither requests nor answers arrive.
     pub is_cut_off: bool,
 }
 
-/// The server, as one process sees it.
+/// A connection of one process to the server.
 pub struct Connection {
     server: SimServer,
     caller: Rc<RefCell<Caller>>,
@@ -218,7 +220,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Makes one call that reads.
+    /// Makes one call that only reads.
     fn read<T>(&self, read: impl FnOnce(&Records) -> T) -> Result<T, StoreError> {
         let caller = self.caller.borrow().clone();
         let done = caller.process.step(|| {
@@ -227,7 +229,7 @@ impl Connection {
             if caller.is_cut_off || state.is_electing() {
                 return Err(state.trouble("no leader is reached"));
             }
-            // etcd: the revision of a listing was compacted.
+            // In etcd, this happens if the revision of a listing was compacted.
             if events.failing_reads && state.random.one_in(200) {
                 return Err(state.trouble("compacted"));
             }
@@ -275,7 +277,7 @@ impl Connection {
             }
             match state.random.below(3) {
                 0 if events.late_of_unanswered => state.in_transit.push(sent()),
-                // A leader may have replicated the transaction before it was replaced.
+                // The old leader may have replicated the transaction before another leader was elected.
                 1 if !is_cut_off && state.records.all_hold(operations) => {
                     state.records.apply(operations);
                 }
@@ -317,7 +319,7 @@ impl Server for Connection {
         "the server".to_owned()
     }
 
-    /// Messages arrive during the pause, but no suspended process continues.
+    /// Messages arrive during the pause, but suspended processes do not continue.
     fn pause(&self, _: Duration, _: Instant) {
         let mut random = self.server.state.borrow().random.clone();
         self.server.arrive(&mut random).into_iter().for_each(|note| (self.note)(note));
@@ -352,7 +354,7 @@ impl Server for Connection {
         });
         if matches!(done, Err(Stop::Killed)) && may_arrive.get() {
             let state = &mut *self.server.state.borrow_mut();
-            // The process was killed while it waited for the answer.
+            // The process was killed while it was waiting for the answer.
             if state.random.one_in(2) {
                 state.in_transit.push(self.in_transit(operations));
             }

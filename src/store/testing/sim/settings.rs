@@ -1,4 +1,4 @@
-//! Configurations of networks.
+//! The configurations of networks in the simulations.
 
 use super::random::Random;
 use crate::alloc::{Cooldown, Strategy};
@@ -17,7 +17,7 @@ pub fn attachment(network: usize, container: &str) -> Attachment {
     }
 }
 
-/// A network's configuration, which an operator edits.
+/// The configuration of a network, which operators edit during the simulation.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub is_shared: bool,

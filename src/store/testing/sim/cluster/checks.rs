@@ -1,4 +1,4 @@
-//! The conditions that the server's records must meet after each turn.
+//! The conditions that the records on the server must meet after each turn.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use crate::store::cluster::{ClusterStore, check, keys};
 use crate::store::testing::fake_cluster::no_cache;
 use crate::store::{Store, StoreReader};
 
-/// The records agree with each other, and `list` agrees with the answers.
+/// Checks that the records agree with each other, and that `list` agrees with the answers.
 pub(super) fn look(world: &mut World, thoroughly: bool) -> Result<(), Finding> {
     if world.seen.0 != world.server.version() || thoroughly {
         read(world)?;
@@ -27,21 +27,21 @@ pub(super) fn look(world: &mut World, thoroughly: bool) -> Result<(), Finding> {
     compare(world, &world.seen.1)?;
     let (is_final, seen) = (!world.server.is_in_transit(), &world.seen);
     world.pools.compare(&seen.2, &seen.1, &machine_of, is_final)?;
-    // Use a copy, because the check must not fail if the server has no leader.
+    // Check a copy of the server, because the original may have no leader at this moment.
     if thoroughly { leaks(world, &world.server.copied()) } else { Ok(()) }
 }
 
-/// The machine of a node.
+/// Returns the machine of a node.
 fn machine_of(node: &Node) -> usize {
     node.machine.strip_prefix("machine-").and_then(|n| n.parse().ok()).unwrap_or(usize::MAX)
 }
 
-/// A node without leases.
+/// Returns a node that has no leases, for reading.
 fn observer() -> Node {
     Node { name: "observer".to_owned(), machine: "observer".to_owned() }
 }
 
-/// `doctor` finds nothing.
+/// Checks that `doctor` finds no problem.
 fn examine(server: &SimServer) -> Result<(), Finding> {
     let until = Instant::now() + Duration::from_secs(600);
     let mut problem = None;
@@ -53,7 +53,7 @@ fn examine(server: &SimServer) -> Result<(), Finding> {
     }
 }
 
-/// Reads the leases and pools.
+/// Reads the leases and pools, and compares them with the answers.
 fn read(world: &mut World) -> Result<(), Finding> {
     let server = world.server.copied();
     examine(&server)?;
@@ -93,7 +93,7 @@ fn compare(world: &World, rows: &[Lease]) -> Result<(), Finding> {
             continue;
         }
         let key = key_of(row).ok_or_else(|| format!("unknown holder {}", row.owner))?;
-        // Leases of an earlier boot count as free, whenever they are removed.
+        // Leases of an earlier boot count as free, even if their records still exist.
         let boot = boot_id(world.machines[key.1].boot);
         if row.boot.as_ref().is_some_and(|of_lease| *of_lease != boot) {
             continue;
@@ -130,7 +130,7 @@ fn compare(world: &World, rows: &[Lease]) -> Result<(), Finding> {
     }
 }
 
-/// Deletes every container and runs GC. No record of a lease may be left.
+/// Deletes every container and runs a GC on each machine. Afterwards no record of a lease may be left.
 fn leaks(world: &World, server: &SimServer) -> Result<(), Finding> {
     let mut store = store(server);
     let context = |machine: usize| Context {
@@ -145,7 +145,7 @@ fn leaks(world: &World, server: &SimServer) -> Result<(), Finding> {
             let (set, name) =
                 (world.settings[network].set(network), attachment(network, "c").network);
             let gc = Gc { set, network: name, valid: [].into(), after: None };
-            // A machine with the name of another machine may be unable to do anything.
+            // If another machine has the same name, this machine may be unable to do anything.
             let done = engine::collect(&mut store, Command::Gc(gc), &context(machine));
             if let Err(error) = done
                 && !world.events.clones
@@ -161,7 +161,7 @@ fn leaks(world: &World, server: &SimServer) -> Result<(), Finding> {
             .map_err(|error| format!("unreserve everything: {error}"))?;
     }
     release_pools(&mut store, &Context { node: observer(), ..context(0) })?;
-    // The index of cooling addresses contains exactly the addresses that are cooling down.
+    // The index of cooling addresses must contain exactly the addresses that are cooling down.
     let mut cooling = 0;
     store
         .occupancy(&context(0), &mut |_, _, holder| {
@@ -189,7 +189,7 @@ fn leaks(world: &World, server: &SimServer) -> Result<(), Finding> {
     examine(server)
 }
 
-/// Each user releases its pools. The next one completes an interrupted removal.
+/// Each user releases its pools. If a removal was interrupted, the next release completes it.
 fn release_pools(store: &mut ClusterStore<Connection>, cx: &Context) -> Result<(), Finding> {
     let failed = |error| format!("release everything: {error}");
     for pool in store.pools().map_err(|error| format!("pools: {error}"))? {

@@ -1,4 +1,5 @@
-//! Commands as processes, which may be killed, fail or be suspended at each call of the server.
+//! Runs commands as processes. Each call of the server may fail, suspend the process, or be the point at
+//! which it is killed.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -17,7 +18,7 @@ use crate::store::Store;
 use crate::store::cluster::{ClusterStore, LocalCache};
 use crate::store::testing::fake_cluster::no_cache;
 
-/// The work of a process on its store.
+/// The work of a process: it uses the store with a context.
 type Work<'a, T> = dyn FnMut(&mut ClusterStore<Connection>, &Context) -> Result<T, Error> + 'a;
 
 /// Runs one command.
@@ -30,7 +31,7 @@ pub(super) fn run(
     run_steps(world, machine, persist, &mut |store, cx| store.apply(command, cx))
 }
 
-/// Runs a process of a machine.
+/// Runs a process on a machine.
 pub(super) fn run_steps<T>(
     world: &Shared,
     machine: usize,
@@ -42,7 +43,7 @@ pub(super) fn run_steps<T>(
     execute(world, machine, &mut opened, &cx, work)
 }
 
-/// A store, and the caller of its connection.
+/// An open store, and the caller of its connection.
 pub(super) struct Opened {
     store: ClusterStore<Connection>,
     caller: Rc<RefCell<Caller>>,
@@ -66,12 +67,12 @@ pub(super) fn open(world: &Shared, machine: usize, persist: Persist) -> Opened {
         (true, true) => LocalCache::new(&run.join("private"), "cluster".to_owned()),
         (true, false) => no_cache(),
     };
-    // The timeout never matters, because no call takes real time.
+    // The timeout does not matter, because no call takes real time.
     let store = ClusterStore::new(connection, Duration::from_secs(600), persist, cache);
     Opened { store, caller }
 }
 
-/// Runs a process, or a request of a daemon, with its store.
+/// Runs a process, or a request of a daemon, with its open store.
 pub(super) fn execute<T>(
     world: &Shared,
     machine: usize,
@@ -126,7 +127,7 @@ impl World {
     }
 
     fn fate(&mut self) -> Option<(u64, Fate)> {
-        // An ADD takes one to five calls.
+        // An ADD makes one to five calls.
         let at = 1 + self.random.next() % 5;
         let fate = match self.random.below(12) {
             0 => Fate::KilledBefore,
@@ -139,7 +140,8 @@ impl World {
     }
 }
 
-/// What happens while a process is suspended: events on any machine, and transactions that arrive late.
+/// Runs what happens while a process is suspended: events on any machine, and the arrival of late
+/// transactions.
 fn suspended(world: &Shared, is_daemon: bool) {
     let turns = {
         let world = &mut *world.borrow_mut();
@@ -150,9 +152,9 @@ fn suspended(world: &Shared, is_daemon: bool) {
     for _ in 0..turns {
         let (before, is_alike) = {
             let world = &mut *world.borrow_mut();
-            // Only Docker requests can interfere with a suspended Docker request.
+            // If a Docker request is suspended, only other Docker requests can interfere with it.
             let is_alike = world.random.one_in(2);
-            // Each event has its own random numbers, so that leaving it out does not change later ones.
+            // Each event has its own random numbers, so that later events stay the same if it is left out.
             let random = Random::new(world.random.next(), 0);
             if !world.story.happens() {
                 continue;

@@ -9,10 +9,10 @@ use crate::model::{IfName, Lease, Origin, Persist, Pod};
 use crate::net::Addr;
 use crate::store::testing::contract;
 
-/// Containers of a machine in a network.
+/// The number of containers on each machine in each network.
 const NUMBERS: u8 = 6;
 
-/// A container of a machine that no suspended call concerns.
+/// Chooses a container of a machine. No suspended call may be about this container.
 fn choose(world: &mut World, machine: usize) -> Option<Key> {
     let number = u8::try_from(world.random.below(NUMBERS.into())).unwrap();
     let key = (world.random.below(NETWORKS.len()), machine, number);
@@ -52,7 +52,7 @@ pub(super) fn add(world: &Shared, machine: usize) {
     let name = format!("m{machine} ADD {}/{}", NETWORKS[key.0], name(key));
     world.busy.remove(&key);
     if world.machines[machine].boot != boot || !world.machines[machine].is_on {
-        // Its containers ended with the boot, unless their leases are durable.
+        // The containers of the machine ended with its boot, unless their leases are durable.
         world.unsure(key);
         return world.note(format!("{name}: the machine went down"));
     }
@@ -81,7 +81,7 @@ pub(super) fn add(world: &Shared, machine: usize) {
         Ran::Done(other) => world.found(format!("{name}: {other:?}")),
         Ran::Refused(refusal) => {
             world.note(format!("{name} -> {refusal:?}"));
-            // A refusal changes nothing.
+            // A refusal changes nothing, so the container's state is known.
             let is_sure = world.events.refusals_after_no_answer || !world.had_trouble;
             if before.is_none() && is_sure {
                 world.containers.remove(&key);
@@ -99,14 +99,14 @@ pub(super) fn add(world: &Shared, machine: usize) {
 }
 
 impl World {
-    /// The fate of an unanswered ADD is unknown.
+    /// Records that an ADD was not answered, so its outcome is unknown.
     fn unsure(&mut self, key: Key) {
         if let Some(Container::Live { is_exact, .. }) = self.containers.get_mut(&key) {
             *is_exact = false;
         }
     }
 
-    /// Checks newly leased addresses. `began` is the time that the ADD read at its start.
+    /// Checks newly leased addresses. `began` is the time on the ADD's clock at its start.
     fn conflict(
         &self,
         key: Key,
@@ -122,12 +122,13 @@ impl World {
                 return Some(format!("{addr} is held by {}", name(*other)));
             }
         }
-        // A cooldown keeps an address from other pods: with `sticky`, a pod gets its former address.
+        // A cooldown only keeps an address from other pods: with `sticky`, a pod gets its former address even
+        // if the address is cooling down.
         let is_strict = add.cooldown.strict && !add.sticky && self.events.cooldown_between_machines;
         for addr in created.iter().filter(|_| is_strict) {
             let Some(cooling) = self.cooling.get(&(add.set.clone(), *addr)) else { continue };
-            // A clock that was set back ends a cooldown on the machine that started it. An ADD that began
-            // before the clock was set forward sees a clock that was set back.
+            // If a clock is set back, cooldowns end on the machine that started them. If the clock is set
+            // forward during an ADD, that ADD still has the earlier time, as if the clock had been set back.
             let is_set_back = cooling.machine == key.1 && began < cooling.freed;
             if self.now(key.1) < cooling.until && !is_set_back {
                 return Some(format!("{addr} cools until {}, and it was {began}", cooling.until));
@@ -136,8 +137,8 @@ impl World {
         None
     }
 
-    /// Records that leases were freed. If their cooldown is not 0, their addresses cool down from `began`,
-    /// the time that the command read at its start.
+    /// Records that leases were freed. If their cooldown is not 0, their addresses cool down from `began`:
+    /// the time on the command's clock at its start.
     fn freed(&mut self, machine: usize, leases: &[Lease], began: u64) {
         for lease in leases {
             let at = (lease.set.clone(), lease.addr);
@@ -184,7 +185,7 @@ pub(super) fn delete(world: &Shared, machine: usize) {
     }
 }
 
-/// GC: frees everything except the live containers of a machine in a network.
+/// Runs a GC that frees everything except the live containers of a machine in a network.
 pub(super) fn collect(world: &Shared, machine: usize) {
     let (network, gc, persist, judged) = {
         let world = &mut *world.borrow_mut();
@@ -195,7 +196,7 @@ pub(super) fn collect(world: &Shared, machine: usize) {
                 && !matches!(world.containers[key], Container::Live { .. })
         };
         let judged: Vec<Key> = world.containers.keys().copied().filter(is_judged).collect();
-        // The runtime never reuses the ID of a container that it has given up.
+        // If the runtime has given up a container, it never uses the container's ID again.
         world.busy.extend(judged.iter().copied());
         let mut valid: Vec<_> = (0..NUMBERS)
             .map(|number| (network, machine, number))

@@ -1,4 +1,4 @@
-//! Docker on the machines: `subletd` keeps its stores from request to request.
+//! Docker on the machines of a cluster. A `subletd` keeps its stores open from one request to the next.
 
 use super::super::docker::{self, Docker, Engine};
 use super::super::pools::{Known, Pools};
@@ -14,16 +14,16 @@ use crate::error::{Error, PoolRefusal, Refusal};
 use crate::model::{Face, Node, Persist, PoolId};
 use crate::store::Store;
 
-/// How many workers a daemon has.
+/// The number of workers of a daemon.
 const WORKERS: usize = 3;
 
-/// `subletd` and dockerd of a machine.
+/// The `subletd` and the dockerd of a machine.
 #[derive(Default)]
 pub(super) struct Daemon {
     pub engine: Engine,
-    /// The stores of the idle workers.
+    /// The open stores of the workers that are idle.
     idle: Vec<Opened>,
-    /// The node of the process. A daemon reads the host name only once.
+    /// The node that the process uses. A daemon reads the host name only when it starts.
     node: Option<Node>,
 }
 
@@ -60,7 +60,7 @@ impl Docker for World {
         let kept = {
             let world = &mut *world.borrow_mut();
             let (idle, random) = (&mut world.machines[machine].daemon.idle, &mut world.random);
-            // Any worker that is idle may take the request.
+            // Any idle worker may get the request.
             let at = random.below(WORKERS);
             (at < idle.len()).then(|| idle.swap_remove(at))
         };
@@ -81,7 +81,7 @@ impl Docker for World {
                 idle.push(opened);
                 idle.truncate(WORKERS);
             }
-            // After a failure the store is opened again.
+            // After a failure, the worker opens its store again.
             Ran::Failed(_) => {}
             Ran::Killed => world.kill_daemon(machine),
         }
@@ -103,7 +103,7 @@ fn apply(store: &mut dyn Store, command: &Command, cx: &Context) -> Result<Outco
 }
 
 impl World {
-    /// Kills `subletd` with all suspended requests.
+    /// Kills `subletd` together with all of its suspended requests.
     pub(super) fn kill_daemon(&mut self, machine: usize) {
         let of_machine = &mut self.machines[machine];
         of_machine.daemon.stop();
@@ -120,7 +120,7 @@ pub(super) fn act(world: &Shared, machine: usize) {
         let world = &mut *world.borrow_mut();
         let name = &world.machines[machine].node.name;
         let is_copied = world.machines.iter().filter(|other| other.node.name == *name).count() > 1;
-        // A copy also has dockerd's networks.
+        // A copy of a machine also has the networks of the original's dockerd.
         world.random.one_in(if is_copied { 3 } else { 20 })
     };
     if is_of_another {
@@ -130,7 +130,7 @@ pub(super) fn act(world: &Shared, machine: usize) {
     }
 }
 
-/// A machine releases a pool that another machine uses.
+/// A machine tries to release a pool that another machine uses.
 fn release_of_another(world: &Shared, machine: usize) {
     let (id, removals) = {
         let world = &mut *world.borrow_mut();
@@ -151,7 +151,7 @@ fn release_of_another(world: &Shared, machine: usize) {
         {
             world.note(name);
         }
-        // The pool was released in the meantime.
+        // Meanwhile the pool was released.
         Ran::Done(Outcome::Collected(Collected { pool, .. }))
             if !world.pools.all.get(&id).is_some_and(Known::is_used)
                 || !pool && world.pools.removals != removals =>

@@ -2,53 +2,55 @@
 
 use super::super::settings::Settings;
 
-/// The optional events. Each can be switched off, because a store may be unable to survive it.
+/// The kinds of events that may happen. Each kind can be switched off, because not every store can survive
+/// it.
 #[derive(Clone, Copy, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is one kind of event")]
 pub struct Events {
-    /// Transactions that are applied without an answer.
+    /// Transactions that are applied, but whose answer is lost.
     pub lost_answers: bool,
-    /// Transactions that never arrive, without an answer.
+    /// Transactions that are lost before they reach the server.
     pub lost_requests: bool,
-    /// Transactions that arrive after their clients gave up.
+    /// Transactions that arrive after their clients have given up waiting.
     pub late_of_unanswered: bool,
     /// Transactions that arrive after their clients were killed.
     pub late_of_killed: bool,
-    /// Transactions that are applied without an answer, and arrive a second time.
+    /// Transactions that are applied, whose answer is lost, and that arrive a second time.
     pub duplicates: bool,
-    /// Transactions that are answered and arrive a second time. If the copy of an ADD arrives after the
-    /// DEL, it makes a lease again, unless its node has changed its record. No implementation survives
-    /// this, so it is in no set of events. No HTTP client or proxy repeats an answered request.
+    /// Transactions that are answered and then arrive a second time. If the copy of an ADD arrives after the
+    /// DEL, it makes a lease again, unless the node has changed its record meanwhile. No implementation can
+    /// prevent this, so this kind is off by default. No HTTP client or proxy repeats a request that was
+    /// answered.
     pub answered_duplicates: bool,
     /// Reads that fail.
     pub failing_reads: bool,
-    /// Machines that get another host name, in the same boot or with the next one.
+    /// Machines whose host name changes, during a boot or with the next boot.
     pub renames: bool,
-    /// Machines whose disks are copied. The copy keeps the host name or gets a new one. It has a machine-id
-    /// of its own.
+    /// Machines whose disks are copied to a new machine. The copy keeps the host name or gets a new one. It
+    /// has its own machine-id.
     pub clones: bool,
-    /// Copies with the same machine-id, while the original runs. The leases of the original from before the
-    /// copy booted cannot be distinguished from those of the copy from before it rebooted. No
-    /// implementation survives this, so it is in no set of events.
+    /// Copies with the same machine-id as the original, which is still running. Two kinds of leases cannot be
+    /// distinguished: those that the original made before the copy booted, and those that the copy made
+    /// before it rebooted. No implementation can prevent this, so this kind is off by default.
     pub twins: bool,
-    /// Clocks of machines that differ.
+    /// Machines whose clocks show different times.
     pub skew: bool,
-    /// A strict cooldown holds for the ADDs of other machines.
+    /// Strict cooldowns that also apply to the ADDs of other machines.
     pub cooldown_between_machines: bool,
-    /// Networks whose `shared` changes.
+    /// Networks whose `shared` is edited.
     pub shared: bool,
-    /// A network whose `shared` changes stays in its set while it has leases, as in an embedded store. No
-    /// record of a cluster stores the set of a network, so this is in no set of events.
+    /// If `shared` is edited, the network keeps its set of leases as long as it has leases, as in a lease
+    /// file. In a cluster, no record stores which set a network uses, so this is off by default.
     pub one_set: bool,
-    /// Clients that cannot write to `/run`, or that see a different `/run`, as in a container.
+    /// Clients that cannot write to `/run`, or that have a different `/run`, as in a container.
     pub private_run: bool,
     /// Networks with two range sets.
     pub two_range_sets: bool,
-    /// Docker daemons beside the CNI clients.
+    /// Docker daemons in addition to CNI clients.
     pub docker: bool,
-    /// A repeated ADD of a durable lease returns that lease after a reboot too.
+    /// Requires that a repeated ADD returns an existing durable lease even after a reboot.
     pub repeats_after_reboot: bool,
-    /// A refused ADD has leased nothing, even if one of its transactions was not answered.
+    /// Requires that a refused ADD has leased nothing, even if one of its transactions was not answered.
     pub refusals_after_no_answer: bool,
 }
 
@@ -75,7 +77,7 @@ impl Events {
         refusals_after_no_answer: true,
     };
 
-    /// A healthy server.
+    /// No events: the server works without failures.
     pub const NONE: Events = Events {
         lost_answers: false,
         lost_requests: false,
@@ -98,8 +100,8 @@ impl Events {
         refusals_after_no_answer: false,
     };
 
-    /// [`Events::ALL`], unless `SUBLET_EVENTS` selects others: `none`, or a list such as `-renames,twins`,
-    /// which removes `renames` and adds `twins`.
+    /// Returns [`Events::ALL`], unless `SUBLET_EVENTS` selects others. Its value is `none`, or a list such as
+    /// `-renames,twins`, which switches `renames` off and `twins` on.
     #[expect(clippy::disallowed_methods, reason = "a test's own setting")]
     pub fn of_environment() -> Events {
         let mut events = Events::ALL;
@@ -133,7 +135,7 @@ impl Events {
         events
     }
 
-    /// Removes settings from a configuration that are not enabled.
+    /// Removes settings from a configuration if their kind of event is off.
     pub fn restrict(self, settings: &mut Settings) {
         settings.is_shared &= self.shared;
         if !self.two_range_sets && settings.ranges == 2 {

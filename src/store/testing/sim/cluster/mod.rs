@@ -1,4 +1,4 @@
-//! Machines that run the cluster store's own code on one simulated server, and the conditions that must
+//! Machines that run the code of the cluster store with one simulated server, and the conditions that must
 //! hold.
 
 mod checks;
@@ -30,23 +30,23 @@ use crate::alloc::Context;
 use crate::model::{BootId, Face, Lease, Node, Owner, Pool, SetName};
 use crate::net::Addr;
 
-/// The number of steps between thorough checks. A run has about 400 steps.
+/// The number of steps between two thorough checks. A run has about 400 steps.
 const THOROUGHLY_AFTER: u64 = 150;
 
-/// A container: its network, the machine that it runs on, and its number.
+/// Identifies a container: its network, its machine, and its number.
 type Key = (usize, usize, u8);
 
-/// What a runtime knows about a container.
+/// What a runtime knows about the leases of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Container {
-    /// An ADD was answered with these leases. If another ADD was not answered, `is_exact` is false: the
-    /// container may have an address of a further range set.
+    /// An ADD was answered with these leases. If a further ADD was not answered, `is_exact` is false: the
+    /// container may also have an address of another range set.
     Live { set: SetName, addrs: Vec<Addr>, is_exact: bool },
-    /// A call failed or was killed: the container may hold any address.
+    /// A call failed or was killed, so the container may hold any address.
     Open,
 }
 
-/// A freed address that cools down, by its machine's clock.
+/// A freed address that is cooling down, with times on the clock of its machine.
 #[derive(Clone, Copy, Debug)]
 struct Cooling {
     machine: usize,
@@ -64,34 +64,34 @@ enum Reserved {
 /// A command that is suspended.
 struct Running {
     process: Arc<Process>,
-    /// The seed of its context.
+    /// The seed in the command's context.
     seed: u64,
-    /// A request of `subletd`.
+    /// Whether the command is a request of `subletd`.
     is_daemon: bool,
 }
 
 struct Machine {
-    /// The host name and the machine-id.
+    /// The host name and the machine-id of the machine.
     node: Node,
     boot: u64,
-    /// When this boot began, by the simulation's clock.
+    /// When the present boot began, on the clock of the simulation.
     booted: Duration,
-    /// The difference between its clock and the simulation's, in seconds.
+    /// The difference between the clock of the machine and that of the simulation, in seconds.
     skew: i64,
-    /// All host names that it has had.
+    /// All host names that the machine has had.
     names: Vec<String>,
     is_on: bool,
-    /// Whether `sublet node release` runs, because the machine is lost.
+    /// Whether `sublet node release` is running for this machine, because the machine is lost.
     is_being_released: bool,
-    /// Whether it cannot reach the server.
+    /// Whether the machine cannot reach the server.
     is_cut_off: bool,
-    /// Its `/run`.
+    /// The folder that is `/run` on this machine.
     run: PathBuf,
     running: Vec<Running>,
     daemon: Daemon,
 }
 
-/// The whole simulation.
+/// The state of the whole simulation.
 pub struct World {
     server: SimServer,
     events: Events,
@@ -99,33 +99,33 @@ pub struct World {
     /// The configurations, which are the same on all machines.
     settings: Vec<Settings>,
     containers: BTreeMap<Key, Container>,
-    /// The sets in which a container may have leases.
+    /// The sets of leases in which a container may have leases.
     tried: BTreeMap<Key, BTreeSet<SetName>>,
-    /// Reservations, by set and address.
+    /// The reservations, by set of leases and address.
     reserved: BTreeMap<(SetName, Addr), Reserved>,
-    /// Reservations that a transaction in transit may change. Another machine sent it, so no node fences
-    /// it.
+    /// Reservations that a transaction in transit may still change. Another machine has sent the transaction,
+    /// so no fence of this node stops it.
     doubtful: BTreeSet<(SetName, Addr)>,
     cooling: BTreeMap<(SetName, Addr), Cooling>,
-    /// The pools of the Docker daemons of all machines.
+    /// The pools of the Docker daemons on all machines.
     pools: Pools,
-    /// Containers and reservations that a suspended call concerns.
+    /// The containers and reservations that a suspended call is about.
     busy: BTreeSet<Key>,
     reserving: BTreeSet<(SetName, Addr)>,
     random: Random,
     boots: u64,
     story: Story,
-    /// Whether something went wrong in the last call.
+    /// Whether the last call met a failure.
     had_trouble: bool,
-    /// The steps at the last thorough check.
+    /// The number of steps at the last thorough check.
     checked: u64,
-    /// The server's records at the last check, the leases in them, and the pools.
+    /// The version of the server's records at the last check, and the leases and pools at that time.
     seen: (u64, Vec<Lease>, Vec<Pool>),
     /// A folder on tmpfs, like `/run`.
     folder: TempDir,
 }
 
-/// The lowest random choice that stands for a Docker request.
+/// A random choice of this value or more means a Docker request.
 const DOCKER: usize = 98;
 
 type Shared = Rc<RefCell<World>>;
@@ -271,7 +271,7 @@ impl Simulation for Cluster {
     }
 }
 
-/// Lets an event happen on a machine or on the server.
+/// Makes an event happen, on a machine or on the server.
 fn act(world: &Shared, is_docker: bool) {
     let (machine, is_on, has_docker, choice) = {
         let world = &mut *world.borrow_mut();

@@ -26,7 +26,7 @@ pub(super) fn reserve(world: &Shared, machine: usize) {
     let ran = run(world, machine, persist, &Command::Reserve(command));
     let world = &mut *world.borrow_mut();
     world.reserving.remove(&at);
-    // A reservation ends a cooldown, even if it is not answered.
+    // A reservation ends the cooldown of its address, even if the command is not answered.
     world.cooling.remove(&at);
     let name = format!("m{machine} reserve {} {}", at.0, at.1);
     match ran {
@@ -87,8 +87,8 @@ pub(super) fn unreserve(world: &Shared, machine: usize) {
     }
 }
 
-/// An operator edits a network's configuration on all machines. `persist` stays the same, because leases keep
-/// theirs.
+/// An operator edits the configuration of a network on all machines. `persist` stays the same, because
+/// existing leases do not change their lifetime.
 pub(super) fn edit(world: &Shared) {
     let world = &mut *world.borrow_mut();
     let network = world.random.below(NETWORKS.len());
@@ -99,7 +99,7 @@ pub(super) fn edit(world: &Shared) {
     world.settings[network] = settings;
 }
 
-/// `sublet node release`, for a machine that is down and whose name no other machine has.
+/// Runs `sublet node release` for a machine that is down. No other machine may have the same name.
 pub(super) fn release_node(world: &Shared) {
     let (machine, gone, names, persist) = {
         let world = &mut *world.borrow_mut();

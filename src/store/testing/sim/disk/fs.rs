@@ -1,4 +1,4 @@
-//! The file system that a process sees: each operation on the [`Disk`] is one step.
+//! The file system in the form in which a process sees it. Each operation on the [`Disk`] is one step.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};
@@ -10,7 +10,7 @@ use super::super::process::{Process, Stop, clock, set_clock};
 use super::{Change, Content, Disk, Naming, Node, State, as_size};
 use crate::store::embedded::fs::{Access, FileId, FileSystem, OpenFile};
 
-/// The disk, as one process uses it.
+/// The file system of one process.
 #[derive(Clone, Debug)]
 pub struct SimFs {
     disk: Disk,

@@ -10,11 +10,11 @@ use crate::model::{Kind, Lease, Pool, SetName};
 use crate::net::Addr;
 use crate::store::{Embedded, Store, StoreReader};
 
-/// `list` and `doctor` agree with the answers.
+/// Checks that `list` and `doctor` agree with the answers.
 pub(super) fn look(world: &Shared, host: usize, thoroughly: bool) {
     let world = &mut *world.borrow_mut();
     let cx = world.context(host);
-    // Use a copy, because the check must not fail on a full disk.
+    // Check a copy of the disk, because the original disk may be full.
     let process = Process::new(None);
     let disk = world.hosts[host].disk.copied();
     disk.set_full(false);
@@ -51,7 +51,7 @@ pub(super) fn look(world: &Shared, host: usize, thoroughly: bool) {
     }
 }
 
-/// Deletes every container and runs GC. No lease may be left.
+/// Deletes every container and runs a GC. Afterwards no lease may be left.
 fn leaks(
     host: &Host,
     store: &mut Embedded<SimFs>,

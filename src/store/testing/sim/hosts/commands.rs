@@ -12,7 +12,7 @@ use crate::error::{Error, StoreError};
 use crate::model::{Persist, Wait};
 use crate::store::{Embedded, Store};
 
-/// Runs a command as a process of its own, which may be killed, fail or be suspended.
+/// Runs a command as a separate process, which may be killed, fail or be suspended.
 pub(super) fn run(
     world: &Shared,
     host: usize,
@@ -57,7 +57,7 @@ pub(super) fn run(
 
 impl World {
     fn fate(&mut self) -> Option<(u64, Fate)> {
-        // An ADD takes about seventy steps. It holds no lock in the first few.
+        // An ADD takes about seventy steps. In the first few steps it holds no lock.
         let steps = if self.random.one_in(2) { 20 } else { 90 };
         let at = 1 + self.random.next() % steps;
         let errors = [libc_errno::EIO, libc_errno::ENOSPC, libc_errno::ENOMEM, libc_errno::ESTALE];
@@ -79,7 +79,7 @@ mod libc_errno {
     pub const ESTALE: i32 = 116;
 }
 
-/// What happens while a process is suspended.
+/// Runs what happens while a process is suspended.
 pub(super) fn suspended(world: &Shared, host: usize) {
     let turns = {
         let world = &mut *world.borrow_mut();
@@ -90,7 +90,7 @@ pub(super) fn suspended(world: &Shared, host: usize) {
     for _ in 0..turns {
         let before = {
             let world = &mut *world.borrow_mut();
-            // Each event has its own random numbers, so that leaving it out does not change later ones.
+            // Each event has its own random numbers, so that later events stay the same if it is left out.
             let random = Random::new(world.random.next(), 0);
             if !world.story.happens() {
                 continue;

@@ -6,7 +6,7 @@ use crate::model::{IfName, Origin, Owner, Pod};
 use crate::net::Addr;
 use crate::store::testing::contract;
 
-/// A network and a container that no suspended call concerns.
+/// Chooses a network and a container. No suspended call may be about this container.
 pub(super) fn choose(world: &mut World, host: usize) -> Option<Key> {
     let key = (world.random.below(NETWORKS.len()), u8::try_from(world.random.below(14)).unwrap());
     (!world.hosts[host].busy.contains(&key)).then_some(key)
@@ -31,13 +31,13 @@ pub(super) fn add(world: &Shared, host: usize) {
             Pod { namespace: "ns".into(), name: format!("p{}", key.1 / 2), uid: String::new() };
         let attachment = attachment(key.0, &format!("c{}", key.1));
         let folder = of_host.folders.get(&key.0).cloned();
-        // Another ADD that imports the folder holds host-local's lock.
+        // Another ADD is importing the folder, and holds host-local's lock.
         if folder.is_some() && of_host.busy.iter().any(|busy| busy.0 == key.0 && busy.1 >= 14) {
             of_host.busy.remove(&key);
             return;
         }
         for lease in folder.iter().flatten() {
-            // The call may or may not have imported the leases of the folder.
+            // It is unknown whether the call has imported the leases of the folder.
             let Owner::Attachment(a) = &lease.owner else { continue };
             let old = (key.0, a.container.as_str()[1..].parse().unwrap());
             of_host.containers.entry(old).or_insert(Container::Open(Some(vec![lease.addr])));
@@ -60,7 +60,8 @@ pub(super) fn add(world: &Shared, host: usize) {
     let ran = loop {
         let ran = run(world, host, persist, &Command::Add(command.clone()));
         let Ran::Done(Outcome::Contested(contested)) = ran else { break ran };
-        // As in the engine: an address that two programs have leased is reserved, and the rest is imported.
+        // As in the engine: if two programs have leased an address, it is reserved. The other leases are
+        // imported.
         for contested in contested {
             let at = (contested.lease.set.clone(), contested.lease.addr);
             world.borrow_mut().hosts[host].reserving.insert(at.clone());
@@ -89,7 +90,7 @@ pub(super) fn add(world: &Shared, host: usize) {
             let addrs: Vec<Addr> = added.grants.iter().map(|grant| grant.addr).collect();
             of_host.folders.remove(&key.0);
             let same = match &before {
-                // Another range set in the configuration means one more address.
+                // If another range set was added to the configuration, the container gets one more address.
                 Some(Container::Live(before)) => before.iter().all(|addr| addrs.contains(addr)),
                 _ => true,
             };
@@ -103,7 +104,7 @@ pub(super) fn add(world: &Shared, host: usize) {
         Ran::Done(other) => world.found(format!("{name}: {other:?}")),
         Ran::Refused(refusal) => {
             world.note(format!("{name} -> {refusal:?}"));
-            // A refusal changes nothing.
+            // A refusal changes nothing, so the container's state is known.
             match before {
                 Some(before) => drop(world.hosts[host].containers.insert(key, before)),
                 None => drop(world.hosts[host].containers.remove(&key)),
@@ -147,7 +148,7 @@ pub(super) fn delete(world: &Shared, host: usize) {
     }
 }
 
-/// GC: frees everything except the live containers of a network.
+/// Runs a GC that frees everything except the live containers of a network.
 pub(super) fn collect(world: &Shared, host: usize) {
     let (network, gc, persist, judged) = {
         let world = &mut *world.borrow_mut();
@@ -161,7 +162,7 @@ pub(super) fn collect(world: &Shared, host: usize) {
             .copied()
             .filter(|key| is_dead(key) && !of_host.busy.contains(key))
             .collect();
-        // The runtime never reuses the ID of a container that it has given up.
+        // If the runtime has given up a container, it never uses the container's ID again.
         world.hosts[host].busy.extend(judged.iter().copied());
         let mut valid: Vec<_> = (0..14)
             .filter(|c| !judged.contains(&(network, *c)))

@@ -8,13 +8,13 @@ use crate::alloc::Record;
 use crate::model::Persist;
 use crate::store::StoreReader;
 
-/// The host shuts down or loses power, and comes up again. Its containers end.
+/// The host shuts down or loses power, and boots again. Its containers end.
 pub(super) fn reboot(world: &Shared, host: usize) {
     let running = std::mem::take(&mut world.borrow_mut().hosts[host].running);
     for process in running {
         process.kill();
     }
-    // The durable leases, which survive.
+    // The addresses of durable leases, which survive the reboot.
     let mut durable = BTreeSet::new();
     {
         let disk = world.borrow().hosts[host].disk.copied();
@@ -52,7 +52,7 @@ pub(super) fn reboot(world: &Shared, host: usize) {
             Container::Open(None) => {}
         }
     }
-    // No boot lease of a lost container may be left.
+    // No boot lease may be left of a container that ended with the reboot.
     let gone = |key: &Key| !durable.contains(key) && !of_host.busy.contains(key);
     of_host.containers.retain(|key, _| !gone(key));
 }
@@ -67,7 +67,7 @@ pub(super) fn clock_jump(world: &Shared, host: usize) {
     world.note(format!("h{host} the clock jumps by {jump} s"));
 }
 
-/// The disk is copied to a new machine, with the same machine ID or a different one.
+/// The disk is copied to a new machine, with the same machine ID or with a different one.
 pub(super) fn clone(world: &Shared, host: usize) {
     let world = &mut *world.borrow_mut();
     if world.hosts.len() >= 3 || world.story.depth > 0 {

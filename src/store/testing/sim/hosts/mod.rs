@@ -1,4 +1,4 @@
-//! Hosts that run the embedded store's own code, the actions of their operators and runtimes, and the
+//! Hosts that run the code of the embedded store, the actions of their operators and runtimes, and the
 //! conditions that must hold.
 
 mod checks;
@@ -27,17 +27,18 @@ use crate::model::{BootId, Lease, Node, Owner, Persist, SetName, Wait};
 use crate::net::Addr;
 use crate::store::Embedded;
 
-/// A network and a container.
+/// Identifies a container on a host: its network and its number.
 type Key = (usize, u8);
 
 const STORE: &str = "/data/leases.redb";
 
-/// What a runtime knows about a container.
+/// What a runtime knows about the leases of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Container {
-    /// An ADD was answered. Exactly these are the container's leases.
+    /// An ADD was answered with exactly these leases.
     Live(Vec<Addr>),
-    /// A call failed or was killed. The container may hold these addresses, or any if this is `None`.
+    /// A call failed or was killed, so the container may hold these addresses. If this is `None`, it may hold
+    /// any address.
     Open(Option<Vec<Addr>>),
 }
 
@@ -53,36 +54,37 @@ struct Host {
     disk: Disk,
     machine: String,
     boot: u64,
-    /// The difference between its clock and the simulation's, in seconds.
+    /// The difference between the clock of the host and that of the simulation, in seconds.
     skew: i64,
     settings: Vec<Settings>,
     containers: BTreeMap<Key, Container>,
-    /// Live containers with an unanswered second ADD: they may have an address of a further range set.
+    /// The live containers whose second ADD was not answered. They may also have an address of another range
+    /// set.
     unsure: BTreeSet<Key>,
-    /// Reservations, by set and address.
+    /// The reservations, by set of leases and address.
     reserved: BTreeMap<(SetName, Addr), Reserved>,
-    /// Addresses that two programs had leased when they were reserved.
+    /// The addresses that two programs had leased when the address was reserved.
     contested: BTreeSet<(SetName, Addr)>,
-    /// host-local's folder of each network that has not been imported.
+    /// For each network, host-local's folder if it was not imported yet.
     folders: BTreeMap<usize, Vec<ForeignLease>>,
-    /// Containers and reservations that a suspended call concerns.
+    /// The containers and reservations that a suspended call is about.
     busy: BTreeSet<Key>,
     reserving: BTreeSet<(SetName, Addr)>,
     docker: Engine,
     pools: Pools,
-    /// The suspended runs.
+    /// The processes that are suspended.
     running: Vec<Arc<Process>>,
-    /// The disk refuses writes.
+    /// Whether the disk is full, so that writes fail.
     is_full: bool,
 }
 
-/// The whole simulation.
+/// The state of the whole simulation.
 pub struct World {
     hosts: Vec<Host>,
     random: Random,
     boots: u64,
     story: Story,
-    /// The steps at the last thorough check.
+    /// The number of steps at the last thorough check.
     checked: u64,
 }
 
@@ -190,7 +192,7 @@ impl Simulation for Hosts {
     }
 }
 
-/// Lets an event happen on a host.
+/// Makes an event happen on a host.
 fn act(world: &Shared, host: Option<usize>) {
     let (host, choice) = {
         let world = &mut *world.borrow_mut();

@@ -1,5 +1,4 @@
-//! Actions of operators: reservations, edits of configurations, and a host-local that served the networks
-//! before.
+//! Actions of operators: reservations, edited configurations, and installing host-local for some time.
 
 use super::{NETWORKS, Ran, Reserved, Settings, Shared, owner, run};
 use crate::alloc::{Command, ForeignLease, Reserve, Unreserve};
@@ -63,7 +62,7 @@ pub(super) fn unreserve(world: &Shared, host: usize) {
     }
 }
 
-/// An operator edits a network's configuration.
+/// An operator edits the configuration of a network.
 pub(super) fn edit(world: &Shared, host: usize) {
     let world = &mut *world.borrow_mut();
     let network = world.random.below(NETWORKS.len());
@@ -72,7 +71,7 @@ pub(super) fn edit(world: &Shared, host: usize) {
     world.hosts[host].settings[network] = settings;
 }
 
-/// Creates a folder with leases of containers: host-local served the network before, or serves it again.
+/// Makes a folder with leases of containers, as if host-local had served the network before or between.
 pub(super) fn host_local_was_here(world: &Shared, host: usize) {
     let world = &mut *world.borrow_mut();
     let network = world.random.below(NETWORKS.len());
