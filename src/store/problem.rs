@@ -1,17 +1,17 @@
-//! The findings of `sublet doctor`, as plain data.
+//! The problems that `sublet doctor` reports, as plain data.
 
 use std::path::{Path, PathBuf};
 
-/// A problem of a store, or something that the operator should know.
+/// A problem of a store, or a fact that the operator should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The file, or the record of a server.
+    /// The file, or the record on a server.
     pub place: String,
-    /// What is wrong, and where.
+    /// What is wrong, and in which part of the store.
     pub what: String,
-    /// What to do.
+    /// What the operator should do.
     pub advice: String,
-    /// Whether [`super::Store::repair`] repairs it.
+    /// Whether [`super::Store::repair`] repairs the problem.
     pub mendable: bool,
 }
 
@@ -31,10 +31,10 @@ impl Problem {
 /// The result of a repair.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Repair {
-    /// Copies of the damaged files.
+    /// The copies of the damaged files.
     pub copies: Vec<PathBuf>,
     /// The number of recovered leases.
     pub kept: usize,
-    /// What could not be recovered: the address or record, and what happened to it.
+    /// What could not be recovered: each note names an address or record, and says what happened to it.
     pub notes: Vec<String>,
 }

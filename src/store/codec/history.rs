@@ -1,5 +1,5 @@
-//! Events and counters as bytes. Their words are stored as text: an event or counter with a word that
-//! this build does not know is skipped when read, and kept when the record is written again.
+//! Encodes events and counters. Their words are stored as text. If this build does not know a word, it skips
+//! the event or counter when it reads the record, but keeps it when it writes the record again.
 
 use serde::Serialize;
 
@@ -27,28 +27,29 @@ fn of_fields(fields: EventFields<'_>) -> Option<Event> {
     Some(Event { time, what, face, set, addr, kind, owner, node, origin })
 }
 
-/// An event as the record under `key`.
+/// Encodes an event as the record under `key`.
 pub fn event(key: &[u8], event: &Event) -> Vec<u8> {
     seal(key, &event_fields(event))
 }
 
-/// The event in the record under `key`; `None` if a later version wrote it.
+/// Decodes the event in the record under `key`; `None` if a later version wrote the event.
 pub fn read_event(key: &[u8], bytes: &[u8]) -> Result<Option<Event>, Bad> {
     unseal(key, bytes).map(of_fields)
 }
 
-/// Events as one record under `key`.
+/// Encodes several events as one record under `key`.
 pub fn events(key: &[u8], events: &[Event]) -> Vec<u8> {
     seal(key, &events.iter().map(event_fields).collect::<Vec<_>>())
 }
 
-/// The events in the record under `key`, without those of a later version.
+/// Decodes the events in the record under `key`. Skips events that a later version wrote.
 pub fn read_events(key: &[u8], bytes: &[u8]) -> Result<Vec<Event>, Bad> {
     let all: Vec<EventFields<'_>> = unseal(key, bytes)?;
     Ok(all.into_iter().filter_map(of_fields).collect())
 }
 
-/// The bounds of history: 0 events mean that it is off.
+/// Encodes the limits of a history; `None` for the default limits. A limit of 0 events means that the history
+/// is off.
 pub fn bounds(key: &[u8], history: History) -> Option<Vec<u8>> {
     let bounds: (u64, u64) = match history {
         History::Standing => return None,
@@ -58,17 +59,16 @@ pub fn bounds(key: &[u8], history: History) -> Option<Vec<u8>> {
     Some(seal(key, &bounds))
 }
 
-/// The bounds of history.
+/// Decodes the limits of a history.
 pub fn read_bounds(key: &[u8], bytes: &[u8]) -> Result<History, Bad> {
     let (count, age) = unseal(key, bytes)?;
     Ok(if count == 0 { History::Off } else { History::Kept { count, age } })
 }
 
-/// Set, face, verb and ending, and the number of requests.
+/// A counter as it is stored: set of leases, face, verb and outcome, and the number of requests.
 type Row<'a> = ((&'a str, &'a str, &'a str, &'a str), u64);
 
-/// The counters in the record under `key` with one more request. Counters that cannot be read start at
-/// zero.
+/// Adds one request to the counters in the record under `key`. A record that cannot be read counts as empty.
 pub fn count(
     key: &[u8],
     before: Option<&[u8]>,
@@ -84,7 +84,7 @@ pub fn count(
     seal(key, &rows)
 }
 
-/// The counters in the record under `key`, without those of a later version.
+/// Decodes the counters in the record under `key`. Skips counters that a later version wrote.
 pub fn read_counts(key: &[u8], bytes: &[u8]) -> Result<Vec<Counter>, Bad> {
     let rows: Vec<Row<'_>> = unseal(key, bytes)?;
     let counter = |((set, face, verb, ending), count): Row<'_>| {

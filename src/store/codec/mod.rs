@@ -1,8 +1,8 @@
-//! Records as bytes.
+//! Encodes the records of stores as bytes, and decodes them.
 //!
-//! A value in the embedded store or in a cluster consists of the format version, postcard's encoding of the
-//! fields, and a CRC32C over key and record. The checksum is needed because redb does not check pages on an
-//! ordinary read, and because a valid record under another key must not be accepted.
+//! A record in a lease file or a cluster consists of the format version, the fields as encoded by postcard,
+//! and a CRC32C over the key and the record. The checksum is needed for two reasons: redb does not check
+//! pages on an ordinary read, and a valid record that is found under a wrong key must not be accepted.
 //! Invariant: reading a record returns exactly what was written, or an error.
 
 use serde::{Deserialize, Serialize};
@@ -22,33 +22,33 @@ use crate::model::{
 };
 use crate::net::Addr;
 
-/// The version of the record formats. A changed format needs a new version; from the first release on, this
-/// one must stay readable. (Version 1 was used before the first release.)
+/// The version of the record formats. A changed format needs a new version. From the first release on, the
+/// present version must stay readable. (Version 1 was used before the first release.)
 const VERSION: u8 = 2;
 
-/// The version of a whole file: the set of its keys.
+/// The version of the layout of a whole file: which keys it has and what they mean.
 pub const SCHEMA_VERSION: u32 = 2;
 
-/// What is wrong with a record.
+/// The reason why a record is not accepted.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Bad(pub &'static str);
 
-/// Why a record of another [`VERSION`] is not read.
+/// The reason why a record with another [`VERSION`] is not accepted.
 pub const OTHER_VERSION: Bad = Bad("it was written by another version of sublet");
 
 fn checksum(key: &[u8], record: &[u8]) -> [u8; 4] {
     crc32c::crc32c_append(crc32c::crc32c(key), record).to_le_bytes()
 }
 
-/// A value as the record under `key`, with version and checksum.
+/// Encodes a value as the record under `key`, with version and checksum.
 pub fn seal<T: Serialize>(key: &[u8], value: &T) -> Vec<u8> {
-    // Encoding into memory never fails for the types of this module. A reader would refuse an empty record.
+    // Encoding these types into memory never fails. If it did, a reader would refuse the empty record.
     let mut record = postcard::to_extend(value, vec![VERSION]).unwrap_or_default();
     record.extend(checksum(key, &record));
     record
 }
 
-/// The value in the record under `key`. Checks checksum and version.
+/// Checks the checksum and the version of the record under `key`, and decodes its value.
 pub fn unseal<'a, T: Deserialize<'a>>(key: &[u8], bytes: &'a [u8]) -> Result<T, Bad> {
     match open(key, bytes)? {
         (VERSION, fields) => match postcard::take_from_bytes(fields) {
@@ -59,7 +59,7 @@ pub fn unseal<'a, T: Deserialize<'a>>(key: &[u8], bytes: &'a [u8]) -> Result<T, 
     }
 }
 
-/// Verifies the checksum. Returns the version and the fields.
+/// Verifies the checksum of a record. Returns its version and its encoded fields.
 fn open<'a>(key: &[u8], bytes: &'a [u8]) -> Result<(u8, &'a [u8]), Bad> {
     let (record, sum) = bytes.split_last_chunk::<4>().ok_or(Bad("a record too short"))?;
     if *sum != checksum(key, record) {
@@ -71,12 +71,13 @@ fn open<'a>(key: &[u8], bytes: &'a [u8]) -> Result<(u8, &'a [u8]), Bad> {
         .ok_or(Bad("a record too short"))
 }
 
-/// Whether a record is complete and stored under its key. (An index has keys without records.)
+/// Returns whether a record is complete and belongs to its key. (Some index entries consist of a key only.)
 pub fn is_whole(key: &[u8], bytes: &[u8]) -> bool {
     bytes.is_empty() || open(key, bytes).is_ok()
 }
 
-/// The fields of a lease, without the set and the address, which are in the key.
+/// The fields of a stored lease. The set of leases and the address are missing, because the key contains
+/// them.
 type LeaseFields = (u8, Kind, Owner, Addr, Node, Option<BootId>, Origin, Timestamp, u32);
 
 fn lease_fields(lease: &Lease) -> impl Serialize {
@@ -101,7 +102,8 @@ fn of_fields(set: SetName, addr: Addr, fields: LeaseFields) -> Lease {
     Lease { set, addr, prefix, kind, owner, range, node, boot, origin, time, cooldown }
 }
 
-/// The origin without the attachment, if that is the owner, so that it is stored only once.
+/// Returns the origin without its attachment if the attachment equals the owner, so that it is stored only
+/// once.
 fn without_owner(origin: &Origin, owner: &Owner) -> Origin {
     let is_owner = matches!((&origin.attachment, owner), (Some(a), Owner::Attachment(b)) if a == b);
     let attachment = origin.attachment.clone().filter(|_| !is_owner);
@@ -116,26 +118,28 @@ fn with_owner(mut origin: Origin, owner: &Owner) -> Origin {
     origin
 }
 
-/// A lease as the record under `key`.
+/// Encodes a lease as the record under `key`.
 pub fn lease(key: &[u8], lease: &Lease) -> Vec<u8> {
     seal(key, &lease_fields(lease))
 }
 
-/// The lease in the record under `key`. The key contains the set and the address.
+/// Decodes the lease in the record under `key`. The key contains the set of leases and the address.
 pub fn read_lease(key: &[u8], bytes: &[u8]) -> Result<Lease, Bad> {
     let (set, addr) = keys::read_at(keys::LEASE, key).ok_or(Bad("a lease under a wrong key"))?;
     Ok(of_fields(set, addr, unseal(key, bytes)?))
 }
 
-/// The holder of an address, in a cluster.
+/// The state of an address in a cluster.
 #[derive(Serialize, Deserialize)]
 enum Slot<Fields> {
     Lease(Fields),
-    /// The end and the start of the cooldown, and the node whose clock they are from.
+    /// The end and the start of the cooldown, and the node that started it. Both times are from the clock of
+    /// this node.
     Cooling(Timestamp, Timestamp, String),
 }
 
-/// The state of an address in a cluster; `None` if it is free. `node` started a cooldown.
+/// Encodes the state of an address in a cluster; `None` if the address is free. `node` is the node that
+/// starts a cooldown.
 pub fn slot(key: &[u8], holder: &Holder, node: &str) -> Option<Vec<u8>> {
     Some(match holder {
         Holder::Free => return None,
@@ -144,8 +148,9 @@ pub fn slot(key: &[u8], holder: &Holder, node: &str) -> Option<Vec<u8>> {
     })
 }
 
-/// The state of an address in a cluster, as seen by the node `here`. Only the node that started a cooldown
-/// can find out from its clock that the clock was set back.
+/// Decodes the state of an address in a cluster, for the node `here`. If `here` started the cooldown and its
+/// clock was set back since then, the cooldown has ended. Other nodes cannot know whether that clock was set
+/// back.
 pub fn read_slot(
     key: &[u8],
     set: &SetName,
@@ -163,69 +168,69 @@ pub fn read_slot(
     })
 }
 
-/// All leases of an owner in a set, in a cluster: one read is enough for a DEL or a repeated ADD.
+/// Encodes all leases of an owner in a set, for a cluster. A DEL or a repeated ADD then needs only one read.
 pub fn owned(key: &[u8], leases: &[Lease]) -> Vec<u8> {
     seal(key, &leases.iter().map(|l| (l.addr, lease_fields(l))).collect::<Vec<_>>())
 }
 
-/// All leases of an owner in a set.
+/// Decodes all leases of an owner in a set.
 pub fn read_owned(key: &[u8], set: &SetName, bytes: &[u8]) -> Result<Vec<Lease>, Bad> {
     let all: Vec<(Addr, LeaseFields)> = unseal(key, bytes)?;
     Ok(all.into_iter().map(|(addr, fields)| of_fields(set.clone(), addr, fields)).collect())
 }
 
-/// The end and the start of an address's cooldown.
+/// Encodes the end and the start of an address's cooldown.
 pub fn cooling(key: &[u8], cooling: &Cooling) -> Vec<u8> {
     seal(key, &(cooling.until, cooling.freed))
 }
 
-/// The end and the start of an address's cooldown.
+/// Decodes the end and the start of an address's cooldown.
 pub fn read_cooling(key: &[u8], addr: Addr, bytes: &[u8]) -> Result<Cooling, Bad> {
     let (until, freed) = unseal(key, bytes)?;
     Ok(Cooling { until, addr, freed })
 }
 
-/// A network's ranges.
+/// Encodes the ranges of a network.
 pub fn ranges(key: &[u8], ranges: &NetworkRanges) -> Vec<u8> {
     seal(key, &(&ranges.set, &ranges.bounds, &ranges.assignable))
 }
 
-/// A network's ranges.
+/// Decodes the ranges of a network.
 pub fn read_ranges(key: &[u8], network: NetworkName, bytes: &[u8]) -> Result<NetworkRanges, Bad> {
     let (set, bounds, assignable) = unseal(key, bytes)?;
     Ok(NetworkRanges { set, network, bounds, assignable })
 }
 
-/// One occupancy block: 512 bits.
+/// Encodes one occupancy block: 512 bits, each for one address or block.
 pub fn bits(key: &[u8], bits: &[u8; 64]) -> Vec<u8> {
     seal(key, &bits.as_slice())
 }
 
-/// One occupancy block.
+/// Decodes one occupancy block.
 pub fn read_bits(key: &[u8], bytes: &[u8]) -> Result<[u8; 64], Bad> {
     let raw: &[u8] = unseal(key, bytes)?;
     raw.try_into().map_err(|_| Bad("an occupancy block of a wrong size"))
 }
 
-/// A node as the record under `key`.
+/// Encodes a node as the record under `key`.
 pub fn node(key: &[u8], record: &NodeRecord) -> Vec<u8> {
     let NodeRecord { node, id, boot, first, since, booted, has_earlier, turn, notes } = record;
     seal(key, &(&node.machine, id, boot, first, since, booted, has_earlier, turn, notes))
 }
 
-/// The node of this name, in the record under `key`.
+/// Decodes the node of this name from the record under `key`.
 pub fn read_node(key: &[u8], name: &str, bytes: &[u8]) -> Result<NodeRecord, Bad> {
     let (machine, id, boot, first, since, booted, has_earlier, turn, notes) = unseal(key, bytes)?;
     let node = Node { name: name.to_owned(), machine };
     Ok(NodeRecord { node, id, boot, first, since, booted, has_earlier, turn, notes })
 }
 
-/// A network's definition as the record under `key`.
+/// Encodes a network's definition as the record under `key`.
 pub fn definition(key: &[u8], record: &NetworkDefinition) -> Vec<u8> {
     seal(key, &(record.version, &record.text, &record.by, record.time))
 }
 
-/// The definition of this network, in the record under `key`.
+/// Decodes the definition of this network from the record under `key`.
 pub fn read_definition(
     key: &[u8],
     network: NetworkName,
@@ -323,8 +328,8 @@ mod tests {
         }
     }
 
-    /// If you change a line, give its record another [`VERSION`]. After a release, the released version
-    /// must stay readable.
+    /// If you change one of these lines, give the record format a new [`VERSION`]. After a release, the
+    /// released version must stay readable.
     #[test]
     fn the_bytes_of_a_version_never_change() {
         let (lease, k) = (sample(), b"k");
