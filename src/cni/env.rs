@@ -1,9 +1,9 @@
-//! The `CNI_*` variables: reads text and returns a typed [`Invocation`].
+//! Reads the `CNI_*` variables and returns a typed [`Invocation`].
 //!
-//! Decides which variables a command needs, and which values are malformed. Whether a configuration can do
-//! without a variable is decided later, when the configuration is known.
+//! This module decides which variables a command needs, and which values are malformed. Whether a missing
+//! variable is acceptable is decided later, when the configuration is known.
 //! Invariant: a malformed value is an error at once. Missing variables are collected in the order of the
-//! table, because the reference implementation names them all.
+//! table, because the reference implementation lists all of them in one error.
 
 use std::ffi::OsString;
 
@@ -11,27 +11,27 @@ use crate::config::Inputs;
 use crate::model::{ContainerId, IfName, NameError};
 use crate::sys::host::Env;
 
-/// `CNI_COMMAND`.
+/// The command in `CNI_COMMAND`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verb {
     /// Lease addresses.
     Add,
     /// Free addresses.
     Del,
-    /// Verify leases.
+    /// Compare leases with prevResult.
     Check,
-    /// Free the leases of unknown attachments.
+    /// Free the leases of containers that the runtime no longer lists.
     Gc,
     /// Check whether an ADD would succeed.
     Status,
     /// Report the supported versions.
     Version,
-    /// Anything else. Reported only once the configuration is known to be valid.
+    /// Any other text. It is reported only after the configuration was checked.
     Unknown(String),
 }
 
 impl Verb {
-    /// The verb of `CNI_COMMAND`, which is case-sensitive.
+    /// Returns the command for the text in `CNI_COMMAND`. The text is case-sensitive.
     pub fn new(text: &str) -> Verb {
         match text {
             "ADD" => Verb::Add,
@@ -45,42 +45,42 @@ impl Verb {
     }
 }
 
-/// The content of the environment, checked.
+/// The checked content of the environment.
 #[derive(Debug)]
 pub struct Invocation {
-    /// The command.
+    /// The command in `CNI_COMMAND`.
     pub verb: Verb,
-    /// The variables that the configuration needs.
+    /// The variables that the configuration parser needs.
     pub inputs: Inputs,
-    /// `CNI_NETNS`.
+    /// The value of `CNI_NETNS`.
     pub netns: Option<String>,
-    /// `CNI_NETNS_OVERRIDE`: the container may have the plugin's own network namespace.
+    /// `CNI_NETNS_OVERRIDE`: whether the container may have the plugin's own network namespace.
     pub own_netns: bool,
-    /// Variables that this verb needs and that are missing, in the order of the table.
+    /// The variables that the command needs but that are missing, in the order of the table.
     pub missing: Vec<&'static str>,
 }
 
-/// An error in the environment. All of them have code 4.
+/// An error in the environment. The CNI error code is always 4.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EnvError {
     /// Required variables are missing.
     #[error("required env variables [{}] missing", .0.join(","))]
     Missing(Vec<&'static str>),
-    /// A value that the specification does not allow.
+    /// A value is malformed according to the specification.
     #[error("{msg}")]
     Malformed {
-        /// The error.
+        /// The text of the error.
         msg: &'static str,
-        /// The value, or the rule.
+        /// The malformed value, or the rule that it breaks.
         details: String,
     },
-    /// A value that is not UTF-8.
+    /// The value of this variable is not UTF-8.
     #[error("the value of {0} is not valid UTF-8")]
     NotText(&'static str),
 }
 
 impl EnvError {
-    /// The invalid value, or the rule.
+    /// Returns the malformed value, or the rule that it breaks.
     pub fn details(&self) -> Option<&str> {
         match self {
             EnvError::Malformed { details, .. } if !details.is_empty() => Some(details),
@@ -91,8 +91,8 @@ impl EnvError {
 
 const ADD_CHECK_DEL: &[Verb] = &[Verb::Add, Verb::Check, Verb::Del];
 
-/// The variables, in the order in which missing ones are reported. Each has the verbs that require it and
-/// the verbs that use it if it is present.
+/// The variables, in the order in which missing variables are reported. Each has the commands that require
+/// it, and the commands that only use it if it is present.
 const TABLE: [(&str, &[Verb], &[Verb]); 6] = [
     ("CNI_CONTAINERID", ADD_CHECK_DEL, &[]),
     ("CNI_NETNS", &[Verb::Add, Verb::Check], &[]),
@@ -102,7 +102,7 @@ const TABLE: [(&str, &[Verb], &[Verb]); 6] = [
     ("CNI_NETNS_OVERRIDE", &[], &[Verb::Add]),
 ];
 
-/// Reads the variables that `verb` needs or uses.
+/// Reads the variables that the command `verb` needs or uses.
 pub fn read(verb: Verb, env: &Env<'_>) -> Result<Invocation, EnvError> {
     let (inputs, missing) = (Inputs::default(), Vec::new());
     let mut found = Invocation { verb, inputs, netns: None, own_netns: false, missing };
@@ -141,8 +141,8 @@ pub fn read(verb: Verb, env: &Env<'_>) -> Result<Invocation, EnvError> {
     Ok(found)
 }
 
-/// A variable of sublet; a blank value counts as unset. Text that is not UTF-8 is an error for a DEL too:
-/// the variable may name the store, and a DEL in another store would free nothing.
+/// Returns a variable that only sublet uses; a blank value counts as unset. Text that is not UTF-8 is an
+/// error even for a DEL: the variable may name the store, and a DEL in a different store would free nothing.
 fn own(env: &Env<'_>, name: &'static str) -> Result<Option<String>, EnvError> {
     match env(name).map(OsString::into_string) {
         None => Ok(None),

@@ -1,8 +1,8 @@
-//! Maps errors to the specification's error codes.
+//! Maps errors to the error codes of the CNI specification.
 //!
-//! The codes and `details` are made here; the texts come from the domain's errors.
-//! Invariant: the code of a failure tells a runtime what to do. A refusal by the allocator never has the
-//! same code as a store that is unavailable.
+//! This module makes the codes and the `details`. The texts come from the errors themselves.
+//! Invariant: the code tells a runtime what to do. A refusal by the allocator never has the same code as an
+//! unavailable store.
 
 use serde::Serialize;
 use serde_with::skip_serializing_none;
@@ -13,13 +13,13 @@ use crate::error::{Error, Refusal, StoreError};
 use crate::model::NetworkName;
 use crate::net::Addr;
 
-/// The configuration's version is not supported, or does not have the command.
+/// The version of the configuration is not supported, or does not have the command.
 pub const INCOMPATIBLE_VERSION: u32 = 1;
-/// A variable is missing or malformed.
+/// An environment variable is missing or malformed.
 pub const ENVIRONMENT: u32 = 4;
-/// Standard input or output failed.
+/// Reading standard input or writing standard output failed.
 pub const IO: u32 = 5;
-/// Standard input is not a configuration.
+/// Standard input is not a valid JSON configuration.
 pub const DECODING: u32 = 6;
 /// The configuration is not valid.
 pub const CONFIGURATION: u32 = 7;
@@ -29,33 +29,33 @@ pub const NETNS: u32 = 8;
 pub const TRY_AGAIN: u32 = 11;
 /// STATUS: an ADD would fail.
 pub const NOT_AVAILABLE: u32 = 50;
-/// The range is full.
+/// ADD: the range is full.
 pub const EXHAUSTED: u32 = 100;
-/// A conflicting lease has the address, or the container has another lease.
+/// Another container has leased the address, or this container has leased a different address.
 pub const HELD: u32 = 101;
 /// The requested address cannot be leased.
 pub const NOT_IN_RANGE: u32 = 102;
-/// CHECK: the lease is missing or differs.
+/// CHECK: the lease is missing or different.
 pub const NOT_AS_ADDED: u32 = 103;
-/// The store is damaged or foreign.
+/// The store is damaged, or was written by another program.
 pub const DAMAGED: u32 = 104;
-/// A bug.
+/// A bug in sublet.
 pub const INTERNAL: u32 = 999;
 
-/// An error as a runtime sees it.
+/// An error, in the form in which a runtime gets it.
 #[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Failure {
     /// The error code.
     pub code: u32,
-    /// What failed and what to do, for an operator.
+    /// The text for an operator: what failed, and what to do.
     pub msg: String,
-    /// Details: a JSON object for errors about leases, otherwise text.
+    /// Details: a JSON object for errors about leases, text for other errors.
     pub details: Option<String>,
 }
 
 impl Failure {
-    /// A failure without details.
+    /// Makes a failure without details.
     pub fn new(code: u32, msg: impl Into<String>) -> Failure {
         Failure { code, msg: msg.into(), details: None }
     }
@@ -67,7 +67,7 @@ impl Failure {
         self
     }
 
-    /// The failure for an error of the domain. `network` is the network of the configuration.
+    /// Returns the failure for an error. `network` is the network in the configuration.
     pub fn of(error: &Error, network: &NetworkName) -> Failure {
         let code = match error {
             Error::Refused(refusal) => refusal_code(refusal),
@@ -78,7 +78,7 @@ impl Failure {
             .details(serde_json::to_string(&details).unwrap_or_default())
     }
 
-    /// The failure for STATUS, which only reports whether an ADD would succeed.
+    /// Converts the failure for STATUS, which only reports whether an ADD would succeed.
     #[must_use]
     pub fn for_status(mut self) -> Failure {
         if matches!(self.code, EXHAUSTED | TRY_AGAIN) {
@@ -119,7 +119,7 @@ fn refusal_code(refusal: &Refusal) -> u32 {
         | Refusal::OldKeys { .. }
         | Refusal::NotImported { .. }
         | Refusal::Redefined { .. } => TRY_AGAIN,
-        // A refusal of Docker's. No CNI command requests a pool.
+        // Only Docker requests pools, so no CNI command gets this refusal.
         Refusal::Pool(_) => NOT_IN_RANGE,
     }
 }
@@ -139,7 +139,7 @@ fn store_code(error: &StoreError) -> u32 {
     }
 }
 
-/// The content of the message, for programs.
+/// The JSON object in `details`: the content of the message, for programs.
 #[skip_serializing_none]
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]

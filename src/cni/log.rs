@@ -1,7 +1,7 @@
-//! The log of one call: standard error and the log file.
+//! The log of one call. It is written to standard error and to the log file.
 //!
-//! It also collects the facts of the call for each line. It never writes to standard output.
-//! [`crate::telemetry::log`] formats and appends the lines.
+//! The log also collects facts about the call, which each line contains. It never writes to standard output.
+//! [`crate::telemetry::log`] formats the lines and appends them to the file.
 
 use std::io::Write;
 use std::time::Instant;
@@ -17,18 +17,19 @@ pub struct Journal<'a> {
     file: Log,
     now: Timestamp,
     began: Instant,
-    /// The facts of the call, which each line contains.
+    /// The facts about the call.
     call: Vec<(&'static str, String)>,
 }
 
 impl<'a> Journal<'a> {
-    /// Writes only to standard error, until [`Journal::attach`].
+    /// Makes a log that writes only to standard error, until [`Journal::attach`] is called.
     pub fn new(stderr: &'a mut dyn Write) -> Journal<'a> {
         let (file, began) = (Log::default(), Instant::now());
         Journal { stderr, file, now: 0, began, call: vec![("face", "cni".to_owned())] }
     }
 
-    /// Also writes to the log file of the configuration. Its lines contain the time.
+    /// From now on, also writes to the log file that the configuration names. The lines in the file contain
+    /// the time.
     pub fn attach(&mut self, file: &Log, network: &str, now: Timestamp) {
         self.file = file.clone();
         self.now = now;
@@ -41,17 +42,17 @@ impl<'a> Journal<'a> {
         self.call.push((name, value.into()));
     }
 
-    /// Whether an event of this level is written anywhere. If not, its text need not be made.
+    /// Returns whether an event of this level is written anywhere. If not, the caller need not format it.
     pub fn is_written(&self, level: Level) -> bool {
         self.file.file.is_some() && self.file.level <= level
     }
 
-    /// Logs that the call was carried out.
+    /// Logs that the call succeeded.
     pub fn done(&mut self, level: Level, text: impl Into<String>) {
         self.write(Entry::new(level, text).with("outcome", "ok"));
     }
 
-    /// Logs one event. Warnings and errors also go to standard error.
+    /// Logs one event. Warnings and errors are also written to standard error.
     pub fn write(&mut self, mut entry: Entry) {
         let shown = matches!(entry.level, Level::Warn | Level::Error);
         let filed = self.is_written(entry.level);
@@ -67,7 +68,7 @@ impl<'a> Journal<'a> {
         let line =
             log::line(self.file.format, Stamp { program: "sublet", time: Some(self.now) }, &entry);
         if shown {
-            // A runtime adds these lines to its own log, so the facts that it knows are left out.
+            // The runtime adds these lines to its own log, so facts that the runtime knows are left out.
             let short = match self.file.format {
                 LogFormat::Text => {
                     let body = log::body(&Entry::new(entry.level, entry.text));
@@ -75,7 +76,7 @@ impl<'a> Journal<'a> {
                 }
                 LogFormat::Json => line.clone(),
             };
-            // If this fails, there is nowhere left to report it.
+            // If this write fails, there is no other place to report the error.
             let _ = self.stderr.write_all(short.as_bytes());
         }
         if let Some(path) = self.file.file.as_ref().filter(|_| filed) {
@@ -83,7 +84,7 @@ impl<'a> Journal<'a> {
         }
     }
 
-    /// Prints what the program is, for a user who started it by hand.
+    /// Prints a description of the program, for a user who started it by hand.
     pub fn about(&mut self, text: &str) {
         let _ = self.stderr.write_all(text.as_bytes());
     }

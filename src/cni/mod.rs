@@ -1,10 +1,10 @@
-//! The CNI plugin: handles one call of a container runtime, from its environment to its exit code.
+//! The CNI plugin. It handles one call of a container runtime, from the environment to the exit code.
 //!
-//! It follows the protocol's order (environment, standard input, name, command, version, network namespace)
-//! and ensures that there is exactly one answer. Rules about addresses, the meaning of configurations and
-//! the kinds of stores are elsewhere.
-//! Invariant: standard output gets one JSON document or none, in one write. If the answer to an ADD cannot
-//! be delivered, nothing remains leased.
+//! This module follows the order that the protocol requires (environment, standard input, name, command,
+//! version, network namespace), and makes sure that each call gets exactly one answer. It contains no rules
+//! about addresses, configurations or stores.
+//! Invariant: standard output gets one JSON document or none, in a single write. If the answer to an ADD
+//! cannot be written, the ADD leaves no lease.
 
 mod env;
 mod error;
@@ -29,21 +29,21 @@ use crate::telemetry::log::Entry;
 /// The longest accepted configuration, in bytes.
 const LONGEST: u64 = 16 << 20;
 
-/// The program's environment. `main` fills it from the process, tests fill it from memory.
+/// The inputs and outputs of the program. `main` connects them to the process, tests keep them in memory.
 pub struct World<'a> {
     /// The environment variables.
     pub env: &'a Env<'a>,
     /// The network configuration.
     pub stdin: &'a mut dyn Read,
-    /// The answer.
+    /// The stream for the answer.
     pub stdout: &'a mut dyn Write,
-    /// The log.
+    /// The stream for the log.
     pub stderr: &'a mut dyn Write,
-    /// The facts of the host. Asked for at most once, and not for VERSION.
+    /// Returns the facts about the host. It is called at most once, and never for VERSION.
     pub facts: &'a dyn Fn() -> Facts,
 }
 
-/// Carries out the call and returns the exit code.
+/// Runs the call and returns the exit code.
 pub fn run(world: World<'_>) -> u8 {
     let World { env, stdin, stdout, stderr, facts } = world;
     let mut output = Output {
@@ -52,7 +52,7 @@ pub fn run(world: World<'_>) -> u8 {
         version: CniVersion::NEWEST,
         answered: false,
     };
-    // Everything that a panic interrupted is dropped. Only the output is used afterwards.
+    // `AssertUnwindSafe` is correct: after a panic, only the output is still used.
     let done = catch_unwind(AssertUnwindSafe(|| serve(env, stdin, facts, &mut output)));
     match done {
         Ok(Ok(())) => 0,
@@ -65,13 +65,13 @@ pub fn run(world: World<'_>) -> u8 {
     }
 }
 
-/// Writes the answer.
+/// Writes the answer of the call, and its log.
 struct Output<'a> {
     stdout: &'a mut dyn Write,
     journal: Journal<'a>,
-    /// The version of the answer: the configuration's, once it is known.
+    /// The CNI version of the answer. This is the configuration's version as soon as it is known.
     version: CniVersion,
-    /// Whether something was written to standard output, even incompletely.
+    /// Whether anything was written to standard output, even if it is incomplete.
     answered: bool,
 }
 
@@ -150,9 +150,9 @@ fn read(stdin: &mut dyn Read) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// Whether this call can do without all of the missing variables. Users call the originals of the ECS and
-/// Consul dialects by hand, and the ECS agent releases an address by `id` long after the container is gone.
-/// A DEL without a configuration frees nothing, so it needs no variable.
+/// Returns whether this call works without the variables that are missing. Users run configurations of the
+/// ECS and Consul dialects by hand, without all variables. The ECS agent releases an address by `id`, long
+/// after the container is gone. A DEL without a configuration frees nothing, so it needs no variable.
 fn may_lack_all(invocation: &Invocation, netconf: &Netconf) -> bool {
     let del = invocation.verb == Verb::Del;
     let dialect = netconf.dialect();
@@ -172,7 +172,7 @@ fn unwritten(error: &io::Error) -> Failure {
     Failure::new(error::IO, format!("cannot write to standard output: {error}"))
 }
 
-/// Returns what the ECS agent expects when it runs its plugin `ecs-ipam` with one of its two options.
+/// Returns the answer for the ECS agent, which runs its plugin `ecs-ipam` with one of these two options.
 pub fn ecs_agent_answer(args: &[OsString]) -> Option<String> {
     if Path::new(args.first()?).file_name()? != "ecs-ipam" {
         return None;

@@ -1,8 +1,8 @@
-//! The result of an ADD in the format of each version, and the error object.
+//! Formats the result of an ADD for each CNI version, and formats errors.
 //!
-//! The format is the reference implementation's, byte for byte: key order, four spaces, no newline at the
-//! end, `<`, `>` and `&` escaped.
-//! Invariant: the result has neither `interfaces` nor `ips[].interface`, because an IPAM plugin creates no
+//! The format is byte for byte that of the reference implementation: the order of keys, four spaces of
+//! indentation, no newline at the end, and `<`, `>` and `&` escaped.
+//! Invariant: a result has neither `interfaces` nor `ips[].interface`, because an IPAM plugin creates no
 //! interfaces.
 
 use std::io;
@@ -17,19 +17,19 @@ use crate::config::{CniVersion, Dialect, Dns, Route};
 use crate::model::Grant;
 use crate::net::Family;
 
-/// The result for a container.
+/// The parts of the result for a container.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer<'a> {
-    /// Its addresses, in the order of the range sets.
+    /// The addresses of the container, in the order of the range sets.
     pub grants: &'a [Grant],
-    /// Its routes.
+    /// The routes of the container.
     pub routes: &'a [Route],
-    /// Its name resolution.
+    /// The name resolution of the container.
     pub dns: &'a Dns,
 }
 
-/// Writes the result in the format of `version`. In 0.3.0, the only version of the original ecs-ipam, the
-/// ECS dialect's result contains no version.
+/// Formats the result for `version`. For the ECS dialect and version 0.3.0, the result contains no version,
+/// as in the original ecs-ipam, which only had 0.3.0.
 pub fn render(version: CniVersion, dialect: Dialect, answer: Answer<'_>) -> io::Result<Vec<u8>> {
     let Answer { grants, routes, dns } = answer;
     let silent = dialect == Dialect::Ecs && version == CniVersion::V0_3_0;
@@ -53,12 +53,12 @@ pub fn render(version: CniVersion, dialect: Dialect, answer: Answer<'_>) -> io::
         return pretty(&wire);
     }
     wire.dns = wire.dns.filter(|dns| **dns != Dns::default());
-    // A map sorts its keys, as the reference implementation does.
+    // A map sorts its keys, as the reference implementation does here.
     pretty(&serde_json::to_value(wire)?)
 }
 
-/// Writes the answer to VERSION. It is one line and every other answer is indented, as in the reference
-/// implementation.
+/// Formats the answer to VERSION. As in the reference implementation, it is one line, although every other
+/// answer is indented.
 pub fn render_versions() -> Vec<u8> {
     let newest = CniVersion::NEWEST.word();
     let answer = json!({ "cniVersion": newest, "supportedVersions": CniVersion::texts() });
@@ -73,13 +73,13 @@ struct WireFailure<'a> {
     failure: &'a Failure,
 }
 
-/// Writes an error object, in the layout of the reference implementation.
+/// Formats an error, in the layout of the reference implementation.
 pub fn render_failure(failure: &Failure, version: CniVersion) -> Vec<u8> {
     // Writing strings and a number into memory never fails.
     pretty(&WireFailure { cni_version: version.word(), failure }).unwrap_or_default()
 }
 
-/// JSON as Go's `json.MarshalIndent` writes it.
+/// Formats JSON as Go's `json.MarshalIndent` does.
 fn pretty(value: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(512);
     let formatter = PrettyFormatter::with_indent(b"    ");
@@ -87,13 +87,13 @@ fn pretty(value: &impl Serialize) -> io::Result<Vec<u8>> {
     if !bytes.iter().any(|b| b"<>&".contains(b)) {
         return Ok(bytes);
     }
-    // These characters occur only inside strings, where an escape has the same meaning.
+    // These characters occur only inside strings, where the escaped form has the same meaning.
     let text = String::from_utf8_lossy(&bytes).replace('<', "\\u003c").replace('>', "\\u003e");
     Ok(text.replace('&', "\\u0026").into_bytes())
 }
 
-/// The parts of a result. Before 0.3.0 they are `ip4` and `ip6`, each with its routes; later they are
-/// `ips`.
+/// The parts of a result, for serialization. Before 0.3.0 the addresses are in `ip4` and `ip6`, each with the
+/// routes of its family. Later they are in `ips`.
 #[skip_serializing_none]
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -117,7 +117,8 @@ struct FamilyIp {
 }
 
 impl FamilyIp {
-    /// The family's first address with the family's routes. The format has no place for routes of a family
+    /// Returns the first address of a family with the routes of this family. The format cannot represent
+    /// routes of a family that has no address.
     /// without an address.
     fn new(family: Family, answer: Answer<'_>) -> Option<FamilyIp> {
         let grant = answer.grants.iter().find(|g| g.addr.family() == family)?;
@@ -138,7 +139,7 @@ impl FamilyIp {
 #[skip_serializing_none]
 #[derive(Serialize)]
 struct WireIp {
-    /// Only before 1.0.0.
+    /// The address family; present only before 1.0.0.
     version: Option<&'static str>,
     address: String,
     gateway: Option<String>,
@@ -188,7 +189,7 @@ mod tests {
         String::from_utf8(render(version, dialect, answer).unwrap()).unwrap()
     }
 
-    /// The same result without white space.
+    /// Returns the same result without white space.
     fn short(version: &str, answer: Answer<'_>) -> String {
         text(version, Dialect::Native, answer).replace(['\n', ' '], "")
     }

@@ -1,5 +1,5 @@
-//! The protocol's order and its single answer, with an environment in memory. Tests that need a store run
-//! the binary (`tests/it/cni.rs`).
+//! Tests of the protocol's order and of its single answer. The environment is in memory. Tests that need a
+//! store run the binary (`tests/it/cni.rs`).
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::model::Node;
 
-/// The results of a run.
+/// The outputs of a run.
 struct Ran {
     code: u8,
     stdout: String,
@@ -41,7 +41,7 @@ fn facts() -> Facts {
         by_host_name: false,
         seed: 1,
         face: crate::model::Face::Cni,
-        // "own" leads to our own namespace, too.
+        // "own" is another path of the plugin's own network namespace.
         inode: |path| matches!(path, "own" | "/proc/self/ns/net").then_some((4, 4_026_531_840)),
     }
 }
@@ -95,7 +95,7 @@ impl Call {
     }
 }
 
-/// This is refused before the configuration or the store matters.
+/// A configuration that is refused before the store is used.
 fn native() -> Value {
     json!({"name": "net", "cniVersion": "1.1.0", "ipam": {"type": "sublet", "subnet": "10.0.0.0/24"}})
 }
@@ -159,7 +159,7 @@ fn a_malformed_value_goes_first() {
 #[test]
 fn what_other_dialects_may_lack() {
     let ecs = |ipam: Value| json!({"cniVersion": "9.9.9", "name": "net", "ipam": ipam});
-    // The version is refused after the environment.
+    // The version is checked after the environment.
     let code = |call: Call| call.run().error().0;
     let some = ["CNI_NETNS", "CNI_IFNAME", "CNI_PATH"];
     let id = ecs(json!({"id": "c1", "ipv4-subnet": "10.0.0.0/24"}));
@@ -300,7 +300,7 @@ fn a_broken_stdout_is_tried_once() {
     assert_eq!((code, stdout.0), (1, 1));
 }
 
-/// Its address is the only one of the range, so another container gets it.
+/// The range has only one address, so another container can lease it only if the failed ADD left no lease.
 #[test]
 fn an_add_whose_answer_cannot_be_written_leases_nothing() {
     struct Full;

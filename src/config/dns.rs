@@ -1,7 +1,7 @@
-//! Name resolution: `dns` inside `ipam`, and the file that `resolvConf` names.
+//! Parses name resolution: `dns` inside `ipam`, and the file that `resolvConf` names.
 //!
-//! Reads resolv.conf in the same way as host-local (`host-local/dns.go`).
-//! Invariant: a field of `resolvConf` overrides the same field of `dns`.
+//! This module reads resolv.conf as host-local does (`host-local/dns.go`). Invariant: a field in the file of
+//! `resolvConf` overrides the same field of `dns`.
 
 use std::io;
 use std::path::Path;
@@ -11,10 +11,10 @@ use super::error::ConfigError;
 use super::fields::Fields;
 use crate::sys::files;
 
-/// The largest accepted file, in bytes: far more than a resolver reads.
+/// The maximum size of a resolv.conf, in bytes. Resolvers read much less.
 const LARGEST: u64 = 1 << 20;
 
-/// Both sources, merged.
+/// Returns the name resolution from both sources.
 pub(super) fn dns(ipam: &Fields) -> Result<Dns, ConfigError> {
     let mut dns = match ipam.object("dns")? {
         Some(fields) => Dns {
@@ -52,7 +52,7 @@ fn read(path: &str) -> Result<String, ConfigError> {
     })
 }
 
-/// The system's error text as Go prints it: in lower case, without the number.
+/// Returns the operating system's error text in the form that Go prints: in lower case, without the number.
 fn system_message(e: &io::Error) -> String {
     let text = e.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();

@@ -1,14 +1,14 @@
-//! Durations in Go's notation: `30s`, `1h2m`, `-1.5s`.
+//! Parses durations in Go's notation: `30s`, `1h2m`, `-1.5s`.
 //!
-//! Implements the grammar of Go's `time.ParseDuration`. The meaning of a negative duration is up to the
-//! caller.
+//! This module implements the grammar of Go's `time.ParseDuration`. The caller decides what a negative
+//! duration means.
 //! Invariant: no input causes a panic or an overflow.
 
-/// The notation, for messages.
+/// A description of the notation, for messages.
 pub const SYNTAX: &str = "a duration such as 500ms, 30s or 1h30m";
 
 const UNITS: [(&str, i128); 8] = [
-    // Longer names first: "ms" begins with "m".
+    // Longer names come first, because "ms" begins with "m".
     ("ns", 1),
     ("us", 1_000),
     ("\u{b5}s", 1_000),
@@ -19,13 +19,13 @@ const UNITS: [(&str, i128); 8] = [
     ("h", 3_600_000_000_000),
 ];
 
-/// A duration of zero or more, as operators write it.
+/// Parses a duration that an operator wrote. It must not be negative.
 pub fn positive(text: &str) -> Result<std::time::Duration, String> {
     let parsed = parse(text).and_then(|nanos| u64::try_from(nanos).ok());
     parsed.map(std::time::Duration::from_nanos).ok_or_else(|| format!("{text:?} is not {SYNTAX}"))
 }
 
-/// The nanoseconds, if Go would accept the duration.
+/// Returns the number of nanoseconds, if Go would accept the text.
 pub fn parse(text: &str) -> Option<i64> {
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -59,9 +59,9 @@ fn digits(text: &str) -> (&str, &str) {
     text.split_at(text.bytes().take_while(u8::is_ascii_digit).count())
 }
 
-/// `0.fraction` of a unit, rounded down to nanoseconds.
+/// Returns `0.fraction` of a unit in nanoseconds, rounded down.
 fn of_unit(fraction: &str, unit: i128) -> Option<i128> {
-    // Further digits are less than a nanosecond in any unit.
+    // Further digits are less than one nanosecond, for every unit.
     let digits = fraction.get(..18).unwrap_or(fraction);
     let scale = 10_i128.pow(u32::try_from(digits.len()).ok()?);
     format!("0{digits}").parse::<i128>().ok().map(|part| part * unit / scale)

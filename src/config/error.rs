@@ -1,33 +1,33 @@
 //! Errors and warnings about a configuration.
 //!
-//! Each error is either about the JSON itself or about its meaning. A face turns these kinds into codes 6 and
-//! 7.
-//! Invariant: a message is complete: it has the place, the value and the remedy.
+//! Each error is about the JSON syntax and types, or about the meaning of a value. A face translates these
+//! two kinds to the CNI codes 6 and 7.
+//! Invariant: each message has the path of the value, the value, and what to do.
 
 use std::fmt;
 
-/// Why a configuration is invalid.
+/// The reason why a configuration is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ConfigError {
     decode: bool,
     message: String,
     details: Option<String>,
-    /// Whether the details explain the error, because the message has to be host-local's and is no
-    /// explanation.
+    /// Whether an operator needs the details too. Some messages must equal host-local's and do not explain
+    /// the error.
     stands_alone: bool,
     place: Option<String>,
-    /// Further errors of the same configuration.
+    /// The further errors in the same configuration.
     more: Box<[ConfigError]>,
 }
 
 impl ConfigError {
-    /// Invalid JSON, or a value of the wrong JSON type.
+    /// Makes the error for invalid JSON, or for a value of the wrong JSON type.
     pub(super) fn decode(message: impl Into<String>) -> ConfigError {
         ConfigError { decode: true, ..ConfigError::invalid(message) }
     }
 
-    /// Valid JSON, but an invalid value.
+    /// Makes the error for an invalid value in valid JSON.
     pub(super) fn invalid(message: impl Into<String>) -> ConfigError {
         ConfigError {
             decode: false,
@@ -39,8 +39,8 @@ impl ConfigError {
         }
     }
 
-    /// An error if a list is longer than `most`. Some decisions take time proportional to the square of the
-    /// length.
+    /// Fails if a list has more than `most` items, because the time of some checks grows with the square of
+    /// the number.
     pub(super) fn bound(path: &str, what: &str, count: usize, most: usize) -> Result<(), Self> {
         if count <= most {
             return Ok(());
@@ -53,12 +53,12 @@ impl ConfigError {
         ConfigError { details: Some(details.into()), ..self }
     }
 
-    /// Adds the real meaning of the error, if the message has to be host-local's.
+    /// Adds an explanation of the error, for a message that must equal host-local's.
     pub(super) fn meaning(self, text: impl Into<String>) -> ConfigError {
         ConfigError { details: Some(text.into()), stands_alone: true, ..self }
     }
 
-    /// The first of a configuration's errors, which contains the others; `Ok` if there is none.
+    /// Returns the first error of a configuration, which contains the other errors; `Ok` if there is none.
     pub(super) fn all<'a>(
         found: impl IntoIterator<Item = &'a ConfigError>,
     ) -> Result<(), ConfigError> {
@@ -67,13 +67,14 @@ impl ConfigError {
         Err(ConfigError { more: found.collect(), ..first })
     }
 
-    /// This error and the further errors of the same configuration, separately.
+    /// Returns this error and the further errors in the same configuration as separate errors.
     pub fn each(mut self) -> Vec<ConfigError> {
         let more = std::mem::take(&mut self.more);
         std::iter::once(self).chain(more).collect()
     }
 
-    /// The error for an operator: with the real meaning instead of a misleading text of host-local.
+    /// Returns the text for an operator. If host-local's message is misleading, this is the explanation
+    /// instead.
     pub fn plain(&self) -> String {
         match &self.details {
             Some(details) if self.stands_alone => details.clone(),
@@ -82,7 +83,7 @@ impl ConfigError {
         }
     }
 
-    /// Prefixes the errors with the place where they occurred.
+    /// Prefixes the errors with the place in which they occurred.
     #[must_use]
     pub fn within(self, place: &str) -> ConfigError {
         let prefix = |text: String| format!("{place}: {text}");
@@ -95,35 +96,35 @@ impl ConfigError {
         }
     }
 
-    /// Adds the path of the invalid value, such as `ipam.ranges[0][1].subnet`. If a path is already set, it
+    /// Adds the path of the invalid value, such as `ipam.ranges[0][1].subnet`. A path that is already set
     /// stays, because it is more precise.
     #[must_use]
     pub(super) fn at(self, place: impl Into<String>) -> ConfigError {
         ConfigError { place: self.place.or_else(|| Some(place.into())), ..self }
     }
 
-    /// The path of the invalid value, if known.
+    /// Returns the path of the invalid value, if it is known.
     pub(super) fn place(&self) -> Option<&str> {
         self.place.as_deref()
     }
 
-    /// Whether decoding failed (CNI code 6). Otherwise the configuration is invalid (CNI code 7).
+    /// Returns whether the JSON could not be decoded (CNI code 6). Otherwise a value is invalid (CNI code 7).
     pub fn is_decode(&self) -> bool {
         self.decode
     }
 
-    /// Details beyond the message: the value, if the message is a fixed text.
+    /// Returns details that the message does not contain, such as the value.
     pub fn details(&self) -> Option<String> {
         self.details.clone()
     }
 }
 
-/// A warning for the operator. The configuration can be used.
+/// A warning for the operator. The configuration can still be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
     pub(super) place: String,
     pub(super) text: String,
-    /// Whether the warning is about a probable typo in a key. Such a key has no effect.
+    /// Whether the warning is about a key that is probably misspelled. Such a key has no effect.
     pub(super) typo: bool,
 }
 

@@ -1,8 +1,8 @@
-//! Values of a JSON tree, each with its path for messages.
+//! The values of a JSON tree, each with its path for messages.
 //!
-//! Keys match in any case and in kebab-case. The last of several equal keys wins, and `null` counts as
-//! absent.
-//! Invariant: a value of the wrong type is always a decode error with its path.
+//! Keys match in upper and lower case and in kebab-case. If a key occurs several times, the last value
+//! counts. `null` counts as absent.
+//! Invariant: a value of the wrong type is always a decode error that contains the value's path.
 
 use super::error::ConfigError;
 use super::json::{Json, is_spelling_of, quote};
@@ -21,7 +21,7 @@ pub(super) struct Node<'a> {
     json: &'a Json,
 }
 
-/// The path of a key of the object at `path`.
+/// Returns the path of a key in the object at `path`.
 pub(super) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
@@ -31,96 +31,96 @@ fn bad_text(path: &str, text: &str, takes: &str) -> ConfigError {
 }
 
 impl<'a> Fields<'a> {
-    /// The object of a whole configuration.
+    /// Makes the object of a whole configuration.
     pub(super) fn root(pairs: &'a [(String, Json)]) -> Fields<'a> {
         Fields { path: String::new(), pairs }
     }
 
-    /// The value of `name`, even if it is `null`.
+    /// Returns the value of `name`, even if it is `null`.
     pub(super) fn get_or_null(&self, name: &str) -> Option<Node<'a>> {
         let (key, json) = self.pairs.iter().rev().find(|(key, _)| is_spelling_of(key, name))?;
         Some(Node { path: self.join(key), json })
     }
 
-    /// The value of `name`.
+    /// Returns the value of `name`.
     pub(super) fn get(&self, name: &str) -> Option<Node<'a>> {
         self.get_or_null(name).filter(|node| !node.is_null())
     }
 
-    /// Whether `name` is present, even if it is `null`.
+    /// Returns whether `name` is present, even if it is `null`.
     pub(super) fn has(&self, name: &str) -> bool {
         self.pairs.iter().any(|(key, _)| is_spelling_of(key, name))
     }
 
-    /// The text of `name`; empty text counts as absent.
+    /// Returns the text of `name`. Empty text counts as absent.
     pub(super) fn text(&self, name: &str) -> Result<Option<&'a str>, ConfigError> {
         let text = self.get(name).map(|node| node.text()).transpose()?;
         Ok(text.filter(|text| !text.is_empty()))
     }
 
-    /// The boolean `name`; absent means false.
+    /// Returns the boolean value of `name`; false if it is absent.
     pub(super) fn flag(&self, name: &str) -> Result<bool, ConfigError> {
         self.get(name).map_or(Ok(false), |node| node.flag())
     }
 
-    /// The integer `name`.
+    /// Returns the integer value of `name`.
     pub(super) fn integer(&self, name: &str) -> Result<Option<i64>, ConfigError> {
         self.get(name).map(|node| node.integer()).transpose()
     }
 
-    /// The object of `name`.
+    /// Returns the object that is the value of `name`.
     pub(super) fn object(&self, name: &str) -> Result<Option<Fields<'a>>, ConfigError> {
         self.get(name).map(Node::fields).transpose()
     }
 
-    /// The items of `name`; an empty list if absent.
+    /// Returns the items of the list `name`; an empty list if it is absent.
     pub(super) fn list(&self, name: &str) -> Result<Vec<Node<'a>>, ConfigError> {
         self.get(name).map_or(Ok(Vec::new()), |node| node.list())
     }
 
-    /// All pairs, as written.
+    /// Returns all keys and values, as written.
     pub(super) fn pairs(&self) -> &'a [(String, Json)] {
         self.pairs
     }
 
-    /// The keys as written.
+    /// Returns all keys, as written.
     pub(super) fn keys(&self) -> impl Iterator<Item = &'a str> {
         self.pairs.iter().map(|(key, _)| key.as_str())
     }
 
-    /// The path of this value.
+    /// Returns the path of this object.
     pub(super) fn path(&self) -> &str {
         &self.path
     }
 
-    /// The path of a key of this object.
+    /// Returns the path of a key in this object.
     pub(super) fn join(&self, key: &str) -> String {
         join(&self.path, key)
     }
 
-    /// The error for an invalid text of `name`. `takes` describes the valid values.
+    /// Makes the error for an invalid text of `name`. `takes` describes the valid values.
     pub(super) fn bad_text(&self, name: &str, text: &str, takes: &str) -> ConfigError {
         bad_text(&self.join(name), text, takes).at(self.path_of(name))
     }
 
-    /// The path of `name` as written, or of this object if `name` is absent.
+    /// Returns the path of `name` as written, or the path of this object if `name` is absent.
     pub(super) fn path_of(&self, name: &str) -> String {
         self.get_or_null(name).map_or_else(|| self.path.clone(), |node| node.path)
     }
 }
 
 impl<'a> Node<'a> {
-    /// A value that is not part of a tree.
+    /// Makes a value that is not part of a tree.
     pub(super) fn new(path: String, json: &'a Json) -> Node<'a> {
         Node { path, json }
     }
 
-    /// The JSON value.
+    /// Returns the JSON value.
     pub(super) fn json(&self) -> &'a Json {
         self.json
     }
 
-    /// The path of this value.
+    /// Returns the path of this value.
     pub(super) fn path(&self) -> &str {
         &self.path
     }
@@ -129,17 +129,17 @@ impl<'a> Node<'a> {
         *self.json == Json::Null
     }
 
-    /// Whether it is a list.
+    /// Returns whether the value is a list.
     pub(super) fn is_list(&self) -> bool {
         matches!(self.json, Json::Array(_))
     }
 
-    /// The error for an invalid text. `takes` describes the valid values.
+    /// Makes the error for an invalid text. `takes` describes the valid values.
     pub(super) fn bad_text(&self, text: &str, takes: &str) -> ConfigError {
         bad_text(&self.path, text, takes).at(&self.path)
     }
 
-    /// "must be `wanted`, not ...".
+    /// Makes the error "must be `wanted`, not ...".
     pub(super) fn must_be(&self, wanted: &str) -> ConfigError {
         let text = format!("{} must be {wanted}, not {}", self.path, self.json.describe());
         ConfigError::decode(text).at(&self.path)

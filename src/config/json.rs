@@ -1,7 +1,7 @@
-//! JSON as Go reads it.
+//! Parses JSON as Go does.
 //!
-//! A small tree that preserves duplicate keys and their order, so that the last one can win.
-//! Invariant: the parser limits the depth of the tree, so recursion is safe.
+//! The result is a small tree that keeps duplicate keys and their order, so that the last of several equal
+//! keys counts. Invariant: the parser limits the depth of the tree, so recursive functions on it are safe.
 
 use std::fmt;
 
@@ -17,14 +17,14 @@ pub(super) enum Json {
     Number(Number),
     String(String),
     Array(Vec<Json>),
-    /// In the order of the text, duplicates included.
+    /// The keys and values in the order of the text. Keys may occur several times.
     Object(Vec<(String, Json)>),
 }
 
-/// Text longer than this is cut in messages.
+/// A text longer than this, in characters, is shortened in messages.
 const LONGEST_QUOTE: usize = 64;
 
-/// `text` in quotes, shortened if it is long.
+/// Returns `text` in quotes, shortened if it is long.
 pub(super) fn quote(text: &str) -> String {
     match text.char_indices().nth(LONGEST_QUOTE) {
         Some((end, _)) => format!("{:?}...", &text[..end]),
@@ -32,7 +32,7 @@ pub(super) fn quote(text: &str) -> String {
     }
 }
 
-/// Whether `key` is a spelling of `name`: `RANGESTART` and `range-start` mean `rangeStart`.
+/// Returns whether `key` is a spelling of `name`: `RANGESTART` and `range-start` both mean `rangeStart`.
 pub(super) fn is_spelling_of(key: &str, name: &str) -> bool {
     let mut key = key.chars().peekable();
     for c in name.chars() {
@@ -47,13 +47,13 @@ pub(super) fn is_spelling_of(key: &str, name: &str) -> bool {
 }
 
 impl Json {
-    /// Parses one complete value. Bytes that are not UTF-8 become U+FFFD, as in Go.
+    /// Parses one complete value. As in Go, bytes that are not UTF-8 become U+FFFD.
     pub(super) fn parse(bytes: &[u8]) -> Result<Json, serde_json::Error> {
         serde_json::from_str(&String::from_utf8_lossy(bytes))
     }
 
-    /// Parses a text that may have very long lists at its top level. The items of lists with these names
-    /// are passed on one by one, and the lists in the returned tree are empty.
+    /// Parses a text that may have very long lists at its top level. For lists with these names, each item is
+    /// passed to a function, and the list in the returned tree is empty.
     pub(super) fn parse_apart(
         bytes: &[u8],
         names: &[&str],
@@ -66,7 +66,8 @@ impl Json {
         Ok(json)
     }
 
-    /// The value as a `serde_json::Value`, with the last of equal keys, and with the keys in their order.
+    /// Converts the value to a `serde_json::Value`. The order of keys stays, and the last of several equal
+    /// keys counts.
     pub(super) fn value(&self) -> Value {
         match self {
             Json::Null => Value::Null,
@@ -78,7 +79,7 @@ impl Json {
         }
     }
 
-    /// Describes the value, for "must be a string, not ...".
+    /// Describes the type of the value, for messages such as "must be a string, not ...".
     pub(super) fn describe(&self) -> String {
         match self {
             Json::Null => "null".to_owned(),
@@ -97,16 +98,16 @@ impl<'de> Deserialize<'de> for Json {
     }
 }
 
-/// Receives the items of [`Json::parse_apart`]: the key as written, and an item with its index. `None` means
-/// that another list of that key begins.
+/// A function that receives the items of [`Json::parse_apart`]: the key as written, and an item with its
+/// index. `None` means that another list with this key begins.
 pub(super) type Take<'a> = dyn FnMut(&str, Option<(usize, Json)>) + 'a;
 
-/// How to read a value.
+/// How a value is parsed.
 enum Tree<'a, 't> {
     Whole,
-    /// An object. Lists with these names are passed on.
+    /// As an object. The items of lists with these names are passed to the function.
     Top(&'a [&'a str], &'a mut Take<'t>),
-    /// The items of a list are passed on.
+    /// As a list whose items are passed to the function.
     Apart(&'a str, &'a mut Take<'t>),
 }
 

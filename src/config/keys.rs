@@ -1,6 +1,6 @@
-//! The known keys, and the detection of typos.
+//! The known keys of a configuration, and the detection of misspelled keys.
 //!
-//! Invariant: an unknown key causes a warning at most, and keys of other programs cause none.
+//! Invariant: an unknown key causes at most a warning, and a known key of another program causes none.
 
 use std::collections::HashSet;
 
@@ -8,9 +8,9 @@ use super::error::Warning;
 use super::fields::Fields;
 use super::json::is_spelling_of;
 
-/// Inside `ipam`.
+/// The keys inside `ipam`.
 pub(super) const IPAM: &[&str] = &[
-    // sublet's keys. The first line has host-local's.
+    // The keys of sublet. The first line has those that host-local also has.
     "type",
     "subnet",
     "rangeStart",
@@ -37,7 +37,7 @@ pub(super) const IPAM: &[&str] = &[
     "logLevel",
     "logFormat",
     "history",
-    // ecs-ipam's keys, and those that its agent adds.
+    // The keys of ecs-ipam, and those that the ECS agent adds.
     "id",
     "ipv4-subnet",
     "ipv4-address",
@@ -52,24 +52,24 @@ pub(super) const IPAM: &[&str] = &[
     "cniVersion",
     "connectedSubnetMaskSizeIPv4",
     "connectedSubnetMaskSizeIPv6",
-    // cni-ipam-consul's.
+    // The keys of cni-ipam-consul.
     "consul_addr",
     "consul_port",
     "dc",
-    // Keys of other plugins that are similar to a key above.
+    // Keys of other plugins that resemble one of the keys above.
     "name",
     "args",
     "addresses",
     "mode",
 ];
 
-/// Inside a range.
+/// The keys inside a range.
 pub(super) const RANGE: &[&str] = &["subnet", "rangeStart", "rangeEnd", "gateway"];
 
-/// Inside a route.
+/// The keys inside a route.
 pub(super) const ROUTE: &[&str] = &["dst", "gw", "mtu", "advmss", "priority", "table", "scope"];
 
-/// Inside `store.etcd` and `store.consul`.
+/// The keys inside `store.etcd` and `store.consul`.
 pub(super) const CLUSTER: &[&str] = &[
     "endpoints",
     "prefix",
@@ -83,14 +83,14 @@ pub(super) const CLUSTER: &[&str] = &[
     "tokenFile",
 ];
 
-/// Warns about each unknown key that resembles a known one.
+/// Warns about each unknown key that resembles a known key.
 pub(super) fn warn_of_typos(fields: &Fields, known: &[&str], warnings: &mut Vec<Warning>) {
     let mut seen = HashSet::new();
     let fresh = unknown(fields, known).filter(|key| seen.insert(*key));
     warnings.extend(fresh.filter_map(|key| typo(fields, key, known)));
 }
 
-/// The warning about a key that resembles one of `known`.
+/// Returns the warning about a key that resembles one of the `known` keys.
 pub(super) fn typo(fields: &Fields, key: &str, known: &[&str]) -> Option<Warning> {
     let meant = nearest(key, known)?;
     let place = fields.join(key);
@@ -98,7 +98,7 @@ pub(super) fn typo(fields: &Fields, key: &str, known: &[&str]) -> Option<Warning
     Some(Warning { place, text, typo: true })
 }
 
-/// Some of the unknown keys. A limited number is enough for a report.
+/// Returns unknown keys. Their number is limited, because a report needs only some of them.
 pub(super) fn unknown<'a>(fields: &Fields<'a>, known: &[&str]) -> impl Iterator<Item = &'a str> {
     fields
         .keys()
@@ -108,7 +108,7 @@ pub(super) fn unknown<'a>(fields: &Fields<'a>, known: &[&str]) -> impl Iterator<
 
 const MAX_UNKNOWN: usize = 100;
 
-/// The maximum length of a key that is checked for typos.
+/// The maximum length of a key that is compared with the known keys.
 const MAX_LENGTH: usize = 40;
 
 fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
@@ -116,7 +116,7 @@ fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
         return None;
     }
     let key = normalized(key);
-    // If two letters of a short word differ, it is not a typo.
+    // In a short word, two different letters are probably not a spelling mistake.
     let typo = if key.len() <= 4 { 1 } else { 2 };
     known
         .iter()

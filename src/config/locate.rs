@@ -1,4 +1,5 @@
-//! Finds the line and column of a value in JSON text, from its path (`ipam.ranges[0][1].subnet`).
+//! Finds the line and column of a value in JSON text, from the path of the value
+//! (`ipam.ranges[0][1].subnet`).
 //!
 //! Invariant: no text causes a panic, even if it is not JSON.
 
@@ -11,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::fields::join;
 
-/// Line and column, both from 1; a column is a character.
+/// A line and a column. Both count from 1, and columns count characters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Position {
     /// The line.
@@ -20,7 +21,7 @@ pub struct Position {
     pub column: usize,
 }
 
-/// Converts ascending offsets to positions in one pass over the text.
+/// Converts offsets to positions in a single pass over the text. The offsets must be in ascending order.
 pub(super) struct Cursor<'a> {
     text: &'a str,
     offset: usize,
@@ -32,7 +33,7 @@ impl<'a> Cursor<'a> {
         Cursor { text, offset: 0, at: Position { line: 1, column: 1 } }
     }
 
-    /// The position of this byte, which must not come before the byte of the previous call.
+    /// Returns the position of this byte. It must not come before the byte of the previous call.
     pub(super) fn advance(&mut self, offset: usize) -> Position {
         for c in self.text.get(self.offset..offset).unwrap_or_default().chars() {
             if c == '\n' {
@@ -46,15 +47,15 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Offsets in bytes: of a value's key, if it has one, and of the value.
+/// The offset of a value, and the offset of its key if it has one, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Offsets {
     pub(super) key: usize,
     pub(super) value: usize,
 }
 
-/// The offsets of those `places` that are in the text; empty if the text is not JSON. For a duplicate key,
-/// the offsets of the last one, which takes effect.
+/// Returns the offsets of those `places` that the text contains; empty if the text is not JSON. If a key
+/// occurs several times, returns the offsets of its last value, because only that value counts.
 pub(super) fn offsets(text: &str, places: &BTreeSet<&str>) -> HashMap<String, Offsets> {
     let mut walk = Walk { text, places, found: HashMap::new() };
     if let Ok(value) = serde_json::from_str(text) {
@@ -71,7 +72,8 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn value(&mut self, path: String, key: Option<&'a RawValue>, value: &'a RawValue) {
-        // Skip values that contain no searched place, because each level is parsed again.
+        // Skip values that contain none of the searched paths, because each level of the tree is parsed
+        // again.
         let next = self.places.range(&*path..).next();
         if !next.is_some_and(|place| place.starts_with(&path)) {
             return;
@@ -92,7 +94,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// The keys and values of an object, as written.
+/// The keys and values of an object, as written in the text.
 struct Members<'a>(Vec<(&'a RawValue, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {

@@ -1,8 +1,8 @@
-//! Network configurations: reads bytes and returns a [`Config`].
+//! Parses network configurations: reads bytes and returns a [`Config`].
 //!
-//! Contains JSON as Go reads it, the dialects, the precedence of requested addresses, and every message
-//! about a configuration.
-//! Invariant: a [`Config`] is completely valid. An error that concerns only an ADD never stops a DEL.
+//! This module implements JSON as Go parses it, the dialects, the precedence of requested addresses, and all
+//! messages about a configuration.
+//! Invariant: a [`Config`] is completely valid. An error that only matters for an ADD never stops a DEL.
 
 mod args;
 mod cidr;
@@ -39,10 +39,10 @@ use crate::model::{ContainerId, IfName, Netns, NetworkName, Origin, Owner};
 use crate::model::{SetName, StoreSpec, words};
 use crate::net::{Addr, RangeSet, Subnet};
 
-/// The program whose configuration it is.
+/// The program for which a configuration was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// sublet's, a superset of host-local's.
+    /// sublet. Its keys include host-local's keys.
     Native,
     /// ecs-ipam of amazon-ecs-cni-plugins: `ipv4-subnet` and related keys.
     Ecs,
@@ -50,62 +50,63 @@ pub enum Dialect {
     Consul,
 }
 
-/// Inputs from outside the configuration.
+/// Inputs that are not part of the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
-    /// `CNI_CONTAINERID`.
+    /// The container ID (`CNI_CONTAINERID`).
     pub container: Option<ContainerId>,
-    /// `CNI_IFNAME`.
+    /// The interface name (`CNI_IFNAME`).
     pub ifname: Option<IfName>,
     /// `CNI_ARGS` as passed; empty if unset.
     pub args: String,
-    /// `IPAM_DB_PATH`.
+    /// The value of `IPAM_DB_PATH`, which names the store.
     pub db_path: Option<String>,
     /// `IPAM_DB_CONNECTION_TIMEOUT`.
     pub db_timeout: Option<String>,
-    /// `ECS_CNI_LOG_FILE`.
+    /// The value of `ECS_CNI_LOG_FILE`.
     pub log_file: Option<String>,
-    /// `ECS_CNI_LOGLEVEL`.
+    /// The value of `ECS_CNI_LOGLEVEL`.
     pub log_level: Option<String>,
     /// Whether the configuration's version allows only one address per family (before 0.3.0).
     pub one_per_family: bool,
 }
 
-/// A complete, valid configuration: what ADD, CHECK and STATUS need.
+/// A complete and valid configuration, as ADD, CHECK and STATUS need it.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The owner, the location of the leases, and what a DEL of the same configuration frees.
+    /// The owner, the location of the leases, and what a DEL with the same configuration frees.
     pub cleanup: Cleanup,
-    /// The range sets. One address is leased from each.
+    /// The range sets. An ADD leases one address from each.
     pub sets: Vec<RangeSet>,
-    /// Requested addresses, in order of precedence.
+    /// The requested addresses, in the order of their precedence.
     pub wanted: Vec<Requested>,
-    /// The strategy by which a free address is chosen.
+    /// How a free address is chosen.
     pub strategy: Strategy,
-    /// The cooldown of freed addresses.
+    /// How long a freed address cools down.
     pub cooldown: Cooldown,
-    /// Whether a pod gets its former address.
+    /// Whether a pod gets its former address, if that address is free.
     pub sticky: bool,
-    /// The result of a repeated ADD.
+    /// What an ADD does if the container already has a lease.
     pub on_duplicate: OnDuplicate,
-    /// Whether STATUS fails if a range is full, instead of warning.
+    /// Whether STATUS fails if a range is full. If not, STATUS only warns.
     pub status_fails_when_full: bool,
-    /// Whether gateways are recorded as leases (ECS).
+    /// Whether gateways are recorded as leased (ECS).
     pub claim_gateways: bool,
-    /// Attachment, pod and MAC; the face adds the network namespace.
+    /// The attachment, the pod and the MAC address. The face adds the network namespace.
     pub origin: Origin,
-    /// The network's definition, if the cluster stores it: ranges, routes and name resolution.
+    /// The definition of the network (ranges, routes and name resolution), if the cluster stores it.
     pub define: Option<String>,
-    /// Routes, returned with the addresses.
+    /// The routes that are returned with the addresses.
     pub routes: Vec<Route>,
-    /// Name resolution, returned with the addresses.
+    /// The name resolution that is returned with the addresses.
     pub dns: Dns,
-    /// Warnings for the operator: probable typos in keys, a gateway outside its subnet.
+    /// Warnings for the operator, for example about a misspelled key or a gateway outside its subnet.
     pub warnings: Vec<Warning>,
 }
 
 impl Config {
-    /// Returns the ADD of this configuration for `owner`. `routes` and `dns` stay in the configuration.
+    /// Makes the ADD command for `owner` from this configuration. `routes` and `dns` stay in the
+    /// configuration.
     pub fn take_add(
         &mut self,
         owner: Owner,
@@ -124,7 +125,7 @@ impl Config {
             on_duplicate: self.on_duplicate,
             claim_gateways: self.claim_gateways,
             origin: Origin { netns, ..std::mem::take(&mut self.origin) },
-            // cni-ipam-consul's leases are in the same store.
+            // The leases of cni-ipam-consul are in the same Consul.
             legacy: match self.cleanup.dialect {
                 Dialect::Consul => Legacy::Unread,
                 _ => Legacy::Absent,
@@ -134,52 +135,52 @@ impl Config {
     }
 }
 
-/// What a DEL or GC needs. It exists for every configuration.
+/// What a DEL or GC needs. Every configuration has it, even an invalid one.
 #[derive(Clone, Debug)]
 pub struct Cleanup {
-    /// The dialect.
+    /// The dialect of the configuration.
     pub dialect: Dialect,
     /// The network's name; `ecs` in the ECS dialect.
     pub network: NetworkName,
-    /// The set of leases.
+    /// The set of leases of the network.
     pub set: SetName,
-    /// The owner to lease for or to free; `None` if the request names no owner (STATUS, GC).
+    /// The owner of the leases; `None` if the call names no owner (STATUS, GC).
     pub owner: Option<Owner>,
-    /// Addresses in the configuration (ECS).
+    /// The addresses in the configuration (ECS).
     pub addrs: Vec<Addr>,
-    /// Whether the cursor moves to the freed address (ECS).
+    /// Whether the cursor moves back to the freed address (ECS).
     pub rewind: bool,
-    /// The store.
+    /// The store that has the leases.
     pub store: StoreSpec,
-    /// host-local's folder of this network, which the first ADD imports.
+    /// host-local's folder for this network. The first ADD imports it.
     pub legacy_dir: Option<PathBuf>,
-    /// Where to write the log.
+    /// The settings of the log.
     pub log: Log,
 }
 
-/// A route, returned as configured.
+/// A route. It is returned as it is configured.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Route {
-    /// Destination in CIDR notation. Host bits are kept if the replaced plugin keeps them.
+    /// The destination in CIDR notation. Host bits are kept if the replaced plugin keeps them.
     pub dst: String,
-    /// The family and prefix of the destination.
+    /// The destination as a prefix without host bits.
     #[serde(skip)]
     pub net: Option<Subnet>,
-    /// Next hop.
+    /// The address of the next hop.
     pub gw: Option<String>,
-    /// Path MTU in bytes.
+    /// The path MTU, in bytes.
     #[serde(skip_serializing_if = "is_unset")]
     pub mtu: Option<i64>,
-    /// Advertised MSS in bytes.
+    /// The advertised MSS, in bytes.
     #[serde(skip_serializing_if = "is_unset")]
     pub advmss: Option<i64>,
-    /// Metric.
+    /// The metric.
     #[serde(skip_serializing_if = "is_unset")]
     pub priority: Option<i64>,
-    /// Routing table; 0 is a valid table.
+    /// The routing table; 0 is a valid table.
     pub table: Option<i64>,
-    /// Scope, as in `ip route`; 0 is a valid scope.
+    /// The scope, as in `ip route`; 0 is a valid scope.
     pub scope: Option<i64>,
 }
 
@@ -188,19 +189,19 @@ fn is_unset(number: &Option<i64>) -> bool {
     matches!(number, None | Some(0))
 }
 
-/// Name resolution, returned as configured.
+/// Name resolution. It is returned as it is configured.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Dns {
-    /// Name servers.
+    /// The name servers to use.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nameservers: Vec<String>,
-    /// Local domain; not empty.
+    /// The local domain; never empty.
     pub domain: Option<String>,
-    /// Search list.
+    /// The search list for names.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub search: Vec<String>,
-    /// Resolver options.
+    /// The options for the resolver.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
 }
@@ -208,7 +209,7 @@ pub struct Dns {
 /// The settings of the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Log {
-    /// A file to append to, in addition to standard error.
+    /// A file to append to. Warnings and errors also go to standard error.
     pub file: Option<PathBuf>,
     /// The lowest level that is written.
     pub level: Level,
@@ -229,19 +230,19 @@ words! {
 }
 
 words! {
-    /// The level of a log line.
+    /// The importance of a log line.
     #[derive(Default)]
     pub enum Level {
-        /// Everything.
+        /// Write everything.
         Debug = "debug",
-        /// Each allocation and release.
+        /// Write each allocation and release.
         #[default]
         Info = "info",
-        /// Warnings for the operator.
+        /// Write warnings for the operator.
         Warn = "warning",
-        /// Failures.
+        /// Write failures.
         Error = "error",
-        /// Nothing.
+        /// Write nothing.
         Off = "off",
     }
 }
@@ -249,51 +250,51 @@ words! {
 words! {
     /// A version of the CNI specification.
     pub enum CniVersion {
-        /// ADD and DEL, one address per family.
+        /// The first version: ADD and DEL, with one address per family.
         V0_1_0 = "0.1.0",
-        /// VERSION.
+        /// Adds VERSION.
         V0_2_0 = "0.2.0",
-        /// Many addresses, chaining.
+        /// Adds several addresses per family, and chaining.
         V0_3_0 = "0.3.0",
-        /// A corrected 0.3.0.
+        /// Corrects 0.3.0.
         V0_3_1 = "0.3.1",
-        /// CHECK.
+        /// Adds CHECK.
         V0_4_0 = "0.4.0",
-        /// No `version` beside an address.
+        /// Removes the `version` of each address in a result.
         V1_0_0 = "1.0.0",
-        /// GC and STATUS.
+        /// Adds GC and STATUS.
         V1_1_0 = "1.1.0",
     }
 }
 
 impl CniVersion {
-    /// The newest version. It is used for results if no configuration names a version.
+    /// The newest version. Results use it if no configuration names a version.
     pub const NEWEST: CniVersion = CniVersion::V1_1_0;
 
-    /// The version with exactly this text; empty text means 0.1.0.
+    /// Returns the version with exactly this text; empty text means 0.1.0.
     pub fn find(text: &str) -> Option<CniVersion> {
         if text.is_empty() { Some(CniVersion::V0_1_0) } else { CniVersion::from_word(text) }
     }
 
-    /// The texts of all versions, oldest first.
+    /// Returns the texts of all versions, oldest first.
     pub fn texts() -> Vec<&'static str> {
         CniVersion::ALL.iter().map(|version| version.word()).collect()
     }
 
-    /// Whether a result holds at most one address of each family.
+    /// Returns whether a result can contain at most one address of each family.
     pub fn one_per_family(self) -> bool {
         self < CniVersion::V0_3_0
     }
 }
 
 impl LogFormat {
-    /// The format with this name, in any case.
+    /// Returns the format with this name, in upper or lower case.
     pub fn named(word: &str) -> Option<LogFormat> {
         LogFormat::from_word(&word.trim().to_ascii_lowercase())
     }
 }
 
-/// The value of `name`, which must be one of a few words; the default if absent.
+/// Parses the value of `name`, which must be one of a few words. Returns the default if it is absent.
 fn choice<T: Copy + Default>(
     fields: &Fields,
     name: &str,

@@ -1,6 +1,6 @@
 //! A decoded network configuration, before the command is known.
 //!
-//! Only the top level is read here. The dialects read the keys in `ipam`.
+//! This module reads only the top level of the configuration. The dialects read the keys inside `ipam`.
 
 use super::Inputs;
 use super::error::ConfigError;
@@ -10,7 +10,7 @@ use super::runtime::{Attachments, VALID, prev_addresses};
 use crate::model::{Attachment, ContainerId, IfName, NameError, NetworkName};
 use crate::net::Addr;
 
-/// The version if `cniVersion` is absent.
+/// The CNI version of a configuration without `cniVersion`.
 const FIRST_VERSION: &str = "0.1.0";
 
 /// A decoded network configuration.
@@ -19,13 +19,13 @@ pub struct Netconf {
     pairs: Vec<(String, Json)>,
     version: String,
     pub(super) name: Option<String>,
-    /// GC's attachments, which are not in `pairs`.
+    /// The attachments that a GC lists as valid. They are not in `pairs`.
     attachments: Attachments,
 }
 
 impl Netconf {
-    /// Decodes JSON. Errors inside `ipam` are reported by [`Netconf::config`], so that they cannot stop a
-    /// DEL.
+    /// Decodes JSON. Errors inside `ipam` are reported later, by [`Netconf::config`], so that they cannot
+    /// stop a DEL.
     pub fn decode(bytes: &[u8]) -> Result<Netconf, ConfigError> {
         let mut attachments = Attachments::default();
         let mut take = |key: &str, item: Option<(usize, Json)>| attachments.take(key, item);
@@ -38,7 +38,7 @@ impl Netconf {
         }
     }
 
-    /// Makes a configuration from parsed pairs.
+    /// Makes a configuration from keys and values.
     pub(super) fn from_pairs(pairs: Vec<(String, Json)>) -> Result<Netconf, ConfigError> {
         let root = Fields::root(&pairs);
         let version = root.text("cniVersion").map_err(|e| fail(&e).at("cniVersion"))?;
@@ -47,12 +47,13 @@ impl Netconf {
         Ok(Netconf { pairs, version, name, attachments: Attachments::default() })
     }
 
-    /// `cniVersion`; 0.1.0 if it is absent or empty.
+    /// Returns `cniVersion`, or 0.1.0 if it is absent or empty.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// Whether the configuration has no settings for addresses: no `ipam`, or an `ipam` with only a `type`.
+    /// Returns whether the configuration has no settings for addresses: no `ipam`, or an `ipam` with only a
+    /// `type`.
     pub fn is_bare(&self) -> bool {
         match self.root().object("ipam") {
             Ok(None) => true,
@@ -61,7 +62,7 @@ impl Netconf {
         }
     }
 
-    /// The same configuration with another `ipam`.
+    /// Returns the same configuration with another `ipam`.
     pub(super) fn with_ipam(&self, ipam: Vec<(String, Json)>) -> Netconf {
         let mut pairs = self.pairs.clone();
         pairs.retain(|(key, _)| !is_spelling_of(key, "ipam"));
@@ -69,32 +70,33 @@ impl Netconf {
         Netconf { pairs, ..self.clone() }
     }
 
-    /// GC: the valid attachments, sorted. They are moved out of the configuration, because there may be many
-    /// and they are needed once.
+    /// Returns the attachments that a GC lists as valid, sorted. They are moved out of the configuration,
+    /// because there may be many and they are used only once.
     pub fn take_valid_attachments(&mut self) -> Result<Vec<(ContainerId, IfName)>, ConfigError> {
         let valid = std::mem::take(&mut self.attachments).of(&self.root());
         self.pairs.retain(|(key, _)| !VALID.iter().any(|name| is_spelling_of(key, name)));
         valid
     }
 
-    /// CHECK: the addresses of `prevResult` in the format of any version; `None` if there is no `prevResult`.
+    /// Returns the addresses of `prevResult` for CHECK, in the format of any CNI version; `None` if there is
+    /// no `prevResult`.
     pub fn prev_addresses(&self) -> Result<Option<Vec<Addr>>, ConfigError> {
         prev_addresses(&self.root())
     }
 
-    /// The top level.
+    /// Returns the top level of the configuration.
     pub(super) fn root(&self) -> Fields<'_> {
         Fields::root(&self.pairs)
     }
 
-    /// `ipam`.
+    /// Returns the object `ipam`.
     pub(super) fn ipam(&self) -> Result<Fields<'_>, ConfigError> {
         self.root()
             .object("ipam")?
             .ok_or_else(|| ConfigError::invalid("IPAM config missing 'ipam' key"))
     }
 
-    /// `ipam`, or an empty object if it is not an object.
+    /// Returns the object `ipam`, or an empty object if `ipam` is not an object.
     pub(super) fn ipam_or_empty(&self) -> Fields<'_> {
         self.root().object("ipam").ok().flatten().unwrap_or_default()
     }
@@ -104,7 +106,7 @@ fn fail(e: &dyn std::fmt::Display) -> ConfigError {
     ConfigError::decode(format!("error unmarshall network config: {e}"))
 }
 
-/// Makes a network name, with the specification's messages.
+/// Makes a network name. The errors have the specification's messages.
 pub(super) fn network_name(name: &str) -> Result<NetworkName, ConfigError> {
     NetworkName::new(name).map_err(|why| {
         let error = match why {
@@ -117,7 +119,7 @@ pub(super) fn network_name(name: &str) -> Result<NetworkName, ConfigError> {
     })
 }
 
-/// The attachment, if a container is named.
+/// Returns the attachment (network, container and interface), if the call names a container.
 pub(super) fn attachment(network: &NetworkName, inputs: &Inputs) -> Option<Attachment> {
     inputs.container.clone().map(|container| Attachment {
         network: network.clone(),

@@ -1,18 +1,19 @@
-//! The types of history (who held an address when) and of counters (how many requests ended how).
+//! The types for history (who held an address and when) and for counters (how many requests had which
+//! outcome).
 
 use super::{Attachment, Kind, Lease, Node, Origin, Owner, SetName, Timestamp, words};
 use crate::net::Addr;
 
 words! {
-    /// The face that a request came through.
+    /// The face through which a request came: the interface that it used.
     #[derive(Default)]
     pub enum Face {
-        /// A container runtime.
+        /// The CNI plugin, called by a container runtime.
         #[default]
         Cni = "cni",
-        /// dockerd.
+        /// The Docker driver, called by dockerd.
         Docker = "docker",
-        /// An operator or a script.
+        /// The command line, called by an operator or a script.
         Cli = "cli",
     }
 }
@@ -20,11 +21,11 @@ words! {
 /// How much history is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum History {
-    /// The last configured bounds, or the default if none were configured.
+    /// As much as the last configured limits allow; the default limits if none were configured.
     Standing,
-    /// Nothing.
+    /// No events.
     Off,
-    /// The newest events, within both bounds.
+    /// The newest events, within both limits.
     Kept {
         /// The maximum number of events; not 0.
         count: u64,
@@ -34,10 +35,10 @@ pub enum History {
 }
 
 impl History {
-    /// The last 1,000 transactions of 30 days, about 450 KiB: the default of each network of a cluster.
+    /// The default for each network of a cluster: the last 1,000 transactions of 30 days, about 450 KiB.
     pub const OF_A_NETWORK: History = History::Kept { count: 1_000, age: MONTH };
 
-    /// The maximum age of events in seconds, or the default if none was configured.
+    /// Returns the maximum age of events in seconds; the default if none was configured.
     pub fn age(self) -> u64 {
         match self {
             History::Off => 0,
@@ -50,7 +51,7 @@ impl History {
 const MONTH: u64 = 30 * 24 * 3600;
 
 impl Default for History {
-    /// The last 10,000 events of 30 days: about 2 MiB for each network of a file.
+    /// The default for each network of a lease file: the last 10,000 events of 30 days, about 2 MiB.
     fn default() -> History {
         History::Kept { count: 10_000, age: MONTH }
     }
@@ -59,33 +60,33 @@ impl Default for History {
 words! {
     /// What happened to an address, and why.
     pub enum What {
-        /// Leased by an ADD, or by a request of Docker's.
+        /// Leased by an ADD, or by a request of Docker.
         Added = "added",
         /// Leased by host-local, and imported by an ADD.
         TakenOver = "taken-over",
-        /// Leased by another program, and imported.
+        /// Leased by another program, and imported by an operator.
         Imported = "imported",
         /// Reserved by an operator.
         Reserved = "reserved",
-        /// Freed by a DEL, or by a request of Docker's.
+        /// Freed by a DEL, or by a request of Docker.
         Deleted = "deleted",
-        /// Freed at once, because its answer could not be delivered.
+        /// Freed right after it was leased, because the answer could not be delivered.
         Undone = "undone",
-        /// Freed by a runtime's GC, which does not list the attachment.
+        /// Freed by a GC of the runtime, because the runtime no longer lists the container.
         Collected = "collected",
-        /// Freed by `sublet gc`: its container is gone.
+        /// Freed by `sublet gc`, because the container is gone.
         Lost = "lost",
         /// Freed by an operator.
         Released = "released",
         /// Freed by an operator's `unreserve`.
         Unreserved = "unreserved",
-        /// Freed by `subletd cleanup`: dockerd does not list the address or its pool.
+        /// Freed by `subletd cleanup`, because dockerd does not list the address or its pool.
         Swept = "swept",
-        /// Freed with its pool.
+        /// Freed together with its pool.
         PoolReleased = "pool-released",
-        /// Ended with the boot that made it.
+        /// The lease ended with the boot in which it was made.
         BootEnded = "boot-ended",
-        /// Freed with its node by `sublet node release`.
+        /// Freed by `sublet node release`, because the node is gone.
         NodeReleased = "node-released",
         /// Moved to host-local by `sublet export host-local`.
         Exported = "exported",
@@ -93,28 +94,28 @@ words! {
 }
 
 impl What {
-    /// Whether the address has a holder after this event.
+    /// Returns whether the address has a holder after this event.
     pub const fn gives(self) -> bool {
         matches!(self, What::Added | What::TakenOver | What::Imported | What::Reserved)
     }
 }
 
-/// An allocation or release of an address.
+/// An allocation or a release of an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// When it happened.
+    /// When the event happened.
     pub time: Timestamp,
-    /// What happened.
+    /// What happened to the address.
     pub what: What,
     /// The face that the request came through.
     pub face: Face,
-    /// The set of leases.
+    /// The set of leases to which the address belongs.
     pub set: SetName,
-    /// The address.
+    /// The address that was leased or freed.
     pub addr: Addr,
-    /// The kind of lease.
+    /// The kind of the lease.
     pub kind: Kind,
-    /// The owner.
+    /// The owner of the lease.
     pub owner: Owner,
     /// The machine that made the lease.
     pub node: Node,
@@ -123,7 +124,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// The event of a lease.
+    /// Makes the event of a change to a lease.
     pub fn of(lease: &Lease, what: What, face: Face, time: Timestamp) -> Event {
         Event {
             time,
@@ -138,12 +139,12 @@ impl Event {
         }
     }
 
-    /// The attachment that the lease belongs to, if any.
+    /// Returns the attachment (network, container and interface) of the lease, if it has one.
     pub fn attachment(&self) -> Option<&Attachment> {
         self.owner.attachment().or(self.origin.attachment.as_ref())
     }
 
-    /// The network under which the lease is listed.
+    /// Returns the network under which the lease is listed.
     pub fn network(&self) -> &str {
         self.owner.attachment().map_or(&self.set.0, |a| a.network.as_str())
     }
@@ -158,9 +159,9 @@ words! {
         Del = "del",
         /// GC, `subletd cleanup`.
         Gc = "gc",
-        /// `sublet reserve` and `unreserve`.
+        /// `sublet reserve` and `sublet unreserve`.
         Reserve = "reserve",
-        /// Imports.
+        /// The imports.
         Import = "import",
         /// Docker's `RequestPool` and `ReleasePool`.
         Pool = "pool",
@@ -168,31 +169,31 @@ words! {
 }
 
 words! {
-    /// How a request ended.
+    /// The outcome of a request.
     pub enum Ending {
-        /// It was carried out.
+        /// The request succeeded.
         Ok = "ok",
-        /// Refused: no address was free.
+        /// The request was refused because no address was free.
         Exhausted = "exhausted",
-        /// Refused: another owner holds the address.
+        /// The request was refused because another owner holds the address.
         Held = "held",
-        /// Refused for another reason.
+        /// The request was refused for another reason.
         Refused = "refused",
-        /// Probably not carried out: a cluster did not answer.
+        /// The request probably failed, because a cluster did not answer.
         Failed = "failed",
     }
 }
 
-/// The number of requests of one kind since the store was created, or since its boot began.
+/// The number of requests of one kind, since the store was created or since the boot began.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counter {
-    /// The set of leases.
+    /// The set of leases that the requests were about.
     pub set: SetName,
     /// The face that the requests came through.
     pub face: Face,
-    /// What was requested.
+    /// The kind of the requests.
     pub verb: Verb,
-    /// How the requests ended.
+    /// The outcome of the requests.
     pub ending: Ending,
     /// The number of requests.
     pub count: u64,

@@ -1,8 +1,10 @@
 //! The domain types: owners, leases, pools and stores.
 //!
-//! Names are valid by construction. Types that derive `Serialize` are stored with these fields in this
-//! order: any change is a new version of the stored records (`store::codec`).
-//! Invariant: a [`NetworkName`], [`ContainerId`] or [`IfName`] satisfies the specification.
+//! Names are checked when they are made, so they are always valid. A type that derives `Serialize` is stored
+//! with its fields in this order. If you change such a type, the stored records need a new version
+//! (`store::codec`).
+//! Invariant: every [`NetworkName`], [`ContainerId`] and [`IfName`] is valid according to the CNI
+//! specification.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -21,22 +23,23 @@ pub(crate) use words::words;
 /// Seconds since 1970-01-01 UTC.
 pub type Timestamp = u64;
 
-/// Why a name is invalid. The texts are those of the specification's reference implementation.
+/// The reason why a name is invalid. The texts are those of the specification's reference implementation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameError {
     /// The name is empty.
     Empty,
-    /// A character outside `[a-zA-Z0-9][a-zA-Z0-9_.-]*`.
+    /// The name does not have the form `[a-zA-Z0-9][a-zA-Z0-9_.-]*`.
     Characters,
-    /// An interface name of 16 bytes or more.
+    /// The interface name has 16 bytes or more.
     TooLong,
-    /// An interface called `.` or `..`.
+    /// The interface name is `.` or `..`.
     Dots,
-    /// `/`, `:` or white space in an interface name.
+    /// The interface name contains `/`, `:` or white space.
     InterfaceCharacters,
 }
 
-/// `[a-zA-Z0-9][a-zA-Z0-9_.-]*`: the rule for network names and container IDs since 1.0.0.
+/// Checks the form `[a-zA-Z0-9][a-zA-Z0-9_.-]*`, which the specification requires of network names and
+/// container IDs since 1.0.0.
 fn check_name(text: &str) -> Result<(), NameError> {
     let mut bytes = text.bytes();
     match bytes.next() {
@@ -54,14 +57,14 @@ macro_rules! name {
         pub struct $name(String);
 
         impl $name {
-            /// Checks the rules and makes the name.
+            /// Makes the name, if the text is valid.
             pub fn new(text: impl Into<String>) -> Result<$name, NameError> {
                 let text = text.into();
                 $check(&text)?;
                 Ok($name(text))
             }
 
-            /// The text.
+            /// Returns the text of the name.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -83,29 +86,30 @@ macro_rules! name {
 }
 
 name!(
-    /// A network's `name`.
+    /// The `name` of a network.
     NetworkName,
     check_name
 );
 impl NetworkName {
-    /// The ECS dialect's one network.
+    /// Returns the name of the only network in the ECS dialect.
     pub fn ecs() -> NetworkName {
         NetworkName("ecs".to_owned())
     }
 
-    /// The name of a network without a name, where the dialect allows that.
+    /// Returns the name for a network without a name, which some dialects allow.
     pub fn unnamed() -> NetworkName {
         NetworkName("default".to_owned())
     }
 }
 
 name!(
-    /// `CNI_CONTAINERID`.
+    /// The ID of a container, as in `CNI_CONTAINERID`.
     ContainerId,
     check_name
 );
 name!(
-    /// `CNI_IFNAME`: at most 15 bytes, not `.` or `..`, no `/`, `:` or white space.
+    /// The name of a container's interface, as in `CNI_IFNAME`: at most 15 bytes, not `.` or `..`, no `/`,
+    /// `:` or white space.
     IfName,
     |text: &str| match text {
         "" => Err(NameError::Empty),
@@ -118,14 +122,15 @@ name!(
     }
 );
 
-/// A set of leases. Within a set, an address has at most one holder. The set of a CNI network is its name
-/// or its `shared` name. The ECS dialect has one set for the whole store. Other texts are possible, so that
-/// Docker's address spaces cannot clash with network names.
+/// The name of a set of leases. In such a set, each address has at most one holder. A CNI network uses the
+/// set with its own name, or with its `shared` name. The ECS dialect has one set for the whole store. The
+/// name can be any text, so that the sets of Docker's pools cannot have the name of a network.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SetName(pub String);
 
 impl SetName {
-    /// Whether this is the set of a pool's addresses ([`Pool::set`]). Network names contain no slash.
+    /// Returns whether this set belongs to a pool (see [`Pool::set`]). The name of such a set contains a
+    /// slash, which is not allowed in network names.
     pub fn is_pools(&self) -> bool {
         self.0.starts_with("docker/")
     }
@@ -137,13 +142,13 @@ impl fmt::Display for SetName {
     }
 }
 
-/// The ID by which a container engine names a pool. It never changes.
+/// The ID of a pool, by which Docker identifies it. It never changes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PoolId(pub String);
 
 impl PoolId {
-    /// The name of a pool that is not shared, in the format of moby's default driver. gipam's pools keep
-    /// other names.
+    /// Makes the ID of an unshared pool, in the format of moby's default driver. Pools imported from gipam
+    /// keep their former IDs.
     pub fn plain(space: &str, subnet: Subnet, sub: Option<Subnet>) -> PoolId {
         PoolId(match sub {
             None => format!("{space}/{subnet}"),
@@ -158,40 +163,41 @@ impl fmt::Display for PoolId {
     }
 }
 
-/// A pool of addresses that a container engine (Docker) requested.
+/// A pool of addresses that Docker has requested.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool {
-    /// Its name.
+    /// The ID of the pool.
     pub id: PoolId,
-    /// The address space. Pools of different spaces are independent.
+    /// The address space of the pool. Pools in different address spaces are independent.
     pub space: String,
-    /// The subnet. Its length is the prefix length of every lease.
+    /// The subnet of the pool. Its prefix length is the prefix length of every lease in the pool.
     pub subnet: Subnet,
-    /// The sub-pool from which automatic addresses are allocated. Others can be requested.
+    /// The sub-pool: the part of the subnet from which automatic addresses are allocated. A request can name
+    /// any other address of the subnet.
     pub sub: Option<Subnet>,
-    /// The name under which several hosts share the pool (kontena's `network=`).
+    /// The name under which several hosts share the pool (kontena-ipam's option `network=`).
     pub shared: Option<String>,
     /// The gateway of the pool; only shared pools have one.
     pub gateway: Option<Addr>,
-    /// The machines that use the pool, each with its number of unreleased requests.
+    /// The machines that use the pool, each with the number of its requests that were not released yet.
     pub users: Vec<(Node, u32)>,
     /// When the pool was last requested.
     pub time: Timestamp,
 }
 
 impl Pool {
-    /// The set of the pool's leases. Pools with the same subnet and space share it, because their sub-pools
-    /// overlap.
+    /// Returns the set of leases of this pool. Pools with the same address space and subnet have the same
+    /// set, because their sub-pools may overlap.
     pub fn set(&self) -> SetName {
         SetName(format!("docker/{}/{}", self.space, self.subnet))
     }
 
-    /// Whether the last user has released the pool, so that it is being removed.
+    /// Returns whether the pool is closed: its last user has released it, so it is being removed.
     pub fn is_closed(&self) -> bool {
         self.users.is_empty()
     }
 
-    /// The span from which automatic addresses are allocated; `None` if there is none.
+    /// Returns the span from which automatic addresses are allocated; `None` if the span is empty.
     pub fn draws(&self) -> Option<Span> {
         let hosts = hosts(self.subnet);
         match self.sub {
@@ -201,14 +207,16 @@ impl Pool {
     }
 }
 
-/// An attachment: the specification's primary key of what a plugin stores.
+/// An attachment: one interface of a container in a network. The CNI specification identifies what a plugin
+/// stores by these three values.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Attachment {
-    /// The network.
+    /// The name of the network.
     pub network: NetworkName,
-    /// The container.
+    /// The ID of the container.
     pub container: ContainerId,
-    /// The interface; absent in leases that were imported from a host-local that did not record it.
+    /// The name of the interface. It is missing in leases that were imported from an old host-local, which
+    /// did not record it.
     pub ifname: Option<IfName>,
 }
 
@@ -217,18 +225,18 @@ pub struct Attachment {
 pub enum Owner {
     /// A container's interface on a network.
     Attachment(Attachment),
-    /// The ECS dialect's `id`: any text.
+    /// The `id` of a container in the ECS dialect. It can be any text.
     Id(String),
-    /// A gateway's address, without a container (the ECS dialect records gateways).
+    /// The gateway with this address. It is no container; the ECS dialect records gateways as leases.
     Gateway(Addr),
-    /// An operator's reservation, without a container.
+    /// The reservation of this address by an operator. It is no container.
     Reservation(Addr),
-    /// A container engine, through this pool. It names an address, never a container.
+    /// A container of Docker, in this pool. Docker identifies it only by its address.
     Pool(PoolId, Addr),
 }
 
 impl Owner {
-    /// The attachment, if the owner is one.
+    /// Returns the attachment, if the owner is one.
     pub fn attachment(&self) -> Option<&Attachment> {
         match self {
             Owner::Attachment(attachment) => Some(attachment),
@@ -237,7 +245,7 @@ impl Owner {
     }
 }
 
-/// The length of a container ID in tables and messages, as in Docker and crictl.
+/// The length of a shortened container ID. Docker and crictl use the same length.
 const SHOWN_ID: usize = 12;
 
 /// Shortens a container ID for tables and messages.
@@ -246,7 +254,7 @@ pub fn short(id: &str) -> String {
 }
 
 impl Owner {
-    /// Like `Display`, with a short ID.
+    /// Returns the same text as `Display`, with a shortened container ID.
     pub fn short(&self) -> String {
         self.words(short)
     }
@@ -275,117 +283,117 @@ impl fmt::Display for Owner {
 }
 
 words! {
-    /// The kind of a lease.
+    /// How an address came to be leased.
     #[derive(Serialize, Deserialize)]
     pub enum Kind {
-        /// Chosen by the allocator.
+        /// The allocator chose the address.
         Dynamic = "dynamic",
-        /// Requested by address.
+        /// The container requested this address.
         Static = "static",
-        /// A gateway.
+        /// The address is a gateway.
         Gateway = "gateway",
-        /// Docker's auxiliary address.
+        /// The address is an auxiliary address of a Docker network.
         Aux = "aux",
-        /// Reserved by an operator.
+        /// An operator reserved the address.
         Reserved = "reserved",
     }
 }
 
 impl Kind {
-    /// Whether a runtime's GC may free it.
+    /// Returns whether a GC of the runtime may free leases of this kind.
     pub const fn collectable(self) -> bool {
         matches!(self, Kind::Dynamic | Kind::Static)
     }
 }
 
-/// A machine that makes leases.
+/// A machine that leases addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
-    /// `NODE_ID` or the host name.
+    /// The node name: `NODE_ID`, or the host name.
     pub name: String,
-    /// /etc/machine-id; empty if there is none.
+    /// The ID in /etc/machine-id; empty if there is none.
     pub machine: String,
 }
 
-/// One boot of one kernel: `/proc/sys/kernel/random/boot_id`.
+/// The ID of one boot of the kernel, from `/proc/sys/kernel/random/boot_id`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootId(pub String);
 
-/// A cluster's record of a machine that leases from it.
+/// The record of a machine that leases from a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeRecord {
-    /// The name, and the machine that has it.
+    /// The node name, and the machine that uses the name.
     pub node: Node,
-    /// Identifies the record from its creation on.
+    /// A random number that identifies this record from its creation on.
     pub id: u64,
     /// The boot that leased last; `None` if the boot ID could not be read.
     pub boot: Option<BootId>,
-    /// When a machine first had this name.
+    /// When this name was first used.
     pub first: Timestamp,
-    /// When this boot first leased.
+    /// When the boot in `boot` leased for the first time.
     pub since: Timestamp,
-    /// When the machine started that boot, by its own clock; `None` if it cannot be determined.
+    /// When the boot in `boot` began, by the machine's own clock; `None` if it cannot be determined.
     pub booted: Option<Timestamp>,
-    /// Whether leases of earlier boots may still exist.
+    /// Whether leases of earlier boots of this machine may still exist.
     pub has_earlier: bool,
-    /// Grows with each write. It also grows to make in-flight transactions fail: every transaction of the
-    /// node compares this record.
+    /// A number that grows with each write of the record. The record is also written to make in-flight
+    /// transactions fail: every transaction of the node compares it.
     pub turn: u64,
-    /// The ID of the folder of in-flight notes of the process that wrote this record. A process with another folder,
-    /// for example in a container, cannot see these notes.
+    /// The ID of the folder in which the process that wrote this record keeps its in-flight notes. A process
+    /// that uses another folder, for example in a container, cannot see these notes.
     pub notes: u64,
 }
 
-/// A network's definition, which a cluster stores for all its nodes.
+/// The definition of a network, which a cluster stores for all its nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkDefinition {
-    /// The network.
+    /// The network that is defined.
     pub network: NetworkName,
-    /// Starts at 1 and grows by one with each change.
+    /// The version of the definition. It starts at 1 and grows by one with each change.
     pub version: u64,
-    /// A JSON object with the keys of `ipam` that define a network.
+    /// The definition: a JSON object with those keys of `ipam` that define a network.
     pub text: String,
-    /// The node that wrote this version.
+    /// The name of the node that wrote this version.
     pub by: String,
-    /// When it was written.
+    /// When this version was written.
     pub time: Timestamp,
 }
 
-/// A network namespace, as it was when the lease was made.
+/// A network namespace, with the properties that it had when the lease was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Netns {
-    /// `CNI_NETNS`.
+    /// The path in `CNI_NETNS`.
     pub path: String,
-    /// Device and inode of the path, if it could be opened.
+    /// The device and the inode of the path, if the path could be opened.
     pub inode: Option<(u64, u64)>,
-    /// Inode of the mount namespace in which the path was looked up.
+    /// The inode of the mount namespace in which the path was looked up.
     pub mount_ns: Option<u64>,
 }
 
-/// A Kubernetes pod, from `CNI_ARGS`.
+/// A Kubernetes pod, according to `CNI_ARGS`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
-    /// `K8S_POD_NAMESPACE`.
+    /// The namespace of the pod (`K8S_POD_NAMESPACE`).
     pub namespace: String,
-    /// `K8S_POD_NAME`.
+    /// The name of the pod (`K8S_POD_NAME`).
     pub name: String,
     /// `K8S_POD_UID`; may be empty.
     pub uid: String,
 }
 
-/// The origin of a request. It is stored with the lease, so that operators and `gc` can find out whose
-/// lease it is and whether its container still runs.
+/// The origin of a request, which is stored with the lease. It shows operators which container has the lease,
+/// and shows `gc` whether that container still exists.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
-    /// The attachment, also if the owner is something else (ECS `id`).
+    /// The attachment. It is also present if the owner is an ECS `id`.
     pub attachment: Option<Attachment>,
-    /// The network namespace.
+    /// The network namespace of the container.
     pub netns: Option<Netns>,
-    /// The pod.
+    /// The Kubernetes pod of the container.
     pub pod: Option<Pod>,
-    /// The MAC address, if known.
+    /// The MAC address, if it is known.
     pub mac: Option<String>,
-    /// The endpoint's name: Docker's container name, if dockerd passes it.
+    /// The container's name in Docker, if dockerd passes it.
     pub endpoint: Option<String>,
     /// The note of a reservation, as the operator wrote it.
     pub note: Option<String>,
@@ -393,109 +401,109 @@ pub struct Origin {
     pub holder: Option<String>,
 }
 
-/// One address leased to one owner.
+/// A lease: one address that has one owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// The set that the lease belongs to.
+    /// The set of leases to which this lease belongs.
     pub set: SetName,
-    /// The address.
+    /// The address that is leased.
     pub addr: Addr,
-    /// Prefix length in bits, as returned to the container.
+    /// The prefix length that the container got, in bits.
     pub prefix: u8,
-    /// The kind of lease.
+    /// The kind of the lease.
     pub kind: Kind,
-    /// The owner.
+    /// The owner of the lease.
     pub owner: Owner,
-    /// The key of the range set that the address was allocated from ([`crate::net::RangeSet::key`]). It
-    /// identifies the cursor.
+    /// The key of the range set in which the address was allocated ([`crate::net::RangeSet::key`]). It is
+    /// also the key of the cursor.
     pub range: Addr,
     /// The machine that made the lease.
     pub node: Node,
     /// The boot that made the lease; `None` if the boot ID could not be read.
     pub boot: Option<BootId>,
-    /// The origin of the request.
+    /// The origin of the request that made the lease.
     pub origin: Origin,
     /// When the lease was made.
     pub time: Timestamp,
-    /// The cooldown after the lease is freed, in seconds. It is stored here because a DEL must work
-    /// whatever the configuration says by then.
+    /// How long the address cools down after it is freed, in seconds. This is stored with the lease because a
+    /// DEL must work even if the configuration was changed.
     pub cooldown: u32,
 }
 
 impl Lease {
-    /// Whether the lease ends with the boot that made it. Leases of containers do; those of operators and
-    /// container engines do not.
+    /// Returns whether the lease ends with the boot in which it was made. Leases of containers do.
+    /// Reservations and leases of Docker do not.
     pub fn ends_with_boot(&self) -> bool {
         matches!(self.owner, Owner::Attachment(_) | Owner::Id(_)) && self.kind.collectable()
     }
 
-    /// The attachment that the lease belongs to, if any.
+    /// Returns the attachment of the lease, if it has one.
     pub fn attachment(&self) -> Option<&Attachment> {
         self.owner.attachment().or(self.origin.attachment.as_ref())
     }
 }
 
-/// An address leased to a container, with the settings that are returned with it.
+/// An address that was leased to a container, with the values that are returned together with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// The address.
+    /// The address that was leased.
     pub addr: Addr,
-    /// Prefix length in bits.
+    /// The prefix length, in bits.
     pub prefix: u8,
     /// The gateway, if the range has one.
     pub gateway: Option<Addr>,
 }
 
 words! {
-    /// The lifetime of a network's leases.
+    /// How long the leases of a network last.
     #[derive(Default)]
     pub enum Persist {
-        /// Leases end with the boot that made them. An ADD flushes nothing.
+        /// Leases end with the boot in which they were made. An ADD flushes nothing.
         #[default]
         Boot = "boot",
-        /// Leases live until they are freed. An ADD is on disk before it is answered.
+        /// Leases last until they are freed. An ADD is on disk before it is answered.
         Disk = "disk",
     }
 }
 
-/// How long to wait for the store's lock.
+/// How long a call waits for the lock of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
     /// At most this long.
     For(Duration),
-    /// Without a limit (`0s`).
+    /// Without a limit (`0s` in the configuration).
     Forever,
-    /// Not at all (a negative duration): one attempt.
+    /// Not at all (a negative duration in the configuration): the call tries once.
     Try,
 }
 
-/// Which store, and how to reach it.
+/// Names a store, and says how to access it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreSpec {
-    /// The embedded redb file.
+    /// Lease files on this host.
     Embedded {
-        /// The file for durable leases; boot leases are in `<path>.boot-<boot ID>`.
+        /// The file with durable leases. Boot leases are in `<path>.boot-<boot ID>`.
         path: PathBuf,
-        /// Which of the two files has a network's leases.
+        /// The file in which new networks make their leases.
         persist: Persist,
-        /// How long to wait for the lock.
+        /// How long a call waits for the lock.
         wait: Wait,
         /// How much history is kept.
         history: History,
     },
-    /// etcd. Boxed, so that the embedded store, which most calls use, does not pay for its size.
+    /// An etcd cluster. It is in a `Box`, so that the more frequent lease files do not need the space.
     Etcd(Box<Etcd>),
-    /// Consul.
+    /// A Consul cluster.
     Consul(Box<Consul>),
-    /// The configuration names a cluster, but is invalid. No file of this node is used instead.
+    /// A configuration that names a cluster but is invalid. No lease file of this node is used instead.
     Unreadable {
-        /// What is wrong with it.
+        /// What is wrong with the configuration.
         why: String,
     },
 }
 
 impl StoreSpec {
-    /// The servers of a cluster.
+    /// Returns the servers of a cluster; `None` for lease files.
     pub fn servers_mut(&mut self) -> Option<&mut Servers> {
         match self {
             StoreSpec::Etcd(etcd) => Some(&mut etcd.servers),
@@ -504,49 +512,49 @@ impl StoreSpec {
         }
     }
 
-    /// Whether the store is shared with other nodes.
+    /// Returns whether the store is a cluster, which other nodes use too.
     pub fn is_cluster(&self) -> bool {
         !matches!(self, StoreSpec::Embedded { .. })
     }
 }
 
-/// How to reach a cluster's servers. Secrets are stored in files; only their paths are here.
+/// How to connect to the servers of a cluster. Secrets are in files, and only their paths are stored here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Servers {
-    /// `http://host:port` or `https://host:port`; tried in this order. Not empty.
+    /// The endpoints: `http://host:port` or `https://host:port`. The list is not empty.
     pub endpoints: Vec<String>,
-    /// The first part of every key, without slashes at its ends.
+    /// The first part of every key, without a slash at its beginning or end.
     pub prefix: String,
-    /// The file of trusted authorities; `None`: the system's.
+    /// The file with trusted certificate authorities; `None` for those of the system.
     pub ca: Option<PathBuf>,
-    /// The client's certificate and key.
+    /// The files with the client's certificate and its key.
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// The limit for each command; not zero.
+    /// The time limit for each command; not zero.
     pub timeout: Duration,
-    /// How long the leases of a network live.
+    /// How long the leases of a network last.
     pub persist: Persist,
     /// How much history of each network is kept.
     pub history: History,
-    /// The folder for in-flight notes and tokens. It is empty after a reboot.
+    /// The folder for in-flight notes, counters and tokens. It is empty after a reboot.
     pub notes: PathBuf,
 }
 
-/// etcd, by its v3 JSON gateway.
+/// An etcd cluster, used through its v3 JSON gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Etcd {
-    /// The servers.
+    /// How to connect to the servers.
     pub servers: Servers,
-    /// User, and the file that holds the password.
+    /// The user, and the file with the user's password.
     pub login: Option<(String, PathBuf)>,
 }
 
-/// Consul, by its HTTP API.
+/// A Consul cluster, used through its HTTP API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Consul {
-    /// The servers.
+    /// How to connect to the servers.
     pub servers: Servers,
-    /// The data center; `None`: the agent's own.
+    /// The data center; `None` for the data center of the agent.
     pub dc: Option<String>,
-    /// The file that holds the ACL token.
+    /// The file with the ACL token.
     pub token: Option<PathBuf>,
 }

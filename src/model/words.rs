@@ -1,6 +1,6 @@
-//! Enumerations in which each value has a word.
+//! Enumerations whose values have a word each.
 
-/// Defines such an enumeration. A word never changes, because scripts, dashboards and stores rely on it.
+/// Defines such an enumeration. A word must never change, because scripts, dashboards and stores use it.
 macro_rules! words {
     (
         $(#[$about:meta])*
@@ -13,17 +13,17 @@ macro_rules! words {
         }
 
         impl $name {
-            /// All values, in order.
+            /// All values, in the order of their definition.
             pub const ALL: &'static [$name] = &[$($name::$value,)+];
 
-            /// The word in tables, JSON and metrics.
+            /// Returns the word that tables, JSON and metrics use for the value.
             pub const fn word(self) -> &'static str {
                 match self {
                     $($name::$value => $word,)+
                 }
             }
 
-            /// The value with this word.
+            /// Returns the value with this word.
             pub fn from_word(word: &str) -> Option<$name> {
                 match word {
                     $($word => Some($name::$value),)+

@@ -1,7 +1,7 @@
-//! Addresses and prefixes, on the standard library's `IpAddr` and `ipnet`'s `IpNet`.
+//! Addresses and prefixes. They are based on the standard library's `IpAddr` and `ipnet`'s `IpNet`.
 //!
-//! Invariants: an IPv4-mapped IPv6 address is read as the IPv4 address, as in Go's `net`. A [`Subnet`] has
-//! no host bits.
+//! Invariants: an IPv4-mapped IPv6 address is read as an IPv4 address, as in Go's package `net`. A [`Subnet`]
+//! has no host bits.
 
 use std::fmt;
 use std::iter;
@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-/// The address family.
+/// The address family: IPv4 or IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     /// IPv4, 32 bits.
@@ -20,7 +20,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// Width of an address in bits: 32 or 128.
+    /// Returns the width of an address in bits: 32 or 128.
     pub const fn bits(self) -> u8 {
         match self {
             Family::V4 => 32,
@@ -29,12 +29,12 @@ impl Family {
     }
 }
 
-/// One IP address. Orders by family, then by number.
+/// One IP address. Addresses are ordered by family, then by number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Addr(IpAddr);
 
 impl Addr {
-    /// The address with this number; `None` if the family has no such address.
+    /// Returns the address with this number; `None` if the number is too large for the family.
     pub fn from_bits(family: Family, bits: u128) -> Option<Addr> {
         Some(Addr(match family {
             Family::V4 => Ipv4Addr::from_bits(bits.try_into().ok()?).into(),
@@ -42,12 +42,12 @@ impl Addr {
         }))
     }
 
-    /// Its family.
+    /// Returns the family of the address.
     pub const fn family(self) -> Family {
         if self.0.is_ipv4() { Family::V4 } else { Family::V6 }
     }
 
-    /// The address as a number.
+    /// Returns the address as a number.
     pub fn bits(self) -> u128 {
         match self.0 {
             IpAddr::V4(v4) => v4.to_bits().into(),
@@ -55,30 +55,30 @@ impl Addr {
         }
     }
 
-    /// The address after this one; `None` after the family's last.
+    /// Returns the next address; `None` after the last address of the family.
     pub fn next(self) -> Option<Addr> {
         Addr::from_bits(self.family(), self.bits().checked_add(1)?)
     }
 
-    /// The address before this one; `None` before the family's first.
+    /// Returns the previous address; `None` before the first address of the family.
     pub fn prev(self) -> Option<Addr> {
         Addr::from_bits(self.family(), self.bits().checked_sub(1)?)
     }
 
-    /// The prefix of `len` bits that contains the address, or the address alone if its family has fewer
-    /// bits.
+    /// Returns the prefix of length `len` that contains the address. If `len` is larger than the width of an
+    /// address, returns the prefix that contains only the address.
     pub fn prefix(self, len: u8) -> Subnet {
         IpNet::new(self.0, len).unwrap_or(self.0.into()).into()
     }
 
-    /// The longest prefix that contains it and another address of its family.
+    /// Returns the longest prefix that contains both this address and another address of the same family.
     pub fn enclosing(self, other: Addr) -> Subnet {
         let mut around = iter::successors(Some(IpNet::from(self.0)), IpNet::supernet);
         let found = around.find(|net| net.contains(&other.0));
         found.map_or(self.prefix(0), Subnet)
     }
 
-    /// The standard library's form.
+    /// Returns the address as the standard library's type.
     pub const fn ip(self) -> IpAddr {
         self.0
     }
@@ -110,10 +110,10 @@ impl fmt::Debug for Addr {
     }
 }
 
-/// Reads CIDR notation and keeps the host bits. An IPv4-mapped prefix becomes the IPv4 prefix.
+/// Parses CIDR notation and keeps the host bits. An IPv4-mapped prefix becomes an IPv4 prefix.
 ///
-/// `ipnet` accepts leading zeros in an address, which Go and the standard library refuse. It refuses
-/// leading zeros in a length, which Go accepts.
+/// `ipnet` differs from Go in two points, which this function corrects: `ipnet` accepts leading zeros in an
+/// address, and refuses leading zeros in a prefix length.
 pub fn parse_cidr(text: &str) -> Option<IpNet> {
     let (ip, len) = text.split_once('/')?;
     let len: u8 = len.parse().ok().filter(|_| !len.starts_with('+'))?;
@@ -123,7 +123,7 @@ pub fn parse_cidr(text: &str) -> Option<IpNet> {
     IpNet::new(addr, len.checked_sub(mapped)?).ok()
 }
 
-/// Reads an address with or without a prefix length.
+/// Parses an address, with or without a prefix length.
 pub fn parse_addr(text: &str) -> Option<Addr> {
     parse_cidr(text).map(|net| net.addr().into()).or_else(|| text.parse().ok())
 }
@@ -133,51 +133,54 @@ pub fn parse_addr(text: &str) -> Option<Addr> {
 pub struct Subnet(IpNet);
 
 impl Subnet {
-    /// The prefix `base/len`; `None` if that has host bits, or `len` exceeds the family's width.
+    /// Makes the prefix `base/len`; `None` if `base` has host bits, or if `len` is larger than the width of
+    /// an address.
     pub fn new(base: Addr, len: u8) -> Option<Subnet> {
         IpNet::new(base.0, len).ok().and_then(|net| Subnet::strict(net).ok())
     }
 
-    /// The prefix of `len` bits that contains `addr`; `None` if `len` exceeds the family's width.
+    /// Makes the prefix of length `len` that contains `addr`; `None` if `len` is larger than the width of an
+    /// address.
     pub fn masked(addr: Addr, len: u8) -> Option<Subnet> {
         IpNet::new(addr.0, len).ok().map(Subnet::from)
     }
 
-    /// Returns the prefix if it has no host bits, otherwise `Err` with the prefix that was probably meant.
+    /// Returns the prefix, if it has no host bits. Otherwise returns `Err` with the same prefix without its
+    /// host bits.
     pub fn strict(net: IpNet) -> Result<Subnet, Subnet> {
         let subnet = Subnet::from(net);
         if subnet.0 == net { Ok(subnet) } else { Err(subnet) }
     }
 
-    /// The network address.
+    /// Returns the first address, which is the network address.
     pub fn first(self) -> Addr {
         Addr(self.0.network())
     }
 
-    /// The last address: broadcast in IPv4.
+    /// Returns the last address. In IPv4, this is the broadcast address.
     pub fn last(self) -> Addr {
         Addr(self.0.broadcast())
     }
 
-    /// Prefix length in bits.
+    /// Returns the prefix length, in bits.
     #[allow(clippy::len_without_is_empty, reason = "a length in bits, and no subnet is empty")]
     pub fn len(self) -> u8 {
         self.0.prefix_len()
     }
 
-    /// Its family.
+    /// Returns the family of the prefix.
     pub fn family(self) -> Family {
         self.first().family()
     }
 
-    /// Whether `addr` lies in the prefix.
+    /// Returns whether `addr` lies in the prefix.
     pub fn contains(self, addr: Addr) -> bool {
         self.0.contains(&addr.0)
     }
 }
 
 impl From<IpNet> for Subnet {
-    /// Clears the host bits.
+    /// Makes the prefix without its host bits.
     fn from(net: IpNet) -> Subnet {
         Subnet(net.trunc())
     }

@@ -1,6 +1,6 @@
 //! Addresses, prefixes, ranges and range sets.
 //!
-//! `ipnet` does the prefix arithmetic. This module has the rules for a range, with host-local's messages.
+//! `ipnet` does the arithmetic of prefixes. This module has the rules for ranges, with host-local's messages.
 //! Invariant: values of these types are always valid.
 
 mod addr;

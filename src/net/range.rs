@@ -1,10 +1,10 @@
-//! One range: a subnet with its bounds, its gateway and its exclusions.
+//! A range: a subnet with its first and last address, its gateway, and its excluded addresses.
 //!
-//! The rules for a range are host-local's, in its order and with its texts (plugins,
-//! `ipam/host-local/backend/allocator/range.go`). Additional rules cover /31, /32, /127, /128, "no
-//! gateway", exclusions, and a `rangeStart` after the default end.
-//! Invariant: `start <= end`, and both lie in the subnet. `spans` are ascending, disjoint, within the
-//! bounds, and contain neither the gateway nor an excluded address.
+//! The rules are those of host-local, in the same order and with the same texts (in the CNI plugins,
+//! `ipam/host-local/backend/allocator/range.go`). Additional rules cover /31, /32, /127, /128, a range
+//! without a gateway, excluded addresses, and a `rangeStart` after the default end.
+//! Invariant: `start <= end`, and both lie in the subnet. `spans` are in ascending order and do not overlap.
+//! They lie between `start` and `end`, and contain neither the gateway nor an excluded address.
 
 use std::fmt;
 
@@ -12,59 +12,62 @@ use ipnet::IpNet;
 
 use super::{Addr, Family, Subnet};
 
-/// An inclusive span of addresses of one family.
+/// Consecutive addresses of one family. Both ends belong to the span.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span {
-    /// First address.
+    /// The first address.
     pub first: Addr,
-    /// Last address, not before `first`.
+    /// The last address. It is not before `first`.
     pub last: Addr,
 }
 
 impl Span {
-    /// The span from `first` to `last`; `None` if it would be empty or mix families.
+    /// Makes the span from `first` to `last`; `None` if `last` is before `first`, or if their families
+    /// differ.
     pub fn new(first: Addr, last: Addr) -> Option<Span> {
         (first.family() == last.family() && first <= last).then_some(Span { first, last })
     }
 
-    /// Whether `addr` lies in the span.
+    /// Returns whether `addr` lies in the span.
     pub fn contains(self, addr: Addr) -> bool {
         self.first <= addr && addr <= self.last
     }
 
-    /// Whether the two spans share an address.
+    /// Returns whether the two spans have an address in common.
     pub fn overlaps(self, other: Span) -> bool {
         self.first <= other.last && other.first <= self.last
     }
 
-    /// The number of addresses; one less for all of IPv6.
+    /// Returns the number of addresses. For the span of all IPv6 addresses, the result is one less, because
+    /// the number does not fit.
     pub fn size(self) -> u128 {
         (self.last.bits() - self.first.bits()).saturating_add(1)
     }
 
-    /// Every address, in order.
+    /// Returns every address, in order.
     pub fn addresses(self) -> impl Iterator<Item = Addr> {
         std::iter::successors(Some(self.first), |addr| addr.next())
             .take_while(move |addr| self.contains(*addr))
     }
 
-    /// The prefix with exactly these addresses, or exactly these hosts.
+    /// Returns the prefix whose addresses, or whose host addresses, are exactly those of this span.
     pub fn prefix(self) -> Option<Subnet> {
         let prefix = self.first.enclosing(self.last);
         (self == hosts(prefix) || self == prefix.into()).then_some(prefix)
     }
 
-    /// The span in CIDR notation if it is a prefix or the hosts of one, otherwise `first-last`.
+    /// Returns the span in CIDR notation, if it consists of all addresses or all host addresses of a prefix.
+    /// Otherwise returns `first-last`.
     pub fn brief(self) -> String {
         self.prefix().map_or_else(|| self.to_string(), |prefix| prefix.to_string())
     }
 
-    /// The part at or after `from`.
+    /// Returns the part of the span from `from` on.
     pub fn starting(self, from: Addr) -> Option<Span> {
         Span::new(self.first.max(from), self.last)
     }
 
-    /// The part at or before `to`.
+    /// Returns the part of the span up to `to`.
     pub fn up_to(self, to: Addr) -> Option<Span> {
         Span::new(self.first, self.last.min(to))
     }
@@ -88,41 +91,42 @@ impl fmt::Debug for Span {
     }
 }
 
-/// A range as configured, before the rules are applied.
+/// A range as it is configured, before the rules are applied.
 #[derive(Clone, Debug)]
 pub struct RangeSpec {
-    /// The subnet as written, with its host bits.
+    /// The subnet as it is written, with its host bits.
     pub subnet: IpNet,
-    /// The first allocatable address; default: the one after the network address.
+    /// The first allocatable address. The default is the address after the network address.
     pub start: Option<Addr>,
-    /// The last allocatable address; default: the one before broadcast (IPv4), the last one (IPv6).
+    /// The last allocatable address. The default is the address before the broadcast address (IPv4), or the
+    /// last address (IPv6).
     pub end: Option<Addr>,
-    /// The gateway; default: the address after the network address.
+    /// The gateway. The default is the address after the network address.
     pub gateway: GatewaySpec,
     /// The excluded spans.
     pub exclude: Vec<Span>,
 }
 
 impl RangeSpec {
-    /// A whole subnet, with the default bounds and gateway.
+    /// Makes the range of a whole subnet, with default values.
     pub fn of(subnet: IpNet) -> RangeSpec {
         let (start, end, exclude) = (None, None, Vec::new());
         RangeSpec { subnet, start, end, gateway: GatewaySpec::Default, exclude }
     }
 }
 
-/// The gateway as configured.
+/// The gateway as it is configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GatewaySpec {
-    /// Not configured: the subnet's first host.
+    /// The gateway is not configured. It is the first host address of the subnet.
     Default,
-    /// "none": containers get no gateway, and the address can be allocated.
+    /// The gateway is "none": containers get no gateway, and the first host address can be allocated.
     None,
-    /// This address, inside or outside the range.
+    /// The gateway is this address, inside or outside the range.
     At(Addr),
 }
 
-/// Why a range is invalid. The texts are host-local's, if it has one for the case.
+/// The reason why a range is invalid. If host-local has the same error, the text is host-local's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RangeError {
     /// The subnet has host bits.
@@ -132,22 +136,22 @@ pub enum RangeError {
         .meant.first()
     )]
     HostBits {
-        /// The network that was probably meant.
+        /// The same subnet without host bits, which was probably meant.
         meant: Subnet,
     },
-    /// `rangeStart` outside the subnet.
+    /// `rangeStart` lies outside the subnet.
     #[error("RangeStart {0} not in network {1}")]
     Start(Addr, Subnet),
-    /// `rangeStart` after `rangeEnd`.
+    /// `rangeStart` comes after `rangeEnd`.
     #[error("RangeStart {0} not in network {2}")]
     StartAfterEnd(Addr, Addr, Subnet),
-    /// `rangeEnd` outside the subnet.
+    /// `rangeEnd` lies outside the subnet.
     #[error("RangeEnd {0} not in network {1}")]
     End(Addr, Subnet),
-    /// `rangeEnd` before the first host of the subnet, which is the default start.
+    /// `rangeEnd` comes before the first host address of the subnet, which is the default start.
     #[error("RangeEnd {0} not in network {2}")]
     EndBeforeDefaultStart(Addr, Addr, Subnet),
-    /// `rangeStart` after the default end of the subnet.
+    /// `rangeStart` comes after the default end of the subnet.
     #[error(
         "RangeStart {0} not in network {2}: it comes after the last address to allocate, {1}; set \
          rangeEnd as well"
@@ -156,7 +160,7 @@ pub enum RangeError {
 }
 
 impl RangeError {
-    /// The missing detail, for errors whose text must stay host-local's.
+    /// Returns an explanation of the error, if host-local's text does not explain it.
     pub fn meaning(&self) -> Option<String> {
         Some(match self {
             RangeError::StartAfterEnd(_, end, subnet) if !subnet.contains(*end) => {
@@ -188,7 +192,7 @@ pub struct Range {
 }
 
 impl Range {
-    /// Applies the rules, in host-local's order: host bits, gateway, start, end.
+    /// Checks the rules in host-local's order: host bits, gateway, start, end.
     pub fn new(spec: &RangeSpec) -> Result<Range, RangeError> {
         let subnet = Subnet::strict(spec.subnet).map_err(|meant| RangeError::HostBits { meant })?;
         let gateway = match spec.gateway {
@@ -209,7 +213,7 @@ impl Range {
             return Err(RangeError::End(end, subnet));
         }
         let Some(bounds) = Span::new(start, end) else {
-            // Only one of the two is configured, and it lies beyond the other's default.
+            // Only one of the two bounds is configured, and it lies beyond the default of the other.
             return Err(if spec.start.is_some() {
                 RangeError::StartAfterDefaultEnd(start, end, subnet)
             } else {
@@ -220,32 +224,33 @@ impl Range {
         Ok(Range { subnet, bounds, gateway, spans })
     }
 
-    /// The subnet. Its length is the prefix length of the leases.
+    /// Returns the subnet. Its prefix length is the prefix length of the leases.
     pub fn subnet(&self) -> Subnet {
         self.subnet
     }
 
-    /// The first to the last address, including the gateway and excluded addresses.
+    /// Returns the span from the first to the last address. It includes the gateway and excluded addresses.
     pub fn bounds(&self) -> Span {
         self.bounds
     }
 
-    /// The gateway, if the range has one.
+    /// Returns the gateway, if the range has one.
     pub fn gateway(&self) -> Option<Addr> {
         self.gateway
     }
 
-    /// The allocatable spans, ascending; empty if the gateway and the exclusions cover the range.
+    /// Returns the allocatable spans in ascending order. There are none if the gateway and the excluded
+    /// addresses cover the whole range.
     pub fn spans(&self) -> &[Span] {
         &self.spans
     }
 
-    /// Whether `addr` lies between the bounds.
+    /// Returns whether `addr` lies between the first and the last address.
     pub fn contains(&self, addr: Addr) -> bool {
         self.bounds.contains(addr)
     }
 
-    /// Whether `addr` is allocatable: within the bounds, not the gateway, not excluded.
+    /// Returns whether `addr` is allocatable: inside the range, not the gateway, and not excluded.
     pub fn gives(&self, addr: Addr) -> bool {
         self.spans.iter().any(|span| span.contains(addr))
     }
@@ -257,14 +262,16 @@ impl fmt::Display for Range {
     }
 }
 
-/// Network + 1, as in host-local; none if the subnet is a single address.
+/// Returns the address after the network address, as in host-local; `None` if the subnet has only one
+/// address.
 fn default_gateway(subnet: Subnet) -> Option<Addr> {
     (subnet.len() < subnet.family().bits()).then(|| subnet.first().next()).flatten()
 }
 
-/// The addresses of a subnet that a host can have: network + 1 to broadcast - 1 (IPv4) or to the last one
-/// (IPv6). A subnet of one or two addresses has neither a network nor a broadcast address (RFC 3021, RFC
-/// 6164), so hosts can have all of them.
+/// Returns the addresses of a subnet that hosts can have: from the address after the network address to the
+/// address before the broadcast address (IPv4) or to the last address (IPv6). In a subnet of one or two
+/// addresses there is no network address and no broadcast address (RFC 3021, RFC 6164), so hosts can have all
+/// addresses.
 pub fn hosts(subnet: Subnet) -> Span {
     let whole = Span::from(subnet);
     if subnet.len() + 1 >= subnet.family().bits() {
@@ -278,7 +285,7 @@ pub fn hosts(subnet: Subnet) -> Span {
     Span { first, last }
 }
 
-/// The bounds without the gateway and the exclusions.
+/// Returns the addresses between the bounds, without the gateway and the excluded addresses.
 fn usable(bounds: Span, gateway: Option<Addr>, exclude: &[Span]) -> Vec<Span> {
     let mut holes: Vec<Span> = exclude.iter().copied().filter(|h| h.overlaps(bounds)).collect();
     holes.extend(gateway.and_then(|g| Span::new(g, g)).filter(|h| h.overlaps(bounds)));

@@ -1,7 +1,7 @@
-//! The dialects: one file for each program whose configurations are accepted, and the detection of the
-//! dialect.
+//! The dialects, and the detection of a configuration's dialect. There is one file for each program whose
+//! configurations sublet accepts.
 //!
-//! Invariant: a DEL gets its [`Cleanup`], whatever `ipam` looks like.
+//! Invariant: a DEL gets its [`Cleanup`] from any content of `ipam`.
 
 mod consul;
 mod ecs;
@@ -14,8 +14,8 @@ use super::{Cleanup, Config, Dialect, Inputs, cluster};
 use crate::model::NetworkName;
 
 impl Netconf {
-    /// The dialect, detected from the keys inside `ipam`. Consul's keys are tested first, because its
-    /// leases are never in a file of this node.
+    /// Detects the dialect from the keys inside `ipam`. Consul's keys are checked first, because the leases
+    /// of that dialect are never in a file of this node.
     pub fn dialect(&self) -> Dialect {
         let ipam = self.ipam_or_empty();
         if cluster::has_consul_keys(&ipam) {
@@ -27,8 +27,8 @@ impl Netconf {
         }
     }
 
-    /// The network's name. The ECS dialect has one network, `ecs`; in the Consul dialect an absent
-    /// name is `default`.
+    /// Returns the network's name. The ECS dialect has only one network, `ecs`. In the Consul dialect, the
+    /// default name is `default`.
     pub fn name(&self) -> Result<NetworkName, ConfigError> {
         match (self.dialect(), self.name.as_deref().unwrap_or_default()) {
             (Dialect::Ecs, _) => Ok(NetworkName::ecs()),
@@ -37,12 +37,12 @@ impl Netconf {
         }
     }
 
-    /// Whether it is an ECS configuration that names its owner by `id`.
+    /// Returns whether this is an ECS configuration that identifies its owner by `id`.
     pub fn has_id(&self) -> bool {
         self.dialect() == Dialect::Ecs && matches!(self.ipam_or_empty().text("id"), Ok(Some(_)))
     }
 
-    /// The complete configuration, for ADD, CHECK and STATUS.
+    /// Returns the complete configuration, for ADD, CHECK and STATUS.
     pub fn config(&self, inputs: &Inputs) -> Result<Config, ConfigError> {
         match self.dialect() {
             Dialect::Ecs => ecs::config(self, inputs),
@@ -55,7 +55,7 @@ impl Netconf {
         }
     }
 
-    /// What a DEL or GC needs.
+    /// Returns what a DEL or GC needs.
     pub fn cleanup(&self, inputs: &Inputs) -> Cleanup {
         match self.dialect() {
             Dialect::Ecs => ecs::cleanup(self, inputs),
@@ -63,7 +63,7 @@ impl Netconf {
         }
     }
 
-    /// What a DEL needs if the dialect is unknown: one [`Cleanup`] for each dialect.
+    /// Returns what a DEL needs if the dialect is unknown: one [`Cleanup`] for each dialect.
     pub fn cleanups(&self, inputs: &Inputs) -> Vec<Cleanup> {
         if self.is_bare() {
             vec![native::cleanup(self, inputs, Dialect::Native), ecs::cleanup(self, inputs)]
