@@ -1,7 +1,7 @@
-//! `sublet`: the CNI plugin when a container runtime calls it, otherwise the operator's command line.
+//! `sublet`: the CNI plugin if a container runtime calls it, otherwise the operator's command line.
 //!
-//! Handles the process only: arguments, environment, streams and exit code. Everything that needs tests is
-//! in [`cni`] and [`cli`].
+//! This file handles the arguments, the environment, the streams and the exit code of the process. Everything
+//! that needs tests is in [`cni`] and [`cli`].
 
 use std::env;
 use std::ffi::OsString;
@@ -15,21 +15,21 @@ use sublet::cni;
 use sublet::store;
 use sublet::sys::{host, panic, process};
 
-/// Makes fewer system calls and touches fewer pages in a short run than musl's allocator.
+/// This allocator makes fewer system calls and touches fewer pages in a short run than musl's allocator.
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 fn main() -> ExitCode {
     process::prepare();
-    // A damaged file can make the store's engine panic; the store answers that with an error.
+    // A damaged file can make redb panic; the store catches that panic and returns an error.
     panic::record();
     let args: Vec<OsString> = env::args_os().collect();
     if let Some(answer) = cni::ecs_agent_answer(&args) {
         let written = writeln!(io::stdout(), "{answer}");
         return ExitCode::from(u8::from(written.is_err()));
     }
-    // `sublet` alone, typed by a user, prints the usage.
+    // If a user types `sublet` without arguments, print the usage.
     let typed = || environment("CNI_COMMAND").is_none() && io::stdin().is_terminal();
     if args.len() > 1 || typed() { command_line(args) } else { plugin() }
 }

@@ -1,7 +1,7 @@
-//! The methods: each takes a path and a body, and returns a [`Reply`].
+//! The methods of the protocol. Each method takes a path and a body, and returns a [`Reply`].
 //!
-//! They do not depend on HTTP. Only the path selects the method, because dockerd sends no content type and an
-//! arbitrary host name.
+//! The methods do not depend on HTTP. Only the path selects the method, because dockerd sends no content type
+//! and an arbitrary host name.
 //! Invariant: an empty, malformed or unknown request changes nothing.
 
 use super::names::{ADDRESS_TYPE, BAD_POOL, ENDPOINT, GATEWAY, MAC, SERIAL};
@@ -16,35 +16,35 @@ use crate::net::{Addr, Span, parse_addr};
 use crate::store::Store;
 use crate::telemetry::log::Entry;
 
-/// The driver's settings.
+/// The configuration of the driver.
 #[derive(Clone, Debug)]
 pub struct Driver {
     /// The operator's settings.
     pub settings: Settings,
-    /// Reads the host's routes when an automatic pool is requested.
+    /// A function that reads the host's routes. It is called when an automatic pool is requested.
     pub routes: fn() -> Vec<Span>,
 }
 
-/// An answer.
+/// The answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// HTTP status.
+    /// The HTTP status.
     pub status: u16,
-    /// A JSON object.
+    /// The body, a JSON object.
     pub body: String,
     /// How to undo the change if the answer cannot be delivered.
     pub undo: Option<Undo>,
-    /// The log entry: every request at `Debug`, every change at `Info`, refusals at `Warn`, failures at
+    /// The log entry. Requests are logged at `Debug`, changes at `Info`, refusals at `Warn`, and failures at
     /// `Error`.
     pub entry: Entry,
 }
 
-/// How to undo a change.
+/// How a change is undone if its answer cannot be delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Undo {
-    /// Free this lease, if it has not changed.
+    /// Free this lease, if it has not changed since it was made.
     Address(PoolId, Box<Lease>),
-    /// Release the pool.
+    /// Release this pool.
     Pool(PoolId),
 }
 
@@ -54,13 +54,14 @@ impl Reply {
         Reply { status: 200, body, undo: None, entry }
     }
 
-    /// Adds facts for the log.
+    /// Adds the pool and the address to the log entry.
     fn about(mut self, pool: &PoolId, address: &str) -> Reply {
         self.entry = self.entry.with("pool", pool.0.as_str()).with("address", address);
         self
     }
 
-    /// A failure with this status. dockerd shows the text, and never repeats the request.
+    /// Makes the answer for a failure, with this HTTP status. dockerd shows the text to the user, and never
+    /// repeats the request.
     pub fn failed(status: u16, text: &str, more: &str) -> Reply {
         let level = if status < 500 { Level::Warn } else { Level::Error };
         let shown = if more.is_empty() { text.to_owned() } else { format!("{text}: {more}") };
@@ -69,13 +70,13 @@ impl Reply {
         Reply { status, body: wire::failure(text), undo: None, entry }
     }
 
-    /// A refusal, with status 200 as the protocol requires.
+    /// Makes the answer for a refusal. Its HTTP status is 200, as the protocol requires.
     fn refused(text: &str, more: &str) -> Reply {
         Reply { status: 200, ..Reply::failed(400, text, more) }
     }
 }
 
-/// The answer of a method that did nothing.
+/// The answer of a method that failed before it did anything.
 type Failure = Box<Reply>;
 
 impl From<Error> for Failure {
@@ -96,7 +97,7 @@ fn bad_request(text: impl AsRef<str>) -> Failure {
     Box::new(Reply::refused(text.as_ref(), ""))
 }
 
-/// Answers one request.
+/// Answers one request of dockerd.
 pub fn handle(
     driver: &Driver,
     store: &mut dyn Store,
@@ -121,7 +122,7 @@ pub fn handle(
     done.unwrap_or_else(|failure| *failure)
 }
 
-/// Undoes the change that an undelivered answer reported.
+/// Undoes a change, because the answer that reported it could not be delivered.
 pub fn undo(store: &mut dyn Store, cx: &Context, undo: &Undo) -> Result<(), Error> {
     match undo {
         Undo::Address(pool, lease) => {
@@ -148,7 +149,7 @@ fn request_pool(
     Ok(Reply { undo: Some(Undo::Pool(pool.id)), ..reply })
 }
 
-/// The release of a pool.
+/// Makes the command that releases a pool.
 fn release(pool: &PoolId) -> Command {
     Command::ReleasePool(ReleasePool::of(pool.clone()))
 }
@@ -170,7 +171,7 @@ fn release_pool(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<Repl
     Ok(Reply::done(Level::Info, text, "{}".to_owned()).about(&pool, ""))
 }
 
-/// An address, with or without a prefix length.
+/// Parses an address, with or without a prefix length.
 fn addr(text: &str) -> Result<Addr, Failure> {
     parse_addr(text).ok_or_else(|| bad_request(format!("invalid address {text:?}")))
 }

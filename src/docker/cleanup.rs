@@ -1,9 +1,10 @@
-//! Frees what the local dockerd no longer lists: addresses of removed endpoints, and pools of networks that
-//! were removed while the driver was down. dockerd sends each release only once.
+//! Frees the addresses and pools that the local dockerd no longer lists. Their endpoints and networks were
+//! removed while subletd was not running, or their release was lost; dockerd sends each release only once.
 //!
 //! The allocator decides what may be freed.
-//! Invariant: cleanup frees no address that is listed or may be in use, was leased after the listing began,
-//! is a gateway or an auxiliary address, or belongs to another node or to a swarm.
+//! Invariant: cleanup never frees an address that dockerd lists or that may be in use, that was leased after
+//! dockerd was asked, that is a gateway or an auxiliary address, or that belongs to another node or to a
+//! swarm.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,16 +23,16 @@ use crate::model::{Pool, PoolId};
 use crate::net::{Addr, Subnet};
 use crate::store::{FileSystem as _, Os, Store};
 
-/// What was freed, or what a dry run would free.
+/// What a cleanup freed, or what a dry run would free.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     dry_run: bool,
-    /// The addresses of each pool, and whether the pool itself is freed.
+    /// The freed addresses of each pool, and whether the pool itself is freed.
     pools: BTreeMap<PoolId, (Vec<Addr>, bool)>,
 }
 
 impl Report {
-    /// Whether nothing was freed.
+    /// Returns whether nothing was freed.
     pub fn is_empty(&self) -> bool {
         self.pools.is_empty()
     }
@@ -50,12 +51,13 @@ impl fmt::Display for Report {
     }
 }
 
-/// The longest time that a request of dockerd can be under way.
+/// The maximum time that a request of dockerd needs to arrive and to be handled.
 const UNDER_WAY: Duration = Duration::from_secs(10);
 
-/// Compares the pools of this node with a listing, and frees what is not listed. It waits first, at most for
-/// the grace period. Otherwise a release that was under way during the listing could arrive after cleanup
-/// freed its address and another request leased it.
+/// Compares the pools of this node with a listing of dockerd's networks, and frees what is not listed. First
+/// waits for the grace period, but not longer than [`UNDER_WAY`]. Without this wait, a release that dockerd
+/// sent before the listing could arrive too late: after cleanup has freed the address and another request has
+/// leased it.
 pub fn clean(
     store: &mut dyn Store,
     cx: &Context,
@@ -100,20 +102,20 @@ pub fn clean(
     Ok(report)
 }
 
-/// The state of a pool in a listing.
+/// Whether a pool is in a listing.
 enum Listed {
-    /// A network has the pool; these addresses are in use.
+    /// A network has the pool, and these addresses are in use.
     Addresses(Vec<Addr>),
     /// No network has the pool.
     Nothing,
-    /// Unknown: the pool belongs to a swarm, or possibly to a network whose listed subnet is not the
-    /// allocated one.
+    /// It is unknown whether the pool is in use. Either it belongs to a swarm, or it may belong to a network
+    /// that is listed with a different subnet.
     Unknown,
 }
 
-/// Compares one of the `pools` with the networks. dockerd 26 and later list the requested subnet: a network
-/// that was created with `--subnet 0.0.0.0/20` is listed with this subnet, and only its addresses show
-/// which pool it has.
+/// Compares one of the `pools` with the networks. dockerd 26 and later list the requested subnet instead of
+/// the allocated one: a network that was created with `--subnet 0.0.0.0/20` is listed with that subnet. Only
+/// the network's addresses then show which pool it has.
 fn listed(pool: &Pool, pools: &[Pool], settings: &Settings, listing: &Listing) -> Listed {
     if pool.space != settings.local {
         return Listed::Unknown;
@@ -121,7 +123,7 @@ fn listed(pool: &Pool, pools: &[Pool], settings: &Settings, listing: &Listing) -
     if pool.shared.is_none() && pool.id != PoolId::plain(&pool.space, pool.subnet, pool.sub) {
         return imported(pool, pools, listing);
     }
-    // A range as large as the subnet counts as no range.
+    // A range that covers the whole subnet counts as no range.
     let part = |sub: Option<Subnet>| sub.filter(|sub| sub.len() > pool.subnet.len());
     let same = |(subnet, sub): &(Subnet, Option<Subnet>)| {
         *subnet == pool.subnet && (pool.shared.is_some() || part(*sub) == pool.sub)
@@ -130,7 +132,7 @@ fn listed(pool: &Pool, pools: &[Pool], settings: &Settings, listing: &Listing) -
     let (mut found, mut unknown) = (false, false);
     for network in listing.networks.iter().filter(|network| network.shared == pool.shared) {
         let inside = |pool: &Pool| network.addrs.iter().any(|addr| pool.subnet.contains(*addr));
-        // A network without a listed subnet may have any pool.
+        // A network that is listed without a subnet may have any pool.
         let is_any = network.pools.is_empty();
         let asks = |(subnet, _): &&(Subnet, Option<Subnet>)| is_any_block(*subnet, pool.subnet);
         let asked = network.pools.iter().filter(asks).count() + usize::from(is_any);
@@ -158,9 +160,9 @@ fn listed(pool: &Pool, pools: &[Pool], settings: &Settings, listing: &Listing) -
     }
 }
 
-/// Compares a pool imported from gipam with the networks. gipam allocated the next block to each network,
-/// whatever subnet was requested, but dockerd lists the requested subnet. So only addresses show which pool a
-/// network has.
+/// Compares a pool that was imported from gipam with the networks. gipam ignored the requested subnet and
+/// allocated its next block, but dockerd lists the requested subnet. So only a network's addresses show which
+/// pool it has.
 fn imported(pool: &Pool, pools: &[Pool], listing: &Listing) -> Listed {
     let family = pool.subnet.family();
     let (mut addrs, mut unknown) = (Vec::new(), false);
@@ -182,7 +184,7 @@ fn imported(pool: &Pool, pools: &[Pool], listing: &Listing) -> Listed {
     }
 }
 
-/// Whether a listed subnet means any block of `subnet`'s size (`0.0.0.0/20`, `::/64`).
+/// Returns whether a listed subnet means any free subnet of the same size (`0.0.0.0/20`, `::/64`).
 fn is_any_block(listed: Subnet, subnet: Subnet) -> bool {
     listed.first().bits() == 0 && is_alike(listed, subnet)
 }
@@ -191,7 +193,7 @@ fn is_alike(one: Subnet, other: Subnet) -> bool {
     one.family() == other.family() && one.len() == other.len()
 }
 
-/// Pings that run at the same time.
+/// The number of pings that run at the same time.
 const PARALLEL_PINGS: usize = 32;
 
 /// Returns the addresses that answer a ping within a second.

@@ -1,8 +1,8 @@
-//! The networks and endpoints of the local dockerd, from its API on a unix socket.
+//! Reads the networks and endpoints of the local dockerd, through the API on its unix socket.
 //!
-//! Only cleanup asks dockerd. A request handler must not, because dockerd holds its locks during the
-//! request.
-//! Invariant: a listing is complete or an error.
+//! Only cleanup uses this. The handler of a request must not use it, because dockerd holds its locks during
+//! the request.
+//! Invariant: the result is complete, or an error.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,32 +15,32 @@ use crate::model::Timestamp;
 use crate::net::{Addr, Subnet, parse_addr, parse_cidr};
 use crate::sys::host;
 
-/// All networks, as of `started` or later.
+/// All networks. None of the data is older than `started`.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
-    /// When the listing began.
+    /// When the reading began.
     pub started: Timestamp,
-    /// The networks whose addresses come from a driver that is not built in.
+    /// The networks whose IPAM driver is not built into dockerd.
     pub networks: Vec<Network>,
 }
 
-/// One network.
+/// A network of dockerd.
 #[derive(Clone, Debug, Default)]
 pub struct Network {
-    /// The subnets, each with its sub-pool.
+    /// The subnets of the network, each with its sub-pool.
     pub pools: Vec<(Subnet, Option<Subnet>)>,
-    /// kontena's `network=`.
+    /// The value of kontena-ipam's option `network=`.
     pub shared: Option<String>,
-    /// Gateways, auxiliary addresses and addresses of endpoints.
+    /// The gateways, auxiliary addresses and addresses of endpoints.
     pub addrs: Vec<Addr>,
-    /// Whether it is a swarm's network: dockerd does not list all of its addresses.
+    /// Whether the network belongs to a swarm. dockerd does not list all addresses of such a network.
     pub swarm: bool,
 }
 
-/// How long dockerd may pause before and during each answer.
+/// The maximum time that dockerd may take before an answer, and between two parts of an answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Lists the networks of the dockerd behind `socket`.
+/// Reads the networks of the dockerd that listens on `socket`.
 pub fn list(socket: &Path) -> Result<Listing> {
     let started = host::now();
     let all = get(socket, "/networks")?;
@@ -65,7 +65,7 @@ fn get(socket: &Path, path: &str) -> Result<Value> {
     runtimes::read(&answer).with_context(what)
 }
 
-/// Reads one network. Unknown content is an error, because it may include an address in use.
+/// Parses one network. Unknown content is an error, because it may contain an address in use.
 fn read(raw: &Value) -> Result<Network> {
     let mut network = Network {
         shared: raw["IPAM"]["Options"]["network"].as_str().map(str::to_owned),
@@ -96,7 +96,7 @@ fn text(value: &Value) -> Result<Option<&str>> {
     }
 }
 
-/// An address, with or without a prefix length.
+/// Parses an address, with or without a prefix length.
 fn addr(value: &Value) -> Result<Option<Addr>> {
     let Some(text) = text(value)? else { return Ok(None) };
     parse_addr(text).map(Some).with_context(|| format!("{text:?} is not an address"))

@@ -1,25 +1,25 @@
-//! The protocol's names: paths, options, and the texts of errors that do not come from the allocator. They
-//! are those of moby's `ipamapi`, because users and scripts search for them.
+//! The names in the protocol: options, and the texts of errors that do not come from the allocator. They are
+//! the same as in moby's `ipamapi`, because users and scripts search for them.
 
-/// `RequestAddress` has this option if it requests the gateway's address; `RequestPool` may return a gateway
-/// under it.
+/// The value of [`ADDRESS_TYPE`] if `RequestAddress` requests the gateway's address. `RequestPool` may return
+/// a gateway under the same name.
 pub const GATEWAY: &str = "com.docker.network.gateway";
-/// The option with the purpose of an address.
+/// The option that says what an address is for.
 pub const ADDRESS_TYPE: &str = "RequestAddressType";
-/// Allocate addresses in turn (swarm).
+/// The option to allocate addresses in ascending order, without reusing them at once. Swarm sets it.
 pub const SERIAL: &str = "com.docker.network.ipam.serial";
-/// The endpoint's MAC address.
+/// The option with the endpoint's MAC address.
 pub const MAC: &str = "com.docker.network.endpoint.macaddress";
-/// The container's name (dockerd 28.4 and later).
+/// The option with the container's name (dockerd 28.4 and later).
 pub const ENDPOINT: &str = "com.docker.network.endpoint.name";
-/// kontena's option: the name under which hosts share a pool.
+/// kontena-ipam's option: the name under which hosts share a pool.
 pub const NETWORK: &str = "network";
 
-/// `ErrInvalidAddressSpace`.
+/// The text of Docker's `ErrInvalidAddressSpace`.
 pub const INVALID_SPACE: &str = "invalid address space";
-/// `ErrInvalidPool`.
+/// The text of Docker's `ErrInvalidPool`.
 pub const INVALID_POOL: &str = "invalid address pool";
-/// `ErrInvalidSubPool`.
+/// The text of Docker's `ErrInvalidSubPool`.
 pub const INVALID_SUB_POOL: &str = "invalid address subpool";
-/// `ErrBadPool`.
+/// The text of Docker's `ErrBadPool`.
 pub const BAD_POOL: &str = "address space does not contain specified address pool";

@@ -1,6 +1,7 @@
-//! `RequestPool`: finds out which pool a request means.
+//! `RequestPool`: determines which pool a request means.
 //!
-//! Interprets `Pool`, `SubPool` and `V6` as moby does, and the option `network` as kontena does.
+//! This module interprets `Pool`, `SubPool` and `V6` as moby does, and the option `network` as kontena-ipam
+//! does.
 
 use super::names::{INVALID_POOL, INVALID_SPACE, INVALID_SUB_POOL, NETWORK};
 use super::settings::Settings;
@@ -9,7 +10,7 @@ use crate::alloc::{Ask, Block, RequestPool, Shared};
 use crate::model::PoolId;
 use crate::net::{Addr, Family, Span, Subnet, parse_cidr};
 
-/// The request, or moby's error text.
+/// Returns the request for the allocator, or moby's error text.
 pub fn read(
     raw: &wire::Request,
     settings: &Settings,
@@ -24,7 +25,7 @@ pub fn read(
     let family = asked.map_or(family, |net| Addr::from(net.addr()).family());
     let ask = match asked {
         None => Ask::Any(settings.blocks(family).to_vec()),
-        // "0.0.0.0/24" means any block of this size; "0.0.0.0/0" any block of the usual size.
+        // "0.0.0.0/24" means any free subnet of this size, and "0.0.0.0/0" any free subnet of the usual size.
         Some(net) if net.addr().is_unspecified() => {
             Ask::Any(sized(settings.blocks(family), net.prefix_len())?)
         }
@@ -46,7 +47,7 @@ pub fn read(
     Ok(RequestPool { space: space.to_owned(), ask, sub, shared, avoid })
 }
 
-/// One of the two address spaces. kontena's requests need not name one.
+/// Returns one of the two address spaces. A request in kontena-ipam's form need not name one.
 fn space<'a>(
     name: &'a str,
     network: Option<&String>,
@@ -60,7 +61,7 @@ fn space<'a>(
     }
 }
 
-/// The supernets, divided into blocks of another size.
+/// Returns the supernets, with another prefix length for their pools.
 fn sized(blocks: &[Block], len: u8) -> Result<Vec<Block>, String> {
     if len == 0 {
         return Ok(blocks.to_vec());
@@ -70,7 +71,7 @@ fn sized(blocks: &[Block], len: u8) -> Result<Vec<Block>, String> {
     if fit.is_empty() { Err(INVALID_POOL.to_owned()) } else { Ok(fit) }
 }
 
-/// A sub-pool of a subnet. A sub-pool that covers the whole subnet counts as absent.
+/// Returns a sub-pool of a subnet. A sub-pool that covers the whole subnet counts as no sub-pool.
 fn part(text: &str, subnet: Subnet) -> Result<Option<Subnet>, String> {
     let sub = Subnet::from(parse_cidr(text).ok_or(INVALID_SUB_POOL)?);
     if sub.len() <= subnet.len() && sub.contains(subnet.first()) {
@@ -82,8 +83,8 @@ fn part(text: &str, subnet: Subnet) -> Result<Option<Subnet>, String> {
     Err(INVALID_SUB_POOL.to_owned())
 }
 
-/// The name is also the pool's ID, as in kontena, if the name can mean only one pool. A dual-stack network
-/// requests two pools, and a swarm requests pools in two spaces.
+/// Makes the name and the ID of a shared pool. As in kontena-ipam, the ID is the name, provided that this is
+/// unique: a dual-stack network requests two pools, and a swarm requests pools in two address spaces.
 fn shared(name: &str, space: &str, family: Family, settings: &Settings) -> Result<Shared, String> {
     if name.is_empty() {
         return Err("Network can't be nil".to_owned());

@@ -1,15 +1,15 @@
-//! The host's routes, which automatic pools avoid, as dockerd's own pools do.
+//! Reads the host's routes. Automatic pools do not overlap them, just as dockerd's own pools do not.
 //!
-//! Reads `/proc/net/route`, `/proc/net/ipv6_route` and the name servers in `/etc/resolv.conf`, because
-//! dockerd compares an automatic pool with all of them. Unreadable entries are ignored: dockerd then rejects
-//! the pool and requests another.
-//! Invariant: a default route covers nothing.
+//! This module reads `/proc/net/route`, `/proc/net/ipv6_route` and the name servers in `/etc/resolv.conf`,
+//! because dockerd compares an automatic pool with all of them. Entries that cannot be read are ignored:
+//! dockerd then rejects the pool and requests another pool.
+//! Invariant: a default route does not count.
 
 use std::fs;
 
 use crate::net::{Addr, Family, Span, Subnet};
 
-/// The spans that the host routes, and the addresses of its name servers.
+/// Returns the spans of the host's routes, and the addresses of its name servers.
 pub fn host_routes() -> Vec<Span> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let mut spans = v4(&read("/proc/net/route"));
@@ -18,7 +18,8 @@ pub fn host_routes() -> Vec<Span> {
     spans
 }
 
-/// Columns: interface, destination, gateway, flags, ..., mask. Numbers are in the host's byte order.
+/// Parses IPv4 routes. The columns are: interface, destination, gateway, flags, ..., mask. Numbers are in the
+/// host's byte order.
 fn v4(text: &str) -> Vec<Span> {
     let route = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -30,7 +31,8 @@ fn v4(text: &str) -> Vec<Span> {
     text.lines().skip(1).filter_map(route).collect()
 }
 
-/// Columns: destination, its length, source, its length, next hop, metric, ..., interface.
+/// Parses IPv6 routes. The columns are: destination, its prefix length, source, its prefix length, next hop,
+/// metric, ..., interface.
 fn v6(text: &str) -> Vec<Span> {
     let route = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();

@@ -1,7 +1,7 @@
 //! The operator's settings of a driver: address spaces and supernets.
 //!
-//! Invariant: the two spaces have different names, both valid in a pool ID, and a block is not larger than
-//! its supernet.
+//! Invariant: the two address spaces have different names that are valid in a pool ID, and a pool is not
+//! larger than its supernet.
 
 use crate::alloc::Block;
 use crate::net::{Family, Span, Subnet, parse_cidr};
@@ -9,13 +9,13 @@ use crate::net::{Family, Span, Subnet, parse_cidr};
 /// The settings of a driver.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The space of networks of one host.
+    /// The address space for networks of one host.
     pub local: String,
-    /// The space of networks of a swarm.
+    /// The address space for networks of a swarm.
     pub global: String,
-    /// The supernets of automatic IPv4 pools, in order.
+    /// The supernets of automatic IPv4 pools, in the order in which they are tried.
     pub v4: Vec<Block>,
-    /// The same for IPv6.
+    /// The supernets of automatic IPv6 pools, in the order in which they are tried.
     pub v6: Vec<Block>,
     /// Prefixes that automatic pools avoid, besides the host's routes.
     pub avoid: Vec<Span>,
@@ -37,7 +37,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The supernets of a family.
+    /// Returns the supernets of an address family.
     pub fn blocks(&self, family: Family) -> &[Block] {
         match family {
             Family::V4 => &self.v4,
@@ -45,7 +45,7 @@ impl Settings {
         }
     }
 
-    /// Sets the spaces from `LOCAL,GLOBAL`.
+    /// Sets the two address spaces from the text `LOCAL,GLOBAL`.
     pub fn set_spaces(&mut self, text: &str) -> Result<(), String> {
         let name = |t: &str| {
             let good = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
@@ -63,14 +63,15 @@ impl Settings {
     }
 }
 
-/// Reads a supernet in CIDR notation. Host bits are refused, with the prefix that was probably meant.
+/// Parses a supernet in CIDR notation. If it has host bits, the error contains the prefix that was probably
+/// meant.
 pub fn supernet(text: &str) -> Result<Subnet, String> {
     let net = parse_cidr(text)
         .ok_or_else(|| format!("{text:?} is not a prefix such as 10.80.0.0/12 or fd00:1::/48"))?;
     Subnet::strict(net).map_err(|subnet| format!("{text} has host bits; the prefix is {subnet}"))
 }
 
-/// The blocks of a supernet, each with a prefix of `len` bits.
+/// Makes a supernet whose automatic pools have the prefix length `len`.
 pub fn block(within: Subnet, len: u8) -> Result<Block, String> {
     if len < within.len() || len > within.family().bits() {
         return Err(format!(

@@ -1,7 +1,8 @@
-//! The request and response bodies. Field names are exactly those of Docker's `ipamapi` and `plugins`.
+//! The bodies of requests and responses. The names of fields are exactly those of Docker's `ipamapi` and
+//! `plugins`.
 //!
-//! Tolerates what dockerd sends: no body, `null` for a map, unknown fields.
-//! Invariant: [`read`] never panics, whatever the bytes are.
+//! This module accepts everything that dockerd sends: an empty body, `null` for a map, unknown fields.
+//! Invariant: [`read`] never panics, whatever bytes it gets.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ use serde_json::json;
 use super::names::GATEWAY;
 use crate::model::{Lease, Pool};
 
-/// The body of any request. Each method reads its own fields.
+/// The body of a request. Each method uses only some of the fields.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Request {
@@ -28,11 +29,11 @@ pub struct Request {
 /// `--ipam-opt`, and the options that dockerd adds.
 pub type Options = BTreeMap<String, String>;
 
-/// Reads a body. An empty body, white space and `null` mean an empty object.
+/// Parses a body. An empty body, white space and `null` count as an empty object.
 pub fn read(body: &[u8]) -> Result<Request, String> {
     match body.trim_ascii() {
         b"" | b"null" => Ok(Request::default()),
-        // A derived deserializer would accept an array as the fields of an object.
+        // A derived deserializer would also accept an array of the fields.
         text if text.starts_with(b"{") => {
             serde_json::from_slice(text).map_err(|e| format!("Invalid request body: {e}"))
         }
@@ -40,22 +41,22 @@ pub fn read(body: &[u8]) -> Result<Request, String> {
     }
 }
 
-/// `Plugin.Activate`.
+/// Makes the answer to `Plugin.Activate`.
 pub fn activated() -> String {
     json!({ "Implements": ["IpamDriver"] }).to_string()
 }
 
-/// `IpamDriver.GetCapabilities`.
+/// Makes the answer to `IpamDriver.GetCapabilities`.
 pub fn capabilities(mac: bool) -> String {
     json!({ "RequiresMACAddress": mac, "RequiresRequestReplay": false }).to_string()
 }
 
-/// `IpamDriver.GetDefaultAddressSpaces`.
+/// Makes the answer to `IpamDriver.GetDefaultAddressSpaces`.
 pub fn spaces(local: &str, global: &str) -> String {
     json!({ "LocalDefaultAddressSpace": local, "GlobalDefaultAddressSpace": global }).to_string()
 }
 
-/// A pool, with its gateway if it has one.
+/// Makes the answer with a pool, and with its gateway if it has one.
 pub fn pool(pool: &Pool) -> String {
     let mut data = Options::new();
     if let Some(gateway) = pool.gateway {
@@ -64,12 +65,12 @@ pub fn pool(pool: &Pool) -> String {
     json!({ "PoolID": pool.id.0, "Pool": pool.subnet.to_string(), "Data": data }).to_string()
 }
 
-/// An address with its prefix.
+/// Makes the answer with an address and its prefix length.
 pub fn address(lease: &Lease) -> String {
     json!({ "Address": format!("{}/{}", lease.addr, lease.prefix), "Data": {} }).to_string()
 }
 
-/// A failure.
+/// Makes the answer for a failure.
 pub fn failure(text: &str) -> String {
     json!({ "Err": text, "Error": text }).to_string()
 }

@@ -1,8 +1,8 @@
-//! The mount namespace in which the paths of network namespaces are looked up.
+//! The mount namespace in which paths of network namespaces are looked up.
 //!
-//! Usually, this is the process's own mount namespace. In a container that shares the process IDs of its
-//! host, it is the host's mount namespace, which is that of the first process: the paths that a runtime of
-//! the host recorded do not exist in the container.
+//! Usually this is the mount namespace of this process. If this process runs in a container that shares the
+//! process IDs of its host, it is the mount namespace of the host's first process: a runtime of the host
+//! recorded the paths, and they do not exist in the container.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -19,20 +19,21 @@ use crate::model::Netns;
 
 /// A mount namespace.
 pub struct Mounts {
-    /// The namespace's number; `None` if it cannot be read.
+    /// The number of the mount namespace; `None` if it cannot be read.
     pub number: Option<u64>,
-    /// The namespace's root; `None` for this process's own namespace.
+    /// The root folder of the mount namespace; `None` for the mount namespace of this process.
     root: Option<OwnedFd>,
 }
 
 impl Mounts {
-    /// The mount namespace of this process.
+    /// Returns the mount namespace of this process.
     pub fn own() -> Mounts {
         Mounts { number: number(Path::new("/proc/self/ns/mnt"), "mnt").ok(), root: None }
     }
 
-    /// The mount namespace in which these paths were recorded: that of the first process if some paths were
-    /// recorded there and none in our own, otherwise our own.
+    /// Returns the mount namespace in which these paths were recorded. This is the mount namespace of the
+    /// first process if some of the paths were recorded there and none in that of this process. Otherwise it
+    /// is the mount namespace of this process.
     pub fn of(recorded: &[&Netns]) -> Mounts {
         let is_place = |mounts: &Mounts| {
             mounts.number.is_some() && recorded.iter().any(|n| n.mount_ns == mounts.number)
@@ -51,7 +52,8 @@ impl Mounts {
         Ok(Mounts { number: Some(number), root: Some(root) })
     }
 
-    /// The state of a path. The file at the path is not opened, because opening a pipe would block forever.
+    /// Returns the state of a path. The file at the path is not opened, because opening a pipe could block
+    /// forever.
     pub fn state_of(&self, path: &str) -> PathState {
         let found = match &self.root {
             None => fs::metadata(path).map(|m| (m.dev(), m.ino())),
@@ -67,7 +69,8 @@ impl Mounts {
     }
 }
 
-/// Device and inode of a path below a root. Absolute links are resolved below the root too.
+/// Returns the device and the inode of a path below a root folder. Absolute symbolic links are also resolved
+/// below the root.
 fn state_below(root: &OwnedFd, path: &str) -> Result<(u64, u64), Errno> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let file = openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
@@ -110,7 +113,7 @@ mod tests {
             let mounts = Mounts::of(&[&recorded(place)]);
             assert_eq!((mounts.number, mounts.root.is_none()), (own, true));
         }
-        // The first process is readable for root only.
+        // Only root can read the first process.
         if let Ok(first) = Mounts::of_process("/proc/1")
             && first.number != own
         {

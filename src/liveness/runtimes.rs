@@ -1,7 +1,7 @@
-//! Lists the containers of a runtime, running or not.
+//! Lists the containers of a container runtime, whether they run or not.
 //!
-//! Docker is asked over its socket (`GET /containers/json?all=1`, v1.24 and later), containerd through its own
-//! `ctr`, and any CRI runtime through `crictl`.
+//! Docker is asked through its socket (`GET /containers/json?all=1`, API v1.24 and later), containerd through
+//! its command `ctr`, and any CRI runtime through `crictl`.
 //! Invariant: an incomplete answer is an error.
 
 use std::collections::BTreeSet;
@@ -21,12 +21,12 @@ pub const DOCKER: &str = "/var/run/docker.sock";
 /// The default socket of containerd.
 pub const CONTAINERD: &str = "/run/containerd/containerd.sock";
 
-/// Longest wait for an answer.
+/// The maximum time to wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest answer, in bytes: some hundred thousand containers.
+/// The maximum length of an answer, in bytes. It is enough for several hundred thousand containers.
 const LONGEST: u64 = 1 << 28;
 
-/// All containers of the Docker daemon behind a socket.
+/// Returns all containers of the Docker daemon that listens on a socket.
 pub fn docker(socket: &Path) -> Result<Listing> {
     let name = || format!("docker at {}", socket.display());
     let answer = ask(socket, "/containers/json?all=1", TIMEOUT);
@@ -35,19 +35,20 @@ pub fn docker(socket: &Path) -> Result<Listing> {
     Ok(Listing { runtime: "docker".to_owned(), containers })
 }
 
-/// Asks dockerd for a path of its API; returns the answer with its head. No read takes longer than `timeout`.
+/// Sends a request for a path of dockerd's API. Returns the whole answer, including its head. Each read takes
+/// at most `timeout`.
 pub fn ask(socket: &Path, path: &str, timeout: Duration) -> io::Result<Vec<u8>> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
-    // 1.0: the answer comes in one piece, and ends with the connection.
+    // With HTTP 1.0, the answer is not divided into chunks and ends with the connection.
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: docker\r\n\r\n").as_bytes())?;
     let mut answer = Vec::new();
     stream.take(LONGEST).read_to_end(&mut answer)?;
     Ok(answer)
 }
 
-/// Reads the JSON of an HTTP answer, if it is whole and the status is 200.
+/// Parses the JSON in an HTTP answer, if the answer is complete and its status is 200.
 pub fn read(answer: &[u8]) -> Result<Value> {
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n").context("no HTTP")?;
     let head = String::from_utf8_lossy(&answer[..end]);
@@ -69,19 +70,19 @@ pub fn read(answer: &[u8]) -> Result<Value> {
     serde_json::from_slice(body).context("no JSON")
 }
 
-/// The IDs in an HTTP answer.
+/// Returns the container IDs in an HTTP answer.
 fn containers(answer: &[u8]) -> Result<BTreeSet<String>> {
     let Value::Array(all) = read(answer)? else { bail!("no list of containers") };
     let id = |container: &Value| container["Id"].as_str().map(str::to_owned);
     all.iter().map(|c| id(c).context("a container without an Id")).collect()
 }
 
-/// All containers in all namespaces of the containerd behind a socket.
+/// Returns all containers, in all namespaces of the containerd that listens on a socket.
 pub fn containerd(socket: &Path, ctr: &str) -> Result<Listing> {
     let mut containers = BTreeSet::new();
     for namespace in lines(ctr, socket, &["namespaces", "list", "-q"])? {
         for id in lines(ctr, socket, &["-n", &namespace, "containers", "list", "-q"])? {
-            // nerdctl prefixes the container ID that CNI gets with the namespace.
+            // For nerdctl, the container ID that CNI gets begins with the containerd namespace.
             containers.insert(format!("{namespace}-{id}"));
             containers.insert(id);
         }
@@ -89,8 +90,8 @@ pub fn containerd(socket: &Path, ctr: &str) -> Result<Listing> {
     Ok(Listing { runtime: "containerd".to_owned(), containers })
 }
 
-/// All pod sandboxes of the CRI runtime that `crictl` is configured for, ready or not. The ID of a sandbox is the
-/// container ID that CNI gets.
+/// Returns all pod sandboxes of the CRI runtime that `crictl` is configured for, whether they are ready or
+/// not. The ID of a sandbox is the container ID that CNI gets.
 pub fn crictl(crictl: &str) -> Result<Listing> {
     let timeout = format!("--timeout={}s", TIMEOUT.as_secs());
     let answer = output(crictl, Command::new(crictl).args([&timeout, "pods", "-o", "json"]))?;
@@ -98,7 +99,7 @@ pub fn crictl(crictl: &str) -> Result<Listing> {
     Ok(Listing { runtime: "the CRI runtime".to_owned(), containers })
 }
 
-/// The IDs in the answer of `crictl pods -o json`.
+/// Returns the IDs in the output of `crictl pods -o json`.
 fn sandboxes(answer: &str) -> Result<BTreeSet<String>> {
     let answer: Value = serde_json::from_str(answer).context("no JSON")?;
     let Some(all) = answer["items"].as_array() else { bail!("no list of sandboxes") };
@@ -115,7 +116,7 @@ fn lines(ctr: &str, socket: &Path, args: &[&str]) -> Result<Vec<String>> {
     Ok(text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect())
 }
 
-/// The output of a command that succeeded.
+/// Runs a command and returns its output. Fails if the command fails.
 fn output(program: &str, command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("cannot run {program}"))?;
     if !output.status.success() {

@@ -1,10 +1,11 @@
-//! The leases that cni-ipam-consul stored in Consul: `<network>/<address>` contains `{"ip", "mac", "id"}`,
-//! and `<network>` the network.
+//! Imports the leases that cni-ipam-consul stored in Consul. The key `<network>/<address>` contains `{"ip",
+//! "mac", "id"}`, and the key `<network>` contains the network.
 //!
-//! An operator imports them with `sublet import consul`; until then, ADD is refused. The import takes
-//! several transactions. Only the last one writes the mark that the network was imported, and each compares
-//! that the mark is absent, because a late import would bring back leases that were freed since. The first
-//! ADD that finds no old keys writes the same mark. The old keys are never changed.
+//! An operator runs the import with `sublet import consul`. Until then, an ADD is refused. The import needs
+//! several transactions. The last transaction writes the import mark, a record that the network was imported.
+//! Every transaction of the import compares that the mark is absent, because a late import would restore
+//! leases that were freed meanwhile. If there are no old keys, the first ADD writes the mark. The old keys
+//! are never changed.
 
 use crate::alloc::{Command, Context, ForeignLease, Import, Imported, Outcome};
 use crate::error::{Error, Refusal, StoreError};
@@ -12,12 +13,13 @@ use crate::model::{Attachment, ContainerId, Kind, NetworkName, Owner, SetName};
 use crate::net::Addr;
 use crate::store::{OldKey, Store};
 
-/// The number of leases that one transaction imports. A lease has two records, and one more if its address
-/// cools down or was leased in an ended boot.
+/// The number of leases that one transaction imports. Each lease has two records, and a third one if its
+/// address was cooling down or was leased in a boot that has ended.
 const PORTION: usize = 20;
 
-/// Imports a network's leases unless the mark is there. The next import completes an interrupted one.
-/// cni-ipam-consul must have been stopped on all nodes, because it overwrites without comparing.
+/// Imports the leases of a network, unless the import mark exists. If an import was interrupted, the next
+/// import completes it. cni-ipam-consul must be stopped on all nodes before, because it overwrites keys
+/// without comparing them.
 pub fn import(
     store: &mut dyn Store,
     set: &SetName,
@@ -53,8 +55,8 @@ pub fn import(
     }
 }
 
-/// Fails with [`Refusal::NotImported`] if the network, or the given container, has old leases. The caller
-/// has found that the mark is absent.
+/// Fails with [`Refusal::NotImported`] if the network, or the given container, has old leases. The caller has
+/// already found that the import mark is absent.
 pub fn require_none(
     store: &mut dyn Store,
     network: &NetworkName,
@@ -83,7 +85,7 @@ fn old_leases(store: &mut dyn Store, network: &NetworkName) -> Result<Vec<Foreig
     leases.collect::<Result<_, String>>().map_err(refused)
 }
 
-/// Returns the lease of a key; none for the network's own key.
+/// Returns the lease in a key; `None` for the key of the network itself.
 fn lease(network: &NetworkName, (key, value): &OldKey) -> Result<Option<ForeignLease>, String> {
     let Some(name) = key.strip_prefix(network.as_str()).and_then(|k| k.strip_prefix('/')) else {
         return Ok(None);

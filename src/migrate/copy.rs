@@ -1,8 +1,8 @@
 //! Copies the records of one store to another, and compares them.
 //!
-//! The allocator (`alloc`) decides what happens if a record meets an existing one.
-//! Invariant: a portion is one transaction. Existing records stay, so an interrupted copy can be restarted
-//! from the beginning.
+//! The allocator (`alloc`) decides what happens if a record already exists in the destination.
+//! Invariant: a portion of records is written in one transaction. Existing records stay, so an interrupted
+//! copy can be started again from the beginning.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -12,32 +12,32 @@ use crate::error::{Error, Refusal};
 use crate::model::{Lease, Persist, SetName};
 use crate::store::Store;
 
-/// The maximum number of records in a portion: what one transaction on a file can hold.
+/// The maximum number of records in a portion. One transaction of a lease file can write so many.
 const PORTION: usize = 1000;
 
-/// Writes records into a store, portion by portion.
+/// Writes records into a store, in portions.
 pub struct Copier<'s> {
     store: &'s mut dyn Store,
     cx: &'s Context,
     dry_run: bool,
     portion: Vec<Record>,
-    /// The set and lifetime that the portion's records have in common.
+    /// The set of leases and the lifetime that all records of the present portion have.
     of: (Option<SetName>, Persist),
-    /// The number of records that are in the destination now, or (dry run) would be.
+    /// The number of records that are in the destination now. In a dry run, the number that would be.
     pub copied: usize,
     /// The conflicts that a dry run found.
     pub clashes: Vec<Refusal>,
 }
 
 impl<'s> Copier<'s> {
-    /// Nothing is written yet. A dry run never writes.
+    /// Makes a copier that has written nothing yet. In a dry run, it never writes.
     pub fn new(store: &'s mut dyn Store, cx: &'s Context, dry_run: bool) -> Copier<'s> {
         let of = (None, Persist::Disk);
         Copier { store, cx, dry_run, portion: Vec::new(), of, copied: 0, clashes: Vec::new() }
     }
 
-    /// Adds a record. First writes the earlier ones, if there are many or if they are of another set or
-    /// lifetime.
+    /// Adds a record to the present portion. If the portion is full, or if the record has another set or
+    /// lifetime, the portion is written first.
     pub fn push(&mut self, record: Record, persist: Persist) -> Result<(), Error> {
         let of = (record.set(), persist);
         let alone = matches!(record, Record::Pool(_));
@@ -49,7 +49,7 @@ impl<'s> Copier<'s> {
         if alone { self.flush() } else { Ok(()) }
     }
 
-    /// Writes the remaining records. Call it at the end.
+    /// Writes the last portion. Call this at the end.
     pub fn flush(&mut self) -> Result<(), Error> {
         while !self.portion.is_empty() {
             let (set, persist) = self.of.clone();
@@ -72,21 +72,21 @@ impl<'s> Copier<'s> {
 /// The differences between two stores.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Comparison {
-    /// The number of records that are the same in both.
+    /// The number of records that are the same in both stores.
     pub same: usize,
-    /// Names of the records that the second store does not have.
+    /// The names of records that are missing in the second store.
     pub missing: Vec<String>,
-    /// Names of the records that differ in the second store.
+    /// The names of records that are different in the second store.
     pub different: Vec<String>,
     /// The number of records that only the second store has.
     pub more: usize,
-    /// Names of records that a lease file cannot store, if the second store is one: network definitions and
-    /// records of imports.
+    /// The names of records that are left out because the second store is a lease file, which cannot store
+    /// them: network definitions and records of imports.
     pub left_out: Vec<String>,
 }
 
-/// Compares every record of one store with its copy in another. The copy has the same lifetime, or the one
-/// in `persist`.
+/// Compares every record of one store with its copy in another store. The copy must have the lifetime in
+/// `persist` or, if that is not set, the same lifetime.
 pub fn compare(
     from: &mut dyn Store,
     to: &mut dyn Store,
@@ -117,13 +117,13 @@ pub fn compare(
     Ok(Comparison { missing, left_out, ..comparison })
 }
 
-/// Whether only a cluster can store the record.
+/// Returns whether only a cluster can store the record.
 fn is_of_cluster(record: &Record) -> bool {
     matches!(record, Record::Definition(_) | Record::Adopted(..))
 }
 
-/// Distinguishes two records of the same name, so that the records of a large store need not be in memory.
-/// The boot of a durable lease is ignored, because only a lease file stores it.
+/// Returns a hash of a record. Comparing hashes avoids keeping all records of a large store in memory. The
+/// boot of a durable lease is not included, because only a lease file stores it.
 fn digest(record: &Record, persist: Persist) -> u64 {
     let mut hasher = DefaultHasher::new();
     match record {

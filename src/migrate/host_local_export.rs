@@ -1,10 +1,10 @@
-//! Writes a folder with which host-local can continue.
+//! Writes a folder of lease files with which host-local can continue.
 //!
-//! The files are those that host-local reads (`plugins/ipam/host-local/backend/disk`): one for each
-//! address, with container ID and interface, and `last_reserved_ip.N`.
-//! Invariant: everything is written under host-local's own lock. A file gets its name only when it is
-//! complete. A file that names another container is an error, and all files are checked before the first
-//! one is written.
+//! The files have the format that host-local reads (`plugins/ipam/host-local/backend/disk`): one file for
+//! each address, with the container ID and the interface, and `last_reserved_ip.N`.
+//! Invariant: everything is written while host-local's own lock is held. A file gets its name only when it is
+//! complete. If a file already names another container, this is an error. All files are checked before the
+//! first file is written.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
@@ -19,30 +19,30 @@ use crate::net::Addr;
 use crate::store::{FileSystem, Lock, Os, lock_file};
 use crate::sys::files;
 
-/// A network's folder.
+/// The folder of a network.
 pub struct Folder {
-    /// Where the files are written.
+    /// The folder in which the files are written.
     dir: PathBuf,
-    /// The final name of the folder, if the text file of an import has it until then.
+    /// The final path of the folder, if the text file of an earlier import is still at that path.
     taken_over: Option<PathBuf>,
-    /// The lock; `None` in a dry run, which creates nothing.
+    /// host-local's lock; `None` in a dry run, which creates no files.
     lock: Option<Lock>,
 }
 
-/// The result for the leases.
+/// The result of writing the leases.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    /// New files.
+    /// The addresses whose files were written.
     pub written: Vec<Addr>,
-    /// Files that already had the right content.
+    /// The addresses whose files already had the right content.
     pub present: Vec<Addr>,
-    /// Files of addresses that are not leased here.
+    /// The addresses that have a file in the folder but no lease among those written.
     pub others: Vec<Addr>,
 }
 
 impl Folder {
-    /// Creates the folder if it is missing, and takes its lock. If an import left a text file, the folder
-    /// is created beside it, and [`Folder::finish`] exchanges the two.
+    /// Creates the folder if it is missing, and takes its lock. If an earlier import left a text file in
+    /// place of the folder, creates the folder under another name, and [`Folder::finish`] exchanges the two.
     pub fn open(dir: &Path, dry_run: bool, wait: Wait) -> Result<Folder, StoreError> {
         let found = files::look(dir).map_err(|e| StoreError::io("look at", dir, e))?;
         let is_file = found.is_some_and(|found| !found.is_dir());
@@ -50,7 +50,8 @@ impl Folder {
         let mut dir = target.to_owned();
         if is_file {
             let mut name = dir.into_os_string();
-            // A network's name cannot contain this character, and host-local does not look there.
+            // A network name cannot contain this character, so host-local does not use a folder with this
+            // name.
             name.push("~export");
             dir = name.into();
         }
@@ -60,7 +61,7 @@ impl Folder {
             if is_file {
                 discard(&dir)?;
             }
-            // With host-local's mode.
+            // Use the mode that host-local uses.
             let made = DirBuilder::new().recursive(true).mode(0o755).create(&dir);
             made.map_err(|e| StoreError::io("make the folder", &dir, e))?;
             Some(lock_file(&dir.join("lock"), wait)?)
@@ -68,8 +69,8 @@ impl Folder {
         Ok(Folder { dir, taken_over: is_file.then(|| target.to_owned()), lock })
     }
 
-    /// Gives the folder its final name, durably. Before, host-local fails because of the text file.
-    /// Afterwards it finds all leases.
+    /// Gives the folder its final name, and makes this durable. Before that, host-local fails because it
+    /// finds a text file. Afterwards it finds all leases.
     pub fn finish(self) -> Result<(), StoreError> {
         if self.lock.is_none() {
             return Ok(());
@@ -88,7 +89,7 @@ impl Folder {
             .map_err(|e| StoreError::io("put host-local's folder in its place:", target, e))
     }
 
-    /// Writes the leases.
+    /// Writes the files of the leases.
     pub fn write(&self, leases: &[(Addr, &Attachment)]) -> Result<Written, StoreError> {
         let mut done = Written { others: self.others(leases)?, ..Written::default() };
         let mut contents = Vec::new();
@@ -100,7 +101,7 @@ impl Folder {
                     done.present.push(*addr);
                     continue;
                 }
-                // A host-local that was killed leaves an empty file, which belongs to no container.
+                // If host-local was killed, it may have left an empty file, which belongs to no container.
                 Ok(found) if found.trim().is_empty() => {}
                 Ok(found) => return Err(taken(&path, &found)),
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
@@ -119,7 +120,7 @@ impl Folder {
         Ok(done)
     }
 
-    /// Writes the last allocated addresses, by index of the range set.
+    /// Writes the last allocated address of each range set, numbered by the index of the range set.
     pub fn write_last(&self, last: &[Addr]) -> Result<(), StoreError> {
         if self.lock.is_none() {
             return Ok(());
@@ -130,7 +131,7 @@ impl Folder {
         self.flush()
     }
 
-    /// The addresses of lease files that are not among `leases`.
+    /// Returns the addresses that have a lease file but are not among `leases`.
     fn others(&self, leases: &[(Addr, &Attachment)]) -> Result<Vec<Addr>, StoreError> {
         let names = Os.list(&self.dir);
         let names = names.map_err(|e| StoreError::io("read the folder", &self.dir, e))?;
@@ -143,7 +144,7 @@ impl Folder {
 
     fn put(&self, name: &str, content: &str) -> Result<(), StoreError> {
         let path = self.dir.join(name);
-        // The name is not an address, so after a crash no program takes the file for a lease.
+        // The temporary name is not an address, so after a crash no program mistakes the file for a lease.
         let new = self.dir.join(".sublet.new");
         let written = (|| {
             let mut file = files::create(&new)?;
@@ -159,7 +160,7 @@ impl Folder {
     }
 }
 
-/// Removes the remains of a killed export: a folder, or the file that it was exchanged with.
+/// Removes what a killed export left behind: a folder, or the text file that was exchanged with it.
 fn discard(dir: &Path) -> Result<(), StoreError> {
     let removed = match fs::symlink_metadata(dir) {
         Ok(found) if found.is_dir() => fs::remove_dir_all(dir),
@@ -170,7 +171,8 @@ fn discard(dir: &Path) -> Result<(), StoreError> {
     removed.map_err(|e| StoreError::io("remove", dir, e))
 }
 
-/// The content that host-local writes or, without an interface, that its old releases wrote.
+/// Returns the content that host-local writes. Without an interface, returns the content that its old
+/// releases wrote.
 fn content_of(attachment: &Attachment) -> String {
     match &attachment.ifname {
         Some(ifname) => format!("{}\r\n{ifname}", attachment.container),

@@ -1,7 +1,7 @@
-//! The records of a store as JSON lines, with the fields of [`crate::rows`].
+//! Converts the records of a store to JSON lines and back. The fields are those of [`crate::rows`].
 //!
-//! Invariant: reading a line returns the record that was written. An invalid line is an error that
-//! describes the fault.
+//! Invariant: parsing a line returns the record from which the line was made. If a line is invalid, the error
+//! describes what is wrong.
 
 use std::borrow::Cow;
 
@@ -13,10 +13,10 @@ use crate::model::{NetworkDefinition, NetworkName, Node, Persist, Pool, PoolId, 
 use crate::net::{Addr, Subnet, parse_cidr};
 use crate::rows::{CoolingRow, LeaseRow, Str, Text, Time, name};
 
-/// The format of all lines of a file.
+/// The version of the format of all lines in a file.
 const FORMAT: u32 = 2;
 
-/// The first line.
+/// The first line of a file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Head {
@@ -71,7 +71,8 @@ enum Fields<'a> {
         network: Str<'a>,
         time: Time,
     },
-    /// `definition` is the JSON object as text, because every byte of it must be preserved.
+    /// A network definition. `definition` is a JSON object as text, because every byte of it must be
+    /// preserved.
     Network {
         network: Str<'a>,
         version: u64,
@@ -97,13 +98,13 @@ enum Word {
     Disk,
 }
 
-/// The first line of a file, without its newline.
+/// Returns the first line of a file, without its newline.
 pub fn head() -> String {
     let head = Head { sublet: env!("CARGO_PKG_VERSION").to_owned(), format: FORMAT };
     serde_json::to_string(&head).unwrap_or_default()
 }
 
-/// Checks whether a file that begins with this line can be read.
+/// Checks whether a file with this first line can be read.
 pub fn read_head(line: &str) -> Result<(), String> {
     let head: Head = serde_json::from_str(line).map_err(|_| {
         format!("not an export of `sublet export jsonl`: it begins with {}", head())
@@ -115,7 +116,7 @@ pub fn read_head(line: &str) -> Result<(), String> {
     Err(format!("the lines have format {format}, of sublet {by}; this version reads {FORMAT}"))
 }
 
-/// A record as one line, without its newline.
+/// Returns a record as one line, without its newline.
 pub fn write(record: &Record, persist: Persist) -> String {
     let fields = match record {
         Record::Pool(pool) => Fields::Pool {
@@ -153,7 +154,7 @@ pub fn write(record: &Record, persist: Persist) -> String {
             Fields::Adopted { network: network.as_str().into(), time: Time(*time) }
         }
     };
-    // Writing text and numbers into memory does not fail. A reader would refuse an empty line.
+    // Writing text and numbers into memory does not fail. If it did, a reader would refuse the empty line.
     serde_json::to_string(&Line { fields, persist }).unwrap_or_default()
 }
 
@@ -162,7 +163,7 @@ fn user((node, count): &(Node, u32)) -> User<'_> {
     User { node, machine_id, count: *count }
 }
 
-/// The record of a line, and its lifetime.
+/// Returns the record in a line, and its lifetime.
 pub fn read(line: &str) -> Result<(Record, Persist), String> {
     let Line { fields, persist } = serde_json::from_str(line).map_err(|e| e.to_string())?;
     let record = match fields {

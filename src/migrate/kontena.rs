@@ -1,5 +1,5 @@
-//! Reads the data that kontena-ipam stored in etcd: `pools/NAME`, `pool-nodes/NAME/NODE`,
-//! `addresses/NAME/ADDRESS` and `subnets/ADDRESS`, below a folder of the v2 API (`/v2/keys`).
+//! Reads the data that kontena-ipam stored in etcd. The keys are `pools/NAME`, `pool-nodes/NAME/NODE`,
+//! `addresses/NAME/ADDRESS` and `subnets/ADDRESS`, below a folder of etcd's v2 API (`/v2/keys`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -12,24 +12,25 @@ use crate::model::{Kind, Lease, Node, Origin, Owner, Pool, PoolId, StoreSpec, Ti
 use crate::net::{Addr, Subnet, parse_cidr};
 use crate::store::http::{Client, Failure, Request};
 
-/// The node of pools and addresses that kontena-ipam recorded without a host. An operator removes it with `sublet
-/// node release`.
+/// The node name for pools and addresses whose host kontena-ipam did not record. An operator removes this
+/// node with `sublet node release`.
 pub const UNRECORDED: &str = "kontena-ipam";
 
-/// Pools and addresses of kontena-ipam.
+/// The pools and addresses of kontena-ipam.
 #[derive(Default)]
 pub struct Content {
     /// The pools, by name.
     pub pools: BTreeMap<String, Pool>,
-    /// The names of pools without a record of the hosts that use them.
+    /// The names of pools for which kontena-ipam did not record the hosts that use them.
     pub unrecorded: Vec<String>,
     /// The addresses of these pools.
     pub leases: Vec<Lease>,
-    /// Subnets that are reserved for pools that do not exist. A race in kontena-ipam leaves them behind.
+    /// Subnets that are reserved for pools that do not exist. kontena-ipam leaves them behind if two hosts
+    /// remove and create a pool at the same time.
     pub orphans: Vec<String>,
 }
 
-/// Reads every key below `folder` (such as `/kontena/ipam`) and its value, by key. Returns none if the
+/// Returns every key below `folder` (such as `/kontena/ipam`), with its value. Returns an empty list if the
 /// folder does not exist.
 pub fn keys(spec: &StoreSpec, folder: &str) -> Result<Vec<(String, String)>, StoreError> {
     let StoreSpec::Etcd(etcd) = spec else {
@@ -37,7 +38,7 @@ pub fn keys(spec: &StoreSpec, folder: &str) -> Result<Vec<(String, String)>, Sto
         return Err(StoreError::unavailable("find what kontena-ipam kept in", "this store", why));
     };
     let client = Client::new("etcd", None, &etcd.servers)?;
-    // `quorum`, because a single member may have old data.
+    // `quorum` is needed because a single member may return old data.
     let path = format!("/v2/keys{folder}?recursive=true&quorum=true");
     let request = Request { method: "GET", path: &path, body: b"", secret: None, retryable: true };
     let reply = client.send(request, Instant::now() + etcd.servers.timeout).map_err(Failure::why);
@@ -51,7 +52,7 @@ fn parse(status: u16, body: &[u8], text: &str) -> Result<Vec<(String, String)>, 
     let answer: Value = serde_json::from_slice(body).map_err(|_| {
         format!("{status} {text}; etcd answers the old API only with --enable-v2=true")
     })?;
-    // "Key not found".
+    // This is etcd's code for "Key not found".
     if answer["errorCode"] == 100 {
         return Ok(Vec::new());
     }
@@ -71,8 +72,8 @@ fn parse(status: u16, body: &[u8], text: &str) -> Result<Vec<(String, String)>, 
 }
 
 impl Content {
-    /// Parses the keys below `folder`. The pools belong to address space `space`; `now` becomes the time
-    /// of pools and leases. An error names the key.
+    /// Parses the keys below `folder`. The pools get the address space `space`. `now` becomes the time of the
+    /// pools and leases. An error contains the key.
     pub fn parse<'k>(
         keys: &'k [(String, String)],
         folder: &str,
@@ -84,7 +85,7 @@ impl Content {
         let parts = |key: &'k str| -> Vec<&'k str> {
             key.strip_prefix(folder).unwrap_or(key).split('/').skip(1).collect()
         };
-        // Pools first: an address needs its pool.
+        // Parse the pools first, because an address refers to its pool.
         for (key, value) in keys {
             if let ["pools", name] = *parts(key) {
                 let pool = pool(name, value, space, now).map_err(|why| format!("{key}: {why}"))?;
@@ -99,7 +100,7 @@ impl Content {
                     }
                 }
                 ["addresses", name, _] => {
-                    // An address of a removed pool has no owner.
+                    // An address whose pool was removed has no owner.
                     if let Some(pool) = content.pools.get(name) {
                         let lease = address(value, pool, now);
                         content.leases.push(lease.map_err(|why| format!("{key}: {why}"))?);
@@ -119,14 +120,15 @@ impl Content {
         Ok(content)
     }
 
-    /// Adds what earlier versions of kontena-ipam did not record: the hosts that use a pool, and the lease
-    /// of its gateway. A host with an address of a pool uses the pool. If no host is recorded, unknown
-    /// hosts may use it too, so the pool stays when all known ones have released it.
+    /// Adds what earlier versions of kontena-ipam did not record: the hosts that use a pool, and the lease of
+    /// the pool's gateway. A host that has an address of a pool counts as a user of the pool. If no host of a
+    /// pool is recorded, unknown hosts may use the pool too. Such a pool gets an additional user, so it stays
+    /// after all known hosts have released it.
     fn add_what_is_missing(&mut self, now: Timestamp) {
         for (name, pool) in &mut self.pools {
             let leases = self.leases.iter().filter(|lease| lease.set == pool.set());
             let gateways = leases.clone().filter(|lease| lease.kind == Kind::Gateway).count();
-            // The host of the gateway may have released the pool since.
+            // The host that leased the gateway may have released the pool since then.
             let others = leases.filter(|lease| lease.kind != Kind::Gateway);
             let mut hosts: BTreeSet<&str> = others.map(|lease| lease.node.name.as_str()).collect();
             if pool.is_closed() {
@@ -154,7 +156,7 @@ fn text(value: &Value, field: &str) -> Option<String> {
     value[field].as_str().map(str::to_owned)
 }
 
-/// Returns the address and the prefix length of a field. kontena-ipam keeps host bits.
+/// Parses a field with an address and a prefix length. kontena-ipam keeps the host bits.
 fn cidr(value: &Value, field: &str) -> Result<Option<IpNet>, String> {
     let Some(text) = text(value, field) else { return Ok(None) };
     let net = parse_cidr(&text);
@@ -227,7 +229,7 @@ mod tests {
     #[test]
     fn a_host_that_has_an_address_uses_the_pool() {
         let address = r#"{"address": "10.81.0.9/16", "node": "n2"}"#;
-        // The gateway's host has released the pool.
+        // The host that leased the gateway has released the pool.
         let gateway = r#"{"address": "10.81.0.1/16", "node": "n3"}"#;
         let content = content(&[
             ("pools/web", POOL),

@@ -1,4 +1,4 @@
-//! Leases of other programs, and copies between stores.
+//! Imports leases of other programs, exports leases to them, and copies stores.
 
 pub mod cni_cache;
 pub mod consul;

@@ -1,7 +1,7 @@
-//! Opens files that another program may have put in place, and replaces small files.
+//! Opens files that another program may have placed there, and replaces small files.
 //!
-//! Invariant: an open never blocks, even if the path is a pipe without a writer. A reader sees the old
-//! content of a replaced file or the new one, always complete.
+//! Invariant: opening a file never blocks, even if the path leads to a pipe without a writer. If a file is
+//! replaced, a reader sees either the complete old content or the complete new content.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -11,8 +11,8 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-/// Returns what is at a path and follows links. `None` means that nothing is there (`ENOENT`). Any other
-/// obstacle is an error.
+/// Returns the metadata of the file at a path, and follows links. `None` means that there is no file
+/// (`ENOENT`). Any other failure is an error.
 pub fn look(path: &Path) -> io::Result<Option<Metadata>> {
     match fs::metadata(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
@@ -20,7 +20,8 @@ pub fn look(path: &Path) -> io::Result<Option<Metadata>> {
     }
 }
 
-/// Whether an error means that the path is not a file, but a folder, a pipe or a device.
+/// Returns whether an error means that the path leads to something other than a file, such as a folder, a
+/// pipe or a device.
 pub fn is_none(e: &io::Error) -> bool {
     matches!(e.kind(), ErrorKind::IsADirectory | ErrorKind::InvalidInput)
 }
@@ -35,12 +36,13 @@ pub fn open_to_write(path: &Path) -> io::Result<File> {
     open_as(path, OpenOptions::new().read(true).write(true))
 }
 
-/// Examines the open descriptor. A check before the open could be about another file.
+/// Opens a regular file. The check is made on the open descriptor, because a check before opening could be
+/// about another file.
 fn open_as(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let other = || io::Error::new(ErrorKind::InvalidInput, "not a regular file");
     options.custom_flags(OFlags::NONBLOCK.bits().cast_signed());
     let file = match options.open(path) {
-        // A socket, a pipe without a reader, or a device without a driver.
+        // The path leads to a socket, a pipe without a reader, or a device without a driver.
         Err(e) if e.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => return Err(other()),
         opened => opened?,
     };
@@ -51,15 +53,15 @@ fn open_as(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     if found.is_file() { Ok(file) } else { Err(other()) }
 }
 
-/// Reads at most `longest` bytes of a file. Bytes that are not UTF-8 are replaced.
+/// Reads at most `longest` bytes of a file. Bytes that are not valid UTF-8 are replaced.
 pub fn read(path: &Path, longest: u64) -> io::Result<String> {
     let mut bytes = Vec::new();
     open(path)?.take(longest).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Creates a file with mode 0600, whatever the umask is. An existing file of this name is removed: a killed
-/// process left it.
+/// Creates a file with mode 0600, regardless of the umask. If a file of this name exists, a killed process
+/// has left it, so it is removed first.
 pub fn create(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
@@ -67,16 +69,16 @@ pub fn create(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Replaces a file in one step, with mode 0600, and creates its folder if it is missing (0700). The file is
-/// not flushed, so it suits data that a crash of the machine may lose. `mark` makes the temporary name
-/// unique among concurrent writers.
+/// Replaces a file in one step. The file has mode 0600. Creates its folder with mode 0700 if the folder is
+/// missing. The file is not flushed, so this is only for data that may be lost if the machine crashes. `mark`
+/// makes the temporary name unique among processes that write at the same time.
 pub fn put(path: &Path, bytes: &[u8], mark: &str) -> io::Result<()> {
     make_folder(path)?;
     let temporary = path.with_extension(mark);
     let written = create(&temporary).and_then(|mut file| file.write_all(bytes));
     let written = written.and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
-        // If this fails, nothing more can be done.
+        // If removing the temporary file fails, nothing more can be done.
         let _ = fs::remove_file(&temporary);
     }
     written
@@ -95,7 +97,7 @@ pub fn make_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Creates a pipe, for tests of functions that must not block.
+/// Creates a pipe, for testing functions that must not block.
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test's helper may fail as a test does")]
 #[allow(clippy::missing_panics_doc, reason = "a test fails with it")]
@@ -136,7 +138,7 @@ mod tests {
         let opened = path.clone();
         std::thread::spawn(move || {
             for _ in 0..20_000 {
-                // The open may succeed or fail here; both are fine.
+                // It does not matter whether this succeeds; it must only not block.
                 let _ = open(&opened);
             }
             sender.send(()).unwrap();
@@ -175,7 +177,7 @@ mod tests {
         let (folder, path) = (dir.path().join("folder"), dir.path().join("folder/note"));
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         for text in ["one", "two"] {
-            // Remains of an earlier run do not matter.
+            // Files of an earlier run of the test do not matter.
             fs::create_dir_all(&folder).unwrap();
             fs::write(path.with_extension("m"), "half").unwrap();
             put(&path, text.as_bytes(), "m").unwrap();
@@ -184,7 +186,7 @@ mod tests {
         let new = dir.path().join("new/note");
         put(&new, b"one", "m").unwrap();
         assert_eq!(mode(new.parent().unwrap()), 0o700);
-        // A folder with the name stays, and nothing is left beside it.
+        // If a folder has the name, it stays, and no temporary file is left beside it.
         fs::create_dir(folder.join("taken")).unwrap();
         put(&folder.join("taken"), b"one", "m").unwrap_err();
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 2);

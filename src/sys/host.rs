@@ -1,7 +1,7 @@
-//! The facts that a program needs about its machine: the time, the boot, the node.
+//! Determines the facts about this machine that a program needs: the time, the boot, the node.
 //!
-//! Reads the clock, random numbers, `/proc` and `/etc/machine-id`. `main` passes the environment in.
-//! Invariant: a fact that cannot be read is absent, never guessed. Nothing here fails.
+//! This module reads the clock, random numbers, `/proc` and `/etc/machine-id`. `main` passes the environment
+//! to it. Invariant: a fact that cannot be read is absent, and is never guessed. The functions do not fail.
 
 use std::ffi::OsString;
 use std::fs;
@@ -13,41 +13,42 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::alloc::Context;
 use crate::model::{BootId, Face, Netns, Node, StoreSpec, Timestamp};
 
-/// Looks up a variable of the environment.
+/// A function that returns the value of an environment variable.
 pub type Env<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
 
-/// This path can be replaced by a bind mount, which simulates another boot.
+/// The file with the boot ID. Tests replace it by a bind mount to simulate another boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 const MACHINE_ID: &str = "/etc/machine-id";
 const UPTIME: &str = "/proc/uptime";
-/// The process's own mount namespace.
+/// The link to the mount namespace of this process.
 const OWN_MOUNTS: &str = "/proc/self/ns/mnt";
 
-/// The facts at one moment.
+/// The facts about the machine at one moment.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// The time.
     pub now: Timestamp,
-    /// The boot; `None` if it cannot be determined.
+    /// The boot ID; `None` if it cannot be determined.
     pub boot: Option<BootId>,
-    /// Returns the whole seconds since this boot began; `None` if they cannot be determined. Only a cluster
-    /// needs them.
+    /// A function that returns the whole seconds since this boot began; `None` if they cannot be determined.
+    /// Only a cluster needs them.
     pub uptime: fn() -> Option<u64>,
-    /// The machine.
+    /// The node name and the machine-id.
     pub node: Node,
-    /// Whether the machine's name is its host name, and not configured.
+    /// Whether the node name is the host name, because no other name is configured.
     pub by_host_name: bool,
     /// A random number.
     pub seed: u64,
-    /// The face that asks: a runtime's, until a face sets another one.
+    /// The face that handles the request. The default is the CNI plugin; other faces set their own value.
     pub face: Face,
-    /// Device and inode of a path, following links; `None` if it does not exist.
+    /// A function that returns the device and the inode of a path, following links; `None` if the path does
+    /// not exist.
     pub inode: fn(&str) -> Option<(u64, u64)>,
 }
 
 impl Facts {
-    /// The context for the allocator.
+    /// Makes the context for the allocator from these facts.
     pub fn context(&self) -> Context {
         Context {
             now: self.now,
@@ -60,20 +61,20 @@ impl Facts {
         }
     }
 
-    /// The context for commands on this store.
+    /// Makes the context for commands on this store.
     pub fn context_of(&self, store: &StoreSpec) -> Context {
         let uptime = if store.is_cluster() { (self.uptime)() } else { None };
         let booted = uptime.and_then(|uptime| self.now.checked_sub(uptime));
         Context { booted, ..self.context() }
     }
 
-    /// The network namespace of a path, as a lease records it.
+    /// Returns the network namespace at a path, in the form that a lease records.
     pub fn netns(&self, path: String) -> Netns {
         let inode = (self.inode)(&path);
         Netns { path, inode, mount_ns: (self.inode)(OWN_MOUNTS).map(|(_, inode)| inode) }
     }
 
-    /// The same facts with another machine name, if one is given.
+    /// Returns the same facts with another node name, if a name is given.
     #[must_use]
     pub fn named(&self, name: Option<&str>) -> Facts {
         let mut facts = self.clone();
@@ -85,7 +86,7 @@ impl Facts {
     }
 }
 
-/// Reads the value of `--node`, without surrounding blanks.
+/// Parses the value of `--node`, and removes surrounding white space.
 pub fn node_name(text: &str) -> Result<String, &'static str> {
     match text.trim() {
         "" => Err("a node needs a name"),
@@ -93,7 +94,7 @@ pub fn node_name(text: &str) -> Result<String, &'static str> {
     }
 }
 
-/// Collects the facts. `NODE_ID` names the node, otherwise the host name does.
+/// Determines the facts. The node name is `NODE_ID` if that is set, otherwise the host name.
 pub fn facts(env: &Env<'_>) -> Facts {
     let given = env("NODE_ID").and_then(|v| v.into_string().ok());
     let given = given.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
@@ -116,24 +117,25 @@ pub fn facts(env: &Env<'_>) -> Facts {
     }
 }
 
-/// The time in seconds; 0 if the clock is before 1970.
+/// Returns the time in seconds since 1970; 0 if the clock is set to an earlier time.
 pub fn now() -> Timestamp {
     #[allow(clippy::disallowed_methods, reason = "the one place that reads the clock")]
     let now = SystemTime::now();
     now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
-/// The whole seconds since this boot began.
+/// Returns the whole seconds since this boot began.
 fn uptime() -> Option<u64> {
     line(UPTIME)?.split('.').next()?.parse().ok()
 }
 
-/// A random number: the standard library seeds its hasher with random bytes from the kernel.
+/// Returns a random number. It comes from the hasher of the standard library, whose seed is random bytes from
+/// the kernel.
 pub fn chance() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// Looks up the path without opening it, because a FIFO could block an open forever.
+/// Looks up a path without opening it, because opening a FIFO could block forever.
 fn inode(path: &str) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|m| (m.dev(), m.ino()))
 }

@@ -1,17 +1,18 @@
-//! Turns panics into errors.
+//! Converts panics to errors.
 //!
-//! Records where the last panic happened, and interprets it. The faces report it.
-//! Invariant: a panic prints nothing by itself. A panic of the store's engine over a damaged file, which
-//! the store catches, therefore stays silent.
+//! This module records where the last panic happened, and interprets the panic. The faces report it.
+//! Invariant: a panic prints nothing by itself. So a panic of redb because of a damaged file, which the store
+//! catches, prints nothing.
 
 use std::any::Any;
 use std::panic::PanicHookInfo;
 use std::sync::{Mutex, PoisonError};
 
-/// File and line of the last panic.
+/// The file and the line of the last panic.
 static PLACE: Mutex<Option<String>> = Mutex::new(None);
 
-/// Makes panics silent, so that the faces can report them. Call it in `main`: it affects the whole process.
+/// From now on, panics print nothing; the faces report them. Called in `main`, because it affects the whole
+/// process.
 pub fn record() {
     std::panic::set_hook(Box::new(|info: &PanicHookInfo<'_>| {
         let place = info.location().map(ToString::to_string);
@@ -19,21 +20,21 @@ pub fn record() {
     }));
 }
 
-/// Whether the last panic came from redb, which panics over invalid pages. Without [`record`] this is
-/// unknown, and the answer is no.
+/// Returns whether the last panic came from redb, which panics if pages are invalid. If [`record`] was not
+/// called, this is unknown, and the result is false.
 pub fn was_in_redb() -> bool {
     PLACE.lock().unwrap_or_else(PoisonError::into_inner).as_deref().is_some_and(is_store)
 }
 
-/// The meaning of a panic.
+/// What a panic means.
 pub struct Panic {
-    /// Whether the lease store is damaged. Otherwise it is a bug.
+    /// Whether the panic means that the lease store is damaged. Otherwise it is a bug.
     pub is_damage: bool,
-    /// The message, with the place.
+    /// The message, with the place in the code.
     pub msg: String,
 }
 
-/// Describes a panic that was not caught.
+/// Describes a panic that no other code has handled.
 pub fn explain(payload: &(dyn Any + Send)) -> Panic {
     let place = PLACE
         .lock()
@@ -56,8 +57,8 @@ pub fn explain(payload: &(dyn Any + Send)) -> Panic {
     Panic { is_damage, msg }
 }
 
-/// Whether the panic comes from the store's engine, which panics over invalid pages. sublet's own code does
-/// not.
+/// Returns whether the panic comes from redb, which panics if pages are invalid. sublet's own code does not
+/// panic because of a damaged file.
 fn is_store(place: &str) -> bool {
     place.contains("/redb-")
 }

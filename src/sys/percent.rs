@@ -9,9 +9,9 @@ pub fn encode(text: &str) -> String {
     utf8_percent_encode(text, RESERVED).to_string()
 }
 
-/// Decodes a text; `None` if it is malformed or not UTF-8.
+/// Decodes a text; `None` if the text is malformed or the result is not valid UTF-8.
 pub fn decode(text: &str) -> Option<String> {
-    // The crate leaves a malformed escape unchanged.
+    // The crate returns a malformed escape unchanged, so it is checked here.
     let is_escape =
         |rest: &str| rest.len() > 1 && rest.bytes().take(2).all(|b| b.is_ascii_hexdigit());
     let valid = text.split('%').skip(1).all(is_escape);

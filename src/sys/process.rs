@@ -1,4 +1,4 @@
-//! The process: its preparation, its standard output, and what ends it.
+//! Settings of the process, its standard output, and the signals that end it.
 
 use std::io::{self, ErrorKind, Write};
 use std::sync::mpsc;
@@ -9,23 +9,23 @@ use std::time::Duration;
 use nix::sys::signal::{SigSet, Signal};
 use rustix::fs::{OFlags, fcntl_getfl, fstat, makedev};
 
-/// Prepares the process. Call it in the first line of `main`, so that threads that start later inherit the
+/// Prepares the process. Call this in the first line of `main`, so that threads that start later inherit the
 /// settings.
 ///
-/// A write beyond `RLIMIT_FSIZE` then fails with `EFBIG` like any other write. Without this, the kernel
-/// ends the process with `SIGXFSZ`, and the caller gets no answer.
+/// A write beyond `RLIMIT_FSIZE` then fails with the error `EFBIG`. Without this, the kernel ends the process
+/// with `SIGXFSZ`, and the caller gets no answer.
 pub fn prepare() {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGXFSZ);
-    // If it fails, the signal keeps its default action; nothing else depends on it.
+    // If this fails, the signal still ends the process; nothing else depends on it.
     let _ = signals.thread_block();
 }
 
-/// Standard output without std's buffer, which splits an answer at its last newline into two writes.
+/// Standard output without the buffer of the standard library, which could split an answer into two writes.
 ///
-/// If standard output is closed, std opens `/dev/null` for reading and writing in its place before `main`.
-/// A write to it would seem to succeed, and the answer would be lost; here it fails. A caller that discards
-/// the answer opens `/dev/null` for writing only.
+/// If standard output is closed, the standard library opens `/dev/null` for reading and writing in its place,
+/// before `main` runs. A write would then seem to succeed although the answer is lost. Here such a write
+/// fails. A caller that does not want the answer opens `/dev/null` only for writing.
 pub struct Stdout;
 
 impl Write for Stdout {
@@ -45,12 +45,12 @@ impl Write for Stdout {
     }
 }
 
-/// SIGTERM and SIGINT, for a program that runs until it is stopped. The first process of a container gets no
-/// signal for which it has not asked.
+/// Receives SIGTERM and SIGINT, for a program that runs until it is stopped. This is needed in a container,
+/// because the first process of a container only gets signals for which it has a handler.
 pub struct Stop(mpsc::Receiver<()>);
 
 impl Stop {
-    /// Catches both signals from now on. For a process that has one thread.
+    /// Starts to receive both signals. The process must have only one thread at this time.
     pub fn catch() -> io::Result<Stop> {
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGTERM);
@@ -58,14 +58,14 @@ impl Stop {
         signals.thread_block()?;
         let (sender, receiver) = mpsc::channel();
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            // An error ends the program as a signal does.
+            // If waiting for signals fails, the program ends too.
             let _ = signals.wait();
             let _ = sender.send(());
         })?;
         Ok(Stop(receiver))
     }
 
-    /// Waits; returns whether a signal came in this time.
+    /// Waits for a signal, at most for this time. Returns whether a signal came.
     pub fn came_within(&self, time: Duration) -> bool {
         self.0.recv_timeout(time) != Err(RecvTimeoutError::Timeout)
     }

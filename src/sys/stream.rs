@@ -1,4 +1,4 @@
-//! Adapts a tokio stream for hyper, and reports how many bytes have reached the kernel.
+//! Adapts a tokio stream for hyper, and counts the bytes that have reached the kernel.
 
 use std::io;
 use std::pin::Pin;
@@ -7,35 +7,35 @@ use std::task::{Context, Poll, ready};
 use hyper::rt::ReadBufCursor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// An observer of written bytes.
+/// Is notified when bytes are written to a stream.
 pub trait Watch {
-    /// Reports further written bytes.
+    /// Called when this number of bytes was written.
     fn written(&self, bytes: usize);
-    /// Reports that the kernel has all written bytes.
+    /// Called when the kernel has all written bytes.
     fn flushed(&self);
 }
 
-/// No observer.
+/// Ignores all notifications.
 impl Watch for () {
     fn written(&self, _: usize) {}
     fn flushed(&self) {}
 }
 
-/// A stream with its observer.
+/// A stream, and the watch that it notifies.
 pub struct Stream<S, W = ()> {
     stream: S,
     watch: W,
 }
 
 impl<S> Stream<S> {
-    /// A stream without an observer.
+    /// Makes a stream without a watch.
     pub fn plain(stream: S) -> Stream<S> {
         Stream { stream, watch: () }
     }
 }
 
 impl<S, W: Watch> Stream<S, W> {
-    /// A stream with an observer.
+    /// Makes a stream with a watch.
     pub fn watched(stream: S, watch: W) -> Stream<S, W> {
         Stream { stream, watch }
     }

@@ -1,21 +1,21 @@
-//! The counters of this process since its start: the durations of requests and lock waits, conflicts and
-//! failures. The store's counters, in contrast, persist across processes.
+//! The counters of this process since it started: the durations of requests and lock waits, conflicts and
+//! failures. These counters are in memory, unlike the store's counters.
 //!
-//! Invariant: counting waits for nothing but other counting.
+//! Invariant: counting never waits, except for another thread that is counting.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Upper bounds of a histogram's buckets, in seconds.
+/// The upper bounds of a histogram's buckets, in seconds.
 pub const BOUNDS: [f64; 12] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
 
 /// The distribution of some durations.
 #[derive(Clone, Debug)]
 pub struct Histogram {
-    /// The number of durations above the previous bound and not above this one. The last bucket is
-    /// for those above all [`BOUNDS`].
+    /// For each bucket, the number of durations that are above the previous bound and not above the bucket's
+    /// own bound. The last bucket counts the durations above all [`BOUNDS`].
     pub buckets: [u64; BOUNDS.len() + 1],
     /// The sum of all durations.
     pub sum: Duration,
@@ -35,11 +35,11 @@ impl Histogram {
 pub struct Counters {
     /// The durations of requests, by face, command and outcome.
     pub requests: BTreeMap<(&'static str, &'static str, &'static str), Histogram>,
-    /// The waits for a store's lock that was not free.
+    /// The waits for the lock of a store, if the lock was not free.
     pub waits: Histogram,
-    /// A cluster's commits that lost against another client's.
+    /// The number of commits in a cluster that failed because another client committed first.
     pub conflicts: u64,
-    /// Times that a store did not answer, or was damaged.
+    /// The number of times that a store did not answer or was damaged.
     pub failures: u64,
 }
 
@@ -54,7 +54,7 @@ fn counters() -> MutexGuard<'static, Counters> {
     COUNTERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Counts an answered request: face, command and outcome.
+/// Counts a request that was answered, by face, command and outcome.
 pub fn request(request: (&'static str, &'static str, &'static str), took: Duration) {
     counters().requests.entry(request).or_insert(Histogram::EMPTY).add(took);
 }
@@ -64,17 +64,17 @@ pub fn waited(took: Duration) {
     counters().waits.add(took);
 }
 
-/// Counts a cluster's commit that lost against another client's.
+/// Counts a commit in a cluster that failed because another client committed first.
 pub fn conflict() {
     counters().conflicts += 1;
 }
 
-/// Counts that a store did not answer, or was damaged.
+/// Counts that a store did not answer or was damaged.
 pub fn failure() {
     counters().failures += 1;
 }
 
-/// A copy of the counters.
+/// Returns a copy of the counters.
 pub fn now() -> Counters {
     counters().clone()
 }

@@ -1,8 +1,8 @@
-//! Formats log lines as text or JSON, and writes the daemon's to standard error or a file. The faces decide
-//! which events are logged.
+//! Formats log lines as text or JSON, and writes the daemon's log to standard error or to a file. The faces
+//! decide which events are logged.
 //!
-//! Invariants: an event is one line and one write. Text from outside cannot end a line, add a fact or
-//! control a terminal. An error while writing a log is ignored.
+//! Invariants: an event is one line and one write. Untrusted text cannot end a line, add a fact to a line, or
+//! control a terminal. If writing to the log fails, the error is ignored.
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
@@ -17,23 +17,23 @@ use crate::config::{Level, LogFormat};
 use crate::model::Timestamp;
 use crate::sys::host;
 
-/// One event.
+/// An event to be logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The severity.
     pub level: Level,
-    /// Facts by name: the request, who made it, the address, the outcome.
+    /// Facts about the event, by name: the request, its caller, the address, the outcome.
     pub facts: Vec<(&'static str, String)>,
     /// The duration of the request.
     pub took: Option<Duration>,
     /// The part of the duration that was spent waiting for locks.
     pub waited: Option<Duration>,
-    /// What happened, and what to do if something is wrong.
+    /// What happened and, if something is wrong, what to do.
     pub text: String,
 }
 
 impl Entry {
-    /// An event without facts.
+    /// Makes an event without facts.
     pub fn new(level: Level, text: impl Into<String>) -> Entry {
         Entry { level, facts: Vec::new(), took: None, waited: None, text: text.into() }
     }
@@ -48,24 +48,24 @@ impl Entry {
         self
     }
 
-    /// The durations by name, in milliseconds.
+    /// Returns the durations with their names, in milliseconds.
     fn durations(&self) -> impl Iterator<Item = (&'static str, String)> {
         let all = [("ms", self.took), ("lockWaitMs", self.waited)];
         all.into_iter().filter_map(|(name, duration)| Some((name, millis(duration?))))
     }
 }
 
-/// The start of a line.
+/// The values at the beginning of a line.
 #[derive(Clone, Copy, Debug)]
 pub struct Stamp<'a> {
     /// `sublet` or `subletd`.
     pub program: &'a str,
-    /// The time; `None` if the reader adds it.
+    /// The time; `None` if the reader of the log, such as the journal, adds the time.
     pub time: Option<Timestamp>,
 }
 
-/// An event as a line, with its newline. As text, for example:
-/// `2026-11-21T10:31:05Z subletd[812] info: command=RequestAddress pool=p ms=0.412: leased`.
+/// Returns the line for an event, with its newline. As text, for example: `2026-11-21T10:31:05Z subletd[812]
+/// info: command=RequestAddress pool=p ms=0.412: leased`.
 pub fn line(format: LogFormat, stamp: Stamp<'_>, entry: &Entry) -> String {
     match format {
         LogFormat::Text => {
@@ -77,7 +77,7 @@ pub fn line(format: LogFormat, stamp: Stamp<'_>, entry: &Entry) -> String {
     }
 }
 
-/// The facts, the durations and the text of an event, without a newline.
+/// Returns the facts, the durations and the text of an event, without a newline.
 pub fn body(entry: &Entry) -> String {
     let mut line = String::new();
     for (name, value) in &entry.facts {
@@ -112,13 +112,13 @@ fn json(stamp: Stamp<'_>, entry: &Entry) -> String {
     line
 }
 
-/// Milliseconds, to the microsecond.
+/// Returns a duration in milliseconds, with three decimal places.
 fn millis(took: Duration) -> String {
     let micros = took.as_micros();
     format!("{}.{:03}", micros / 1000, micros % 1000)
 }
 
-/// Returns a single word unchanged, and any other value quoted as in JSON.
+/// Returns a single word unchanged, and any other value in quotes as in JSON.
 fn quoted(value: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._:/@,+-".contains(&b);
     if !value.is_empty() && value.bytes().all(plain) && !value.ends_with(':') {
@@ -128,7 +128,7 @@ fn quoted(value: &str) -> String {
     visible(&quoted)
 }
 
-/// Escapes what could end a line or change the direction of text.
+/// Escapes characters that could end a line or change the direction of text.
 fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -142,14 +142,14 @@ fn visible(text: &str) -> String {
     shown
 }
 
-/// Appends to a log file. The file is opened for each event, so that it can be rotated. It is created with
-/// mode 0600, because it shows what runs on this host.
+/// Appends a line to a log file. The file is opened for each event, so that it can be rotated at any time. It
+/// is created with mode 0600, because it shows what runs on this host.
 pub fn append(path: &Path, line: &str) {
     let file = OpenOptions::new()
         .append(true)
         .create(true)
         .mode(0o600)
-        // A pipe without a reader must not block.
+        // Without this flag, opening a pipe without a reader would block.
         .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
         .open(path);
     if let Ok(mut file) = file {
@@ -162,18 +162,18 @@ pub fn append(path: &Path, line: &str) {
 pub struct Log {
     /// The lowest level that is written.
     pub level: Level,
-    /// Text or JSON.
+    /// The format of the lines: text or JSON.
     pub format: LogFormat,
-    /// The log file; `None`: standard error.
+    /// The path of the log file; `None` for standard error.
     pub file: Option<PathBuf>,
-    /// Whether standard error is the journal, which adds time and process.
+    /// Whether standard error goes to the journal, which adds the time and the process.
     pub journal: bool,
     /// The name of the daemon.
     pub program: &'static str,
 }
 
 impl Log {
-    /// Writes an event if its level is high enough. An event that cannot be written is lost.
+    /// Writes an event, if its level is high enough. If the event cannot be written, it is lost.
     pub fn write(&self, entry: &Entry) {
         if entry.level < self.level || self.level == Level::Off {
             return;
@@ -182,11 +182,11 @@ impl Log {
         if let Some(path) = &self.file {
             return append(path, &line(self.format, stamp, entry));
         }
-        // There is nowhere left to report an error.
+        // If this fails, there is no other place to report the error.
         let _ = std::io::stderr().write_all(self.shown(stamp, entry).as_bytes());
     }
 
-    /// The line on standard error; for the journal, it begins with the priority.
+    /// Returns the line for standard error. For the journal, it begins with the priority.
     fn shown(&self, stamp: Stamp<'_>, entry: &Entry) -> String {
         if !self.journal {
             return line(self.format, stamp, entry);
@@ -206,11 +206,11 @@ impl Log {
     }
 }
 
-/// A time in RFC 3339. (jiff would load time zone code in every ADD.)
+/// Formats a time as RFC 3339. (jiff is not used, because it would load its time zone code in every ADD.)
 pub fn utc(seconds: Timestamp) -> String {
     let (days, clock) = (seconds / 86_400, seconds % 86_400);
-    // Years that begin in March have their leap day at the end. There are 719,468 days from the first
-    // of March of year 0 to 1970.
+    // If years begin in March, a leap day is the last day of a year. There are 719,468 days from March 1 of
+    // year 0 to January 1, 1970.
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;

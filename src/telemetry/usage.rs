@@ -1,8 +1,8 @@
-//! The usage of ranges: the numbers for `pools`, the map, the status page and the metrics, from one pass
-//! over the addresses in use, whatever the size of the range.
+//! Computes the usage of ranges, for `pools`, the map, the status page and the metrics. One pass over the
+//! addresses in use is enough, regardless of the size of the ranges.
 //!
-//! Invariant: each allocatable address of a range is counted once: `size` is the sum of `used`, `reserved`,
-//! `cooling` and `free`.
+//! Invariant: each allocatable address of a range is counted exactly once, so `size` is the sum of `used`,
+//! `reserved`, `cooling` and `free`.
 
 use std::collections::BTreeMap;
 
@@ -10,21 +10,21 @@ use crate::alloc::{Holder, NetworkRanges};
 use crate::model::{Kind, Pool, SetName};
 use crate::net::{Addr, Span};
 
-/// A range that addresses are allocated from.
+/// A range of a network or of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// The network's name in listings, or the pool's ID.
+    /// The name of the network as it is listed, or the ID of the pool.
     pub network: String,
-    /// The set of its leases.
+    /// The set of leases to which the range belongs.
     pub set: SetName,
-    /// First to last address.
+    /// The span from the first to the last address.
     pub range: Span,
-    /// The allocatable addresses, ascending: without the gateway and exclusions.
+    /// The allocatable spans in ascending order, without the gateway and excluded addresses.
     pub gives: Vec<Span>,
 }
 
 impl Extent {
-    /// The ranges of networks and pools, in the order of networks.
+    /// Returns the ranges of all networks and pools, in the order of the networks.
     pub fn all(definitions: &[NetworkRanges], pools: &[Pool]) -> Vec<Extent> {
         let mut all = Vec::new();
         for definition in definitions {
@@ -61,39 +61,41 @@ pub struct Usage {
     pub extent: Extent,
     /// The number of allocatable addresses.
     pub size: u128,
-    /// How many of them are leased.
+    /// The number of allocatable addresses that are leased.
     pub used: u128,
-    /// How many of them are reserved.
+    /// The number of allocatable addresses that are reserved.
     pub reserved: u128,
-    /// How many of them are cooling down.
+    /// The number of allocatable addresses that are cooling down.
     pub cooling: u128,
-    /// How many of them are free.
+    /// The number of allocatable addresses that are free.
     pub free: u128,
-    /// How many addresses are leased or reserved but not allocatable: recorded gateways, and addresses that
-    /// were excluded later.
+    /// The number of addresses that are leased or reserved but not allocatable: recorded gateways, and
+    /// addresses that were excluded after they were leased.
     pub outside: u128,
-    /// The longest run of free addresses, the lowest one of equal runs; `None` if no address is free.
+    /// The longest run of free addresses. If several runs are equally long, this is the lowest. `None` if no
+    /// address is free.
     pub gap: Option<Span>,
 }
 
-/// Counts the addresses in use, one after the other.
+/// Counts addresses in use, one after the other.
 #[derive(Debug, Default)]
 pub struct Meter {
     all: Vec<Gauge>,
-    /// The ranges of each set by first address, each with the highest last address of all ranges up to it.
+    /// For each set, its ranges in the order of their first addresses. Each entry has the first address, the
+    /// highest last address of this and all previous ranges, and the index of the range.
     sets: BTreeMap<SetName, Vec<(Addr, Addr, usize)>>,
 }
 
-/// The count of one range.
+/// The counters of one range.
 #[derive(Debug)]
 struct Gauge {
     usage: Usage,
-    /// The allocatable spans above the last counted address, highest first.
+    /// The allocatable spans that come after the last counted address, highest first.
     rest: Vec<Span>,
 }
 
 impl Meter {
-    /// A meter for these ranges, which may overlap.
+    /// Makes a meter for these ranges, which may overlap.
     pub fn new(extents: Vec<Extent>) -> Meter {
         let mut meter = Meter::default();
         for (index, extent) in extents.into_iter().enumerate() {
@@ -118,7 +120,7 @@ impl Meter {
         meter
     }
 
-    /// Counts an address in use. The addresses of a set must come in ascending order.
+    /// Counts an address in use. The addresses of a set must be passed in ascending order.
     pub fn take(&mut self, set: &SetName, addr: Addr, holder: &Holder) {
         let Some(ranges) = self.sets.get(set) else { return };
         let behind = ranges.partition_point(|(first, ..)| *first <= addr);
@@ -133,7 +135,7 @@ impl Meter {
         }
     }
 
-    /// Returns the usage of each range, in the order of [`Meter::new`].
+    /// Returns the usage of each range, in the order in which the ranges were passed to [`Meter::new`].
     pub fn done(self) -> Vec<Usage> {
         self.all.into_iter().map(Gauge::done).collect()
     }
@@ -241,7 +243,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Compares with counting address by address. Ranges overlap as those of shared networks do.
+        /// The test compares the result with counting address by address. Some ranges overlap, as ranges of
+        /// networks with a common set do.
         #[test]
         fn the_numbers_are_right(
             ranges in prop::collection::vec((0..40_u128, 1..30_u128, prop::collection::vec(0..70_u128, 0..5)), 1..5),

@@ -1,9 +1,8 @@
-//! One HTTP/1.1 connection, for as long as dockerd keeps it open.
+//! Serves one HTTP/1.1 connection, for as long as dockerd keeps it open.
 //!
-//! Limits the size of bodies, and detects when an answer has reached the kernel.
-//! Invariant: an idle connection is never closed before the drain, because dockerd repeats a request on a
-//! broken connection with an empty body. A change is kept only after the last byte of its answer was
-//! written.
+//! This module limits the size of bodies, and detects when an answer has reached the kernel.
+//! Invariant: until shutdown, an idle connection is never closed, because dockerd repeats a request on a
+//! broken connection with an empty body. A change is only kept if the last byte of its answer was written.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -23,20 +22,21 @@ use super::{LINGER, stopped};
 use crate::docker::LARGEST_BODY;
 use crate::sys::stream::{Stream, Watch};
 
-/// The media type that dockerd accepts.
+/// The content type that dockerd accepts.
 const MEDIA_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 
-/// How long a body may take to arrive.
+/// The maximum time for a body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The first request of a dockerd after it starts or finds the plugin again.
+/// The path of the first request that dockerd sends after it has started, or after it has found the plugin
+/// again.
 const ACTIVATE: &str = "/Plugin.Activate";
 
-/// The head of an HTTP answer is longer than this. Shorter writes belong to a body.
+/// The minimum length of the head of an HTTP answer. A shorter write belongs to a body.
 const MIN_HEAD: usize = 64;
 
-/// Serves one connection until it ends or, after `stop`, until its request is answered. `activated` is
-/// notified of each activation.
+/// Serves one connection until it ends. After `stop`, only serves it until its present request is answered.
+/// `activated` is notified whenever dockerd activates the plugin.
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     queue: Queue,
@@ -53,16 +53,17 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         let (queue, unsent) = (queue.clone(), unsent.clone());
         async move { Ok::<_, Infallible>(respond(request, &queue, timeout, &unsent).await) }
     });
-    // A client that has closed only its sending side still gets its answer. If the client is gone, the
-    // write fails.
+    // A client that has closed only its sending side still gets its answer. If the client is gone, the write
+    // of the answer fails.
     let mut http = hyper::server::conn::http1::Builder::new();
     let connection = http.half_close(true).serve_connection(io, service);
     let mut connection = pin!(connection);
     tokio::select! {
-        // If the connection breaks, dropping `unsent` undoes the changes whose answers were not delivered.
+        // If the connection has failed, dropping `unsent` undoes the changes whose answers were not
+        // delivered.
         _ = connection.as_mut() => {}
         () = stopped(&mut stop) => {
-            // If a request is already in the socket, read it first.
+            // If another request has already arrived at the socket, read and answer it first.
             if tokio::time::timeout(LINGER, connection.as_mut()).await.is_ok() {
                 return;
             }
@@ -92,7 +93,7 @@ async fn respond(
     response
 }
 
-/// The whole body, or a status and the reason for the failure.
+/// Reads the whole body. An error is the HTTP status and the reason.
 async fn read(body: Incoming) -> Result<Vec<u8>, (u16, &'static str)> {
     const LARGE: (u16, &str) = (413, "the request body is larger than 1 MiB");
     if body.size_hint().lower() > LARGEST_BODY as u64 {
@@ -107,8 +108,8 @@ async fn read(body: Incoming) -> Result<Vec<u8>, (u16, &'static str)> {
     }
 }
 
-/// Answers that have not reached the kernel, in order, each with its number of remaining bytes. Answers that
-/// are left when the connection ends are dropped, which undoes their changes.
+/// The answers that have not reached the kernel completely, in order, each with the number of its remaining
+/// bytes. If the connection ends, the remaining answers are dropped, which undoes their changes.
 #[derive(Clone, Default)]
 struct Unsent(Arc<Mutex<Vec<(usize, PendingUndo)>>>);
 

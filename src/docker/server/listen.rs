@@ -1,8 +1,9 @@
-//! The sockets where dockerd finds the driver, and the file that names a TCP address.
+//! Opens the sockets on which dockerd finds the driver, and writes the file that contains a TCP address.
 //!
-//! A socket gets its mode first, and its name by a rename. So the name always exists, and other users can
-//! never connect.
-//! Invariant: an existing socket is replaced only if no process serves it, and only files that this process
+//! A socket first gets its mode under a temporary name, and is then renamed. So the final name always leads
+//! to a socket, and other users can never connect.
+//! Invariant: an existing socket is replaced only if no process serves it. Only files that this process
+//! created are removed.
 //! created are removed.
 
 use std::fs::{self, Permissions};
@@ -17,7 +18,7 @@ use serde_json::json;
 
 use crate::docker::args::Tcp;
 
-/// A file that is removed when the server ends, unless another process has replaced it.
+/// A file that is removed when the server ends, unless another process has replaced the file.
 pub struct Published {
     path: PathBuf,
     inode: u64,
@@ -38,7 +39,7 @@ impl Drop for Published {
     }
 }
 
-/// A name in the same folder that dockerd ignores.
+/// Returns a temporary name in the same folder. dockerd ignores files with such names.
 fn temporary(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}", std::process::id()));
@@ -51,7 +52,7 @@ fn make_folder(path: &Path) -> Result<()> {
         .with_context(|| format!("cannot make the folder {}", folder.display()))
 }
 
-/// Listens on a unix socket of mode 0600. A stale socket is replaced.
+/// Opens a unix socket with mode 0600. A socket that no process serves is replaced.
 pub fn unix(path: &Path) -> Result<(UnixListener, Published)> {
     match fs::symlink_metadata(path) {
         Ok(m) if !m.file_type().is_socket() => {
@@ -77,7 +78,8 @@ pub fn unix(path: &Path) -> Result<(UnixListener, Published)> {
     Ok((listener, Published::new(path)?))
 }
 
-/// Writes the file by which dockerd finds the address: `.spec` (one URL), or `.json` with TLS.
+/// Writes the file in which dockerd looks up the address: a `.spec` file with one URL, or with TLS a `.json`
+/// file.
 pub fn publish_tcp(tcp: &Tcp, at: SocketAddr) -> Result<Published> {
     let (path, text) = match &tcp.tls {
         None => (tcp.spec.clone(), format!("tcp://{at}\n")),

@@ -1,7 +1,7 @@
-//! The server of `subletd`: sockets, readiness, shutdown, and the times of cleanup.
+//! The server of `subletd`: its sockets, its startup and shutdown, and when it cleans up.
 //!
-//! Invariant: all sockets listen before the server reports that it is ready. At shutdown, every request
-//! that has arrived is answered. A change whose answer could not be delivered is undone.
+//! Invariant: the server reports that it is ready only when it listens on all sockets. At shutdown, every
+//! request that has arrived is answered. If an answer cannot be delivered, its change is undone.
 
 mod http;
 mod listen;
@@ -34,38 +34,38 @@ use crate::store;
 use crate::telemetry::log::Entry;
 pub use worker::Backend;
 
-/// How long open requests may take after the shutdown begins.
+/// The maximum time for open requests after the shutdown has begun.
 const DRAIN: Duration = Duration::from_secs(15);
 
-/// How long to wait at shutdown for requests that dockerd has already sent, on idle connections and on
-/// connections that are not accepted yet.
+/// How long the server waits at shutdown for requests that dockerd has already sent: on idle connections, and
+/// on connections that were not accepted yet.
 const LINGER: Duration = Duration::from_millis(250);
 
-/// When and how the server frees what dockerd no longer lists.
+/// When and how the server cleans up: frees what dockerd no longer lists.
 pub struct Cleanup {
-    /// The interval of cleanups, in addition to the cleanup after each activation.
+    /// The time between two cleanups; `None` for only one cleanup after each activation.
     pub every: Option<Duration>,
     /// dockerd's socket.
     pub docker: PathBuf,
-    /// The limits of a cleanup.
+    /// What a cleanup must not free.
     pub limits: Limits,
 }
 
-/// Everything that the server needs.
+/// The configuration of the server.
 pub struct ServerConfig {
-    /// Unix sockets.
+    /// The paths of the unix sockets.
     pub sockets: Vec<PathBuf>,
-    /// TCP, if it has an address.
+    /// The TCP address, if there is one.
     pub tcp: Tcp,
     /// The driver and its store.
     pub backend: Backend,
     /// When and how to clean up.
     pub cleanup: Cleanup,
-    /// Systemd's notification socket, if it wants notifications.
+    /// The notification socket of systemd, if systemd expects notifications.
     pub notify: Option<OsString>,
 }
 
-/// Serves until SIGTERM or SIGINT.
+/// Runs the server until SIGTERM or SIGINT.
 pub fn run(config: ServerConfig) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ServerConfig { sockets, tcp, backend, cleanup, notify } = config;
@@ -73,7 +73,7 @@ pub fn run(config: ServerConfig) -> Result<()> {
     let (queue, workers) = Queue::start(&backend)?;
     let served = runtime.block_on(async {
         let (stop, stopping) = watch::channel(false);
-        // Every connection has a sender. The channel ends when all senders are gone.
+        // Every connection has a sender of this channel. The channel ends when all connections have ended.
         let (alive, mut ended) = mpsc::channel::<()>(1);
         let (backend, queue) = (backend.clone(), queue.clone());
         let activated = Arc::new(Notify::new());
@@ -109,14 +109,15 @@ pub fn run(config: ServerConfig) -> Result<()> {
         }
         notify_systemd(notify.as_deref(), "STOPPING=1");
         listeners.backend.log(Level::Info, "stopping: answering the open requests");
-        // Removes the sockets' names: from now on, only connected clients are served.
+        // Dropping the listeners removes the names of the sockets. From now on, only connected clients are
+        // served.
         drop(listeners);
         let _ = stop.send(true);
         let _ = tokio::time::timeout(DRAIN, ended.recv()).await;
         Ok(())
     });
-    // Ends the connections that did not drain; the workers undo their undelivered changes. A cleanup that
-    // waits for dockerd does not delay the exit.
+    // This ends the connections that are still open; the workers undo changes whose answers were not
+    // delivered. A cleanup that waits for dockerd does not delay the exit.
     runtime.shutdown_timeout(DRAIN);
     drop(queue);
     for worker in workers {
@@ -125,7 +126,7 @@ pub fn run(config: ServerConfig) -> Result<()> {
     served
 }
 
-/// Notifies systemd, if it wants notifications.
+/// Sends a notification to systemd, if systemd expects notifications.
 fn notify_systemd(socket: Option<&OsStr>, state: &str) {
     let Some(name) = socket.filter(|name| !name.is_empty()) else { return };
     let address = match name.as_bytes().strip_prefix(b"@") {
@@ -139,18 +140,18 @@ fn notify_systemd(socket: Option<&OsStr>, state: &str) {
 
 type Stopping = watch::Receiver<bool>;
 
-/// Opens listeners and serves the connections that they accept.
+/// Opens sockets, and serves the connections on them.
 struct Listeners {
     backend: Arc<Backend>,
     queue: Queue,
     stopping: Stopping,
     alive: mpsc::Sender<()>,
-    /// Notified when a dockerd activates the plugin over a unix socket, because it is then on this host.
+    /// Notified when dockerd activates the plugin over a unix socket. Such a dockerd runs on this host.
     activated: Arc<Notify>,
     published: Vec<listen::Published>,
 }
 
-/// A stream of either kind.
+/// A stream of a unix socket or of TCP, with or without TLS.
 trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
 
@@ -201,7 +202,7 @@ impl Listeners {
         Ok(())
     }
 
-    /// Adopts the sockets that systemd opened. systemd also removes them.
+    /// Uses the sockets that systemd opened. systemd also removes them.
     fn inherit(&mut self, inherited: &mut ListenFd) -> Result<()> {
         for at in 0..inherited.len() {
             match inherited.take_unix_listener(at) {
@@ -238,7 +239,7 @@ impl Listeners {
                     Some(Ok(stream)) => stream,
                     Some(Err(e)) => {
                         backend.log(Level::Error, format!("cannot accept a connection: {e}"));
-                        // The cause may be temporary, such as too many open files.
+                        // The error may be temporary, such as too many open files.
                         tokio::time::sleep(Duration::from_millis(100)).await;
                         continue;
                     }
@@ -263,16 +264,17 @@ impl Listeners {
     }
 }
 
-/// Waits for the shutdown.
+/// Waits until the shutdown begins.
 async fn stopped(stopping: &mut Stopping) {
     let _ = stopping.wait_for(|stop| *stop).await;
 }
 
-/// How often a cleanup after an activation is tried. dockerd does not answer while it starts.
+/// How often a cleanup after an activation is tried, because dockerd does not answer while it starts.
 const TRIES: u32 = 5;
 
-/// Cleans up after each activation (with a delay, so that dockerd has read its networks), or at intervals.
-/// It uses its own store, so that no request waits for it. If a listing fails, nothing is freed.
+/// Cleans up after each activation and at intervals. After an activation it waits first, so that dockerd has
+/// loaded its networks. It uses a store of its own, so that no request waits for a cleanup. If dockerd does
+/// not answer, nothing is freed.
 async fn clean_repeatedly(
     cleanup: Arc<Cleanup>,
     activated: Option<Arc<Notify>>,
@@ -307,7 +309,7 @@ async fn clean_repeatedly(
     }
 }
 
-/// Cleans up once and logs what was freed. Returns whether dockerd answered.
+/// Cleans up once, and logs what was freed. Returns whether dockerd answered.
 async fn clean_once(docker: PathBuf, limits: Limits, backend: &Arc<Backend>) -> bool {
     let own = backend.clone();
     let work = tokio::task::spawn_blocking(move || {

@@ -1,4 +1,5 @@
-//! TLS on TCP: the server's certificate, and the authority that signs the clients' certificates.
+//! TLS for TCP connections: the server's certificate, and the authority that signs the certificates of
+//! clients.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use crate::docker::args::Tls;
 
-/// Reads all certificates of a PEM file.
+/// Reads all certificates in a PEM file.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let read = || format!("cannot read certificates from {}", path.display());
     let all = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
@@ -21,7 +22,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     Ok(all)
 }
 
-/// Accepts only clients with a certificate that `ca` has signed.
+/// Makes an acceptor that accepts only clients with a certificate that `ca` has signed.
 pub fn acceptor(Tls { cert, key, ca, .. }: &Tls) -> Result<TlsAcceptor> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(ca)? {

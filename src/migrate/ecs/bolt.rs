@@ -1,13 +1,13 @@
-//! Reads one bucket of a bolt file without trusting its content.
+//! Reads one bucket of a bolt database file. The content of the file is not trusted.
 //!
-//! The file format is version 2, as in bbolt's `internal/common/{page,meta,bucket,inode}.go`: pages of one
-//! size, two meta pages of which the newer valid one counts, and a B+tree of branch and leaf pages. Numbers
-//! are little-endian, as on every machine that Amazon ECS runs on. No crate reads the format and verifies
-//! what it reads.
-//! Invariant: no read leaves the file. Each page is read at most once, so cycles and overlaps of pages cost
-//! no more time or memory than the file has bytes.
+//! The file format is version 2, as in bbolt's `internal/common/{page,meta,bucket,inode}.go`. A file consists
+//! of pages of equal size: two meta pages, of which the newer valid one counts, and a B+tree of branch and
+//! leaf pages. Numbers are little-endian, as on every machine on which Amazon ECS runs. There is no crate
+//! that both reads this format and verifies what it reads.
+//! Invariant: nothing outside of the file is read. Each page is read at most once. Pages that overlap or
+//! refer to each other in a cycle therefore need no more time or memory than the size of the file.
 
-/// The damage of a file.
+/// The reason why a file is damaged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Damage(String);
@@ -22,17 +22,17 @@ pub type Entry<'a> = (&'a [u8], &'a [u8]);
 const MAGIC: u32 = 0xed0c_daed;
 const VERSION: u32 = 2;
 const HEADER: usize = 16;
-/// The size of an element of a branch or a leaf.
+/// The size of an element in a branch or leaf page, in bytes.
 const ELEMENT: usize = 16;
 const BUCKET_HEADER: usize = 16;
 const BRANCH: u16 = 0x01;
 const LEAF: u16 = 0x02;
 const META: u16 = 0x04;
-/// A flag of a leaf's element: its value is a bucket.
+/// The flag of a leaf's element whose value is a bucket.
 const IS_BUCKET: u32 = 0x01;
 
-/// The entries of a top-level bucket, in the order of their keys; `None` if there is no such bucket. Nested
-/// buckets are left out.
+/// Returns the entries of a top-level bucket, in the order of their keys; `None` if there is no such bucket.
+/// Buckets inside the bucket are left out.
 pub fn bucket<'a>(file: &'a [u8], name: &[u8]) -> Result<Option<Vec<Entry<'a>>>, Damage> {
     let meta = Meta::find(file)?;
     let mut tree = Tree { file, size: meta.page_size, pages: meta.pages, read: Vec::new() };
@@ -43,7 +43,7 @@ pub fn bucket<'a>(file: &'a [u8], name: &[u8]) -> Result<Option<Vec<Entry<'a>>>,
     };
     let root = u64_at(found.value, 0)?;
     let elements = if root == 0 {
-        // A small bucket is inside its parent's page.
+        // A small bucket is stored inside the page of its parent.
         leaf(found.value.get(BUCKET_HEADER..).unwrap_or_default(), "an inline bucket")?
     } else {
         tree.entries(root)?
@@ -69,7 +69,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Result<u64, Damage> {
     bytes_at(bytes, at).map(u64::from_le_bytes)
 }
 
-/// A 32-bit number as a length. If it does not fit, the machine cannot have such a file.
+/// Converts a 32-bit number to a length. If it does not fit, this machine cannot have a file of that size.
 fn size(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
@@ -77,14 +77,15 @@ fn size(number: u32) -> usize {
 struct Meta {
     page_size: usize,
     root: u64,
-    /// The number of the first unused page.
+    /// The number of pages in use.
     pages: u64,
     transaction: u64,
 }
 
 impl Meta {
-    /// Finds the newer valid meta page. The second one is one page after the first, but only they contain
-    /// the page size. If the first is damaged, every size that bolt allows is tried.
+    /// Finds the newer valid meta page. The second meta page is one page after the first, but only the meta
+    /// pages contain the page size. If the first is damaged, this function tries every page size that bolt
+    /// allows.
     fn find(file: &[u8]) -> Result<Meta, Damage> {
         let first = Meta::read(file, 0);
         let second = match &first {
@@ -113,14 +114,14 @@ impl Meta {
     }
 }
 
-/// FNV-1a, 64 bits, as Go's hash/fnv computes it.
+/// Computes FNV-1a with 64 bits, as Go's package hash/fnv does.
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| {
         (h ^ u64::from(*b)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }
 
-/// An element of a leaf.
+/// An element of a leaf page.
 struct Element<'a> {
     flags: u32,
     key: &'a [u8],
@@ -131,12 +132,12 @@ struct Tree<'a> {
     file: &'a [u8],
     size: usize,
     pages: u64,
-    /// Whether each page was read.
+    /// For each page, whether it was read already.
     read: Vec<bool>,
 }
 
 impl<'a> Tree<'a> {
-    /// All elements of the leaves below a page, in order.
+    /// Returns all elements of the leaf pages below a page, in order.
     fn entries(&mut self, root: u64) -> Result<Vec<Element<'a>>, Damage> {
         let mut found = Vec::new();
         let mut left = vec![root];
@@ -148,7 +149,7 @@ impl<'a> Tree<'a> {
                     let children: Result<Vec<u64>, Damage> = (0..usize::from(u16_at(page, 10)?))
                         .map(|i| u64_at(page, HEADER + i * ELEMENT + 8))
                         .collect();
-                    // Taken from the end, so the first child comes next.
+                    // The last page in the list is read next, so the first child must come last.
                     left.extend(children?.into_iter().rev());
                 }
                 flags => {
@@ -159,11 +160,11 @@ impl<'a> Tree<'a> {
         Ok(found)
     }
 
-    /// A page with its overflow pages.
+    /// Returns a page together with its overflow pages.
     fn page(&mut self, id: u64) -> Result<&'a [u8], Damage> {
         let outside = || Damage(format!("page {id} is outside of the file"));
         let first = usize::try_from(id).map_err(|_| outside())?;
-        // The first two pages are the meta pages.
+        // The first two pages are the meta pages, which are not part of the tree.
         if first < 2 || id >= self.pages || first >= self.read.len() {
             return Err(outside());
         }
@@ -179,7 +180,7 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// The elements of a leaf page.
+/// Returns the elements of a leaf page.
 fn leaf<'a>(page: &'a [u8], place: &str) -> Result<Vec<Element<'a>>, Damage> {
     let mut found = Vec::new();
     let mut bytes = 0_usize;
@@ -190,7 +191,7 @@ fn leaf<'a>(page: &'a [u8], place: &str) -> Result<Vec<Element<'a>>, Damage> {
         let start = at.saturating_add(from);
         let middle = start.saturating_add(key);
         let end = middle.saturating_add(value);
-        // Elements that share their bytes would make the content larger than the file.
+        // If elements shared their bytes, the total content could be larger than the file.
         bytes = bytes.saturating_add(key).saturating_add(value);
         match (page.get(start..middle), page.get(middle..end)) {
             (Some(key), Some(value)) if bytes <= page.len() => {
@@ -232,7 +233,8 @@ mod tests {
         assert!(bucket(&file, b"IPAM").unwrap_err().to_string().contains("meta"));
     }
 
-    /// Changes every byte of every page's header and elements in several ways, and truncates the file.
+    /// The test changes every byte of the header and the elements of every page in several ways, and also
+    /// truncates the file.
     #[test]
     fn hostile_files_are_errors() {
         let file = recorded();
@@ -250,7 +252,7 @@ mod tests {
         }
     }
 
-    /// A file of `pages` pages whose meta says that the root is page 2.
+    /// Makes a file with this number of pages, whose meta page says that the root is page 2.
     fn forged(pages: usize) -> Vec<u8> {
         let mut file = vec![0; pages * 4096];
         for at in [0, 4096] {
@@ -277,7 +279,7 @@ mod tests {
 
     #[test]
     fn cycles_and_overlaps_end() {
-        // A branch whose children are all the branch itself, in 10 MB.
+        // A branch page whose children are all the branch page itself, in a file of 10 MB.
         let mut file = forged(2560);
         header(&mut file, 2, BRANCH, 0xffff, 2557);
         for i in 0..0xffff {
@@ -286,7 +288,7 @@ mod tests {
         }
         let error = bucket(&file, b"IPAM").unwrap_err();
         assert!(error.to_string().contains("twice"), "{error}");
-        // A leaf whose elements all have the whole page as their value.
+        // A leaf page whose elements all have the whole page as their value.
         let mut file = forged(2560);
         header(&mut file, 2, LEAF, 0xffff, 2557);
         for i in 0..0xffff {
