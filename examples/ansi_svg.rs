@@ -1,16 +1,16 @@
-//! Converts the output of `sublet map NAME --color always` to SVG, from standard input to standard output.
-//! Supports only the colors and block characters that `sublet` uses.
+//! Converts the output of `sublet map NAME --color always` to SVG, from standard input to standard output. It
+//! only supports the colors and block characters that `sublet` uses.
 
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{self, Read as _, Write as _};
 
-/// A character's cell, in pixels; half of it is a square.
+/// The width of a character's cell, in pixels. Half of a cell is a square.
 const WIDE: usize = 9;
 const HIGH: usize = 18;
 const EDGE: usize = 12;
 
-/// The style of text at one place.
+/// The style of a character.
 #[derive(Clone, Copy, Default, PartialEq)]
 struct Pen {
     ink: Option<u8>,
@@ -20,7 +20,7 @@ struct Pen {
 }
 
 impl Pen {
-    /// Takes the numbers of one `ESC [ ... m`.
+    /// Applies the numbers of one `ESC [ ... m` to the style.
     fn take(&mut self, codes: &str) {
         let mut codes = codes.split(';').map(|c| c.parse::<u8>().unwrap_or(0));
         while let Some(code) = codes.next() {
@@ -37,7 +37,7 @@ impl Pen {
     }
 }
 
-/// One of the 256 colors in CSS notation.
+/// Returns one of the 256 colors in CSS notation.
 fn colour(index: u8) -> String {
     let (r, g, b) = match index {
         0..=15 => {
@@ -78,7 +78,7 @@ fn rectangle(out: &mut String, x: usize, y: usize, wide: usize, high: usize, fil
     );
 }
 
-/// The characters of a line with their styles.
+/// Returns the characters of a line with their styles.
 fn pens(line: &str) -> Vec<(char, Pen)> {
     let mut pen = Pen::default();
     let mut cells = Vec::new();

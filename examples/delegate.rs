@@ -1,9 +1,9 @@
-//! A CNI plugin that only delegates: it runs the IPAM plugin named in `ipam.type`, found in `CNI_PATH`,
-//! with its own environment and stdin, and passes on the answer.
+//! A CNI plugin that only delegates: it runs the IPAM plugin in `ipam.type`, which it finds in `CNI_PATH`,
+//! with its own environment and standard input, and passes the answer on.
 //!
-//! The main plugins of most distributions support CNI up to 1.0.0, and none passes GC on to its IPAM
-//! plugin. This one supports every version of its IPAM plugin, so 1.1.0, GC and STATUS can be tested
-//! through a delegation.
+//! The main plugins of most distributions support CNI only up to 1.0.0, and none of them passes GC on to its
+//! IPAM plugin. This plugin supports every version that its IPAM plugin supports. So CNI 1.1.0, GC and STATUS
+//! can be tested through a delegation.
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             let answer = serde_json::json!({"code": 999, "msg": format!("delegate: {error:#}")});
-            // If the caller has exited, nobody reads the result.
+            // If the caller has exited, no process reads the result.
             let _ = write!(std::io::stdout(), "{answer}");
             ExitCode::FAILURE
         }
@@ -33,14 +33,14 @@ fn delegate() -> Result<ExitCode> {
         .spawn()
         .with_context(|| format!("start {ipam}"))?;
     let mut stdin = child.stdin.take().context("a pipe to the IPAM plugin")?;
-    // An IPAM plugin may answer without reading.
+    // An IPAM plugin may answer without reading its input.
     let _ = stdin.write_all(&conf);
     drop(stdin);
     let status = child.wait()?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The plugin's file: the first file of that name in `CNI_PATH`.
+/// Returns the path of the plugin: the first file of that name in `CNI_PATH`.
 fn find(name: &str) -> Result<PathBuf> {
     #[expect(clippy::disallowed_methods, reason = "an example is its own edge")]
     let path = std::env::var_os("CNI_PATH").context("CNI_PATH is not set")?;

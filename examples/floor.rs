@@ -1,9 +1,9 @@
-//! The minimum for `scripts/bench.sh`: the cost of a program that only starts, reads its standard input and
-//! prints.
+//! The lower limit for `scripts/bench.sh`: a program that only starts, reads its standard input and prints.
 //!
-//! `floor` does only that. `floor write FILE` also writes 4 KiB in place and flushes them. `floor usage
-//! FILE PROGRAM` runs a program and writes its peak memory in KiB and its page faults to FILE. It is part
-//! of this small program because the peak memory of a program includes that of its parent at the start.
+//! `floor` does only that. `floor write FILE` also writes 4 KiB in place and flushes them. `floor usage FILE
+//! PROGRAM` runs a program and writes the program's peak memory in KiB and its page faults to FILE. A small
+//! program like this one must do that, because the peak memory of a program includes that of its parent at
+//! the start.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -38,7 +38,7 @@ fn main() -> io::Result<ExitCode> {
 fn answer() -> io::Result<ExitCode> {
     let mut conf = Vec::with_capacity(4096);
     io::stdin().lock().read_to_end(&mut conf)?;
-    // Like sublet: std's stdout would split the result at its last newline.
+    // As in sublet: the standard library's stdout would split the result at its last newline.
     let stdout = std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned()?;
     File::from(stdout).write_all(b"{\n    \"cniVersion\": \"1.0.0\",\n    \"ips\": []\n}")?;
     Ok(ExitCode::SUCCESS)

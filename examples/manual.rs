@@ -1,5 +1,5 @@
-//! Writes man pages and shell completions to a folder: `man1/`, `bash/`, `zsh/`, `fish/`. They are made
-//! from the definitions of `--help`, for `subletd` too. Packages are built with them.
+//! Writes man pages and shell completions to the subfolders `man1/`, `bash/`, `zsh/` and `fish/` of a folder.
+//! They are made from the definitions of `--help`, also for `subletd`. The packages contain them.
 
 use std::error::Error;
 use std::fs;
@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Removes the commands `help`, each of which would add a page for every other command.
+/// Removes the commands `help`, because each of them would add a page for every other command.
 fn without_help(command: clap::Command) -> clap::Command {
     command.disable_help_subcommand(true).mut_subcommands(without_help)
 }

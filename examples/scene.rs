@@ -1,7 +1,7 @@
-//! A store for demonstrations: `scene STORE COUNT` leases COUNT addresses (none, or at least 100) in
-//! networks of several kinds, with pods, reservations, cooling addresses, a Docker pool and some history,
-//! with the product's own code. One network is full, one fills up, and the history is that of a day. The status page
-//! is shown and tested with it.
+//! Fills a store for demonstrations, with the code of sublet itself. `scene STORE COUNT` leases COUNT
+//! addresses (none, or at least 100) in networks of several kinds, with pods, reservations, cooling
+//! addresses, a Docker pool and the history of a day. One network is full, and one is filling up. The status
+//! page is shown and tested with this store.
 
 use std::env;
 use std::fmt::Write as _;
@@ -22,12 +22,12 @@ use sublet::store;
 use sublet::store::Store;
 use sublet::sys::host;
 
-/// The number of leases in the networks other than the large one.
+/// The number of leases in all networks except the large one.
 const EDGE: usize = 26;
 const RESERVED: usize = 4;
 const LAB: usize = 12;
 const DOCKER: usize = 8;
-/// A full network, and one of both families that fills up.
+/// The numbers of leases in the network that is full, and in the dual-stack network that is filling up.
 const CI: usize = 13;
 const JOBS: usize = 8;
 /// The maximum number of leases that are made one by one in the large network.
@@ -55,12 +55,12 @@ fn main() -> Result<()> {
 struct Scene {
     path: PathBuf,
     cx: Context,
-    /// The time of now.
+    /// The present time.
     now: u64,
 }
 
 fn id(n: usize) -> String {
-    // Like a runtime's ID: 64 pseudo-random hexadecimal digits.
+    // Make an ID like that of a runtime, from 64 pseudo-random hexadecimal digits.
     let mut state = n as u64 + 1;
     let mut text = String::new();
     while text.len() < 64 {
@@ -71,8 +71,8 @@ fn id(n: usize) -> String {
     text
 }
 
-/// A number of offsets within a prefix that has this many host bits. Some of its /24s are fuller than others, as on
-/// real machines.
+/// Returns a number of offsets within a prefix with this many host bits. Some of its /24s have more leases
+/// than others, as on real machines.
 fn scattered(count: usize, bits: u32) -> Vec<u32> {
     let chance = |n: u32| {
         let mixed = u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -102,7 +102,7 @@ impl Scene {
         Scene { path: path.into(), cx, now }
     }
 
-    /// What follows happened so many seconds ago.
+    /// Sets the time of the next actions to this many seconds ago.
     fn ago(&mut self, seconds: usize) {
         self.cx.now = self.now - seconds as u64;
     }
@@ -125,7 +125,7 @@ impl Scene {
         self.store(persist)?.apply(command, &self.cx).map_err(|e| anyhow!("{e}"))
     }
 
-    /// The ADD of a configuration for container `n`.
+    /// Makes the ADD for container `n` from a configuration.
     fn add(name: &str, ipam: &Value, n: usize, pod: &str) -> Result<Add> {
         let conf = json!({ "cniVersion": "1.0.0", "name": name, "type": "bridge", "ipam": ipam });
         let inputs = Inputs {
@@ -162,7 +162,7 @@ impl Scene {
         self.run(&Command::Del(del)).map(|_| ())
     }
 
-    /// The large network: most leases come from host-local, the newest have pods.
+    /// Fills the large network. Most leases come from host-local; the newest leases have pods.
     fn pods(&mut self, count: usize) -> Result<()> {
         let bits = if count < 65_000 { 16 } else { 20 };
         let ipam = json!({ "type": "sublet", "subnet": format!("10.64.0.0/{}", 32 - bits) });
@@ -193,11 +193,11 @@ impl Scene {
             if n == 0 && legacy > 0 {
                 add.legacy = Legacy::Read(leases.clone(), cursor.into_iter().collect());
             }
-            // The newest came over the day, most of them in two waves.
+            // The newest leases were made during the day, most of them in two waves.
             let age = if n == 0 { 100_000 } else { 86_000 * (single - n) / single };
             self.ago(if n % 3 == 0 { age } else { 30_000 + age / 8 });
             self.run(&Command::Add(add.clone()))?;
-            // A crash loop: the same pod is created repeatedly.
+            // A pod in a crash loop is created repeatedly.
             for _ in 0..if n == 7 { 6 } else { 0 } {
                 self.del(&add)?;
                 self.run(&Command::Add(add.clone()))?;
@@ -206,7 +206,7 @@ impl Scene {
         Ok(())
     }
 
-    /// A small, nearly full network with reservations and a cooldown.
+    /// Fills a small network with reservations and a cooldown, so that it is nearly full.
     fn edge(&mut self) -> Result<()> {
         let ipam = json!({
             "type": "sublet", "subnet": "192.0.2.0/26", "rangeStart": "192.0.2.8",
@@ -232,7 +232,7 @@ impl Scene {
         Ok(())
     }
 
-    /// A full network.
+    /// Fills a network completely.
     fn ci(&mut self) -> Result<()> {
         let ipam = json!({ "type": "sublet", "subnet": "172.20.4.0/28" });
         for n in 0..CI {
@@ -242,7 +242,7 @@ impl Scene {
         Ok(())
     }
 
-    /// A network of both families that fills up.
+    /// Fills a dual-stack network that is filling up.
     fn jobs(&mut self) -> Result<()> {
         let ranges = json!([[{ "subnet": "10.90.0.0/27" }], [{ "subnet": "2001:db8:9::/64" }]]);
         let ipam = json!({ "type": "sublet", "ranges": ranges });
@@ -254,7 +254,7 @@ impl Scene {
         Ok(())
     }
 
-    /// A /64 with few leases.
+    /// Fills a /64 with only a few leases.
     fn lab(&mut self) -> Result<()> {
         let ipam = json!({ "type": "sublet", "subnet": "2001:db8:7::/64" });
         for n in 0..LAB {

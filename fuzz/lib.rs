@@ -1,4 +1,4 @@
-//! What the fuzz targets share: a folder for a store, and calls whose answers are checked.
+//! Code that all fuzz targets use: a folder for a store, and calls whose answers are checked.
 
 use std::ffi::OsString;
 use std::fs;
@@ -17,35 +17,35 @@ use tempfile::TempDir;
 pub struct Lab(TempDir);
 
 impl Lab {
-    /// An empty folder.
+    /// Makes an empty folder.
     pub fn new() -> Lab {
         static HOOK: Once = Once::new();
-        // libFuzzer's hook ends the process at each panic, so it is replaced: sublet catches the panics of the
-        // store's engine on a damaged file. Every other panic is reported in sublet's output, which is checked.
+        // libFuzzer's hook ends the process at each panic. It is replaced, because sublet catches panics of
+        // redb on a damaged file. Any other panic is reported in sublet's output, which is checked.
         HOOK.call_once(panic::record);
         let lab = Lab(tempfile::tempdir_in("/dev/shm").expect("/dev/shm is writable"));
-        // A relative path that the input has leads into the folder.
+        // If the input contains a relative path, it leads into this folder.
         std::env::set_current_dir(lab.path()).expect("the folder is there");
         lab
     }
 
-    /// The folder.
+    /// Returns the folder.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
 
-    /// The lease file.
+    /// Returns the path of the lease file.
     pub fn file(&self) -> PathBuf {
         self.path().join("leases.redb")
     }
 
-    /// The store in it.
+    /// Returns the store in the folder.
     pub fn spec(&self) -> StoreSpec {
         let (persist, wait) = (Persist::Disk, Wait::Try);
         StoreSpec::Embedded { path: self.file(), persist, wait, history: History::Standing }
     }
 
-    /// A network configuration with this store.
+    /// Returns a network configuration with this store.
     pub fn conf(&self) -> Value {
         json!({
             "cniVersion": "1.1.0",
@@ -56,11 +56,11 @@ impl Lab {
         })
     }
 
-    /// Calls the plugin. Its answer must be nothing or one JSON document, and no panic.
+    /// Calls the plugin. Its answer must be empty or one JSON document, and must not report a panic.
     pub fn plugin(&self, command: &str, more: &[(&str, &str)], stdin: &[u8]) -> u8 {
         let all = [("CNI_COMMAND", command), ("CNI_CONTAINERID", "c"), ("CNI_IFNAME", "eth0")];
         let rest = [("CNI_NETNS", "/run/netns/c"), ("CNI_PATH", "/opt/cni/bin")];
-        // Where configurations of ecs-ipam have their leases.
+        // Configurations of ecs-ipam have their leases in the file that this variable names.
         let file = self.file().display().to_string();
         let env = |name: &str| {
             if name == "IPAM_DB_PATH" {
@@ -85,14 +85,14 @@ impl Lab {
         code
     }
 
-    /// Runs a command of the operator on the store. None may panic.
+    /// Runs an operator's command on the store. It must not panic.
     pub fn command(&self, args: &[&str]) -> u8 {
         let file = self.file();
         let args = [&["sublet"], args, &["--store"]].concat().into_iter().map(OsString::from);
         run(args.chain([file.into()]).collect())
     }
 
-    /// Writes the lease file, or a file beside it.
+    /// Writes the lease file, or another file beside it.
     pub fn write(&self, ending: &str, bytes: &[u8]) -> PathBuf {
         let path = self.path().join(format!("leases.redb{ending}"));
         fs::write(&path, bytes).expect("/dev/shm is writable");
@@ -105,7 +105,7 @@ impl Lab {
     }
 }
 
-/// Ends the process with a report, if something is wrong.
+/// Ends the process with a report, if `is_right` is false.
 pub fn check(is_right: bool, text: &str) {
     if !is_right {
         eprintln!("found: {text}");
@@ -113,12 +113,12 @@ pub fn check(is_right: bool, text: &str) {
     }
 }
 
-/// A text of the program must report no panic.
+/// Checks that a text from the program reports no panic.
 pub fn no_bug(text: &str) {
     check(!text.contains("this is a bug in sublet"), text);
 }
 
-/// Runs a command line, which must not panic.
+/// Runs a command line. It must not panic.
 pub fn run(args: Vec<OsString>) -> u8 {
     let facts = host::facts(&|_| None);
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! What is measured: a program with its store, and one call of the program.
+//! A test bed: a program with its store, and one measured call of the program.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -14,14 +14,14 @@ use super::Tools;
 /// The measured program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Plugin {
-    /// A program that starts, reads its input and prints.
+    /// A program that only starts, reads its input and prints.
     Floor,
-    /// The same program, with a flushed write.
+    /// The same program, which also makes a flushed write.
     FloorWrite,
     HostLocal,
     Boot,
     Disk,
-    /// `Boot` as in a release that is built for musl.
+    /// The same as `Boot`, built for musl as in a release.
     Musl,
 }
 
@@ -41,7 +41,7 @@ impl Plugin {
 /// The addresses that are leased before the measurement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fill {
-    /// The first addresses of the range, this many.
+    /// This many addresses from the beginning of the range.
     First(u32),
     /// All addresses of a /16 except one.
     AllButOne,
@@ -59,7 +59,7 @@ impl Fill {
         }
     }
 
-    /// The form of an argument of `bench fill`.
+    /// Returns the argument of `bench fill` for this content.
     pub fn word(self) -> String {
         match self {
             Fill::First(n) => n.to_string(),
@@ -78,18 +78,19 @@ impl Fill {
         })
     }
 
-    /// The leased addresses, as offsets from the subnet's first address. The lowest offset that can be leased is 2.
+    /// Returns the leased addresses, as offsets from the first address of the subnet. The lowest offset that
+    /// can be leased is 2.
     pub fn taken(self) -> Box<dyn Iterator<Item = u32>> {
         match self {
             Fill::First(n) => Box::new(2..2 + n),
-            // One more address is free here, for the ADD that fills the store.
+            // Here one more address is free, for the ADD that fills the store.
             Fill::AllButOne => Box::new((2..65_535).filter(|n| *n != 30_000 && *n != 30_001)),
             Fill::All => Box::new((2..65_535).filter(|n| *n != 30_000)),
             Fill::EverySecond => Box::new((2..1 << 20).step_by(2)),
         }
     }
 
-    /// The last allocated address, so that the ADD that fills the store gets a predictable address.
+    /// Returns the last allocated address. The ADD that fills the store then gets a known address.
     pub fn last(self) -> u32 {
         match self {
             Fill::First(n) => n + 1,
@@ -99,26 +100,26 @@ impl Fill {
     }
 }
 
-/// One program over one store.
+/// One program with one store.
 #[derive(Clone)]
 pub struct Bed {
     pub plugin: Plugin,
     pub dir: PathBuf,
-    /// The command line.
+    /// The command line of the program.
     pub program: Vec<PathBuf>,
     pub conf: Value,
 }
 
 /// The result of one call.
 pub struct Call {
-    /// From before the start to after the end.
+    /// The time from before the start of the program to after its end, in milliseconds.
     pub ms: f64,
     pub ok: bool,
     pub stdout: String,
 }
 
 impl Bed {
-    /// An empty bed in its own folder.
+    /// Makes a test bed without leases, in its own folder.
     pub fn new(tools: &Tools, plugin: Plugin, name: &str, subnet: &str) -> Bed {
         let dir = tools.work.join(name);
         let file = dir.join("floor");
@@ -139,7 +140,7 @@ impl Bed {
         Bed { plugin, dir, program, conf }
     }
 
-    /// A bed with leases. A child process adds them, so that this process stays small.
+    /// Makes a test bed with leases. A child process makes the leases, so that this process stays small.
     pub fn filled(tools: &Tools, plugin: Plugin, fill: Fill, name: &str) -> Result<Bed> {
         let bed = Bed::new(tools, plugin, name, fill.subnet());
         if bed.dir.exists() {
@@ -157,7 +158,8 @@ impl Bed {
         Ok(bed)
     }
 
-    /// A copy of another bed's content: one filled file serves both kinds of leases.
+    /// Makes a test bed with a copy of another bed's content, so that a file is filled only once for both
+    /// kinds of leases.
     pub fn like(tools: &Tools, plugin: Plugin, other: &Bed, name: &str) -> Result<Bed> {
         let bed = Bed::new(tools, plugin, name, Fill::EverySecond.subnet());
         fs::create_dir_all(&bed.dir)?;
@@ -166,7 +168,7 @@ impl Bed {
         Ok(bed)
     }
 
-    /// Fills sublet's store. `network` is the network whose leases a GC examines.
+    /// Fills sublet's store. `network` is the network whose leases a GC will examine.
     pub fn fill(&self, fill: Fill, network: &str) -> Result<()> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["fill", &fill.word(), network])
@@ -177,7 +179,7 @@ impl Bed {
         drop(stdin);
         ensure!(child.wait()?.success(), "filling {} failed", self.dir.display());
         if self.plugin != Plugin::Disk {
-            // The durable file contains only the record of the import that filled the store.
+            // The durable file only contains the record of the import that filled the store.
             let durable = self.dir.join("leases.redb");
             if durable.exists() {
                 fs::remove_file(&durable)?;
@@ -201,7 +203,7 @@ impl Bed {
         run(&self.program, verb, id, self.conf.to_string().as_bytes(), &[])
     }
 
-    /// Calls the program, which must succeed.
+    /// Calls the program. The call must succeed.
     pub fn must(&self, verb: &str, id: &str) -> Result<Call> {
         let call = self.call(verb, id)?;
         if !call.ok {
@@ -210,7 +212,7 @@ impl Bed {
         Ok(call)
     }
 
-    /// CHECK with the result of an ADD.
+    /// Calls CHECK with the result of an ADD.
     pub fn check(&self, id: &str, added: &str) -> Result<Call> {
         let mut conf = self.conf.clone();
         conf["prevResult"] = serde_json::from_str(added).context("the answer of an ADD")?;
@@ -220,12 +222,12 @@ impl Bed {
     }
 }
 
-/// A container ID like a runtime's: 64 characters.
+/// Returns a container ID of 64 characters, like that of a runtime.
 pub fn id(n: usize) -> String {
     format!("{n:08}{:056}", 0)
 }
 
-/// Starts a program, passes it its configuration through a pipe, and waits for its end.
+/// Starts a program, passes its configuration through a pipe, and waits until it ends.
 pub fn run(
     program: &[PathBuf],
     verb: &str,
@@ -246,7 +248,7 @@ pub fn run(
     let begin = Instant::now();
     let mut child = command.spawn().with_context(|| format!("start {}", name.display()))?;
     let mut stdin = child.stdin.take().context("a pipe")?;
-    // A program that fails early may not read.
+    // A program that fails early may not read its input.
     let _ = stdin.write_all(conf);
     drop(stdin);
     let mut stdout = String::new();

@@ -1,5 +1,6 @@
-//! ADD on etcd and on Consul: its duration and number of requests, compared with a bare transaction on the
-//! server. With one node and with sixteen; without leases, with many leases, and in a full range.
+//! Measures ADDs on etcd and on Consul: their duration and their number of requests, compared with a bare
+//! transaction on the server. It measures one node and sixteen nodes; without leases, with many leases, and
+//! in a full range.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -28,18 +29,18 @@ use super::fill::add_of;
 use super::say;
 use super::stats::Sample;
 
-/// The leases of a busy cluster.
+/// The number of leases of a busy cluster.
 const MANY: u32 = 65_000;
 
-/// The server and its address.
+/// A server and its address.
 #[derive(Clone)]
 struct Server {
     kind: &'static str,
-    /// Host and port.
+    /// The host and the port.
     at: String,
 }
 
-/// A network on a server.
+/// A network whose leases are on a server.
 #[derive(Clone)]
 struct Network {
     server: Server,
@@ -59,7 +60,7 @@ impl Network {
         })
     }
 
-    /// The same network through another address.
+    /// Returns the same network, with another address of the server.
     fn by(&self, at: &str) -> Network {
         let server = Server { at: at.to_owned(), ..self.server.clone() };
         Network { server, ..self.clone() }
@@ -91,7 +92,7 @@ impl Node {
         }))
     }
 
-    /// Runs a command. Returns its time in ms, and its outcome.
+    /// Runs a command. Returns its time in milliseconds, and its outcome.
     fn ask(&mut self, command: &Command) -> (f64, Result<Outcome, Error>) {
         self.cx.seed = self.cx.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let begin = Instant::now();
@@ -128,8 +129,9 @@ impl Node {
     }
 }
 
-/// Forwards everything to a server and counts the requests. On a kept connection, a client sends a request
-/// only after the previous answer has arrived, so every request is at the start of a read.
+/// Starts a proxy that forwards everything to a server and counts the requests. On an open connection, a
+/// client sends a request only after the previous answer has arrived, so every request is at the start of a
+/// read.
 fn proxy(to: &str) -> Result<(String, Arc<AtomicUsize>)> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let at = listener.local_addr()?.to_string();
@@ -162,7 +164,8 @@ fn pass(mut from: TcpStream, mut to: TcpStream, count: Option<&AtomicUsize>) {
     let _ = to.shutdown(std::net::Shutdown::Both);
 }
 
-/// One connection that makes the smallest transaction of an ADD: it creates two records that do not exist.
+/// A connection that makes the smallest possible transaction of an ADD: it creates two records that do not
+/// exist.
 struct Bare(BufReader<TcpStream>, Server);
 
 impl Bare {
@@ -215,7 +218,7 @@ impl Bare {
     }
 }
 
-/// The kind of measurement.
+/// How the commands are run.
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
     Bare,
@@ -233,17 +236,18 @@ impl Way {
     }
 }
 
-/// The result of a run.
+/// The result of a measurement.
 struct Run {
     add: Sample,
     del: Sample,
     per_second: f64,
 }
 
-/// Numbers of containers and of bare records; each is used once.
+/// The next number for a container or a bare record. Each number is used once.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-/// Each of a number of nodes makes `each` ADDs, all nodes at once. The leases are deleted afterwards.
+/// Runs `each` ADDs on each of a number of nodes, all nodes at the same time. Afterwards, the leases are
+/// deleted.
 fn run(network: &Network, program: &Path, way: Way, nodes: usize, each: usize) -> Result<Run> {
     let conf = network.conf().to_string();
     let program = [program.to_owned()];
@@ -268,7 +272,7 @@ fn run(network: &Network, program: &Path, way: Way, nodes: usize, each: usize) -
         }
         Ok(times)
     };
-    // Make each node claim its name first.
+    // Let each node claim its name first.
     for number in 0..nodes {
         let mut first = Node::new(network, &format!("node-{number}"))?;
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -293,7 +297,8 @@ fn run(network: &Network, program: &Path, way: Way, nodes: usize, each: usize) -
     Ok(run)
 }
 
-/// The average number of requests of an ADD, with `nodes` at once. No lease is freed during the measurement.
+/// Returns the average number of requests of an ADD, with `nodes` at the same time. No lease is freed during
+/// the measurement.
 fn trips(network: &Network, nodes: usize, each: usize) -> Result<f64> {
     let (at, count) = proxy(&network.server.at)?;
     let by = network.by(&at);
@@ -328,7 +333,7 @@ fn trips(network: &Network, nodes: usize, each: usize) -> Result<f64> {
     Ok(average)
 }
 
-/// Measures ADDs in a nearly full range, and the cost of "exhausted".
+/// Measures ADDs in a nearly full range, and the time until "exhausted" is returned.
 fn dense(text: &mut String, server: &Server, quick: bool) -> Result<()> {
     let network = |name: &str| Network {
         server: server.clone(),
@@ -360,7 +365,7 @@ fn dense(text: &mut String, server: &Server, quick: bool) -> Result<()> {
     one.fill((2..65_535).filter(|n| *n != 30_000))?;
     let (at, count) = proxy(&server.at)?;
     let mut counted = Node::new(&full.by(&at), "node-0")?;
-    // One ADD for the claim of the node's name.
+    // One ADD is not counted, because it also claims the node's name.
     counted.add(0)?;
     counted.del(0)?;
     count.store(0, Ordering::Relaxed);
@@ -390,7 +395,7 @@ fn dense(text: &mut String, server: &Server, quick: bool) -> Result<()> {
     row("\"exhausted\", of 65,533 leases", &refused, count.load(Ordering::Relaxed) as f64)
 }
 
-/// `bench cluster SUBLET ETCD CONSUL [--quick]`: writes docs/bench-cluster.md.
+/// Runs `bench cluster SUBLET ETCD CONSUL [--quick]`, which writes docs/bench-cluster.md.
 pub fn measure(program: &Path, etcd: &str, consul: &str, quick: bool) -> Result<()> {
     let program = PathBuf::from(program);
     let mut text = String::from(

@@ -1,5 +1,5 @@
-//! Values that do not depend on the load of the machine: flushes, system calls, instructions, page faults,
-//! memory. Also the effect of slower flushes.
+//! Measures values that do not depend on the load of the machine: flushes, system calls, instructions, page
+//! faults and memory. Also measures the effect of slower flushes.
 
 use std::fs;
 use std::path::PathBuf;
@@ -18,14 +18,14 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
     for plugin in tools.plugins() {
         for &size in sizes(plugin, tools.quick) {
             let name = format!("{plugin:?}/{size}");
-            // The store is in the state in which the latency measurement left it.
+            // The store is in the state in which the latency measurement has left it.
             let bed = Bed::new(tools, plugin, &name, Fill::First(size).subnet());
             for verb in ["ADD", "CHECK", "DEL", "STATUS"] {
                 let floor = matches!(plugin, Plugin::Floor | Plugin::FloorWrite);
                 if floor && verb != "ADD" {
                     continue;
                 }
-                // Debian's release has no STATUS.
+                // Debian's release of host-local does not have STATUS.
                 if plugin == Plugin::HostLocal && verb == "STATUS" {
                     continue;
                 }
@@ -38,7 +38,7 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
     gc(tools, results)
 }
 
-/// Makes the same call once under each tool, and undoes its changes.
+/// Runs the same call once under each tool, and undoes its changes.
 fn counts(tools: &Tools, bed: &Bed, verb: &str) -> Result<Counts> {
     let file = tools.work.join("trace");
     let text = |name: &str| PathBuf::from(name);
@@ -60,7 +60,7 @@ fn counts(tools: &Tools, bed: &Bed, verb: &str) -> Result<Counts> {
         flushes: trace.lines().filter(|l| flushes.iter().any(|f| l.contains(f))).count(),
         ..Counts::default()
     };
-    // valgrind does not support Go's runtime.
+    // valgrind does not support programs in Go.
     if bed.plugin != Plugin::HostLocal {
         wrapped(bed, &valgrind, verb)?;
         let log = fs::read_to_string(&file)?;
@@ -77,7 +77,8 @@ fn counts(tools: &Tools, bed: &Bed, verb: &str) -> Result<Counts> {
     Ok(counts)
 }
 
-/// Makes one call of the program under `tool`, for example strace. Every command but ADD gets an ADD first; a DEL
+/// Runs one call of the program under `tool`, for example strace. Every command but ADD is preceded by an
+/// ADD, and a DEL always follows.
 /// always follows.
 fn wrapped(bed: &Bed, tool: &[PathBuf], verb: &str) -> Result<Call> {
     let id = id(900_000);
@@ -98,8 +99,8 @@ fn wrapped(bed: &Bed, tool: &[PathBuf], verb: &str) -> Result<Call> {
     Ok(call)
 }
 
-/// The effect of flushes that take a millisecond longer. One tracer delays the program's flushes and another
-/// does not, so that the tracer's own cost cancels out.
+/// Measures the effect of flushes that take a millisecond longer. One tracer delays the program's flushes and
+/// another tracer does not, so the cost of the tracer itself cancels out.
 fn slow_flushes(tools: &Tools, results: &mut Results) -> Result<()> {
     say("flushes that take 1 ms more");
     let tracer: Vec<PathBuf> =
@@ -131,7 +132,7 @@ fn slow_flushes(tools: &Tools, results: &mut Results) -> Result<()> {
             }
         }
     }
-    // Two flushes of 1 ms under one lock allow at most 500 ADDs a second.
+    // Two flushes of 1 ms while a lock is held allow at most 500 ADDs a second.
     say("64 at once with such flushes");
     let bed = Bed::filled(tools, Plugin::Disk, Fill::First(0), "swarm")?;
     bed.must("ADD", "first")?;
@@ -150,7 +151,7 @@ fn slow_flushes(tools: &Tools, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// GC of 100,000 leases, half of them valid.
+/// Measures a GC of 100,000 leases, half of which are valid.
 fn gc(tools: &Tools, results: &mut Results) -> Result<()> {
     say("GC");
     let valid: Vec<_> = (0..50_000)
@@ -169,8 +170,8 @@ fn gc(tools: &Tools, results: &mut Results) -> Result<()> {
         for round in 0..if tools.quick { 2 } else { 10 } {
             for measured in [false, true] {
                 fs::copy(&spare, &store)?;
-                // Remove the lock files: their notes are about the last commit, and the older store would be
-                // refused.
+                // Remove the lock files, because their header notes belong to a later commit, and the older
+                // lease file would be refused.
                 for lock in ["leases.redb.lock", "leases.redb.boot.lock"] {
                     let _ = fs::remove_file(bed.dir.join(lock));
                 }

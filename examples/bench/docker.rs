@@ -1,4 +1,5 @@
-//! `RequestAddress` over subletd's socket: requests per second, and the duration of one request.
+//! Measures `RequestAddress` through subletd's socket: the number of requests per second, and the duration of
+//! a request.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -15,10 +16,10 @@ use anyhow::{Context, Result, bail, ensure};
 use super::say;
 use super::stats::Sample;
 
-/// Both are the name of a pool in 10.0.0.0/8.
+/// The name of the pool, which is in 10.0.0.0/8.
 const POOL: &str = "bench";
 
-/// A subletd that ends with the value.
+/// A subletd that ends when the value is dropped.
 struct Daemon {
     child: Child,
     socket: PathBuf,
@@ -32,7 +33,8 @@ impl Drop for Daemon {
 }
 
 impl Daemon {
-    /// Runs over a new store whose pool has `leases` leases, imported from a lease file of gipam.
+    /// Starts subletd with a new store. Its pool has `leases` leases, which are imported from a lease file of
+    /// gipam.
     fn start(program: &Path, folder: &Path, leases: u32) -> Result<Daemon> {
         fs::create_dir_all(folder)?;
         let addrs: Vec<String> = (0..leases)
@@ -62,7 +64,7 @@ impl Daemon {
     }
 }
 
-/// One connection.
+/// A connection to subletd.
 struct Client(BufReader<UnixStream>);
 
 impl Client {
@@ -89,7 +91,8 @@ impl Client {
     }
 }
 
-/// `total` requests over a number of connections: requests per second, and the time of each in ms.
+/// Sends `total` requests through a number of connections. Returns the requests per second, and the time of
+/// each request in milliseconds.
 fn run(socket: &Path, connections: usize, total: usize) -> Result<(f64, Sample)> {
     let left = AtomicUsize::new(total);
     let body = format!("{{\"PoolID\":\"{POOL}\",\"Address\":\"\",\"Options\":null}}");
@@ -126,7 +129,7 @@ fn run(socket: &Path, connections: usize, total: usize) -> Result<(f64, Sample)>
     Ok((per_second, sample))
 }
 
-/// Measures everything, writes docs/bench-docker.md.
+/// Makes all measurements, and writes docs/bench-docker.md.
 pub fn measure(program: &Path, work: &Path) -> Result<()> {
     let mut text = String::from(
         "# RequestAddress over subletd's socket\n\nWritten by `scripts/bench.sh docker`. Each request is \

@@ -1,5 +1,5 @@
-//! Makes stores with many leases, with the product's own code: an import from host-local, which is one
-//! transaction.
+//! Fills stores with many leases, with sublet's own code: it runs an import of leases from host-local, which
+//! is one transaction.
 
 use std::fs;
 use std::io::Read;
@@ -23,7 +23,7 @@ fn address(offset: u32) -> Addr {
     Addr::from(std::net::IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + offset)))
 }
 
-/// `bench fill WHAT NETWORK < CONFIGURATION`.
+/// Runs `bench fill WHAT NETWORK < CONFIGURATION`.
 pub fn sublet(fill: Fill, network: &str) -> Result<()> {
     let mut conf = Vec::new();
     std::io::stdin().read_to_end(&mut conf)?;

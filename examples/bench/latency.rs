@@ -1,4 +1,4 @@
-//! One call at a time: ADD, CHECK and DEL over stores of every size, all programs in turn.
+//! Measures one call at a time: ADD, CHECK and DEL with stores of every size. The programs take turns.
 
 use std::fs;
 use std::time::Instant;
@@ -9,11 +9,11 @@ use super::bed::{Bed, Fill, Plugin, id};
 use super::report::Results;
 use super::{Tools, readers, say};
 
-/// Numbers of leases in a store.
+/// Returns the numbers of leases that stores of this program have.
 pub fn sizes(plugin: Plugin, quick: bool) -> &'static [u32] {
     match plugin {
         Plugin::Floor | Plugin::FloorWrite | Plugin::Musl => &[0],
-        // host-local reads every lease file in each call.
+        // host-local reads every lease file in each call, so it is measured with fewer leases.
         Plugin::HostLocal => &[0, 1_000, 10_000],
         Plugin::Boot | Plugin::Disk if quick => &[0, 1_000, 10_000, 100_000],
         Plugin::Boot | Plugin::Disk => &[0, 1_000, 10_000, 100_000, 1_000_000],
@@ -26,7 +26,7 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
         for &size in sizes(plugin, tools.quick) {
             let name = format!("{plugin:?}/{size}");
             let begin = Instant::now();
-            // The store is copied, because filling it twice would take too long.
+            // The store is copied, because filling a second store would take too long.
             let filled = format!("Boot/{size}");
             let filled = beds.iter().find(|(_, n)| plugin == Plugin::Disk && *n == filled);
             let bed = match filled {
@@ -46,7 +46,8 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
         let mut disk = Bed::like(tools, Plugin::Disk, &boot, &format!("Disk/{word}"))?;
         disk.conf["ipam"]["subnet"] = fill.subnet().into();
         for (bed, plugin) in [(boot, "Boot"), (disk, "Disk")] {
-            // An ordinary ADD in the same store: in another network, where the next address is free.
+            // For comparison, an ordinary ADD in the same store: in another network, in which the next
+            // address is free.
             let mut ordinary = bed.clone();
             ordinary.conf["name"] = "other".into();
             ordinary.conf["ipam"]["subnet"] = "10.240.0.0/12".into();
@@ -69,7 +70,7 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
                 results.samples.push(&format!("{name}/{verb}"), ms);
             }
         };
-        // The previous program affects the processor's caches, so the order varies.
+        // The previous program affects the caches of the processor, so the order changes in each round.
         for at in order(beds.len(), round) {
             let (bed, name) = &beds[at];
             let id = id(round);
@@ -78,7 +79,7 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
             if !matches!(bed.plugin, Plugin::Floor | Plugin::FloorWrite) {
                 note(name, "CHECK", bed.check(&id, &added.stdout)?.ms);
                 note(name, "DEL", bed.must("DEL", &id)?.ms);
-                // With 10,000 leases, each of host-local's calls takes a tenth of a second.
+                // With 10,000 leases, each call of host-local takes a tenth of a second.
                 if bed.plugin != Plugin::HostLocal || !name.ends_with("/10000") {
                     note(name, "DEL unknown", bed.must("DEL", "unknown")?.ms);
                 }
@@ -105,20 +106,20 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// A different order in each round: pseudo-random, but the same in each run.
+/// Returns a different order in each round. It is pseudo-random, but the same in each run.
 pub fn order(len: usize, round: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..len).collect();
     let mut chance = round as u64 + 1;
     for at in (1..len).rev() {
         chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        // The low bits of such a series are not random enough.
+        // The low bits of such a sequence are not random enough.
         let other = usize::try_from((chance >> 33) % (at as u64 + 1)).unwrap_or(0);
         order.swap(at, other);
     }
     order
 }
 
-/// The first ADD of a boot, which creates the boot's file.
+/// Measures the first ADD of a boot, which creates the boot file.
 fn first_of_boot(tools: &Tools, bed: &Bed, rounds: usize, results: &mut Results) -> Result<()> {
     let Some(boot_id) = &tools.boot_id else {
         say("the boot ID cannot be replaced here: no first ADD of a boot");
@@ -128,7 +129,7 @@ fn first_of_boot(tools: &Tools, bed: &Bed, rounds: usize, results: &mut Results)
     let this = fs::read_to_string(boot_id)?;
     for round in 0..rounds {
         let boot = format!("{round:08x}-0000-4000-8000-000000000000");
-        // Written in place, because the bind mount refers to the inode.
+        // Write the file in place, because the bind mount refers to its inode.
         fs::write(boot_id, format!("{boot}\n"))?;
         let added = bed.must("ADD", &id(round))?;
         results.samples.push("Boot/first/ADD", added.ms);

@@ -1,12 +1,14 @@
-//! The driver of `scripts/bench.sh`, which builds and sets up everything that the driver needs.
+//! The program that `scripts/bench.sh` builds, sets up and runs.
 //!
-//! - `bench run [--quick]`: measures everything, writes `docs/bench.md` and `docs/bench.svg`.
-//! - `bench docker SUBLETD FOLDER`: measures subletd, writes `docs/bench-docker.md`.
-//! - `bench cluster SUBLET ETCD CONSUL [--quick]`: measures clusters, writes `docs/bench-cluster.md`.
-//! - `bench fill WHAT NETWORK < CONFIGURATION`: fills a store.
-//! - `bench churn FILE`: writes and flushes until it is killed.
-//! - `bench hold FILE`: locks a file until it is killed.
-//! - `bench swarm PROCESSES TOTAL < CONFIGURATION`: many ADDs at once, for a tracer around them.
+//! - `bench run [--quick]` makes all measurements of lease files, and writes `docs/bench.md` and
+//!   `docs/bench.svg`.
+//! - `bench docker SUBLETD FOLDER` measures subletd, and writes `docs/bench-docker.md`.
+//! - `bench cluster SUBLET ETCD CONSUL [--quick]` measures clusters, and writes `docs/bench-cluster.md`.
+//! - `bench fill WHAT NETWORK < CONFIGURATION` fills a store.
+//! - `bench churn FILE` writes and flushes until it is killed.
+//! - `bench hold FILE` locks a file until it is killed.
+//! - `bench swarm PROCESSES TOTAL < CONFIGURATION` runs many ADDs at the same time, so that a tracer can
+//!   observe them.
 
 mod bed;
 mod cluster;
@@ -28,27 +30,27 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-/// The paths of programs and folders.
+/// The paths of programs and folders, and the settings of the benchmark.
 pub struct Tools {
     /// The folder for stores.
     pub work: PathBuf,
-    /// The measured program.
+    /// The path of sublet.
     pub sublet: PathBuf,
-    /// The daemon.
+    /// The path of subletd.
     pub subletd: PathBuf,
-    /// The same program for musl, if it can be built.
+    /// The path of sublet built for musl, if it could be built.
     pub musl: Option<PathBuf>,
-    /// How the programs were built.
+    /// A description of how the programs were built.
     pub built: String,
-    /// The program that does nothing.
+    /// The path of the program that does nothing.
     pub floor: PathBuf,
-    /// Debian's plugins.
+    /// The folder of Debian's plugins.
     pub plugins: PathBuf,
-    /// A file bound over the kernel's boot ID; `None` if that is not possible.
+    /// The file that is mounted over the kernel's boot ID; `None` if that is not possible.
     pub boot_id: Option<PathBuf>,
     /// Whether the benchmark has its own network namespace.
     pub own_net: bool,
-    /// Fewer rounds, in about two minutes.
+    /// Whether to make fewer rounds, so that the benchmark takes about two minutes.
     pub quick: bool,
 }
 
@@ -73,7 +75,7 @@ impl Tools {
 }
 
 impl Tools {
-    /// What is measured on each store.
+    /// Returns the programs to measure.
     pub fn plugins(&self) -> Vec<bed::Plugin> {
         use bed::Plugin::{Boot, Disk, Floor, FloorWrite, HostLocal, Musl};
         let mut plugins = vec![Floor, FloorWrite, HostLocal, Boot, Disk];
@@ -82,7 +84,7 @@ impl Tools {
     }
 }
 
-/// Prints the progress.
+/// Prints a line about the progress.
 pub fn say(text: &str) {
     let _ = writeln!(io::stderr(), "bench: {text}");
 }

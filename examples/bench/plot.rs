@@ -1,4 +1,4 @@
-//! The duration of ADD against the number of leases, both axes logarithmic, as an SVG.
+//! Draws the duration of an ADD over the number of leases as an SVG. Both axes are logarithmic.
 
 use std::fmt::Write as _;
 
@@ -13,10 +13,10 @@ const RIGHT: f64 = 170.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
 
-/// The decade at which an empty store is drawn, because zero has no logarithm.
+/// The position of an empty store on the axis, because zero has no logarithm.
 const EMPTY: f64 = 2.0;
 const LAST: f64 = 6.0;
-/// Decades of milliseconds.
+/// The lowest decade of milliseconds on the axis.
 const LOW: f64 = -1.0;
 const HIGH: f64 = 2.0;
 
@@ -29,7 +29,7 @@ fn y(ms: f64) -> f64 {
     HEIGHT - BOTTOM - (ms.log10() - LOW) / (HIGH - LOW) * (HEIGHT - TOP - BOTTOM)
 }
 
-/// `docs/bench.svg`.
+/// Returns the content of `docs/bench.svg`.
 pub fn svg(results: &Results) -> String {
     let mut body = String::new();
     // Writing to a string does not fail.
@@ -98,7 +98,7 @@ fn draw(results: &Results, out: &mut String) -> std::fmt::Result {
             writeln!(out, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.5\" fill=\"{colour}\"/>")?;
         }
         let (x, mut y) = points.last().copied().unwrap_or((first, level));
-        // From top to bottom; labels that would overlap are moved apart.
+        // The labels are drawn from top to bottom. Labels that would overlap are moved apart.
         if lowest_label < f64::MAX && plugin != Plugin::HostLocal {
             y = y.max(lowest_label + 15.0);
         }

@@ -1,5 +1,6 @@
-//! ADDs while four readers read a large store: `list` into a pipe that is not read, `doctor` repeatedly,
-//! `/metrics` every second, and the status page. Measures the slowest ADD, and the memory of each reader.
+//! Measures ADDs while four readers read a large store: a `list` whose output is not read, `doctor`
+//! repeatedly, `/metrics` every second, and the status page. Reports the slowest ADD, and the memory of each
+//! reader.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -16,14 +17,14 @@ use super::bed::{Bed, id};
 use super::report::Results;
 use super::{Tools, say};
 
-/// The port of the page, in the benchmark's network namespace.
+/// The address of the page, in the benchmark's network namespace.
 const PORT: &str = "127.0.0.1:29780";
 
-/// The requests of the status page at each refresh.
+/// The requests that the status page makes at each refresh.
 const PAGE: [&str; 5] =
     ["/", "/api/v1/pools", "/api/v1/leases", "/api/v1/nodes", "/api/v1/problems"];
 
-/// A program that ends with the value.
+/// A program that is ended when the value is dropped.
 struct Running(Child);
 
 impl Drop for Running {
@@ -33,7 +34,7 @@ impl Drop for Running {
     }
 }
 
-/// The peak memory of a process, in KiB (`VmHWM`); 0 after its end.
+/// Returns the peak memory of a process in KiB (`VmHWM`); 0 after the process has ended.
 fn peak(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -63,7 +64,7 @@ fn get(path: &str) -> Result<()> {
     Ok(())
 }
 
-/// Measures `rounds` ADDs without and with the readers.
+/// Measures `rounds` ADDs without the readers and `rounds` ADDs with the readers.
 pub fn measure(tools: &Tools, bed: &Bed, rounds: usize, results: &mut Results) -> Result<()> {
     let name = |what: &str| format!("{:?}/readers/{what}", bed.plugin);
     say(&format!("{rounds} ADDs of {} beside four readers", bed.plugin.name()));

@@ -1,4 +1,4 @@
-//! The report: the ratios and their limits first, then all measurements.
+//! Writes the report: first the ratios with their limits, then all measurements.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,7 +12,7 @@ use super::latency::sizes;
 use super::stats::{Sample, Samples};
 use super::swarm::Swarm;
 
-/// Values of one call that do not depend on the load of the machine.
+/// The values of one call that do not depend on the load of the machine.
 #[derive(Clone, Default)]
 pub struct Counts {
     pub flushes: usize,
@@ -25,12 +25,12 @@ pub struct Counts {
 /// All measurements.
 #[derive(Default)]
 pub struct Results {
-    /// By `plugin/store/command`.
+    /// The samples, by `plugin/store/command`.
     pub samples: Samples,
-    /// By `plugin/store/command`.
+    /// The counts, by `plugin/store/command`.
     pub counts: BTreeMap<String, Counts>,
     pub swarms: Vec<Swarm>,
-    /// Single numbers.
+    /// Single numbers, by name.
     pub facts: BTreeMap<String, f64>,
 }
 
@@ -41,7 +41,7 @@ impl Results {
             .find(|s| s.plugin == plugin && s.leases == leases && s.processes == processes)
     }
 
-    /// The largest peak memory of all calls of sublet, in MiB.
+    /// Returns the largest peak memory of all calls of sublet, in MiB.
     fn rss(&self) -> f64 {
         let ours =
             self.counts.iter().filter(|(k, _)| k.starts_with("Boot") || k.starts_with("Disk"));
@@ -55,8 +55,8 @@ impl Results {
         u32::try_from(most).unwrap_or(u32::MAX).into()
     }
 
-    /// With flushes that take a millisecond longer: the time without the delay, and the additional time in
-    /// each round.
+    /// Returns the time of a call if its flushes take a millisecond longer: the time without the delay, plus
+    /// the additional time that was measured in each round.
     fn slowed(&self, name: &str) -> f64 {
         let at = |kind: &str| self.samples.get(&format!("{name} {kind}"));
         self.samples.p50(name) + at("delayed").minus(&at("traced")).p50()
@@ -67,13 +67,13 @@ fn to_f64(count: u64) -> f64 {
     u32::try_from(count).unwrap_or(u32::MAX).into()
 }
 
-/// One limit.
+/// A value with its limit.
 struct Bar {
     what: String,
     got: f64,
     unit: &'static str,
     limit: f64,
-    /// Whether the limit is a minimum.
+    /// Whether the limit is a minimum. Otherwise it is a maximum.
     least: bool,
 }
 
@@ -91,7 +91,7 @@ impl Bar {
     }
 }
 
-/// The limits of ADDs beside readers.
+/// Adds the limits for ADDs beside readers.
 fn readers(results: &Results, leases: f64, most: &mut dyn FnMut(&str, f64, &'static str, f64)) {
     for plugin in ["Boot", "Disk"] {
         let at = |what: &str| format!("{plugin}/readers/{what}");
@@ -177,8 +177,8 @@ fn bars(results: &Results) -> Vec<Bar> {
         let tax = s.get(&format!("tax busy/{ipam}")).p99() - s.get("tax busy/static").p99();
         most(&format!("IPAM tax beside a writer, {ipam}, p99"), tax, "ms", 5.0);
     }
-    // 1,200 and 800 ADDs a second on a machine on which host-local reaches 339. They are ratios, because
-    // machines differ.
+    // These limits come from 1,200 and 800 ADDs a second on a machine on which host-local reaches 339. They
+    // are ratios, because machines differ.
     let host_local = results.swarm(Plugin::HostLocal, 0, 64).map_or(f64::NAN, |s| s.per_second);
     for (plugin, limit) in [(Plugin::Boot, 3.54), (Plugin::Disk, 2.36)] {
         for leases in [0, 10_000] {
@@ -206,7 +206,7 @@ fn bars(results: &Results) -> Vec<Bar> {
     bars
 }
 
-/// The limits for a terminal.
+/// Returns the values and their limits as lines for a terminal.
 pub fn verdicts(results: &Results) -> Vec<String> {
     bars(results)
         .iter()
@@ -246,12 +246,12 @@ fn file_system(tools: &Tools) -> String {
     at.max().map_or_else(|| "unknown".to_owned(), |(_, text)| text)
 }
 
-/// A quantity of milliseconds.
+/// Returns a number of milliseconds as text.
 fn ms(value: f64) -> String {
     if value.is_nan() { "-".to_owned() } else { format!("{value:.2}") }
 }
 
-/// The lines that the README repeats.
+/// Returns the lines that the README repeats.
 fn summary(results: &Results) -> String {
     let s = &results.samples;
     let add = |store: &str| s.p50(&format!("{store}/ADD"));
@@ -287,7 +287,7 @@ fn summary(results: &Results) -> String {
     )
 }
 
-/// `docs/bench.md`.
+/// Returns the content of `docs/bench.md`.
 pub fn markdown(tools: &Tools, results: &Results) -> Result<String> {
     let s = &results.samples;
     let mut out = String::new();
@@ -392,7 +392,7 @@ pub fn markdown(tools: &Tools, results: &Results) -> Result<String> {
     Ok(out)
 }
 
-/// Stores with special contents.
+/// The stores with special contents.
 const SPECIAL: [&str; 5] = [
     "one-free",
     "one-free, another network",
@@ -401,7 +401,7 @@ const SPECIAL: [&str; 5] = [
     "full",
 ];
 
-/// The sort key of a row: program, then size.
+/// Returns the sort key of a row: the program, then the size.
 fn place(name: &str) -> (usize, u32) {
     let mut words = name.split('/');
     let order = ["Floor", "FloorWrite", "HostLocal", "Boot", "Disk", "Musl"];

@@ -1,8 +1,8 @@
-//! Samples of one quantity.
+//! Statistics over samples.
 
 use std::collections::BTreeMap;
 
-/// Milliseconds, one for each call.
+/// The measured values in milliseconds, one for each call.
 #[derive(Clone, Default)]
 pub struct Sample(Vec<f64>);
 
@@ -15,7 +15,7 @@ impl Sample {
         self.0.len()
     }
 
-    /// The quantile of the values; NaN if there are none.
+    /// Returns the quantile of the values; NaN if there are none.
     pub fn quantile(&self, share: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -40,13 +40,13 @@ impl Sample {
         self.quantile(1.0)
     }
 
-    /// The differences to another sample, round by round.
+    /// Returns the differences between the values of two samples from the same round.
     pub fn minus(&self, other: &Sample) -> Sample {
         Sample(self.0.iter().zip(&other.0).map(|(a, b)| a - b).collect())
     }
 }
 
-/// Samples by name; a name is `plugin/store/command`.
+/// The samples by name. A name is `plugin/store/command`.
 #[derive(Default)]
 pub struct Samples(pub BTreeMap<String, Sample>);
 
@@ -55,7 +55,7 @@ impl Samples {
         self.0.entry(name.to_owned()).or_default().push(value);
     }
 
-    /// An empty one if there is none.
+    /// Returns the sample of this name; an empty sample if there is none.
     pub fn get(&self, name: &str) -> Sample {
         self.0.get(name).cloned().unwrap_or_default()
     }

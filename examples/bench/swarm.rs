@@ -1,4 +1,4 @@
-//! Many processes at once.
+//! Measures many processes at the same time.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -16,7 +16,7 @@ use super::report::Results;
 use super::stats::Sample;
 use super::{Tools, say};
 
-/// The result.
+/// The result of a measurement.
 pub struct Swarm {
     pub plugin: Plugin,
     pub leases: u32,
@@ -25,11 +25,11 @@ pub struct Swarm {
     pub failures: usize,
     pub duplicates: usize,
     pub waits: Sample,
-    /// The longest ADD in ms; the median if there are several runs.
+    /// The longest ADD in milliseconds. If there are several runs, this is the median of their longest ADDs.
     pub longest: f64,
 }
 
-/// `total` ADDs, with `processes` at a time.
+/// Runs `total` ADDs, with `processes` of them at the same time.
 pub fn run(bed: &Bed, processes: usize, total: usize) -> Result<Swarm> {
     let next = AtomicUsize::new(0);
     let work = || -> Result<Vec<(f64, Option<String>)>> {
@@ -79,7 +79,7 @@ pub fn run(bed: &Bed, processes: usize, total: usize) -> Result<Swarm> {
     Ok(swarm)
 }
 
-/// Holds a lock until it is killed or its caller ends.
+/// Holds a lock until this process is killed or its caller ends.
 pub fn hold(lock: &str) -> Result<()> {
     let file = File::open(lock)?;
     file.lock()?;
@@ -87,8 +87,8 @@ pub fn hold(lock: &str) -> Result<()> {
     Ok(())
 }
 
-/// Measures how long the next process waits after a holder is killed, and how long after its time limit a
-/// process gives up.
+/// Measures how long the next process waits after the holder of the lock was killed, and how long after its
+/// time limit a process gives up.
 #[expect(clippy::disallowed_methods, reason = "nothing tells when another process waits")]
 fn held(tools: &Tools, results: &mut Results) -> Result<()> {
     say("a lock that is held");
@@ -146,7 +146,7 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
                 let mut runs = Vec::new();
                 for _ in 0..if tools.quick || plugin == Plugin::HostLocal { 1 } else { 3 } {
                     let bed = Bed::filled(tools, plugin, fill, "swarm")?;
-                    // The store exists before the first process starts.
+                    // Create the store before the first process starts.
                     bed.must("ADD", "first")?;
                     runs.push(run(&bed, processes, total)?);
                 }

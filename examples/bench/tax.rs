@@ -1,5 +1,5 @@
-//! The cost of IPAM in a real ADD: the bridge plugin with a store, compared with the bridge plugin with
-//! `static`.
+//! Measures the cost of IPAM in a real ADD: the bridge plugin with sublet or host-local, compared with the
+//! bridge plugin with `static`.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -94,7 +94,7 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // The process may have ended by itself.
+        // The process may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

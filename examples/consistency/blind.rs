@@ -1,5 +1,5 @@
 //! The control: a proxy that removes the comparisons from every transaction, so that the last writer wins.
-//! The judge must detect faults of a store behind this proxy.
+//! The judge must find faults in histories that were recorded through this proxy.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,14 +12,14 @@ pub fn serve(listen: SocketAddr, server: SocketAddr) -> Result<()> {
     for client in TcpListener::bind(listen)?.incoming() {
         let client = client?;
         thread::spawn(move || {
-            // If a connection ends early, the client handles it.
+            // If a connection ends early, the client handles that.
             let _ = forward(client, server);
         });
     }
     Ok(())
 }
 
-/// Forwards one request on a connection, and closes it.
+/// Forwards one request on a connection, and then closes the connection.
 fn forward(mut client: TcpStream, server: SocketAddr) -> Result<()> {
     let mut from = BufReader::new(client.try_clone()?);
     let mut first = String::new();
@@ -56,11 +56,11 @@ fn forward(mut client: TcpStream, server: SocketAddr) -> Result<()> {
 
 fn blind(json: &mut Value) {
     match json {
-        // etcd: replace a transaction that compares with its first branch.
+        // etcd: replace a transaction that has comparisons with its success branch.
         Value::Object(transaction) => {
             transaction.remove("compare");
         }
-        // Consul: replace operations that compare with plain ones.
+        // Consul: replace operations that compare with operations that do not.
         Value::Array(operations) => {
             for operation in operations.iter_mut() {
                 let kv = &mut operation["KV"];
@@ -73,7 +73,7 @@ fn blind(json: &mut Value) {
             }
             let compares =
                 |o: &Value| o["KV"]["Verb"].as_str().is_some_and(|verb| verb.starts_with("check-"));
-            // The probe of a read stays, because a transaction needs at least one operation.
+            // Keep the probe of a read, because a transaction needs at least one operation.
             if operations.iter().any(|o| !compares(o) && o["KV"]["Verb"] != "get-tree") {
                 operations.retain(|o| !compares(o));
             }

@@ -1,5 +1,5 @@
-//! The clients: each adds, checks and deletes its own containers, like a runtime. It repeats a call until
-//! it gets an answer.
+//! The clients. Each client adds, checks and deletes its own containers, as a runtime does. It repeats a call
+//! until it gets an answer.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -17,25 +17,26 @@ use sublet::sys::host;
 
 use super::event::{Answer, Ask, Event};
 
-/// The maximum number of containers of a client.
+/// The maximum number of containers that a client has at the same time.
 const HELD: usize = 3;
 
 #[derive(clap::Args)]
 pub struct Run {
-    /// The cluster, as in `store` of a configuration.
+    /// The cluster, in the form of `store` in a configuration.
     store: String,
-    /// The network's subnet: small, so that clients compete.
+    /// The subnet of the network. It is small, so that the clients compete for addresses.
     #[arg(long, default_value = "10.77.0.0/27")]
     subnet: String,
-    /// The node of the clients.
+    /// The node name of the clients.
     #[arg(long)]
     node: String,
     #[arg(long, default_value_t = 4)]
     clients: usize,
-    /// How long the clients run, in seconds. Unanswered calls are then repeated until they are answered.
+    /// How long the clients run, in seconds. Afterwards, calls without an answer are repeated until they are
+    /// answered.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// The file for the history.
+    /// The file to which the history is written.
     #[arg(long)]
     out: PathBuf,
 }
@@ -60,7 +61,7 @@ impl Run {
                 })
                 .collect();
             for client in clients {
-                // The panic has already been printed.
+                // The panic message was printed already.
                 client.join().unwrap_or_else(|_| bail!("a client ended early"))?;
             }
             Ok::<_, anyhow::Error>(())
@@ -95,7 +96,7 @@ impl Client<'_> {
                     let container = format!("{}-{round}", self.name);
                     match self.ask(Ask::Add, &container, None)? {
                         (Answer::Address(_), result) => held.push(Held { container, result }),
-                        // A runtime sends a DEL after a failed ADD.
+                        // A runtime sends a DEL after an ADD has failed.
                         _ => drop(self.ask(Ask::Del, &container, None)?),
                     }
                 }
@@ -113,11 +114,11 @@ impl Client<'_> {
                 _ => {}
             }
         }
-        // The containers that are held at the end stay, and must be in the store's list.
+        // The containers that exist at the end keep their addresses, which must be in the store's list.
         Ok(())
     }
 
-    /// Repeats a call until there is an answer. Each call is recorded.
+    /// Repeats a call until there is an answer. Records each call.
     fn ask(&self, ask: Ask, container: &str, previous: Option<&Value>) -> Result<(Answer, Value)> {
         let patience = Instant::now() + Duration::from_secs(120);
         loop {
@@ -146,12 +147,12 @@ impl Client<'_> {
                 return Ok((answer, result));
             }
             ensure!(Instant::now() < patience, "{ask:?} {container} is never answered: {text}");
-            // Wait, because a server that is down refuses immediately.
+            // Wait, because a server that is down refuses at once.
             thread::park_timeout(Duration::from_millis(20));
         }
     }
 
-    /// One call of the plugin, in this process. Returns whether it failed, and its output.
+    /// Makes one call of the plugin, in this process. Returns whether the call failed, and its output.
     fn call(&self, ask: Ask, container: &str, previous: Option<&Value>) -> Result<(bool, String)> {
         let verb = match ask {
             Ask::Add => "ADD",
@@ -188,7 +189,7 @@ impl Client<'_> {
     }
 }
 
-/// The random choices of a client. They are the same in each run.
+/// The random choices of a client, which are the same in each run.
 pub struct Chance(u64);
 
 impl Chance {
@@ -204,7 +205,7 @@ impl Chance {
     }
 }
 
-/// Records an event.
+/// Writes an event to the history.
 pub fn note(out: &Mutex<BufWriter<File>>, event: &Event) -> Result<()> {
     let line = serde_json::to_string(event)?;
     let mut out = out.lock().map_err(|e| anyhow::anyhow!("{e}"))?;

@@ -1,15 +1,15 @@
-//! Decides whether recorded histories are possible with a correct store.
+//! Decides whether recorded histories are possible if the store is correct.
 //!
 //! A client certainly holds an address from the answer to its ADD until it sends its DEL. It possibly holds
-//! the address from the sending of its first ADD until the answer to its last DEL. No two containers may
-//! certainly hold an address at the same time. "No address left" is correct only if all addresses were
-//! possibly held. CHECK must find every lease that is certainly held, and none that is certainly gone.
-//! Addresses that are held at the end must be listed. A pool must have as many uses as requests that were
-//! answered.
+//! the address from the time when its first ADD is sent until the answer to its last DEL. The judge checks
+//! five rules. No two containers certainly hold an address at the same time. "No address left" is returned
+//! only if all addresses are possibly held. CHECK finds every lease that is certainly held, and none that is
+//! certainly gone. Addresses that are held at the end are listed. A pool has as many uses as requests that
+//! were answered.
 //!
-//! A server that was stopped during a request may carry it out long after its client gave up and deleted the
-//! container. Such a lease (`late`) is possibly held from then on, and is left to garbage collection. It is
-//! not allowed for a container whose ADDs were all answered.
+//! If a server was stopped during a request, it may apply the request long after its client gave up and
+//! deleted the container. Such a lease is called `late`. It is possibly held from then on, until a GC frees
+//! it. It is not allowed if all ADDs of the container were answered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,18 +19,18 @@ use anyhow::{Context, Result, ensure};
 
 use super::event::{Answer, Ask, Event};
 
-/// The life of one container. All times are in nanoseconds.
+/// The history of one container. All times are in nanoseconds.
 #[derive(Default)]
 struct Life {
     address: Option<String>,
     asked: u128,
-    /// When the container got its address; `None` if it never did.
+    /// When the container got its address; `None` if it never got one.
     granted: Option<u128>,
     /// When the first DEL was sent.
     leaving: Option<u128>,
     /// When a DEL was answered.
     gone: Option<u128>,
-    /// Whether an ADD was not answered, and no later ADD returned its address.
+    /// Whether an ADD was not answered, and no later ADD returned the address.
     late: bool,
 }
 
@@ -69,8 +69,8 @@ pub fn judge(files: &[PathBuf], at_least: usize) -> Result<()> {
     Ok(())
 }
 
-/// Checks that held addresses are listed, and nothing else except the possible effects of unanswered calls. A
-/// pool's addresses are listed without their containers.
+/// Checks that the addresses that are held at the end are listed. Other addresses may only be listed if a
+/// call without an answer can explain them. The addresses of a pool are listed without their containers.
 fn listed_rightly(lives: &BTreeMap<String, Life>, listed: &[Event]) -> Result<String> {
     let there: BTreeSet<(&str, &str)> = listed
         .iter()
@@ -101,8 +101,8 @@ fn listed_rightly(lives: &BTreeMap<String, Life>, listed: &[Event]) -> Result<St
     Ok(format!("{} kept, {} late", kept.len(), more.len()))
 }
 
-/// Checks that a node's number of uses equals that of the answered calls. Each unanswered call may count or
-/// not.
+/// Checks that the number of a node's uses agrees with the calls that were answered. Each call without an
+/// answer may or may not count.
 fn users_rightly(events: &[Event], listed: &[Event]) -> Result<()> {
     for list in listed {
         let Answer::Uses(uses) = list.answer else { continue };
@@ -169,7 +169,8 @@ fn held_once(lives: &BTreeMap<String, Life>) -> Result<()> {
     Ok(())
 }
 
-/// The size of the pool is the number of addresses that were ever leased.
+/// Checks that all addresses were possibly held. The number of addresses is taken from the leases in all
+/// histories.
 fn all_perhaps_held(lives: &BTreeMap<String, Life>, event: &Event) -> Result<()> {
     let mut free: BTreeSet<&str> = lives.values().filter_map(|l| l.address.as_deref()).collect();
     for life in lives.values() {

@@ -1,9 +1,9 @@
-//! Many clients at once on one cluster with failures, and a check of their histories. `scripts/e2e-etcd.sh`
-//! and `scripts/e2e-consul.sh` kill, stop and cut off servers in the meantime.
+//! Runs many clients at the same time on one cluster with failures, and checks their histories.
+//! `scripts/e2e-etcd.sh` and `scripts/e2e-consul.sh` kill, stop and cut off servers meanwhile.
 //!
-//! `run` writes a history with an event on each line. `pools` does the same for the clients of a `subletd`.
+//! `run` writes a history with one event on each line. `pools` does the same for the clients of a `subletd`.
 //! `judge` reads the histories of any number of runs. `blind` is a proxy that removes every comparison from
-//! the requests: with this proxy, the judge must find faults.
+//! the requests: in histories recorded through this proxy, the judge must find faults.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its answer")]
 
@@ -25,16 +25,17 @@ enum Command {
     Run(clients::Run),
     /// Runs clients of a subletd, and writes their history.
     Pools(pools::Pools),
-    /// Judges histories. The exit code is 1 if they are impossible with a correct store.
+    /// Judges histories. The exit code is 1 if the histories are impossible with a correct store.
     Judge {
         /// Files from `run` or `pools`.
         #[arg(required = true)]
         files: Vec<PathBuf>,
-        /// The minimum number of answers that is significant.
+        /// The minimum number of answers that is needed for a verdict.
         #[arg(long, default_value_t = 1)]
         at_least: usize,
     },
-    /// Forwards requests from one address to another, without their comparisons; does not end.
+    /// Runs a proxy that forwards requests from one address to another without their comparisons. It does not
+    /// end.
     Blind { listen: SocketAddr, server: SocketAddr },
 }
 

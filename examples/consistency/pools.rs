@@ -1,5 +1,5 @@
-//! The clients of a `subletd`: each leases and frees addresses of one shared pool, and requests and
-//! releases the pool, like dockerd: no call is repeated. Meanwhile, the `subletd` is killed and restarted.
+//! The clients of a `subletd`. Each client leases and frees addresses of one shared pool, and requests and
+//! releases the pool. As in dockerd, no call is repeated. Meanwhile, the `subletd` is killed and restarted.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
@@ -16,19 +16,19 @@ use serde_json::{Value, json};
 use super::clients::{Chance, nanos, note};
 use super::event::{Answer, Ask, Event};
 
-/// The maximum number of addresses of a client.
+/// The maximum number of addresses that a client has at the same time.
 const HELD: usize = 3;
-/// Longest wait for an answer: more than `subletd`'s own limit.
+/// The maximum time to wait for an answer. It is longer than the time limit of `subletd`.
 const PATIENCE: Duration = Duration::from_secs(12);
 const POOL: &str = "consistency";
 
 #[derive(clap::Args)]
 pub struct Pools {
-    /// The program.
+    /// The path of subletd.
     subletd: PathBuf,
-    /// The cluster, as in `store` of a configuration.
+    /// The cluster, in the form of `store` in a configuration.
     store: String,
-    /// The node of the clients.
+    /// The node name of the clients.
     #[arg(long)]
     node: String,
     #[arg(long, default_value_t = 4)]
@@ -36,10 +36,10 @@ pub struct Pools {
     /// How long the clients run, in seconds.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// The interval in seconds at which the `subletd` is killed; 0: never.
+    /// The time between two kills of `subletd`, in seconds; 0 for no kills.
     #[arg(long, default_value_t = 0)]
     kill_every: u64,
-    /// The file for the history. The socket is beside it.
+    /// The file to which the history is written. The socket is in the same folder.
     #[arg(long)]
     out: PathBuf,
 }
@@ -64,12 +64,12 @@ impl Pools {
                 daemon = self.start(&socket)?;
             }
             for client in clients {
-                // The panic has already been printed.
+                // The panic message was printed already.
                 client.join().unwrap_or_else(|_| bail!("a client ended early"))?;
             }
             Ok::<_, anyhow::Error>(())
         })?;
-        // The addresses that are held at the end stay, and must be in the store's list.
+        // The addresses that are leased at the end stay leased, and must be in the store's list.
         out.into_inner().map_err(|e| anyhow::anyhow!("{e}"))?.flush()?;
         Ok(())
     }
@@ -87,7 +87,7 @@ impl Pools {
     }
 }
 
-/// A `subletd` that ends with the value.
+/// A `subletd` that is ended when the value is dropped.
 struct Daemon(Child);
 
 impl Daemon {
@@ -129,7 +129,7 @@ impl Client<'_> {
                     let container = format!("{name}-{round}");
                     match self.request(&container)? {
                         Answer::Address(address) => held.push((container, address)),
-                        // The container does not start, so it holds nothing.
+                        // The container does not start, so it has no address.
                         _ => self.note(Ask::Del, &container, nanos(), Answer::Fine)?,
                     }
                 }
@@ -156,11 +156,11 @@ impl Client<'_> {
         self.ask(Ask::Add, container, "RequestAddress", &json!({"PoolID": POOL, "Address": ""}))
     }
 
-    /// One call, which is recorded. An error means that the store is faulty.
+    /// Makes one call and records it. An error means that the store is faulty.
     fn ask(&self, ask: Ask, name: &str, method: &str, body: &Value) -> Result<Answer> {
         let asked = nanos();
         let answer = match self.call(method, body) {
-            // Wait, because a daemon that is down refuses immediately.
+            // Wait, because a daemon that is down refuses at once.
             Err(_) => {
                 thread::park_timeout(Duration::from_millis(50));
                 Answer::Error(11)
@@ -183,7 +183,7 @@ impl Client<'_> {
         note(self.out, &Event { container, ask, asked, answered: nanos(), answer })
     }
 
-    /// The status and the answer.
+    /// Sends a request. Returns the status and the body of the answer.
     fn call(&self, method: &str, body: &Value) -> Result<(u16, Value)> {
         let body = body.to_string();
         let mut stream = UnixStream::connect(self.socket)?;

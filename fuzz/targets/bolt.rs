@@ -1,4 +1,4 @@
-//! Any file as ecs-ipam's bolt database.
+//! The input is a file that is read as ecs-ipam's bolt database.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

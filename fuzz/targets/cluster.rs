@@ -1,4 +1,4 @@
-//! Any answers of etcd or Consul, one a line, to an ADD and a listing.
+//! The input is a list of answers of etcd or Consul, one on each line. They answer an ADD and a listing.
 #![no_main]
 
 use std::io::{Read, Write};
@@ -11,7 +11,7 @@ use sublet_fuzz::{Lab, run};
 
 type Answers = Arc<Mutex<Vec<Vec<u8>>>>;
 
-/// A server that answers each request with the next of these, and then closes the connection.
+/// Starts a server that answers each request with the next of the answers, and then closes the connection.
 fn server() -> &'static (u16, Answers) {
     static SERVER: OnceLock<(u16, Answers)> = OnceLock::new();
     SERVER.get_or_init(|| {

@@ -1,4 +1,4 @@
-//! Requests of dockerd, one a line: the method and any body.
+//! The input is a list of requests of dockerd, one on each line: the method and any body.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -12,7 +12,7 @@ fuzz_target!(|requests: &str| {
     let (mut store, cx) = (lab.open(), host::facts(&|_| None).context());
     let mut pool = String::new();
     for (method, body) in requests.lines().take(8).filter_map(|line| line.split_once(' ')) {
-        // The ID of the last pool, so that requests meet.
+        // `POOL` is replaced by the ID of the last pool, so that several requests use the same pool.
         let body = body.replace("POOL", &pool);
         let path = format!("/IpamDriver.{method}");
         let reply = handle(&driver, &mut *store, &cx, &path, body.as_bytes());

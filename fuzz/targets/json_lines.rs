@@ -1,4 +1,4 @@
-//! Any text as the input of `sublet import jsonl`. What is imported is exported and imported again.
+//! The input is the text for `sublet import jsonl`. What was imported is exported and imported again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

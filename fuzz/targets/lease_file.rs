@@ -1,5 +1,5 @@
-//! A lease file with three leases in which bytes are changed. No command may panic, and a damaged file is
-//! an error or its leases are as they were.
+//! The input says which bytes of a lease file with three leases are changed. No command may panic. The result
+//! must be an error, or the leases must be unchanged.
 #![no_main]
 
 use std::sync::OnceLock;
@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use libfuzzer_sys::fuzz_target;
 use sublet_fuzz::Lab;
 
-/// A lease file.
+/// Returns the content of a lease file.
 fn whole() -> &'static [u8] {
     static WHOLE: OnceLock<Vec<u8>> = OnceLock::new();
     WHOLE.get_or_init(|| {
@@ -28,7 +28,7 @@ fuzz_target!(|input: (u32, Vec<(u32, u8)>)| {
     for (at, byte) in edits {
         file[at as usize % len] ^= byte;
     }
-    // Most files are not cut.
+    // In most cases the file is not truncated.
     if cut % 8 == 0 {
         file.truncate(cut as usize % (len + 1));
     }

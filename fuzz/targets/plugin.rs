@@ -1,4 +1,5 @@
-//! The plugin with any `CNI_ARGS`, in the first line, and any configuration, in the rest. It never leaves its folder.
+//! The first line of the input is `CNI_ARGS`, and the rest is a configuration for the plugin. The plugin must
+//! not use files outside of its folder.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -9,10 +10,10 @@ fuzz_target!(|input: &[u8]| {
     let lab = Lab::new();
     let (args, stdin) = input.split_at(input.iter().position(|b| *b == b'\n').unwrap_or_default());
     let args = String::from_utf8_lossy(args);
-    // As the plugin does, which also ignores the case of keys.
+    // The plugin also ignores the case of keys.
     let Ok(mut conf) = serde_json::from_str::<Value>(&String::from_utf8_lossy(stdin)) else { return };
     if let Some(conf) = conf.as_object_mut() {
-        // No server is asked, and nothing outside the folder is written.
+        // Remove keys that would ask a server, or write outside of the folder.
         let is = |key: &str, name: &str| key.eq_ignore_ascii_case(name);
         conf.retain(|key, _| !key.to_lowercase().starts_with("consul"));
         for (_, ipam) in conf.iter_mut().filter(|(key, _)| is(key, "ipam")) {

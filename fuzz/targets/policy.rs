@@ -1,4 +1,4 @@
-//! Any text as the file of reservations.
+//! The input is the text of the file with reservations.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
