@@ -23,7 +23,7 @@ case $arch in
 esac
 cc=$machine-linux-gnu-gcc
 command -v "$cc" > /dev/null || fail "$cc is missing: install gcc-${machine/_/-}-linux-gnu"
-# `sublet version` prints it.
+# `sublet version` prints this commit.
 SUBLET_COMMIT=$(git rev-parse --short=12 HEAD 2> /dev/null || echo unknown)
 export SUBLET_COMMIT
 
@@ -48,18 +48,19 @@ else
 fi
 options+=(--target "$target")
 under=${target//-/_}
-# These features of the C compiler call functions that musl does not have.
+# These features of the C compiler use functions that musl does not have.
 export "CC_$under=$cc" "CFLAGS_$under=-U_FORTIFY_SOURCE -fno-stack-protector"
 export RUSTFLAGS="${flags[*]}"
 cargo build "${options[@]}" --bin subletd
-# A runtime starts sublet for each container. At a fixed address there is nothing to relocate, and a start
-# touches 25 pages less and takes 7 % less time. The daemon, which listens, gets a random address.
+# A runtime starts sublet for each container. A program at a fixed address needs no relocation, so a start
+# touches 25 pages less and takes 7 % less time. The daemon listens on the network, so it gets a random
+# address.
 cargo rustc "${options[@]}" --bin sublet -- -C relocation-model=static
 
 mkdir -p "$out"
 for name in sublet subletd; do
     cp "${CARGO_TARGET_DIR:-target}/$target/release/$name" "$out/$name"
-    # Part of binutils, which the C compiler needs too.
+    # The program is part of binutils, which the C compiler needs too.
     if readelf --program-headers "$out/$name" | grep -q INTERP; then
         fail "$out/$name is not static: it names an interpreter"
     fi

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes the container image of binaries that are built already: FROM scratch, one index for all architectures, as an
-# OCI archive. The same binaries and the same commit give the same file, byte for byte: SOURCE_DATE_EPOCH, by
-# default the time of the last commit, is the time of everything in it. Needs buildah and jq.
+# Makes the container image from existing binaries: FROM scratch, with one index for all architectures, as an
+# OCI archive. The same binaries and the same commit produce identical files. SOURCE_DATE_EPOCH (default: the
+# time of the last commit) is the time of everything in the image. Needs buildah and jq.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -36,7 +36,7 @@ umask 022
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-# A store of its own, which needs no configuration and no privileged file system.
+# Use a separate store for images, which needs no configuration and no privileged file system.
 export CONTAINERS_STORAGE_CONF=$work/storage.conf TMPDIR=$work
 printf '[storage]\ndriver = "vfs"\nrunroot = "%s/run"\ngraphroot = "%s/graph"\n' "$work" "$work" \
     > "$CONTAINERS_STORAGE_CONF"
@@ -81,7 +81,7 @@ for pair in "$@"; do
         --manifest "$name" "$container" > /dev/null
 done
 buildah manifest push --quiet --all --format oci "$name" "oci:$work/image:$version" > /dev/null
-# An archive that begins with the name under which `ctr image import` and `podman load` keep it.
+# The archive contains the name that `ctr image import` and `podman load` give to the image.
 jq --compact-output --arg name "docker.io/library/sublet:$version" --arg version "$version" '
     .manifests[].annotations = {"io.containerd.image.name": $name, "org.opencontainers.image.ref.name": $version}
     ' "$work/image/index.json" > "$work/index.json"

@@ -57,12 +57,12 @@ settle() {
     find "$1" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 }
 
-# The files of a package, below a folder. $2 is where the distribution has its own CNI plugins.
+# Stages the files of a package below a folder. $2 is the folder of the distribution's own CNI plugins.
 stage() {
     local root=$1 own=$2 page program unit rules doc=$1/usr/share/doc/sublet
     install -D -m 0755 "$bin/sublet" "$root/opt/cni/bin/sublet"
     install -D -m 0755 "$bin/subletd" "$root/usr/bin/subletd"
-    # One file and one version in all roles.
+    # One file and one version are used under all names.
     mkdir -p "$root/$own"
     ln -sr "$root/opt/cni/bin/sublet" "$root/usr/bin/sublet"
     ln -sr "$root/opt/cni/bin/sublet" "$root/$own/sublet"
@@ -126,7 +126,7 @@ Description: leases IP addresses to containers
  ecs-ipam unchanged and takes over their leases.
 CONTROL
     settle "$root"
-    # One thread, because the blocks of xz must not depend on the machine.
+    # Use one thread, because the blocks of xz must not depend on the machine.
     dpkg-deb --root-owner-group --threads-max=1 --build "$root" "$out/$name" > /dev/null
     echo "$out/$name: $(stat -c %s "$out/$name") bytes"
 }
@@ -142,10 +142,10 @@ rpm() {
     (
         cd "$root"
         find . -type l -printf '/%P\n' -o -type f -printf '/%P\n'
-        # Folders that no other package must have.
+        # Folders that belong to no other package.
         find opt/cni usr/libexec/cni usr/share/{doc/sublet,licenses,fish,zsh} -type d -printf '%%dir /%p\n'
     ) | sort > "$work/files"
-    # The names are of the file only, never of this machine or folder.
+    # Only the names of the files are recorded, and not names of this machine or its folders.
     rpmbuild -bb --quiet --target "$machine-linux" \
         --define "_topdir $work/rpmbuild" --define "_rpmdir $work" \
         --define "_build_name_fmt %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm" \

@@ -20,7 +20,7 @@ export SOURCE_DATE_EPOCH
 
 rm -rf dist
 mkdir -p dist
-# The binaries are not among the files of the release.
+# The binaries themselves are not files of the release.
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 for arch in amd64 arm64; do

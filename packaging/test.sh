@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Runs the tests of whole programs, and real containers, with the binaries of a release: for musl
-# if possible. The binaries stay in bin/. Needs what scripts/test.sh needs, and root.
+# Runs the tests of whole programs, and those with real containers, with the binaries of a release (for musl,
+# if possible). The binaries are left in bin/. Needs the same programs as scripts/test.sh, and root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packaging/compile.sh "$(dpkg --print-architecture)" bin
-# The plugin that delegates, which the tests start too.
+# The tests also start the plugin that delegates.
 cargo build --locked --example delegate
-# The tests run these binaries in place of those that cargo builds.
+# The tests run these binaries instead of those that cargo builds.
 export SUBLET_PROGRAM=$PWD/bin/sublet SUBLETD_PROGRAM=$PWD/bin/subletd
 if cargo nextest --version > /dev/null 2>&1; then
     cargo nextest run --locked --no-fail-fast --test it

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Measures sublet, built for glibc and if possible for musl, beside Debian's host-local and a program that does
-# nothing, and writes docs/bench.md and docs/bench.svg. Takes some minutes; --quick takes about two and is
-# less exact. A slow result is never a failure.
-# With `docker` it measures subletd instead, and writes docs/bench-docker.md. With `cluster` (and --quick)
-# it starts an etcd and a Consul, measures sublet on them, and writes docs/bench-cluster.md.
+# Measures sublet, Debian's host-local and a program that does nothing, and writes docs/bench.md and
+# docs/bench.svg. sublet is built for glibc and, if possible, also for musl. This takes some minutes; --quick
+# takes about two minutes and is less exact. The script never fails because of a slow result. With `docker` it
+# measures subletd instead, and writes docs/bench-docker.md. With `cluster` (and --quick) it starts an etcd
+# and a Consul, measures sublet with them, and writes docs/bench-cluster.md.
 #
-# Everything happens in a mount and a network namespace of its own, which end with the script; the
-# stores are in a temporary folder below BENCH_DIR (default /var/tmp), which must be on the disk
-# to measure, not on a tmpfs. Users other than root get no measurement of the bridge plugin.
+# Everything runs in a separate mount namespace and network namespace, which end with the script. The stores
+# are in a temporary folder below BENCH_DIR (default /var/tmp). That folder must be on the disk that is to be
+# measured, and not on a tmpfs. The bridge plugin is measured only as root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,12 +18,12 @@ fail() {
 
 if [ "${1-}" = inside ]; then
     shift
-    # The driver writes to it to start another boot.
+    # The benchmark writes another boot ID to this file to start another boot.
     cp /proc/sys/kernel/random/boot_id "$BENCH_WORK/boot_id"
     mount --bind "$BENCH_WORK/boot_id" /proc/sys/kernel/random/boot_id
     export BENCH_BOOT_ID=$BENCH_WORK/boot_id
     if [ -n "${BENCH_NETNS-}" ]; then
-        # `ip netns` stores names here; the machine's own stay hidden.
+        # `ip netns` stores names here. This tmpfs hides the names of the machine's own namespaces.
         mount -t tmpfs none /run
         ip link set lo up
     fi
@@ -32,7 +32,7 @@ fi
 
 if [ "${1-}" = cluster-inside ]; then
     shift
-    # Notes about this machine's clusters stay hidden.
+    # This tmpfs hides the local cache of the machine's own clusters.
     mount -t tmpfs none /run
     [ -z "${BENCH_NETNS-}" ] || ip link set lo up
     etcd --data-dir "$BENCH_WORK/etcd" --listen-client-urls http://127.0.0.1:23790 \
@@ -112,7 +112,7 @@ cp bin/sublet bin/subletd "$built/floor" "$BENCH_WORK/"
 export BENCH_WORK BENCH_SUBLET=$BENCH_WORK/sublet BENCH_SUBLETD=$BENCH_WORK/subletd BENCH_FLOOR=$BENCH_WORK/floor
 export BENCH_DRIVER=$built/bench
 BENCH_BUILT="$(rustc --version); glibc, static (scripts/build.sh)"
-# musl starts faster than glibc. It is measured if a release can be built with it.
+# musl starts faster than glibc. It is measured if a release can be built for it.
 kind=$(packaging/compile.sh "$(dpkg --print-architecture)" "$BENCH_WORK/musl" |
     sed -n 's|.*/sublet: [^,]*, \(.*\), static.*|\1|p')
 if [[ $kind == musl* ]]; then

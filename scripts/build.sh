@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the static release binaries and puts them in bin/. Needs the Rust toolchain that Cargo.toml
-# names as rust-version, or a later one, and a C compiler with the static C library.
+# Builds the static release binaries and puts them into bin/. Needs a Rust toolchain of the version in
+# Cargo.toml (rust-version) or later, and a C compiler with the static C library.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,19 +19,19 @@ echo 'int main(void) { return 0; }' | cc -static -x c -o /dev/null - ||
         "(Debian: apt-get install gcc libc6-dev; Fedora: dnf install gcc glibc-static)"
 
 host=$(rustc -vV | sed -n 's/^host: //p')
-# `sublet version` prints it.
+# `sublet version` prints this commit.
 SUBLET_COMMIT=$(git rev-parse --short=12 HEAD 2> /dev/null || echo unknown)
 export SUBLET_COMMIT
-# Name the target: otherwise +crt-static applies to build scripts and macros too.
+# Name the target, because +crt-static would otherwise apply to build scripts and macros too.
 RUSTFLAGS='-C target-feature=+crt-static' \
     cargo build --release --locked --target "$host" --bin sublet --bin subletd
 
 mkdir -p bin
 for name in sublet subletd; do
-    # A rename, so that a binary that is being run can be replaced.
+    # Rename the new file, because the old binary may be running.
     cp "${CARGO_TARGET_DIR:-target}/$host/release/$name" "bin/.$name.new"
     mv "bin/.$name.new" "bin/$name"
-    # Part of binutils, which the C compiler needs too.
+    # The program is part of binutils, which the C compiler needs too.
     if readelf --program-headers "bin/$name" | grep -q INTERP; then
         fail "bin/$name is not static: it names an interpreter"
     fi

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds sublet, repairs a damaged lease file, and leases addresses from the network configurations that
-# containerd, podman and the ECS agent ship. Needs what build.sh needs, and no root; everything happens in a
-# temporary folder.
+# Builds sublet, repairs a damaged lease file, and leases addresses with the network configurations that
+# containerd, podman and the ECS agent ship. Needs the same programs as build.sh, and no root. Everything
+# happens in a temporary folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,7 +12,7 @@ work=$(mktemp -d)
 daemon=
 trap '[ -z "$daemon" ] || kill "$daemon"; wait; rm -rf "$work"' EXIT
 
-# All configurations lease from this file, whatever they name.
+# All configurations use this lease file, even if they name another one.
 export IPAM_DB_PATH=$work/leases.redb
 export CNI_PATH=$PWD/bin CNI_IFNAME=eth0
 
@@ -44,13 +44,13 @@ operator() {
     "$sublet" "$@"
 }
 
-# addresses: the leased addresses and their containers.
+# addresses: prints the leased addresses and their containers.
 addresses() {
     "$sublet" list --json | grep -o '"address":"[^"]*"\|"containerID":"[^"]*"'
 }
 
-# damage FILE: overwrites the records of container web, one copy after the other, until sublet notices. Not every
-# copy counts: a database keeps old pages for a while.
+# damage FILE: overwrites the records of the container "web" until sublet reports damage. The file contains
+# several copies of each record, because a database keeps old pages for a while; only the current copy counts.
 damage() {
     local offset offsets
     mapfile -t offsets < <(grep -abo web "$1" | cut -d : -f 1)
@@ -101,7 +101,7 @@ for address in 10.88.0.2 10.88.0.3 2001:4860:4860::2 10.89.0.2 10.0.0.2; do
 done
 operator show 10.88.0.3
 
-# The same request gets the same answer, because an interrupted runtime may repeat it.
+# A repeated request gets the same answer, because a runtime that was interrupted may repeat a request.
 cni ADD web containerd.json
 answered '"address":"10.88.0.2/16"'
 
@@ -113,11 +113,11 @@ cni DEL web podman.json
 cni DEL task ecs.json
 
 operator list
-# The ECS dialect keeps a record of the gateway, as the original does.
+# In the ECS dialect, the gateway is recorded as a lease, as in the original ecs-ipam.
 rows=$("$sublet" list --json | tr -d ' \n')
 [[ $rows != *'"kind":"dynamic"'* && $rows != *'"kind":"static"'* ]] || fail "leases are left: $rows"
 
-# A range of twenty addresses for twenty-one pods.
+# There are twenty-one pods and twenty addresses.
 call=(env CNI_COMMAND=ADD CNI_IFNAME=eth0)
 for n in $(seq 20); do
     "${call[@]}" CNI_CONTAINERID="pod$n" CNI_NETNS="/run/netns/pod$n" \
@@ -134,7 +134,7 @@ fi
 printf '%s\n' "$answer"
 answered '"code":100'
 
-# The DEL of pod20 was lost; the runtime lists the containers that it knows.
+# The DEL of pod20 was lost. A GC contains the list of containers that the runtime knows.
 cni GC - shop-gc.json
 [[ $("$sublet" list --json) != *'"pod20"'* ]] || fail "the lease of pod20 is left"
 operator history pod20

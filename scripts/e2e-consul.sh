@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Three Consul servers and four hosts, each in a network namespace of its own. Containers of all hosts reach
-# one another, servers are killed, paused and cut off, and the histories of many clients are checked. Then
-# the configurations of cni-ipam-consul's README, as printed, run on one server. Needs root; bin/sublet must
-# be built. Installs missing packages.
-# The argument is the number of seconds for which the clients run.
+# Runs three Consul servers and four hosts, each in its own network namespace. The containers of all hosts
+# must reach one another. Servers are killed, paused and cut off, and the histories of many clients are
+# checked. Then the configurations in the README of cni-ipam-consul run unchanged with one server. Needs root;
+# bin/sublet must be built. Installs missing packages. The argument is the number of seconds for which the
+# clients run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/e2e/common.sh
@@ -84,7 +84,7 @@ id=f81d4fae-7dec-11d0-a765-00a0c91e6bf6
 
 first=$(plugin ADD "$id" "$default")
 [[ $(field .ip4.ip "$first") == 203.0.113.*/24 ]] || fail "default: $first"
-# That README's .1 is out of date: it is the gateway.
+# In the README this address ends in .1, but that is the gateway.
 [ "$(field .ip4.ip "$first")" != 203.0.113.1/24 ] || fail "the gateway's address was given"
 [ "$(plugin ADD "$id" "$default")" = "$first" ] || fail "a repeated ADD gets another address"
 six=$(plugin ADD "$id" "$ipv6")
@@ -109,13 +109,13 @@ plugin DEL "$id" "$default"
 plugin DEL never-seen "$default"
 plugin DEL "$id" "$ipv6"
 for i in $(seq 12); do plugin DEL "c$i" "$ipv4"; done
-# These records stay: the node's record, its name by machine, and the mark that there was nothing to import
-# from cni-ipam-consul.
+# These records are permanent: the node, the node's name by machine, and the record that there were no leases
+# of cni-ipam-consul to import.
 left=$(curl -s '127.0.0.1:8500/v1/kv/sublet/?keys' | jq -r '.[]' |
     grep -v -e ^sublet/node/ -e ^sublet/machine/ -e ^sublet/adopted/ -e ^sublet/old/ -e ^sublet/ranges/ -e ^sublet/past/ || true)
 [ -z "$left" ] || fail "keys are left: $left"
 
-# Four nodes at once lease every address once.
+# Four nodes lease at the same time, and each address is leased only once.
 pids=()
 for node in a b c d; do
     for i in $(seq 25); do
@@ -127,7 +127,7 @@ for pid in "${pids[@]}"; do wait "$pid" || fail "an ADD of a hundred at once fai
 given=$(jq -r .ip4.ip "$work"/readme-* | sort -u | wc -l)
 [ "$given" = 100 ] || fail "$given addresses for 100 containers"
 
-# Replacing cni-ipam-consul on all nodes at once. It stored one key for each lease.
+# cni-ipam-consul is replaced on all nodes at once. It has stored one key for each lease.
 old_lease() {
     curl -s -X PUT --data "{\"ip\":\"$2\",\"mac\":\"00:00:00:00:00:00\",\"id\":\"$3\"}" \
         "127.0.0.1:8500/v1/kv/$1/$2" > /dev/null
@@ -148,8 +148,8 @@ for i in $(seq 9); do moved+=("$(field .ip4.ip "$(plugin ADD "m$i" "$(named move
 [ "$(printf '%s\n' "${moved[@]}" 203.0.113.11/24 203.0.113.12/24 | sort -u | wc -l)" = 11 ] ||
     fail "an address was leased twice: ${moved[*]}"
 
-# Node by node: the old plugin keeps the first half of the range, replaced nodes have a new network name
-# and the second half; after the last node they get the whole range.
+# cni-ipam-consul is replaced node by node. It keeps the first half of the range. Replaced nodes have a new
+# network name and the second half. After the last node, they get the whole range.
 for i in 10 11; do old_lease rolling "203.0.113.$i" "old-$i"; done
 half=$(named rolled '.ipam["range-start"] = "203.0.113.15"')
 for i in 1 2; do plugin ADD "r$i" "$half" > "$work/rolled-$i"; done

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Debian's containerd and runc, with sublet behind bridge and portmap (`ctr run --cni`): ten dual
-# stack containers reach each other, the addresses of an ended container are released, and 200 rounds of create
-# and delete leave no lease. scripts/e2e-cri.sh tests the same through the CRI, like a kubelet.
+# Runs Debian's containerd and runc with the plugins bridge, sublet and portmap (`ctr run --cni`). Ten
+# dual-stack containers reach each other, the addresses of a container are released when it ends, and 200
+# rounds of create and delete leave no lease. scripts/e2e-cri.sh tests containerd through the CRI, as a
+# kubelet uses it.
 #
-# Everything happens in namespaces of its own, on copies of /etc, /run, /var/lib and /opt, and ends
-# with the script. Needs root; installs the Debian packages that are missing.
+# Everything happens in separate namespaces, on copies of /etc, /run, /var/lib and /opt, and ends with the
+# script. Needs root; installs missing Debian packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/e2e/common.sh
@@ -59,7 +60,7 @@ row "each pings the next over IPv4 and IPv6" "$reached of $((2 * count)) answere
 
 for n in $(seq $count); do
     ctr task kill -s KILL "c$n"
-    # ctr ends with its container's exit code.
+    # ctr exits with the exit code of its container.
     wait "${runs[n - 1]}" || [ $? = 137 ] || fail "c$n: $(cat "$work/c$n.log")"
     [ -z "$(addresses "default-c$n")" ] || fail "c$n is gone and has a lease: $(leases)"
 done
@@ -85,7 +86,7 @@ for pid in "${runs[@]}"; do
 done
 no_leases "after $rounds rounds"
 no_links "after $rounds rounds"
-# The rotation shows that every round got a new address.
+# Round robin shows that every round got a new address.
 run last sleep 1000000 > "$work/last.log" 2>&1 &
 until_true 30 "one more runs" running 1
 address=$(addresses default-last | head -n 1)

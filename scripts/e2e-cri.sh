@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Debian's containerd as a kubelet uses it (CRI), with sublet behind bridge and portmap: leases record their
-# pod; retried and stopped sandboxes; a DEL without a namespace; containerd killed 200 times in
-# RunPodSandbox; and a reboot.
+# Runs Debian's containerd through the CRI, as a kubelet does, with the plugins bridge, sublet and portmap.
+# Tests that leases record their pod, repeated and stopped sandboxes, a DEL without a namespace, a containerd
+# that is killed 200 times during RunPodSandbox, and a reboot.
 #
-# Everything happens in its own namespaces, on copies of /etc, /run, /var/lib and /opt, and ends with the
+# Everything happens in separate namespaces, on copies of /etc, /run, /var/lib and /opt, and ends with the
 # script. Needs root; installs missing Debian packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,7 +20,8 @@ if [ "${1-}" != inside ]; then
     enter "$@"
 fi
 
-# Starts another boot: a file over the kernel's boot ID, visible to containerd and its children.
+# Starts another boot: mounts a file with another boot ID over the kernel's, visible to containerd and its
+# child processes.
 boot() {
     printf '%08d-0000-4000-8000-000000000000\n' "$1" > "$work/boot-$1"
     mount --bind "$work/boot-$1" /proc/sys/kernel/random/boot_id
@@ -61,7 +62,7 @@ netns=$(of "$web" netns)
 shown=$(/opt/cni/bin/sublet show "$web")
 [[ $shown == *tests/web* ]] || fail "sublet show: $shown"
 has "explained" "$(/opt/cni/bin/sublet explain tests/web --json | jq -r '.[].container' | xargs)" "running running"
-# portmap got sublet's address.
+# portmap received sublet's address.
 nat=$(iptables-save -t nat)
 [[ $nat == *"DNAT --to-destination 10.77.0.2:80"* ]] || fail "no port is mapped: $nat"
 db=$(run_sandbox db 0)
@@ -73,13 +74,13 @@ row "a sandbox's leases tell its pod" "$(of "$web" podNamespace)/web, $(of "$web
 cri StopPodSandbox "pod_sandbox_id: \"$web\""
 has "a stopped sandbox" "$(addresses "$web")" ""
 retried=$(run_sandbox web 1)
-# Sticky, because the pod is the same.
+# The pod gets the same address, because its network is sticky and the pod is the same.
 has "the retried sandbox" "$(addresses "$retried" | xargs)" "10.77.0.2 fd77::2"
 remove_sandbox "$web"
 has "once the first is removed" "$(addresses "$retried" | xargs)" "10.77.0.2 fd77::2"
 row "a retried sandbox (attempt + 1)" "its pod's addresses again"
 
-# The namespace was removed, so containerd sends a DEL without one.
+# The network namespace was removed, so containerd sends a DEL without a namespace.
 mv /opt/cni/bin/sublet /opt/cni/bin/.sublet
 cat > /opt/cni/bin/sublet << END
 #!/bin/sh
@@ -99,12 +100,12 @@ no_leases "all removed"
 no_links "all removed"
 row "a DEL without its namespace" "freed"
 
-# containerd is killed in the middle of RunPodSandbox. A plugin that it started continues.
+# containerd is killed during RunPodSandbox. A plugin that it has started continues.
 plugins_end() {
     ! cat /proc/[0-9]*/comm 2> /dev/null | grep -q -x -E 'bridge|portmap|loopback|sublet'
 }
 
-# The steps of a kubelet before it creates a pod's sandbox, and for sandboxes that are not ready.
+# Does what a kubelet does before it creates a pod's sandbox, and when sandboxes are not ready.
 tidy() {
     local id pod attempt state
     while read -r id pod attempt state; do
@@ -149,9 +150,9 @@ while read -r id _; do
     has "leases of $id" "$(addresses "$id" | wc -l)" 2
 done < "$work/sandboxes"
 has "addresses held twice" "$(leases | jq '[.[].address] | length - (unique | length)')" 0
-# Debian's containerd records a sandbox before it creates its network. An incomplete sandbox is therefore
-# listed, and a kubelet removes it. Older versions created the network first and could leave leases that no
-# list contains, like this one. It gets no DEL, but a GC with the list frees it.
+# Debian's containerd records a sandbox before it creates the network of the sandbox. So an incomplete sandbox
+# is listed, and a kubelet removes it. Older versions created the network first, and could leave leases that
+# are in no list, such as this one. Such a lease gets no DEL, but a GC with the list frees it.
 sublet_cni() {
     jq "$3" /etc/cni/net.d/10-pods.conflist |
         env CNI_COMMAND="$1" CNI_CONTAINERID="$2" CNI_NETNS=/run/netns/none CNI_IFNAME=eth0 \
@@ -184,7 +185,7 @@ for pod in a b c gone; do
     former[$pod]=$(addresses "$id" | xargs)
 done
 containerd_ends KILL
-# Only the processes in our own namespace.
+# This only affects processes in this script's own PID namespace.
 for pid in /proc/[0-9]*; do
     pid=${pid#/proc/}
     [ "$pid" = $$ ] || [ "$pid" = "$BASHPID" ] || kill -KILL "$pid" 2> /dev/null || true
@@ -196,7 +197,7 @@ iptables -t nat -F
 boot 2
 kubelet_starts
 [ "$(leases | jq length)" = 0 ] || fail "leases of the last boot are listed: $(leases)"
-# The kubelet starts: it stops the dead sandboxes (a DEL of leases that ended with their boot), creates pods
+# The kubelet starts. It stops the dead sandboxes (a DEL of leases that ended with their boot), creates pods
 # in any order, and then removes the dead sandboxes.
 mapfile -t dead < <(sandboxes | grep NOTREADY | cut -d ' ' -f 1)
 has "dead sandboxes" ${#dead[@]} 4
@@ -225,7 +226,8 @@ for pod in a b c; do
 done
 has "leases" "$(leases | jq length)" 8
 
-# gc asks the CRI runtime through crictl. A lost sandbox is kept while its network namespace exists.
+# gc asks the CRI runtime through crictl. The lease of a lost sandbox is kept as long as its network namespace
+# exists.
 cat > "$work/crictl" << END
 #!/bin/sh
 cat $work/pods.json
@@ -246,8 +248,8 @@ has "once its namespace is removed" "$(collect)" "lost true"
 has "leases of the sandboxes that it knows" "$(leases | jq length)" 6
 row "a sandbox that the runtime has lost, gc --crictl" "kept with its namespace, freed without"
 
-# The store is lost while pods run. libcni's cached results bring their leases back, before a new pod gets
-# one of their addresses.
+# The store is lost while pods run. The import of libcni's cached results restores their leases, before a new
+# pod can get one of their addresses.
 before=$(leases | jq -c '[.[] | {address, containerID, ifname, netns, podName}] | sort')
 rm /var/lib/cni/sublet/leases.redb*
 [ "$(leases | jq length)" = 0 ] || fail "the store is not lost"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Two hosts, each with a real dockerd (Debian's docker.io) and a subletd of its own, and one etcd: both
-# share a macvlan network through kontena-ipam's option `network`. At the end nothing is leased.
+# Runs two hosts and one etcd. Each host has a real dockerd (Debian's docker.io) and its own subletd. Both
+# hosts share a macvlan network through kontena-ipam's option `network`. At the end, no address may be leased.
 #
-# Each host is a network and a mount namespace; two bridges join them, one for etcd, one for the
-# containers. All of it ends with the script. Needs root; bin/sublet and bin/subletd (or the paths in
-# SUBLET and SUBLETD) must be built.
+# Each host consists of a network namespace and a mount namespace. Two bridges connect the hosts: one for
+# etcd, one for the containers. All of this ends with the script. Needs root; bin/sublet and bin/subletd (or
+# the paths in SUBLET and SUBLETD) must be built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/e2e/common.sh
@@ -44,7 +44,7 @@ if [ "${1-}" != inside ]; then
     if [ ! -x "${SUBLETD:-bin/subletd}" ]; then scripts/build.sh; fi
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
-    # Killing process 1 of the namespace ends all others.
+    # If process 1 of the PID namespace is killed, all its other processes end.
     unshare --mount --net --pid --fork --kill-child --mount-proc --propagation private \
         "$PWD/scripts/e2e-docker-cluster.sh" inside "$work" \
         "${SUBLET:-$PWD/bin/sublet}" "${SUBLETD:-$PWD/bin/subletd}"
@@ -96,7 +96,7 @@ etcd --data-dir "$work/etcd" --listen-client-urls http://10.99.0.1:2379 \
     --advertise-client-urls http://10.99.0.1:2379 > "$work/etcd.log" 2>&1 &
 wait_for 30 leases || fail "etcd does not answer"
 for host in h1 h2; do
-    # Not with `ip netns exec`, which hides the cgroups.
+    # Do not use `ip netns exec`, because it hides the cgroups.
     nsenter --net="/run/netns/$host" unshare --mount --propagation private \
         "$PWD/scripts/e2e-docker-cluster.sh" host "$work" "$host" "$subletd" &
 done
@@ -154,7 +154,7 @@ step "automatic pools of both, at once"
 running=()
 for n in 1 2 3; do
     for host in h1 h2; do
-        # Each has its own parent interface, because macvlan allows one network per parent.
+        # Each network has its own parent interface, because macvlan allows only one network per parent.
         ip -n "$host" link add "d$n" type veth peer name "e$n"
         on "$host" network create --driver macvlan --opt parent="d$n" --ipam-driver kontena-ipam \
             --ipam-opt network="auto-$host-$n" "auto$n" > /dev/null &

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# A real dockerd (Debian's docker.io) whose networks and containers got their addresses from gipam, then
-# from kontena-ipam: `sublet import` reads their stores, and subletd continues under their names. Running
-# containers keep their addresses, also over a restart of dockerd. At the end nothing is leased.
+# Runs a real dockerd (Debian's docker.io), whose networks and containers got their addresses first from gipam
+# and then from kontena-ipam. `sublet import` reads the stores of these programs, and subletd continues under
+# their names. Running containers keep their addresses, even if dockerd restarts. At the end, no address may
+# be leased.
 #
-# gipam and kontena-ipam themselves are not run: scripts/e2e/predecessors.sh answers and writes in their
-# place. With the name of a Debian release, such as trixie, it runs with that release's dockerd.
+# gipam and kontena-ipam themselves do not run: scripts/e2e/predecessors.sh answers and writes in their place.
+# If the argument is the name of a Debian release, such as trixie, the dockerd of that release runs.
 #
-# Everything happens in its own namespaces and ends with the script. Needs root; bin/sublet and bin/subletd
+# Everything happens in separate namespaces and ends with the script. Needs root; bin/sublet and bin/subletd
 # (or the paths in SUBLET and SUBLETD) must be built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -30,7 +31,7 @@ if [ "${1-}" != inside ]; then
     [ $# = 0 ] || root=$(scripts/get-docker.sh "$1")
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
-    # Killing process 1 of the namespace ends all others.
+    # If process 1 of the PID namespace is killed, all its other processes end.
     unshare --mount --net --pid --fork --kill-child --mount-proc --propagation private \
         "$PWD/scripts/e2e-docker-migration.sh" inside "$work" \
         "$(realpath "${SUBLET:-bin/sublet}")" "$(realpath "${SUBLETD:-bin/subletd}")" "$root"
@@ -130,8 +131,8 @@ all_inside() {
     for one in "$@"; do echo "$one:" "$(inside "$one" | tr '\n' ' ')"; done
 }
 
-# The addresses of gateways and containers in dockerd's networks. If a network's subnet was requested, the
-# gateway is shown only with its containers.
+# Prints the addresses of gateways and containers in dockerd's networks. If a network's subnet was requested,
+# its gateway is printed only if the network has containers.
 known() {
     {
         docker network inspect "$@" | jq -r '.[] | (.IPAM.Config[].Gateway // empty),
@@ -192,7 +193,7 @@ docker network create --ipv6 --ipam-driver gipam gnet > /dev/null
 docker network create --ipam-driver gipam quiet > /dev/null
 docker network rm early > /dev/null
 docker network create --ipam-driver gipam again > /dev/null
-# gipam allocates its next block in any case, but dockerd lists the requested subnet.
+# gipam always allocates its next block, but dockerd lists the requested subnet.
 docker network create --ipam-driver gipam --subnet 192.168.77.0/24 asked > /dev/null
 run a1 asked
 run g1 gnet
@@ -232,7 +233,7 @@ gipam_lives
 restart a1 g1 g3 g4
 gipam_lives
 docker exec g1 ping -c 1 -W 5 10.70.1.1 > /dev/null || fail "g1 does not reach its gateway"
-# A container from gipam's time releases its addresses.
+# A container that was started while gipam ran releases its addresses.
 docker stop -t 0 g1 > /dev/null
 if leased "$store" | grep -qxF -e 10.70.1.2 -e fd00:70::2; then fail "g1's addresses are still leased"; fi
 docker start g1 > /dev/null
@@ -345,7 +346,7 @@ is "addresses after the start of k2" "$before" "$(all_inside k1 k2 k4)"
 step "kontena-ipam: the end"
 docker rm -f k1 k2 k4 > /dev/null
 docker network rm "${networks[@]}" > /dev/null
-# The gateway stays with the pool, which h2 still has.
+# The gateway stays leased as long as the pool exists, and h2 still uses the pool.
 is "leases after h1's networks" $'10.81.0.1\n10.81.128.200' "$(leased "$store")"
 is "pools after h1's networks" kontena "$(pools "$store")"
 sound "$store"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# A real dockerd (Debian's docker.io) with subletd as its IPAM driver: networks of every kind,
-# containers, restarts, kill -9 of both, forced shutdown, live restore, TCP with a spec file, the examples of
-# kontena-ipam and gipam. At the end nothing is leased and no network is left.
-# With the name of a Debian release, such as trixie, it runs with that release's dockerd.
+# Runs a real dockerd (Debian's docker.io) with subletd as its IPAM driver. Tests networks of every kind,
+# containers, restarts, kill -9 of both programs, a forced shutdown, live restore, TCP with a spec file, and
+# the examples of kontena-ipam and gipam. At the end, no address may be leased and no network may be left. If
+# the argument is the name of a Debian release, such as trixie, the dockerd of that release runs.
 #
-# Everything happens in mount, network and PID namespaces of its own, with dockerd's and
-# containerd's folders in a temporary one; all of it ends with the script. Needs root.
+# Everything happens in separate mount, network and PID namespaces, and the folders of dockerd and containerd
+# are in a temporary folder. All of this ends with the script. Needs root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/e2e/common.sh
@@ -43,7 +43,7 @@ if [ "${1-}" != inside ]; then
     if [ $# -gt 0 ]; then
         run=("$PWD/scripts/e2e-docker.sh" enter "$(scripts/get-docker.sh "$1")")
     fi
-    # Killing process 1 of the namespace ends all others.
+    # If process 1 of the PID namespace is killed, all its other processes end.
     unshare --mount --net --pid --fork --kill-child --mount-proc --propagation private \
         "${run[@]}" "$work" "${SUBLETD:-$PWD/bin/subletd}"
     echo "e2e-docker: everything passed in $SECONDS s"
@@ -53,7 +53,7 @@ fi
 work=$2
 subletd=$3
 sublet=$PWD/bin/sublet
-# /run has the plugins' sockets, /etc/docker the spec files, so both are private.
+# /run has the sockets of plugins, and /etc/docker the spec files, so both are private.
 mount -t tmpfs none /run
 mkdir -p /run/docker/plugins /run/lock /etc/docker
 mount -t tmpfs none /etc/docker
@@ -217,7 +217,7 @@ for n in 1 2 3; do
     start_subletd
 done
 wait "${jobs[@]}"
-# cleanup frees what a lost answer left behind, and nothing else.
+# cleanup frees what was left because an answer was lost, and nothing else.
 sleep 1.1
 "$subletd" cleanup --store "$store" --grace 0s >> "$work/cleanup.txt" || fail "cleanup"
 is "leases after the load" "$before" "$(leased)"
@@ -309,7 +309,8 @@ wait_for 20 docker exec c4 true || fail "c4 did not come back"
 is "leases after all restarts" "$before" "$(leased)"
 
 step "kontena-ipam's and gipam's examples"
-# The README's two networks; bridge in place of weavemesh, which Debian does not have.
+# The two networks in the README of kontena-ipam, with the driver bridge instead of weavemesh, which Debian
+# does not have.
 create --ipam-driver kontena-ipam --ipam-opt network=kontena --subnet 10.81.0.0/16 \
     --ip-range 10.81.128.0/17 kontena
 docker network inspect kontena | jq -e '.[0].IPAM | .Driver == "kontena-ipam"
@@ -360,7 +361,7 @@ docker run --rm --network managed bb ip addr show eth0 > "$work/managed.txt"
 grep -q "10.90.0.2/24" "$work/managed.txt" || fail "$(cat "$work/managed.txt")"
 docker network rm managed > /dev/null
 is "leases of the managed plugin" "[]" "$("$sublet" list --json --store "$work/plugin-data/leases.redb")"
-# A swarm requests the same pool, gateway and addresses in both spaces.
+# A swarm requests the same pool, gateway and addresses in both address spaces.
 docker swarm init --advertise-addr 127.0.0.1 > /dev/null || fail "docker swarm init"
 docker network create --driver overlay --attachable --ipam-driver sublet:latest \
     --subnet 10.60.0.0/24 --ip-range 10.60.0.128/25 --gateway 10.60.0.9 over > /dev/null || fail "overlay"
@@ -375,14 +376,14 @@ docker plugin disable -f sublet:latest > /dev/null
 docker plugin rm sublet:latest > /dev/null
 
 step "cleanup of what dockerd forgot"
-# Disconnected: dockerd removes the container and the network without reporting it.
+# While subletd is not running, dockerd removes the container and the network. subletd gets no release.
 create "${sublet_net[@]}" --subnet 10.242.0.0/24 lost
 docker run -d --name l1 --network lost bb sleep 1000 > /dev/null
 kill "$subletd_pid"
 wait "$subletd_pid" || fail "subletd did not end well"
 [ ! -e /run/docker/plugins/sublet.sock ] || fail "the socket is still there"
 kill_hard "$dockerd_pid"
-# dockerd has older data than the store, as if its disk was restored.
+# dockerd's data is older than the store, as if its disk had been restored from a backup.
 rm -f /run/docker.pid "$work/docker/network/files/local-kv.db"
 start_subletd
 start_dockerd

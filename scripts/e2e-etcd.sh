@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Three members of etcd and four hosts, each in a network namespace of its own. Containers of all hosts reach
-# one another, members are killed, paused and cut off, and the histories of many clients are checked.
-# Needs root; bin/sublet must be built. Installs missing packages.
-# Usage: e2e-etcd.sh [SECONDS [PROGRAM]]: the number of seconds for which the clients run, and the etcd program.
+# Runs three etcd members and four hosts, each in its own network namespace. The containers of all hosts must
+# reach one another. Members are killed, paused and cut off, and the histories of many clients are checked.
+# Needs root; bin/sublet must be built. Installs missing packages. Usage: e2e-etcd.sh [SECONDS [PROGRAM]]: the
+# number of seconds for which the clients run, and the etcd program.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/e2e/common.sh

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The archive, the Debian package and the RPM, each on a bare root file system whose first process is systemd:
-# installed, used for a container, upgraded over the store of the previous version, downgraded to that version,
-# and removed. The packages' units run all the time. Only the leases are left at the end. The machine
-# itself stays as it is. Needs root; packs the binaries in bin/.
+# Tests the archive, the Debian package and the RPM, each on a bare root file system whose first process is
+# systemd. Each is installed, used for a container, upgraded over the store of the previous version,
+# downgraded to that version, and removed. The packages' units run all the time. At the end, only the leases
+# may be left. The machine itself stays unchanged. Needs root; packs the binaries in bin/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,7 +12,7 @@ fail() {
 }
 
 arch=$(dpkg --print-architecture)
-# The previous version is the same program in a different file; other tests have stores of released versions.
+# The previous version is the same program in a different file. Other tests use stores of released versions.
 before=0.0.1
 now=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 case ${1-} in
@@ -26,7 +26,7 @@ case ${1-} in
     trap 'rm -rf "$work"' EXIT
     mkdir "$work/before"
     for program in sublet subletd; do
-        # Data after an ELF file is never read.
+        # Data after the end of an ELF file is never read, so the program still works.
         { cat "bin/$program"; echo; } > "$work/before/$program"
     done
     packaging/pack.sh "$before" "$arch" "$work/before" "$work/dist" tgz deb rpm
@@ -61,7 +61,7 @@ root)
     mount --bind "$PWD" "$root/repo"
     mount --bind "$work/dist" "$root/dist"
     mount -t proc proc "$root/proc"
-    # What is read-only there, systemd does not set.
+    # systemd does not set what is read-only here.
     mount --bind -o ro "$root/proc/sys" "$root/proc/sys"
     mount -t sysfs -o ro sysfs "$root/sys"
     mount -t cgroup2 none "$root/sys/fs/cgroup"
@@ -72,11 +72,11 @@ root)
         mount --bind "/dev/$device" "$root/dev/$device"
     done
     ln -s /proc/self/fd "$root/dev/fd"
-    # systemd makes a /dev of these for subletd.
+    # systemd makes a private /dev for subletd from these devices.
     mkdir "$root/dev/pts"
     mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
     ln -s pts/ptmx "$root/dev/ptmx"
-    # systemd ends with this service, as it does.
+    # When this service ends, systemd ends too.
     cat > "$root/etc/systemd/system/e2e-install.service" << END
 [Unit]
 SuccessAction=exit-force
@@ -103,7 +103,7 @@ esac
 kind=$2
 machine=$(uname -m)
 
-# All files except those of the package managers, of tests and of the kernel.
+# Lists all files except those of the package managers, of the tests and of the kernel.
 files() {
     find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /repo -o -path /dist \
         -o -path /tmp -o -path /var/lib/dpkg -o -path /var/lib/rpm -o -path /root/.rpmdb -o -path /var/log \
@@ -121,7 +121,7 @@ put() {
         rm -r /tmp/archive
         ;;
     deb) dpkg --install "/dist/sublet_$1_$arch.deb" ;;
-    # Debian's rpm knows none of Debian's packages.
+    # Debian's rpm does not know Debian's packages, so dependencies are not checked.
     rpm) rpm --upgrade --oldpackage --nodeps "/dist/sublet-$1-1.$machine.rpm" ;;
     esac > /dev/null
 }
@@ -175,7 +175,7 @@ units_run() {
     [ -S /run/docker/plugins/sublet.sock ] || fail "$kind: subletd's socket is gone"
 }
 
-# The services of the timers do their work in their sandboxes.
+# The services of the timers work in their sandboxes.
 jobs_work() {
     local grace=/run/systemd/system/sublet-gc.service.d
     [ "$kind" != tgz ] || return 0

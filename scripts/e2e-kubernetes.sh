@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# packaging/kubernetes on Debian's containerd, with the image of packaging/image.sh: the pod of the DaemonSet as a
-# kubelet makes it, beside the pods of a node. From a node without a network to pods with addresses; the plugin is
-# deleted and replaced; a lost DEL; fewer capabilities; upgrade and rollback while pods start; the page; uninstall;
-# in the place of host-local and back; ranges of each node from one template. No API server and no kubelet run.
+# Tests packaging/kubernetes with Debian's containerd and the image of packaging/image.sh. The script creates
+# the pod of the DaemonSet as a kubelet does, beside the other pods of a node. It tests: a node without a
+# network, pods with addresses, a deleted and a replaced plugin, a lost DEL, fewer capabilities, upgrade and
+# rollback while pods start, the page, uninstall, replacing and restoring host-local, and ranges of each node
+# from one template. No API server and no kubelet run.
 #
-# Everything happens in namespaces of its own, on copies of /etc, /run, /var/lib and /opt, and ends with the script.
-# Needs root; installs the Debian packages that are missing.
+# Everything happens in separate namespaces, on copies of /etc, /run, /var/lib and /opt, and ends with the
+# script. Needs root; installs missing Debian packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/e2e/common.sh
@@ -17,7 +18,7 @@ source scripts/e2e/cri.sh
 # shellcheck source=scripts/e2e/kubelet.sh
 source scripts/e2e/kubelet.sh
 
-# The version before is the same program in another file.
+# The previous version is the same program in a different file.
 before=0.0.1
 now=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 images=${CARGO_TARGET_DIR:-target}/kubernetes/images
@@ -30,7 +31,7 @@ if [ "${1-}" != inside ]; then
     rm -rf "$images"
     mkdir -p "$images/before"
     for program in sublet subletd; do
-        # What is behind an ELF file is never read.
+        # Data after the end of an ELF file is never read, so the program still works.
         { cat "bin/$program"; echo; } > "$images/before/$program"
     done
     arch=$(dpkg --print-architecture)
@@ -39,7 +40,7 @@ if [ "${1-}" != inside ]; then
     packaging/image.sh "$now" "$images/again.tar" "$arch=bin"
     cmp "$images/$now.tar" "$images/again.tar" || fail "the image is not reproducible"
     for file in "$rendered"/*.json; do
-        # Stale leases are searched for more often than the manifest says.
+        # The agent searches for stale leases more often than in the manifest.
         sed 's/"--gc-every=5m"/"--gc-every=1s", "--grace=0s"/g' "$file" > "$images/$(basename "$file")"
         sed "s/sublet:$now/sublet:$before/g" "$images/$(basename "$file")" > "$images/before/$(basename "$file")"
     done
@@ -58,7 +59,7 @@ has() {
     [ "$2" = "$3" ] || fail "$1: $2, not $3"
 }
 
-# as MANIFEST FILTER: another manifest, changed by jq.
+# as MANIFEST FILTER: prints another manifest, which jq has changed with this filter.
 as() {
     jq "$2" "$1" > "$work/changed.json"
     echo "$work/changed.json"
@@ -85,7 +86,7 @@ lose() {
     rm "$netns"
 }
 
-# remove_pods: all sandboxes but the DaemonSet's.
+# remove_pods: removes all sandboxes except that of the DaemonSet.
 remove_pods() {
     local id
     while read -r id _; do
@@ -97,7 +98,7 @@ plugin=/opt/cni/bin/sublet
 containerd_folders '{}'
 rm "$plugin"
 rm /etc/cni/net.d/*
-# As the archive of some releases of the CNI plugins leaves it.
+# Give the folder the owner that the archive of some releases of the CNI plugins gives it.
 chown -R 1001:1001 /opt/cni/bin
 kubelet_starts
 ctr -n k8s.io image import --snapshotter native "$work/image.tar" > /dev/null
@@ -107,7 +108,7 @@ for version in "$before" "$now"; do
     [[ $listed == *docker.io/library/sublet:$version* ]] || fail "the image is not there: $listed"
 done
 
-# From zero: no plugin, no configuration.
+# The node has no plugin and no configuration.
 if run_sandbox early 0 2> "$work/refusal"; then fail "a pod runs on a node without a network"; fi
 mkdir -p "$work/configmaps/sublet-conflist"
 jq --raw-output '.[] | select(.kind == "ConfigMap").data."10-sublet.conflist"' "$images/conflist.json" \
@@ -125,19 +126,20 @@ until_true 30 "a pod gets an address" network_is_up
 has "web" "$(addresses "$web" | xargs)" "10.77.0.2 fd77::2"
 row "from zero to a pod with addresses" "$(addresses "$web" | xargs)"
 
-# Of the agent: capabilities 1 and 19 (capabilities(7)), no new ones by a program, a seccomp filter.
+# Check the agent: it has only the capabilities 1 and 19 (capabilities(7)), programs cannot get new ones, and
+# a seccomp filter is active.
 agent=$(ctr -n k8s.io task ls | awk -v id="${pod_containers[0]}" '$1 == id { print $2 }')
 has "privileges" "$(awk '/^(CapPrm|CapEff|CapBnd|NoNewPrivs|Seccomp):/ { print $2 }' "/proc/$agent/status" | xargs)" \
     "0000000000080002 0000000000080002 0000000000080002 1 2"
 row "the agent's privileges" "DAC_OVERRIDE, SYS_PTRACE; no_new_privs; seccomp"
 
-# A changed ConfigMap.
+# The ConfigMap is changed.
 sed 's/fd77:/fd78:/' "$work/configmaps/sublet-conflist/10-sublet.conflist" > "$work/next.conflist"
 mv "$work/next.conflist" "$work/configmaps/sublet-conflist/10-sublet.conflist"
 until_true 30 "the configuration follows" grep -q fd78: /etc/cni/net.d/10-sublet.conflist
 row "a changed ConfigMap" "copied to /etc/cni/net.d"
 
-# The plugin is deleted, and replaced by another file.
+# The plugin is deleted, and then replaced by another file.
 rm "$plugin"
 until_true 30 "the deleted plugin comes back" is_installed "$images/before/sublet"
 until_true 30 "the agent says so" pod_log_has "$plugin: installed"
@@ -149,7 +151,7 @@ rm "$plugin.old"
 run_sandbox db 0 > /dev/null
 row "the plugin is deleted, then replaced" "it comes back, and pods start"
 
-# A DEL is lost. Only the lease of the pod that is gone is freed.
+# A DEL is lost. Only the lease of the pod that is gone may be freed.
 lost=$(run_sandbox lost 0)
 [ -n "$(addresses "$lost")" ] || fail "the pod has no lease"
 lose "$lost"
@@ -167,7 +169,7 @@ pod_starts "$images/before/conflist.json"
 until_true 30 "its lease is freed" no_addresses "$lost"
 row "the same without SYS_PTRACE" "6 unclear, nothing freed"
 
-# Pods start and end all the time while the DaemonSet is updated and rolled back.
+# Pods start and end all the time, while the DaemonSet is updated and rolled back.
 churn() {
     local id n=0
     while [ ! -e "$work/stop" ]; do
@@ -205,7 +207,7 @@ has "pods that failed" "$(wc -l < "$work/failed")" 0
 has "leases" "$(leases | jq length)" 4
 row "3 upgrades and 3 rollbacks while pods start" "$(wc -l < "$work/churned") pods started and ended, none failed"
 
-# The page, on loopback or for everybody.
+# The status page, on loopback or on all addresses.
 pod_ends
 pod_starts "$images/page.json"
 answers_metrics() {
@@ -222,7 +224,7 @@ pod_starts "$images/monitoring.json"
 until_true 30 "the page answers" answers_metrics 10.77.0.1
 row "/metrics: page, monitoring" "on loopback alone, for everybody: $(grep -c '^sublet_' "$work/metrics") samples"
 
-# Uninstall: another network configuration first.
+# Before the uninstall, the node gets another network configuration.
 remove_pods
 no_leases "all pods removed"
 jq '.plugins[0].ipam = {type: "host-local", ranges: [[{subnet: "10.88.0.0/24"}]]}
@@ -230,7 +232,7 @@ jq '.plugins[0].ipam = {type: "host-local", ranges: [[{subnet: "10.88.0.0/24"}]]
 cp /usr/lib/cni/host-local /opt/cni/bin/
 rm /etc/cni/net.d/10-sublet.conflist*
 cp "$work/other.conflist" /etc/cni/net.d/20-other.conflist
-# These pods end by a signal: `sublet watch` catches none.
+# A signal must end these pods, because `sublet watch` handles no signal.
 pod_is_deleted() {
     local id
     for id in "${pod_containers[@]}"; do
@@ -246,7 +248,7 @@ has "plugins" "$(find /opt/cni/bin -name 'sublet*')" ""
 pod_is_deleted
 row "uninstall" "the plugin is removed, the store stays"
 
-# In the place of host-local, which runs pods already.
+# sublet replaces host-local, which already serves pods.
 of_host_local() {
     grep -l "^$1" /var/lib/cni/networks/other/10.* | xargs -r -n 1 basename
 }
@@ -278,7 +280,7 @@ pod_is_deleted
 remove_pods
 row "in the place of host-local, and back" "pods keep their addresses, the rotation goes on"
 
-# Ranges of each node from one template: the kubelet tells the runtime the node's.
+# Ranges of each node from one template: the kubelet tells the runtime the range of its node.
 rm /etc/cni/net.d/*
 mkdir /etc/cni/template.d
 jq '.plugins[0].bridge = "cni2" | .name = "by-node" | .plugins[0].ipam = {type: "sublet", ranges: "RANGES"}' \

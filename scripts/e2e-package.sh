@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The Debian package on this machine: installed, used for an ADD, upgraded over the old package's leases, and
-# removed. The machine itself stays as it is: everything happens in an overlay over its root,
-# in a mount namespace that ends with the script. Needs root.
+# Tests the Debian package on this machine: it is installed, used for an ADD, upgraded over the leases of the
+# old package, and removed. The machine itself stays unchanged, because everything happens in an overlay over
+# its root file system, in a mount namespace that ends with the script. Needs root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -68,7 +68,7 @@ done
 expect "mode of the folder" "$(stat -c %a /var/lib/cni/sublet)" 700
 expect "first ADD" "$(conf boot | cni ADD c1 | jq -r '.ips[0].address')" 10.4.0.2/16
 expect "listed" "$(sublet list --json | jq -r '.[0].containerID')" c1
-# No server listens there.
+# No server listens on this address.
 cluster='{"etcd": {"endpoints": ["http://127.0.0.1:1"]}}'
 if refused=$(conf boot | jq --argjson store "$cluster" '.ipam.store = $store' | cni ADD c2); then
     fail "an ADD without a cluster: $refused"
@@ -102,7 +102,7 @@ conf disk | cni DEL a
 expect "after the upgrade" "$(sublet list --json | jq length)" 2
 sublet gc --dry-run > /dev/null
 
-# Removal restores host-local in both folders, with the leases.
+# Removing the package restores host-local in both folders, with its leases.
 for folder in /opt/cni/bin /usr/lib/cni; do
     cp /usr/lib/cni/host-local "$folder/.former"
     mv "$folder/.former" "$folder/host-local"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The status page in a headless Chromium, over stores with no, 100 and 65,000 leases, with SUBLET_LONG a
-# million, and over a damaged one: tests/page/page.mjs points, types, zooms and taps, and asserts what it
-# sees. With --pictures, it makes the screenshots in docs/img again. Chromium, nodejs and npm are Debian's and
-# installed if missing (as root); playwright-core, which drives the browser, and axe-core, which checks its
-# accessibility, are npm's.
+# Opens the status page in a headless Chromium, over stores with no, 100 and 65,000 leases (with SUBLET_LONG,
+# a million), and over a damaged store. tests/page/page.mjs points, types, zooms and taps, and checks what the
+# page shows. With --pictures, it makes the screenshots in docs/img again. Chromium, nodejs and npm are
+# Debian's and are installed if they are missing (as root). From npm come playwright-core, which drives the
+# browser, and axe-core, which checks the accessibility.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/e2e/common.sh
@@ -21,15 +21,16 @@ cargo build --quiet --locked --example scene
 scene=${CARGO_TARGET_DIR:-target}/debug/examples/scene
 
 work=$(mktemp -d)
-# Not in the repository, because npm's files are third-party.
+# These files are not in the repository, because they are third-party files from npm.
 cp -r tests/page "$work/driver"
 (cd "$work/driver" && npm ci --no-audit --no-fund --loglevel=error)
 daemons=()
 trap '[ ${#daemons[@]} = 0 ] || kill "${daemons[@]}" 2> /dev/null || true; rm -rf "$work"' EXIT
 export NODE_ID=rack1-host3
 
-# serve NAME COUNT: a subletd over a store with this number of leases; its address is in $at. The store has
-# its usual path, which the page shows: a folder in memory is mounted over /var/lib for this process only.
+# serve NAME COUNT: starts a subletd over a store with this number of leases, and sets $at to its address. The
+# store has its usual path, because the page shows the path: a folder in memory is mounted over /var/lib, for
+# this process only.
 serve() {
     local log=$work/$1.log
     # shellcheck disable=SC2016 # they are the inner shell's
@@ -44,7 +45,7 @@ serve() {
     at=$(sed -n 's|.*the status page is at http://\([^/]*\)/.*|\1|p' "$log")
 }
 
-# drive SIZE [FOLDER]: runs the browser; its findings become rows of the table.
+# drive SIZE [FOLDER]: runs the browser, and adds its findings to the table.
 drive() {
     local name value
     node "$work/driver/page.mjs" "$1" "$at" ${2+"$2"} > "$work/seen" || fail "the page, over $1"
@@ -53,7 +54,7 @@ drive() {
     done < "$work/seen"
 }
 
-# memory: what the last daemon has needed at most, as a row.
+# memory: adds the peak memory of the last daemon to the table.
 memory() {
     local peak
     peak=$(sed -n 's/^VmHWM:[[:space:]]*\([0-9]*\) kB$/\1/p' "/proc/${daemons[-1]}/status")
@@ -61,7 +62,7 @@ memory() {
     [ "$peak" -lt 65536 ] || fail "subletd needs $peak KiB over $1"
 }
 
-# took SIZE PATH: how long an answer takes and how large it is, as a row.
+# took SIZE PATH: adds the duration and the size of an answer to the table.
 took() {
     local line
     line=$(curl -sS -o "$work/answer" -w '%{time_total} s, %{size_download} bytes' "http://$at$2")
@@ -96,7 +97,7 @@ serve damage 100
     printf garbage > "/proc/${daemons[-1]}/root/var/lib/cni/sublet/leases.redb") &
 drive damage "$work/img"
 
-# A store for the picture.
+# Fill a store for the screenshot.
 serve picture 24000
 drive picture "$work/img"
 for picture in "$work"/img/*.png; do

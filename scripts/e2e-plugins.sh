@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Debian's bridge, ptp and macvlan with sublet as their IPAM plugin: containers (network namespaces)
-# ping each other over IPv4 and IPv6, DEL leaves nothing, a failed ADD leaves no lease. Then 1.1.0
-# with GC and STATUS through examples/delegate.rs.
+# Runs Debian's bridge, ptp and macvlan with sublet as their IPAM plugin. Containers (network namespaces) ping
+# each other over IPv4 and IPv6, a DEL leaves nothing behind, and a failed ADD leaves no lease. Then tests CNI
+# 1.1.0 with GC and STATUS through examples/delegate.rs.
 #
-# Everything happens in a network and a mount namespace of its own, which end with the script;
-# needs root, or user namespaces.
+# Everything happens in a separate network namespace and mount namespace, which end with the script. Needs
+# root, or user namespaces.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,7 +30,7 @@ if [ "${1-}" != inside ]; then
     for plugin in bridge ptp macvlan; do
         ln -s "$plugins/$plugin" "$work/cni/$plugin"
     done
-    # sublet under its own name, and under the name of host-local.
+    # Install sublet under its own name, and under the name host-local.
     cp bin/sublet "$work/cni/sublet"
     ln -s sublet "$work/cni/host-local"
     cp "${CARGO_TARGET_DIR:-target}/debug/examples/delegate" "$work/cni/delegate"
@@ -43,7 +43,7 @@ fi
 work=$2
 cni_path=$work/cni
 sublet=$cni_path/sublet
-# `ip netns` stores names here; the machine's own stay hidden.
+# `ip netns` stores names here. This tmpfs hides the names of the machine's own namespaces.
 mount -t tmpfs none /run
 ip link set lo up
 
@@ -66,12 +66,13 @@ cni() {
         CNI_IFNAME="${4-eth0}" CNI_PATH="$cni_path" "$cni_path/$type" <<< "$3"
 }
 
-# must COMMAND ...: like cni, and must succeed.
+# must COMMAND ...: like cni, but the call must succeed.
 must() {
     cni "$@" || fail "$1 $2 failed"
 }
 
-# refused CODE COMMAND ...: like cni, and must fail. CODE "any" is for a plugin's own errors.
+# refused CODE COMMAND ...: like cni, but the call must fail with this code. CODE "any" is for errors of the
+# main plugin.
 refused() {
     local expected=$1 answer code
     shift
@@ -101,7 +102,7 @@ no_links() {
     done
 }
 
-# address RESULT N: without its prefix.
+# address RESULT N: prints the N-th address without its prefix length.
 address() {
     jq -r ".ips[$2].address | split(\"/\")[0]" <<< "$1"
 }
@@ -110,7 +111,7 @@ reaches() {
     ip netns exec "$1" ping -q -c 3 -i 0.2 -W 5 "$2" > /dev/null || fail "$1 does not reach $2: $3"
 }
 
-# network NAME TYPE IPAM EXTRA: a dual stack configuration.
+# network NAME TYPE IPAM EXTRA: prints a dual-stack configuration.
 network() {
     jq -n --arg name "$1" --arg type "$2" --arg ipam "$3" --arg data "$work/data" \
         --argjson extra "$4" '{
@@ -138,7 +139,7 @@ round() {
     second=$(jq --argjson r "$second" '. + {prevResult: $r}' <<< "$conf")
     must CHECK c1 "$first"
     must CHECK c2 "$second"
-    # CHECK must be able to fail: c1 with c2's result.
+    # Show that CHECK can fail: check c1 with the result of c2.
     refused any CHECK c1 "$second"
     must DEL c1 "$first"
     must DEL c2 "$second"
@@ -149,10 +150,10 @@ round() {
     echo "$what: ok"
 }
 
-# An ADD that fails before, in and after the IPAM plugin leaves no lease.
+# If an ADD fails before, in or after the IPAM plugin, it leaves no lease.
 failures() {
     local conf=$1 what=$2 bad
-    # Before: the namespace does not exist, then the interface name exists.
+    # Before: first the network namespace does not exist, then the interface name exists already.
     ip netns add gone
     ip netns del gone
     refused any ADD gone "$conf"
@@ -162,12 +163,12 @@ failures() {
     ip -n c3 link del taken
     must DEL c3 "$conf" taken
     no_leases "$what, name taken"
-    # After: a route whose gateway is unreachable. The plugin releases the lease by itself.
+    # After: the gateway of a route is unreachable. The main plugin releases the lease by itself.
     bad=$(jq '.ipam.routes = [{dst: "192.0.2.0/24", gw: "198.51.100.1"}]' <<< "$conf")
     refused any ADD c3 "$bad"
     no_leases "$what, unreachable route"
     must DEL c3 "$bad"
-    # In: the second range set is full, so the address of the first one is released as well.
+    # In: the second range set is full, so the address of the first range set is released as well.
     bad=$(jq '.ipam.ranges[1] = [{subnet: "fd77::/64", rangeStart: "fd77::2", rangeEnd: "fd77::2"}]' \
         <<< "$conf")
     must ADD c1 "$bad" > /dev/null
@@ -196,13 +197,13 @@ for ipam in sublet host-local; do
     ip link set uplink1 up
     quick env
     macvlan=$(network mv macvlan $ipam '{"master": "uplink0", "mode": "bridge"}')
-    # There is no host behind the uplink, so the routes through the gateway are unused.
+    # There is no host behind the uplink, so the routes through the gateway are not used.
     round "$macvlan" "macvlan with $ipam"
     failures "$macvlan" "macvlan with $ipam"
     ip link del uplink0
 done
 
-# 1.1.0, GC and STATUS: Debian's plugins do not support it yet.
+# Test CNI 1.1.0 with GC and STATUS, which Debian's plugins do not support yet.
 delegate=$(network del delegate sublet '{"cniVersion": "1.1.0"}')
 delegate=$(jq '.ipam.ranges[0] = [{subnet: "10.77.0.0/30"}] | .ipam.statusWhenFull = "fail"' \
     <<< "$delegate")

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Debian's podman with its CNI backend: containers lease from sublet, with and without `--ip`. One network
-# names sublet. The other is a network that podman made for host-local, which sublet replaces while
-# a container runs.
+# Runs Debian's podman with its CNI backend. Containers get addresses from sublet, with and without `--ip`.
+# One network names sublet. The other network was created by podman for host-local, and sublet replaces
+# host-local while a container runs.
 #
-# Everything happens in namespaces of its own, on copies of /etc, /run, /var/lib and /opt, and ends
-# with the script. Needs root; installs the Debian packages that are missing.
+# Everything happens in separate namespaces, on copies of /etc, /run, /var/lib and /opt, and ends with the
+# script. Needs root; installs missing Debian packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/e2e/common.sh
@@ -91,7 +91,7 @@ no_leases "both removed"
 no_links "both removed"
 row "both removed" "no lease, no link"
 
-# podman's own network names host-local, which is replaced while a container runs.
+# podman's own network names host-local. sublet replaces host-local while a container runs.
 pod network create --subnet 10.78.0.0/24 made > /dev/null
 old=$(run old made)
 [ -s "/var/lib/cni/networks/made/10.78.0.2" ] || fail "host-local leased nothing"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Typical situations of operators, each with the commands in docs/: a full range, a leaked address, a wrong
-# configuration, a damaged file, host-local and back, who held an address, addresses for a load balancer, a
-# larger range under running containers, backup and restore, upgrade, uninstall.
+# Runs typical situations of operators, each with the commands in docs/: a full range, a stale lease, a wrong
+# configuration, a damaged file, the change from host-local and back, who held an address, addresses for a
+# load balancer, a larger range while containers run, backup and restore, upgrade, uninstall.
 #
-# A scenario may run a command only if its section of the documentation shows it, and at most as many
-# commands as the section has.
+# A scenario may run a command only if its section of the documentation shows this command, and it may run at
+# most as many commands as the section has.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/e2e/common.sh
@@ -39,7 +39,7 @@ scenario() {
 # op WORD ...: runs a command that the section shows. Its name, subcommand and options are compared.
 op() {
     local line word known
-    # It may run in a subshell.
+    # Record the command in a file, because this function may run in a subshell.
     echo "$*" >> "$work/used"
     [ "$(wc -l < "$work/used")" -le ${#shown[@]} ] || fail "$title: more commands than its section shows"
     for line in "${shown[@]}"; do
@@ -47,7 +47,7 @@ op() {
         known=yes
         for word in "$@"; do
             case $word in
-                # The script adds these options, because the leases of a test are younger than a minute.
+                # The script adds these options, because the leases of the test are younger than a minute.
                 --json | --yes | --grace) ;;
                 "$1" | "$2" | --*) [[ $line == *" $word "* ]] || known= ;;
             esac
@@ -102,7 +102,7 @@ for container in c1 c2 c3 c4 c5; do
 done
 is "ADD" 100 "$(code ADD c6)"
 [[ $(jq -r .msg "$work/answer") == *web*"sublet gc --dry-run"* ]] || fail "$title: $(cat "$work/answer")"
-# A message advises other users to run the command as root, once.
+# Users other than root get a message that says, once, to run the command as root.
 for command in list "check $conf"; do
     # shellcheck disable=SC2086
     told=$(setpriv --reuid 65534 --regid 65534 --clear-groups "$plugin" $command 2>&1) || true
@@ -155,7 +155,7 @@ is "repairable" true "$(jq '[.problems[].repairable] | any' <<< "$report")"
 op sublet doctor --repair --yes > "$work/repaired" 2>&1 || true
 [ -n "$(find /var/lib/cni/sublet -name 'leases.redb.damaged-*')" ] || fail "$title: no copy was kept"
 before=$(leases | jq length)
-# Every address known to be in use is leased or reserved, so a new container gets another one.
+# Every address that is known to be in use is leased or reserved, so a new container gets another address.
 new=$(add c31)
 is "addresses" $((before + 1)) "$(leases | jq '[.[].address] | unique | length')"
 is "holder" c31 "$(holder "$new")"
@@ -248,7 +248,7 @@ is "leases" 1 "$(op sublet list --json | jq length)"
 op sublet uninstall --to /opt/cni/bin --bin "$work/bin" > /dev/null
 is "programs" host-local "$(find /opt/cni/bin "$work/bin" -mindepth 1 -printf '%f\n')"
 op rm -r /var/lib/cni/sublet
-# host-local has its name again: it has the lease, and does not lease the address a second time.
+# host-local has its name and its lease again, and does not lease the address a second time.
 [ -e "/var/lib/cni/networks/web/$before" ] || fail "$title: host-local does not have $before"
 [ "$(add c2)" != "$before" ] || fail "$title: $before was leased twice"
 cni DEL c1

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the named fuzz targets of fuzz/, or all, each for SECONDS. Needs a nightly compiler and
-# cargo-fuzz. The inputs that a target has found stay in target/fuzz/corpus. Usage: fuzz.sh SECONDS [TARGET...]
+# Runs the named fuzz targets of fuzz/, or all of them, for SECONDS each. Needs a nightly compiler and
+# cargo-fuzz. Inputs that a target finds are kept in target/fuzz/corpus. Usage: fuzz.sh SECONDS [TARGET...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,7 +19,7 @@ options=(--fuzz-dir fuzz --sanitizer none --debug-assertions)
 # There is no unsafe code, so an address sanitizer has nothing to find.
 cargo +nightly fuzz build "${options[@]}"
 
-# The first inputs are the cases of testdata/.
+# The initial inputs are the cases of testdata/.
 for target in "${targets[@]}"; do
     mkdir -p "$corpus/$target"
 done

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints the path of a Consul 1.8.7 server for the tests. It is in Debian bullseye and in no later release.
-# SUBLET_CONSUL names a different server program.
+# Prints the path of a Consul 1.8.7 server for the tests. Of Debian's releases, only bullseye has it.
+# SUBLET_CONSUL names another server program.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ -n "${SUBLET_CONSUL-}" ]; then

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prints the path of a root file system with the dockerd of a Debian release (trixie: 26.1, forky: 28.5) for
+# Prints the path of a root file system with the dockerd of a Debian release (trixie: 26.1, forky: 28.5), for
 # the tests. The first call makes it with mmdebstrap, from the mirror that this machine's own apt uses.
 # Nothing is installed on the machine itself.
 set -euo pipefail
@@ -14,7 +14,7 @@ flock 9
 if [ ! -d "$folder/$suite" ]; then
     {
         rm -rf "$folder/$suite.new"
-        # A release that is not stable yet may have no newer index than an expired one.
+        # A release that is not stable yet may have only an index that has expired.
         mmdebstrap --variant=apt --aptopt='Acquire::Check-Valid-Until "false"' \
             --include=docker.io,docker-cli,mount,iptables,iproute2,busybox-static,jq,curl,procps,iputils-ping \
             --keyring=/usr/share/keyrings/debian-archive-keyring.gpg \

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs bin/sublet where runtimes look for plugins, and bin/subletd and a link to sublet on PATH. Accepts
-# the options of `sublet install`, such as --to DIR and --as NAME. `sublet uninstall` reverses it.
+# Installs bin/sublet in the folder in which runtimes look for plugins, and bin/subletd and a link to sublet
+# in a folder on PATH. Accepts the options of `sublet install`, such as --to DIR and --as NAME. `sublet
+# uninstall` undoes this.
 set -euo pipefail
 
 program=$(dirname "$0")/../bin/sublet

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Renders packaging/kubernetes with Debian's kubectl, and packaging/helm, which has to give the same. Every document is
-# checked with kubernetes-validate against the schemas of Kubernetes, the rules with promtool, and the network
-# configuration with sublet itself. Prints the folder with the rendered files. Helm does not run here.
-# Usage: kubernetes.sh
+# Renders packaging/kubernetes with Debian's kubectl, and packaging/helm, which must give the same result.
+# Every document is checked with kubernetes-validate against the schemas of Kubernetes, the rules with
+# promtool, and the network configuration with sublet itself. Prints the folder with the rendered files. Helm
+# does not run here. Usage: kubernetes.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -46,7 +46,7 @@ chart() {
     "$python" packaging/kubernetes/render.py compare "$out/rendered/$name.yaml" "$out/rendered/$name.chart.yaml"
 }
 
-# A kustomization names others by relative paths.
+# A kustomization refers to others by relative paths.
 from=$(realpath --relative-to="$out/sources/any" packaging/kubernetes)
 conflist=$(sed 's/^/  /' packaging/kubernetes/components/conflist/10-sublet.conflist)
 kustomize base "resources: [$from/base]"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Redraws docs/img/map.svg: fills a network with leases in a temporary folder, and draws it.
+# Draws docs/img/map.svg again: fills a network with leases in a temporary folder, and draws its map.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -22,7 +22,7 @@ call() {
 store=$work/leases.redb
 for n in $(seq 1 560); do call ADD "web-$n"; done
 "$sublet" reserve pods 10.77.3.192/27 --note printers --store "$store" > /dev/null
-# Some have ended since.
+# Some of the leases have ended since.
 for n in $(seq 3 7 200) $(seq 300 330) $(seq 520 560); do call DEL "web-$n"; done
 
 mkdir -p docs/img

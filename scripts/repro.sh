@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the release of the last commit twice, from scratch, in clones in two folders, one after the other, and
-# compares all files. Takes two releases' time.
+# Builds the release of the last commit twice, from scratch, in two clones in different folders, and compares
+# all files. Takes twice the time of a release.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,7 +9,8 @@ trap 'rm -rf "$work"' EXIT
 # Choose the commit once, because there may be new commits while this script runs.
 commit=$(git rev-parse HEAD)
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
-# Before the release its section has no date yet. The commit that sets one has to be the same in both clones.
+# Before a release, the section in CHANGELOG.md has no date yet. The commit that sets the date must be the
+# same in both clones.
 date=$(git log -1 --format=%cs "$commit")
 time=$(git log -1 --format=%ct "$commit")
 export GIT_AUTHOR_NAME=repro GIT_AUTHOR_EMAIL=repro@localhost GIT_AUTHOR_DATE="$time +0000"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Puts known faults back into a copy of the sources, one at a time, and requires that the test named in
-# the patch fails. tests/sabotage/README.md describes the patches.
+# Puts known faults into a copy of the sources, one at a time, and requires that the tests that the patch
+# names fail. tests/sabotage/README.md describes the patches.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TERM_COLOR=never
@@ -23,7 +23,7 @@ target/sabotage.
 END
 }
 
-# One patch for each folder of the sources, among the fastest.
+# One patch for each folder of the sources, chosen among the fastest patches.
 five=(
     cursor-is-lost
     policy-nonce-is-not-compared
@@ -89,7 +89,7 @@ in_copy() {
     (cd "$copy" && GIT_DIR=$git_dir GIT_WORK_TREE=$copy GIT_INDEX_FILE=$lab/index git "$@")
 }
 
-# The working tree as a git tree, without touching the index of the repository.
+# Returns the working tree as a git tree, without changing the index of the repository.
 sources() {
     rm -f "$lab/now"
     cp "$(git rev-parse --git-path index)" "$lab/now"
@@ -131,7 +131,7 @@ build() {
     (cd "$copy" && cargo test --no-run --locked --quiet "$@")
 }
 
-# Runs these tests, which must have been built; their report goes to standard output.
+# Runs these tests, which must have been built already. Prints their report on standard output.
 run() {
     local test filter=
     local -a options exact
@@ -148,7 +148,7 @@ run() {
     fi
 }
 
-# Whether this test failed by a panic, according to the report: not by a signal or its time limit.
+# Returns whether a test failed by a panic, and not by a signal or its time limit, according to the report.
 failed_by_assertion() {
     local report=$1 test=${2#it::}
     if [ "$nextest" ]; then
@@ -167,7 +167,7 @@ tree=$(sources)
 restore
 if [ "$simulator" ]; then
     simulate=(test --locked --lib simulated_)
-    # The first simulation that finds something ends the others.
+    # The first simulation that finds a fault ends the others.
     [ -z "$nextest" ] || simulate=(nextest run --locked --lib --max-fail 1:immediate -E 'test(simulated_)')
     for name in "${names[@]}"; do
         [ "$(field simulator "$name")" = - ] || continue

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests, in one of three tiers; --help describes them. A missing program is a failure, never
-# a skipped test.
+# Runs the tests in one of three tiers; --help describes them. If a program is missing, the tests fail; they
+# are never skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
@@ -131,7 +131,7 @@ step scripts/get-consul.sh
 step shellcheck -x scripts/*.sh scripts/e2e/*.sh packaging/*.sh packaging/deb/* testdata/readme/*.sh .ci/run
 step cargo clippy --all-targets --locked -- -D warnings
 RUSTDOCFLAGS='-D warnings' step cargo doc --no-deps --document-private-items --locked
-# Without a choice of targets, both build the example too: the plugin that delegates.
+# If no targets are chosen, both build the example too, the plugin that delegates.
 if cargo nextest --version > /dev/null 2>&1; then
     step cargo nextest run --locked --no-fail-fast
 else

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The kubelet's side of the Container Runtime Interface, for sandboxes. gRPC is a length and a protobuf
-# message in an HTTP/2 request, so protoc and curl are enough. Sourced, not run. The files share variables.
+# Does what a kubelet does with sandboxes through the Container Runtime Interface. A gRPC message is a length
+# and a protobuf message in an HTTP/2 request, so protoc and curl are enough. Sourced, not run. The files
+# share variables.
 # shellcheck disable=SC2154
 set -euo pipefail
 
-# cri METHOD REQUEST: the request and the answer are protobuf text. A refusal is printed on stderr and is a
-# failure.
+# cri METHOD REQUEST: sends a request and prints the answer, both as protobuf text. If the request is refused,
+# prints the error on stderr and fails.
 cri() {
     local job n
     job=$(mktemp -d -p "$work")
@@ -13,7 +14,7 @@ cri() {
         > "$job/request" || fail "not a $1Request: $2"
     n=$(stat -c %s "$job/request")
     {
-        # Uncompressed, followed by the length in four bytes, the most significant one first.
+        # The message is not compressed. The length has four bytes, with the most significant byte first.
         # shellcheck disable=SC2059
         printf "$(printf '\\0\\x%02x\\x%02x\\x%02x\\x%02x' \
             $((n >> 24 & 255)) $((n >> 16 & 255)) $((n >> 8 & 255)) $((n & 255)))"
@@ -28,7 +29,7 @@ cri() {
         cat "$job/errors" >&2
         return 1
     fi
-    # The status is in a trailer, or in the headers of an answer without a message.
+    # The status is in a trailer. If the answer has no message, the status is in the headers.
     if ! grep -q '^grpc-status: 0' "$job/headers"; then
         grep '^grpc-' "$job/headers" >&2
         return 1
@@ -53,7 +54,7 @@ remove_sandbox() {
     cri StopPodSandbox "pod_sandbox_id: \"$1\"" && cri RemovePodSandbox "pod_sandbox_id: \"$1\""
 }
 
-# Lines of ID POD ATTEMPT STATE. READY is the default state, which is omitted.
+# Prints lines of ID POD ATTEMPT STATE. The state READY is the default, so crictl leaves it out.
 sandboxes() {
     cri ListPodSandbox "" | awk '
         $1 == "items" { id = pod = ""; attempt = 0; state = "READY" }

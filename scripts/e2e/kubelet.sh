@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# What a kubelet does with the pod of a DaemonSet, through the Container Runtime Interface (scripts/e2e/cri.sh): the
-# sandbox, its init containers one after the other, then its containers. Of a manifest it takes the commands, images,
-# volumes and security contexts. Sourced, not run.
-# What one file sets another uses.
+# Does what a kubelet does with the pod of a DaemonSet through the Container Runtime Interface
+# (scripts/e2e/cri.sh): it creates the sandbox, runs the init containers one after the other, and then starts
+# the containers. It uses the commands, images, volumes and security contexts of the manifest. Sourced, not
+# run. The files share variables.
 # shellcheck disable=SC2034,SC2154
 set -euo pipefail
 
-# The containers of the pod that runs, and its sandbox.
+# The containers of the running pod, and its sandbox.
 pod_sandbox=
 pod_containers=()
 pod_number=0
 
-# Paths that a kubelet masks or makes read-only unless a pod asks for procMount.
+# The paths that a kubelet masks or makes read-only, unless a pod has procMount.
 proc_paths='masked_paths: ["/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
     "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware"]
     readonly_paths: ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]'
 
-# pod_config MANIFEST: the sandbox of its DaemonSet, as protobuf text.
+# pod_config MANIFEST: prints the configuration of the sandbox for the DaemonSet, as protobuf text.
 pod_config() {
     local namespaces
     namespaces=$(jq --raw-output '.[] | select(.kind == "DaemonSet").spec.template.spec
@@ -27,8 +27,8 @@ pod_config() {
         linux { cgroup_parent: \"/$cgroup\" security_context { namespace_options { $namespaces } } }"
 }
 
-# container_config MANIFEST KIND INDEX: one of its `initContainers` or `containers`. The volume of a ConfigMap is the
-# folder $work/configmaps/NAME.
+# container_config MANIFEST KIND INDEX: prints the configuration of one container (KIND is `initContainers` or
+# `containers`). The volume of a ConfigMap is the folder $work/configmaps/NAME.
 container_config() {
     jq --raw-output --arg kind "$2" --argjson at "$3" --arg maps "$work/configmaps" --arg paths "$proc_paths" '
         def text: tojson;
@@ -51,7 +51,7 @@ container_config() {
               seccomp { profile_type: \($pod.securityContext.seccompProfile.type) } \($paths) } }"' "$1"
 }
 
-# container_starts MANIFEST KIND INDEX: prints its ID.
+# container_starts MANIFEST KIND INDEX: starts a container, and prints its ID.
 container_starts() {
     local answer id
     answer=$(cri CreateContainer "pod_sandbox_id: \"$pod_sandbox\" sandbox_config { $(pod_config "$1") }
@@ -61,7 +61,7 @@ container_starts() {
     echo "$id"
 }
 
-# container_state ID: created, running, or its exit status.
+# container_state ID: prints "created", "running", or the exit status.
 container_state() {
     cri ContainerStatus "container_id: \"$1\"" | awk '
         $1 == "state:" { state = $2 }
@@ -73,7 +73,7 @@ container_ended() {
     [[ $(container_state "$1") =~ ^-?[0-9]+$ ]]
 }
 
-# pod_starts MANIFEST: fails as the first init container that fails.
+# pod_starts MANIFEST: starts the pod. Fails if an init container fails.
 pod_starts() {
     local at id path answer
     pod_number=$((pod_number + 1))
@@ -96,7 +96,7 @@ pod_starts() {
     done
 }
 
-# pod_ends: every container gets SIGTERM, and has to end with 0 in its time.
+# pod_ends: sends SIGTERM to every container. Each must exit with 0 in time.
 pod_ends() {
     local id
     for id in "${pod_containers[@]}"; do
@@ -106,7 +106,7 @@ pod_ends() {
     remove_sandbox "$pod_sandbox"
 }
 
-# pod_log: what all containers of the pod printed.
+# pod_log: prints the output of all containers of the pod.
 pod_log() {
     cat "$work/logs/$pod_number"/*.log
 }

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Answers one connection as gipam or kontena-ipam 0.2.2 does, on standard input and output, and keeps
-# the same records: gipam's lease file, kontena's keys in the old API of etcd. Written from the sources of
-# both, with only the parts that the migration test needs:
+# Answers one connection as gipam or kontena-ipam 0.2.2 does, on standard input and output, and writes the
+# same records: gipam's lease file, or kontena-ipam's keys in the old API of etcd. It was written from the
+# sources of both programs, and has only the parts that the migration test needs:
 # - gipam saves its file every 30 s and when it is stopped; this script saves it after each request;
 # - the main pools are 10.70.0.0/16 and fd00:70::/48, and a pool has fewer than ten addresses;
-# - kontena's static pools lie on an octet.
+# - the prefix lengths of kontena-ipam's static pools are multiples of 8.
 # Usage: predecessors.sh gipam FILE | kontena URL NODE, started by systemd-socket-activate --accept --inetd.
 set -euo pipefail
 export LC_ALL=C
@@ -14,7 +14,7 @@ place=$2
 node=${3-}
 keys=$place/v2/keys/kontena/ipam
 
-# field NAME: a field of the request; empty if absent.
+# field NAME: prints a field of the request; nothing if it is absent.
 field() {
     jq -r ".$1 // empty" <<< "$body"
 }
@@ -42,7 +42,7 @@ gipam() {
     case $1 in
         GetCapabilities) echo '{"RequiresMACAddress": true}' ;;
         GetDefaultAddressSpaces) echo '{"LocalDefaultAddressSpace": "", "GlobalDefaultAddressSpace": ""}' ;;
-        # The first free block of the family, otherwise the next one of the main pool.
+        # Use the first free block of the family; if there is none, the next block of the main pool.
         RequestPool) change '(if $body.V6 then 6 else 4 end) as $v
             | ([.free[] | select(.v == $v)] | first) as $old
             | if $old then .free -= [$old] | .allocated += [$old]
@@ -52,7 +52,7 @@ gipam() {
                   (if .v6idx == 0 then "fd00:70::/64" else "fd00:70:0:\(.v6idx)::/64" end)}] | .v6idx += 1
               end
             | .answer = {PoolID: .allocated[-1].id, Pool: .allocated[-1].pool}' ;;
-        # The last freed address, otherwise the next one. The requested address does not matter.
+        # Use the last freed address; if there is none, the next address. gipam ignores the requested address.
         RequestAddress) change '(.allocated | map(.id) | index($body.PoolID)) as $at
             | .allocated[$at] |= (if (.free // []) != [] then .allocated += [.free[-1]] | .free |= .[:-1]
                 else .allocated += [(.pool | sub("0?/.*"; "")) + "\(.idx)"] | .idx += 1 end)
@@ -121,7 +121,7 @@ kontena() {
                     return
                 fi
             else
-                # A random one of the hundred lowest addresses of the range.
+                # Choose one of the hundred lowest addresses of the range at random.
                 until
                     address=$(jq -r --argjson n $((RANDOM % 100 + 2)) '(.subnet | sub(".*/"; "")) as $len
                         | (.iprange // .subnet | sub("0/.*"; "")) + "\($n)/\($len)"' <<< "$pool")
@@ -133,7 +133,7 @@ kontena() {
         ReleaseAddress)
             name=$(field PoolID)
             address=$(field Address)
-            # The gateway stays with the pool.
+            # The gateway stays leased as long as the pool exists.
             if ! value "pools/$name" | jq -e --arg a "$address" '.gateway | startswith($a + "/")' > /dev/null
             then
                 key DELETE "addresses/$name/$address" > /dev/null || true
@@ -145,7 +145,7 @@ kontena() {
             pool=$(value "pools/$name")
             address=$(jq -r '.subnet | sub("/.*"; "")' <<< "$pool")
             key DELETE "pool-nodes/$name/$node" > /dev/null
-            # Fails while another node has the pool.
+            # This fails if another node uses the pool.
             if key DELETE "pool-nodes/$name?dir=true" > /dev/null; then
                 key DELETE "pools/$name" > /dev/null
                 key DELETE "addresses/$name?recursive=true" > /dev/null
