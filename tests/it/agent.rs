@@ -1,4 +1,4 @@
-//! `sublet agent`, which runs until it is stopped.
+//! Tests of `sublet agent`, which runs until it is stopped.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -33,7 +33,7 @@ impl Agent {
             let sender = sender.clone();
             thread::spawn(move || {
                 for line in BufReader::new(stream).lines() {
-                    // The test may have ended.
+                    // If the test has ended, no thread receives the line.
                     let _ = sender.send(line.unwrap());
                 }
             });
@@ -109,8 +109,8 @@ fn what_is_deleted_or_replaced_comes_back() {
     fs::remove_file(host.plugin("sublet")).unwrap();
     agent.until(&["bin/sublet: installed"]);
     assert_eq!(fs::read(host.plugin("sublet")).unwrap(), fs::read(SUBLET).unwrap());
-    // The file is replaced with another program: under sublet's name, and under the name of the plugin that
-    // sublet replaces.
+    // Another program replaces the installed file: first under the name sublet, then under the name of the
+    // plugin that sublet replaced.
     for name in ["sublet", "host-local"] {
         replace(&host.plugin(name), "another");
         agent.until(&[&format!("bin/{name}: replaced"), &format!("bin/{name}.old")]);
@@ -152,7 +152,7 @@ fn what_cannot_be_restored_now_is_restored_later() {
 fn it_searches_for_stale_leases_again_and_again() {
     let host = Host::new();
     let mut agent = Agent::of(&host, &["--gc-every", "10ms"]);
-    // If the named store is missing, only the search for stale leases fails.
+    // If the named store is missing, only the search for stale leases fails; installing continues.
     agent.until(&["sublet: gc: ", "no lease store"]);
     let conf = crate::lab::conf(&host.lab.data_dir(), "10.4.0.0/24");
     crate::lab::Call::cni("ADD", "c1", &conf).run().ok();

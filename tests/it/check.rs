@@ -1,9 +1,9 @@
-//! `sublet check` agrees with an ADD, for every configuration of testdata and for the configurations in the
-//! documentation of container runtimes. It also survives hostile files.
+//! Checks that `sublet check` agrees with an ADD, for every configuration in testdata and for the
+//! configurations in the documentation of container runtimes. Also tests hostile files.
 //!
-//! testdata/check/podman has the examples of Debian's podman 4.3 package, unchanged. `containerd` has what
-//! containerd's `script/setup/install-cni` writes, and `nerdctl` what its `docs/cni.md` shows, each rewritten
-//! with the same keys and values.
+//! testdata/check/podman has the unchanged examples of Debian's podman 4.3 package. `containerd` has the
+//! configuration that containerd's `script/setup/install-cni` writes, and `nerdctl` has the one in nerdctl's
+//! `docs/cni.md`. These two were rewritten with the same keys and values.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::config::configuration;
 use crate::lab::{Answer, Call, Lab, testdata};
 
 fn check(file: &Path) -> Answer {
-    // Use an empty store, so that leases on this machine do not matter.
+    // Use an empty store, so that leases on this machine make no difference.
     let lab = Lab::new();
     let store = lab.store().display().to_string();
     let call = Call::sublet().arg("check").arg("--json").arg("--store").arg(&store);
@@ -23,7 +23,7 @@ fn check(file: &Path) -> Answer {
     answer
 }
 
-/// The exit code and the report for a configuration.
+/// Returns the exit code and the report for a configuration.
 fn of(conf: &str) -> (Option<i32>, Value) {
     let lab = Lab::new();
     let file = lab.join("c.conf");
@@ -46,9 +46,10 @@ fn folders(under: &str) -> Vec<PathBuf> {
     found
 }
 
-/// testdata/config: a configuration that an ADD refuses is an error here, with the same text. A configuration
-/// that an ADD accepts is not. Exceptions: a probable typo is an error, and problems that depend only on the
-/// environment are ignored.
+/// For each configuration in testdata/config: if an ADD refuses it, `sublet check` reports an error with the
+/// same text. If an ADD accepts it, `sublet check` reports no error. There are two exceptions: a key that is
+/// probably misspelled is an error only in `sublet check`, and problems that depend on the environment are
+/// ignored.
 #[test]
 fn configurations() {
     let (mut good, mut bad) = (0, 0);
@@ -76,7 +77,7 @@ fn configurations() {
                 }
                 good += usize::from(right);
                 bad += usize::from(!right);
-                // Each finding has a position in the file.
+                // Each finding must have a position in the file.
                 for finding in report["files"][0]["findings"].as_array().unwrap() {
                     assert!(finding["line"].as_u64() > Some(0), "{}: {finding}", case.display());
                     assert!(finding["column"].as_u64() > Some(0), "{}: {finding}", case.display());
@@ -87,19 +88,21 @@ fn configurations() {
     assert!(good > 50 && bad > 80, "{good} good, {bad} bad");
 }
 
-/// Whether these are mistakes that only `sublet check` reports.
+/// Returns whether only `sublet check` reports these errors.
 fn only_here(errors: &[String]) -> bool {
     let words = ["is none of 0.1.0", "not UTF-8", "sublet allocates addresses"];
     errors.iter().all(|e| words.iter().any(|word| e.contains(word)))
 }
 
-/// Whether an error depends on the caller's environment, or occurs only in a GC or a CHECK.
+/// Returns whether `sublet check` cannot find this error, because the error depends on the environment or
+/// occurs only in a GC or a CHECK.
 fn only_there(told: &str) -> bool {
     let words = ["ARGS:", "cni.dev/", "prevResult", "attachment", "IPAM_DB", "missing 'ipam' key"];
     words.iter().any(|word| told.contains(word))
 }
 
-/// testdata/cni: `sublet check` and the ADD agree about each configuration. `CNI_ARGS` are ignored.
+/// For each case in testdata/cni: `sublet check` and the ADD agree about the configuration. `CNI_ARGS` are
+/// ignored.
 #[test]
 fn stories() {
     let mut seen = 0;
@@ -118,7 +121,8 @@ fn stories() {
             let (code, report) = of(&conf.to_string());
             let refused = matches!(step["expect"]["code"].as_i64(), Some(6 | 7));
             let slip = errors(&report).iter().any(|e| e.contains("did you mean"));
-            // `check` does not know a file in the case's folder, or a configuration that no file determines.
+            // `check` cannot read a file in the case's folder, and cannot check a configuration that is not
+            // in a file.
             let elsewhere = conf["ipam"]["resolvConf"].is_string() || !conf["ipam"].is_object();
             let here =
                 conf.to_string().contains("prevResult") || only_there(&step["expect"].to_string());
@@ -132,7 +136,7 @@ fn stories() {
     assert!(seen > 30, "{seen} stories");
 }
 
-/// RFC 7396.
+/// Applies a JSON merge patch (RFC 7396).
 fn merge(into: &mut Value, patch: &Value) {
     let Some(patch) = patch.as_object() else { return };
     for (key, value) in patch {
@@ -218,7 +222,8 @@ fn what_is_leased_is_compared() {
     }
 }
 
-/// A range of a store that lies inside a range of a file is found, even if the store has larger ranges.
+/// If a range in a store lies inside a range of a file, the overlap is found even if the store also has
+/// larger ranges.
 #[test]
 fn small_ranges_are_compared_beside_large_ones() {
     let lab = Lab::new();
@@ -241,7 +246,7 @@ fn small_ranges_are_compared_beside_large_ones() {
     assert!(pairs.contains(&["d", "c"]), "{report:#}");
 }
 
-/// All errors of a file are reported at once, with accurate texts.
+/// All errors of a file are reported at once, with the correct texts.
 #[test]
 fn all_errors_of_a_file() {
     let conf = json!({"cniVersion": "9", "name": "-", "type": "bridge", "ipam": {
@@ -272,7 +277,8 @@ fn all_errors_of_a_file() {
     }
 }
 
-/// A network is compared with the store, whether an option, the environment or the configuration names it.
+/// A network is compared with the store, whether an option, the environment or the configuration names the
+/// store.
 #[test]
 fn what_does_not_fit_the_leases() {
     let lab = Lab::new();
@@ -332,7 +338,7 @@ fn what_does_not_fit_the_leases() {
             "{how}: a larger range fits"
         );
     }
-    // `doctor` finds the conflict after the next ADD.
+    // After the next ADD, `doctor` finds the conflict too.
     let doctor = || {
         let call = Call::sublet().arg("doctor").arg("--json").arg("--store").arg(&store).run();
         call.json()["problems"].to_string()
@@ -342,7 +348,8 @@ fn what_does_not_fit_the_leases() {
     assert!(doctor().contains("network web") && doctor().contains("2 leases outside"));
 }
 
-/// In a folder, anything other than a regular file is a separate error. The other files are checked.
+/// If a folder contains something other than regular files, this is reported as a separate error. The regular
+/// files are still checked.
 #[test]
 fn a_folder_with_a_pipe() {
     let lab = Lab::new();
@@ -375,7 +382,8 @@ fn hostile_files() {
     refuse("empty", b"", "EOF while parsing");
     refuse("mark", b"\xef\xbb\xbf{}", "byte order mark");
     refuse("escape", b"{\"\\u001b[31m\": \"\\ud800\"}", "not valid JSON");
-    // Ten megabytes of unknown keys take a second or two: each key is not compared with all others.
+    // Ten megabytes of unknown keys take only a second or two, because each key is not compared with all
+    // others.
     let keys: Vec<String> = (0..600_000).map(|n| format!("\"subnet{n:06}\":1")).collect();
     let text = format!("{{\"name\":\"n\",\"ipam\":{{\"type\":\"sublet\",{}}}}}", keys.join(","));
     refuse("keys", text.as_bytes(), "no IP ranges specified");
@@ -392,7 +400,7 @@ fn hostile_files() {
     assert!(answer.stderr.contains("not a regular file"), "{answer:?}");
 }
 
-/// Text from a file cannot control a terminal.
+/// Untrusted text in a file cannot control a terminal.
 #[test]
 fn escapes_are_shown_as_such() {
     let lab = Lab::new();

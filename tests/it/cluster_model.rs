@@ -1,15 +1,15 @@
-//! A model of how the machines of a cluster lease, in all of its states. Read it beside
-//! `src/store/cluster/mod.rs`. It has ADD and DEL, the note of a command in flight, the fence, the claim of a
-//! machine that rebooted, and leases that ended with their boot. Two machines share two addresses. Once, a
-//! process is killed or a machine reboots, and one command gives up on a transaction, which arrives later or
-//! never.
+//! A model of how the machines of a cluster lease addresses. The test visits all of its states. Read it
+//! together with `src/store/cluster/mod.rs`. The model has ADD and DEL, the in-flight note of a command, the
+//! fence, the claim of a node name after a reboot, and leases that ended with their boot. Two machines share
+//! two addresses. Once in a run, a process is killed or a machine reboots. Once in a run, a command stops
+//! waiting for a transaction, which arrives later or never.
 //!
-//! A server is assumed to compare and write at one moment. Commands of one machine that run at the same time,
-//! cooldowns and pools are left out: the simulator covers them.
+//! The model assumes that a server compares and writes at one moment. Three things are left out, because the
+//! simulation covers them: commands of one machine that run at the same time, cooldowns, and pools.
 
 use stateright::{Checker, Model, Property};
 
-/// The number of commands that each machine's runtime calls.
+/// The number of commands that the runtime of each machine calls.
 const COMMANDS: u8 = 2;
 
 /// The container that holds an address.
@@ -20,12 +20,13 @@ struct Holder {
     container: u8,
 }
 
-// The records of an address and of a machine's boot, each with the nonce of the transaction that wrote it.
+// The record of an address and the record of a machine's boot. Each has the nonce of the transaction that
+// wrote it.
 type Address = Option<(Holder, u8)>;
 type Node = (u8, u8);
 
-/// A transaction that the server applies if the records are still as they were read. A transaction without a
-/// change is a fence.
+/// A transaction. The server applies it if the records are still as they were when the command read them. A
+/// transaction that changes no address is a fence.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Transaction {
     number: u8,
@@ -40,7 +41,7 @@ struct Transaction {
 struct Change {
     address: usize,
     old: Address,
-    /// The node record of the old holder.
+    /// The node record of the previous holder.
     node: Option<Node>,
     new: Option<Holder>,
 }
@@ -55,11 +56,12 @@ struct Command {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Step {
     Decide,
-    /// The command fences before it decides, because a note was left or the name is not claimed in this boot.
+    /// The command has to fence before it decides, because a note was left or because the name was not
+    /// claimed in this boot.
     Fence,
     Commit(usize, u8),
-    /// There was no answer: the command fences, then checks whether the address has the nonce of the
-    /// transaction.
+    /// The transaction was not answered. The command fences, and then checks whether the record of the
+    /// address has the nonce of the transaction.
     Look(usize, u8),
 }
 
@@ -69,9 +71,10 @@ struct Machine {
     command: Option<Command>,
     /// Whether a process ended without removing the note of its transaction.
     has_note: bool,
-    /// The container that runs or is being started. The earlier containers of this boot were deleted.
+    /// The number of the container that is running or being started. The earlier containers of this boot were
+    /// deleted.
     container: u8,
-    /// The address that an ADD returned, until a DEL begins.
+    /// The address that an ADD returned to the container, until its DEL begins.
     lives: Option<usize>,
     commands: u8,
 }
@@ -93,9 +96,10 @@ struct State {
 enum Action {
     Add(usize),
     Del(usize),
-    /// A command reads, decides, and sends a transaction.
+    /// A command reads the records, decides, and sends a transaction.
     Send(usize),
-    /// A transaction is applied or fails, and its command receives the answer if it still waits.
+    /// The server applies a transaction or refuses it. If the command is still waiting, it receives the
+    /// answer.
     Deliver(usize),
     GiveUp(usize),
     Kill(usize),
@@ -113,7 +117,7 @@ impl State {
         Holder { machine, boot, container }
     }
 
-    /// An ADD succeeds with an address, a DEL without one.
+    /// Ends a command successfully: an ADD with an address, a DEL without an address.
     fn succeed(&mut self, me: usize, address: Option<usize>) {
         let machine = &mut self.machines[me];
         (machine.command, machine.lives) = (None, address);
@@ -152,7 +156,7 @@ impl State {
         self.machines[me].command = Some(Command { step, waits_for: Some(number), ..command });
     }
 
-    /// Checks whether a transaction was applied. A DEL checks this when it decides again.
+    /// Checks whether a transaction was applied. A DEL makes this check when it decides again.
     fn look(&mut self, me: usize, address: usize, nonce: u8) {
         let is_applied = self.addresses[address] == Some((self.holder(me), nonce));
         match &mut self.machines[me].command {
@@ -197,7 +201,7 @@ impl State {
         }
     }
 
-    /// Ends a process. Its transaction stays in transit.
+    /// Kills a process. Its transaction stays in transit.
     fn kill(&mut self, me: usize) {
         self.crashes += 1;
         let machine = &mut self.machines[me];
@@ -255,7 +259,7 @@ impl Model for Cluster {
             Action::Kill(me) => state.kill(me),
             Action::Reboot(me) => {
                 state.kill(me);
-                // `/run` is empty, and the containers have ended.
+                // After a reboot, `/run` is empty and the containers have ended.
                 let Machine { boot, container, commands, .. } = state.machines[me];
                 let (boot, container) = (boot + 1, container + 1);
                 state.machines[me] = Machine { boot, container, commands, ..Machine::default() };

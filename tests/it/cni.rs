@@ -1,5 +1,5 @@
-//! The golden folders of `testdata/cni`: each is a sequence of calls of the plugin, run in each version of
-//! the specification. `testdata/README.md` describes the format.
+//! The golden folders in `testdata/cni`. Each folder is a sequence of calls of the plugin, and is run in each
+//! version of the specification. `testdata/README.md` describes the format.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -10,8 +10,8 @@ use crate::lab::{Answer, Call, testdata};
 
 const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
-/// The keys of a case and of a step. Other keys are refused, because a misspelled expectation would never be
-/// checked.
+/// The keys of a case and of a step. Other keys are an error, because an expectation under a misspelled key
+/// would never be checked.
 const CASE: &[&str] = &["about", "versions", "config", "steps"];
 const STEP: &[&str] = &[
     "note", "cmd", "versions", "env", "merge", "stdin", "files", "remove", "lock", "stdout",
@@ -55,7 +55,7 @@ fn goldens() {
                 && std::panic::catch_unwind(|| play(name, &case, version)).is_err()
             {
                 failed.push(format!("{name} in {version}"));
-                // Stop here: the other versions would most likely fail in the same way.
+                // Stop here, because the other versions would most likely fail in the same way.
                 break;
             }
         }
@@ -70,13 +70,14 @@ fn known(place: &str, object: &Value, keys: &[&str]) {
     }
 }
 
-/// Whether a step or case applies to this version: `versions` is absent, a list, `>=1.0.0` or `<0.3.0`.
+/// Returns whether a step or case applies to this version. `versions` is absent, a list, or a text such as
+/// `>=1.0.0` or `<0.3.0`.
 fn applies(versions: &Value, version: &str) -> bool {
     match versions {
         Value::Null => true,
         Value::Array(list) => list.iter().any(|v| v == version),
         Value::String(text) => match text.strip_prefix(">=") {
-            // All versions have single digits, so they sort as text.
+            // All version numbers have single digits, so they can be compared as text.
             Some(least) => version >= least,
             None => version < text.strip_prefix('<').expect("\">=\" or \"<\""),
         },
@@ -100,7 +101,7 @@ fn play(name: &str, case: &Value, version: &str) {
     }
 }
 
-/// The value with every placeholder replaced.
+/// Returns the value with all placeholders replaced.
 fn placed(value: &Value, here: &dyn Fn(&str) -> String) -> Value {
     match value {
         Value::String(text) => Value::String(here(text)),
@@ -151,7 +152,7 @@ fn prepare(step: &Value, dir: &Path) {
     }
 }
 
-/// JSON merge patch, RFC 7396.
+/// Applies a JSON merge patch (RFC 7396).
 fn merge(target: &mut Value, patch: &Value) {
     match patch {
         Value::Null => {}
@@ -228,7 +229,7 @@ fn answer(place: &str, expect: &Value, version: &str, ran: &Answer) {
     };
     let expected = &expect["json"][shape];
     ran.check(expected.is_null() || *expected == answer, format!("{place}: expected {expected:#}"));
-    // A delegating plugin would otherwise find an interface that it does not know.
+    // A plugin that delegates to sublet would get an interface that it does not know.
     ran.check(answer["interfaces"].is_null(), "interfaces in the answer");
 }
 
@@ -253,7 +254,7 @@ fn error(place: &str, expect: &Value, ran: &Answer) {
     ran.check(found == *expected, format!("{place}: expected details {expected}"));
 }
 
-/// Each expected lease exists with the expected fields, and there are no other leases.
+/// Checks that each expected lease exists with the expected fields, and that there are no other leases.
 fn held(place: &str, step: &Value, expected: &[Value], dir: &Path, ran: &Answer) {
     let default = dir.join("leases.redb");
     let store = step["env"]["IPAM_DB_PATH"].as_str().unwrap_or(default.to_str().unwrap());

@@ -1,4 +1,5 @@
-//! `sublet import cni-cache`: the leases of running containers after their store was lost.
+//! Tests of `sublet import cni-cache`, which leases the addresses of running containers again after their
+//! store was lost.
 
 use std::fs;
 
@@ -6,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::lab::{Answer, Call, Lab, conf};
 
-/// Writes the file that libcni caches for an attachment.
+/// Writes the file that libcni caches for one interface of a container.
 fn cache(lab: &Lab, container: &str, netns: &str, addresses: &[&str]) {
     let list = json!({
         "cniVersion": "1.1.0", "name": "mynet", "plugins": [
@@ -35,7 +36,7 @@ fn import(lab: &Lab, more: &[&str]) -> Answer {
     Call::sublet().args(&["import", "cni-cache", &folder, "--json"]).args(more).run()
 }
 
-/// `container outcome` of each record.
+/// Returns `container outcome` for each record.
 fn outcomes(answer: &Answer) -> Vec<String> {
     let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
     let row = |row: &Value| format!("{} {}", text(row, "container"), text(row, "outcome"));
@@ -50,7 +51,7 @@ fn running_containers_get_their_addresses_again_and_dead_ones_none() {
     let lab = Lab::new();
     cache(&lab, "alive", ALIVE, &["10.1.2.7/24"]);
     cache(&lab, "dead", "/run/netns/no-such-namespace", &["10.1.2.8/24"]);
-    // This file was the mount point of a namespace in an earlier boot.
+    // In an earlier boot, a network namespace was mounted on this file.
     let file = lab.join("was-mounted").display().to_string();
     fs::write(&file, "").unwrap();
     cache(&lab, "unmounted", &file, &["10.1.2.9/24"]);
@@ -69,7 +70,7 @@ fn running_containers_get_their_addresses_again_and_dead_ones_none() {
     );
     assert_eq!((fields("podName"), fields("netns")), (vec!["alive".into()], vec![ALIVE.into()]));
     assert_eq!(outcomes(&import(&lab, &[])), ["alive present", "dead gone", "unmounted gone"]);
-    // The container's own DEL frees the imported lease, as if the store had never been lost.
+    // The DEL of the container frees the imported lease, as if the store had never been lost.
     Call::cni("DEL", "alive", &conf(&lab.data_dir(), "10.1.2.0/24")).run().silent();
     assert!(lab.list().is_empty());
 }

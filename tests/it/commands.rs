@@ -1,9 +1,9 @@
-//! The output of every command of `sublet` on one fixed store, as text and as JSON. `cluster_commands` has
-//! the commands for clusters.
+//! Compares the output of every command of `sublet` on a fixed store, as text and as JSON, with golden files.
+//! `cluster_commands` does the same for the commands for clusters.
 //!
-//! `testdata/cli/<case>.<plain|json|color>` has standard output, standard error and the exit code. ESC is
-//! written as `^[`, the test's folder as `@`. `UPDATE_GOLDEN=1` rewrites the files; read each difference
-//! before you commit it. A case that only fails with a message has no file.
+//! `testdata/cli/<case>.<plain|json|color>` contains standard output, standard error and the exit code. ESC
+//! is written as `^[`, and the test's folder as `@`. `UPDATE_GOLDEN=1` rewrites the files; read each
+//! difference before you commit it. A case that only fails with a message has no file.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -27,7 +27,7 @@ use crate::schema;
 
 pub const NOW: u64 = 1_769_900_000;
 
-/// The facts of node-1.
+/// Returns the facts about the host node-1.
 pub fn facts(now: u64) -> Facts {
     Facts {
         now,
@@ -44,13 +44,13 @@ pub fn facts(now: u64) -> Facts {
     }
 }
 
-/// A call of the plugin at a given time.
+/// Calls the plugin at a given time.
 fn plugin(lab: &Lab, now: u64, command: &str, conf: &Value, more: &[(&str, &str)]) {
     let store = lab.join("leases.redb").display().to_string();
     called(&facts(now), command, conf, &[&[("IPAM_DB_PATH", &*store)], more].concat());
 }
 
-/// A call of the plugin that must succeed.
+/// Calls the plugin. The call must succeed.
 pub fn called(facts: &Facts, command: &str, conf: &Value, more: &[(&str, &str)]) {
     let env = |name: &str| -> Option<OsString> {
         let own = more.iter().find(|(n, _)| *n == name).map(|(_, value)| *value);
@@ -83,8 +83,8 @@ fn pods() -> Value {
     })
 }
 
-/// Fills a store like a node's: pods with two families, a small network that is nearly full, ECS tasks with
-/// their gateway (some have ended), and some reservations.
+/// Fills a store with leases like those of a node: pods with IPv4 and IPv6 addresses, a small network that is
+/// nearly full, ECS tasks with their gateway (some tasks have ended), and some reservations.
 fn fill(lab: &Lab) {
     let edge = json!({
         "cniVersion": "1.0.0", "name": "edge", "type": "macvlan",
@@ -111,7 +111,7 @@ fn fill(lab: &Lab) {
     let reserved =
         call(lab, &["reserve", "pods", "10.77.0.150-10.77.0.159", "--note", "printers"], PLAIN);
     assert!(reserved.ends_with("exit 0\n"), "{reserved}");
-    // The files of other programs.
+    // The lease files of other programs.
     fs::copy(testdata().join("import/eni-ipam.db"), lab.join("eni-ipam.db")).unwrap();
     let gipam = json!({"v4": "192.168.0.0/16", "v4ab": 24, "v4idx": 1, "allocated": [
         {"id": "a1b2", "v": 4, "pool": "192.168.0.0/24", "idx": 3, "allocated": ["192.168.0.1"]}]});
@@ -133,13 +133,13 @@ fn fill(lab: &Lab) {
 pub const PLAIN: Screen = Screen { width: 80, height: Some(24), ..Screen::PLAIN };
 const COLOR: Screen = Screen { color: true, alert: true, unicode: true, ..PLAIN };
 
-/// The output and the exit code of a command on the fixed store.
+/// Runs a command on the fixed store. Returns its output and exit code.
 fn call(lab: &Lab, args: &[&str], screen: Screen) -> String {
     let store: &[&str] = if args.is_empty() { &[] } else { &["--store", "@/leases.redb"] };
     said(lab, &[args, store].concat(), screen)
 }
 
-/// The output and the exit code of a command.
+/// Runs a command. Returns its output and exit code.
 pub fn said(lab: &Lab, args: &[&str], screen: Screen) -> String {
     let folder = lab.path().display().to_string();
     let mut all: Vec<OsString> = vec!["sublet".into()];
@@ -158,7 +158,7 @@ pub fn said(lab: &Lab, args: &[&str], screen: Screen) -> String {
     format!("{}--- standard error\n{}--- exit {code}\n", text(stdout), text(stderr))
 }
 
-/// The difference to the golden file, if any.
+/// Returns the difference between an output and the golden file, if there is one.
 pub fn golden(name: &str, said: &str) -> Option<String> {
     let path = testdata().join("cli").join(name);
     #[allow(clippy::disallowed_methods, reason = "a test reads its own switch")]
@@ -170,7 +170,7 @@ pub fn golden(name: &str, said: &str) -> Option<String> {
     (written != said).then(|| format!("== {name}\n-- written\n{written}\n-- said\n{said}"))
 }
 
-/// A separate folder with the fixed store, for a command that changes it.
+/// Returns a copy of the folder with the fixed store, for a command that changes the store.
 pub fn copy(from: &Path) -> Lab {
     let lab = Lab::new();
     copy_into(from, lab.path());
@@ -192,22 +192,22 @@ fn copy_into(from: &Path, to: &Path) {
     }
 }
 
-/// Name, arguments, and how it ends.
+/// A case: its name, its arguments, and how the command ends.
 pub type Case = (&'static str, &'static [&'static str], Ends);
 
-/// How a case ends.
+/// How the command of a case ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Ends {
-    /// It has a golden file for its output.
+    /// The command has a golden file for its output.
     Plain,
-    /// It has golden files for its output without and with `--json`.
+    /// The command has golden files for its output without and with `--json`.
     Json,
-    /// It prints nothing but a message and fails with this exit code, with `--json` as well.
+    /// The command prints only a message and fails with this exit code, also with `--json`.
     Fails(u8),
 }
 use Ends::{Fails, Json, Plain};
 
-/// Cases with a golden file for colored output.
+/// The cases that also have a golden file for colored output.
 const COLORED: [&str; 2] = ["list", "map-network"];
 
 const CASES: &[Case] = &[
@@ -318,15 +318,15 @@ fn a_range_that_fills_up_has_a_forecast() {
     }
 }
 
-/// A folder with the fixed store.
+/// Makes a folder with the fixed store.
 pub fn fixed() -> Lab {
     let lab = Lab::new();
     fill(&lab);
     lab
 }
 
-/// The differences between the output of a case and its golden files. `call` gets the arguments after the
-/// case's own.
+/// Returns the differences between the output of a case and its golden files. `call` gets further arguments,
+/// which come after those of the case.
 pub fn in_all_forms(
     name: &str,
     args: &[&str],
@@ -343,7 +343,7 @@ pub fn in_all_forms(
         );
         return Vec::new();
     }
-    // Tables and pictures fit the screen.
+    // Tables and pictures must fit the width of the screen.
     let fits =
         ["list", "pools", "top", "map", "stats", "history", "show-network", "node-list", "doctor"];
     if fits.iter().any(|f| name.starts_with(f)) {
@@ -373,11 +373,11 @@ fn strs(path: &[String]) -> Vec<&str> {
     path.iter().map(String::as_str).collect()
 }
 
-/// The schema has each command that prints JSON, and no other.
+/// The schema must contain each command that prints JSON, and no other command.
 #[test]
 fn are_all_in_the_schema() {
     let commands = leaves().into_iter().map(|(path, _)| path.join(" "));
-    // A script, and lines for a log.
+    // `completion` prints a script, and `agent` prints lines for a log.
     let others = ["completion", "agent"];
     let printing: BTreeSet<String> =
         commands.filter(|name| !others.contains(&name.as_str())).collect();
@@ -387,7 +387,7 @@ fn are_all_in_the_schema() {
     schema::check("version", &serde_json::from_str(version).unwrap());
 }
 
-/// Every command and subcommand, as it is called.
+/// Returns every command and subcommand, with the arguments that call it.
 fn leaves() -> Vec<(Vec<String>, clap::Command)> {
     let mut leaves = Vec::new();
     for command in cli::definition().get_subcommands() {
@@ -412,11 +412,11 @@ fn case_of(path: &[String]) -> Option<&'static Case> {
     cases().find(|(_, args, _)| args.len() >= path.len() && path.iter().eq(&args[..path.len()]))
 }
 
-/// The only command that does not end by itself. Its golden files are used in tests/it/watch.rs.
+/// The only command that does not end by itself. tests/it/watch.rs uses its golden files.
 const ENDLESS: &str = "watch";
 
-/// Commands whose output depends on the build or is generated from all other commands, and commands that
-/// copy their own program, which tests/it/install.rs and tests/it/agent.rs run.
+/// Commands without golden files. The output of the first two depends on the build or on all other commands.
+/// The last two copy their own program; tests/it/install.rs and tests/it/agent.rs run them.
 const UNRECORDED: [&str; 4] = ["version", "completion", "install", "agent"];
 
 #[test]
@@ -486,7 +486,7 @@ fn formats_and_the_program_itself() {
     }
 }
 
-/// Each command has a case, each case belongs to a command, and each golden file to a case.
+/// Each command must have a case, each case must belong to a command, and each golden file to a case.
 #[test]
 fn are_all_shown() {
     let known = leaves().into_iter().map(|(path, _)| path);
@@ -518,8 +518,8 @@ fn exits(said: &str, code: u8) -> bool {
     said.ends_with(&format!("--- exit {code}\n"))
 }
 
-/// With `--json`, every command prints JSON. It uses the named store, and distinguishes invalid usage from
-/// failure.
+/// With `--json`, every command prints JSON. Every command uses the named store, and has different exit codes
+/// for invalid usage and for a failure.
 #[test]
 fn take_the_same_options_and_end_alike() {
     let lab = Lab::new();
@@ -548,8 +548,8 @@ fn take_the_same_options_and_end_alike() {
             of_networks.push(name);
         }
     }
-    // The commands whose output has rows of several networks. The output of the others is about one network
-    // or the whole store.
+    // These are the commands whose output has rows of several networks. The output of all other commands is
+    // about one network or about the whole store.
     let expected = [
         "list",
         "show",
@@ -569,8 +569,9 @@ fn take_the_same_options_and_end_alike() {
     assert!(exits(&said(&lab, &["--version"], PLAIN), 0));
 }
 
-/// Every command fails on an invalid store and on an unreachable one. Commands that work only with files
-/// report a cluster as invalid usage, and the other way round.
+/// Every command must fail if the store is invalid or cannot be reached. Commands that work only with lease
+/// files must report a cluster as invalid usage, and commands that work only with clusters must report a
+/// lease file.
 #[test]
 fn fail_alike() {
     const OF_A_FILE: &[&str] =
@@ -585,7 +586,7 @@ fn fail_alike() {
             let lab = fixed();
             fs::write(lab.join("foreign"), "the quick brown fox").unwrap();
             cluster_commands::write_files(&lab);
-            // If a case names a store, it is one of these.
+            // A case that names a store uses one of these stores.
             let stores = ["@/leases.redb", "ETCD", "CONSUL", "EMPTY"];
             let own = own.iter().map(|arg| if stores.contains(arg) { store } else { arg });
             let mut args: Vec<&str> = own.collect();

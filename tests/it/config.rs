@@ -1,11 +1,12 @@
-//! Configurations, and their interpretation or their errors.
+//! Parses the configurations in `testdata/config` and compares the results, or the errors, with golden files.
 //!
-//! `testdata/config/<dialect>/<ok|bad>/<case>/` holds
-//! - `in.json`; if it is absent, the input is the dialect's `base.json`;
-//! - `env`, optional: lines KEY=VALUE over `CNI_CONTAINERID=ctr1` and `CNI_IFNAME=eth0`;
-//! - `out.txt`: the result without the lines of [`ALWAYS`] that the case `ok/base` has too.
+//! `testdata/config/<dialect>/<ok|bad>/<case>/` contains
+//! - `in.json`: the input; if it is absent, the input is the dialect's `base.json`;
+//! - `env` (optional): lines KEY=VALUE, in addition to `CNI_CONTAINERID=ctr1` and `CNI_IFNAME=eth0`;
+//! - `out.txt`: the result. Lines with a prefix in [`ALWAYS`] are left out if the result of `ok/base` has the
+//!   same line.
 //!
-//! `UPDATE_GOLDEN=1` writes `out.txt` anew; read each difference before you commit it.
+//! `UPDATE_GOLDEN=1` rewrites `out.txt`; read each difference before you commit it.
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
@@ -42,7 +43,7 @@ fn inputs(env: &str) -> Inputs {
     inputs
 }
 
-/// The interpretation of a configuration, in the plugin's order; errors are returned as `Err`.
+/// Parses a configuration in the same order as the plugin, and returns the result as text.
 fn read(bytes: &[u8], inputs: &Inputs) -> Result<String, String> {
     let mut conf = Netconf::decode(bytes).map_err(|e| failure(&e))?;
     let mut out = String::new();
@@ -65,7 +66,7 @@ fn read(bytes: &[u8], inputs: &Inputs) -> Result<String, String> {
     note(conf.config(inputs).map(|config| show(&config)));
     let cleanup = conf.cleanup(inputs);
     if wrong.is_empty() {
-        // `cleanup_agrees_with_config` compares the rest.
+        // `cleanup_agrees_with_config` compares the other fields.
         let freed = format!("cleanup: addrs: {:?}, rewind {}\n", cleanup.addrs, cleanup.rewind);
         Ok(format!("version {}, has id: {}\n{out}{freed}", conf.version(), conf.has_id()))
     } else {
@@ -144,12 +145,11 @@ fn show(c: &Config) -> String {
     out
 }
 
-/// The prefixes of lines that every result has. A line with such a prefix may be omitted if it is the same
-/// in `ok/base`.
+/// The prefixes of lines that every result has. Such a line may be left out if `ok/base` has the same line.
 const ALWAYS: &[&str] =
     &["version ", "dialect ", "owner: ", "strategy: ", "store: ", "legacy: ", "cleanup: ", "  "];
 
-/// The result without the lines that are the same in `ok/base`.
+/// Returns the result without the lines that `ok/base` has too.
 fn differing(out: &str, base: &str) -> String {
     let usual: HashSet<&str> = base.lines().collect();
     let is_usual = |l: &str| usual.contains(l) && ALWAYS.iter().any(|begin| l.starts_with(begin));
@@ -170,7 +170,7 @@ fn show_cleanup(c: &Cleanup) -> String {
     )
 }
 
-/// The log settings; the format only if it is not the default.
+/// Returns the log settings as text, with the format only if it is not the default.
 fn log(log: &sublet::config::Log) -> String {
     format!("{log:?}").replace(", format: Text", "")
 }
@@ -187,7 +187,7 @@ fn cases() -> Vec<PathBuf> {
     folders(root).iter().flat_map(|d| folders(d)).flat_map(|d| folders(&d)).collect()
 }
 
-/// The configuration of a case.
+/// Returns the configuration of a case.
 pub fn configuration(case: &Path) -> Vec<u8> {
     fs::read(case.join("in.json")).unwrap_or_else(|_| base_configuration(case))
 }
@@ -196,7 +196,7 @@ fn base_configuration(case: &Path) -> Vec<u8> {
     fs::read(case.join("../../base.json")).expect("base.json")
 }
 
-/// The result of the dialect's `base.json`, together with the values for a DEL.
+/// Returns the result for the dialect's `base.json`, including the values for a DEL.
 fn base(case: &Path) -> String {
     let (bytes, inputs) = (base_configuration(case), inputs(""));
     let conf = Netconf::decode(&bytes).expect("base.json");
@@ -235,7 +235,7 @@ fn golden() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A DEL finds the leases where the ADD of the same configuration made them.
+/// A DEL must look for the leases in the place where an ADD with the same configuration makes them.
 #[test]
 fn cleanup_agrees_with_config() {
     for case in cases() {
@@ -258,8 +258,8 @@ fn cleanup_agrees_with_config() {
     }
 }
 
-/// At each place of the samples, the value is replaced by each JSON type and by hostile text. Nothing
-/// panics, and there is always a cleanup.
+/// Replaces the value at each place of the sample configurations with each JSON type and with hostile text.
+/// Nothing may panic, and there must always be a cleanup.
 #[test]
 fn no_value_at_any_place_panics() {
     let deep = format!("{}1{}", "[".repeat(100), "]".repeat(100));

@@ -1,4 +1,4 @@
-//! Copies of stores between a file, etcd and Consul, and by way of JSON lines.
+//! Copies stores between a lease file, etcd and Consul, directly and by way of JSON lines.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,7 +19,7 @@ fn done(call: &Call) -> Answer {
     answer
 }
 
-/// Every line of `sublet export jsonl`.
+/// Returns the lines that `sublet export jsonl` prints.
 fn export(store: &str) -> String {
     done(&Call::sublet().arg("export").arg("jsonl").arg("--store").arg(store)).stdout
 }
@@ -28,8 +28,8 @@ fn import(lines: &str, store: &str) -> Call {
     Call::sublet().arg("import").arg("jsonl").arg("--store").arg(store).stdin(lines)
 }
 
-/// The records without the differences between kinds of stores: their order, the lifetime of records other
-/// than leases, and (only in a file) the boot in which a durable lease was made.
+/// Returns the records without the differences between kinds of stores: their order, the lifetime of records
+/// other than leases, and the boot of a durable lease (which only a lease file stores).
 fn records(lines: &str) -> BTreeSet<String> {
     let record = |line: &str| {
         let mut value: Value = serde_json::from_str(line).unwrap();
@@ -44,8 +44,8 @@ fn records(lines: &str) -> BTreeSet<String> {
     lines.lines().skip(1).map(record).collect()
 }
 
-/// A file with leases of two networks (one with `persist: disk`), cooling addresses, a pod's address, a
-/// record of an import from host-local, and pools.
+/// Makes a lease file with leases of two networks (one has `persist: disk`), cooling addresses, a pod's
+/// former address, a record of an import from host-local, and pools.
 fn fill(lab: &Lab) -> String {
     let add = |conf: &Value, container: &str, args: &str| {
         done(&Call::cni("ADD", container, conf).env("CNI_ARGS", args));
@@ -151,7 +151,7 @@ fn an_address_with_another_holder_is_named_and_nothing_is_written() {
 
 #[test]
 fn what_changes_meanwhile_is_told() {
-    // A store that is copied to itself under a different name stays unchanged.
+    // If a store is copied to itself under a different name, it stays unchanged.
     let lab = Lab::new();
     let from = fill(&lab);
     let link = lab.join("link");
@@ -163,7 +163,7 @@ fn what_changes_meanwhile_is_told() {
     assert!(Path::new(&from).exists());
 }
 
-/// Needs etcd and Consul.
+/// Tests that need etcd and Consul.
 mod peers {
     use super::*;
     use crate::peers::clusters;
@@ -193,7 +193,7 @@ mod peers {
             }
             assert_eq!(records(&export(to)), expected);
         }
-        // The lifetimes are the same, and the containers are known there.
+        // The leases have the same lifetimes in the copy, and the containers find their leases there.
         let boot = conf(&lab.join("last").display().to_string(), "10.1.0.0/24");
         let before = list(&lab.join("last/leases.redb")).len();
         for i in 0..6 {
@@ -203,7 +203,7 @@ mod peers {
         old["name"] = json!("old");
         done(&Call::cni("DEL", "old-1", &old));
         assert_eq!(list(&lab.join("last/leases.redb")).len(), before - 7);
-        // The source is unchanged.
+        // The source must be unchanged.
         assert_eq!(records(&export(&first)), expected);
     }
 
@@ -233,7 +233,7 @@ mod peers {
         assert_eq!(export(&etcd.store("two")), there);
     }
 
-    /// Many leases as lines.
+    /// Returns many leases as JSON lines.
     fn many(count: usize) -> String {
         let head = json!({"sublet": "0.1.0", "format": 2}).to_string() + "\n";
         let line = |i: usize| {

@@ -1,7 +1,8 @@
-//! Damage to a store file leads to correct data or to an error with a remedy, and never to a wrong address.
+//! A damaged lease file must lead to correct data or to an error that says what to do, and never to a wrong
+//! address.
 //!
-//! Most cases run in this process, through the library, thousands of times. Some run the program, to test
-//! its output.
+//! Most cases run thousands of times in this process, through the library. Some cases run the program, to
+//! test its output.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -21,12 +22,12 @@ use crate::store_check as check;
 
 const PAGE: usize = 4096;
 
-/// A valid store, and a place for damaged copies of it.
+/// A valid store, and a place for damaged copies of the store.
 struct Patient {
     folder: TempDir,
     persist: Persist,
     whole: Vec<u8>,
-    /// The lock file beside the store.
+    /// The content of the lock file beside the store.
     lock: Vec<u8>,
     truth: BTreeMap<Addr, Lease>,
     refused: usize,
@@ -34,7 +35,7 @@ struct Patient {
 }
 
 impl Patient {
-    /// A store with this number of leases, after other leases were freed.
+    /// Makes a store with this number of leases, after other leases were freed.
     fn new(leases: usize, persist: Persist) -> Patient {
         let folder = TempDir::new_in("/dev/shm").unwrap();
         let file = folder.path().join("leases.redb");
@@ -72,7 +73,7 @@ impl Patient {
         self.folder.path().join(name)
     }
 
-    /// The indexes of the pages that have content.
+    /// Returns the indexes of the pages that contain data.
     fn used(&self) -> Vec<usize> {
         let pages = self.whole.chunks(PAGE).enumerate();
         pages.filter(|(_, page)| page.iter().any(|b| *b != 0)).map(|(n, _)| n).collect()
@@ -90,7 +91,7 @@ impl Patient {
         fs::write(self.file(".lock"), &self.lock).unwrap();
     }
 
-    /// How many of four calls were refused.
+    /// Returns how many of four calls were refused.
     fn used_with(&self, bytes: &[u8], name: &str) -> usize {
         let cx = check::now();
         let store = &mut *check::open(&self.folder.path().join("leases.redb"), self.persist);
@@ -129,7 +130,7 @@ impl Patient {
         refused
     }
 
-    /// Asserts that some damage was detected, and that some was in unused parts.
+    /// Asserts that some damage was detected, and that some damage was in unused parts.
     fn both(&self, name: &str) {
         assert!(
             self.refused > 50 && self.unharmed > 50,
@@ -147,7 +148,7 @@ fn given(store: &mut dyn Store, container: &str) -> Result<Addr, Error> {
     }
 }
 
-/// Asserts that this is an error of the store, with a remedy.
+/// Asserts that this is an error of the store that says what to do.
 fn is_damage(error: &Error, name: &str) {
     let text = error.to_string();
     match error {
@@ -246,7 +247,7 @@ fn truncated_anywhere() {
         let used = patient.used().last().unwrap() * PAGE;
         assert!(refused || len > used, "{len} of {} bytes are taken for a store", whole.len());
     }
-    // Try a file that is longer than before, too.
+    // Also try a file that is longer than before.
     let mut bytes = whole;
     bytes.resize(bytes.len() + 512, 0);
     patient.try_with(&bytes, "512 bytes more");
@@ -255,18 +256,18 @@ fn truncated_anywhere() {
 
 const TABLE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("sublet");
 
-/// Gives a store file the version of another build.
+/// Changes the version in a lease file to that of another build.
 fn with_schema(file: &Path, version: u8, schema: u8) {
     let database = loop {
         match Database::open(file) {
-            // A child process that another test is starting holds the lock until its exec.
+            // Another test may be starting a child process, which holds the lock until it runs its program.
             Err(DatabaseError::DatabaseAlreadyOpen) => std::thread::yield_now(),
             database => break database.unwrap(),
         }
     };
     let transaction = database.begin_write().unwrap();
     {
-        // Version, number, CRC32C over key and record.
+        // The record consists of a version, a number, and a CRC32C over key and record.
         let record = [version, schema];
         let sum = crc32c::crc32c_append(crc32c::crc32c(b"Mschema"), &record);
         let value = [&record[..], &sum.to_le_bytes()].concat();
@@ -318,7 +319,7 @@ fn another_program_s_file() {
     is_damage(&check::list(store, &check::now()).unwrap_err(), "foreign");
 }
 
-/// The program prints exactly one JSON document, whatever the file contains.
+/// The program must print exactly one JSON document, whatever the file contains.
 #[test]
 fn what_the_program_prints() {
     let patient = Patient::new(60, Persist::Disk);
@@ -403,7 +404,7 @@ impl Patient {
     }
 }
 
-/// After a repair there are no problems, and no held address is free.
+/// After a repair, `doctor` must find no problems, and no leased address may be free.
 #[test]
 fn a_repair_loses_no_lease() {
     for persist in [Persist::Boot, Persist::Disk] {

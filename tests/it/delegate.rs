@@ -1,5 +1,5 @@
-//! CNI 1.1.0 through a main plugin that passes everything on to its IPAM plugin. Debian's plugins know
-//! versions up to 1.0.0 only.
+//! Tests CNI 1.1.0 with a main plugin that passes every command on to its IPAM plugin. Debian's main plugins
+//! only know versions up to 1.0.0.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::lab::{Call, Lab, SUBLET, addresses, by_attachment};
 
-/// `examples/delegate.rs`, which cargo builds beside the tests.
+/// The program of `examples/delegate.rs`, which cargo builds together with the tests.
 pub fn delegate() -> PathBuf {
     let folder = Path::new(env!("CARGO_BIN_EXE_sublet")).parent().unwrap();
     let path = folder.join("examples/delegate");
@@ -70,14 +70,15 @@ fn gc_frees_what_is_not_named() {
     for container in ["a", "b", "c"] {
         network.call("ADD", container, &network.conf).run().ok();
     }
-    // libcni sends both spellings.
+    // libcni sends both names of the key.
     let valid = json!([{"containerID": "b", "ifname": "eth0"}]);
     let mut conf = network.conf.clone();
     conf["cni.dev/valid-attachments"] = valid.clone();
     conf["cni.dev/attachments"] = valid;
     network.call("GC", "", &conf).run().silent();
     assert_eq!(network.holders(), ["b/eth0"]);
-    // A delegating plugin that re-marshals an empty list drops the key: nothing may be freed then.
+    // If a delegating plugin parses and writes the configuration again, an empty list is lost. Nothing may be
+    // freed in this case.
     let (code, _) = network.call("GC", "", &network.conf).run().error();
     assert_eq!(code, 7);
     assert_eq!(network.holders(), ["b/eth0"]);

@@ -1,5 +1,5 @@
-//! Obstacles at the store's path: the result is one JSON error with a remedy, without a panic, an
-//! overwritten file or a wrong address.
+//! Something is wrong at the path of the store. The result must be one JSON error that says what to do,
+//! without a panic, an overwritten file or a wrong address.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
@@ -12,14 +12,14 @@ use serde_json::json;
 
 use crate::lab::{Call, Dice, Lab, addresses, conf};
 
-/// The bolt format's mark, 16 bytes into the file.
+/// The magic number of the bolt format, which is 16 bytes after the beginning of the file.
 const BOLT_MAGIC: u32 = 0xED0C_DAED;
 
 fn add(lab: &Lab, container: &str) -> Call {
     Call::cni("ADD", container, &conf(&lab.data_dir(), "10.4.0.0/24"))
 }
 
-/// A lab with `bytes` at the store's path.
+/// Makes a lab with a file of these bytes at the path of the store.
 fn with_file(bytes: &[u8]) -> Lab {
     let lab = Lab::new();
     fs::create_dir(lab.join("data")).unwrap();
@@ -27,7 +27,7 @@ fn with_file(bytes: &[u8]) -> Lab {
     lab
 }
 
-/// A lab with a store of three leases.
+/// Makes a lab with a store that has three leases.
 fn with_leases() -> Lab {
     let lab = Lab::new();
     for container in ["a", "b", "c"] {
@@ -36,12 +36,12 @@ fn with_leases() -> Lab {
     lab
 }
 
-/// The existing lease file.
+/// Returns the path of the lease file that exists.
 fn file(lab: &Lab) -> PathBuf {
     Some(lab.boot_file()).filter(|file| file.exists()).unwrap_or_else(|| lab.store())
 }
 
-/// ADD, CHECK, DEL, GC and list all refuse what is at the store's path, and leave it unchanged.
+/// Checks that ADD, CHECK, DEL, GC and list all refuse the file at the store's path, and leave it unchanged.
 fn refused(lab: &Lab, expected: i64) -> String {
     let before = fs::read(file(lab)).ok();
     let add = add(lab, "new");
@@ -143,7 +143,8 @@ fn truncated_store() {
     }
 }
 
-/// One byte of a used page is changed. Every answer is correct or an error: a holder gets its own lease,
+/// One byte of a used page is changed. Every answer must be correct or an error: an owner gets its own lease,
+/// and no other container gets that address.
 /// and no other container does.
 #[test]
 fn changed_bytes() {
@@ -215,7 +216,7 @@ fn negative_lock_timeout_tries_once() {
     assert_eq!(code, 11, "{msg}");
 }
 
-/// Runs a call with a limit on the size of each file that it writes, in blocks of 512 bytes.
+/// Runs a call with a limit on the size of each file that it writes. The limit is in blocks of 512 bytes.
 fn limited(call: Call, blocks: u32) -> Call {
     call.under("sh", &["-c", &format!("ulimit -f {blocks}; exec \"$0\" \"$@\"")])
 }
@@ -241,7 +242,7 @@ fn a_limit_on_file_size_is_an_error_and_no_signal() {
     assert!(answer.stderr.contains("File too large"), "{answer:?}");
 }
 
-/// Runs a call with a redirection of its standard output in the shell: `>&-` closes it.
+/// Runs a call in a shell that redirects its standard output; `>&-` closes it.
 fn redirected(call: Call, how: &str) -> Call {
     call.under("sh", &["-c", &format!("exec \"$0\" \"$@\" {how}")])
 }
@@ -261,10 +262,10 @@ fn an_answer_that_cannot_be_delivered_is_no_lease() {
     }
     redirected(add(&lab, "discarded"), ">/dev/null").run().silent();
     assert_eq!(lab.list().len(), 1);
-    // A lease that was made before the call stays.
+    // A lease that was made by an earlier call stays.
     assert_eq!(redirected(add(&lab, "discarded"), ">&-").run().code, Some(1));
     assert_eq!(lab.list().len(), 1);
-    // A DEL has no answer to deliver.
+    // A DEL has no answer, so it succeeds.
     redirected(add(&lab, "discarded").env("CNI_COMMAND", "DEL"), ">&-").run().silent();
     assert!(lab.list().is_empty());
 }
@@ -281,7 +282,7 @@ fn files_that_are_created_are_the_owners_alone() {
     assert_eq!(mode(&log), 0o600);
 
     let store = lab.store().display().to_string();
-    // The leftovers of a killed process are not overwritten.
+    // The file that a killed process left behind is not used.
     fs::write(lab.join("lines.new"), "half").unwrap();
     fs::set_permissions(lab.join("lines.new"), Permissions::from_mode(0o666)).unwrap();
     let text = |path: &Path| path.display().to_string();

@@ -1,4 +1,4 @@
-//! What operators see of a store: history, statistics, reservations, the doctor's findings.
+//! Tests of what operators see of a store: history, statistics, reservations, and the findings of `doctor`.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -19,7 +19,7 @@ fn add(lab: &Lab, container: &str, conf: &Value) -> String {
     addresses(&Call::cni("ADD", container, conf).run().ok()).remove(0)
 }
 
-/// `event address container` of rows of `sublet history --json`.
+/// Returns `event address container` for each row of `sublet history --json`.
 fn told(rows: &[Value]) -> Vec<String> {
     let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
     rows.iter()
@@ -75,7 +75,7 @@ fn history_is_off_where_the_configuration_says_so() {
         let (code, msg) = Call::cni("ADD", "bad", &conf).run().error();
         assert!(code == 7 && msg.contains(wrong), "{code}: {msg}");
     }
-    // A DEL works with any of these settings.
+    // A DEL works with any of these history settings.
     Call::cni("DEL", "quiet", &conf).run().silent();
     assert!(lab.list().is_empty());
 }
@@ -91,7 +91,7 @@ fn reserving_is_all_or_nothing() {
         assert_eq!(lab.list().len(), 1);
     };
     let refused = |args: &str, text: &str| ended(1, args, text);
-    // In these cases only the command line is invalid.
+    // In these cases, the command line itself is invalid.
     let misused = |args: &str, text: &str| ended(2, args, text);
     refused("reserve mynet 10.1.2.0/28", "nothing was reserved");
     refused("reserve mynet 10.1.2.0/28", "container c (eth0) holds it");
@@ -109,7 +109,7 @@ fn reserving_is_all_or_nothing() {
     let done = sublet(&lab, "reserve mynet 10.1.2.16/28 --json").run().ok();
     assert_eq!(done["addresses"], json!([]), "they are reserved already");
     assert_eq!(lab.list().len(), 17);
-    // DEL, gc and release do not touch reservations; addresses of an unknown network can be reserved in
+    // DEL, `gc` and `release` do not free reservations. Addresses of an unknown network can be reserved in
     // advance.
     sublet(&lab, "reserve later 10.7.0.9 --create --json").run().ok();
     let done = sublet(&lab, "unreserve mynet 10.1.2.0/24 --yes --json").run().ok();
@@ -129,7 +129,7 @@ fn a_reservation_ends_whatever_the_range_has_become() {
     assert_eq!(lab.list().len(), 2);
 }
 
-/// A network after three ADDs that were not undone, a reservation, a refusal and a DEL.
+/// Makes a network with three ADDs, a reservation, a refused ADD and a DEL.
 fn busy() -> Lab {
     let lab = Lab::new();
     let mut conf = conf(&lab.data_dir(), "10.1.2.0/29");
@@ -172,7 +172,7 @@ fn statistics_count_addresses_and_requests() {
     let answer = sublet(&lab, &format!("stats --prometheus {}", file.display())).run();
     answer.check(answer.succeeded() && answer.stdout.is_empty(), "a file was asked for");
     assert_eq!(fs::read_to_string(&file).unwrap(), text);
-    // node_exporter runs as another user: the file has the mode that the umask leaves.
+    // node_exporter runs as another user, so the file gets the mode that the umask allows.
     fs::write(lab.join("usual"), "").unwrap();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
     assert_eq!(mode(&file), mode(&lab.join("usual")));
@@ -231,7 +231,7 @@ fn the_doctor_tells_what_is_odd() {
     assert_eq!(sublet(&lab, "doctor --nonsense").run().code, Some(2));
 }
 
-/// Need a mount namespace, and promtool.
+/// Tests that need a mount namespace and promtool.
 mod peers {
     use super::*;
     use crate::peers::reboot;
@@ -259,7 +259,7 @@ mod peers {
             let add = |boot: u8, container: &str| {
                 reboot::address(&reboot::cni(&lab, boot, "ADD", container, &conf))
             };
-            // Reserve before the network has any lease, and afterwards.
+            // Reserve addresses before the network has any lease, and again afterwards.
             run(1, &format!("reserve {persist} 10.1.2.2 --note printer --owner ops --create"));
             assert_eq!(add(1, "a"), "10.1.2.3/29");
             run(1, &format!("reserve {persist} 10.1.2.4-10.1.2.5"));

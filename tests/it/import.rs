@@ -1,4 +1,4 @@
-//! `sublet import ecs-ipam`, with the bolt file of a real ecs-ipam.
+//! Tests of `sublet import ecs-ipam`, with the bolt file of a real ecs-ipam.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::lab::{Answer, Call, Lab, addresses, list, testdata};
 
-/// A copy of the recorded file in testdata/import. `testdata/README.md` describes its content.
+/// Copies the recorded file from testdata/import. `testdata/README.md` describes its content.
 fn recorded(lab: &Lab) -> PathBuf {
     let file = lab.join("eni-ipam.db");
     fs::copy(testdata().join("import/eni-ipam.db"), &file).unwrap();
@@ -20,7 +20,7 @@ fn import(file: &Path, more: &[&str]) -> Answer {
     more.iter().fold(call.arg("--json"), |call, arg| call.arg(arg)).run()
 }
 
-/// A call in the ECS dialect, as the agent makes it: no container, only an `id`.
+/// Makes a call in the ECS dialect, as the ECS agent does: without a container, only with an `id`.
 fn ecs(store: &Path, command: &str, id: &str) -> Call {
     let conf = json!({
         "cniVersion": "0.3.0",
@@ -33,7 +33,7 @@ fn ecs(store: &Path, command: &str, id: &str) -> Call {
     Call::cni(command, "", &conf).env("IPAM_DB_PATH", &store.display().to_string())
 }
 
-/// The recorded file as `address -> id`; the id of a gateway is empty.
+/// Returns the leases in the recorded file as `address -> id`. The id of a gateway is empty.
 fn expected() -> Vec<(String, String)> {
     let text = fs::read_to_string(testdata().join("import/eni-ipam.tsv")).unwrap();
     let mut rows: Vec<(String, String)> = text
@@ -58,7 +58,7 @@ fn found(store: &Path) -> Vec<(String, String)> {
     rows
 }
 
-/// The number of entries in a list of a report.
+/// Returns the number of entries in a list of a report.
 pub fn count(report: &Value, key: &str) -> usize {
     report[key].as_array().unwrap().len()
 }
@@ -97,13 +97,13 @@ fn the_agent_goes_on_where_ecs_ipam_stopped() {
     import(&file, &[]).ok();
     let got = addresses(&ecs(&file, "ADD", "next").run().ok());
     assert_eq!(got, ["169.254.173.50", "fd00:ec2::6"], "as the original would have");
-    // An owner gets its address again, with the configured prefix.
+    // An owner gets its address again, with the configured prefix length.
     let again = ecs(&file, "ADD", "0a:4b:c1:bb:4e:03").run();
     assert_eq!(again.ips(), ["169.254.172.4/22", "fd00:ec2::4/64"]);
     ecs(&file, "DEL", "0a:4b:c1:bb:4e:04").run().silent();
     ecs(&file, "DEL", "bulk-200").run().silent();
     assert!(!found(&file).iter().any(|(_, id)| id == "0a:4b:c1:bb:4e:04" || id == "bulk-200"));
-    // A lease without id is freed by its address.
+    // A lease without an `id` is freed by its address.
     let mut conf = json!({
         "cniVersion": "0.3.0",
         "ipam": {"ipv4-subnet": "169.254.172.0/22", "ipv4-address": "169.254.173.78/22"}
@@ -118,7 +118,7 @@ fn the_agent_goes_on_where_ecs_ipam_stopped() {
     assert!(found(&file).iter().any(|(addr, _)| addr == "169.254.172.1"));
 }
 
-/// As with the original, a freed address is reused last.
+/// As in the original, a freed address is leased again only after all other addresses.
 #[test]
 fn a_del_moves_the_rotation_as_ecs_ipam_does() {
     let lab = Lab::new();
@@ -145,7 +145,7 @@ fn ecs_ipams_leases_may_go_into_another_store() {
     ecs(&store, "ADD", "next").run().ok();
     let again = import(&file, &into).ok();
     assert_eq!((count(&again, "taken"), count(&again, "present")), (0, 310));
-    // The rotation is not reset.
+    // Round robin continues after the last address.
     let got = addresses(&ecs(&store, "ADD", "third").run().ok());
     assert_eq!(got[0], "169.254.173.51");
     // If another owner holds one of the addresses, nothing is imported.
@@ -177,7 +177,7 @@ fn what_is_in_the_way_of_a_conversion_is_left_alone() {
     fs::write(lab.join("eni-ipam.db.bolt"), "precious").unwrap();
     assert!(refused("a file of that name").contains("eni-ipam.db.bolt"));
     fs::remove_file(lab.join("eni-ipam.db.bolt")).unwrap();
-    // The leftovers of a killed conversion are harmless.
+    // A file that a killed conversion left behind does no harm.
     fs::write(lab.join("eni-ipam.db.new"), "half").unwrap();
     fs::hard_link(&file, lab.join("eni-ipam.db.bolt")).unwrap();
     import(&file, &[]).ok();
@@ -186,8 +186,8 @@ fn what_is_in_the_way_of_a_conversion_is_left_alone() {
     assert_ne!(inode("eni-ipam.db"), inode("eni-ipam.db.bolt"));
 }
 
-/// A file that is truncated, filled with garbage or of another format leads to an error that names the file.
-/// Nothing is created.
+/// If the bolt file is truncated, filled with garbage or in another format, the result is an error that names
+/// the file, and nothing is created.
 #[test]
 fn damaged_bolt_files_are_refused() {
     let lab = Lab::new();
@@ -211,15 +211,15 @@ fn damaged_bolt_files_are_refused() {
     assert!(!lab.join("nope").exists() && !lab.join("nope.lock").exists());
 }
 
-/// A conversion is killed before its last step. With either persistence, nothing is leased beside the
-/// original file, and the next run completes the conversion.
+/// A conversion is killed before its last step. With either value of `persist`, an ADD leases nothing beside
+/// the original file, and the next run completes the conversion.
 #[test]
 fn a_killed_conversion_is_ended_by_the_next() {
     for persist in ["boot", "disk"] {
         let lab = Lab::new();
         let file = recorded(&lab);
         import(&file, &["--persist", persist]).ok();
-        // The name leads to the original file again. The other files are as the conversion left them.
+        // `<file>` is the original file again. The other files are as the killed conversion left them.
         let _ = fs::remove_file(&file);
         fs::hard_link(lab.join("eni-ipam.db.bolt"), &file).unwrap();
         if persist == "boot" {

@@ -1,4 +1,4 @@
-//! `sublet install` and `sublet uninstall`: nothing is lost, and there is a plugin at every moment.
+//! Tests of `sublet install` and `sublet uninstall`: no lease is lost, and there is a plugin at every moment.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -13,7 +13,7 @@ use crate::lab::{Answer, Call, Lab, SUBLET, addresses, list};
 use crate::schema;
 use crate::tidy::root;
 
-/// A folder of plugins, with the other files that an installation may touch.
+/// A folder of plugins, and the other files that an installation may change.
 pub struct Host {
     pub lab: Lab,
 }
@@ -28,7 +28,7 @@ impl Host {
         host
     }
 
-    /// The folder of the plugins.
+    /// Returns the folder of the plugins.
     pub fn bin(&self) -> PathBuf {
         self.lab.join("bin")
     }
@@ -46,7 +46,7 @@ impl Host {
         options.iter().fold(call, |call, option| call.arg(&option.replace('@', &self.path(""))))
     }
 
-    /// Runs `install` with these options, in which `@` is replaced by the test's folder.
+    /// Makes a call of `install` with these options. `@` in an option is replaced by the test's folder.
     pub fn install(&self, options: &[&str]) -> Call {
         self.command(SUBLET, "install", options)
     }
@@ -56,13 +56,13 @@ impl Host {
         self.command(SUBLET, "uninstall", &[&own, options].concat())
     }
 
-    /// A program that sublet replaces.
+    /// Writes a program that sublet is going to replace.
     pub fn write_former(&self, name: &str) {
         fs::write(self.plugin(name), FORMER).unwrap();
         fs::set_permissions(self.plugin(name), fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// A network configuration with host-local, in a file of the runtime.
+    /// Writes a network configuration with host-local to a file of the runtime.
     pub fn network(&self, name: &str, ipam: &Value) -> Value {
         let conf = json!({"cniVersion": "1.0.0", "name": name, "type": "bridge", "ipam": ipam});
         fs::create_dir_all(self.lab.join("net.d")).unwrap();
@@ -71,7 +71,7 @@ impl Host {
     }
 }
 
-/// The names in a folder.
+/// Returns the names in a folder.
 pub fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(folder)
         .unwrap()
@@ -91,7 +91,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap()
 }
 
-/// The last component of each path and the action.
+/// Returns the last component of each path, and what was done to it.
 fn actions(answer: &Answer) -> Vec<(String, String)> {
     let report = answer.ok();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -117,7 +117,7 @@ fn into_a_folder_that_is_not_there_yet() {
     let installed = host.plugin("sublet");
     assert_eq!(fs::read(&installed).unwrap(), fs::read(SUBLET).unwrap());
     assert_eq!(fs::metadata(&installed).unwrap().permissions().mode() & 0o777, 0o755);
-    // Install again, with the installed program: nothing changes.
+    // If the installed program installs itself again, nothing changes.
     let again = host.command(installed.to_str().unwrap(), "install", &["--json"]).run();
     check_actions(&again, &[("sublet", "unchanged")]);
     let text = host.install(&[]).run().stdout;
@@ -148,12 +148,12 @@ fn what_was_there_is_kept_and_comes_back() {
         assert_eq!(read(&host.plugin("ecs-ipam.old")), FORMER);
         assert_eq!(fs::read_link(host.plugin("consul.old")).unwrap(), Path::new("elsewhere"));
     }
-    // Restore one name first, then all.
+    // Restore only one name first, and then all names.
     let one = host.uninstall(&["--as", "ecs-ipam", "--json"]).run();
     check_actions(&one, &[("ecs-ipam", "restored")]);
     assert!(is_sublet(&host.plugin("sublet")) && is_sublet(&host.plugin("consul")));
     let all = host.uninstall(&["--json", "--store", "@leases.redb"]);
-    // host-local's leases are needed, and the named store does not exist.
+    // The leases of host-local's networks are needed, but the named store does not exist.
     assert!(all.run().is_failure_of("there is no lease store"));
     let conf = host.network("net", &json!({"type": "host-local", "subnet": "10.9.0.0/24"}));
     let store = host.path("leases.redb");
@@ -168,7 +168,8 @@ fn what_was_there_is_kept_and_comes_back() {
     check_actions(&all.run(), &[]);
 }
 
-/// If a name is a link, the link is replaced, never its target. A link to sublet is not kept.
+/// If a name is a symbolic link, the link is replaced, and never the file to which it leads. A link that
+/// leads to sublet is not kept as NAME.old.
 #[test]
 fn links() {
     let host = Host::new();
@@ -181,7 +182,7 @@ fn links() {
     assert_eq!(fs::read_link(host.plugin("sublet.old")).unwrap(), elsewhere);
     let answer = host.install(&["--as", "host-local", "--json"]).run();
     check_actions(&answer, &[("sublet", "unchanged"), ("host-local", "unchanged")]);
-    // A package's link to the same program stays.
+    // If a package made a link to the same program, the link stays.
     fs::create_dir(host.lab.join("other-bin")).unwrap();
     symlink(host.plugin("sublet"), host.lab.join("other-bin/sublet")).unwrap();
     let to = host.path("other-bin");
@@ -208,7 +209,7 @@ fn the_former_program_installs_itself_again() {
     assert_eq!(names(&host.bin()), ["sublet", "sublet.old"]);
 }
 
-/// A different file that runs like sublet: data after an ELF file is never read.
+/// Makes a different file that runs like sublet. Data after the end of an ELF file is never read.
 pub fn other_build(lab: &Lab) -> PathBuf {
     let path = lab.join("other");
     fs::copy(SUBLET, &path).unwrap();
@@ -242,7 +243,8 @@ fn on_path_with_a_configuration() {
     assert_eq!(read(&installed), conf.to_string());
     assert_eq!(names(&host.lab.join("net.d")), ["10-net.conf", "10-net.conf.old"]);
     assert!(actions(&install.run()).iter().all(|(_, action)| action == "unchanged"));
-    // A configuration that an operator has changed stays, and networks that still use sublet are listed.
+    // If an operator has changed the installed configuration, it stays. Networks that still use sublet are
+    // listed.
     fs::write(&installed, conf.to_string().replace("10.9", "10.8")).unwrap();
     let answer = host.uninstall(&options).run();
     let expected = [("sublet", "removed"), ("subletd", "removed"), ("sublet", "removed")];
@@ -250,7 +252,7 @@ fn on_path_with_a_configuration() {
     answer.check(answer.stderr.contains("network net still names sublet"), "not named");
     assert_eq!(names(&host.lab.join("net.d")), ["10-net.conf", "10-net.conf.old"]);
     assert!(names(&host.lab.join("path")).is_empty() && names(&host.bin()).is_empty());
-    // An unchanged configuration is replaced with the former one.
+    // If the installed configuration is unchanged, the former configuration is restored.
     fs::write(&installed, conf.to_string()).unwrap();
     check_actions(&host.uninstall(&options).run(), &[("10-net.conf", "restored")]);
     assert_eq!(names(&host.lab.join("net.d")), ["10-net.conf"]);
@@ -285,7 +287,7 @@ fn what_cannot_be_installed_changes_nothing() {
         assert_eq!(names(&host.bin()), ["ecs-ipam", "sublet"]);
         assert_eq!(read(&host.plugin("sublet")), FORMER);
     }
-    // There is no space for the whole program.
+    // There is not enough space for the whole program.
     let limited = format!("ulimit -f 64; exec {SUBLET} install --to {}", host.path("bin"));
     let answer = Call::new("sh").args(&["-c", &limited]).run();
     answer.check(answer.code == Some(1) && answer.stderr.contains("cannot write"), "no room");
@@ -293,8 +295,8 @@ fn what_cannot_be_installed_changes_nothing() {
     assert_eq!(read(&host.plugin("sublet")), FORMER);
 }
 
-/// A runtime that calls the plugin continuously never finds it missing, incomplete or busy, and earlier
-/// calls are answered.
+/// A runtime that calls the plugin all the time never finds it missing, incomplete or busy. Calls that
+/// started before a replacement are answered.
 #[test]
 fn no_moment_is_without_a_plugin() {
     let host = Host::new();
@@ -352,7 +354,7 @@ fn runs_at_the_same_time_wait_for_each_other() {
     assert_eq!(names(&host.bin()), expected);
 }
 
-/// The leftovers of a killed run are removed, and nothing else is.
+/// Files that a killed run left behind are removed, and no other file is.
 #[test]
 fn unfinished_work_is_removed() {
     let host = Host::new();
@@ -363,8 +365,8 @@ fn unfinished_work_is_removed() {
     assert_eq!(names(&host.bin()), [".other", "sublet"]);
 }
 
-/// There are networks with and without their own folder, in two stores. A network that uses sublet keeps its
-/// leases.
+/// Some networks have their own folder and some do not, and there are two stores. A network that uses sublet
+/// keeps its leases.
 #[test]
 fn host_local_gets_its_leases_before_its_name() {
     let host = Host::new();
@@ -383,7 +385,7 @@ fn host_local_gets_its_leases_before_its_name() {
     assert_eq!(add(&own, ""), ["10.9.1.2"]);
     assert_eq!(add(&plain, &store), ["10.9.2.2"]);
     assert_eq!(add(&ours, &store), ["10.9.3.2"]);
-    // While the runtime's folder has this content, it is unknown where the leases of "own" are.
+    // With this configuration in the runtime's folder, it is unknown where the leases of "own" are.
     let conf = host.lab.join("net.d/own.conf");
     let uninstall = host.uninstall(&["--as", "host-local", "--json", "--store", &store]);
     let in_a_cluster = own.to_string().replace(
@@ -399,7 +401,7 @@ fn host_local_gets_its_leases_before_its_name() {
         assert!(is_sublet(&host.plugin("host-local")));
         assert!(!host.lab.join("networks").exists());
     }
-    // A configuration with invalid ranges still has its leases exported.
+    // The leases of a network are exported even if the ranges in its configuration are invalid.
     fs::write(&conf, own.to_string().replace("10.9.1.0/24", "10.9.1.0/99")).unwrap();
     let answer = uninstall.run();
     schema::check("uninstall", &answer.json());
@@ -415,8 +417,8 @@ fn host_local_gets_its_leases_before_its_name() {
     check_actions(&uninstall.run(), &[]);
 }
 
-/// A run that was killed after it restored host-local is completed. Leases that were made later are exported
-/// too.
+/// A run was killed after it restored host-local. The next run completes it, and also exports leases that
+/// were made later.
 #[test]
 fn an_unfinished_rollback_is_completed() {
     let host = Host::new();
@@ -425,7 +427,7 @@ fn an_unfinished_rollback_is_completed() {
     let store = host.path("leases.redb");
     let conf = host.network("net", &json!({"type": "host-local", "subnet": "10.9.0.0/24"}));
     Call::cni("ADD", "late", &conf).env("IPAM_DB_PATH", &store).run().ok();
-    // The state after the rename: both names lead to one file.
+    // This is the state after the rename: both names lead to the same file.
     fs::remove_file(host.plugin("host-local")).unwrap();
     fs::hard_link(host.plugin("host-local.old"), host.plugin("host-local")).unwrap();
     let answer = host.uninstall(&["--store", &store, "--json"]).run();
@@ -434,7 +436,7 @@ fn an_unfinished_rollback_is_completed() {
     assert_eq!(names(&host.bin()), ["host-local"]);
 }
 
-/// scripts/install.sh passes its options on. Without a build, it explains what to do.
+/// scripts/install.sh passes its options on. If nothing was built yet, it says what to do.
 #[test]
 fn the_script() {
     let lab = Lab::new();

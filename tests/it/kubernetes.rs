@@ -1,5 +1,5 @@
-//! packaging/kubernetes and packaging/helm: what stands in several of their files is the same everywhere.
-//! `scripts/kubernetes.sh` renders them.
+//! Checks packaging/kubernetes and packaging/helm: text that occurs in several of their files must be the
+//! same in all of them. `scripts/kubernetes.sh` renders the files.
 
 use std::path::Path;
 

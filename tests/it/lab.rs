@@ -1,6 +1,6 @@
-//! A folder in which programs run, and their answers.
+//! A folder in which tests run programs, and the answers of these programs.
 //!
-//! Every run gets exactly the given environment. It inherits only PATH's usual folders.
+//! A program gets exactly the given environment, and in addition only a PATH with the usual folders.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -12,18 +12,19 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// The program under test. `SUBLET_PROGRAM` names another build of it, when the tests are compiled.
+/// The program under test. If `SUBLET_PROGRAM` is set when the tests are compiled, it names another build of
+/// the program.
 pub const SUBLET: &str = match option_env!("SUBLET_PROGRAM") {
     Some(path) => path,
     None => env!("CARGO_BIN_EXE_sublet"),
 };
 
-/// Debian's host-local, the reference for compatibility.
+/// Debian's host-local, with which sublet is compared.
 pub const HOST_LOCAL: &str = "/usr/lib/cni/host-local";
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Fails the test if Debian's host-local is missing. It is not skipped.
+/// Fails the test if Debian's host-local is missing. The test is not skipped.
 pub fn need_host_local() {
     assert!(
         Path::new(HOST_LOCAL).is_file(),
@@ -32,28 +33,29 @@ pub fn need_host_local() {
     );
 }
 
-/// Whether the tests run as root.
+/// Returns whether the tests run as root.
 pub fn root() -> bool {
     use std::os::unix::fs::MetadataExt;
     fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
-/// Sends a signal to a program; `name` is `STOP`, `TERM`. The shell's builtin `kill` needs no package.
+/// Sends a signal to a program. `name` is for example `STOP` or `TERM`. It uses the shell's builtin `kill`,
+/// which needs no package.
 pub fn signal(child: &Child, name: &str) {
     let pid = child.id().to_string();
     let sent = Command::new("sh").args(["-c", "kill -s $0 $1", name, &pid]).status().unwrap();
     assert!(sent.success(), "kill -s {name} {pid}");
 }
 
-/// A dual-stack network in the folder that is configured for host-local, so that both programs can serve
-/// it.
+/// A dual-stack network whose store is in the folder that is configured for host-local, so that both programs
+/// can serve it.
 pub struct Network {
     pub lab: Lab,
     pub conf: Value,
 }
 
 impl Network {
-    /// No address is leased yet.
+    /// Makes a network in which no address is leased yet.
     pub fn new() -> Network {
         need_host_local();
         let lab = Lab::new();
@@ -70,12 +72,12 @@ impl Network {
         Network { lab, conf }
     }
 
-    /// A call of the program under test.
+    /// Makes a call of sublet.
     pub fn sublet(&self, command: &str, container: &str) -> Call {
         Call::cni(command, container, &self.conf)
     }
 
-    /// The same call of the original.
+    /// Makes the same call of Debian's host-local.
     pub fn host_local(&self, command: &str, container: &str) -> Call {
         self.sublet(command, container).program(HOST_LOCAL)
     }
@@ -91,7 +93,7 @@ impl Lab {
         Lab { dir: tempfile::tempdir().unwrap() }
     }
 
-    /// Returns a folder on tmpfs, for files that are written and removed thousands of times.
+    /// Makes a folder on tmpfs, for files that are written and removed thousands of times.
     pub fn in_memory() -> Lab {
         Lab { dir: TempDir::new_in("/dev/shm").unwrap() }
     }
@@ -104,23 +106,23 @@ impl Lab {
         self.dir.path().join(name)
     }
 
-    /// `dataDir` as text, for a configuration.
+    /// Returns the value of `dataDir` for a configuration.
     pub fn data_dir(&self) -> String {
         self.join("data").display().to_string()
     }
 
-    /// The store file that `dataDir` leads to.
+    /// Returns the path of the lease file in that `dataDir`.
     pub fn store(&self) -> PathBuf {
         self.join("data/leases.redb")
     }
 
-    /// The file with the leases of this boot.
+    /// Returns the path of the boot file of the current boot.
     pub fn boot_file(&self) -> PathBuf {
         let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
         self.join(&format!("data/leases.redb.boot-{}", id.trim()))
     }
 
-    /// `sublet release --yes`.
+    /// Runs `sublet release --yes`.
     pub fn release(&self, address: &str) {
         let store = self.store().display().to_string();
         let call = Call::sublet().arg("release").arg(address).arg("--yes");
@@ -128,20 +130,20 @@ impl Lab {
         answer.check(answer.succeeded(), "release");
     }
 
-    /// `sublet list --json`, its rows.
+    /// Runs `sublet list --json` and returns its rows.
     pub fn list(&self) -> Vec<Value> {
         list(&self.store())
     }
 }
 
-/// `sublet list --json --store STORE`, its rows; none if there is no store.
+/// Runs `sublet list --json --store STORE` and returns its rows; no rows if there is no store.
 pub fn list(store: &Path) -> Vec<Value> {
     let store = store.display().to_string();
     let answer = Call::sublet().arg("list").arg("--json").arg("--store").arg(&store).run();
     if answer.is_without_store() { Vec::new() } else { answer.rows() }
 }
 
-/// `container/ifname -> addresses` of rows of `sublet list --json`.
+/// Returns `container/ifname -> addresses` from the rows of `sublet list --json`.
 pub fn by_attachment(rows: &[Value]) -> BTreeMap<String, Vec<String>> {
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for row in rows {
@@ -152,7 +154,7 @@ pub fn by_attachment(rows: &[Value]) -> BTreeMap<String, Vec<String>> {
     found
 }
 
-/// A configuration with one IPv4 subnet.
+/// Makes a configuration with one IPv4 subnet.
 pub fn conf(data_dir: &str, subnet: &str) -> Value {
     json!({
         "cniVersion": "1.0.0",
@@ -162,12 +164,12 @@ pub fn conf(data_dir: &str, subnet: &str) -> Value {
     })
 }
 
-/// The program's test data.
+/// Returns the folder testdata.
 pub fn testdata() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata")
 }
 
-/// One run of a program.
+/// A call of a program.
 #[derive(Clone, Debug)]
 pub struct Call {
     program: String,
@@ -179,7 +181,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// `program`, with only PATH in its environment.
+    /// Makes a call of `program`, with only PATH in its environment.
     pub fn new(program: &str) -> Call {
         Call {
             program: program.to_owned(),
@@ -195,7 +197,7 @@ impl Call {
         Call::new(SUBLET)
     }
 
-    /// A CNI call of `sublet` for a container's eth0.
+    /// Makes a CNI call of sublet for the interface eth0 of a container.
     pub fn cni(command: &str, container: &str, conf: &Value) -> Call {
         Call::sublet()
             .env("CNI_COMMAND", command)
@@ -206,7 +208,7 @@ impl Call {
             .stdin(&conf.to_string())
     }
 
-    /// A CNI call in a folder, which is the working directory and contains the store.
+    /// Makes a CNI call in a folder, which is the working directory and contains the store.
     pub fn plugin(dir: &Path, command: &str) -> Call {
         let mut call = Call::cni(command, "dummy", &Value::Null)
             .env("CNI_NETNS", "/var/run/netns/x")
@@ -220,7 +222,7 @@ impl Call {
         self
     }
 
-    /// The same call, made by another program with its own options.
+    /// Makes the same call through another program, which gets these options and runs it.
     pub fn under(mut self, program: &str, options: &[&str]) -> Call {
         let own = std::mem::replace(&mut self.program, program.to_owned());
         let mut args: Vec<String> = options.iter().map(|o| (*o).to_owned()).collect();
@@ -244,7 +246,7 @@ impl Call {
         self
     }
 
-    /// Sets variables from an object; `null` unsets.
+    /// Sets the variables in an object; `null` removes a variable.
     pub fn envs(mut self, changes: &Value) -> Call {
         for (name, value) in changes.as_object().into_iter().flatten() {
             match value.as_str() {
@@ -260,13 +262,13 @@ impl Call {
         self
     }
 
-    /// Standard output goes to this file instead of to the test.
+    /// Redirects standard output to this file.
     pub fn stdout(mut self, path: &str) -> Call {
         self.stdout = Some(path.into());
         self
     }
 
-    /// Starts the program, with its stdin written and closed.
+    /// Starts the program, writes its standard input and closes it.
     pub fn spawn(&self) -> Child {
         let stdout = match &self.stdout {
             Some(path) => File::options().write(true).open(path).unwrap().into(),
@@ -283,19 +285,19 @@ impl Call {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|e| panic!("{}: {e}", self.program));
-        // A program that answers without reading its input closes the pipe, which is allowed.
+        // A program may answer without reading its input; the pipe is then closed, which is no failure.
         let _ = child.stdin.take().expect("piped").write_all(&self.stdin);
         child
     }
 
-    /// Runs the program until it ends by itself: a signal is a failure.
+    /// Runs the program until it ends. If a signal ends it, the test fails.
     pub fn run(&self) -> Answer {
         let answer = self.answer(self.spawn());
         answer.check(answer.code.is_some(), "ended by a signal");
         answer
     }
 
-    /// Waits for a process started by [`Call::spawn`], however it ends.
+    /// Waits for a process that [`Call::spawn`] started, however it ends.
     pub fn answer(&self, child: Child) -> Answer {
         let output = child.wait_with_output().unwrap();
         Answer {
@@ -307,16 +309,16 @@ impl Call {
     }
 }
 
-/// The answer of a run.
+/// The result of running a program.
 pub struct Answer {
-    /// Exit status; none if a signal ended the process.
+    /// The exit status; `None` if a signal ended the process.
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
     call: Call,
 }
 
-/// Omits the call, which would be repeated if many answers are printed.
+/// Leaves out the call, which would be repeated if many answers are printed.
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Answer")
@@ -328,7 +330,7 @@ impl fmt::Debug for Answer {
 }
 
 impl Answer {
-    /// Fails the test with all that is known.
+    /// Fails the test with this reason, and with everything that is known about the answer.
     #[track_caller]
     pub fn fail(&self, why: impl fmt::Display) -> ! {
         let Call { program, args, env, stdin, dir, .. } = &self.call;
@@ -366,26 +368,26 @@ impl Answer {
         self.check(self.succeeded(), "it has to succeed");
     }
 
-    /// Whether a command failed with a message that contains this text.
+    /// Returns whether the command failed with a message that contains this text.
     pub fn is_failure_of(&self, says: &str) -> bool {
         self.code == Some(1) && self.stderr.contains(says)
     }
 
-    /// The only JSON document on stdout; anything before or after it is a failure.
+    /// Returns the only JSON document on standard output. Fails if there is anything before or after it.
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|e| self.fail(format!("stdout is not one JSON document: {e}")))
     }
 
-    /// The result of a call that must succeed.
+    /// Returns the result of a call that must succeed.
     #[track_caller]
     pub fn ok(&self) -> Value {
         self.check_success();
         self.json()
     }
 
-    /// The rows of a list that must succeed.
+    /// Returns the rows of a list that must succeed.
     #[track_caller]
     pub fn rows(&self) -> Vec<Value> {
         match self.ok() {
@@ -394,19 +396,19 @@ impl Answer {
         }
     }
 
-    /// Whether a command failed because its store does not exist.
+    /// Returns whether the command failed because its store does not exist.
     pub fn is_without_store(&self) -> bool {
         self.is_failure_of("there is no lease store")
     }
 
-    /// Asserts success without output, as for DEL, CHECK, GC and STATUS.
+    /// Asserts that the call succeeded without output, as for DEL, CHECK, GC and STATUS.
     #[track_caller]
     pub fn silent(&self) {
         self.check(self.succeeded() && self.stdout.is_empty(), "silent success was expected");
     }
 
-    /// The code and the message of a call that must fail with exactly one CNI error. sublet's error contains
-    /// its version and exits with 1; host-local's has no version.
+    /// Returns the code and the message of a call that must fail with exactly one CNI error. sublet's error
+    /// contains the CNI version, and its exit code is 1. host-local's error has no version.
     #[track_caller]
     pub fn error(&self) -> (i64, String) {
         self.check(matches!(self.code, Some(code) if code != 0), "a failure was expected");
@@ -424,17 +426,18 @@ impl Answer {
         }
     }
 
-    /// The addresses of an ADD's answer with their prefixes, in their order, whatever its version.
+    /// Returns the addresses in the answer of an ADD, with their prefix lengths, in their order. Works with
+    /// any CNI version.
     pub fn ips(&self) -> Vec<String> {
         of_ips(&self.json(), "address", "ip")
     }
 
-    /// The gateways of these addresses.
+    /// Returns the gateways of the addresses.
     pub fn gateways(&self) -> Vec<String> {
         of_ips(&self.json(), "gateway", "gateway")
     }
 
-    /// The routes, whatever the answer's version.
+    /// Returns the routes. Works with any CNI version.
     pub fn routes(&self) -> Vec<Value> {
         let answer = self.json();
         let of = |value: &Value| value.as_array().cloned().unwrap_or_default();
@@ -445,7 +448,7 @@ impl Answer {
     }
 }
 
-/// One field of each address of a result: `key` in a list, or `nested` by family in old versions.
+/// Returns one field of each address in a result: `key` in a list, or `nested` by family in old versions.
 fn of_ips(result: &Value, key: &str, nested: &str) -> Vec<String> {
     let text = |value: &Value| value.as_str().map(str::to_owned);
     match result["ips"].as_array() {
@@ -454,7 +457,7 @@ fn of_ips(result: &Value, key: &str, nested: &str) -> Vec<String> {
     }
 }
 
-/// The addresses of a result of any version, without prefix, in their order.
+/// Returns the addresses in a result of any CNI version, without prefix lengths, in their order.
 pub fn addresses(result: &Value) -> Vec<String> {
     let bare = |ip: String| ip.split('/').next().unwrap_or_default().to_owned();
     of_ips(result, "address", "ip").into_iter().map(bare).collect()
@@ -485,12 +488,12 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    /// From 0 to `n` - 1.
+    /// Returns a number from 0 to `n` - 1.
     pub fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
 
-    /// True once in `n` times.
+    /// Returns true once in `n` calls on average.
     pub fn once_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }

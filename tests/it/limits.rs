@@ -1,20 +1,21 @@
-//! Limits of one configuration: the maximum works, and one more is refused with the name of the limit.
+//! Tests the limits of one configuration: the maximum works, and one more is refused with an error that names
+//! the limit.
 
 use serde_json::{Value, json};
 
 use crate::lab::{Call, Lab, conf};
 
-/// The subnet of number `n`, one of 65,536.
+/// Returns the subnet with the number `n`; there are 65,536 of them.
 fn subnet(n: usize) -> String {
     format!("10.{}.{}.0/24", n / 256, n % 256)
 }
 
-/// An address of that subnet.
+/// Returns an address of the subnet with the number `n`.
 fn address(n: usize) -> String {
     format!("10.{}.{}.77", n / 256, n % 256)
 }
 
-/// A configuration with these range sets.
+/// Makes a configuration with these range sets.
 fn with(lab: &Lab, ranges: &[Value]) -> Value {
     let mut conf = conf(&lab.data_dir(), "10.255.255.0/24");
     conf["ipam"].as_object_mut().unwrap().remove("subnet");
@@ -43,7 +44,7 @@ fn ranges() {
     let text = "ipam holds 1025 ranges in its range sets; at most 1024 are allowed";
     let more = with(&lab, &sets(1025));
     refused("ADD", &more, text);
-    // A configuration that is too large for an ADD does not prevent a DEL.
+    // If a configuration is too large for an ADD, a DEL still works.
     Call::cni("DEL", "a", &more).run().silent();
     assert!(lab.list().is_empty());
 
@@ -88,7 +89,7 @@ fn requested_addresses() {
 fn excluded_addresses() {
     let lab = Lab::new();
     let mut conf = conf(&lab.data_dir(), "10.0.0.0/16");
-    // Every second address, from 10.0.0.2 on.
+    // Returns every second address, from 10.0.0.2 on.
     let every_second = |count: usize| {
         let of = |n: usize| format!("10.0.{}.{}", n / 256, n % 256);
         (1..=count).map(|n| of(2 * n)).collect::<Vec<_>>()
@@ -100,7 +101,7 @@ fn excluded_addresses() {
     refused("ADD", &conf, "ipam.exclude holds 4097 entries; at most 4096 are allowed");
 }
 
-/// A runtime lists every valid attachment. 64 MiB of memory are enough for 200,000.
+/// A runtime lists every valid attachment in a GC. For 200,000 of them, 64 MiB of memory must be enough.
 #[test]
 fn many_attachments_need_little_memory() {
     let lab = Lab::new();

@@ -1,10 +1,10 @@
-//! Whole-program tests: they run the binaries as a container runtime or an operator does.
+//! Tests of whole programs: they run the binaries in the same way as a container runtime or an operator.
 //!
-//! A case that is a configuration and an answer belongs in a folder under testdata/. A module is for
-//! tests of many processes, damaged files or other programs. Tests that need more than the built
-//! binaries are in `peers`.
+//! A case that consists of a configuration and an answer belongs in a folder in testdata/. The modules here
+//! are for tests of many processes, damaged files or other programs. A test that needs more than the built
+//! binaries belongs in `peers`.
 
-// A test's helpers may panic.
+// Helper functions of tests may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod agent;

@@ -1,4 +1,4 @@
-//! Many networks in one store at once.
+//! Tests many networks that use one store at the same time.
 
 use std::collections::BTreeMap;
 use std::sync::{Barrier, Mutex};
@@ -11,8 +11,8 @@ use crate::lab::{Call, Lab, addresses};
 const NETWORKS: usize = 50;
 const RUNTIMES: usize = 20;
 
-/// Every network leases from the same addresses, as separate VLANs do. If one network affected another, an
-/// address would be skipped or leased twice.
+/// Makes a network. All networks lease from the same addresses, as separate VLANs do. If one network affected
+/// another, an address would be skipped or leased twice.
 fn network(lab: &Lab, name: &str) -> Value {
     json!({
         "cniVersion": "1.1.0", "name": name, "type": "bridge",
@@ -20,13 +20,13 @@ fn network(lab: &Lab, name: &str) -> Value {
             "type": "sublet",
             "ranges": [[{"subnet": "10.5.0.0/27"}], [{"subnet": "fd05::/64"}]],
             "dataDir": lab.data_dir(),
-            // A thousand processes run on a few processors: this test is about the holders, not about speed.
+            // A thousand processes run on a few processors. This test is about the leases, not about speed.
             "lockTimeout": "120s"
         }
     })
 }
 
-/// `network -> container -> its addresses`.
+/// The leases: `network -> container -> its addresses`.
 type Held = BTreeMap<String, BTreeMap<String, Vec<String>>>;
 
 fn listed(lab: &Lab) -> Held {
@@ -39,9 +39,9 @@ fn listed(lab: &Lab) -> Held {
     held
 }
 
-/// 50 networks with 20 runtimes each, and a process for every call. Each runtime adds two containers and
-/// deletes one. The container IDs are the same in all networks. Then a GC empties one network and ADDs fill
-/// another, and a third network is unaffected.
+/// There are 50 networks with 20 runtimes each, and every call is a process. Each runtime adds two containers
+/// and deletes one of them. The container IDs are the same in all networks. Then a GC frees all leases of one
+/// network, and ADDs fill another network. The leases of a third network must stay unchanged.
 #[test]
 fn fifty_networks_with_twenty_runtimes_each() {
     let lab = Lab::new();
@@ -53,7 +53,7 @@ fn fifty_networks_with_twenty_runtimes_each() {
             scope.spawn(move || {
                 start.wait();
                 for turn in 0..NETWORKS {
-                    // Consecutive calls are in different networks.
+                    // Two consecutive calls are in different networks.
                     let name = format!("net{}", (turn + runtime * 7) % NETWORKS);
                     let conf = network(lab, &name);
                     let (stays, goes) = (format!("c{runtime}"), format!("gone{runtime}"));
@@ -76,14 +76,14 @@ fn fifty_networks_with_twenty_runtimes_each() {
     }
     assert_eq!(listed(&lab), expected);
 
-    // One network is emptied.
+    // Free all leases of one network.
     let mut conf = network(&lab, "net7");
     conf["cni.dev/valid-attachments"] = json!([{"containerID": "c3", "ifname": "eth0"}]);
     Call::cni("GC", "", &conf).run().silent();
     expected.get_mut("net7").unwrap().retain(|container, _| container == "c3");
     assert_eq!(listed(&lab), expected);
 
-    // Another network is filled: a /27 has 29 addresses beside its gateway.
+    // Fill another network: a /27 has 29 addresses in addition to its gateway.
     let conf = network(&lab, "net8");
     for n in RUNTIMES..29 {
         let id = format!("more{n}");
@@ -91,7 +91,7 @@ fn fifty_networks_with_twenty_runtimes_each() {
         expected.get_mut("net8").unwrap().insert(id, got);
     }
     assert_eq!(Call::cni("ADD", "too-many", &conf).run().error().0, 100);
-    // A full range is a warning, unless the configuration says otherwise.
+    // By default, STATUS only warns if a range is full.
     let answer = Call::cni("STATUS", "", &conf).run();
     assert_eq!(answer.code, Some(0));
     assert!(answer.stderr.contains("no IP addresses available"), "{}", answer.stderr);

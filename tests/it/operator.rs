@@ -1,4 +1,5 @@
-//! Cases in which an obvious result of a command would be wrong: incomplete arrays, ambiguous networks.
+//! Tests cases in which the obvious result of a command would be wrong, such as incomplete arrays and
+//! ambiguous networks.
 
 use std::fs;
 
@@ -51,7 +52,7 @@ fn leases_in_several_networks_are_not_freed_at_one_word() {
     }
 }
 
-/// `--store` also accepts a cluster. An error in it is reported in one line.
+/// `--store` also accepts a cluster. If there is an error in it, the message is one line.
 #[test]
 fn a_cluster_by_the_command_line() {
     for (store, said) in [

@@ -1,5 +1,5 @@
-//! Processes that wait for the store are served roughly in order, whatever happens to the processes ahead of
-//! them.
+//! Processes that wait for the store get its lock roughly in the order of their arrival, even if processes
+//! ahead of them are killed or stopped.
 
 #![expect(clippy::disallowed_methods, reason = "what does not happen is waited for in vain")]
 
@@ -17,7 +17,7 @@ use sublet::store::lock_file;
 
 use crate::lab::{Call, Lab, addresses, conf, signal};
 
-/// A network whose lock is held by this process.
+/// A network whose lock this process holds.
 struct Held {
     lab: Lab,
     conf: Value,
@@ -37,7 +37,7 @@ fn held(persist: &str) -> Held {
 }
 
 impl Held {
-    /// Starts an ADD, and returns when it waits in the queue at this place.
+    /// Starts an ADD, and returns as soon as it waits at this position in the queue.
     fn waiting(&self, number: i64) -> (Call, Child) {
         let call = Call::cni("ADD", &format!("w{number}"), &self.conf);
         let child = call.spawn();
@@ -50,7 +50,7 @@ impl Held {
     }
 }
 
-/// Whether a process has this place in the queue: a lock on that byte.
+/// Returns whether a process has this position in the queue, which is a lock on the byte with this number.
 fn is_taken(lock: &File, number: i64) -> bool {
     let free = i16::try_from(F_UNLCK).unwrap();
     let taken = i16::try_from(F_WRLCK).unwrap();
@@ -63,9 +63,9 @@ fn got(waiting: Vec<(Call, Child)>) -> Vec<String> {
     waiting.into_iter().flat_map(|(call, child)| addresses(&call.answer(child).ok())).collect()
 }
 
-/// Fails unless the addresses from 10.1.2.3 on were leased in order, except for one process in eight. If
-/// the process at the head of the queue is not scheduled for 20 ms, others pass it. How often that happens
-/// depends on the load of the machine.
+/// Checks that the addresses from 10.1.2.3 on were leased in order, except for one process in eight. If the
+/// process at the head of the queue is not scheduled for 20 ms, other processes get the lock before it. How
+/// often that happens depends on the load of the machine.
 fn roughly_in_order(got: &[String], persist: &str) {
     let last = |address: &String| address.rsplit('.').next().unwrap().parse::<usize>().unwrap();
     let got: Vec<usize> = got.iter().map(last).collect();
@@ -76,9 +76,9 @@ fn roughly_in_order(got: &[String], persist: &str) {
     assert!(passed <= got.len() / 8, "{persist}: {passed} were passed: {got:?}");
 }
 
-/// The length of the longest subsequence that ascends.
+/// Returns the length of the longest ascending subsequence.
 fn longest_ascent(numbers: &[usize]) -> usize {
-    // The smallest last number of an ascent of each length.
+    // For each length, the smallest number with which an ascending subsequence of this length can end.
     let mut ends: Vec<usize> = Vec::new();
     for n in numbers {
         let place = ends.partition_point(|end| end < n);
@@ -102,8 +102,8 @@ fn sixty_four_are_served_in_order() {
     }
 }
 
-/// A killed process is skipped, and the others keep their order. If the holder of the lock is killed, the
-/// lock is free.
+/// If a waiting process is killed, the others keep their order. If the process that holds the lock is killed,
+/// the lock is free.
 #[test]
 fn a_killed_one_is_passed_over() {
     for persist in ["boot", "disk"] {
@@ -121,7 +121,7 @@ fn a_killed_one_is_passed_over() {
     }
 }
 
-/// A stopped process at the head of the queue keeps no other process from a free lock.
+/// If the process at the head of the queue is stopped, another process still gets the free lock.
 #[test]
 fn a_stopped_one_is_passed_over() {
     let held = held("boot");
@@ -143,7 +143,7 @@ fn a_stopped_one_is_passed_over() {
 fn stop(child: &Child, name: &str) {
     signal(child, name);
     let pid = child.id();
-    // The signal is sent, but the threads may stop a moment later.
+    // The signal was sent, but the threads of the process may stop a moment later.
     let threads = || fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let stat = |task: fs::DirEntry| fs::read_to_string(task.path().join("stat")).unwrap();
     while name == "STOP" && !threads().all(|task| stat(task.unwrap()).contains(") T ")) {
@@ -164,8 +164,8 @@ fn a_check_waits_too() {
     call.answer(child).silent();
 }
 
-/// A network's first ADD takes the locks of both files, one after the other. The limit applies to the whole
-/// call.
+/// The first ADD of a network takes the locks of both files, one after the other. The time limit applies to
+/// the whole call.
 #[test]
 fn the_bound_is_for_all_locks_together() {
     let boot = held("boot");
@@ -179,18 +179,18 @@ fn the_bound_is_for_all_locks_together() {
     let call = Call::cni("ADD", "c", &conf);
     let child = call.spawn();
     thread::sleep(Duration::from_secs(3));
-    // The second lock is still held.
+    // Another process still holds the second lock.
     drop(keep);
     let (code, msg) = call.answer(child).error();
     let took = begin.elapsed();
     assert!(code == 11 && msg.contains("leases.redb.boot.lock"), "{code} {msg}");
-    // Two separate limits would add up to seven seconds.
+    // With two separate limits, the call would wait for seven seconds.
     let enough = Duration::from_secs(4)..Duration::from_millis(6_800);
     assert!(enough.contains(&took), "{took:?}: {msg}");
 }
 
-/// Threads of one process, each with its own file, are served like processes. A thread that gave up is not
-/// served, and leaves nothing behind.
+/// Threads of one process, each with its own open file, wait in the queue like processes. A thread that has
+/// given up does not get the lock, and leaves nothing behind.
 #[test]
 fn threads_of_one_process_too() {
     let lab = Lab::new();
@@ -230,7 +230,8 @@ fn threads_of_one_process_too() {
     drop(lock_file(&path, Wait::Try).unwrap());
 }
 
-/// A process that waits for a removed file continues with the file that now has the name.
+/// A process waits for the lock of a file that is then removed. It continues with the new file of the same
+/// name.
 #[test]
 fn a_lock_file_that_is_replaced() {
     let lab = Lab::new();

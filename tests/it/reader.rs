@@ -1,5 +1,5 @@
-//! An independent reader of sublet's answers: the `cni-plugin` crate, which knows the specification up to
-//! 1.0.0.
+//! Parses sublet's answers with independent code: the crate `cni-plugin`, which supports the CNI
+//! specification up to 1.0.0.
 
 use std::net::IpAddr;
 
@@ -24,7 +24,7 @@ fn an_answer_is_read_back_whole() {
             "dataDir": lab.data_dir(),
         },
     });
-    // The request must be readable for both programs.
+    // Both programs must be able to read the request.
     let asked: NetworkConfig = serde_json::from_value(config.clone()).unwrap();
     assert_eq!(asked.name, "net");
 
@@ -42,7 +42,7 @@ fn an_answer_is_read_back_whole() {
     assert_eq!(reply.routes[0].dst.to_string(), "0.0.0.0/0");
     assert_eq!(reply.routes[0].gw, parse("10.1.2.9"));
     assert_eq!(reply.dns.search, ["a.example"]);
-    // The reader collects unknown fields here.
+    // The crate collects fields that it does not know here.
     assert!(reply.specific.is_empty(), "{:?}", reply.specific);
 }
 
@@ -53,7 +53,7 @@ fn an_error_is_read_back_whole() {
     Call::cni("ADD", "one", &config).run().ok();
     let second = Call::cni("ADD", "two", &config).run();
     second.check(!second.succeeded(), "there is no other");
-    // The reader borrows its texts, so it cannot represent escapes. sublet's messages have none.
+    // The crate does not copy the texts, so it cannot represent escapes. sublet's messages have no escapes.
     let error: ErrorReply<'_> = serde_json::from_str(&second.stdout).unwrap();
     assert_eq!(error.code, 100);
     assert_eq!(error.cni_version.to_string(), "1.0.0");

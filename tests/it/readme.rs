@@ -1,6 +1,6 @@
-//! The examples in the READMEs of the programs that sublet replaces, and sublet's own README. Each example of
-//! another program is a script in testdata/readme/, which gets a folder and sublet, and writes the answers to
-//! files.
+//! Runs the examples in sublet's own README and in the READMEs of the programs that sublet replaces. For each
+//! of those programs there is a script in testdata/readme/, which gets a folder and the path of sublet, and
+//! writes the answers to files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -63,14 +63,14 @@ fn ecs_ipam() {
     let rows: Value = serde_json::from_str(&text(&lab, "list-after-del.json")).unwrap();
     let left = rows.as_array().unwrap();
     assert!(left.iter().all(|row| row["kind"] == "gateway"), "{rows}");
-    // The query that the ECS agent makes before it uses awsvpc mode.
+    // The ECS agent makes this query before it uses the awsvpc mode.
     assert!(text(&lab, "capabilities.json").contains("awsvpc-network-mode"));
     let version: Value = serde_json::from_str(&text(&lab, "version.json")).unwrap();
     assert!(version["version"].is_string(), "{version}");
 }
 
-/// If no Consul answers, each of the README's configurations gets a clear error, and nothing is leased
-/// anywhere else. (With a Consul: scripts/e2e-consul.sh.)
+/// If no Consul answers, each configuration in the README of cni-ipam-consul gets a clear error, and nothing
+/// is leased in another store. scripts/e2e-consul.sh runs these configurations with a Consul.
 #[test]
 fn cni_ipam_consul() {
     let standard = Path::new("/var/lib/cni/sublet/leases.redb");
@@ -95,7 +95,7 @@ fn ours() -> String {
     fs::read_to_string(path).unwrap()
 }
 
-/// The first cell of each row of the table under a heading of the README.
+/// Returns the first cell of each row in the table under a heading of the README.
 fn first_cells(heading: &str) -> Vec<String> {
     let text = ours();
     let part = text.split(&format!("\n## {heading}\n")).nth(1).expect("the heading");
@@ -104,7 +104,7 @@ fn first_cells(heading: &str) -> Vec<String> {
     rows.skip(1).filter_map(|l| l.split(" |").next()).map(str::to_owned).collect()
 }
 
-/// The ten lines under "Configure", exactly as they are printed.
+/// The configuration below "Configure" must work exactly as it is printed. It has ten lines.
 #[test]
 fn our_configuration() {
     let text = ours();
@@ -126,7 +126,7 @@ fn our_configuration() {
     call("DEL").run().silent();
 }
 
-/// The README's table of error codes matches the source.
+/// The table of error codes in the README must match the source code.
 #[test]
 fn our_error_codes() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cni/error.rs");
@@ -138,7 +138,7 @@ fn our_error_codes() {
     assert_eq!(first_cells("Error codes"), codes);
 }
 
-/// Every key in the README is known to the program.
+/// The program must know every key in the README.
 #[test]
 fn our_keys() {
     let cells = first_cells("Configure");
@@ -152,7 +152,7 @@ fn our_keys() {
     }
 }
 
-/// Every flag of subletd on the page about Docker has a help text, and the page lists all flags.
+/// Every flag of subletd in docs/docker.md must have a help text, and the page must list all flags.
 #[test]
 fn our_docker_flags() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/docker.md");
@@ -179,7 +179,8 @@ fn our_docker_flags() {
     }
 }
 
-/// The README or the pages for operators mention every command, and the README mentions no unknown one.
+/// The README or docs/operating.md must mention every command, and the README must mention no unknown
+/// command.
 #[test]
 fn all_commands_are_told_of() {
     let page =
@@ -199,7 +200,7 @@ fn all_commands_are_told_of() {
     }
 }
 
-/// The README mentions these commands, and they have these options.
+/// The README mentions these commands with these options, and the program must have them.
 #[test]
 fn our_commands() {
     let text = ours();

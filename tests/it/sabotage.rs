@@ -1,6 +1,6 @@
-//! The patches in tests/sabotage: each patch names the fault that it reintroduces and the test that catches
-//! the fault, and applies to the sources. `scripts/sabotage.sh` builds the patched sources and runs those
-//! tests.
+//! Checks the patches in tests/sabotage. Each patch must name the fault that it reintroduces and the tests
+//! that must fail with it, and it must apply to the sources. `scripts/sabotage.sh` builds the patched sources
+//! and runs these tests.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +9,7 @@ use std::process::Command;
 
 use crate::tidy::{complain, read, root};
 
-/// The lines at the head of a patch, in this order.
+/// The lines at the beginning of a patch, in this order.
 const HEAD: [&str; 4] = ["fault", "reference", "caught-by", "simulator"];
 
 fn patches() -> Vec<(String, PathBuf)> {
@@ -21,14 +21,14 @@ fn patches() -> Vec<(String, PathBuf)> {
     found.into_iter().map(|path| (name(&path), path)).collect()
 }
 
-/// Whether the sources have a test of this path. `it::` stands for tests/it.
+/// Returns whether the sources have a test with this path. `it::` stands for tests/it.
 fn is_test(path: &str) -> bool {
     let Some((modules, name)) = path.rsplit_once("::") else { return false };
     let (folder, modules) = match modules.strip_prefix("it::") {
         Some(modules) => ("tests/it", modules),
         None => ("src", modules),
     };
-    // Unit tests are in the file that they test.
+    // Unit tests are in the same file as the code that they test.
     let file = modules.strip_suffix("::tests").unwrap_or(modules);
     let files = [file, modules].map(|module| root().join(folder).join(module.replace("::", "/")));
     let files = files.iter().flat_map(|file| [file.with_extension("rs"), file.join("mod.rs")]);

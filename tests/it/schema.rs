@@ -1,7 +1,7 @@
 //! Validates JSON with docs/schema.json and docs/openapi.json.
 //!
-//! Supports the part of JSON Schema that the files use; any other keyword is a failure. Complete
-//! implementations would add about thirty crates.
+//! It supports only the keywords of JSON Schema that these files use; any other keyword is a failure. A
+//! complete implementation would add about thirty crates.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,12 +18,12 @@ fn document(name: &str) -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// The paths of the JSON API.
+/// Returns the paths of the JSON API.
 pub fn paths() -> BTreeSet<String> {
     OPENAPI["paths"].as_object().unwrap().keys().cloned().collect()
 }
 
-/// Ends the test if an answer of the JSON API is not as docs/openapi.json says.
+/// Fails the test if an answer of the JSON API does not match docs/openapi.json.
 pub fn check_answer(path: &str, status: u16, answer: &Value) {
     let response = &OPENAPI["paths"][path]["get"]["responses"][status.to_string()];
     let schema = &response["content"]["application/json"]["schema"];
@@ -33,7 +33,7 @@ pub fn check_answer(path: &str, status: u16, answer: &Value) {
     }
 }
 
-/// The commands in the schema.
+/// Returns the commands in the schema.
 pub fn commands() -> BTreeSet<String> {
     SCHEMA["properties"].as_object().unwrap().keys().cloned().collect()
 }
@@ -118,7 +118,7 @@ fn has_format(text: &str, format: &str) -> bool {
         "cidr" => text.split_once('/').is_some_and(|(addr, length)| {
             is_address(addr) && length.parse::<u8>().is_ok_and(|bits| bits <= 128)
         }),
-        // To the second, UTC.
+        // The time must be in UTC, to the second.
         "date-time" => {
             text.len() == "2026-01-31T22:56:40Z".len() && text.parse::<jiff::Timestamp>().is_ok()
         }

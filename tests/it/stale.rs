@@ -1,6 +1,6 @@
-//! The lease of a living container is never judged stale. The test has a model of two machines with mount
-//! namespaces, processes and containers. Numbers and names are reused as soon as they are free, and events
-//! happen between the check and the release.
+//! Checks that the lease of a running container never counts as stale. The test has a model of two machines
+//! with mount namespaces, processes and containers. Numbers and names are used again as soon as they are
+//! free. Events happen between the check of a lease and its release.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,13 +22,13 @@ const STEPS: usize = 10_000;
 const DEVICE: u64 = 4;
 const IDS: u64 = 30;
 
-/// One kernel. Like Linux, it assigns the lowest free number, and pids in a small cycle.
+/// A kernel. Like Linux, it assigns the lowest free inode number, and process IDs in a small cycle.
 #[derive(Default)]
 struct Machine {
     inodes: BTreeSet<u64>,
     pids: BTreeMap<u32, u64>,
     next_pid: u32,
-    /// By mount namespace and path.
+    /// The mounted network namespaces, by mount namespace and path.
     mounts: BTreeMap<(u64, String), u64>,
     containers: BTreeMap<String, Container>,
 }
@@ -56,7 +56,7 @@ impl Machine {
         }
     }
 
-    /// A namespace lives as long as it has a holder.
+    /// Removes namespaces that no process, mount or open file uses.
     fn sweep(&mut self) {
         let held = self.held();
         self.inodes.retain(|n| held.contains(n));
@@ -99,7 +99,8 @@ impl World {
     fn context(&self, machine: usize) -> Context {
         Context {
             now: self.now,
-            // Two systems on one kernel: one boot, two machine-ids, one folder.
+            // The two machines run on one kernel: they have the same boot, different machine-ids, and a
+            // common folder.
             boot: Some(BootId("boot".into())),
             node: Node { name: format!("n{machine}"), machine: format!("machine-{machine}") },
             seed: self.now,
@@ -108,8 +109,8 @@ impl World {
         }
     }
 
-    /// `in_window`: between a check and the release, no container returns with its former name and number,
-    /// because that could not be noticed.
+    /// Starts a container. If `in_window` is set, a lease is between its check and its release. In that time,
+    /// no container may be created again with its former name and number, because that could not be noticed.
     fn start(&mut self, machine: usize, in_window: bool) {
         let id = format!("m{machine}-{}", self.dice.below(IDS));
         if self.machines[machine].containers.contains_key(&id) {
@@ -171,7 +172,7 @@ impl World {
         match self.dice.below(12) {
             0..=3 => self.start(machine, in_window),
             4 => {
-                // A runtime repeats an ADD whose answer was lost.
+                // A runtime repeats an ADD if the answer was lost.
                 if let Some(id) = self.any(machine) {
                     let netns = self.machines[machine].containers[&id].netns.clone();
                     let addr = self.add(machine, &id, &netns);
@@ -186,7 +187,7 @@ impl World {
                     engine::del(&mut *self.store, del(target), None, &cx).unwrap();
                 }
             }
-            // The DEL is lost.
+            // The DEL of the container is lost.
             6 | 7 => {
                 if let Some(id) = self.any(machine) {
                     self.machines[machine].destroy(&id);
@@ -194,7 +195,7 @@ impl World {
             }
             8 => self.shake(machine),
             9 => {
-                // Namespaces of other programs come and go, and reuse numbers and names.
+                // Other programs create and remove namespaces, and use the same numbers and names.
                 let m = &mut self.machines[machine];
                 let inode = m.namespace();
                 m.process(inode);
@@ -213,7 +214,7 @@ impl World {
         }
     }
 
-    /// A living container loses its process or its mount, and keeps the other.
+    /// A running container loses either its process or its mount, and keeps the other.
     fn shake(&mut self, machine: usize) {
         let Some(id) = self.any(machine) else { return };
         let process = self.dice.once_in(2);
@@ -239,7 +240,7 @@ impl World {
         let mut listings = Vec::new();
         let by_netns = self.dice.once_in(2);
         if !by_netns || self.dice.once_in(2) {
-            // The runtime may be one of two, and know only some of the containers.
+            // There may be two runtimes, and the runtime that is asked knows only some of the containers.
             let part = self.dice.below(3);
             let knows = |id: &&String| part != 0 || id.ends_with(['1', '3', '5', '7', '9']);
             let containers = m.containers.keys().filter(knows).cloned().collect();
@@ -277,7 +278,7 @@ impl World {
         check::list(&mut *self.store, &cx).unwrap()
     }
 
-    /// Verifies that every living container has its lease.
+    /// Checks that every running container has its lease.
     fn verify(&mut self) {
         let held: BTreeMap<Addr, Owner> =
             self.leases().into_iter().map(|l| (l.addr, l.owner)).collect();
@@ -321,7 +322,7 @@ fn no_living_container_loses_its_lease() {
         }
     }
     world.verify();
-    // Stale leases were found, and events did happen in between.
+    // Stale leases must have been found, and events must have happened between checks and releases.
     assert!(world.freed > STEPS / 50, "only {} were freed", world.freed);
     assert!(world.proven > world.freed, "nothing ever happened between look and freeing");
 }

@@ -1,7 +1,6 @@
-//! Checks a store through the library.
+//! Checks a store through the library, without running the program.
 //!
-//! It opens the store without the program, and has the conditions that must hold. The network is that of
-//! `lab::conf`.
+//! This module has the conditions that every store must meet. The network is that of `lab::conf`.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +24,8 @@ thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs code in which the store's engine may panic, which the store catches, without printing the panic.
+/// Runs code in which redb may panic. The store catches such a panic, and this function prevents it from
+/// being printed.
 pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -47,14 +47,14 @@ pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
     answer
 }
 
-/// The subnet of all leases.
+/// The subnet that contains all leased addresses.
 pub const SUBNET: &str = "10.4.0.0/16";
 
-/// Container and address.
+/// The leases: `container -> address`.
 pub type Leases = BTreeMap<String, String>;
 
-/// The expected content of a store: the acknowledged leases, and containers whose state is unknown because
-/// a call did not finish.
+/// What a store must contain: the leases that were acknowledged. For some containers the state is unknown,
+/// because a call did not finish.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Truth {
     pub acknowledged: Leases,
@@ -62,24 +62,25 @@ pub struct Truth {
     pub reserved: usize,
 }
 
-/// Opens the store of a folder with `Lab`'s layout.
+/// Opens the store in a folder that has the layout of `Lab`.
 pub fn open(file: &Path, persist: Persist) -> Box<dyn Store> {
     let spec = StoreSpec::Embedded {
         path: file.to_owned(),
         persist,
-        // Not `Try`: a child that another test's thread forks holds our lock until it starts its program.
+        // `Wait::Try` would fail: a child process that another test starts holds this process's lock until it
+        // runs its program.
         wait: Wait::For(Duration::from_secs(10)),
         history: History::default(),
     };
     sublet::store::open(&spec).unwrap()
 }
 
-/// A context like the real program's, with the same boot and machine.
+/// Returns a context like that of the real program, with the same boot and machine.
 pub fn now() -> Context {
     sublet::sys::host::facts(&|_| None).context()
 }
 
-/// The same machine in another boot.
+/// Returns the context of the same machine in another boot.
 pub fn rebooted() -> Context {
     Context { boot: Some(BootId("another".to_owned())), ..now() }
 }
@@ -125,7 +126,7 @@ pub fn del(container: &str) -> Command {
     Command::Del(Del { set: set(), target, rewind: false, undo: false, legacy: None })
 }
 
-/// Reserves the addresses `from..from + count` of the subnet.
+/// Makes a command that reserves the addresses `from..from + count` of the subnet.
 pub fn reserve(from: u32, count: u32) -> Command {
     let base = 10 << 24 | 4 << 16;
     let addr = |n: u32| std::net::IpAddr::from(std::net::Ipv4Addr::from(base + n));
@@ -133,7 +134,7 @@ pub fn reserve(from: u32, count: u32) -> Command {
     Command::Reserve(Reserve { set: set(), addrs, note: None, holder: None })
 }
 
-/// The address of an ADD that must succeed.
+/// Runs an ADD that must succeed, and returns its address.
 pub fn given(store: &mut dyn Store, container: &str, cx: &Context) -> Result<Addr, String> {
     match store.apply(&add(container), cx) {
         Ok(Outcome::Added(added)) => Ok(added.grants[0].addr),
@@ -147,13 +148,14 @@ pub fn list(store: &mut dyn Store, cx: &Context) -> Result<Vec<Lease>, Error> {
     Ok(all)
 }
 
-/// The identity of a lease: its container and address.
+/// Returns the container and the address of a lease.
 pub fn row(lease: &Lease) -> (String, String) {
     let container = lease.attachment().map(|a| a.container.as_str().to_owned());
     (container.unwrap_or_default(), lease.addr.to_string())
 }
 
-/// Checks that the store opens, has the expected content, leases and frees, and is empty in the end.
+/// Checks that the store can be opened, has the expected content, can lease and free addresses, and is empty
+/// in the end.
 pub fn store(file: &Path, persist: Persist, cx: &Context, truth: &Truth) -> Result<(), String> {
     let store = &mut *open(file, persist);
     let leases = list(store, cx).map_err(|e| format!("list: {e}"))?;
@@ -178,7 +180,7 @@ pub fn store(file: &Path, persist: Persist, cx: &Context, truth: &Truth) -> Resu
             return Err(format!("{container} must not have {address}: {rows:?}"));
         }
     }
-    // A repeated ADD returns the existing lease, and a new ADD returns a free address.
+    // A repeated ADD must return the existing lease, and a new ADD a free address.
     if let Some((container, address)) = held.iter().next() {
         let again = given(store, container, cx)?;
         if again.to_string() != *address {

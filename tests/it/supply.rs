@@ -1,5 +1,5 @@
-//! The crates in the program: their licenses, and that none is there in two versions. cargo-deny checks the
-//! same and more if it is installed; this test runs everywhere.
+//! Checks the crates in the program: their licenses, and that no crate is present in two versions. If
+//! cargo-deny is installed, it checks the same and more; this test needs no other program.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -23,11 +23,11 @@ const LICENCES: &[&str] = &[
     "Zlib",
 ];
 
-/// Crates that may be in the program in two versions, and why.
+/// The crates that may be present in two versions, each with the reason.
 const DUPLICATES: &[(&str, &str)] =
     &[("embedded-io", "postcard offers the traits of both; they are empty of code here")];
 
-/// The `cargo metadata` of the crates in Cargo.lock.
+/// Returns the `cargo metadata` of the crates in Cargo.lock.
 fn metadata(extra: &[&str]) -> Value {
     #[expect(clippy::disallowed_methods, reason = "cargo tells its tests which cargo it is")]
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -45,7 +45,8 @@ fn metadata(extra: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Whether allowed licenses satisfy an SPDX expression: one license of each OR, all licenses of each AND.
+/// Returns whether the allowed licenses satisfy an SPDX expression: one license of each OR, and all licenses
+/// of each AND.
 fn allowed(expression: &str) -> bool {
     let expression = expression.replace('/', " OR ");
     let parts = split(&expression, " AND ");
@@ -63,7 +64,7 @@ fn allowed(expression: &str) -> bool {
     }
 }
 
-/// Splits a text outside of its parentheses.
+/// Splits a text at a separator, but not inside of parentheses.
 fn split(text: &str, by: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut depth = 0;
@@ -137,7 +138,7 @@ fn no_crate_twice() {
         }
         for dep in by_id[id]["deps"].as_array().unwrap() {
             let kinds = dep["dep_kinds"].as_array().unwrap();
-            // Tests and build scripts are not part of the program.
+            // Dependencies of tests and of build scripts are not part of the program.
             if kinds.iter().any(|k| k["kind"].is_null()) {
                 queue.push(dep["pkg"].as_str().unwrap());
             }

@@ -1,4 +1,4 @@
-//! Many processes at once, and killed processes.
+//! Tests many processes at the same time, and processes that are killed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Barrier, Mutex};
@@ -36,14 +36,14 @@ fn sixty_four_processes_at_once_on_disk() {
     swarm("disk");
 }
 
-/// 64 workers x 20 ADDs, every second ADD followed by its DEL. `held` has the addresses that were returned
-/// and not freed yet. If an address is in it twice, it had two holders at the same time.
+/// Runs 64 workers with 20 ADDs each; every second ADD is followed by its DEL. `held` contains the addresses
+/// that were returned and not freed yet. If an address is in it twice, it had two holders at the same time.
 fn swarm(persist: &str) {
     let lab = Lab::new();
     let mut conf = network(&lab, persist);
     if persist == "disk" {
-        // After 63 others that each flush a busy disk, a process may wait longer than the usual 5 s. This
-        // test is about the holders, not about the speed of the machine.
+        // If 63 other processes flush to a busy disk, a process may wait longer than the usual 5 s. This test
+        // is about the leases, not about the speed of the machine.
         conf["ipam"]["lockTimeout"] = json!("60s");
     }
     let held: Mutex<HashMap<String, String>> = Mutex::default();
@@ -62,7 +62,8 @@ fn swarm(persist: &str) {
                         assert_eq!(other, None, "{address} was given to {id} as well");
                     }
                     if turn % 2 == 1 {
-                        // The address is removed from `held` before the DEL, because another process may get
+                        // Remove the address from `held` before the DEL, because another process may get the
+                        // address as soon as the DEL runs.
                         // it once the DEL runs.
                         for address in &got {
                             held.lock().unwrap().remove(address);
@@ -96,8 +97,8 @@ fn killed_adds_lose_nothing_on_disk() {
     kills("disk");
 }
 
-/// 500 ADDs by four workers, each killed at a random moment. An answered ADD keeps its lease. An unanswered
-/// ADD is repeated, and returns its lease.
+/// Four workers run 500 ADDs, and each ADD is killed at a random moment. If an ADD was answered, its lease
+/// must exist. If it was not answered, the ADD is repeated, and must return the lease that it has made.
 fn kills(persist: &str) {
     const TOTAL: usize = 500;
     let usual = usual_time(persist);
@@ -112,10 +113,11 @@ fn kills(persist: &str) {
                 let mut dice = Dice(worker);
                 for turn in 0..TOTAL / 4 {
                     let id = format!("k{worker}-{turn}");
-                    // Four workers share the lock and two processors, so an ADD takes longer than alone.
+                    // Four workers share the lock and two processors, so an ADD takes longer than it does
+                    // alone.
                     let moment = usual * u32::try_from(dice.below(400)).unwrap() / 100;
                     let answer = add_killed_after(&id, conf, moment);
-                    // The process was killed after its complete answer, so the caller has the lease.
+                    // The process was killed after it had answered completely, so its caller has the lease.
                     if let Ok(result) = serde_json::from_str::<Value>(&answer.stdout) {
                         assert!(result.get("ips").is_some(), "{answer:?}");
                         answered.lock().unwrap().insert(id, addresses(&result));
@@ -165,8 +167,9 @@ fn a_killed_first_add_is_no_obstacle_on_disk() {
     first_kills("disk");
 }
 
-/// The ADD that creates the store is killed at one moment after another. It leaves both addresses or none,
-/// a list works in between, and the repeated ADD returns the address that it would have returned.
+/// The ADD that creates the store is killed, each time at a later moment. It must leave both addresses or
+/// none. `list` must work before the ADD is repeated, and the repeated ADD must return the address that the
+/// killed ADD would have returned.
 fn first_kills(persist: &str) {
     const MOMENTS: u32 = 60;
     let usual = usual_time(persist);
@@ -174,7 +177,7 @@ fn first_kills(persist: &str) {
     for moment in 0..MOMENTS {
         let lab = Lab::new();
         let conf = network(&lab, persist);
-        // Creating a store takes longer than using one.
+        // Creating a store takes longer than using an existing store.
         let killed = add_killed_after("first", &conf, usual * 4 * moment / MOMENTS);
         let before = by_attachment(&lab.list());
         let held = before.get("first/eth0").map_or(0, Vec::len);
@@ -188,7 +191,7 @@ fn first_kills(persist: &str) {
     assert!(left.contains_key(&0), "none was killed before its lease: {left:?}");
 }
 
-/// The duration of an undisturbed ADD with an existing store.
+/// Returns how long an ADD takes if it is not disturbed and the store exists.
 fn usual_time(persist: &str) -> Duration {
     let lab = Lab::new();
     let conf = &network(&lab, persist);
@@ -210,7 +213,7 @@ fn add_killed_after(id: &str, conf: &Value, moment: Duration) -> Answer {
     let begin = Instant::now();
     let call = Call::cni("ADD", id, conf);
     let mut child = call.spawn();
-    // Wait in a busy loop, because the time is far shorter than a scheduler's tick.
+    // Wait in a busy loop, because the time is much shorter than a scheduler's tick.
     while begin.elapsed() < moment {
         thread::yield_now();
     }

@@ -1,12 +1,12 @@
-//! Rules of this repository that the compiler does not check.
+//! Checks rules of this repository that the compiler does not check.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// The modules of `crate::` that each top-level module may use, besides itself. The rule: `net, model,
-/// error <- alloc <- engine <- faces <- main`, and no face uses another.
+/// For each top-level module, the other modules that it may use. The rule is `net, model, error <- alloc <-
+/// engine <- faces <- main`, and no face uses another face.
 const LAYERS: &[(&str, &str)] = &[
     ("error", "net model"),
     ("net", "model error"),
@@ -32,7 +32,7 @@ const LAYERS: &[(&str, &str)] = &[
 const FACE: &str =
     "net model error alloc sys config telemetry store rows trends migrate liveness engine";
 
-/// The dependencies of the design, and for some the only place that may use them.
+/// The allowed dependencies. For some of them, also the only places that may use them.
 const CRATES: &[(&str, &[&str])] = &[
     ("percent_encoding", &["sys/percent.rs"]),
     ("serde", &[]),
@@ -59,7 +59,7 @@ pub fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// All files below a folder of the repository; none if there is no such folder.
+/// Returns all files below a folder of the repository; none if there is no such folder.
 fn files(folder: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![root().join(folder)];
@@ -79,7 +79,7 @@ fn rust(folder: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The code in src/ by its path: without test modules and comments.
+/// Returns the code in src/ by its path, without test modules and comments.
 pub fn sources() -> BTreeMap<String, String> {
     let src = root().join("src");
     let is_test = |name: &str| name.contains("/testing/") || name.ends_with("test.rs");
@@ -95,7 +95,8 @@ pub fn sources() -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The identifiers that follow `path`: `crate::net::Addr` names `net`.
+/// Returns the identifiers that follow `path` in the text: in `crate::net::Addr`, the identifier after
+/// `crate::` is `net`.
 fn named<'t>(text: &'t str, path: &str) -> Vec<&'t str> {
     let word = |c: char| c.is_alphanumeric() || c == '_';
     let inside = |c: char| word(c) || c == ':';
@@ -120,8 +121,8 @@ fn layers() {
             continue;
         };
         for item in [named(&text, "crate::"), named(&text, "sublet::")].concat() {
-            // An empty name is a list, `crate::{a, b}`, which is refused: one `use` for each module keeps
-            // this test simple.
+            // An empty name means a list such as `crate::{a, b}`. Such lists are not allowed, because one
+            // `use` for each module keeps this test simple.
             if item != module && !allowed.split(' ').any(|a| a == item) {
                 faults.push(format!("src/{name} names {item:?}; may name: {allowed}"));
             }
@@ -156,7 +157,8 @@ fn crates_are_used_where_they_belong() {
     complain(&faults);
 }
 
-/// A failed check is never taken for an answer, and only one place renames over a file.
+/// A failed check of a file must never count as the answer "there is no file", and only one place may rename
+/// a file over another file.
 #[test]
 fn the_store_takes_no_failed_look_for_absence() {
     let mut faults = Vec::new();
@@ -168,7 +170,7 @@ fn the_store_takes_no_failed_look_for_absence() {
         }
         let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
         for (number, line) in code.lines().enumerate() {
-            // `found` is the result of a check that did not fail.
+            // `found` is the result of a check that has succeeded.
             let line = line.replace("found.is_dir()", "").replace("found.is_file()", "");
             for word in [".exists()", ".is_file()", ".is_dir()", "fs::rename("] {
                 if line.contains(word) {
@@ -214,7 +216,7 @@ fn testdata_is_used() {
             faults.push(format!("testdata/{name} is used by no test and no script"));
         }
     }
-    // Scripts are run by name.
+    // The tests find scripts by their names.
     for path in files("testdata/readme") {
         let name = path.file_name().unwrap().display().to_string();
         if !users.contains(&format!("\"{name}\"")) {
@@ -257,7 +259,7 @@ fn dependencies_say_why() {
         if line.starts_with('[') {
             inside = line.ends_with("dependencies]");
         } else if inside && line.contains('=') && !line.starts_with('#') {
-            // Two lines may share a comment: serde and serde_json are one decision.
+            // Two lines may have a common comment: for example, serde and serde_json are one decision.
             if before.is_empty() {
                 faults.push(format!("Cargo.toml: why is this there: {line}"));
             }

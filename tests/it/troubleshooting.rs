@@ -1,7 +1,8 @@
-//! docs/troubleshooting.md has a row for each error code, each variant of the library's errors, each message
-//! that testdata expects and each message of a command. The message of each row is in the sources.
+//! Checks that docs/troubleshooting.md has a row for each error code, each variant of the library's errors,
+//! each message that testdata expects, and each message of a command. The message of each row must be in the
+//! sources.
 //!
-//! In the first cell of a row, a message is formatted as code, with `...` for variable parts.
+//! In the first cell of a row, a message is formatted as code, and `...` stands for variable parts.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +13,7 @@ use serde_json::Value;
 use crate::lab::testdata;
 use crate::tidy::{complain, read, root, sources};
 
-/// The error enums: their file, their name, and the prefix of their anchors.
+/// The enums of errors: the file, the name, and the prefix of their anchors.
 const ERRORS: &[(&str, &str, &str)] = &[
     ("src/error/mod.rs", "Refusal", ""),
     ("src/error/mod.rs", "StoreError", "store-"),
@@ -26,7 +27,7 @@ fn page() -> String {
     read(&root().join("docs/troubleshooting.md"))
 }
 
-/// The messages of all rows.
+/// Returns the messages of all rows.
 fn messages() -> Vec<String> {
     let page = page();
     let rows = page.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
@@ -34,7 +35,7 @@ fn messages() -> Vec<String> {
     code.filter(|message| *message != "...").map(str::to_owned).collect()
 }
 
-/// Whether a row's message matches this one: `...` matches any text.
+/// Returns whether a message in a row matches this message. `...` matches any text.
 fn fits(pattern: &str, message: &str) -> bool {
     let Some((begin, rest)) = pattern.split_once("...") else { return pattern == message };
     message.strip_prefix(begin).is_some_and(|message| {
@@ -42,24 +43,25 @@ fn fits(pattern: &str, message: &str) -> bool {
     })
 }
 
-/// The strings of a source file as the program prints them; a quote inside a string becomes `'`.
+/// Returns the strings in a source file in the form in which the program prints them. A quote inside a string
+/// becomes `'`.
 fn unescaped(source: &str) -> String {
     let joined: String = source.split("\\\n").map(str::trim_start).collect();
     joined.replace("\\\"", "'").replace("{{", "{").replace("}}", "}")
 }
 
-/// The parts of a text that are long enough to be significant.
+/// Returns the parts of a text that are long enough to identify it.
 fn pieces<'t>(text: &'t str, between: &'static [char]) -> impl Iterator<Item = &'t str> {
     text.split(between).map(str::trim).filter(|piece| piece.len() > 4)
 }
 
-/// Whether a text contains a piece. The piece may begin with a name that is elsewhere in the text or replaced
-/// with `...`.
+/// Returns whether a text contains a piece. The piece may begin with a name that is elsewhere in the text, or
+/// that is replaced with `...`.
 fn has(text: &str, piece: &str) -> bool {
     text.contains(piece) || piece.split_once(' ').is_some_and(|(_, rest)| text.contains(rest))
 }
 
-/// The variants of an enum as anchors: `NotInRange` is `not-in-range`.
+/// Returns the anchors for the variants of an enum; for `NotInRange` it is `not-in-range`.
 fn anchors((file, name, prefix): &(&str, &str, &str)) -> Vec<String> {
     let text = read(&root().join(file));
     let body = text.split(&format!("pub enum {name} {{\n")).nth(1).expect(name);
@@ -87,14 +89,14 @@ fn every_code_and_variant_has_its_row() {
     };
     let mut expected: BTreeSet<String> = codes.lines().filter_map(code).collect();
     expected.extend(ERRORS.iter().flat_map(anchors));
-    // `Refusal::Pool` wraps the variants of `PoolRefusal`.
+    // `Refusal::Pool` contains a `PoolRefusal`, whose variants have their own anchors.
     expected.remove("pool");
     let page = page();
     let found = page.split("<a id=\"").skip(1).map(|rest| rest.split('"').next().unwrap());
     assert_eq!(found.map(str::to_owned).collect::<BTreeSet<_>>(), expected);
 }
 
-/// The error texts of configurations, calls and commands in testdata.
+/// Returns the error texts of configurations, calls and commands that testdata expects.
 fn expected_by_testdata() -> BTreeSet<String> {
     let mut texts = BTreeSet::new();
     for dialect in ["native", "ecs", "consul"] {
@@ -143,7 +145,7 @@ fn every_row_is_in_the_sources() {
     complain(&rows.iter().filter(unknown).cloned().collect::<Vec<_>>());
 }
 
-/// Links between and inside the pages have existing targets.
+/// Links between the pages, and inside a page, must have targets that exist.
 #[test]
 fn links_lead_somewhere() {
     let mut pages = vec![root().join("testdata/README.md")];
@@ -169,7 +171,7 @@ fn links_lead_somewhere() {
     complain(&dead);
 }
 
-/// Whether a page has this heading or anchor.
+/// Returns whether a page has this heading or anchor.
 fn has_place(page: &Path, place: &str) -> bool {
     let heading = |line: &str| line.starts_with('#') && slug(line) == place;
     place.is_empty() || {
@@ -178,7 +180,7 @@ fn has_place(page: &Path, place: &str) -> bool {
     }
 }
 
-/// A heading as a link names it.
+/// Returns the anchor of a heading, as it is written in a link.
 fn slug(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_ascii_lowercase();
     let kept = text.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, ' ' | '-' | '_'));

@@ -1,4 +1,4 @@
-//! `sublet watch`, which runs until it is interrupted.
+//! Tests of `sublet watch`, which runs until it is interrupted.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -57,7 +57,7 @@ impl Drop for Watch {
     }
 }
 
-/// Waits until `watch` has checked once, because it does not show earlier events.
+/// Waits until `watch` has made its first check, because it does not show events from before that.
 fn settled() {
     #[allow(clippy::disallowed_methods, reason = "nothing tells that another process waits")]
     std::thread::sleep(Duration::from_millis(700));
@@ -87,7 +87,8 @@ fn watch_tells_what_happens() {
     }
 }
 
-/// The output of `watch` in both forms, with golden files like those of `commands`. Only the time differs.
+/// Compares the output of `watch` in both forms with golden files, like those in `commands`. Only the time
+/// differs.
 #[test]
 fn watch_prints_what_it_printed() {
     let mut faults = Vec::new();
@@ -112,7 +113,7 @@ fn watch_prints_what_it_printed() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// Replaces the time at the start by `TIME`.
+/// Replaces the time at the beginning of a line by `TIME`.
 fn timeless(line: &str) -> String {
     let begin = line.find("20").unwrap();
     let end = begin + line[begin..].find('Z').unwrap() + 1;

@@ -1,7 +1,7 @@
-//! The status page's server: its JSON API against the samples of docs/api.md, access, metrics, alert
-//! rules, and the log. `scripts/e2e-page.sh` drives the page in a browser.
+//! Tests the server of the status page: the samples of its JSON API in docs/api.md, access control, metrics,
+//! alert rules, and the log. `scripts/e2e-page.sh` tests the page in a browser.
 //!
-//! `UPDATE_GOLDEN=1` writes the samples of docs/api.md anew.
+//! `UPDATE_GOLDEN=1` rewrites the samples in docs/api.md.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -19,13 +19,13 @@ use crate::docker::{Daemon, subletd, until};
 use crate::lab::{Call, Lab};
 use crate::tidy::root;
 
-/// A daemon with a status page, and the page's address.
+/// A daemon with a status page, and the address of the page.
 struct Site {
     daemon: Daemon,
     at: String,
 }
 
-/// Status, headers by name, body.
+/// A response: status, headers by name, and body.
 type Got = (u16, BTreeMap<String, String>, String);
 
 impl Site {
@@ -33,7 +33,7 @@ impl Site {
         Site::over(args, |_| {})
     }
 
-    /// Starts a daemon. `make` fills its store first.
+    /// Starts a daemon. Before that, `make` fills its store.
     fn over(args: &[&str], make: impl FnOnce(&Lab)) -> Site {
         let all = [&["--http", "127.0.0.1:0", "--address-spaces", "L,G"], args].concat();
         let mut daemon = Daemon::with(&all, &[("NODE_ID", "host1")]);
@@ -87,8 +87,8 @@ fn conf(lab: &Lab, name: &str, more: &Value) -> Value {
     json!({ "cniVersion": "1.0.0", "name": name, "type": "bridge", "ipam": ipam })
 }
 
-/// A store with one example of most things: two networks, a pod, a freed address, a reservation, a Docker
-/// pool.
+/// Fills a store with one example of most things: two networks, a pod, a freed address, a reservation and a
+/// Docker pool.
 fn scene(lab: &Lab) {
     let range = json!({ "subnet": "10.1.2.0/29", "cooldown": "1h" });
     let mynet = conf(lab, "mynet", &range);
@@ -121,7 +121,7 @@ fn docker(site: &Site) {
     assert_eq!(site.daemon.call("/IpamDriver.RequestAddress", &body.to_string()).0, 200);
 }
 
-/// Replaces values that differ from run to run with those of the samples.
+/// Replaces values that differ from run to run with the values in the samples.
 fn settled(value: &Value, store: &str) -> Value {
     match value {
         Value::Object(fields) => {
@@ -149,7 +149,7 @@ fn settled(value: &Value, store: &str) -> Value {
     }
 }
 
-/// The samples of the document, each with the path that it is a response to.
+/// Returns the samples in the document, each with the path of its request.
 fn samples(document: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut lines = document.lines();
@@ -170,7 +170,7 @@ fn samples(document: &str) -> Vec<(String, String)> {
 fn the_api_answers_as_its_document_shows() {
     let site = Site::over(&[], scene);
     docker(&site);
-    // The status contains the time of the check only after problems were looked for.
+    // The status only contains the time of the last check after problems were looked for.
     site.json("/api/v1/problems");
     let path = root().join("docs/api.md");
     let mut document = fs::read_to_string(&path).unwrap();
@@ -203,7 +203,7 @@ fn the_api_answers_as_its_document_shows() {
             document = document
                 .replace(&format!("{head}{}", indent(&sample)), &format!("{head}{}", indent(&got)));
         } else {
-            // On a machine without an ID, the response has no `machineID`.
+            // If the machine has no machine-id, the response has no `machineID`.
             let has_id =
                 fs::read_to_string("/etc/machine-id").is_ok_and(|id| !id.trim().is_empty());
             let is_shown = |line: &&str| has_id || !line.contains("\"machineID\"");
@@ -216,8 +216,8 @@ fn the_api_answers_as_its_document_shows() {
     }
 }
 
-/// The leases of one network are the same rows as in the full list, and the rows are those of `sublet list
-/// --json`.
+/// The leases of one network are the same rows as in the complete list, and the rows are the same as those of
+/// `sublet list --json`.
 #[test]
 fn rows_are_the_command_lines() {
     let site = Site::over(&[], scene);
@@ -289,7 +289,7 @@ fn only_this_host_asks_and_only_looks() {
         assert_eq!(headers["connection"], "close");
         assert!(!headers.contains_key("set-cookie"));
     }
-    // The page loads nothing from other hosts.
+    // The page must not load anything from other hosts.
     let page = site.get("/").2;
     assert!(!page.contains("//") || !page.contains("src=\"http"), "{page}");
     assert!(!page.contains("style=") && !page.contains("onclick"), "{page}");
@@ -314,7 +314,7 @@ fn no_page_where_it_is_not_wanted() {
     assert_eq!(run(&["--http-public"]).0, Some(2));
 }
 
-/// Every response matches docs/openapi.json, and the API has all of the paths in that document.
+/// Every response must match docs/openapi.json, and the API must have all paths in that document.
 #[test]
 fn the_api_answers_as_openapi_says() {
     let site = Site::over(&[], |lab| {
@@ -348,8 +348,8 @@ fn the_api_answers_as_openapi_says() {
     }
 }
 
-/// The pages of a list add up to the list. Each filter works, and an unknown name is an error, not an empty
-/// list.
+/// The pages of a list together are the whole list. Each filter works. An unknown name is an error, and not
+/// an empty list.
 #[test]
 fn lists_have_pages_and_filters() {
     let site = Site::over(&[], scene);
@@ -399,14 +399,14 @@ fn lists_have_pages_and_filters() {
     }
 }
 
-/// The peak memory of a process, in KiB.
+/// Returns the peak memory of a process, in KiB.
 fn peak(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// `count` leases of a network as JSON lines. `more` returns the other fields of a lease.
+/// Returns `count` leases of a network as JSON lines. `more` returns additional fields of a lease.
 fn lines(count: u32, more: impl Fn(u32) -> Value) -> String {
     let mut text = format!("{}\n", json!({ "sublet": env!("CARGO_PKG_VERSION"), "format": 2 }));
     for n in 0..count {
@@ -432,8 +432,8 @@ fn import(lab: &Lab, lines: &str) {
     assert_eq!(call.code, Some(0), "{call:?}");
 }
 
-/// Clients that send nothing, and clients that do not read their responses, neither delay other clients nor
-/// use much memory. Once, 32 idle connections stalled the page for 30 s.
+/// Some clients send nothing, and some do not read their responses. They must neither delay other clients nor
+/// use much memory. In an earlier version, 32 idle connections blocked the page for 30 s.
 #[test]
 fn idle_clients_and_slow_readers_stall_nobody() {
     let pods =
@@ -471,7 +471,7 @@ fn idle_clients_and_slow_readers_stall_nobody() {
     prompt("/");
 }
 
-/// The entries of `attention` in the status of `site`, as `kind level`.
+/// Returns the entries of `attention` in the status, as `kind level`.
 fn attention(site: &Site) -> Vec<String> {
     let status = site.json("/api/v1/status");
     let items = status["attention"].as_array().unwrap();
@@ -511,7 +511,7 @@ fn it_is_well_only_if_that_was_checked() {
     assert_eq!((site.get("/healthz").0, attention(&site)), (200, Vec::new()));
 }
 
-/// A lease whose network namespace existed and is gone.
+/// A lease needs attention if its network namespace existed and is gone.
 #[test]
 fn a_stale_lease_needs_attention() {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
@@ -533,8 +533,8 @@ fn a_stale_lease_needs_attention() {
     assert!(text.contains("\nsublet_problems{level=\"warning\"} 3\n"), "{text}");
 }
 
-/// While another process holds the lock, the page shows the data that it read before, and reports the lock. A
-/// scrape does not wait.
+/// While another process holds the lock, the page shows the data that it has read before, and reports the
+/// lock. A scrape of the metrics does not wait.
 #[test]
 fn a_locked_store_is_reported_and_delays_no_scrape() {
     let site = Site::over(&[], |lab| fill(lab, "calm", "10.1.4.0/29", 2));
@@ -626,7 +626,7 @@ fn the_page_runs_without_the_driver() {
     }
 }
 
-/// Makes a range in which two more addresses were reserved in each of the last quarters of an hour.
+/// Fills a range in which two more addresses were reserved in each of the last quarters of an hour.
 fn rising(lab: &Lab) {
     fill(lab, "rising", "10.1.6.0/26", 1);
     let cx = sublet::sys::host::facts(&|_| None).context();
@@ -656,7 +656,7 @@ fn a_range_that_fills_up_needs_attention() {
     until("the first look", || attention(&site) == ["filling warning"]);
     let status = site.json("/api/v1/status");
     assert_eq!(status["attention"][0]["network"], "rising", "{status}");
-    // 25 of 61 addresses are in use. The other 36 last for 36 / 8 hours.
+    // 25 of 61 addresses are in use. At 8 addresses an hour, the other 36 last for 36 / 8 hours.
     let full_in = site.json("/api/v1/trends")["pools"][0]["fullIn"].as_u64().unwrap();
     assert!((15_000..18_000).contains(&full_in), "{full_in}");
     let text = site.get("/metrics").2;
@@ -664,7 +664,7 @@ fn a_range_that_fills_up_needs_attention() {
     assert!(text.contains(name), "{text}");
 }
 
-/// The trends match a day of history. One range is filling up.
+/// The trends must match a day of history, in which one range fills up.
 #[test]
 fn trends_are_those_of_the_history() {
     let site = Site::over(&[], |lab| fill(lab, "calm", "10.1.4.0/27", 5));
@@ -679,7 +679,7 @@ fn trends_are_those_of_the_history() {
     assert_eq!((used.len(), &used[95], &used[0]), (96, &json!(4), &json!(0)), "{trend}");
 }
 
-/// If the store cannot be read, the page and the metrics report it.
+/// If the store cannot be read, the page and the metrics must report it.
 #[test]
 fn a_damaged_store_is_told() {
     let site = Site::new(&[]);
@@ -706,7 +706,7 @@ fn the_metrics_count_what_the_store_has() {
         format!("sublet_pool_addresses{{{range},state=\"used\"}} 1"),
         format!("sublet_pool_addresses{{{range},state=\"reserved\"}} 1"),
         format!("sublet_pool_addresses{{{range},state=\"cooling\"}} 1"),
-        // Other processes ran the plugin: the counters in the store include their requests.
+        // The plugin ran in other processes. The counters in the store include its requests.
         "sublet_requests_total{network=\"mynet\",face=\"cni\",command=\"add\",outcome=\"ok\"} 2".into(),
         "sublet_requests_total{network=\"mynet\",face=\"cni\",command=\"del\",outcome=\"ok\"} 1".into(),
         "sublet_store_readable 1".into(),
@@ -723,7 +723,8 @@ fn the_metrics_count_what_the_store_has() {
     }
 }
 
-/// The log has one line for each event, as text or JSON. After a rotation, the daemon closes the old file.
+/// The log has one line for each event, as text or as JSON. After the log file was rotated, the daemon no
+/// longer writes to the old file.
 #[test]
 fn the_daemon_logs_each_request_once() {
     let site = Site::new(&["--log-format", "json"]);
@@ -771,7 +772,7 @@ fn the_daemon_logs_to_a_file_that_may_be_rotated() {
     assert_eq!(site.log(), "");
 }
 
-/// The plugin's log file: container, command, address, duration and outcome of each call.
+/// The log file of the plugin has the container, command, address, duration and outcome of each call.
 #[test]
 fn the_plugin_logs_each_call_once() {
     for format in ["text", "json"] {
@@ -819,7 +820,7 @@ fn the_plugin_logs_each_call_once() {
     }
 }
 
-/// Needs promtool.
+/// Tests that need promtool.
 pub mod peers {
     use std::process::Command;
 
@@ -846,14 +847,14 @@ pub mod peers {
         let site = Site::over(&[], scene);
         docker(&site);
         assert_eq!(promtool(&["check", "metrics"], &site.get("/metrics").2), "");
-        // Check the metrics for the node exporter's textfile collector as well.
+        // Also check the metrics for the node exporter's textfile collector.
         let store = site.daemon.store().display().to_string();
         let out = Call::sublet().arg("stats").arg("--prometheus").arg("--store").arg(&store).run();
         assert_eq!(out.code, Some(0), "{out:?}");
         assert_eq!(promtool(&["check", "metrics"], &out.stdout), "");
     }
 
-    /// Prometheus evaluates each query of the dashboard on metrics that it scraped from a daemon.
+    /// Prometheus evaluates each query of the dashboard with metrics that it has scraped from a daemon.
     #[test]
     fn prometheus_evaluates_the_dashboards_queries() {
         let site = Site::over(&[], |lab| {
@@ -899,7 +900,7 @@ pub mod peers {
             let text = target["expr"].as_str().unwrap();
             let asked = text.replace("$__rate_interval", "1m").replace("$instance", ".*");
             let found = query(&asked);
-            // No request has failed, so the panel of failures is empty.
+            // No request has failed, so the panel with failures is empty.
             if found["status"] != "success" || (!has(&found) && !text.contains("outcome!=")) {
                 faults.push(format!("{asked}: {found}"));
             }
@@ -915,7 +916,7 @@ pub mod peers {
         assert!(told.contains("SUCCESS"), "{told}");
         let told = promtool(&["test", "rules", "sublet.test.yml"], "");
         assert!(told.contains("SUCCESS"), "{told}");
-        // The rules use only metrics that /metrics has.
+        // The rules may only use metrics that /metrics has.
         let rules =
             fs::read_to_string(root().join("packaging/prometheus/sublet.rules.yml")).unwrap();
         let site = Site::over(&[], scene);

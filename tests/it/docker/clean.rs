@@ -1,5 +1,5 @@
-//! `subletd cleanup` with an imitated dockerd: listed addresses stay, unlisted addresses are freed, and an
-//! incomplete listing frees nothing.
+//! Tests of `subletd cleanup` with an imitated dockerd. Addresses that dockerd lists stay, other addresses
+//! are freed, and if the listing is incomplete, nothing is freed.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::daemon::{Daemon, subletd, until};
 
-/// Answers `/networks` and `/networks/ID` until the test ends.
+/// Runs an imitated dockerd that answers `/networks` and `/networks/ID` until the test ends.
 pub fn dockerd(socket: &Path, networks: Vec<Value>, broken: bool) {
     let listener = UnixListener::bind(socket).unwrap();
     thread::spawn(move || {
@@ -54,7 +54,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// Three pools, each with a gateway, an auxiliary address and two other addresses.
+    /// Makes three pools. Each has a gateway, an auxiliary address and two other addresses.
     fn new(args: &[&str]) -> Stage {
         let daemon = Daemon::with(&[&["--address-spaces", "L,G"], args].concat(), &[]);
         let mut client = daemon.client();
@@ -92,7 +92,8 @@ impl Stage {
         (output.status.success(), String::from_utf8(text).unwrap())
     }
 
-    /// Waits until the leases are old enough. Cleanup keeps leases that were made in its own second.
+    /// Waits until the leases are old enough, because cleanup keeps leases that were made in the second in
+    /// which it starts.
     fn grow_old() {
         let begin = sublet::sys::host::now();
         until("a second", || sublet::sys::host::now() > begin);
@@ -104,7 +105,8 @@ fn frees_what_dockerd_does_not_know() {
     let stage = Stage::new(&[]);
     Stage::grow_old();
     let socket = stage.daemon.lab.join("docker.sock");
-    // The first pool's network has one container, the second's belongs to a swarm, and the third's is gone.
+    // The first pool's network has one container, the second pool's network belongs to a swarm, and the third
+    // pool's network is gone.
     let one = network("n1", "10.0.1.0/24", &["10.0.1.5"], "local");
     let two = network("n2", "10.0.2.0/24", &[], "swarm");
     dockerd(&socket, vec![one, two], false);
@@ -126,13 +128,13 @@ fn frees_what_dockerd_does_not_know() {
         assert!(left.contains(&kept.to_owned()), "{kept} is gone");
     }
     assert_eq!(stage.cleanup(&socket, &[]).1, "nothing to do\n");
-    // The pool is gone, so its subnet can be requested.
+    // The pool was freed, so its subnet can be requested again.
     let body = r#"{"AddressSpace":"L","Pool":"10.0.3.0/24"}"#;
     assert!(stage.daemon.call("/IpamDriver.RequestPool", body).1["PoolID"].is_string());
 }
 
-/// dockerd no longer lists an address whose release is still under way. If cleanup freed it at once, it could be
-/// leased again before the release arrives, which would then free the new lease.
+/// dockerd no longer lists an address, but its release is still under way. If cleanup freed the address at
+/// once, it could be leased again before the release arrives, and the release would then free the new lease.
 #[test]
 fn frees_nothing_while_a_release_may_be_under_way() {
     let stage = Stage::new(&[]);
@@ -171,7 +173,7 @@ fn frees_nothing_on_half_a_listing() {
     assert_eq!(stage.daemon.leases(), before);
 }
 
-/// dockerd 26 and later list the requested subnet, here any /24, not the allocated subnet.
+/// dockerd 26 and later list the requested subnet (here any /24) instead of the allocated subnet.
 #[test]
 fn a_network_that_asked_for_any_block_keeps_its_pool() {
     let any = |addrs: &[&str]| {
@@ -192,11 +194,12 @@ fn a_network_that_asked_for_any_block_keeps_its_pool() {
         // Nothing shows which pool the network has, so all pools stay.
         (vec![any(&[])], [4, 4, 4]),
         (vec![unlisted(&[])], [4, 4, 4]),
-        // A container's address shows the pool, so this address and the gateway stay.
+        // The address of a container shows which pool the network has. This address and the gateway of the
+        // pool stay.
         (vec![any(&["10.0.2.5"])], [0, 2, 0]),
         (vec![unlisted(&["10.0.2.5"])], [0, 2, 0]),
-        // There are two such networks, and only one shows its pool: the other may have any of the other
-        // pools.
+        // There are two such networks, and an address shows the pool of only one of them. The other network
+        // may have any of the other pools.
         (
             vec![
                 any(&["10.0.2.5"]),
@@ -205,7 +208,7 @@ fn a_network_that_asked_for_any_block_keeps_its_pool() {
             ],
             [4, 2, 4],
         ),
-        // The networks have blocks of another size or family.
+        // The networks requested subnets of another size or another family.
         (
             vec![json!({"Id": "n2", "Scope": "local", "IPAM": {"Driver": "sublet",
             "Config": [{"Subnet": "0.0.0.0/20"}, {"Subnet": "::/24"}]}})],
@@ -222,7 +225,8 @@ fn a_network_that_asked_for_any_block_keeps_its_pool() {
     }
 }
 
-/// gipam allocated its next block, whatever subnet was requested, and dockerd lists the requested subnet.
+/// gipam allocated its next block, regardless of the requested subnet, but dockerd lists the requested
+/// subnet.
 #[test]
 fn a_network_of_gipams_keeps_its_pool() {
     let file = json!({"v4": "192.168.0.0/16", "v4ab": 24, "v6": "2001:db8::/56", "v6ab": 64, "allocated": [
@@ -238,17 +242,17 @@ fn a_network_of_gipams_keeps_its_pool() {
     };
     let asked = || json!([{"Subnet": "10.9.0.0/24"}]);
     for (networks, left) in [
-        // Nothing shows which IPv4 pool the network has, so all stay.
+        // Nothing shows which IPv4 pool the network has, so all IPv4 pools stay.
         (vec![network(asked(), Value::Null, &[])], [3, 2, 0]),
-        // A container's address shows the pool: this address and the gateway stay.
+        // The address of a container shows the pool. This address and the gateway of the pool stay.
         (vec![network(asked(), Value::Null, &["192.168.0.2"])], [2, 0, 0]),
         (vec![network(asked(), json!({"network": "web"}), &["192.168.0.2"])], [2, 0, 0]),
-        // The requested subnet happens to be another network's block.
+        // The requested subnet happens to be the block of another network.
         (
             vec![network(json!([{"Subnet": "192.168.1.0/24"}]), Value::Null, &["192.168.0.2"])],
             [2, 0, 0],
         ),
-        // Only the IPv6 pool was chosen by gipam alone.
+        // The network did not request an IPv6 subnet, so dockerd lists the one that gipam allocated.
         (
             vec![network(
                 json!([{"Subnet": "10.9.0.0/24"},
@@ -278,13 +282,14 @@ fn a_network_of_gipams_keeps_its_pool() {
     }
 }
 
-/// dockerd may have removed networks while the driver was down. It activates the driver when it returns.
+/// While subletd was not running, dockerd may have removed networks. When subletd runs again, dockerd
+/// activates it.
 #[test]
 fn once_after_an_activation() {
     for (addrs, left) in [(&["10.0.1.5"][..], 7), (&[], 16)] {
         let lab = crate::lab::Lab::new();
         let path = lab.join("docker.sock");
-        // A dockerd without a network of this store may be the wrong dockerd, so nothing is freed.
+        // A dockerd that has no network of this store may be the wrong dockerd, so nothing is freed.
         let networks = addrs.iter().map(|addr| network("n1", "10.0.1.0/24", &[addr], "local"));
         dockerd(&path, networks.collect(), false);
         let docker = path.display().to_string();
@@ -296,7 +301,7 @@ fn once_after_an_activation() {
     }
 }
 
-/// Only this node's leases are freed.
+/// Only leases of this node are freed.
 #[test]
 fn frees_nothing_of_another_node() {
     let stage = Stage::new(&[]);
@@ -329,11 +334,11 @@ fn by_the_clock() {
     assert!(stage.daemon.leases().iter().all(|a| a.starts_with("10.0.4.")));
 }
 
-/// Needs ping.
+/// Tests that need ping.
 mod peers {
     use super::*;
 
-    /// An address that answers a ping stays.
+    /// An address that answers a ping stays leased.
     #[test]
     fn spares_what_answers() {
         let daemon = Daemon::with(&["--address-spaces", "L,G"], &[]);

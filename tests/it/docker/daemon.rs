@@ -1,4 +1,4 @@
-//! A running subletd in its own folder, and a client as simple as dockerd's.
+//! A running subletd in its own folder, and a client that is as simple as dockerd's.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -17,14 +17,14 @@ pub const SUBLETD: &str = match option_env!("SUBLETD_PROGRAM") {
     None => env!("CARGO_BIN_EXE_subletd"),
 };
 
-/// The program, with only PATH in its environment.
+/// Makes a call of subletd, with only PATH in its environment.
 pub fn subletd(args: &[&str]) -> Command {
     let mut command = Command::new(SUBLETD);
     command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").args(args);
     command
 }
 
-/// Waits for a condition, for a minute at most.
+/// Waits until a condition is true, for at most a minute.
 pub fn until(what: &str, mut so: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !so() {
@@ -51,12 +51,12 @@ impl Daemon {
         )
     }
 
-    /// A daemon with these flags and variables. Its socket and its store are in its own folder.
+    /// Starts a daemon with these flags and variables. Its socket and its store are in its own folder.
     pub fn with(args: &[&str], env: &[(&str, &str)]) -> Daemon {
         Daemon::on(None, args, env)
     }
 
-    /// The same on a store that other daemons use too.
+    /// Starts a daemon whose store other daemons use too.
     pub fn on(store: Option<&str>, args: &[&str], env: &[(&str, &str)]) -> Daemon {
         let mut daemon = Daemon {
             store: store.map(str::to_owned),
@@ -132,12 +132,12 @@ impl Daemon {
         self.ended()
     }
 
-    /// Waits until the daemon ends by itself.
+    /// Waits until the daemon ends by itself, and returns its exit status.
     pub fn ended(&mut self) -> ExitStatus {
         self.child.take().unwrap().wait().unwrap()
     }
 
-    /// The leased addresses.
+    /// Returns the leased addresses.
     pub fn leases(&self) -> Vec<String> {
         let rows = crate::lab::list(&self.store());
         rows.iter().map(|row| row["address"].as_str().unwrap().to_owned()).collect()
@@ -150,7 +150,7 @@ impl Drop for Daemon {
     }
 }
 
-/// A handwritten HTTP/1.1 client with one connection, which sends exactly what dockerd sends.
+/// A simple HTTP/1.1 client with one connection. It sends exactly the same bytes as dockerd.
 pub struct Client<S: Read + Write> {
     stream: BufReader<S>,
 }
@@ -160,7 +160,7 @@ impl<S: Read + Write> Client<S> {
         Client { stream: BufReader::new(stream) }
     }
 
-    /// Sends a request like dockerd 20.10 of Debian: an empty Host, no content type.
+    /// Sends a request as Debian's dockerd 20.10 does: with an empty Host and without a content type.
     pub fn send(&mut self, path: &str, body: &str) {
         self.try_send(path, body).unwrap();
     }
@@ -178,7 +178,7 @@ impl<S: Read + Write> Client<S> {
         self.stream.get_mut().write_all(text.as_bytes()).unwrap();
     }
 
-    /// Status, head and body of the next answer; `None` if the connection ends.
+    /// Returns the status, head and body of the next answer; `None` if the connection was closed.
     pub fn answer(&mut self) -> Option<(u16, String, String)> {
         let mut head = String::new();
         loop {
@@ -208,7 +208,7 @@ pub fn tcp(at: &str) -> Client<TcpStream> {
     Client::new(TcpStream::connect(at).unwrap())
 }
 
-/// Requests a pool for tests. Returns its ID.
+/// Requests a pool for a test, and returns its ID.
 pub fn a_pool<S: Read + Write>(client: &mut Client<S>) -> String {
     let (status, pool) =
         client.call("/IpamDriver.RequestPool", r#"{"AddressSpace":"L","Pool":"10.0.0.0/24"}"#);

@@ -1,4 +1,5 @@
-//! The protocol's rules, as observed with dockerd 20.10 and 29. The test's name has the number of the rule.
+//! Tests the rules of the protocol, which were observed with dockerd 20.10 and 29. The name of a test
+//! contains the number of its rule.
 
 use std::fs;
 use std::io::Write;
@@ -29,7 +30,7 @@ fn request(pool: &str) -> String {
 fn r01_routes_on_the_path_alone() {
     let daemon = Daemon::start();
     let mut client = daemon.client();
-    // One connection serves everything: any method, any host, no content type or a wrong one.
+    // All requests can use one connection, with any method, any host, and no or a wrong content type.
     for head in [
         "POST /Plugin.Activate HTTP/1.1\r\nHost: \r\nContent-Length: 0\r\n\r\n",
         "POST /Plugin.Activate HTTP/1.1\r\nHost: plugin.moby.localhost\r\nContent-Length: 0\r\n\r\n",
@@ -77,7 +78,7 @@ fn r03_a_failure_has_both_keys() {
         (POOL, "x".repeat(2 << 20), 413),
     ] {
         if status == 413 {
-            // The daemon answers before it has read the body, so the rest need not be sent.
+            // The daemon answers before it has read the whole body, so the rest of the body need not be sent.
             client.raw(&format!(
                 "POST {path} HTTP/1.1\r\nHost:\r\nContent-Length: {}\r\n\r\n",
                 body.len()
@@ -104,21 +105,21 @@ fn r04_an_address_has_the_pools_prefix_and_is_the_one_asked_for() {
     }
 }
 
-/// An idle connection stays open, a request in flight is answered after SIGTERM, and a lease whose answer
-/// cannot be written is freed.
+/// An idle connection stays open. A request in flight is answered even after SIGTERM. If the answer cannot be
+/// written, the lease is freed.
 #[test]
 fn r05_drains_and_takes_back() {
     let mut daemon = Daemon::start();
     let mut client = daemon.client();
     let pool = a_pool(&mut client);
-    // The store is busy: this test holds its lock.
+    // This test holds the lock of the store, so requests must wait.
     let lock = daemon.store().with_extension("redb.lock");
     let held = lock_file(&lock, Wait::Forever).unwrap();
     let mut gone = daemon.client();
     gone.send(ADDRESS, &request(&pool));
     let mut waiting = daemon.client();
     waiting.send(ADDRESS, &request(&pool));
-    // While the lock is held, nothing can have been answered.
+    // No request can have been answered, because the lock is still held.
     drop(gone);
     daemon.signal("TERM");
     drop(held);
@@ -143,7 +144,7 @@ fn r05_a_lost_answer_is_no_lease() {
         drop(gone);
         drop(held);
     }
-    // Requests are served in order, so an answer to this one means that the others are done.
+    // Requests are handled in order. So when this request is answered, the earlier requests are done.
     until("the rollback", || {
         daemon.call("/Plugin.Activate", "");
         daemon.leases().is_empty()
@@ -171,7 +172,7 @@ fn r06_a_wait_is_bounded() {
     assert_eq!(client.call(ADDRESS, &request(&pool)).1["Address"], "10.0.0.1/24");
 }
 
-/// Request handlers work without dockerd; only cleanup and its timer use it.
+/// Handling a request does not require dockerd; only cleanup and its timer use it.
 #[test]
 fn r07_no_handler_asks_dockerd() {
     for name in ["api", "pool", "wire", "server/worker", "server/http"] {
@@ -190,7 +191,7 @@ fn r08_is_there_before_dockerd() {
     assert!(unit.contains("Before=docker.service") && unit.contains("Type=notify"));
     assert!(socket.contains("Before=docker.service"));
     assert!(socket.contains("ListenStream=/run/docker/plugins/sublet.sock"));
-    // Readiness is reported once the socket answers.
+    // subletd reports that it is ready only when its socket answers.
     let lab = crate::lab::Lab::new();
     let notify = UnixDatagram::bind(lab.join("notify")).unwrap();
     notify.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -212,7 +213,7 @@ fn r08_is_there_before_dockerd() {
     child.wait().unwrap();
 }
 
-/// A socket that another process opened (systemd's protocol), with waiting requests in it.
+/// Another process opened the socket (systemd's protocol), and requests already wait in it.
 #[test]
 fn r08_takes_a_socket_that_was_opened_for_it() {
     let lab = crate::lab::Lab::new();
@@ -220,7 +221,7 @@ fn r08_takes_a_socket_that_was_opened_for_it() {
     let listener = UnixListener::bind(&path).unwrap();
     let mut early = Client::new(UnixStream::connect(&path).unwrap());
     early.send("/Plugin.Activate", "");
-    // The shell makes the socket descriptor 3, and its own process ID LISTEN_PID.
+    // The shell makes the socket file descriptor 3, and sets LISTEN_PID to its own process ID.
     let script = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\" 3<&0 0</dev/null";
     let store = lab.join("s.redb").display().to_string();
     let mut child = std::process::Command::new("sh")
@@ -314,7 +315,7 @@ fn routes() -> Vec<Span> {
     vec![Span::new(addr("10.80.0.0"), addr("10.80.1.255")).unwrap()]
 }
 
-/// dockerd requests pools until it accepts one. It gets a different pool each time, and an error in the end.
+/// dockerd requests pools until it accepts one. It must get a different pool each time, and finally an error.
 #[test]
 fn r13_never_the_same_block_again() {
     let mut pure = Pure::new();
@@ -329,9 +330,10 @@ fn r13_never_the_same_block_again() {
     for _ in 0..2 {
         assert_eq!(pure.call(POOL, body).1["Error"], full);
     }
-    // A requested pool is not checked against the routes.
+    // If a request names its subnet, the subnet is not compared with the routes.
     assert_eq!(pure.call(POOL, r#"{"AddressSpace":"L","Pool":"10.80.0.0/24"}"#).0, 200);
-    // A shared pool exists and cannot change, so the request fails instead of looping.
+    // A shared pool already exists and cannot change. So the request fails, because dockerd would repeat it
+    // forever.
     pure.driver.routes = Vec::new;
     let shared = r#"{"AddressSpace":"L","Pool":"10.81.0.0/24","Options":{"network":"n"}}"#;
     assert_eq!(pure.call(POOL, shared).0, 200);
@@ -374,7 +376,7 @@ fn r15_a_gateway_is_found_or_was_there() {
         assert_eq!(pool["Data"]["com.docker.network.gateway"], "10.80.0.1/24");
         assert_eq!(pure.call(ADDRESS, &gateway("n", "")).1["Address"], "10.80.0.1/24");
     }
-    // A gateway need not be requested: macvlan does not.
+    // No gateway has to be requested; macvlan does not request one.
     pure.call(POOL, r#"{"AddressSpace":"L","Pool":"10.9.0.0/24"}"#);
     assert_eq!(pure.call(ADDRESS, r#"{"PoolID":"L/10.9.0.0/24"}"#).1["Address"], "10.9.0.1/24");
 }
@@ -398,7 +400,7 @@ fn r17_a_release_may_be_repeated() {
     }
 }
 
-/// If an auxiliary address is refused, dockerd releases only the pool.
+/// If an auxiliary address is refused, dockerd releases only the pool, so its leases must be freed too.
 #[test]
 fn r17b_a_pool_takes_its_leases_along() {
     let mut pure = Pure::new();
@@ -463,12 +465,12 @@ fn r21_is_a_managed_plugin_too() {
     let config: Value = serde_json::from_str(&crate::tidy::read(&path)).unwrap();
     assert_eq!(config["interface"]["types"], json!(["docker.ipamdriver/1.0"]));
     assert_eq!(config["entrypoint"][0], "/subletd");
-    // dockerd does not activate a managed plugin. Requests work without it.
+    // dockerd does not activate a managed plugin, so requests must work without an activation.
     let mut pure = Pure::new();
     assert_eq!(pure.call(POOL, r#"{"AddressSpace":"G"}"#).0, 200);
 }
 
-/// The library's undo frees only what the call made.
+/// Undoing a request frees only what this request has made.
 #[test]
 fn an_undo_frees_what_was_made_and_nothing_else() {
     let mut pure = Pure::new();
@@ -491,7 +493,7 @@ fn an_undo_frees_what_was_made_and_nothing_else() {
     assert!(matches!(freed, Outcome::Freed(all) if all.len() == 1));
 }
 
-/// Hostile bytes get an answer or a closed connection, and the daemon survives.
+/// After hostile bytes, the daemon sends an answer or closes the connection, and continues to run.
 #[test]
 fn nonsense_does_no_harm() {
     let daemon = Daemon::start();

@@ -1,8 +1,8 @@
-//! The golden folders of testdata/docker/, each a list of calls and their answers.
+//! Runs the golden folders in testdata/docker/. Each of them is a list of calls and their expected answers.
 //!
-//! `METHOD BODY` or `METHOD*TIMES BODY` (all answers differ, the last one counts), then `= JSON` (200 and
-//! exactly this), `=` (any success), `! TEXT` (a failure with this text), `!` (any failure) or `!STATUS
-//! TEXT`. `fresh` starts with a new store.
+//! A call is `METHOD BODY`, or `METHOD*TIMES BODY` (all answers must differ, and the last one is compared).
+//! The next line is the answer: `= JSON` (status 200 and exactly this JSON), `=` (any success), `! TEXT` (a
+//! failure with this text), `!` (any failure) or `!STATUS TEXT`. `fresh` starts with a new store.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -27,7 +27,7 @@ pub fn settings() -> Settings {
     settings
 }
 
-/// The pure driver with its own store.
+/// The function `handle` with its own store.
 pub struct Pure {
     pub driver: Driver,
     pub store: Box<dyn Store>,
@@ -70,12 +70,12 @@ fn stories() -> Vec<(String, String)> {
     all
 }
 
-/// `RequestPool` is `/IpamDriver.RequestPool`.
+/// Returns the path of a method: `RequestPool` is `/IpamDriver.RequestPool`.
 fn path(method: &str) -> String {
     if method.starts_with('/') { method.to_owned() } else { format!("/IpamDriver.{method}") }
 }
 
-/// Runs one case; `begin` makes a driver with an empty store.
+/// Runs one case. `begin` makes a driver with an empty store.
 fn tell(name: &str, text: &str, begin: &mut dyn FnMut() -> Box<Call<'static>>) {
     let mut call = begin();
     let mut lines = text.lines().enumerate().filter(|(_, l)| !l.starts_with('#') && !l.is_empty());
@@ -114,7 +114,8 @@ fn check(place: &str, expected: &str, (status, answer): &(u16, Value)) {
         ("!", rest) => {
             let (code, text) = rest.split_once(' ').unwrap_or((rest, ""));
             assert!(code.is_empty() || code.parse() == Ok(*status), "{shown}");
-            // A failure has both keys, whatever its status is: dockerd reads one or the other.
+            // A failure must have both keys, whatever its status is. dockerd reads one or the other,
+            // depending on the status.
             assert!(error.is_some() && answer["Err"] == answer["Error"], "{shown}");
             assert!(text.is_empty() || error == Some(text), "{shown}");
         }

@@ -1,4 +1,5 @@
-//! TCP with its `.spec` and `.json` files, flags and variables of three dialects, gipam's file.
+//! Tests TCP with its `.spec` and `.json` files, the flags and variables of three dialects, and gipam's lease
+//! file.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -73,7 +74,7 @@ fn three_dialects_of_flags() {
             "10.8.0.0/24",
             "",
         ),
-        // gipam's
+        // gipam's variables
         (
             vec!["-v4", "192.168.0.0/16", "-v4ab=25", "-v6", "2001:db8::/54"],
             vec![],
@@ -91,7 +92,7 @@ fn three_dialects_of_flags() {
             "10.1.0.0/26",
             "2001:db8::/56",
         ),
-        // kontena's
+        // kontena-ipam's variables
         (
             vec![],
             vec![
@@ -112,7 +113,8 @@ fn three_dialects_of_flags() {
     assert_eq!(spaces["GlobalDefaultAddressSpace"], "kontenaglobal");
 }
 
-/// Invalid settings, such as kontena's policies 1 to 3, are reported before anything is created.
+/// Invalid settings are reported before anything is created. For example, kontena-ipam's policies 1 to 3 are
+/// not supported.
 #[test]
 fn what_makes_no_sense_is_said() {
     for (args, env, word) in [
@@ -167,14 +169,14 @@ fn gipams_file_that_cannot_be_looked_at_is_not_taken_for_absent() {
     let file = lab.join("leases.json");
     std::os::unix::fs::symlink(&file, &file).unwrap();
     let text = |name: &str| lab.join(name).display().to_string();
-    // If subletd starts nevertheless, `timeout` ends it.
+    // If subletd starts although the settings are invalid, `timeout` ends it.
     let call = Call::new("timeout").args(&["60", SUBLETD, "-file", &text("leases.json")]);
     let answer = call.args(&["--socket", &text("s"), "--store", &text("store")]).run();
     assert!(answer.code == Some(1) && answer.stderr.contains("gipam's"), "{answer:?}");
     assert!(!exists(&lab.join("store")));
 }
 
-/// gipam's own flag: its file is imported once, and its main pools are used.
+/// gipam's flag `-file`: the file is imported once, and gipam's main pools are used.
 #[test]
 fn gipams_file_is_taken_over_at_the_start() {
     let lab = Lab::new();
@@ -184,7 +186,7 @@ fn gipams_file_is_taken_over_at_the_start() {
     let mut daemon = Daemon::with(&["-file", &name], &[]);
     assert!(!exists(&file) && exists(&lab.join("leases.json.taken-over")));
     goes_on(&daemon);
-    // The file is not imported again: an address that was released since then is not leased again.
+    // The file is not imported again. So an address that was released since then is not leased again.
     daemon.terminate();
     daemon.spawn();
     assert_eq!(daemon.leases().len(), 2);
@@ -219,11 +221,11 @@ fn gipams_file_is_imported() {
     assert_eq!(daemon.leases().len(), 2);
 }
 
-/// Needs openssl and curl.
+/// Tests that need openssl and curl.
 mod peers {
     use super::*;
 
-    /// TLS with keys and certificates from openssl. A client without a certificate is rejected.
+    /// TLS with keys and certificates that openssl made. A client without a certificate is rejected.
     #[test]
     fn tls_asks_for_a_certificate() {
         let lab = Lab::new();

@@ -1,9 +1,9 @@
-//! The commands of `sublet` that need a cluster, two stores or another program's keys. They have golden files
-//! like those in `commands`, with a real etcd and a real Consul on loopback.
+//! Compares the output of those commands of `sublet` that need a cluster, two stores or another program's
+//! keys with golden files, like those in `commands`. It uses a real etcd and a real Consul on loopback.
 //!
-//! In a case, `ETCD` is a separate store, filled the same each time. `EMPTY` is an empty store beside
-//! kontena-ipam's keys. `CONSUL` is a store beside the keys of cni-ipam-consul. The servers' ports differ
-//! from run to run, so they are omitted from the golden files.
+//! In a case, `ETCD` is a separate store that is filled with the same content each time. `EMPTY` is an empty
+//! store on an etcd that has keys of kontena-ipam. `CONSUL` is a store on a Consul that has keys of
+//! cni-ipam-consul. The ports of the servers differ from run to run, so the golden files do not contain them.
 
 use std::cell::Cell;
 use std::fs;
@@ -73,8 +73,8 @@ fn node(number: u8, now: u64) -> Facts {
     Facts { node: Node { name: format!("node-{number}"), machine }, ..facts(now) }
 }
 
-/// Two nodes of a network that is defined in the cluster, a freed address, a reservation, and a kontena
-/// pool that both nodes use.
+/// Fills a store: two nodes of a network that is defined in the cluster, a freed address, a reservation, and
+/// a kontena-ipam pool that both nodes use.
 fn fill(store: &Value) {
     let conf = json!({
         "cniVersion": "1.1.0", "name": "pods", "type": "bridge",
@@ -87,7 +87,7 @@ fn fill(store: &Value) {
         let own = [("CNI_CONTAINERID", &*id), ("CNI_ARGS", &*pod)];
         called(&Facts { seed: u64::from(n), ..node(number, now) }, command, &conf, &own);
     };
-    // node-1 has the machine-id of this test's commands.
+    // The machine-id of node-1 is also that of this test's commands.
     let here = facts(NOW);
     for n in 0..5 {
         call(2, NOW + u64::from(n), "ADD", n);
@@ -104,7 +104,7 @@ fn fill(store: &Value) {
     done(&["import", "kontena"]);
 }
 
-/// Writes the files that cases name.
+/// Writes the files that the cases name.
 pub fn write_files(lab: &Lab) {
     let definition = |subnet: &str| json!({"ipam": {"type": "sublet", "subnet": subnet}});
     let mut late = definition("10.90.0.0/16");
@@ -142,7 +142,8 @@ fn print_what_they_printed() {
     let number = Cell::new(0);
     let fresh = |server: &Server| {
         number.set(number.get() + 1);
-        // A new prefix for each store, because /run may have notes from earlier runs with the same port.
+        // Each store has a new prefix, because /run may contain notes from earlier runs that used the same
+        // port.
         server.conf(&format!("store-{}-{}", process::id(), number.get()))
     };
     let mut faults = Vec::new();

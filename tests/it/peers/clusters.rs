@@ -1,7 +1,8 @@
-//! Real servers for whole-program tests: etcd and Consul on loopback, with their own ports and folders.
+//! Starts real servers for tests of whole programs: etcd and Consul on loopback, with their own ports and
+//! folders.
 //!
-//! Invariant: a server ends with its test, even if the test is killed. If a server cannot be started, the
-//! test fails.
+//! Invariant: a server ends together with its test, even if the test is killed. If a server cannot be
+//! started, the test fails.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -31,32 +32,32 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// `HOST:PORT`.
+    /// Returns `HOST:PORT` of the server.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The URL for clients.
+    /// Returns the URL for clients.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address())
     }
 
-    /// The value of `--store` for this server, with its own prefix.
+    /// Returns the value of `--store` for this server, with a prefix for its keys.
     pub fn store(&self, prefix: &str) -> String {
         self.conf(prefix).to_string()
     }
 
-    /// The same as a configuration's `store`.
+    /// Returns the value of `store` in a configuration for this server.
     pub fn conf(&self, prefix: &str) -> Value {
         json!({ self.engine: { "endpoints": [self.endpoint()], "prefix": prefix } })
     }
 
-    /// Sends the server a signal: `STOP`, `CONT`.
+    /// Sends a signal to the server, such as `STOP` or `CONT`.
     pub fn signal(&self, name: &str) {
         signal(&self.child, name);
     }
 
-    /// One request of plain HTTP; status and body.
+    /// Sends one plain HTTP request. Returns the status and the body.
     pub fn http(&self, method: &str, path: &str, body: &str) -> (u16, String) {
         self.try_http(method, path, body).unwrap()
     }
@@ -95,14 +96,14 @@ impl Server {
 }
 
 fn ports<const N: usize>() -> [u16; N] {
-    // All ports are reserved at the same time, so that they differ.
+    // All ports are reserved at the same time, so that they are different.
     let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     held.map(|listener| listener.local_addr().unwrap().port())
 }
 
 fn start(engine: &'static str, port: u16, folder: TempDir, program: &str, args: &[&str]) -> Server {
     let log = File::create(folder.path().join("log")).unwrap();
-    // The kernel ends the server together with this process.
+    // `setpriv` makes the kernel end the server when this process ends.
     let child = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", program])
         .args(args)
@@ -113,7 +114,7 @@ fn start(engine: &'static str, port: u16, folder: TempDir, program: &str, args: 
     Server { child: child.unwrap(), folder, engine, port }
 }
 
-/// An etcd of one member, with its old API (`/v2/keys`) too.
+/// Starts an etcd server with one member, which also has the old API (`/v2/keys`).
 pub fn etcd() -> Server {
     let folder = tempfile::tempdir().unwrap();
     let [client, peer] = ports();
@@ -139,7 +140,7 @@ pub fn etcd() -> Server {
     start("etcd", client, folder, "etcd", &args).ready("/health", "true")
 }
 
-/// A Consul of one server, from `scripts/get-consul.sh`.
+/// Starts a Consul server, which `scripts/get-consul.sh` has downloaded.
 pub fn consul() -> Server {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let found = Command::new(root.join("scripts/get-consul.sh")).output().unwrap();

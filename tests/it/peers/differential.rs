@@ -1,9 +1,10 @@
-//! Compares sublet with Debian's host-local: random configurations and sequences of commands, the same in
-//! every run. Both get the same bytes except `dataDir`. Exit status, addresses, JSON and the beginning of
-//! each message must be the same. The exceptions are in [`WANTED`], and each exception must occur.
+//! Compares sublet with Debian's host-local, with random configurations and sequences of commands that are
+//! the same in every run. Both programs get the same input, except for `dataDir`. The exit status, the
+//! addresses, the JSON and the beginning of each message must be the same. The exceptions are in [`WANTED`],
+//! and each exception must occur.
 //!
-//! After a failed or repeated ADD, host-local's folder is restored, so that the two stay comparable: a failed
-//! ADD of sublet changes nothing, but a failed ADD of host-local moves cursors and can remove leases.
+//! A failed ADD of sublet changes nothing, but a failed ADD of host-local moves cursors and can remove
+//! leases. To keep the two comparable, host-local's folder is restored after a failed or repeated ADD.
 
 mod conf;
 
@@ -22,7 +23,7 @@ use crate::lab::{Answer, Call, Dice, HOST_LOCAL, Lab, SUBLET, addresses, need_ho
 
 const CASES: u64 = 320;
 
-/// The intended differences, with their reasons.
+/// The intended differences, each with its reason.
 const WANTED: &[(&str, &str)] = &[
     (
         "code",
@@ -75,7 +76,7 @@ const WANTED: &[(&str, &str)] = &[
     ),
 ];
 
-/// How often each of [`WANTED`] occurred.
+/// How often each difference in [`WANTED`] occurred.
 type Seen = Mutex<BTreeMap<&'static str, u64>>;
 
 fn seen(seen: &Seen, name: &'static str) {
@@ -93,7 +94,7 @@ fn answers_as_host_local_does() {
             let (tally, failed) = (&tally, &failed);
             scope.spawn(move || {
                 for number in (0..CASES).filter(|n| n % 2 == half) {
-                    // Report all differences, not only the first.
+                    // Continue after a difference, so that all differences are reported.
                     let play = AssertUnwindSafe(|| Case::new(number, tally).play());
                     if catch_unwind(play).is_err() {
                         failed.lock().unwrap().push(number);
@@ -110,29 +111,29 @@ fn answers_as_host_local_does() {
     assert!(missing.is_empty(), "listed and never seen: {missing:?}, of {tally:?}");
 }
 
-/// A configuration, and the two folders in which it runs.
+/// A configuration, and the two folders in which the programs run.
 struct Case<'a> {
     number: u64,
     dice: Dice,
     conf: Conf,
-    /// The addresses from which requested addresses are chosen.
+    /// The addresses that may be requested.
     pool: Vec<String>,
     ours: Lab,
     theirs: Lab,
-    /// The results of the ADDs whose leases are held, by `container/ifname`.
+    /// The results of the ADDs whose leases exist, by `container/ifname`.
     held: BTreeMap<String, Value>,
     log: Vec<String>,
     seen: &'a Seen,
 }
 
-/// One command, the same for both programs.
+/// One command, which both programs run.
 struct Step {
     command: &'static str,
     container: String,
     ifname: &'static str,
     args: Option<String>,
     conf: Value,
-    /// The requested addresses of all three ways of requesting them.
+    /// The requested addresses, from all three ways to request an address.
     asked: Vec<String>,
 }
 
@@ -238,7 +239,8 @@ impl Case<'_> {
     ) -> bool {
         let owner = format!("{}/{}", step.container, step.ifname);
         if self.pod_identity(step, theirs) {
-            // sublet leases, or refuses for another reason. host-local has read no lease.
+            // sublet leases an address, or refuses for another reason. host-local has not read its leases
+            // yet.
             return false;
         }
         if let Some(previous) = self.held.get(&owner).cloned()
@@ -282,7 +284,7 @@ impl Case<'_> {
             return false;
         }
         if self.conf.two_in_one_set(&step.asked) && !self.refuses_input(theirs) {
-            // This counts as seen even if host-local's random choice happens to be the same.
+            // This difference counts as seen, even if both programs happen to choose the same address.
             seen(self.seen, "two in one set");
             if !msg.starts_with(&text) {
                 self.check(matches!(code, 101 | 102), "code of two in one set");
@@ -298,7 +300,7 @@ impl Case<'_> {
         true
     }
 
-    /// host-local refuses a pod's name, and sublet does not.
+    /// host-local refuses the name of a pod, and sublet does not.
     fn pod_identity(&self, step: &Step, theirs: &Answer) -> bool {
         let refused = step.args.as_deref() == Some("K8S_POD_NAME=x")
             && theirs.code != Some(0)
@@ -309,7 +311,7 @@ impl Case<'_> {
         refused
     }
 
-    /// The owner has a lease.
+    /// Compares the answers of a repeated ADD, whose owner has a lease.
     fn compare_repeat(&mut self, step: &Step, theirs: &Answer, ours: &Answer, previous: &Value) {
         let had = addresses(previous);
         if self.conf.0["ipam"]["onDuplicate"] == json!("error") {
@@ -341,14 +343,14 @@ impl Case<'_> {
 
     fn compare_del(&mut self, step: &Step, theirs: &Answer, ours: &Answer) -> bool {
         if theirs.code != Some(0) && theirs.error().0 == 1 {
-            // Both refuse an unknown version, whatever the command is.
+            // Both programs refuse an unknown version, whatever the command is.
             self.same_failure(self.failed(ours), theirs);
             return true;
         }
         self.check((ours.code, ours.stdout.as_str()) == (Some(0), ""), "DEL");
         if theirs.code != Some(0) {
             seen(self.seen, "broken DEL");
-            // sublet's lease is freed, host-local's is not.
+            // sublet has freed the lease, and host-local has not.
             return false;
         }
         self.held.remove(&format!("{}/{}", step.container, step.ifname));
@@ -375,7 +377,7 @@ impl Case<'_> {
         true
     }
 
-    /// sublet's message begins like host-local's, and the code is correct.
+    /// Checks that sublet's message begins like host-local's, and that the code is correct.
     fn same_failure(&self, (code, msg): (i64, String), theirs: &Answer) {
         let (their_code, text) = self.failed(theirs);
         let text = text.trim_start_matches("host-local: ");
@@ -414,7 +416,7 @@ impl Case<'_> {
         answer.error()
     }
 
-    /// Whether host-local refuses the input itself, before it reads any lease.
+    /// Returns whether host-local refuses the input before it reads any lease.
     fn refuses_input(&self, theirs: &Answer) -> bool {
         theirs.code != Some(0) && {
             let (code, msg) = self.failed(theirs);
@@ -434,7 +436,7 @@ fn push(place: &mut Value, text: &str) {
     }
 }
 
-/// A folder's files by name.
+/// The files in a folder, by name.
 type Files = BTreeMap<String, Vec<u8>>;
 
 fn snapshot(folder: &Path) -> Files {

@@ -1,7 +1,7 @@
-//! A disk that is full, fills up, or is read-only. No lease is made without an answer, no lease is lost, and
-//! reading still works.
+//! Tests a disk that is full, becomes full, or is read-only. No lease may exist whose ADD was not answered,
+//! no lease may be lost, and reading must still work.
 //!
-//! The disk is a tmpfs in its own mount namespace; it is accessed through `/proc/PID/root`.
+//! The disk is a tmpfs in a separate mount namespace. The test accesses it through `/proc/PID/root`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 use crate::lab::{Answer, Call, Lab, addresses, by_attachment, list, root};
 
-/// A tmpfs of 4 MiB in a private namespace.
+/// A tmpfs of 4 MiB in a separate mount namespace.
 struct Disk {
-    /// The process that keeps the namespace alive and mounts in it.
+    /// The process that keeps the mount namespace alive. It also makes mounts in it.
     shell: Child,
     answers: BufReader<ChildStdout>,
     place: String,
@@ -32,7 +32,8 @@ impl Disk {
         if !root() {
             command.arg("--map-root-user");
         }
-        // `unshare` executes the shell, so its process ID is that of the process in the namespace.
+        // `unshare` starts the shell in the same process, so its process ID is that of the shell in the
+        // namespace.
         let mut shell = command
             .arg("sh")
             .stdin(Stdio::piped())
@@ -63,7 +64,7 @@ impl Disk {
         self.data().join("leases.redb")
     }
 
-    /// Fills all but `left` KiB.
+    /// Fills the disk, except for `left` KiB.
     fn fill(&self, left: u64) {
         let mut file = File::create(self.path.join("filler")).unwrap();
         let failure = loop {
@@ -80,7 +81,7 @@ impl Disk {
         fs::remove_file(self.path.join("filler")).unwrap();
     }
 
-    /// A dual stack network; `sticky` makes an ADD write both of the store's files.
+    /// Makes a dual-stack network. With `sticky`, an ADD writes both files of the store.
     fn conf(&self, persist: &str, sticky: bool) -> Value {
         json!({
             "cniVersion": "1.1.0",
@@ -96,7 +97,7 @@ impl Disk {
         })
     }
 
-    /// The error has code 11 and names the file.
+    /// Checks that the error has code 11 and names the file.
     #[track_caller]
     fn try_again(&self, answer: &Answer) {
         let (code, msg) = answer.error();
@@ -107,7 +108,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // When its input ends, the shell ends, and with it the namespace and the disk.
+        // When the shell's input ends, the shell ends. The namespace and the disk end with it.
         drop(self.shell.stdin.take());
         let _ = self.shell.wait();
     }
@@ -118,7 +119,7 @@ fn call(command: &str, container: &str, conf: &Value) -> Call {
     Call::cni(command, container, conf).env("CNI_ARGS", &args)
 }
 
-/// The leases of answered ADDs, in the form of [`by_attachment`].
+/// The leases of answered ADDs, in the form that [`by_attachment`] returns.
 type Held = BTreeMap<String, Vec<String>>;
 
 #[track_caller]
@@ -126,7 +127,7 @@ fn agrees(store: &Path, held: &Held, when: &str) {
     assert_eq!(by_attachment(&list(store)), *held, "{when}");
 }
 
-/// The disk is full before the first ADD. It gets more space in each round, so the ADD fails at a later step
+/// The disk is full before the first ADD. In each round it has more space, so the ADD fails at a later step
 /// of creating the store.
 fn full_before(persist: &str, sticky: bool) {
     let disk = Disk::new();
@@ -168,8 +169,8 @@ fn full_before_the_first_add_of_both_files() {
     full_before("boot", true);
 }
 
-/// The disk fills up while there is a store: ADDs until one fails, then DELs on the full disk, then space is
-/// freed. Each round leaves a different amount of space.
+/// The disk becomes full while the store exists. First ADDs run until one fails, then DELs on the full disk,
+/// and then space is freed. Each round leaves a different amount of space.
 fn full_during(persist: &str, sticky: bool) {
     let disk = Disk::new();
     let conf = disk.conf(persist, sticky);
@@ -194,7 +195,7 @@ fn full_during(persist: &str, sticky: bool) {
             if !answer.succeeded() {
                 failures += 1;
                 disk.try_again(&answer);
-                // Reading works on the full disk.
+                // Reading works although the disk is full.
                 agrees(&disk.store(), &held, &when);
                 break;
             }
@@ -272,7 +273,7 @@ fn read_only_without_a_store() {
     let conf = disk.conf("boot", false);
     disk.mount("-o remount,ro");
     disk.try_again(&call("ADD", "a", &conf).run());
-    // Nothing was ever leased there.
+    // No address was ever leased in this store.
     agrees(&disk.store(), &Held::new(), "no store");
     call("DEL", "a", &conf).run().silent();
     assert_eq!(fs::read_dir(disk.data()).unwrap().count(), 0);

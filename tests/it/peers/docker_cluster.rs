@@ -1,4 +1,4 @@
-//! subletd over etcd and Consul: two daemons, one store.
+//! Tests subletd with etcd and Consul: two daemons that use one store.
 
 use std::collections::BTreeSet;
 use std::thread;
@@ -15,7 +15,7 @@ const ADDRESS: &str = "/IpamDriver.RequestAddress";
 const FREE: &str = "/IpamDriver.ReleaseAddress";
 const DROP: &str = "/IpamDriver.ReleasePool";
 
-/// A host of the cluster.
+/// Starts the subletd of one host in the cluster.
 fn host(server: &Server, node: &str, more: &[&str]) -> Daemon {
     let spaces = ["--address-spaces", "L,G", "--node", node];
     Daemon::on(Some(&server.store("pools")), &[&spaces, more].concat(), &[])
@@ -60,7 +60,7 @@ fn shared_by_two_hosts(server: &Server) {
     });
     assert_eq!(given.iter().collect::<BTreeSet<_>>().len(), 20, "{given:?}");
     assert_eq!(leased(server).len(), 21);
-    // A release by one host frees only its own addresses.
+    // A release by one host frees only the addresses of that host.
     assert_eq!(call(&one, DROP, &json!({"PoolID": "kontena"})), json!({}));
     let left = leased(server);
     assert!(left.len() == 11 && left.iter().all(|row| row["pool"] == "kontena"), "{left:?}");
@@ -82,7 +82,7 @@ fn a_network_of_two_hosts_on_consul() {
 fn automatic_pools_of_two_hosts_never_meet() {
     let server = clusters::etcd();
     let [one, two] = ["one", "two"].map(|node| host(&server, node, &["--v4", "10.80.0.0/16"]));
-    // A requested pool in the middle, which automatic pools skip.
+    // Request a pool in the middle of the supernet. Automatic pools must skip it.
     call(&one, POOL, &json!({"AddressSpace": "L", "Pool": "10.80.4.0/23"}));
     let mut subnets = BTreeSet::new();
     thread::scope(|scope| {
@@ -105,8 +105,8 @@ fn automatic_pools_of_two_hosts_never_meet() {
 #[test]
 fn kontenas_variables_choose_the_cluster_and_the_node() {
     let server = clusters::etcd();
-    // kontena-ipam used only the first of several servers. subletd tries the others if the first does not
-    // answer.
+    // kontena-ipam used only the first of several servers. If the first server does not answer, subletd tries
+    // the others.
     let endpoints = format!("http://127.0.0.1:1, http://{}", server.address());
     let env = [("ETCD_ENDPOINT", &*endpoints), ("NODE_ID", "n7"), ("KONTENA_IPAM_SUPERNET", "")];
     let daemon = Daemon::on(Some(""), &[], &env);
@@ -131,7 +131,7 @@ fn a_cluster_that_hangs_is_an_error_in_time_and_hangs_nothing_else() {
         let asking: Vec<_> = (0..3)
             .map(|_| scope.spawn(|| daemon.call(ADDRESS, &json!({"PoolID": pool}).to_string())))
             .collect();
-        // A request that needs no store is answered in the meantime.
+        // Meanwhile, a request that needs no store is answered.
         assert_eq!(daemon.call("/Plugin.Activate", "").0, 200);
         assert!(begin.elapsed() < Duration::from_secs(1));
         for asked in asking {
@@ -156,9 +156,9 @@ fn cleanup_frees_this_hosts_alone() {
         call(daemon, POOL, &ask);
         address(daemon, "kontena");
     }
-    // The node's own dockerd has the pool; the other node's dockerd does not.
+    // The dockerd of this node lists the pool, and the dockerd of the other node does not.
     address(&two, call(&two, POOL, &json!({"AddressSpace": "L"}))["PoolID"].as_str().unwrap());
-    // A dockerd without networks.
+    // Imitate a dockerd that has no networks.
     let socket = one.lab.join("docker.sock");
     dockerd(&socket, vec![], false);
     let socket = socket.display().to_string();
@@ -173,6 +173,6 @@ fn cleanup_frees_this_hosts_alone() {
         text.contains("freed pool kontena")
     });
     let left: Vec<_> = leased(&server).iter().map(|row| row["node"].clone()).collect();
-    // The gateway stays with the pool, whichever host requested it first.
+    // The gateway stays as long as the pool, whichever host requested it first.
     assert_eq!(left, ["one", "two", "two"], "{left:?}");
 }

@@ -1,4 +1,4 @@
-//! The rollback: sublet's leases are exported to folders, and Debian's host-local continues with them.
+//! Tests the rollback: sublet's leases are exported to folders, and Debian's host-local continues with them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +10,7 @@ use crate::lab::{Answer, Call, Lab, Network, addresses, by_attachment};
 
 const CONTAINERS: usize = 10;
 
-/// A network on which sublet has leased addresses to c0 to c9.
+/// Makes a network in which sublet has leased addresses to c0 to c9.
 fn served() -> Network {
     let network = Network::new();
     for n in 0..CONTAINERS {
@@ -26,7 +26,7 @@ impl Network {
         more.iter().fold(call.arg("--store").arg(&store).arg("--json"), |c, a| c.arg(a)).run()
     }
 
-    /// The lease files, name and content.
+    /// Returns the lease files: their names and their content.
     fn files(&self) -> Vec<(String, String)> {
         let mut files: Vec<_> = fs::read_dir(self.lab.join("data/mynet"))
             .unwrap()
@@ -61,7 +61,7 @@ fn host_local_goes_on_where_sublet_stopped() {
     }
     let left: Vec<String> = network.files().into_iter().map(|(name, _)| name).collect();
     assert_eq!(left, new);
-    // All addresses are free again, and each is leased once.
+    // All addresses are free again, and each is leased only once.
     let mut seen: BTreeSet<String> = new.into_iter().collect();
     for n in 0..CONTAINERS {
         for addr in addresses(&network.host_local("ADD", &format!("d{n}")).run().ok()) {
@@ -70,7 +70,8 @@ fn host_local_goes_on_where_sublet_stopped() {
     }
 }
 
-/// Exports, and simulates a kill right after the folder got its name: both programs have the leases.
+/// Exports the leases, and then restores the state of an export that was killed right after the folder got
+/// its name: both programs have the leases.
 fn exported_and_killed(network: &Network) {
     let kept = network.lab.join("kept");
     fs::copy(network.lab.boot_file(), &kept).unwrap();
@@ -79,8 +80,8 @@ fn exported_and_killed(network: &Network) {
     put_back(network, &kept);
 }
 
-/// Restores an older lease file. The lock file must go too: its note would show that the lease file is older
-/// than its last commit.
+/// Restores an older lease file. The lock file must be removed too, because its header note would show that
+/// the lease file is older than its last commit.
 fn put_back(network: &Network, kept: &Path) {
     fs::rename(kept, network.lab.boot_file()).unwrap();
     fs::remove_file(network.lab.join("data/leases.redb.boot.lock")).unwrap();
@@ -114,7 +115,7 @@ fn an_export_that_was_killed_is_repeated_and_another_containers_file_stays() {
     assert_eq!(network.files(), before);
 }
 
-/// The imported folder still has old files when the leases are exported, and are imported again.
+/// The leases are imported, exported, and imported again. The folder of the first import still has old files.
 #[test]
 fn there_and_back_and_there_again() {
     let network = served();
@@ -124,14 +125,15 @@ fn there_and_back_and_there_again() {
     network.export(&[]).rows();
     network.host_local("DEL", "c7").run().silent();
     let given = addresses(&network.host_local("ADD", "theirs").run().ok());
-    // The first ADD reads the folder again: host-local's leases are not leased twice.
+    // The first ADD reads the folder again, so addresses that host-local has leased are not leased twice.
     let got = addresses(&network.sublet("ADD", "ours").run().ok());
     let listed = by_attachment(&network.lab.list());
     assert_eq!(listed["theirs/eth0"], given);
     assert_ne!(got, given);
-    // Addresses that host-local freed are free.
+    // Addresses that host-local has freed are free.
     assert!(!listed.contains_key("c7/eth0") && listed.contains_key("c8/eth0"));
-    // The name now leads to a file. The next export exchanges the file with a folder of current leases.
+    // The folder's path is a text file now. The next export replaces this file with a folder that has the
+    // current leases.
     assert!(network.lab.join("data/mynet").is_file());
     network.sublet("DEL", "theirs").run().silent();
     for n in 0..250 {
@@ -143,8 +145,8 @@ fn there_and_back_and_there_again() {
     assert_eq!(network.files().len(), listed);
 }
 
-/// host-local has leased the same address to another container: the first ADD reports it, the address is
-/// never leased twice, and other containers are not affected.
+/// host-local has leased the same address to another container. The first ADD reports this. The address is
+/// never leased again, and other containers are not affected.
 #[test]
 fn a_clash_on_the_way_back_to_sublet_names_both_and_reserves_the_address() {
     let network = served();
@@ -157,7 +159,7 @@ fn a_clash_on_the_way_back_to_sublet_names_both_and_reserves_the_address() {
     for word in ["10.1.2.5", "c3", "thief"] {
         answer.check(answer.stderr.contains(word), word);
     }
-    // Whichever of the two containers ends, no other container gets the address.
+    // Whichever of the two containers ends first, no other container gets the address.
     network.sublet("DEL", "c3").run().silent();
     for n in 0..250 {
         let got = network.sublet("ADD", &format!("e{n}")).run();

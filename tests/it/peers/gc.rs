@@ -1,5 +1,5 @@
-//! `sublet gc` on this machine: real network and mount namespaces, real processes, a real containerd
-//! and a real Docker daemon. Needs root.
+//! Tests `sublet gc` on this machine, with real network and mount namespaces, real processes, a real
+//! containerd and a real Docker daemon. These tests need root.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::lab::{Answer, Call, Lab, SUBLET, addresses, conf, root};
 use crate::store_check as check;
 
-/// Runs a program of the machine. If it is missing, the test fails.
+/// Runs a program of the machine. If the program is missing, the test fails.
 fn run(program: &str, args: &[&str]) -> String {
     let output = Command::new(program)
         .args(args)
@@ -27,7 +27,7 @@ fn run(program: &str, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// A process that ends with the test.
+/// A process that is ended together with the test.
 struct Running(Child);
 
 impl Running {
@@ -54,7 +54,7 @@ impl Drop for Running {
     }
 }
 
-/// A network namespace that is held by a mount, as from `ip netns add`.
+/// A network namespace that is mounted, as `ip netns add` does it.
 struct Netns(PathBuf);
 
 impl Netns {
@@ -69,7 +69,7 @@ impl Netns {
         self.0.to_str().unwrap()
     }
 
-    /// A process in it.
+    /// Starts a process in the namespace.
     fn process(&self) -> Running {
         let sleep = Running::start("nsenter", &[&format!("--net={}", self.text()), "sleep", "600"]);
         let inode = |path: &str| fs::read_link(path).map(|l| l.display().to_string()).ok();
@@ -81,7 +81,8 @@ impl Netns {
         sleep
     }
 
-    /// Unmounts the namespace only here. Removing the file would unmount it everywhere.
+    /// Unmounts the namespace only in this mount namespace. Removing the file would unmount it in all mount
+    /// namespaces.
     fn unmount(&self) {
         let _ = Command::new("umount").args(["--lazy", self.text()]).stderr(Stdio::null()).status();
     }
@@ -98,7 +99,7 @@ impl Drop for Netns {
     }
 }
 
-/// Waits until another process has done something.
+/// Waits until a condition is true.
 #[allow(clippy::disallowed_methods, reason = "there is nothing else to wait on")]
 fn wait(mut done: impl FnMut() -> bool) {
     let begin = Instant::now();
@@ -108,7 +109,7 @@ fn wait(mut done: impl FnMut() -> bool) {
     }
 }
 
-/// A store, and a folder in /run for namespaces.
+/// A store, and a folder in /run for network namespaces.
 struct Host {
     lab: Lab,
     run: TempDir,
@@ -142,7 +143,7 @@ impl Host {
         more.iter().fold(call, |call, arg| call.arg(arg))
     }
 
-    /// The verdict about the container's only lease, and whether the lease was freed.
+    /// Returns the verdict about the only lease of a container, and whether the lease was freed.
     fn verdict(answer: &Answer, container: &str) -> (String, bool) {
         let rows = answer.rows();
         let row = rows.iter().find(|r| r["containerID"] == container).unwrap();
@@ -153,9 +154,9 @@ impl Host {
         Host::verdict(&self.gc(&[]).run(), container)
     }
 
-    /// Repeats `gc` until the lease is found stale. A mount namespace that was created in the meantime, for
-    /// example by another test, has a copy of each mount until it ends, and the kernel releases the copy with
-    /// a delay.
+    /// Repeats `gc` until the lease is found stale. If another test creates a mount namespace meanwhile, that
+    /// namespace has a copy of each mount. The copy disappears only when that namespace ends, and the kernel
+    /// removes it with a delay.
     fn until_lost(&self, more: &[&str], container: &str) -> Answer {
         let mut found = None;
         wait(|| {
@@ -185,7 +186,7 @@ fn a_namespace_that_is_gone_frees_its_lease() {
     host.add("never", "/var/run/netns/no-such-namespace");
     assert_eq!(host.judged("gone"), is("alive", false));
     gone.remove();
-    // The lease is kept: it is too young, or the run only lists.
+    // The lease stays: in the first run it is too young, and the second run is a dry run.
     assert_eq!(Host::verdict(&host.gc(&["--grace=60s"]).run(), "gone"), is("cannotTell", false));
     let answer = host.until_lost(&["--dry-run"], "gone");
     assert_eq!(Host::verdict(&answer, "gone"), is("lost", false));
@@ -221,7 +222,7 @@ fn an_open_file_and_another_mount_keep_it_too() {
 
     let netns = host.netns("other");
     host.add("c2", netns.text());
-    // In the mount namespace of a process that does not see later mounts.
+    // Run the command in the mount namespace of a process that does not see mounts that are made later.
     let mut elsewhere = Running::start("unshare", &["--mount", "sleep", "600"]);
     let inode = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
     let own = inode(std::process::id());
@@ -232,13 +233,15 @@ fn an_open_file_and_another_mount_keep_it_too() {
     host.until_lost(&[], "c2");
 }
 
-/// The name is reused: the new namespace has another inode, unless the kernel reused it.
+/// A new network namespace gets the same name. It has another inode, unless the kernel has used the inode
+/// again.
 #[test]
 fn a_name_and_a_pid_that_are_used_again_prove_nothing() {
     let host = Host::new();
     let netns = host.netns("name");
     host.add("c1", netns.text());
-    // The new namespace is created while the old inode is in use, so it has a different inode.
+    // The old inode is still in use when the new namespace is created, so the new namespace has a different
+    // inode.
     let next = host.netns("next");
     netns.remove();
     File::create(&netns.0).unwrap();
@@ -246,13 +249,13 @@ fn a_name_and_a_pid_that_are_used_again_prove_nothing() {
     host.add("c2", netns.text());
     host.until_lost(&[], "c1");
     assert_eq!(host.judged("c2"), is("alive", false));
-    // A process holds the namespace: the path leads to a different namespace as soon as the inode is reused.
+    // A process is in the namespace, and the lease records the path of the namespace below `/proc/PID`.
     let process = next.process();
     let path = format!("/proc/{}/ns/net", process.0.id());
     host.add("c3", &path);
     assert_eq!(host.judged("c3"), is("alive", false));
     drop(process);
-    // Two mounts still hold the namespace.
+    // Two mounts still keep the namespace alive.
     assert_eq!(host.judged("c3"), is("cannotTell", false));
     next.remove();
     netns.remove();
@@ -260,15 +263,16 @@ fn a_name_and_a_pid_that_are_used_again_prove_nothing() {
     assert_eq!(host.lab.list().len(), 0);
 }
 
-/// A process with mounts of its own: what is mounted later in one of them is not mounted in the other.
+/// A process with its own mounts: mounts that are made later in the machine or in this process are not
+/// visible in the other.
 struct Mounts {
     process: Running,
-    /// How to run something there.
+    /// The command that runs a program in these mounts.
     enter: Vec<String>,
 }
 
 impl Mounts {
-    /// With the process IDs that the test has.
+    /// Makes mounts for a process that has the same process IDs as the test.
     fn new() -> Mounts {
         let process = Running::start("unshare", &["--mount", "sleep", "600"]);
         let pid = process.0.id();
@@ -277,8 +281,8 @@ impl Mounts {
         Mounts { process, enter: vec![format!("--target={pid}"), "--mount".to_owned()] }
     }
 
-    /// With process IDs of its own: a host, as far as processes and mounts go. Its first process is in these
-    /// mounts.
+    /// Makes mounts for a process that has its own process IDs. In terms of processes and mounts, it is a
+    /// host: its first process uses these mounts.
     fn host() -> Mounts {
         let options =
             ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sleep", "600"];
@@ -297,12 +301,13 @@ impl Mounts {
     }
 }
 
-/// The name of the program that a process runs.
+/// Returns the name of the program that a process runs.
 fn comm(pid: u32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
 }
 
-/// The same call where another folder is mounted over /run, and so the names of the namespaces are missing.
+/// Makes the same call with another folder mounted over /run, so that the names of the namespaces are
+/// missing.
 fn in_private_run(call: Call) -> Call {
     let script = r#"mount -t tmpfs none /run && exec "$@""#;
     call.under("unshare", &["--mount", "sh", "-c", script, "sh"])
@@ -318,7 +323,7 @@ fn one_mount_namespace_does_not_judge_anothers_names() {
         |container: &str, netns: &str| Call::cni("ADD", container, &conf).env("CNI_NETNS", netns);
     elsewhere.run(add("c1", netns.text())).run().ok();
     let judged = |call: Call| Host::verdict(&call.run(), "c1");
-    // In a private /run the name does not exist. A visible mount holds the namespace.
+    // In the private /run, the name does not exist. But a visible mount keeps the namespace alive.
     assert_eq!(judged(in_private_run(host.gc(&[]))), is("cannotTell", false));
     netns.remove();
     assert_eq!(judged(in_private_run(host.gc(&[]))), is("cannotTell", false));
@@ -326,7 +331,7 @@ fn one_mount_namespace_does_not_judge_anothers_names() {
     wait(|| judged(elsewhere.run(host.gc(&["--dry-run"]))).0 == "lost");
     assert_eq!(judged(elsewhere.run(host.gc(&[]))), is("lost", true));
 
-    // The lease was made in a mount namespace that is gone. Its state cannot be determined.
+    // The lease was made in a mount namespace that is gone, so its state cannot be determined.
     let netns = host.netns("next");
     elsewhere.run(add("c2", netns.text())).run().ok();
     elsewhere.process.end();
@@ -334,7 +339,8 @@ fn one_mount_namespace_does_not_judge_anothers_names() {
     assert_eq!(host.judged("c2"), is("cannotTell", false));
 }
 
-/// A container with the process IDs of its host judges the leases that were made there, by the host's mounts.
+/// `gc` runs in a container that shares the process IDs of its host. It checks the leases that were made on
+/// the host, with the mounts of the host.
 #[test]
 fn a_container_judges_the_leases_of_its_host() {
     let host = Host::new();
@@ -355,7 +361,7 @@ fn a_container_judges_the_leases_of_its_host() {
     let answer = from_container(&[]);
     assert_eq!(Host::verdict(&answer, "gone"), is("lost", true));
     assert_eq!(Host::verdict(&answer, "alive"), is("alive", false));
-    // Without the capability to look into other processes.
+    // Here the container does not have the capability to examine other processes.
     alive.remove();
     let call = host.gc(&[]).under("setpriv", &["--bounding-set=-sys_ptrace"]);
     let answer = machine.run(in_private_run(call)).run();
@@ -363,7 +369,7 @@ fn a_container_judges_the_leases_of_its_host() {
     wait(|| Host::verdict(&from_container(&["--dry-run"]), "alive").0 == "lost");
 }
 
-/// Two systems with one folder: the leases of the other one are not examined.
+/// Two machines share one folder. The leases of the other machine are not examined.
 #[test]
 fn another_machines_leases_are_not_judged() {
     let host = Host::new();
@@ -417,8 +423,8 @@ fn a_leftover_file_hides_no_stale_lease() {
     }
 }
 
-/// The leases of containers that a runtime does not know are freed. A runtime that does not answer, or knows
-/// none of these containers, frees nothing.
+/// Leases of containers that the runtime does not know are freed. If the runtime does not answer, or knows
+/// none of these containers, nothing is freed.
 #[test]
 fn containerd_is_asked() {
     let host = Host::new();
@@ -454,7 +460,7 @@ fn containerd_is_asked() {
     assert_eq!(Host::verdict(&answer, "lost"), is("lost", true));
     containerd.end();
     ctr_does_not_answer(&host, &ask);
-    // The listing is incomplete: the query for the second namespace fails.
+    // The listing is incomplete, because the query for the second namespace fails.
     let half = host.run.path().join("ctr");
     let script = "#!/bin/sh\ncase \"$*\" in *namespaces*) echo a; echo b;; *'-n a '*) echo known;; \
                   *) exit 1;; esac\n";
@@ -509,12 +515,12 @@ fn docker_is_asked() {
     assert_eq!(Host::verdict(&answer, &known), is("alive", false));
     assert_eq!(Host::verdict(&answer, "lost"), is("lost", true));
     docker(&["rm", &known]);
-    // The daemon ends its own children on request.
+    // If dockerd gets this signal, it also ends its child processes.
     run("kill", &["-TERM", &dockerd.0.id().to_string()]);
     dockerd.0.wait().unwrap();
 }
 
-/// A daemon that breaks off its answer, refuses the request, or answers with something else.
+/// An imitated daemon does not complete its answer, refuses the request, or sends a wrong answer.
 #[test]
 fn a_partial_answer_of_docker_frees_nothing() {
     let host = Host::new();
@@ -574,8 +580,8 @@ fn nothing_is_freed_without_a_word() {
     assert_eq!(wrong.code, Some(2));
 }
 
-/// Without an option, the existing default store is used, even if it has boot leases only. If there are
-/// two, a message names the other one.
+/// Without `--store`, `gc` uses the default store that exists, even if it only has boot leases. If there are
+/// two default stores, a message names the other one.
 #[test]
 fn the_default_store_is_the_one_that_there_is() {
     let add = |persist: &str, ecs: bool| {

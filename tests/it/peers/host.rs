@@ -1,5 +1,6 @@
-//! A host with containers, for plugins that create real interfaces: a network namespace that contains
-//! others. It is invisible from outside, and ends with the value or with the test's process.
+//! A host with containers, for plugins that create real interfaces. The host is a network namespace, and each
+//! container is another one inside it. It is invisible from outside, and ends when the value is dropped or
+//! the test's process ends.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -7,10 +8,11 @@ use std::process::{Child, Command, Stdio};
 
 use crate::lab::{Answer, Call};
 
-/// Reads until its standard input is closed. `/run` is private, because `ip netns` stores names there.
+/// A command that runs until its standard input is closed. `/run` is private, because `ip netns` stores names
+/// there.
 const HOLDER: &str = "mount -t tmpfs none /run && ip link set lo up && echo ready && exec cat";
 
-/// Duplicate address detection would delay each IPv6 address.
+/// Switches duplicate address detection off, which would delay each IPv6 address.
 const QUICK: &str = "for f in /proc/sys/net/ipv6/conf/*/accept_dad; do echo 0 > $f; done";
 
 pub struct Host {
@@ -25,9 +27,9 @@ impl Drop for Host {
 }
 
 impl Host {
-    /// A host with containers of these names.
+    /// Makes a host with containers of these names.
     pub fn new(containers: &[&str]) -> Host {
-        // A user namespace is created as well, so that root is not needed.
+        // A user namespace is created as well, so that the test does not need root.
         let mut holder = Command::new("unshare")
             .args(["--user", "--map-root-user", "--net", "--mount", "--propagation", "private"])
             .args(["sh", "-c", HOLDER])
@@ -47,7 +49,7 @@ impl Host {
         host
     }
 
-    /// The same call, made on this host.
+    /// Makes the same call on this host.
     pub fn on(&self, call: Call) -> Answer {
         let pid = self.holder.id().to_string();
         let options = ["--user", "--net", "--mount", "--preserve-credentials", "--target", &pid];
@@ -72,12 +74,12 @@ impl Host {
         self.must(&[under, &["sh", "-c", QUICK]].concat());
     }
 
-    /// The path of a container's network namespace, as a runtime passes it.
+    /// Returns the path of a container's network namespace, in the form in which a runtime passes it.
     pub fn netns(container: &str) -> PathBuf {
         PathBuf::from("/run/netns").join(container)
     }
 
-    /// Creates an interface that other interfaces can use as a parent. Its peer is unused.
+    /// Creates an interface that other interfaces can use as their parent. Its peer is not used.
     pub fn uplink(&self, name: &str) {
         let peer = format!("{name}-peer");
         self.ip(&["link", "add", name, "type", "veth", "peer", "name", &peer]);
@@ -91,7 +93,7 @@ impl Host {
         self.must(&["ip", "netns", "exec", from, "ping", "-q", "-c", "1", "-W", "5", to]);
     }
 
-    /// The interfaces of a container, except those of the kernel.
+    /// Returns the interfaces of a container, except those that the kernel creates.
     pub fn links(&self, container: &str) -> Vec<String> {
         self.ip(&["-n", container, "-o", "link", "show"])
             .lines()

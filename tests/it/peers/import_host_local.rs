@@ -1,4 +1,4 @@
-//! `sublet import host-local`, with folders of Debian's host-local.
+//! Tests `sublet import host-local`, with folders that Debian's host-local has written.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::import::count;
 use crate::lab::{Answer, Call, HOST_LOCAL, Lab, addresses, by_attachment, need_host_local};
 
-/// Debian's host-local has leased addresses to c0 to c9 on two networks.
+/// Folders of two networks in which Debian's host-local has leased addresses to c0 to c9.
 struct Folders {
     lab: Lab,
 }
@@ -58,7 +58,8 @@ fn host_locals_networks_are_taken_over_beforehand() {
     for persist in ["boot", "disk"] {
         let folders = Folders::new();
         let one = folders.lab.join("data/one");
-        // A file in the format of host-local up to 0.8.6, and a file that a killed host-local leaves behind.
+        // Add a file in the format of host-local up to 0.8.6, and a file that a killed host-local would leave
+        // behind.
         fs::write(one.join("10.1.2.6"), "c4").unwrap();
         fs::write(one.join("10.1.2.200"), "").unwrap();
         fs::create_dir(folders.lab.join("data/cache")).unwrap();
@@ -74,7 +75,7 @@ fn host_locals_networks_are_taken_over_beforehand() {
         assert_eq!(rows.len(), 40);
         assert!(by_attachment(&rows).contains_key("c4/"));
 
-        // In place of the folders there are files, which host-local cannot use.
+        // Text files are in place of the folders, so host-local cannot use them.
         assert!(one.is_file());
         assert!(folders.import(&["--persist", persist]).rows().is_empty());
         assert_eq!(folders.lab.list().len(), 40);
@@ -93,13 +94,13 @@ fn host_locals_networks_are_taken_over_beforehand() {
         }
         let rows = folders.lab.list();
         let of_one = rows.iter().filter(|r| r["network"] == "one").count();
-        // A DEL frees all leases of c3. As with host-local, it frees c4's leases with its interface, but not
-        // those without.
+        // A DEL frees all leases of c3. As in host-local, it frees only those leases of c4 that have its
+        // interface.
         assert_eq!(of_one, 20 + 2 - 2 - 1);
     }
 }
 
-/// A network that cannot be imported is reported; the others are imported.
+/// A network that cannot be imported is reported. All other networks are imported.
 #[test]
 fn a_network_that_cannot_be_taken_over_stops_no_other() {
     let folders = Folders::new();
@@ -110,7 +111,7 @@ fn a_network_that_cannot_be_taken_over_stops_no_other() {
     let reports: Value = serde_json::from_str(&answer.stdout).unwrap();
     assert_eq!(count(&reports[0], "taken"), 20);
     assert!(folders.lab.list().iter().all(|row| row["network"] == "two"));
-    // Once the invalid file is corrected, the rest is imported.
+    // When the invalid file is corrected, the network is imported too.
     fs::write(folders.lab.join("data/one/10.1.2.5"), "c3\r\neth0").unwrap();
     let only = folders.import(&["--network", "one"]).rows();
     assert_eq!((only.len(), count(&only[0], "taken")), (1, 20));
@@ -119,7 +120,7 @@ fn a_network_that_cannot_be_taken_over_stops_no_other() {
     none.check(none.code == Some(1) && none.stderr.contains("three"), "no such network");
 }
 
-/// While host-local holds its lock, nothing is read.
+/// As long as host-local holds its lock, nothing is read.
 #[test]
 fn host_locals_lock_is_respected() {
     let folders = Folders::new();
@@ -131,7 +132,7 @@ fn host_locals_lock_is_respected() {
     assert_eq!(count(&folders.import(&["--network", "one"]).rows()[0], "taken"), 20);
 }
 
-/// A second network in one set of leases, as with `shared`.
+/// A second network uses the same set of leases, as with `shared`.
 #[test]
 fn imported_leases_may_be_shared() {
     let folders = Folders::new();

@@ -1,5 +1,5 @@
-//! `sublet install` and `sublet uninstall` with system calls that fail or are the last call of their process,
-//! and a rollback to Debian's host-local.
+//! Tests `sublet install` and `sublet uninstall` with system calls that fail or at which the process is
+//! killed, and a rollback to Debian's host-local.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::install::{FORMER, Host, is_sublet, names, other_build};
 use crate::lab::{Call, HOST_LOCAL, Lab, SUBLET, addresses, list, need_host_local};
 use crate::peers::power::trace::need_strace;
 
-/// The calls that change a folder, lock it or make it durable.
+/// The system calls that change a folder, lock it or flush it.
 const CALLS: &str =
     "mkdir,flock,link,linkat,rename,renameat2,symlink,symlinkat,unlink,unlinkat,fsync,fchmod";
 
@@ -22,7 +22,7 @@ fn traced(call: &Call, file: &Path, options: &[&str]) -> Call {
     call.clone().under("strace", &[&["-q", "-f", "-o", &name], options].concat())
 }
 
-/// How often each call is made in an undisturbed run.
+/// Returns how often each call is made in an undisturbed run.
 fn counted(call: &Call, lab: &Lab) -> BTreeMap<String, usize> {
     let file = lab.join("trace");
     traced(call, &file, &["-e", &format!("trace={CALLS}")]).run().check_success();
@@ -54,7 +54,7 @@ fn inject(make: &dyn Fn() -> Host, call: &dyn Fn(&Host) -> Call, check: &dyn Fn(
             let done = if fault.contains("KILL") { "killed by SIGKILL" } else { "INJECTED" };
             answer.check(trace.contains(done), format!("not injected: {fault}"));
             check(&host, &fault);
-            // The next run completes the interrupted run.
+            // The next run completes the run that was interrupted.
             call.run().check_success();
         }
     }
@@ -64,7 +64,7 @@ fn is_former(host: &Host, name: &str) -> bool {
     fs::read(host.plugin(name)).is_ok_and(|bytes| bytes == FORMER.as_bytes())
 }
 
-/// One of the two programs is there, complete.
+/// Checks that one of the two programs is there, and complete.
 fn check_host_local(host: &Host, fault: &str) {
     let works = is_former(host, "host-local") || is_sublet(&host.plugin("host-local"));
     assert!(works, "{fault}: host-local does not run");
@@ -123,7 +123,7 @@ fn a_rollback_is_completed_whatever_stopped_it() {
             let has = fs::read_to_string(file).is_ok_and(|text| text.starts_with(container));
             let leased = in_store.iter().any(|row| row["address"] == address);
             assert!(has || leased, "{fault}: {address} is lost");
-            // If the name leads to host-local, host-local has all leases.
+            // If the name host-local leads to Debian's host-local, its folders must have all leases.
             assert!(
                 has || !is_former(host, "host-local"),
                 "{fault}: {address} would be leased twice"
@@ -153,7 +153,7 @@ fn debians_host_local_goes_on_with_all_leases() {
     };
     let add = |container: &str| addresses(&call("ADD", container, &conf).ok());
     assert_eq!(add("c1"), ["10.9.0.2"]);
-    // A store for networks without a dataDir. No network of host-local has a lease in it.
+    // The store for networks without a dataDir. No network of host-local has a lease in it.
     let store = host.lab.join("leases.redb").display().to_string();
     let ours = host.network("ours", &json!({"type": "sublet", "subnet": "10.8.0.0/24"}));
     Call::cni("ADD", "c1", &ours).env("IPAM_DB_PATH", &store).run().ok();

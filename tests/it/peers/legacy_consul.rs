@@ -1,4 +1,4 @@
-//! Data that cni-ipam-consul and kontena-ipam stored on a server continues with sublet.
+//! Tests that sublet continues with the data that cni-ipam-consul and kontena-ipam stored on a server.
 
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -7,7 +7,7 @@ use crate::docker::{Daemon, until};
 use crate::lab::Call;
 use crate::peers::clusters::{self, Server};
 
-/// cni-ipam-consul's configuration from its README, for another server.
+/// Returns the configuration in the README of cni-ipam-consul, with another server.
 fn conf(server: &Server) -> Value {
     let text = include_str!("../../../testdata/consul/default.json");
     let mut conf: Value = serde_json::from_str(text).unwrap();
@@ -18,7 +18,7 @@ fn conf(server: &Server) -> Value {
     conf
 }
 
-/// Writes a lease as cni-ipam-consul does.
+/// Writes a lease in the same form as cni-ipam-consul does.
 pub fn lease(server: &Server, network: &str, last: u8) {
     let ip = format!("203.0.113.{last}");
     let value = json!({"ip": ip, "mac": "00:00:00:00:00:00", "id": format!("old-{last}")});
@@ -30,14 +30,14 @@ fn leases(server: &Server) -> Vec<Value> {
     Call::sublet().arg("list").arg("--json").arg("--store").arg(&store).run().rows()
 }
 
-/// A call on a node.
+/// Makes a call on a node.
 fn plugin(node: &str, command: &str, container: &str, conf: &Value) -> String {
     let answer = Call::cni(command, container, conf).env("NODE_ID", node).run();
     answer.check(answer.succeeded(), command);
     answer.stdout
 }
 
-/// A call that is refused because the network was not imported.
+/// Makes a call that must be refused, because the network was not imported.
 fn refused(command: &str, container: &str, conf: &Value) {
     let answer = Call::cni(command, container, conf).env("NODE_ID", "a").run();
     let (code, msg) = answer.error();
@@ -71,12 +71,12 @@ fn consuls_old_leases_are_imported_before_the_first_add() {
     let added = plugin("a", "ADD", "new", &conf);
     assert!(["251", "252", "253", "254"].iter().any(|n| added.contains(&format!("113.{n}/24"))));
     assert_eq!(leases(&server).len(), 250);
-    // The DEL frees the lease from a node other than the container's.
+    // The DEL runs on another node than that of the container, and still frees the lease.
     plugin("b", "DEL", "old-7", &conf);
     plugin("b", "DEL", "old-7", &conf);
     plugin("a", "DEL", "new", &conf);
     assert_eq!(leases(&server).len(), 248);
-    // The old keys stay, for a rollback.
+    // The old keys stay, so that a rollback is possible.
     let (_, keys) = server.http("GET", "/v1/kv/default/?keys", "");
     assert_eq!(keys.matches("203.0.113.").count(), 249);
 }
@@ -102,7 +102,7 @@ fn an_import_is_done_once() {
     );
 }
 
-/// Writes a key as kontena-ipam does.
+/// Writes a key in the same form as kontena-ipam does.
 fn put(server: &Server, key: &str, value: &Value) {
     let mut escaped = String::new();
     for byte in value.to_string().bytes() {
@@ -112,8 +112,8 @@ fn put(server: &Server, key: &str, value: &Value) {
     assert_eq!(server.http("PUT", &path, &format!("value={escaped}")).0, 201, "{key}");
 }
 
-/// kontena-ipam's records of a pool that two nodes use, with three addresses, and of a subnet whose pool is
-/// lost.
+/// Writes kontena-ipam's records: a pool that two nodes use, with three addresses, and a subnet whose pool
+/// does not exist.
 pub fn kontena(server: &Server) {
     let put = |key: &str, value: &Value| put(server, key, value);
     put("subnets/10.81.0.0", &json!({"address": "10.81.0.0/16"}));
@@ -150,7 +150,7 @@ fn kontenas_networks_go_on() {
     assert_eq!(import(&[]).0, "/kontena/ipam: already imported; nothing was done\n");
     assert_eq!(leases(&server), before);
 
-    // dockerd remembers the pool by its name.
+    // dockerd identifies the pool by its name.
     let endpoint = format!("http://{}", server.address());
     let env = [("ETCD_ENDPOINT", &*endpoint), ("NODE_ID", "n1")];
     let daemon = Daemon::on(Some(""), &["--address-spaces", "kontenalocal,kontenaglobal"], &env);
@@ -164,7 +164,7 @@ fn kontenas_networks_go_on() {
     call("ReleaseAddress", json!({"PoolID": "kontena", "Address": "10.81.128.0"}));
     let joined = call("RequestPool", json!({"Options": {"network": "kontena"}}));
     assert_eq!(joined["Data"]["com.docker.network.gateway"], "10.81.0.1/16");
-    // n1 has requested the pool twice by now. When n1 releases it, n2's addresses stay.
+    // n1 has requested the pool twice by now. After n1 has released it twice, the addresses of n2 stay.
     call("ReleasePool", json!({"PoolID": "kontena"}));
     call("ReleasePool", json!({"PoolID": "kontena"}));
     until("n2's alone", || {
@@ -173,8 +173,8 @@ fn kontenas_networks_go_on() {
     });
 }
 
-/// Early versions of kontena-ipam recorded neither the hosts of a pool nor the address of its gateway, so
-/// unrecorded hosts may have a network with the pool.
+/// Early versions of kontena-ipam recorded neither the hosts that use a pool nor the address of its gateway.
+/// So hosts that are not recorded may have a network with the pool.
 #[test]
 fn a_pool_of_kontenas_without_recorded_hosts_stays() {
     let server = clusters::etcd();
@@ -206,13 +206,13 @@ fn a_pool_of_kontenas_without_recorded_hosts_stays() {
         answer
     };
     let left = || -> Vec<Value> { leases(&server).iter().map(|l| l["address"].clone()).collect() };
-    // The gateway is not leased to a container.
+    // The address of the gateway is not leased to a container.
     assert_eq!(on("n1", "RequestAddress", "")["Address"], "10.81.0.2/24");
     on("n1", "ReleasePool", "");
     assert_eq!(left(), ["10.81.0.1", "10.81.0.10", "10.81.0.11"]);
     on("n2", "ReleasePool", "");
     assert_eq!(left(), ["10.81.0.1", "10.81.0.11"]);
-    // A third host has had a network with the pool all the time.
+    // A third host, which was not recorded, has had a network with the pool all the time.
     assert_eq!(on("n3", "RequestAddress", "")["Address"], "10.81.0.2/24");
     on("n3", "ReleaseAddress", "10.81.0.2");
     on("n3", "ReleasePool", "");

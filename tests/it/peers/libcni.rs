@@ -1,5 +1,5 @@
-//! Imitates a runtime with a list of plugins, according to sections 3 and 5 of the specification: it chains
-//! ADD, keeps results for CHECK and DEL, undoes a failed ADD, and passes valid attachments to GC.
+//! Imitates a runtime with a list of plugins, according to sections 3 and 5 of the CNI specification. It
+//! chains ADDs, keeps results for CHECK and DEL, undoes a failed ADD, and passes valid attachments to GC.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::lab::{Answer, Call};
 use crate::peers::host::Host;
 
-/// A network configuration list and where its plugins are.
+/// A list of network configurations, and the folder of its plugins.
 pub struct List {
     pub cni_version: &'static str,
     pub name: &'static str,
@@ -16,10 +16,10 @@ pub struct List {
     pub path: String,
 }
 
-/// A container's interface in a network: the key of a cached result.
+/// The container and the interface, by which results are cached.
 type Attachment = (String, String);
 
-/// A runtime on a host, in one network.
+/// A runtime on a host, for one network.
 pub struct Runtime<'a> {
     host: &'a Host,
     pub list: List,
@@ -31,12 +31,13 @@ impl<'a> Runtime<'a> {
         Runtime { host, list, results: BTreeMap::new() }
     }
 
-    /// Whether this list's version supports a feature, such as those of 0.4.0 (CHECK, `prevResult` on DEL).
+    /// Returns whether the list's CNI version supports a feature, such as those of 0.4.0 (CHECK, and
+    /// `prevResult` for DEL).
     pub fn since(&self, version: &str) -> bool {
         self.list.cni_version >= version
     }
 
-    /// The configuration for one plugin: its own, with the additions of the list and the runtime.
+    /// Returns the configuration for one plugin: its own keys, and those that the list and the runtime add.
     fn conf(&self, plugin: &Value, more: &Value) -> Value {
         let mut conf = plugin.clone();
         conf["cniVersion"] = json!(self.list.cni_version);
@@ -70,7 +71,8 @@ impl<'a> Runtime<'a> {
         if failed(&first) { first } else { answers.find(failed).unwrap_or(first) }
     }
 
-    /// ADD through the list: each plugin gets the result of the previous plugin. Returns the last answer.
+    /// Runs ADD through the list. Each plugin gets the result of the previous plugin. Returns the last
+    /// answer.
     pub fn add(&mut self, container: &str) -> Answer {
         let mut more = json!({});
         let mut last = None;
@@ -86,7 +88,7 @@ impl<'a> Runtime<'a> {
         last.expect("a list has a plugin")
     }
 
-    /// ADD, followed by DEL if it fails, as section 3 requires.
+    /// Runs ADD, and DEL if the ADD failed, as section 3 of the specification requires.
     pub fn attach(&mut self, container: &str) -> Answer {
         let answer = self.add(container);
         if !answer.succeeded() {
@@ -95,7 +97,8 @@ impl<'a> Runtime<'a> {
         answer
     }
 
-    /// DEL through the list, the last plugin first: each plugin gets the result of the whole ADD.
+    /// Runs DEL through the list, starting with the last plugin. Each plugin gets the result of the whole
+    /// ADD.
     pub fn del(&mut self, container: &str) {
         let more = match self.results.get(&key(container)) {
             Some(result) if self.since("0.4.0") => json!({"prevResult": result}),
@@ -107,21 +110,21 @@ impl<'a> Runtime<'a> {
         self.results.remove(&key(container));
     }
 
-    /// CHECK through the list with the result of the ADD; since 0.4.0.
+    /// Runs CHECK through the list with the result of the ADD. Requires CNI 0.4.0.
     pub fn check(&self, container: &str) -> Answer {
         assert!(self.since("0.4.0"));
         let more = json!({"prevResult": self.results[&key(container)]});
         self.through("CHECK", container, &more)
     }
 
-    /// STATUS of each plugin; since 1.1.0.
+    /// Runs STATUS for each plugin. Requires CNI 1.1.0.
     pub fn status(&self) -> Answer {
         assert!(self.since("1.1.0"));
         self.through("STATUS", "", &json!({}))
     }
 
-    /// Sends a DEL for every known attachment that is not valid. Then, from 1.1.0 on, sends GC with the valid
-    /// attachments, under the key's current and its former name.
+    /// Sends a DEL for every known attachment that is not valid. From 1.1.0 on, then sends GC with the valid
+    /// attachments, under both names of the key.
     pub fn gc(&mut self, valid: &[&str]) {
         let stale: Vec<String> = self
             .results
@@ -143,7 +146,7 @@ impl<'a> Runtime<'a> {
         }
     }
 
-    /// Forgets a container, like a runtime that has lost its cache.
+    /// Removes a container from the cache, as if the runtime had lost its cache.
     pub fn forget(&mut self, container: &str) {
         self.results.remove(&key(container));
     }

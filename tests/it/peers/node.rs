@@ -1,8 +1,8 @@
-//! The real binary with real servers, etcd and Consul: nodes that boot, are replaced, or die, and a network
-//! that is defined once for all of them.
+//! Tests the program with real etcd and Consul servers: nodes that boot, are replaced or are lost, and a
+//! network that is defined once for all nodes.
 //!
-//! In each run, a boot ID is mounted over the kernel's, a machine-id over the machine's, and /run lasts as
-//! long as its boot.
+//! In each run, a file with a boot ID is mounted over the kernel's boot ID, and a file with a machine-id over
+//! that of the machine. /run lasts as long as its boot.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::lab::{Lab, addresses};
 use crate::peers::clusters::{Server, consul, etcd};
 use crate::peers::reboot;
 
-/// A machine, as the binary sees it.
+/// A machine, in the form in which the program sees it.
 struct Node {
     lab: Lab,
     name: String,
@@ -39,7 +39,7 @@ impl Answer {
         serde_json::from_str(&self.ok()).unwrap()
     }
 
-    /// The text of a failure.
+    /// Returns the text of a failure.
     #[track_caller]
     fn no(self) -> String {
         self.failed(1)
@@ -50,7 +50,7 @@ impl Answer {
         self.misused()
     }
 
-    /// Asserts that the command line is invalid.
+    /// Asserts that the command line was invalid.
     #[track_caller]
     fn misused(self) -> String {
         self.failed(2)
@@ -69,7 +69,7 @@ impl Node {
         node.boot(1)
     }
 
-    /// The same machine in another boot: its /run is empty.
+    /// Returns the same machine in another boot, with an empty /run.
     fn boot(mut self, boot: u32) -> Node {
         self.boot = boot;
         let run = self.run();
@@ -91,7 +91,7 @@ impl Node {
         let number = &self.machine[..8];
         let boot = file("boot", format!("{number}-0000-4000-8000-{:012}\n", self.boot));
         let machine = file("machine", format!("{}\n", self.machine));
-        // The boot has just begun.
+        // The boot has only just begun.
         let uptime = file("uptime", "0.10 0.10\n".to_owned());
         let mounts = [
             (&*boot, reboot::BOOT_ID),
@@ -108,7 +108,7 @@ impl Node {
         }
     }
 
-    /// A command line.
+    /// Runs a command of sublet on this machine.
     fn sublet(&self, server: &Server, args: &[&str], stdin: &str) -> Answer {
         let store = server.store("sublet");
         self.call(&[], &[args, &["--store", &store]].concat(), stdin)
@@ -147,7 +147,7 @@ impl Node {
     }
 }
 
-/// Both nodes report the events of two nodes, in order, and each its own counters.
+/// Checks that both nodes report the events of both nodes in order, and each its own counters.
 fn tells(server: &Server) {
     let ipam = json!({"subnet": "10.1.2.0/30"});
     let (a, b) = (Node::new("a", "a"), Node::new("b", "b"));
@@ -200,10 +200,10 @@ fn lives(server: &Server) {
     let mut notes: Vec<_> = notes.map(|n| n.into_string().unwrap()).collect();
     notes.sort();
     let kinds: Vec<_> = notes.iter().filter_map(|name| name.split('-').next()).collect();
-    // The folder of the in-flight notes, and its lock.
+    // The folder of the in-flight notes, and its lock, are there too.
     assert_eq!(kinds, ["counts", "counts", "flight", "flight", "node", "ranges"]);
 
-    // The machine reboots: all of its leases are free and erased.
+    // After a reboot, all leases of the machine are free and removed.
     let a = a.boot(2);
     assert_eq!(a.list(server), Vec::<Value>::new());
     assert_eq!(Node::new("b", "b").list(server).len(), 5, "nobody else knows yet");
@@ -214,7 +214,7 @@ fn lives(server: &Server) {
     }
     assert_eq!(a.list(server).len(), 5);
 
-    // Another machine with the same name is refused until it gets a different name.
+    // If another machine has the same name, it is refused until it gets a different name.
     let other = Node::new("a", "b");
     let text = other.cni(server, "ADD", "x", &ipam).no();
     for part in ["\"code\": 7", &a.machine, &other.machine, "sublet node release a"] {
@@ -242,11 +242,11 @@ fn lives(server: &Server) {
     assert!(release(&b, &["--yes"]).ok().contains("freed 4 addresses"));
     assert_eq!(b.list(server).iter().map(|r| &r["address"]).collect::<Vec<_>>(), [&json!(at_b)]);
     assert_eq!(b.nodes(server).len(), 1);
-    // The same host, reinstalled.
+    // The same host was reinstalled.
     let new = Node::new("a", "c");
     new.add(server, "y", &ipam);
     assert!(a.cni(server, "ADD", "late", &ipam).no().contains(&new.machine));
-    // The name from the option overrides the variable.
+    // The name in the option has precedence over the variable.
     let rows = new.sublet(server, &["release", &at_b, "--yes", "--node-name", "w"], "").ok();
     assert!(rows.contains("freed"), "{rows}");
     assert_eq!(new.nodes(server).len(), 2);
@@ -256,7 +256,7 @@ fn lives(server: &Server) {
             .contains("a node needs a name")
     );
 
-    // Durable leases survive.
+    // Durable leases survive a reboot.
     let disk = json!({"subnet": "10.1.2.0/29", "persist": "disk"});
     let kept = new.add(server, "kept", &disk);
     let new = new.boot(2);
@@ -335,7 +335,7 @@ fn consul_knows_its_nodes() {
     tells(&server);
 }
 
-/// A lease file belongs to one machine. It has no nodes to release and no definitions.
+/// A lease file belongs to one machine. It has no nodes to release, and no definitions.
 #[test]
 fn a_lease_file_is_of_one_machine() {
     let lab = Lab::new();

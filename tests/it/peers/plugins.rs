@@ -1,6 +1,6 @@
-//! Debian's main plugins on real interfaces, called as libcni calls them: chained with another plugin,
-//! checked, deleted, and undone if a later plugin fails. `examples/delegate.rs` stands in for 1.1.0, which
-//! these plugins do not support.
+//! Tests Debian's main plugins on real interfaces. They are called as libcni calls them: chained with another
+//! plugin, checked, deleted, and undone if a later plugin fails. Debian's plugins do not support CNI 1.1.0,
+//! so `examples/delegate.rs` is used for it.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -15,13 +15,13 @@ use crate::peers::libcni::{List, Runtime};
 
 const DEBIAN: &str = "/usr/lib/cni";
 
-/// A chained plugin that fails on ADD, and has nothing to undo.
+/// A chained plugin whose ADD fails, and which has nothing to undo.
 const BROKEN: &str = r#"#!/bin/sh
 cat > /dev/null
 [ "$CNI_COMMAND" != ADD ] || { echo '{"code": 120, "msg": "broken on purpose"}'; exit 1; }
 "#;
 
-/// A folder with all plugins of these tests, for `CNI_PATH`.
+/// Makes a folder with all plugins of these tests, for `CNI_PATH`.
 fn plugins(lab: &Lab) -> String {
     let folder = lab.join("cni");
     fs::create_dir(&folder).unwrap();
@@ -41,7 +41,7 @@ fn plugins(lab: &Lab) -> String {
     folder.display().to_string()
 }
 
-/// A main plugin with sublet as its IPAM plugin, and a chained plugin after it.
+/// Makes a list with a main plugin that uses sublet as its IPAM plugin, and a chained plugin after it.
 fn list(lab: &Lab, cni_version: &'static str, main: &Value, chained: Value) -> List {
     let mut main = main.clone();
     main["ipam"] = json!({
@@ -71,8 +71,8 @@ fn macvlan() {
     through(&json!({"type": "macvlan", "master": "uplink", "mode": "bridge"}));
 }
 
-/// Not every kernel supports ipvlan. Without it, the test only shows that ADD fails and leaves nothing
-/// behind.
+/// Not every kernel supports ipvlan. If it is not supported, the test only shows that ADD fails and leaves
+/// nothing behind.
 #[test]
 fn ipvlan_or_its_absence() {
     let conf = json!({"type": "ipvlan", "master": "uplink"});
@@ -114,12 +114,12 @@ fn through(main: &Value) {
             }
         }
         runtime.del("a");
-        // DEL a second time, without a result.
+        // Run DEL a second time, without a result.
         runtime.del("a");
         let left = by_attachment(&lab.list());
         assert_eq!(left.keys().collect::<Vec<_>>(), ["b/eth0"], "{version}");
         assert_eq!(host.links("a"), Vec::<String>::new(), "{version}");
-        // CHECK reports a missing lease.
+        // CHECK must report a missing lease.
         if runtime.since("0.4.0") {
             runtime.list.plugins.truncate(1);
             lab.release(&left["b/eth0"][0]);
@@ -132,7 +132,7 @@ fn through(main: &Value) {
     }
 }
 
-/// A plugin fails after the addresses are leased: the lease exists until the list is undone.
+/// A plugin fails after the addresses were leased. The leases exist until the list is undone.
 fn failing(host: &Host, lab: &Lab, version: &'static str, main: &Value) {
     let broken = json!({"type": "broken"});
     let mut runtime = Runtime::new(host, list(lab, version, main, broken));
@@ -164,7 +164,8 @@ fn version_1_1_0_with_gc_and_status() {
     }
     assert_eq!(runtime.status().error().0, 50);
     assert_eq!(runtime.attach("f").error().0, 100);
-    // "b" is deleted, because its result is cached. "c" is forgotten, so GC must find it.
+    // The result of "b" is cached, so "b" gets a DEL. "c" is not in the cache any more, so only GC can free
+    // its lease.
     runtime.forget("c");
     runtime.gc(&["a", "d", "e"]);
     assert_eq!(held(), ["a/eth0", "d/eth0", "e/eth0"]);

@@ -1,4 +1,4 @@
-//! The real binary across boots: another boot ID is mounted over the kernel's.
+//! Tests the program across boots. A file with another boot ID is mounted over the kernel's boot ID.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -16,7 +16,7 @@ pub fn over(mounts: &[(&Path, &str)], env: &[(&str, &str)], args: &[&str], stdin
     for (ours, theirs) in mounts {
         write!(script, "mount --bind {} {theirs} && ", ours.display()).unwrap();
     }
-    // A user namespace as well, so that root is not needed.
+    // A user namespace is created as well, so that the test does not need root.
     let mut child = Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount", "sh", "-c"])
         .arg(script + "exec \"$0\" \"$@\"")
@@ -29,7 +29,7 @@ pub fn over(mounts: &[(&Path, &str)], env: &[(&str, &str)], args: &[&str], stdin
         .stderr(Stdio::piped())
         .spawn()
         .expect("unshare, of util-linux");
-    // A process that fails early reads no input.
+    // If the process fails early, it does not read its input.
     let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
     child.wait_with_output().unwrap()
 }
@@ -37,7 +37,7 @@ pub fn over(mounts: &[(&Path, &str)], env: &[(&str, &str)], args: &[&str], stdin
 /// The path over which a boot ID is mounted.
 pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Runs sublet in a boot with this name. Returns exit code and standard output.
+/// Runs sublet in a boot with this name. Returns the exit code and the standard output.
 pub fn in_boot(
     lab: &Lab,
     boot: u8,
@@ -96,7 +96,7 @@ fn a_full_range_is_empty_after_a_reboot() {
         let (code, answer) = cni(&lab, 1, "ADD", "one-more", &conf);
         assert!(code == 1 && answer.contains("\"code\": 100"), "{answer}");
         assert_eq!((listed(&lab, 1), listed(&lab, 2)), (5, 0));
-        // A lease that ended with the boot may get its DEL late.
+        // The DEL of a lease that has ended with its boot may come late.
         assert_eq!(cni(&lab, 2, "DEL", "c2", &conf), (0, String::new()));
         assert_eq!(address(&cni(&lab, 2, "ADD", "new", &conf)), "10.1.2.2/29");
         assert_eq!(cni(&lab, 2, "DEL", "c3", &conf), (0, String::new()));

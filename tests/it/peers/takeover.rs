@@ -1,4 +1,5 @@
-//! The real host-local served a network; then the binary is replaced under the same configuration.
+//! Tests the import from Debian's host-local: it served a network, and then sublet replaces it with the same
+//! configuration.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -11,7 +12,7 @@ use crate::lab::{Network, addresses, by_attachment};
 
 const CONTAINERS: usize = 20;
 
-/// host-local has leased addresses to c0 to c19.
+/// Makes a network in which host-local has leased addresses to c0 to c19.
 fn served() -> Network {
     let mut network = Network::new();
     network.conf["ipam"]["lockTimeout"] = json!("300ms");
@@ -73,7 +74,7 @@ fn rotation_goes_on_behind_freed_addresses() {
 #[test]
 fn no_address_is_given_twice() {
     let mut network = served();
-    // In a nearly full range, six addresses are left, and then none.
+    // Make the range nearly full: six addresses are left, and after them none.
     network.conf["ipam"]["ranges"] = json!([[{"subnet": "10.1.2.0/24", "rangeEnd": "10.1.2.27"}]]);
     let mut seen: BTreeSet<String> = (0..CONTAINERS).map(|n| pair(n + 2)[0].clone()).collect();
     for n in 0..6 {
@@ -95,10 +96,10 @@ fn adopted_lease_is_checked_repeated_and_freed() {
     assert!(!by_attachment(&network.lab.list()).contains_key("c4/eth0"));
     let (code, _) = network.sublet("CHECK", "c4").run().error();
     assert_eq!(code, 103);
-    // The DEL frees the lease for good: the folder does not bring it back.
+    // The DEL frees the lease permanently. The folder does not restore it.
     network.sublet("ADD", "newer").run().ok();
     assert!(!by_attachment(&network.lab.list()).contains_key("c4/eth0"));
-    // The address is free for the next container.
+    // The address is free for another container.
     let asked = network.sublet("ADD", "asks").env("CNI_ARGS", "IgnoreUnknown=1;IP=10.1.2.6");
     assert_eq!(addresses(&asked.run().ok())[0], "10.1.2.6");
 }
@@ -111,7 +112,7 @@ fn repeated_add_may_be_the_first() {
     assert_eq!(by_attachment(&network.lab.list()).len(), CONTAINERS);
 }
 
-/// The container ends after the swap and before the first ADD.
+/// The container ends after host-local was replaced and before the first ADD.
 #[test]
 fn del_may_come_before_the_first_add() {
     let network = served();
@@ -125,7 +126,7 @@ fn del_may_come_before_the_first_add() {
 #[test]
 fn leases_without_an_interface_name_are_freed() {
     let network = served();
-    // A lease file in the format of host-local up to 0.8.6.
+    // Write lease files in the format of host-local up to 0.8.6.
     for address in pair(8) {
         fs::write(network.folder().join(address), "c6").unwrap();
     }
@@ -153,12 +154,12 @@ fn a_folder_that_cannot_be_looked_at_is_not_taken_for_absent() {
     fs::rename(&away, &folder).unwrap();
     network.sublet("ADD", "new").run().ok();
     assert_eq!(by_attachment(&network.lab.list()).len(), CONTAINERS + 1);
-    // The name is too long for a file system, so host-local cannot have created the folder.
+    // The name is too long for the file system, so host-local cannot have created the folder.
     network.conf["name"] = json!("n".repeat(300));
     network.sublet("ADD", "long").run().ok();
 }
 
-/// A host-local that was killed between creating and writing a file leaves an empty file, which belongs to no
+/// If host-local was killed between creating and writing a file, it leaves an empty file, which belongs to no
 /// container.
 #[test]
 fn empty_lease_file_is_nobodys() {
@@ -177,7 +178,7 @@ fn garbage_lease_file_refuses_the_takeover() {
     assert_eq!(code, 11, "{msg}");
     assert!(msg.contains("sublet import host-local"), "{msg}");
     assert!(msg.contains(path.to_str().unwrap()), "{msg}");
-    // Nothing was imported partially. Once the invalid file is corrected, everything is imported.
+    // Nothing was imported partially. When the invalid file is corrected, everything is imported.
     fs::write(&path, "c3\r\neth0").unwrap();
     network.sublet("ADD", "new").run().ok();
     assert_eq!(by_attachment(&network.lab.list()).len(), CONTAINERS + 1);
@@ -200,7 +201,7 @@ fn held_host_local_lock_is_waited_for_within_its_bound() {
     assert_eq!(by_attachment(&network.lab.list()).len(), CONTAINERS + 1);
 }
 
-/// Each of two networks in one folder is imported by its own first ADD.
+/// Two networks have their leases in one folder. The first ADD of each network imports only its own leases.
 #[test]
 fn each_network_is_adopted_by_itself() {
     let mut network = served();

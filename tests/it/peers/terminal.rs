@@ -1,4 +1,4 @@
-//! The command line on a terminal, which tmux provides: maps, colors, questions, tables, progress.
+//! Tests the command line on a terminal that tmux provides: maps, colors, questions, tables, progress.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use crate::lab::{Call, Lab, SUBLET, conf};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A terminal of tmux, which is closed with the value.
+/// A terminal of tmux. It is closed when the value is dropped.
 struct Screen {
     lab: Lab,
 }
@@ -35,7 +35,8 @@ impl Screen {
         tmux
     }
 
-    /// The content of the screen once it contains `word`, with escape sequences if requested.
+    /// Waits until the screen contains `word`, and returns its content, with escape sequences if `escapes` is
+    /// set.
     fn read(&self, word: &str, escapes: bool) -> String {
         let begin = Instant::now();
         loop {
@@ -61,7 +62,7 @@ impl Drop for Screen {
     }
 }
 
-/// Two networks, one of them large and sparse.
+/// Makes two networks. One of them is large and has few leases.
 fn leased() -> Lab {
     let lab = Lab::new();
     let mut small = conf(&lab.data_dir(), "10.4.0.0/24");
@@ -76,7 +77,7 @@ fn map(lab: &Lab, more: &str) -> String {
     format!("{SUBLET} map mynet {more} --store {}", lab.store().display())
 }
 
-/// The number of block characters in each line of a picture.
+/// Returns the number of block characters in each line of a picture.
 fn picture(text: &str) -> Vec<usize> {
     let blocks = |l: &str| {
         l.chars().filter(|c| "\u{2580}\u{2588}\u{2591}\u{2592}\u{2593}".contains(*c)).count()
@@ -96,15 +97,15 @@ fn a_map_fits_its_screen() {
     let lab = leased();
     for (columns, lines) in [(80, 24), (200, 50)] {
         let screen = Screen::new(columns, lines, "C.UTF-8", &map(&lab, "--zoom 10.4.0.0/24"));
-        // The legend comes last.
+        // The legend is printed last, so wait for it.
         let text = screen.read("\u{2588} free", false);
-        // One address in each cell, 16 by 16 cells, two in a character.
+        // Each cell is one address. There are 16 by 16 cells, and each character shows two.
         assert_eq!(picture(&text), [16; 8], "{text}");
         assert!(text.contains("network mynet, 10.4.0.0/24: 100 of 253 leased"), "{text}");
         assert!(text.contains("\u{2588} leased") && text.contains("\u{2588} free"), "{text}");
         let large = Screen::new(columns, lines, "C.UTF-8", &map(&lab, "--zoom 10.0.0.0/8"));
         let text = large.read("a cell is", false);
-        // Two squares side by side.
+        // The picture consists of two squares side by side.
         let wide: usize = if lines == 24 { 64 } else { 128 };
         assert_eq!(picture(&text), vec![wide; wide / 4], "{text}");
         assert!(text.contains("network mynet, 10.0.0.0/8"), "the title scrolled away:\n{text}");
@@ -116,13 +117,13 @@ fn a_map_has_colors_where_they_are_wanted() {
     let lab = leased();
     let colored = Screen::new(80, 24, "C.UTF-8", &map(&lab, "--zoom 10.4.0.0/24"));
     let text = colored.read("a cell is", true);
-    // A leased cell above a free cell.
+    // One character shows a leased cell above a free cell.
     assert!(text.contains("38;5;40") && text.contains("48;5;240"), "{text:?}");
     let plain =
         Screen::new(80, 24, "C.UTF-8", &format!("NO_COLOR=1 {}", map(&lab, "--zoom 10.4.0.0/24")));
     let text = plain.read("a cell is", true);
     assert!(!text.contains("38;5;") && text.contains("\u{2588}\u{2588}"), "{text:?}");
-    // In a locale without block characters, none are printed.
+    // In a locale without block characters, the picture has none.
     let ascii = Screen::new(80, 24, "C", &format!("LC_ALL=C {}", map(&lab, "--zoom 10.4.0.0/24")));
     let text = ascii.read("a cell is", false);
     assert!(text.is_ascii() && text.contains("####"), "{text:?}");
@@ -171,7 +172,7 @@ fn a_table_is_cut_to_its_terminal() {
         "{SUBLET} list --store {} | head -5; {SUBLET} list --store {0} | tail -3",
         lab.store().display()
     );
-    // Output to a pipe is complete.
+    // Output to a pipe is not cut.
     let text = Screen::new(60, 24, "C.UTF-8", &shell).read("c99", false);
     assert!(text.contains("AGE"), "{text}");
     let shell = format!("{SUBLET} pools --store {}", lab.store().display());

@@ -1,4 +1,4 @@
-//! Random configurations, and facts about them that are computed without either program.
+//! Makes random configurations, and computes facts about them without either program.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -7,18 +7,18 @@ use serde_json::{Value, json};
 
 use crate::lab::Dice;
 
-/// A configuration that host-local and sublet both read.
+/// A configuration that both host-local and sublet can read.
 pub struct Conf(pub Value);
 
 impl Conf {
-    /// A configuration, and addresses to request: some inside its ranges, some outside.
+    /// Makes a configuration, and addresses to request: some inside its ranges, some outside.
     pub fn random(dice: &mut Dice) -> (Conf, Vec<String>) {
         let mut pool = Vec::new();
         let conf = random(dice, &mut pool);
         (Conf(conf), pool)
     }
 
-    /// The range sets, in the order in which both programs use them.
+    /// Returns the range sets, in the order in which both programs use them.
     fn sets(&self) -> Vec<Vec<&Value>> {
         let ipam = &self.0["ipam"];
         let mut sets = lists(&self.0["runtimeConfig"]["ipRanges"]);
@@ -41,7 +41,7 @@ impl Conf {
         ranges.any(|range| range["rangeStart"] == "172.31.9.7" && range["rangeEnd"].is_null())
     }
 
-    /// Whether two different addresses of one set are requested.
+    /// Returns whether two different addresses of one range set are requested.
     pub fn two_in_one_set(&self, asked: &[String]) -> bool {
         let distinct: BTreeSet<&String> = asked.iter().collect();
         self.sets().iter().any(|set| {
@@ -56,7 +56,7 @@ fn lists(sets: &Value) -> Vec<Vec<&Value>> {
     sets.map(|set| set.as_array().into_iter().flatten().collect()).collect()
 }
 
-/// Whether a range contains an address. The range has its own bounds or the default ones.
+/// Returns whether a range contains an address. The range may have its own bounds or the default bounds.
 fn contains(range: &Value, address: &str) -> bool {
     let number = |text: &str| match text.parse() {
         Ok(IpAddr::V4(a)) => (4, u128::from(a.to_bits())),
@@ -78,7 +78,8 @@ fn contains(range: &Value, address: &str) -> bool {
 
 const VERSIONS: [&str; 6] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0"];
 
-/// Mostly valid: one to three sets of one or two ranges, small enough to be exhausted.
+/// Makes an `ipam` section that is mostly valid. It has one to three range sets with one or two ranges each,
+/// so small that they can become full.
 fn random(dice: &mut Dice, pool: &mut Vec<String>) -> Value {
     let version = if dice.once_in(2) { "1.0.0" } else { *dice.pick(&VERSIONS) };
     let mut ipam = json!({"type": "host-local"});
@@ -163,7 +164,7 @@ fn random_set(dice: &mut Dice, index: usize, wide: bool, pool: &mut Vec<String>)
     json!(ranges)
 }
 
-/// One typical mistake.
+/// Adds one typical mistake.
 fn spoil(dice: &mut Dice, ipam: &mut Value, conf: &mut Value) {
     let sets = |text: Value| json!([[text]]);
     let ranges = match dice.below(14) {

@@ -1,5 +1,5 @@
-//! The conditions that must hold after an interrupted command. They are checked with two more ADDs, `list`,
-//! `doctor`, and the command again.
+//! The conditions that must hold after a command was interrupted. They are checked with two more ADDs,
+//! `list`, `doctor`, and by running the command again.
 
 use std::fs;
 
@@ -8,14 +8,14 @@ use super::cases::{Case, SUBJECT, alone};
 use super::state::{State, state};
 use crate::lab::{Answer, addresses};
 
-/// The result that a command reports.
+/// What the interrupted command has reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Claim {
-    /// Exit status 0.
+    /// The command succeeded (exit status 0).
     Done,
-    /// An error that says that nothing was changed.
+    /// The command reported an error which says that nothing was changed.
     Nothing,
-    /// Another error, or the process was killed.
+    /// The command reported another error, or was killed.
     Unknown,
 }
 
@@ -41,7 +41,7 @@ impl Undisturbed {
         }
         let doctor = alone(case.operator(&["doctor"])).run();
         let found = if refused {
-            // `doctor` reports only the problem that the command was meant to fix.
+            // `doctor` may only report the problem that the command was meant to repair.
             doctor.check(doctor.code == Some(1), "the doctor");
             if claim == Claim::Done || case.state().is_ok() {
                 return Err("done, and an ADD is refused".to_owned());
@@ -55,7 +55,7 @@ impl Undisturbed {
         let unchanged = found == self.before;
         let right = match claim {
             Claim::Done => happened,
-            // A repair neither leases nor frees.
+            // A repair neither leases nor frees an address.
             Claim::Nothing if self.before.is_some() => unchanged,
             Claim::Nothing | Claim::Unknown => happened || unchanged,
         };
@@ -68,18 +68,18 @@ impl Undisturbed {
         self.repeat(case, happened, &mut new)
     }
 
-    /// The command is run again, and succeeds.
+    /// Runs the command again, which must succeed.
     fn repeat(&self, case: &Case, happened: bool, new: &mut State) -> Result<(), String> {
         let mut again = case.placed(case.call.clone()).run();
         if again.stderr.contains("n1") && !happened {
-            // The reservation was not made, because its address was leased in the meantime.
+            // The reservation was not made, because one of the ADDs has leased the address.
             new.clear();
             for container in ["n1", "n2"] {
                 (case.add)(container).env("CNI_COMMAND", "DEL").run().silent();
             }
             again = case.placed(case.call.clone()).run();
         }
-        // There is nothing left to unreserve.
+        // The reservation was already removed, so the command finds nothing.
         let nothing = happened && again.stderr.contains("nothing of");
         if !again.succeeded() && !nothing {
             return Err(format!("again: {again:?}"));
@@ -93,7 +93,7 @@ impl Undisturbed {
         }
         let (mut found, mut after) = (case.without(new)?, self.after.clone());
         if !happened {
-            // The other containers leased first.
+            // The ADDs of the other containers ran first.
             let held = |state: &mut State| {
                 let all = state.len();
                 state.retain(|_, holder| holder != SUBJECT);
@@ -119,7 +119,7 @@ impl Case {
         state(&list.rows(), &self.data().join("mynet"))
     }
 
-    /// The state without these leases, which must exist.
+    /// Returns the state without these leases. The leases must exist.
     fn without(&self, new: &State) -> Result<State, String> {
         let mut state = self.state()?;
         for (address, container) in new {
@@ -130,8 +130,8 @@ impl Case {
         Ok(state)
     }
 
-    /// An ADD of a new container, which must not get the address of the other new container. Returns whether
-    /// it was refused, as it must be before the command has repaired or converted the store.
+    /// Runs an ADD of a new container, which must not get the address of the other new container. Returns
+    /// whether the ADD was refused. It must be refused until the command has repaired or converted the store.
     fn add_new(&self, container: &str, new: &mut State) -> Result<bool, String> {
         let answer = (self.add)(container).run();
         if !answer.succeeded() {
@@ -147,7 +147,7 @@ impl Case {
         Ok(false)
     }
 
-    /// The doctor reports nothing, or only files that a killed process left behind.
+    /// Checks that the doctor reports nothing, or only files that a killed process left behind.
     fn healthy(doctor: &Answer) -> Result<(), String> {
         let report = doctor.json();
         for problem in report["problems"].as_array().unwrap() {

@@ -1,4 +1,4 @@
-//! The commands that are interrupted, each with its initial folder.
+//! The commands that are interrupted, each with the folder in which it starts.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,30 +9,31 @@ use super::state::copy;
 use crate::lab::{Call, HOST_LOCAL, Lab, conf, need_host_local, testdata};
 use crate::store_check::SUBNET;
 
-/// One command, and the folder `data` that it changes.
+/// A command, and the folder `data` that it changes.
 pub struct Case {
     pub lab: Lab,
-    /// The lease file, as operators name it.
+    /// The path of the lease file, as operators pass it.
     pub store: PathBuf,
-    /// The command.
+    /// The call of the command.
     pub call: Call,
-    /// Makes the ADD of a container, by its name or ECS id.
+    /// Makes the ADD of a container, from its name or ECS id.
     pub add: Box<dyn Fn(&str) -> Call>,
-    /// The text of an ADD's error before the command has repaired or converted the store.
+    /// The error text of an ADD that runs before the command has repaired or converted the store.
     pub refusal: Option<&'static str>,
-    /// Whether to run the command in its own PID namespace. The command examines all processes, and in its
-    /// own namespace the list of processes is the same in every run.
+    /// Whether to run the command in its own PID namespace. The command examines all processes, and in a PID
+    /// namespace the list of processes is the same in every run.
     pub alone: bool,
 }
 
-/// The container of an interrupted ADD.
+/// The container whose ADD is interrupted.
 pub const SUBJECT: &str = "subject";
 
-/// The next address of the round robin in most cases, so that a lost reservation is noticed at once.
+/// The next address of round robin in most cases. If the reservation of this address is lost, the next ADD
+/// shows it.
 const RESERVED: &str = "10.4.0.4";
 
 impl Case {
-    /// An empty folder, and an ADD of [`SUBJECT`].
+    /// Makes a case with an empty folder and an ADD of [`SUBJECT`].
     fn new(persist: &str) -> Case {
         let lab = Lab::in_memory();
         let mut conf = conf(&lab.data_dir(), SUBNET);
@@ -54,7 +55,7 @@ impl Case {
         self
     }
 
-    /// A store with two leases and a reservation.
+    /// Makes a case with a store that has two leases and a reservation.
     fn served(persist: &str) -> Case {
         Case::new(persist).leases(&["a", "b"]).reserves(RESERVED)
     }
@@ -65,7 +66,7 @@ impl Case {
         self
     }
 
-    /// Interrupts this call.
+    /// Sets the call that is interrupted.
     fn of(self, call: Call) -> Case {
         Case { call, ..self }
     }
@@ -74,19 +75,19 @@ impl Case {
         (self.add)(container).env("CNI_COMMAND", command)
     }
 
-    /// An operator's command on the store.
+    /// Makes an operator's command on the store.
     pub fn operator(&self, args: &[&str]) -> Call {
         Call::sublet().args(args).args(&["--json", "--store", self.store.to_str().unwrap()])
     }
 
-    /// The next boot: the boot file gets the name of an earlier boot.
+    /// Starts another boot: the boot file gets the name of an earlier boot.
     fn reboot(self) -> Case {
         let (file, earlier) = (self.lab.boot_file(), self.lab.join("data/leases.redb.boot-before"));
         fs::rename(file, earlier).unwrap();
         self
     }
 
-    /// Debian's host-local makes a lease for each of these containers.
+    /// Lets Debian's host-local make a lease for each of these containers.
     fn host_local(self, containers: &[&str]) -> Case {
         need_host_local();
         for container in containers {
@@ -95,12 +96,12 @@ impl Case {
         self
     }
 
-    /// The call with the command's environment.
+    /// Returns the call with the environment of the command.
     pub fn placed(&self, call: Call) -> Call {
         if self.alone { alone(call) } else { call }
     }
 
-    /// The folder that the command changes.
+    /// Returns the folder that the command changes.
     pub fn data(&self) -> PathBuf {
         self.lab.join("data")
     }
@@ -112,7 +113,7 @@ impl Case {
         }
     }
 
-    /// Restores the folder at the same path, which configurations and files name.
+    /// Restores the folder. Its path stays the same, because configurations and files contain it.
     pub fn restore(&self) {
         if self.data().exists() {
             fs::remove_dir_all(self.data()).unwrap();
@@ -123,7 +124,7 @@ impl Case {
     }
 }
 
-/// The first ADD of a network while another network has leases.
+/// The first ADD of a network, while another network has leases.
 pub fn add_first_of_a_network(persist: &str) -> Case {
     let case = Case::new(persist);
     let mut other = conf(&case.lab.data_dir(), "10.5.0.0/16");
@@ -133,7 +134,7 @@ pub fn add_first_of_a_network(persist: &str) -> Case {
     case.reserves("10.4.0.2")
 }
 
-/// An earlier boot left leases of this network. With `disk`, this is also the first ADD of all.
+/// An earlier boot has left leases of this network. With `disk`, this is also the very first ADD.
 pub fn add_first_of_a_boot(persist: &str) -> Case {
     let earlier = Case::new("boot").leases(&["a", "b"]).reboot();
     let mut conf = conf(&earlier.lab.data_dir(), SUBNET);
@@ -141,7 +142,7 @@ pub fn add_first_of_a_boot(persist: &str) -> Case {
     Case::with_conf(earlier.lab, conf).reserves("10.4.0.2")
 }
 
-/// The folder does not exist.
+/// The folder does not exist yet.
 pub fn add_first_of_all(persist: &str) -> Case {
     Case::new(persist)
 }
@@ -158,7 +159,7 @@ pub fn add_repeated(persist: &str) -> Case {
     Case::served(persist).leases(&[SUBJECT])
 }
 
-/// A pod returns. With `boot`, its former address is in the file of an earlier boot.
+/// A sticky pod returns. With `boot`, its former address is in the file of an earlier boot.
 pub fn add_sticky(persist: &str) -> Case {
     let lab = Lab::in_memory();
     let mut conf = conf(&lab.data_dir(), SUBNET);
@@ -204,7 +205,7 @@ pub fn import_host_local(persist: &str) -> Case {
     case.of(call)
 }
 
-/// The text file of an earlier import has the folder's name.
+/// The text file of an earlier import is at the folder's path.
 pub fn export_host_local(persist: &str) -> Case {
     let case = Case::new(persist).host_local(&["a"]).leases(&["b", "c"]);
     let dir = case.lab.data_dir();
@@ -212,7 +213,7 @@ pub fn export_host_local(persist: &str) -> Case {
     case.of(call)
 }
 
-/// One lease cannot be read, and the other leases can be read only record by record.
+/// One lease cannot be read. The other leases can only be read one by one.
 pub fn doctor_repair(persist: &str) -> Case {
     const VICTIM: &str = "unreadable-one";
     let case = Case::served(persist).leases(&[VICTIM]);
@@ -233,7 +234,7 @@ pub fn doctor_repair(persist: &str) -> Case {
     Case { refusal: Some("is damaged"), alone: true, ..case.of(call) }
 }
 
-/// The recorded bolt file of a real ecs-ipam.
+/// The bolt file that was recorded from a real ecs-ipam.
 pub fn import_ecs_ipam(persist: &str) -> Case {
     let lab = Lab::in_memory();
     fs::create_dir(lab.join("data")).unwrap();
@@ -251,7 +252,7 @@ pub fn import_ecs_ipam(persist: &str) -> Case {
     Case { lab, store, call, add: Box::new(add), refusal, alone: false }
 }
 
-/// The call in a PID namespace of its own.
+/// Returns the call in its own PID namespace.
 pub fn alone(call: Call) -> Call {
     call.under("unshare", &["--pid", "--fork", "--mount-proc"])
 }

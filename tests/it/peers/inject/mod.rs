@@ -1,10 +1,10 @@
-//! Every system call of a command fails, or is the last call of its process. Afterwards nothing is lost, and
-//! no address has two holders.
+//! Makes every system call of a command fail, or kills the process at that call. Afterwards no lease may be
+//! lost, and no address may have two holders.
 //!
-//! strace counts the calls of an undisturbed run and injects the faults. With `SUBLET_LONG`, it injects all
+//! strace counts the calls of an undisturbed run, and injects the faults. With `SUBLET_LONG`, it injects all
 //! faults into every call of the process. Without it, it injects EIO into the calls that reach the folder and
-//! into the first call that writes the answer, and kills the process at the calls that change something. Each
-//! run is followed by two more ADDs, `list`, `doctor` and the command again.
+//! into the first call that writes the answer, and kills the process at the calls that change something.
+//! After each run, the test makes two more ADDs, runs `list` and `doctor`, and runs the command again.
 
 mod aftermath;
 mod cases;
@@ -24,7 +24,7 @@ use crate::peers::power::trace::need_strace;
 const FAULTS: [&str; 5] =
     ["signal=KILL", "error=EIO", "error=ENOSPC", "error=ENOMEM", "error=ESTALE"];
 
-/// Calls that are not injected, with the faults and the reason.
+/// System calls into which faults are not injected, each with the faults and the reason.
 const EXEMPT: [(&str, &str, &str); 3] = [
     ("execve", "", "strace starts the program with it, and reports the failure as its own"),
     ("futex", "", "the thread that shows progress sleeps and wakes: how often depends on the time"),
@@ -35,19 +35,19 @@ const EXEMPT: [(&str, &str, &str); 3] = [
     ),
 ];
 
-/// The panics that the standard library may cause: in the seed of a hash map, and in the thread that shows
-/// progress.
+/// Panics that the standard library may cause: in the seed of a hash map, and when the thread for the
+/// progress line cannot be started.
 const PANICS: [&str; 2] = ["failed to generate random data", "failed to spawn thread"];
 
-/// If more calls than this reach the folder, continuous integration injects into only one of [`STRIDE`] calls
-/// that change nothing.
+/// If more calls than this reach the folder, continuous integration injects a fault only into one of
+/// [`STRIDE`] calls among those that change nothing.
 const MANY: usize = 400;
 const STRIDE: usize = 5;
 
-/// One system call of the command.
+/// A system call of the command.
 struct Syscall {
     name: String,
-    /// Its index among the calls of this name, from 1.
+    /// The number of this call among the calls of the same name, from 1.
     n: usize,
     reach: Reach,
 }
@@ -55,15 +55,15 @@ struct Syscall {
 /// How a system call affects the folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Reach {
-    /// It does not reach the folder.
+    /// The call does not reach the folder.
     Elsewhere,
-    /// It reads, locks or looks up something in the folder.
+    /// The call reads, locks or looks up something in the folder.
     Looks,
-    /// It changes or flushes something in the folder, or is the first call that writes the answer.
+    /// The call changes or flushes something in the folder, or is the first call that writes the answer.
     Changes,
 }
 
-/// The calls that change or flush files, except an open that creates a file.
+/// The system calls that change or flush files. An open that creates a file changes something too.
 const CHANGES: &str = "mkdir write pwrite64 ftruncate fsync fdatasync link linkat rename renameat2 unlink \
                        unlinkat rmdir";
 
@@ -72,7 +72,7 @@ fn long() -> bool {
     std::env::var_os("SUBLET_LONG").is_some()
 }
 
-/// Injects each fault into each call.
+/// Injects each fault into each system call of the command.
 fn enumerate(case: &Case) {
     need_strace();
     case.save();
@@ -82,7 +82,7 @@ fn enumerate(case: &Case) {
     let faults = |place: usize, call: &Syscall| match call.reach {
         _ if long() => &FAULTS[..],
         Reach::Changes => &FAULTS[..2],
-        // A kill here has the same effect as a kill at the next change.
+        // A kill at this call has the same effect as a kill at the next call that changes something.
         Reach::Looks if place.is_multiple_of(stride) => &FAULTS[1..2],
         _ => &[],
     };
@@ -98,7 +98,7 @@ fn enumerate(case: &Case) {
             case.restore();
             let inject = format!("inject={name}:{fault}:when={n}");
             let only = format!("trace={name}");
-            // seccomp makes it faster; strace 6.1 sends no signal with it.
+            // seccomp makes strace faster, but with it strace 6.1 sends no signal.
             let (how, done) = if fault.starts_with("signal") {
                 (&["-e"][..], "+++ killed by SIGKILL +++")
             } else {
@@ -109,7 +109,8 @@ fn enumerate(case: &Case) {
                 missed.push(inject.clone());
             }
             let claim = Claim::of(&answer);
-            // The state afterwards depends only on the folder, so each content is checked once.
+            // What happens afterwards depends only on the folder, so each different content is checked only
+            // once.
             let known = !seen.insert((fingerprint(&case.data()), claim));
             let says = |text: &str| answer.stderr.contains(text);
             let bug = says("this is a bug in sublet") && !PANICS.iter().any(|text| says(text));
@@ -141,13 +142,13 @@ fn strace(case: &Case, options: &[&str]) -> (Answer, String) {
     (answer, fs::read_to_string(file.path()).unwrap())
 }
 
-/// A run without a fault.
+/// The results of a run without a fault.
 struct Undisturbed {
     calls: Vec<Syscall>,
-    /// `None` if the store cannot be read.
+    /// The state before the command; `None` if the store cannot be read.
     before: Option<State>,
     after: State,
-    /// The addresses of an ADD.
+    /// The addresses that the command, an ADD, has returned.
     ips: Option<Vec<String>>,
 }
 
@@ -158,7 +159,7 @@ fn ips(answer: &Answer) -> Option<Vec<String>> {
 impl Undisturbed {
     fn of(case: &Case) -> Undisturbed {
         let before = case.state().ok();
-        // `list` may have created a lock file.
+        // `list` may have created a lock file, so restore the folder again.
         case.restore();
         let (answer, trace) = strace(case, &["-y"]);
         answer.check(answer.succeeded(), "the undisturbed run");

@@ -1,4 +1,5 @@
-//! The content of a folder: the listed leases and reservations, and the files that host-local would find.
+//! The content of a folder: the leases and reservations that are listed, and the files that host-local would
+//! use.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,8 +13,8 @@ use serde_json::Value;
 /// The holder of each address.
 pub type State = BTreeMap<String, String>;
 
-/// The rows of `sublet list --json`, and the lease files in host-local's folder. Fails if an address has
-/// two holders.
+/// Returns the state from the rows of `sublet list --json` and the lease files in host-local's folder. Fails
+/// if an address has two holders.
 pub fn state(rows: &[Value], folder: &Path) -> Result<State, String> {
     let mut state = State::new();
     let mut put = |address: String, holder: String| match state.get(&address) {
@@ -36,7 +37,8 @@ pub fn state(rows: &[Value], folder: &Path) -> Result<State, String> {
     Ok(state)
 }
 
-/// Name and content of the lease files in host-local's folder; none if it is a text file.
+/// Returns the names and the content of the lease files in host-local's folder; none if a text file is in its
+/// place.
 fn lease_files(folder: &Path) -> Vec<(String, String)> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let files = entries.map(|entry| entry.unwrap().path());
@@ -60,7 +62,8 @@ pub fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A number that two folders share only if they hold the same names, contents, modes and links.
+/// Returns a number that is the same for two folders only if they have the same names, contents, modes and
+/// links.
 pub fn fingerprint(folder: &Path) -> u64 {
     let mut hasher = DefaultHasher::new();
     hash(folder, &mut hasher);

@@ -1,4 +1,4 @@
-//! Boot leases: a kill loses none, and after a power cut nothing from the ended boot is used.
+//! Tests boot leases: a kill loses none of them, and after a power cut nothing of the ended boot is used.
 
 use std::fs;
 
@@ -14,7 +14,7 @@ fn empty() -> Story {
     Story::new("boot", |_| Truth::default())
 }
 
-/// An earlier boot has left leases.
+/// Makes a store in which an earlier boot has left leases.
 fn second_boot() -> Story {
     Story::new("boot", |lab| {
         let before = Context { boot: Some(BootId("before".to_owned())), ..check::now() };
@@ -40,13 +40,14 @@ fn killed_and_cut_everywhere() {
     }
 }
 
-/// A process is killed at each call of its first ADD; the next process continues.
+/// A process is killed at each system call of its first ADD, and the next process continues.
 #[test]
 fn after_a_killed_first_add() {
     for begin in [empty, second_boot] {
         let mut all = Found::default();
         for name in ["ftruncate", "linkat", "unlink", "pwrite64"] {
-            // The pages of a new file are equivalent, so only some are tried.
+            // Writing the pages of a new file has always the same effect, so only some of these calls are
+            // tried.
             for n in (1..).filter(|n| name != "pwrite64" || n % 8 == 1) {
                 let mut story = begin();
                 if !story.killed_at("ADD", "a", name, n) {
@@ -63,7 +64,7 @@ fn after_a_killed_first_add() {
     }
 }
 
-/// Nothing of a boot's leases is flushed, not even their new file.
+/// Nothing of a boot's leases is flushed, not even when their file is created.
 #[test]
 fn nothing_is_flushed() {
     let story = second_boot().call_and("ADD", "a").call_and("ADD", "b").call_and("DEL", "a");
@@ -72,7 +73,7 @@ fn nothing_is_flushed() {
     assert!(flushed.is_empty(), "{flushed:?}");
 }
 
-/// Whatever the ended boot's store contains, the next boot starts without it.
+/// The next boot does not use the file of the ended boot, whatever it contains.
 #[test]
 fn garbage_of_an_ended_boot() {
     let mut dice = Dice(17);

@@ -1,16 +1,16 @@
-//! Each flush is necessary: if any flush is left out of the replay, power cuts lose data.
+//! Shows that each flush is needed: if any flush is left out of the replay, power cuts lose data.
 
 use super::trace::Op;
 use super::{DEEP, Found, RANDOM, Story, lease, tell};
 use crate::store_check::Truth;
 
-/// At least one cut in a hundred fails.
+/// Checks that at least one power cut in a hundred has lost data.
 pub fn fails(name: &str, found: &Found) {
     tell(&format!("without {name}: {:.1} % of {} cuts fail", found.percent(), found.cuts));
     assert!(found.percent() >= 1.0, "without {name}: {found:?}");
 }
 
-/// The numbers of the flushes in the given step, of paths with this ending.
+/// Returns the numbers of the flushes in the given step whose paths end with `end`.
 pub fn flushes(story: &Story, step: usize, end: &str) -> Vec<usize> {
     let all = story.ops().into_iter().enumerate();
     let wanted = |op: &Op| matches!(op, Op::Sync(path) if path.to_str().unwrap().ends_with(end));
@@ -53,7 +53,7 @@ fn the_flush_after_a_killed_predecessor() {
         let story = killed(next);
         let all = flushes(&story, 1, "leases.redb");
         assert_eq!(all.len(), if next.1 == "e" { 3 } else { 1 });
-        // A DEL of an unknown container returns nothing.
+        // A DEL of an unknown container leases nothing.
         if next.0 == "ADD" {
             let name = format!("the flush before {} {}", next.0, next.1);
             fails(&name, &story.replay(&all[..1], all[0], DEEP));

@@ -1,8 +1,9 @@
-//! A page cache and a disk, and the states that a power cut can leave on the disk.
+//! A model of a page cache and a disk, which computes the states that a power cut can leave on the disk.
 //!
-//! The model: whole sectors of 512 bytes reach the disk, each in any of its states since the last flush. So
-//! do lengths and entries of folders, all independently of each other. A flush of a file makes its content
-//! and length durable but not its name, which requires a flush of the folder.
+//! In this model, a disk writes whole sectors of 512 bytes. After a power cut, each sector has any of the
+//! states that it had since its last flush. The same applies to the lengths of files and to the entries of
+//! folders, and all of them are independent of each other. Flushing a file makes its content and length
+//! durable, but not its name; for that, the folder must be flushed.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
@@ -16,7 +17,7 @@ use super::trace::Op;
 
 const SECTOR: usize = 512;
 
-/// The number of newest states of a sector that are tried.
+/// How many of the newest states of a sector are tried.
 const STATES: usize = 3;
 
 type Sector = Rc<[u8; SECTOR]>;
@@ -27,7 +28,7 @@ struct Node {
     folder: bool,
     sectors: BTreeMap<u64, Sector>,
     len: u64,
-    /// The states of each sector since the last flush, oldest first.
+    /// For each sector, its states since the last flush, oldest first.
     unflushed: BTreeMap<u64, Vec<Sector>>,
     lens: Vec<u64>,
 }
@@ -39,21 +40,22 @@ enum Entry {
     Remove(PathBuf),
 }
 
-/// Page cache and disk.
+/// A page cache and a disk.
 #[derive(Clone, Debug)]
 pub struct Disk {
     root: PathBuf,
     nodes: Vec<Node>,
-    /// The names in the page cache.
+    /// The names, as they are in the page cache.
     names: BTreeMap<PathBuf, usize>,
     durable: BTreeMap<PathBuf, usize>,
     unflushed: Vec<Entry>,
 }
 
-/// The state of each undecided item after a cut, by index; 0 is the durable state.
+/// For each item that was not flushed, the index of its state after a power cut. The index 0 means the
+/// flushed state.
 pub type Choice = Vec<usize>;
 
-/// The files of an image, by path below the root.
+/// The files on the disk, by their path below the root.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Image(BTreeMap<PathBuf, (u64, BTreeMap<u64, Sector>)>);
 
@@ -101,7 +103,7 @@ impl Node {
 }
 
 impl Disk {
-    /// The content below `root`, all of it durable.
+    /// Makes a disk from the content of the folder `root`, all of which is durable.
     pub fn of(root: &Path) -> Disk {
         let mut disk = Disk {
             root: root.to_owned(),
@@ -139,7 +141,7 @@ impl Disk {
         }
     }
 
-    /// Carries out one operation.
+    /// Applies one operation.
     pub fn apply(&mut self, op: &Op) {
         match op {
             Op::Mkdir(path) => self.make(path, true),
@@ -150,7 +152,7 @@ impl Disk {
             }
             Op::Len(path, len) => {
                 let node = self.node(path);
-                // A truncated part is zero if the file grows again.
+                // If a file is truncated and becomes longer again, the removed part reads as zeros.
                 let cut: Vec<u64> =
                     node.sectors.keys().chain(node.unflushed.keys()).copied().collect();
                 for sector in cut.into_iter().filter(|s| s * 512 >= *len) {
@@ -199,8 +201,8 @@ impl Disk {
         &mut self.nodes[self.names[path]]
     }
 
-    /// The number of possible states of each undecided item after a cut: entries of folders in order, then
-    /// each file's length and sectors.
+    /// For each item that was not flushed, returns the number of its possible states after a power cut. First
+    /// come the entries of folders in order, then the length and the sectors of each file.
     pub fn states(&self) -> Vec<usize> {
         let mut states = vec![2; self.unflushed.len()];
         for node in &self.nodes {
@@ -210,12 +212,12 @@ impl Disk {
         states
     }
 
-    /// The content after a kill: all changes are there.
+    /// Returns the content after a kill: it has all changes.
     pub fn killed(&self) -> Image {
         self.cut(&self.states().iter().map(|n| n - 1).collect())
     }
 
-    /// The content after a cut with these states.
+    /// Returns the content after a power cut that leaves these states.
     pub fn cut(&self, choice: &Choice) -> Image {
         let mut choice = choice.iter().copied();
         let mut next = || choice.next().unwrap();

@@ -1,9 +1,9 @@
-//! Kills and power cuts at every operation of the real program.
+//! Tests kills and power cuts at every operation of the program.
 //!
-//! Sequences of calls are recorded from the built program and replayed. At each operation there is a kill,
-//! and there are power cuts that keep many different subsets of the unflushed changes. Each resulting image
-//! is opened, read and written as the next process would. `disk` is the model, `trace` the recording, and
-//! `check` has the conditions.
+//! Sequences of calls of the built program are recorded and replayed. At each operation, the test tries a
+//! kill, and power cuts after which many different subsets of the unflushed changes are on the disk. Each
+//! resulting image is opened, read and written, as the next process would do. `disk` is the model of the
+//! disk, `trace` makes the recording, and `check` has the conditions.
 
 mod boot;
 mod controls;
@@ -27,29 +27,29 @@ use crate::store_check::{self as check, Truth};
 /// How many subsets of the unflushed changes are tried.
 #[derive(Clone, Copy, Debug)]
 pub struct Depth {
-    /// If there are at most this many combinations, all are tried.
+    /// If there are at most this many combinations, all of them are tried.
     bound: usize,
-    /// If there are more: whether to try each item alone, and all items but one, in each state.
+    /// If there are more combinations: whether to try each item alone, and all items but one, in each state.
     singles: bool,
-    /// If there are more: this many random combinations.
+    /// If there are more combinations: how many random ones are tried in addition.
     random: usize,
 }
 
-/// For a sequence that is run once.
+/// The depth for a sequence that is run once.
 pub const DEEP: Depth = Depth { bound: 256, singles: true, random: 40 };
 
-/// For a sequence with many unflushed changes.
+/// The depth for a sequence with many unflushed changes.
 pub const RANDOM: Depth = Depth { bound: 64, singles: false, random: 60 };
 
-/// For one sequence out of many.
+/// The depth for one sequence out of many.
 pub const SHALLOW: Depth = Depth { bound: 32, singles: false, random: 12 };
 
-/// What a replay found.
+/// The result of a replay.
 #[derive(Debug, Default)]
 pub struct Found {
     pub kills: usize,
     pub cuts: usize,
-    /// Different images, each checked once.
+    /// The number of different images. Each is checked once.
     pub images: usize,
     pub failed_kills: usize,
     pub failed_cuts: usize,
@@ -57,7 +57,7 @@ pub struct Found {
 }
 
 impl Found {
-    /// Adds the counts of another replay.
+    /// Adds the numbers of another replay.
     pub fn and(&mut self, other: Found) {
         self.kills += other.kills;
         self.cuts += other.cuts;
@@ -86,17 +86,17 @@ fn tell(text: &str) {
     eprintln!("{text}");
 }
 
-/// One call of a sequence: its operations and its known result.
+/// One call in a sequence: its operations and its known result.
 struct Step {
     container: String,
     adds: bool,
-    /// The address, if an ADD was answered.
+    /// The address, if the call is an ADD that was answered.
     address: Option<String>,
     ops: Vec<Op>,
     lived: bool,
 }
 
-/// Calls on one store, one after the other.
+/// A sequence of calls on one store.
 pub struct Story {
     lab: Lab,
     persist: &'static str,
@@ -106,7 +106,7 @@ pub struct Story {
 }
 
 impl Story {
-    /// Starts in an empty folder. `prepare` may put something there first, and returns the expected state.
+    /// Starts in an empty folder. `prepare` may write files into it first, and returns the expected state.
     pub fn new(persist: &'static str, prepare: impl FnOnce(&Lab) -> Truth) -> Story {
         let lab = Lab::new();
         let truth = prepare(&lab);
@@ -124,7 +124,7 @@ impl Story {
         conf
     }
 
-    /// A call that succeeds.
+    /// Adds a call that must succeed.
     pub fn call_and(mut self, command: &str, container: &str) -> Story {
         let call = self.call(command, container);
         let (answer, ops) = trace::record(&call, self.lab.path(), None);
@@ -137,11 +137,11 @@ impl Story {
         self
     }
 
-    /// Makes a call that is killed when it enters the n-th system call of this name. Returns whether it got
-    /// that far.
+    /// Adds a call that is killed when it enters the n-th system call of this name. Returns whether the call
+    /// was killed.
     pub fn killed_at(&mut self, command: &str, container: &str, name: &str, n: usize) -> bool {
         let call = self.call(command, container);
-        // Files that are loaded at the start of a process do not belong to the store.
+        // Files that are loaded when a process starts do not belong to the store.
         let inject = format!("inject={name}:signal=KILL:when={n}");
         let (answer, ops) = trace::record(&call, self.lab.path(), Some(&inject));
         let (container, adds) = (container.to_owned(), command == "ADD");
@@ -151,7 +151,7 @@ impl Story {
         !lived
     }
 
-    /// The operations of all calls, so that controls can leave some out.
+    /// Returns the operations of all calls, so that a control run can leave some of them out.
     pub fn ops(&self) -> Vec<(usize, &Op)> {
         let all = self.steps.iter().enumerate();
         all.flat_map(|(n, step)| step.ops.iter().map(move |op| (n, op))).collect()
@@ -164,7 +164,7 @@ impl Story {
             seen: HashMap::new(),
             dice: Dice(1),
             persist: if self.persist == "disk" { Persist::Disk } else { Persist::Boot },
-            // On tmpfs, because the files are written and removed thousands of times.
+            // The folder is on tmpfs, because files are written and removed thousands of times.
             folder: TempDir::new_in("/dev/shm").unwrap(),
             depth,
         };
@@ -197,7 +197,7 @@ impl Story {
 }
 
 impl Step {
-    /// The call was answered, so its result is certain.
+    /// Records the result of a call that was answered, so its result is certain.
     fn settle(&self, truth: &mut Truth) {
         truth.open.remove(&self.container);
         match &self.address {
@@ -219,14 +219,14 @@ struct Replay {
 }
 
 impl Replay {
-    /// A kill and cuts at one moment.
+    /// Checks a kill and power cuts at one moment.
     fn look(&mut self, disk: &Disk, truth: &Truth) {
         self.found.kills += 1;
         if let Some(wrong) = self.check(&disk.killed(), truth, &check::now()) {
             self.found.failed_kills += 1;
             self.found.example.get_or_insert(format!("killed: {wrong}"));
         }
-        // A cut ends the boot, and with it the boot leases.
+        // A power cut ends the boot, and with it the boot leases.
         let after = match self.persist {
             Persist::Disk => truth.clone(),
             Persist::Boot => Truth::default(),
@@ -240,8 +240,9 @@ impl Replay {
         }
     }
 
-    /// The subsets to try: all if there are few. Otherwise none, all, each item alone, all but one, all up to
-    /// each item, and random subsets that keep much or little.
+    /// Returns the subsets of items to try. If there are few, these are all subsets. Otherwise they are: no
+    /// items, all items, each item alone, all but one, all up to each item, and random subsets with many or
+    /// few items.
     fn choices(&mut self, states: &[usize]) -> Vec<Choice> {
         let open: Vec<usize> = (0..states.len()).filter(|i| states[*i] > 1).collect();
         let count = open.iter().try_fold(1, |n: usize, i| {
@@ -293,7 +294,7 @@ impl Replay {
         all
     }
 
-    /// Checks an image. Returns what is wrong.
+    /// Checks an image. Returns what is wrong with it.
     fn check(&mut self, image: &Image, truth: &Truth, cx: &Context) -> Option<String> {
         let key = (image.hash(), cx.boot == check::now().boot, truth.clone());
         if let Some(before) = self.seen.get(&key) {

@@ -1,4 +1,4 @@
-//! Sequences of calls in which nothing may be lost.
+//! Sequences of calls after which no lease may be lost.
 
 use std::fs;
 
@@ -30,7 +30,7 @@ fn every_kind_of_call() {
     story.replay(&[], 0, DEEP).nothing_wrong("every kind of call");
 }
 
-/// The file is removed while the lock and its note stay.
+/// The lease file is removed while the lock file and its header note stay.
 #[test]
 fn creation_anew() {
     let story = Story::new("disk", |lab| {
@@ -49,18 +49,19 @@ fn growth() {
         let file = lab.join("data/leases.redb");
         let mut truth = lease(&lab.store(), &["a"]);
         let store = &mut *check::open(&lab.store(), Persist::Disk);
-        // The file begins large, and the first commits truncate it.
+        // A new file is large, and the first commits truncate it.
         for n in 0..8 {
             let name = format!("n{n}");
             let given = check::given(store, &name, &check::now()).unwrap().to_string();
             truth.acknowledged.insert(name, given);
         }
         let small = fs::metadata(&file).unwrap().len();
-        // Continue until the file grows; then go one step back.
+        // Continue until the file grows, and then go one step back.
         let mut step = 64;
         let mut from = 256;
         while step > 0 {
-            // A file that was replaced by an older copy, without the files beside it, is refused.
+            // If a file was replaced by an older copy, and the files beside it are missing, the file is
+            // refused.
             let all =
                 ["", ".lock", ".policy"].map(|end| lab.join(&format!("data/leases.redb{end}")));
             let before = all.each_ref().map(|path| fs::read(path).ok());
@@ -92,8 +93,8 @@ fn growth() {
     }
 }
 
-/// A process is killed at a call that writes or flushes, and the next process completes. From then on,
-/// everything that the next process has answered holds.
+/// A process is killed at a system call that writes or flushes, and the next process completes its work.
+/// Everything that the next process has answered must stay true.
 fn after_a_kill(command: &str, container: &str, next: (&str, &str), calls: &[(&str, usize)]) {
     let mut all = Found::default();
     for (name, n) in calls {
@@ -108,7 +109,7 @@ fn after_a_kill(command: &str, container: &str, next: (&str, &str), calls: &[(&s
     all.nothing_wrong(&format!("{command} killed, then {} {}", next.0, next.1));
 }
 
-/// Nine writes and a flush, the header and a flush; then the note.
+/// The calls are nine writes and a flush, then the header and a flush, and then the header note.
 const CALLS: [(&str, usize); 7] = [
     ("pwrite64", 1),
     ("pwrite64", 5),
@@ -131,7 +132,7 @@ fn after_a_killed_del() {
     after_a_kill("DEL", "a", ("ADD", "d"), &CALLS[..6]);
 }
 
-/// The same while the store is created.
+/// A process is killed in the same way while it creates the store.
 #[test]
 fn after_a_killed_creation() {
     let mut all = Found::default();

@@ -1,7 +1,7 @@
-//! The operations of the real program on a folder, in order, from strace(1).
+//! Records the operations of the program on a folder, in order, with strace(1).
 //!
-//! Only calls that reach the folder, or write the answer, are recorded. A call that failed, or that the
-//! process did not complete, did nothing.
+//! Only system calls that reach the folder or write the answer are recorded. A call that failed, or that the
+//! process did not complete, has no effect.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,16 +13,16 @@ use crate::lab::{Answer, Call};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     Mkdir(PathBuf),
-    /// The file was opened, and created if it was missing.
+    /// The file was opened. If it was missing, it was created.
     Create(PathBuf),
-    /// A write; without `at`, it appends.
+    /// Bytes were written; without `at`, they were appended.
     Write {
         path: PathBuf,
         at: Option<u64>,
         data: Vec<u8>,
     },
     Len(PathBuf, u64),
-    /// A flush of a file or a folder.
+    /// A file or a folder was flushed.
     Sync(PathBuf),
     Link(PathBuf, PathBuf),
     Rename(PathBuf, PathBuf),
@@ -31,7 +31,7 @@ pub enum Op {
     Answer,
 }
 
-/// The calls that change something. musl opens files with open(2), where the architecture has it.
+/// The system calls that change something. On architectures that have open(2), musl opens files with it.
 pub const CALLS: &str =
     "mkdir,?open,openat,write,pwrite64,ftruncate,fdatasync,fsync,linkat,rename,unlink";
 
@@ -41,7 +41,7 @@ pub fn need_strace() {
     assert!(found, "strace is missing: install it as root with `apt-get install strace`");
 }
 
-/// Runs a call under strace with these options. Returns the trace.
+/// Runs a call under strace with these options. Returns its answer and the trace.
 pub fn strace(call: &Call, options: &[&str]) -> (Answer, String) {
     need_strace();
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -52,7 +52,7 @@ pub fn strace(call: &Call, options: &[&str]) -> (Answer, String) {
     (answer, fs::read_to_string(file.path()).unwrap())
 }
 
-/// Runs a call and returns its operations on the files below `root`. `inject` is passed to strace.
+/// Runs a call, and returns its operations on the files below `root`. `inject` is an option for strace.
 pub fn record(call: &Call, root: &Path, inject: Option<&str>) -> (Answer, Vec<Op>) {
     let trace = format!("trace={CALLS}");
     let mut options = vec!["-y", "-xx", "-s", "1000000", "-e", &*trace];
@@ -64,7 +64,7 @@ pub fn record(call: &Call, root: &Path, inject: Option<&str>) -> (Answer, Vec<Op
     (answer, ops)
 }
 
-/// One line: `name(arguments) = result`.
+/// Parses one line of the trace: `name(arguments) = result`.
 fn read(line: &str, root: &Path) -> Option<Op> {
     let (name, rest) = line.split_once('(')?;
     let (args, result) = rest.rsplit_once(" = ")?;
@@ -102,13 +102,13 @@ fn read(line: &str, root: &Path) -> Option<Op> {
     }
 }
 
-/// A quoted argument.
+/// Returns the path in a quoted argument.
 fn text(quoted: &str) -> PathBuf {
     let hex = quoted.split('"').nth(1).unwrap_or_default();
     PathBuf::from(String::from_utf8(unescape(hex)).unwrap())
 }
 
-/// The path behind a descriptor: `5<path>`.
+/// Returns the path of a descriptor, which strace writes as `5<path>`.
 fn behind(fd: &str) -> PathBuf {
     let hex = fd.split_once('<').and_then(|(_, p)| p.rsplit_once('>')).unwrap_or_default().0;
     PathBuf::from(String::from_utf8(unescape(hex)).unwrap())
@@ -120,7 +120,7 @@ fn bytes(quoted: &str, written: u64) -> Vec<u8> {
     data
 }
 
-/// `\x2f\x74`, and characters that strace does not escape.
+/// Decodes `\x2f\x74`, and keeps characters that strace does not escape.
 fn unescape(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len() / 4);
     let mut rest = text.as_bytes();
