@@ -2,8 +2,8 @@
 //!
 //! `floor` does only that. `floor write FILE` also writes 4 KiB in place and flushes them. `floor usage FILE
 //! PROGRAM` runs a program and writes the program's peak memory in KiB and its page faults to FILE. A small
-//! program like this one must do that, because the peak memory of a program includes that of its parent at
-//! the start.
+//! program must run it, because the peak memory of a program includes the memory that its parent had at the
+//! start.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};

@@ -112,7 +112,7 @@ pub fn order(len: usize, round: usize) -> Vec<usize> {
     let mut chance = round as u64 + 1;
     for at in (1..len).rev() {
         chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        // The low bits of such a sequence are not random enough.
+        // The low bits of this random sequence are not random enough.
         let other = usize::try_from((chance >> 33) % (at as u64 + 1)).unwrap_or(0);
         order.swap(at, other);
     }

@@ -12,7 +12,7 @@ pub fn serve(listen: SocketAddr, server: SocketAddr) -> Result<()> {
     for client in TcpListener::bind(listen)?.incoming() {
         let client = client?;
         thread::spawn(move || {
-            // If a connection ends early, the client handles that.
+            // If a connection ends early, the client handles the error.
             let _ = forward(client, server);
         });
     }

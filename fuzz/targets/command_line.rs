@@ -11,8 +11,8 @@ fuzz_target!(|input: &str| {
     let lab = Lab::new();
     let conf = lab.conf().to_string();
     lab.plugin("ADD", &[("CNI_ARGS", "K8S_POD_NAMESPACE=ns;K8S_POD_NAME=pod")], conf.as_bytes());
-    // Leave out arguments of three kinds: those that repair, those that name another store, and those with
-    // which a command never ends.
+    // Leave out arguments that repair, arguments that name another store, and arguments with which a command
+    // never ends.
     let is_harmless = |arg: &&str| {
         !["--re", "--st", "--wat", "-w"].iter().any(|start| arg.starts_with(start))
     };

@@ -39,7 +39,7 @@ impl Ended {
         self.0.iter().map(|c| c.addr).filter(|a| span.contains(*a)).min()
     }
 
-    /// Returns all addresses except those that the plan leases.
+    /// Returns all addresses that the plan does not lease.
     pub fn left(self, leased: impl Fn(Addr) -> bool) -> impl Iterator<Item = Cooling> {
         self.0.into_iter().filter(move |c| !leased(c.addr))
     }

@@ -1,4 +1,4 @@
-//! Imports the leases and cursors of a host-local folder as part of an ADD that finds such a folder.
+//! Imports the leases and cursors of a host-local folder as part of the first ADD that finds the folder.
 //!
 //! One plan imports the whole folder or is refused. [`crate::migrate::host_local_import`] reads the folder. A
 //! cursor is the last allocated address of a range set.

@@ -96,9 +96,9 @@ pub fn held(
 /// reading: "absent" for [`Addresses::of`] and [`Addresses::holder`], and the first address of the span for
 /// [`Addresses::next_free`]. Its commit then compares each assumption with the server's data. If a compare
 /// fails, the server returns the actual value, and the store runs the allocator again. An outcome without
-/// changes (a refusal, a DEL of an unknown owner, a CHECK) has no commit. For such an outcome, the store
-/// first verifies its assumptions by reading, and runs the allocator again if one was wrong. The allocator
-/// need not know the kind of store.
+/// changes (a refusal, a DEL of an unknown owner, a CHECK) has no commit. In this case, the store first
+/// verifies its assumptions by reading, and runs the allocator again if an assumption was wrong. The
+/// allocator need not know the kind of store.
 pub trait View: Addresses {
     /// Returns a pod's former address in the range set with this key.
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError>;

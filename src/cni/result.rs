@@ -1,6 +1,6 @@
 //! Formats the result of an ADD for each CNI version, and formats errors.
 //!
-//! The format is byte for byte that of the reference implementation: the order of keys, four spaces of
+//! The output is byte for byte the output of the reference implementation: the order of keys, four spaces of
 //! indentation, no newline at the end, and `<`, `>` and `&` escaped.
 //! Invariant: a result has neither `interfaces` nor `ips[].interface`, because an IPAM plugin creates no
 //! interfaces.

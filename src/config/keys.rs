@@ -10,7 +10,7 @@ use super::json::is_spelling_of;
 
 /// The keys inside `ipam`.
 pub(super) const IPAM: &[&str] = &[
-    // The keys of sublet. The first line has those that host-local also has.
+    // The keys of sublet. host-local has the keys of the first line too.
     "type",
     "subnet",
     "rangeStart",
@@ -37,7 +37,7 @@ pub(super) const IPAM: &[&str] = &[
     "logLevel",
     "logFormat",
     "history",
-    // The keys of ecs-ipam, and those that the ECS agent adds.
+    // The keys of ecs-ipam, and the keys that the ECS agent adds.
     "id",
     "ipv4-subnet",
     "ipv4-address",

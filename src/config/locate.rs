@@ -54,8 +54,8 @@ pub(super) struct Offsets {
     pub(super) value: usize,
 }
 
-/// Returns the offsets of those `places` that the text contains; empty if the text is not JSON. If a key
-/// occurs several times, returns the offsets of its last value, because only that value counts.
+/// Returns the offsets of the `places` that the text contains; empty if the text is not JSON. If a key occurs
+/// several times, returns the offsets of its last value, because only that value counts.
 pub(super) fn offsets(text: &str, places: &BTreeSet<&str>) -> HashMap<String, Offsets> {
     let mut walk = Walk { text, places, found: HashMap::new() };
     if let Ok(value) = serde_json::from_str(text) {

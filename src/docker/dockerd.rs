@@ -33,7 +33,7 @@ pub struct Network {
     pub shared: Option<String>,
     /// The gateways, auxiliary addresses and addresses of endpoints.
     pub addrs: Vec<Addr>,
-    /// Whether the network belongs to a swarm. dockerd does not list all addresses of such a network.
+    /// Whether the network belongs to a swarm. dockerd does not list all addresses of a swarm network.
     pub swarm: bool,
 }
 

@@ -1,5 +1,5 @@
-//! The bodies of requests and responses. The names of fields are exactly those of Docker's `ipamapi` and
-//! `plugins`.
+//! The bodies of requests and responses. The fields have exactly the names that they have in Docker's
+//! `ipamapi` and `plugins`.
 //!
 //! This module accepts everything that dockerd sends: an empty body, `null` for a map, unknown fields.
 //! Invariant: [`read`] never panics, whatever bytes it gets.

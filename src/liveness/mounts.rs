@@ -31,9 +31,9 @@ impl Mounts {
         Mounts { number: number(Path::new("/proc/self/ns/mnt"), "mnt").ok(), root: None }
     }
 
-    /// Returns the mount namespace in which these paths were recorded. This is the mount namespace of the
-    /// first process if some of the paths were recorded there and none in that of this process. Otherwise it
-    /// is the mount namespace of this process.
+    /// Returns the mount namespace in which these paths were recorded. If some of the paths were recorded in
+    /// the mount namespace of the first process, and none in the mount namespace of this process, returns the
+    /// namespace of the first process. Otherwise returns the namespace of this process.
     pub fn of(recorded: &[&Netns]) -> Mounts {
         let is_place = |mounts: &Mounts| {
             mounts.number.is_some() && recorded.iter().any(|n| n.mount_ns == mounts.number)

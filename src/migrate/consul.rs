@@ -13,8 +13,8 @@ use crate::model::{Attachment, ContainerId, Kind, NetworkName, Owner, SetName};
 use crate::net::Addr;
 use crate::store::{OldKey, Store};
 
-/// The number of leases that one transaction imports. Each lease has two records, and a third one if its
-/// address was cooling down or was leased in a boot that has ended.
+/// The number of leases that one transaction imports. A lease has two records. If its address was cooling
+/// down or was leased in a boot that has ended, the lease has three records.
 const PORTION: usize = 20;
 
 /// Imports the leases of a network, unless the import mark exists. If an import was interrupted, the next

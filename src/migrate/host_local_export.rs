@@ -36,7 +36,7 @@ pub struct Written {
     pub written: Vec<Addr>,
     /// The addresses whose files already had the right content.
     pub present: Vec<Addr>,
-    /// The addresses that have a file in the folder but no lease among those written.
+    /// The addresses that have a file in the folder, but no lease that was written.
     pub others: Vec<Addr>,
 }
 

@@ -1,4 +1,4 @@
-//! Converts the records of a store to JSON lines and back. The fields are those of [`crate::rows`].
+//! Converts the records of a store to JSON lines and back. [`crate::rows`] defines the fields.
 //!
 //! Invariant: parsing a line returns the record from which the line was made. If a line is invalid, the error
 //! describes what is wrong.

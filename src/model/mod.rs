@@ -1,7 +1,8 @@
 //! The domain types: owners, leases, pools and stores.
 //!
-//! Names are checked when they are made, so they are always valid. A type that derives `Serialize` is stored
-//! with its fields in this order. If you change such a type, the stored records need a new version
+//! Names are checked when they are made, so they are always valid. Types that derive `Serialize` are stored
+//! with their fields in the order of the declaration. A change of these types requires a new version of the
+//! stored records (`store::codec`).
 //! (`store::codec`).
 //! Invariant: every [`NetworkName`], [`ContainerId`] and [`IfName`] is valid according to the CNI
 //! specification.
@@ -23,7 +24,7 @@ pub(crate) use words::words;
 /// Seconds since 1970-01-01 UTC.
 pub type Timestamp = u64;
 
-/// The reason why a name is invalid. The texts are those of the specification's reference implementation.
+/// The reason why a name is invalid. The texts are copied from the specification's reference implementation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameError {
     /// The name is empty.
@@ -122,14 +123,14 @@ name!(
     }
 );
 
-/// The name of a set of leases. In such a set, each address has at most one holder. A CNI network uses the
-/// set with its own name, or with its `shared` name. The ECS dialect has one set for the whole store. The
-/// name can be any text, so that the sets of Docker's pools cannot have the name of a network.
+/// The name of a set of leases. Each address has at most one holder in a set. A CNI network uses the set with
+/// its own name, or with its `shared` name. The ECS dialect has one set for the whole store. The name can be
+/// any text, so that the sets of Docker's pools cannot have the name of a network.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SetName(pub String);
 
 impl SetName {
-    /// Returns whether this set belongs to a pool (see [`Pool::set`]). The name of such a set contains a
+    /// Returns whether this set belongs to a pool (see [`Pool::set`]). The names of the pools' sets contain a
     /// slash, which is not allowed in network names.
     pub fn is_pools(&self) -> bool {
         self.0.starts_with("docker/")
@@ -351,7 +352,7 @@ pub struct NetworkDefinition {
     pub network: NetworkName,
     /// The version of the definition. It starts at 1 and grows by one with each change.
     pub version: u64,
-    /// The definition: a JSON object with those keys of `ipam` that define a network.
+    /// The definition: a JSON object with the keys of `ipam` that define a network.
     pub text: String,
     /// The name of the node that wrote this version.
     pub by: String,
@@ -525,7 +526,7 @@ pub struct Servers {
     pub endpoints: Vec<String>,
     /// The first part of every key, without a slash at its beginning or end.
     pub prefix: String,
-    /// The file with trusted certificate authorities; `None` for those of the system.
+    /// The file with trusted certificate authorities; `None` for the authorities that the system trusts.
     pub ca: Option<PathBuf>,
     /// The files with the client's certificate and its key.
     pub identity: Option<(PathBuf, PathBuf)>,

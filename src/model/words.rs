@@ -1,6 +1,7 @@
 //! Enumerations whose values have a word each.
 
-/// Defines such an enumeration. A word must never change, because scripts, dashboards and stores use it.
+/// Defines an enumeration whose values have a word each. A word must never change, because scripts,
+/// dashboards and stores use it.
 macro_rules! words {
     (
         $(#[$about:meta])*

@@ -1,6 +1,6 @@
 //! A range: a subnet with its first and last address, its gateway, and its excluded addresses.
 //!
-//! The rules are those of host-local, in the same order and with the same texts (in the CNI plugins,
+//! The rules are the rules of host-local, in the same order and with the same texts (in the CNI plugins,
 //! `ipam/host-local/backend/allocator/range.go`). Additional rules cover /31, /32, /127, /128, a range
 //! without a gateway, excluded addresses, and a `rangeStart` after the default end.
 //! Invariant: `start <= end`, and both lie in the subnet. `spans` are in ascending order and do not overlap.
@@ -50,7 +50,7 @@ impl Span {
             .take_while(move |addr| self.contains(*addr))
     }
 
-    /// Returns the prefix whose addresses, or whose host addresses, are exactly those of this span.
+    /// Returns the prefix whose addresses, or whose host addresses, are exactly the addresses of this span.
     pub fn prefix(self) -> Option<Subnet> {
         let prefix = self.first.enclosing(self.last);
         (self == hosts(prefix) || self == prefix.into()).then_some(prefix)

@@ -24,8 +24,8 @@ pub fn prepare() {
 /// Standard output without the buffer of the standard library, which could split an answer into two writes.
 ///
 /// If standard output is closed, the standard library opens `/dev/null` for reading and writing in its place,
-/// before `main` runs. A write would then seem to succeed although the answer is lost. Here such a write
-/// fails. A caller that does not want the answer opens `/dev/null` only for writing.
+/// before `main` runs. A write would then seem to succeed although the answer is lost. `Stdout` returns an
+/// error in this case. A caller that does not want the answer opens `/dev/null` only for writing.
 pub struct Stdout;
 
 impl Write for Stdout {

@@ -325,8 +325,8 @@ pub fn fixed() -> Lab {
     lab
 }
 
-/// Returns the differences between the output of a case and its golden files. `call` gets further arguments,
-/// which come after those of the case.
+/// Returns the differences between the output of a case and its golden files. `call` gets further arguments
+/// after the arguments of the case.
 pub fn in_all_forms(
     name: &str,
     args: &[&str],

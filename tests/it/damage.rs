@@ -256,7 +256,7 @@ fn truncated_anywhere() {
 
 const TABLE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("sublet");
 
-/// Changes the version in a lease file to that of another build.
+/// Changes the version in a lease file to the version of another build.
 fn with_schema(file: &Path, version: u8, schema: u8) {
     let database = loop {
         match Database::open(file) {

@@ -1,6 +1,6 @@
 //! Runs the examples in sublet's own README and in the READMEs of the programs that sublet replaces. For each
-//! of those programs there is a script in testdata/readme/, which gets a folder and the path of sublet, and
-//! writes the answers to files.
+//! replaced program there is a script in testdata/readme/. The script gets a folder and the path of sublet,
+//! and writes the answers to files.
 
 use std::fs;
 use std::path::{Path, PathBuf};

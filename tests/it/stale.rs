@@ -109,8 +109,9 @@ impl World {
         }
     }
 
-    /// Starts a container. If `in_window` is set, a lease is between its check and its release. In that time,
-    /// no container may be created again with its former name and number, because that could not be noticed.
+    /// Starts a container. `in_window` is set between the check and the release of a stale lease. During this
+    /// time, no container may be created again with its former name and number, because sublet could not
+    /// notice the new container.
     fn start(&mut self, machine: usize, in_window: bool) {
         let id = format!("m{machine}-{}", self.dice.below(IDS));
         if self.machines[machine].containers.contains_key(&id) {

@@ -1,6 +1,6 @@
 //! Checks a store through the library, without running the program.
 //!
-//! This module has the conditions that every store must meet. The network is that of `lab::conf`.
+//! This module has the conditions that every store must meet. The network is defined in `lab::conf`.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +24,7 @@ thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs code in which redb may panic. The store catches such a panic, and this function prevents it from
+/// Runs code in which redb may panic. The store catches the panic, and this function prevents the panic from
 /// being printed.
 pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
     static HOOK: Once = Once::new();
@@ -75,7 +75,7 @@ pub fn open(file: &Path, persist: Persist) -> Box<dyn Store> {
     sublet::store::open(&spec).unwrap()
 }
 
-/// Returns a context like that of the real program, with the same boot and machine.
+/// Returns a context with the same boot and machine as the real program.
 pub fn now() -> Context {
     sublet::sys::host::facts(&|_| None).context()
 }

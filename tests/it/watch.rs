@@ -87,8 +87,7 @@ fn watch_tells_what_happens() {
     }
 }
 
-/// Compares the output of `watch` in both forms with golden files, like those in `commands`. Only the time
-/// differs.
+/// Compares the output of `watch` in both forms with golden files, as `commands` does. Only the time differs.
 #[test]
 fn watch_prints_what_it_printed() {
     let mut faults = Vec::new();

@@ -216,8 +216,8 @@ fn the_api_answers_as_its_document_shows() {
     }
 }
 
-/// The leases of one network are the same rows as in the complete list, and the rows are the same as those of
-/// `sublet list --json`.
+/// The rows of one network are the same as in the complete list. Each field has the same value as in `sublet
+/// list --json`.
 #[test]
 fn rows_are_the_command_lines() {
     let site = Site::over(&[], scene);

@@ -35,7 +35,7 @@ pub struct Add {
     /// What is known about host-local's leases for this network.
     pub legacy: Legacy,
     /// The network definition from which the ranges were read, if the cluster stores definitions. If the
-    /// cluster has no definition of the network yet, the ADD stores this one.
+    /// cluster has no definition of the network yet, the ADD stores this definition.
     pub define: Option<DefineNetwork>,
 }
 

@@ -94,7 +94,7 @@ impl Networks {
             .try_for_each(|(open, dir)| self.choose(open, dir)?.check_is_empty())
     }
 
-    /// Opens the stores that exist. Each is returned with the `dataDir` for those of its networks that no
+    /// Opens the stores that exist. Each store is returned with the `dataDir` for its networks that no
     /// configuration names.
     fn open(&self, usual: &Path, call: &mut Call<'_>) -> Result<Vec<(OpenStore, PathBuf)>> {
         let named = call.args.named(call.world.env)?;

@@ -335,8 +335,8 @@ impl Server for Consul {
             .unzip();
         let answer = self.transact(&operations, false, until);
         self.client.committed(answer.map(|answer| match answer {
-            // A check returns the version of the record that it compared. This version is older than the
-            // versions of the written records.
+            // For a comparison, Consul returns the version of the compared record. This version is older than
+            // the versions of the written records, so the maximum is the version of this commit.
             Answer::Committed(done) => {
                 Commit::Done(done.iter().map(|found| found.kv.modify_index).max().unwrap_or(0))
             }

@@ -152,8 +152,8 @@ pub fn read_address(path: &str) -> Option<(SetName, Addr)> {
     (parts.next().is_none() && address(&found.0, found.1) == path).then_some(found)
 }
 
-/// Makes the path of the record with an owner's leases on this node. `None` for an address of a pool: such an
-/// address is its own owner, so it only has the record of the address.
+/// Makes the path of the record with an owner's leases on this node. `None` for an address of a Docker pool:
+/// the address is its own owner, so it only has the record of the address.
 pub fn owner(set: &SetName, node: &Node, owner: &Owner) -> Option<String> {
     // If a lease names a container but no interface, the node of the container is unknown.
     let no_node = Node::default();

@@ -17,8 +17,8 @@ pub struct Known {
     /// The assumptions: paths that were answered without a read, each with the answer [`Expect::Absent`] or
     /// [`Expect::Present`].
     pub assumed: BTreeMap<String, Expect>,
-    /// The prefixes that were listed completely. A path below such a prefix that is not in `entries` is
-    /// absent.
+    /// The prefixes that were listed completely. If a path begins with a listed prefix and is not in
+    /// `entries`, there is no record at the path.
     listed: BTreeSet<String>,
     /// Whether the server reported a record that differs from what was known or assumed when the decision
     /// began.

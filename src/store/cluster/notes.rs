@@ -115,7 +115,8 @@ impl Notes {
         linked.map(|()| Note { path, _lock: lock })
     }
 
-    /// Removes the folder, because this command cannot create a note. The next command then fences.
+    /// Removes the folder, because this command cannot create a note. The next command then fences, because
+    /// the folder is missing.
     pub fn give_up(&self) {
         let _ = fs::remove_dir_all(&self.folder);
     }

@@ -40,9 +40,9 @@ pub struct Search {
 }
 
 impl ClusterView<'_> {
-    /// Returns an address whose lease has ended with a boot. (A count includes such addresses as in use.)
-    /// Reads the leases of a node only if some of them may have ended: first the leases of this node, then
-    /// those of other nodes, if these are known, one node after the other.
+    /// Returns an address whose lease has ended with a boot. (Counts include these addresses as in use.)
+    /// Reads the leases of a node only if some of them may have ended. Reads the leases of this node first,
+    /// and then the leases of the other known nodes, one node after the other.
     pub fn find_ended(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
         let here = &self.cx.node.name;
         let mut nodes = Vec::from_iter(self.has_earlier.get().then(|| here.clone()));

@@ -198,8 +198,8 @@ impl<'a> ClusterView<'a> {
         matches!(holder, Holder::Leased(lease) if self.has_ended(lease))
     }
 
-    /// Returns the record of a lease's node, if all nodes are known. If a conflict reported a newer record,
-    /// returns that one.
+    /// Returns the record of a lease's node, if all nodes are known. If a conflict reported a newer record of
+    /// the node, returns the newer record.
     fn node_of(&self, lease: &Lease) -> Option<(NodeRecord, Entry)> {
         let nodes = self.nodes.borrow();
         let listed = nodes.as_ref()?.get(&lease.node.name)?;

@@ -96,8 +96,8 @@ struct Note([u8; NAME + NOTE]);
 
 /// The size of the part of the header that redb uses. Every commit changes it.
 const NOTE: usize = 512;
-/// How many bytes from the end of the file's name are stored. They must distinguish all files that one lock
-/// protects; a boot ID has 36 bytes.
+/// The number of bytes from the end of the file's name that are stored. They must distinguish all files that
+/// one lock protects; a boot ID has 36 bytes.
 const NAME: usize = 64;
 
 impl Note {
@@ -199,8 +199,8 @@ impl<File: OpenFile> Shared<File> {
         self.pass_on(&mut self.state())
     }
 
-    /// Writes the header note for the next process that takes the lock, if everything that must be durable
-    /// was flushed.
+    /// Writes the header note, if everything that must be durable was flushed. The next process that takes
+    /// the lock reads the header note.
     pub fn note<F: FileSystem<File = File>>(&self, lock: &Lock<F>, path: &Path) {
         let flushed = self.flush == Flush::Never || !self.state().dirty;
         if flushed && let (Some(note), Some(file)) = (Note::of(&self.file, path), lock.file()) {

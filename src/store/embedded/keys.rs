@@ -279,7 +279,7 @@ pub fn event(set: &SetName, number: u64, time: Timestamp) -> Vec<u8> {
 const GRID_MARK: char = '\0';
 
 /// Returns the name of a special set that represents all subnets of one prefix length in an address space.
-/// Its occupancy blocks mark subnets in the same way as those of other sets mark addresses.
+/// Its occupancy blocks mark subnets, as the occupancy blocks of other sets mark addresses.
 pub fn grid(space: &str, len: u8) -> SetName {
     SetName(format!("{GRID_MARK}{len} {space}"))
 }

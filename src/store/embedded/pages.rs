@@ -1,9 +1,10 @@
 //! Verifies the checksum of every page before redb reads the page.
 //!
 //! redb stores the checksum of each page next to the reference to the page, from the header down to the
-//! leaves. On an ordinary read, redb checks none of them. If a page is damaged, outdated or from another
-//! place in the file, redb accepts the page, panics, or even aborts the process. This module does what redb
-//! does when it repairs a file: it uses each verified page to get the checksums of the pages below it.
+//! leaves. On an ordinary read, redb does not compare the checksums. If a page is damaged, outdated or from
+//! another place in the file, redb accepts the page, panics, or even aborts the process. This module does
+//! what redb does when it repairs a file: it uses each verified page to get the checksums of the pages below
+//! it.
 //!
 //! It only knows the part of redb's file format (version 3) that locates pages and their checksums. redb
 //! itself verifies the checksums of the header.

@@ -40,8 +40,8 @@ pub fn join(file: &File) -> Option<u64> {
     let mut place = 0;
     loop {
         match held(file, place, 0) {
-            // A lock on the whole file is not a position in the queue: NFS turns each `flock` into such a
-            // lock.
+            // A lock on the whole file is not a position in the queue: on NFS, each `flock` appears as a lock
+            // on the whole file.
             Ok(Some((_, 0))) | Err(_) => return None,
             Ok(Some((start, len))) => place = start.saturating_add(len),
             Ok(None) => match fcntl(file, FcntlArg::F_OFD_SETLK(&bytes(F_WRLCK, place, 1))) {
@@ -53,8 +53,8 @@ pub fn join(file: &File) -> Option<u64> {
     }
 }
 
-/// Returns the number of positions between this one and the head of the queue, as far as they are visible; 0
-/// at the head.
+/// Returns the number of positions before this position in the queue, as far as they are visible; 0 at the
+/// head.
 pub fn places_ahead(file: &File, place: u64) -> u64 {
     if place == 0 {
         return 0;

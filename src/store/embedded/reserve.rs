@@ -62,7 +62,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(plan)
     }
 
-    /// UNRESERVE: ends the reservations of those addresses that are reserved.
+    /// UNRESERVE: ends the reservations of these addresses. Addresses without a reservation are skipped.
     pub(super) fn unreserve(&self, unreserve: &Unreserve, cx: &Context) -> Result<Plan> {
         let path = self.names.policy();
         if !self.is_there(&path)? {

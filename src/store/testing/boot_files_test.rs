@@ -201,8 +201,8 @@ fn a_cloned_disk_carries_durable_leases_and_nothing_of_a_boot() {
     let all = listed(&mut clone.store(Persist::Boot), &cx);
     assert_eq!(all.iter().map(|lease| lease.addr).collect::<Vec<_>>(), durable);
     assert_ne!(added(&mut clone.store(Persist::Disk), &lowest("c3"), &cx), durable);
-    // The clone does not use the former addresses of the original's pods, and does not remove the original's
-    // files.
+    // The original's pods have former addresses. The clone does not use them, and does not remove the
+    // original's files.
     assert_ne!(added(&mut clone.store(Persist::Boot), &of_boot("c4"), &cx), former);
     assert!(clone.path(".boot-a-1").exists() && clone.path(".boot-b-2").exists());
 }

@@ -210,7 +210,7 @@ fn a_symbolic_link_is_not_followed() {
     }
 }
 
-/// A full disk can leave such a file behind.
+/// A full disk can leave an empty file, or the beginning of a file.
 #[test]
 fn an_empty_or_torn_file_is_neither_overwritten_nor_trusted() {
     for persist in MODES {

@@ -166,7 +166,7 @@ fn a_clock_that_is_set_back_exhausts_no_range() {
             store.apply(&del(&format!("c{i}")), &at(500)).unwrap();
         }
         assert_eq!(added(store, &cool("d"), &at(510)), [addr("10.0.0.2")]);
-        // The ADD has ended other cooldowns too, so those addresses are free again.
+        // The ADD has ended the other cooldowns too, so the other addresses are free again.
         for n in 0..7 {
             added(store, &cool(&format!("e{n}")), &at(545));
         }
@@ -211,7 +211,8 @@ fn a_folder_is_taken_over_once_whatever_persist_says() {
     assert_ne!(outcome, Outcome::ReadLegacy, "ended leases are imported again");
 }
 
-/// The machine ID is that of another machine (a cloned image), so it does not distinguish the boots.
+/// The file was begun on another machine and cloned, so its machine ID does not distinguish the boots of this
+/// machine.
 #[test]
 fn leases_of_this_machine_end_with_the_boot_whoever_began_the_file() {
     let folder = tempfile::tempdir().unwrap();

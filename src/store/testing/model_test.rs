@@ -3,8 +3,8 @@
 //!
 //! Three networks share one store. Between the commands, `persist`, `shared` and `history` are edited, the
 //! host reboots, and new folders of host-local appear. After each step, the answer and the listing are
-//! compared with those of the model. The lease file and the model use the same allocator, so [`Ledger`] also
-//! checks the listing against the results that commands have returned.
+//! compared with the answer and listing of the model. The lease file and the model use the same allocator, so
+//! [`Ledger`] also checks the listing against the results that commands have returned.
 //!
 //! The test does not compare history and counters (`history_test` does), nor paths in warnings.
 

@@ -1,5 +1,6 @@
-//! Compares the output of those commands of `sublet` that need a cluster, two stores or another program's
-//! keys with golden files, like those in `commands`. It uses a real etcd and a real Consul on loopback.
+//! Compares the output of some commands of `sublet` with golden files, as `commands` does. These commands
+//! need a cluster, two stores or another program's keys. The tests use a real etcd and a real Consul on
+//! loopback.
 //!
 //! In a case, `ETCD` is a separate store that is filled with the same content each time. `EMPTY` is an empty
 //! store on an etcd that has keys of kontena-ipam. `CONSUL` is a store on a Consul that has keys of

@@ -32,8 +32,8 @@ impl Disk {
         if !root() {
             command.arg("--map-root-user");
         }
-        // `unshare` starts the shell in the same process, so its process ID is that of the shell in the
-        // namespace.
+        // `unshare` starts the shell in its own process, so its process ID is the process ID of the shell in
+        // the namespace.
         let mut shell = command
             .arg("sh")
             .stdin(Stdio::piped())

@@ -94,7 +94,7 @@ fn host_locals_networks_are_taken_over_beforehand() {
         }
         let rows = folders.lab.list();
         let of_one = rows.iter().filter(|r| r["network"] == "one").count();
-        // A DEL frees all leases of c3. As in host-local, it frees only those leases of c4 that have its
+        // A DEL frees all leases of c3. As in host-local, the DEL of c4 frees only the leases with its
         // interface.
         assert_eq!(of_one, 20 + 2 - 2 - 1);
     }

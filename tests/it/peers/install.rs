@@ -64,7 +64,7 @@ fn is_former(host: &Host, name: &str) -> bool {
     fs::read(host.plugin(name)).is_ok_and(|bytes| bytes == FORMER.as_bytes())
 }
 
-/// Checks that one of the two programs is there, and complete.
+/// Checks that either the former host-local or sublet is installed as host-local, and complete.
 fn check_host_local(host: &Host, fault: &str) {
     let works = is_former(host, "host-local") || is_sublet(&host.plugin("host-local"));
     assert!(works, "{fault}: host-local does not run");

@@ -31,13 +31,14 @@ impl<'a> Runtime<'a> {
         Runtime { host, list, results: BTreeMap::new() }
     }
 
-    /// Returns whether the list's CNI version supports a feature, such as those of 0.4.0 (CHECK, and
-    /// `prevResult` for DEL).
+    /// Returns whether the list's CNI version is at least `version`. For example, CHECK, and `prevResult` for
+    /// DEL, exist since 0.4.0.
     pub fn since(&self, version: &str) -> bool {
         self.list.cni_version >= version
     }
 
-    /// Returns the configuration for one plugin: its own keys, and those that the list and the runtime add.
+    /// Returns the configuration for one plugin: its own keys, and the keys that the list and the runtime
+    /// add.
     fn conf(&self, plugin: &Value, more: &Value) -> Value {
         let mut conf = plugin.clone();
         conf["cniVersion"] = json!(self.list.cni_version);

@@ -2,7 +2,7 @@
 //! does not build. If something is missing, the tests fail; they are never skipped.
 //!
 //! `scripts/test.sh --fast` leaves out every test with a module `peers` in its path: the tests in this
-//! folder, and those in a `mod peers` of another module.
+//! folder, and the tests in a `mod peers` of another module.
 
 pub mod cluster_commands;
 pub mod clusters;

@@ -2,7 +2,7 @@
 //! network that is defined once for all nodes.
 //!
 //! In each run, a file with a boot ID is mounted over the kernel's boot ID, and a file with a machine-id over
-//! that of the machine. /run lasts as long as its boot.
+//! the machine's own file. Each simulated boot has its own /run.
 
 use std::fs;
 use std::path::PathBuf;

@@ -123,7 +123,7 @@ fn a_map_has_colors_where_they_are_wanted() {
         Screen::new(80, 24, "C.UTF-8", &format!("NO_COLOR=1 {}", map(&lab, "--zoom 10.4.0.0/24")));
     let text = plain.read("a cell is", true);
     assert!(!text.contains("38;5;") && text.contains("\u{2588}\u{2588}"), "{text:?}");
-    // In a locale without block characters, the picture has none.
+    // If the locale has no block characters, the picture contains none.
     let ascii = Screen::new(80, 24, "C", &format!("LC_ALL=C {}", map(&lab, "--zoom 10.4.0.0/24")));
     let text = ascii.read("a cell is", false);
     assert!(text.is_ascii() && text.contains("####"), "{text:?}");

@@ -2,10 +2,10 @@
 //! checked.
 //!
 //! Each command has its own store, as in a separate process. Some transactions are lost, some are not
-//! answered, and some arrive late. Some clients are killed: such a client sends nothing more and leaves its
-//! in-flight note. Afterwards the client repeats the command or runs the opposite command. The histories are
-//! sound if no two containers held an address at the same time, and if at the end exactly the held addresses
-//! have leases.
+//! answered, and some arrive late. Some clients are killed: a killed client sends nothing more and leaves its
+//! in-flight note. Afterwards another process repeats the command or runs the opposite command. The histories
+//! are sound if no two containers held an address at the same time, and if at the end exactly the held
+//! addresses have leases.
 //!
 //! In the control runs, the comparisons, the fence or the nonce are missing. The histories of these runs must
 //! be unsound.

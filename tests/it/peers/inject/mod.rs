@@ -39,8 +39,8 @@ const EXEMPT: [(&str, &str, &str); 3] = [
 /// progress line cannot be started.
 const PANICS: [&str; 2] = ["failed to generate random data", "failed to spawn thread"];
 
-/// If more calls than this reach the folder, continuous integration injects a fault only into one of
-/// [`STRIDE`] calls among those that change nothing.
+/// If more calls than this reach the folder, continuous integration does not inject a fault into every call
+/// that changes nothing, but only into one of [`STRIDE`] calls.
 const MANY: usize = 400;
 const STRIDE: usize = 5;
 

@@ -29,9 +29,9 @@ pub struct Events {
     /// Machines whose disks are copied to a new machine. The copy keeps the host name or gets a new one. It
     /// has its own machine-id.
     pub clones: bool,
-    /// Copies with the same machine-id as the original, which is still running. Two kinds of leases cannot be
-    /// distinguished: those that the original made before the copy booted, and those that the copy made
-    /// before it rebooted. No implementation can prevent this, so this kind is off by default.
+    /// Copies with the same machine-id as the original, which is still running. Leases that the original made
+    /// before the copy booted cannot be distinguished from leases that the copy made before it rebooted. No
+    /// implementation can prevent this, so this kind is off by default.
     pub twins: bool,
     /// Machines whose clocks show different times.
     pub skew: bool,

@@ -37,7 +37,7 @@ pub(super) fn add(world: &Shared, host: usize) {
             return;
         }
         for lease in folder.iter().flatten() {
-            // It is unknown whether the call has imported the leases of the folder.
+            // The importing ADD may or may not have imported the leases of the folder before this call.
             let Owner::Attachment(a) = &lease.owner else { continue };
             let old = (key.0, a.container.as_str()[1..].parse().unwrap());
             of_host.containers.entry(old).or_insert(Container::Open(Some(vec![lease.addr])));
