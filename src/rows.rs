@@ -563,7 +563,7 @@ pub struct ProblemRow {
 impl ProblemRow {
     /// The row of a problem.
     pub fn new(problem: Problem) -> ProblemRow {
-        let Problem { place, what, advice, mendable: repairable } = problem;
+        let Problem { place, what, advice, repairable } = problem;
         let level = if repairable { "error" } else { "warning" };
         ProblemRow { level, place, what, advice, repairable }
     }
@@ -743,7 +743,7 @@ mod tests {
         let event = EventRow { event: "added", held: true, face: Some("cni"), lease: row.clone() };
         let freed = FreedRow { lease: row, verdict: Some("lost"), reason: Some("x"), freed: true };
         let cooling = Cooling { until: 1, addr: lease.addr, freed: 0 };
-        let problem = Problem { place: text(), what: text(), advice: text(), mendable: true };
+        let problem = Problem { place: text(), what: text(), advice: text(), repairable: true };
         let counter = Counter {
             set: lease.set.clone(),
             face: Face::Cni,

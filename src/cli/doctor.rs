@@ -39,10 +39,10 @@ impl Doctor {
         let mut open = call.open()?;
         let (mut problems, mut checked) = examine(&mut open)?;
         let mut repair = None;
-        let repairable = problems.iter().filter(|p| p.mendable).count();
+        let repairable = problems.iter().filter(|p| p.repairable).count();
         if self.repair && repairable > 0 {
             if !call.as_json {
-                print(&problems, call)?;
+                print(&problems, true, call)?;
             }
             if !self.yes && !call.confirm(&format!("repair {repairable} of these problems"))? {
                 return Err(anyhow!("nothing was changed"));
@@ -82,7 +82,7 @@ impl Doctor {
                 number_of(ranges, "range")
             )?;
         } else {
-            print(&problems, call)?;
+            print(&problems, false, call)?;
         }
         match problems.len() {
             0 => Ok(()),
@@ -107,7 +107,7 @@ fn examine(open: &mut OpenStore) -> Result<(Vec<Problem>, Checked)> {
     let mut problems = Vec::new();
     liveness::problems(&mut *open.store, &open.cx, &mut |problem, _| problems.push(problem))?;
     drop(busy);
-    if problems.iter().any(|problem| problem.mendable) {
+    if problems.iter().any(|problem| problem.repairable) {
         // The leases of a damaged store cannot be counted.
         return Ok((problems, Checked::default()));
     }
@@ -141,7 +141,7 @@ fn moved_away(open: &mut OpenStore) -> Result<(Vec<Problem>, usize)> {
             "if the ranges were moved on purpose, delete these containers and start them again; \
                  otherwise correct the configuration"
                 .to_owned(),
-        mendable: false,
+        repairable: false,
     };
     Ok((astray.found().map(problem).collect(), all))
 }
@@ -158,14 +158,17 @@ fn nearly_full(usage: &Usage) -> Option<Problem> {
         place: format!("range {range} of network {network}"),
         what,
         advice: "enlarge the range, or look for stale leases with `sublet gc --dry-run`".to_owned(),
-        mendable: false,
+        repairable: false,
     })
 }
 
-fn print(problems: &[Problem], call: &mut Call<'_>) -> Result<()> {
-    for Problem { place, what, advice, .. } in problems {
-        let (place, what, advice) = (visible(place), visible(what), visible(advice));
-        let text = format!("{place}: {what}; {advice}");
+/// Prints problems, each with its advice. A problem that this command repairs needs no advice.
+fn print(problems: &[Problem], repairs: bool, call: &mut Call<'_>) -> Result<()> {
+    for Problem { place, what, advice, repairable } in problems {
+        let mut text = format!("{}: {}", visible(place), visible(what));
+        if !(repairs && *repairable) {
+            text = format!("{text}; {}", visible(advice));
+        }
         writeln!(call.stdout, "{}", wrapped(&text, call.screen.width))?;
     }
     Ok(())

@@ -59,7 +59,7 @@ pub fn problems(
 ) -> Result<(), StoreError> {
     let mut is_damaged = false;
     store.problems(cx, &mut |problem| {
-        is_damaged |= problem.mendable;
+        is_damaged |= problem.repairable;
         each(problem, false);
     })?;
     let stale = stale_problems(store, cx, &mut |problem| each(problem, true));
@@ -104,7 +104,7 @@ fn stale_leases(leases: &[Lease], cx: &Context) -> Vec<Problem> {
             place: format!("{} of network {}", lease.addr, shown_network(lease)),
             what: format!("{} has it, and is gone: {why}", holder(lease)),
             advice: "free it with `sublet gc --netns`".to_owned(),
-            mendable: false,
+            repairable: false,
         }),
         Liveness::Alive(_) | Liveness::Unknown(_) => None,
     });

@@ -12,7 +12,7 @@ pub struct Problem {
     /// What the operator should do.
     pub advice: String,
     /// Whether [`super::Store::repair`] repairs the problem.
-    pub mendable: bool,
+    pub repairable: bool,
 }
 
 impl Problem {
@@ -21,10 +21,10 @@ impl Problem {
         path: &Path,
         what: impl Into<String>,
         advice: impl Into<String>,
-        mendable: bool,
+        repairable: bool,
     ) -> Problem {
         let place = path.display().to_string();
-        Problem { place, what: what.into(), advice: advice.into(), mendable }
+        Problem { place, what: what.into(), advice: advice.into(), repairable }
     }
 }
 

@@ -72,7 +72,7 @@ impl Problems {
     fn find(store: &mut dyn Store, cx: &Context) -> Result<Problems, StoreError> {
         let mut found = Problems { looked: Time(cx.now), ..Problems::default() };
         liveness::problems(store, cx, &mut |problem, is_stale| {
-            *match (is_stale, problem.mendable) {
+            *match (is_stale, problem.repairable) {
                 (true, _) => &mut found.stale,
                 (false, true) => &mut found.errors,
                 (false, false) => &mut found.others,

@@ -387,7 +387,7 @@ impl Patient {
             fs::remove_file(copy).unwrap();
         }
         assert_eq!(
-            found.iter().any(|p| p.mendable),
+            found.iter().any(|p| p.repairable),
             !repair.copies.is_empty(),
             "{name}: {found:?}"
         );
@@ -411,7 +411,7 @@ fn a_repair_loses_no_lease() {
         let patient = Patient::new(60, persist);
         let mut dice = Dice(37);
         let used = patient.used();
-        let mut mended = 0;
+        let mut repaired = 0;
         for round in 0..150_usize {
             let page = used[round % used.len()] * PAGE;
             let mut bytes = patient.whole.clone();
@@ -423,8 +423,8 @@ fn a_repair_loses_no_lease() {
                 _ => bytes[page + usize::try_from(dice.below(4096)).unwrap()] ^= 1 << (round % 8),
             }
             let name = format!("{persist:?}: round {round}, page {}", page / PAGE);
-            mended += usize::from(check::quietly(|| patient.repaired(&bytes, &name)));
+            repaired += usize::from(check::quietly(|| patient.repaired(&bytes, &name)));
         }
-        assert!(mended > 50 && mended < 150, "{mended} of 150");
+        assert!(repaired > 50 && repaired < 150, "{repaired} of 150");
     }
 }

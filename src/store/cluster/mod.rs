@@ -391,7 +391,8 @@ impl<S: Server> Store for ClusterStore<S> {
     }
 
     fn repair(&mut self, _: &Context) -> Result<Repair, StoreError> {
-        let why = "a cluster's records are mended one by one, as `sublet doctor` says";
+        let why =
+            "only lease files can be repaired; `sublet doctor` shows what to do with each record";
         Err(StoreError::unavailable("repair", self.server.place(), why))
     }
 

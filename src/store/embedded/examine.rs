@@ -115,7 +115,7 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// Repairs everything that can be repaired.
-    pub(super) fn mend(&self, cx: &Context) -> Result<Repair> {
+    pub(super) fn repair_files(&self, cx: &Context) -> Result<Repair> {
         self.patience.renew();
         let mut repair = Repair::default();
         let files = self.lease_files(cx)?;
@@ -263,7 +263,7 @@ fn overlaps(definitions: &[NetworkRanges], each: &mut dyn FnMut(Problem)) {
                            address"
                             .to_owned(),
                     advice: "set \"shared\" in both if they share a segment".to_owned(),
-                    mendable: false,
+                    repairable: false,
                 });
             }
         }

@@ -616,7 +616,7 @@ impl<F: FileSystem> Store for Embedded<F> {
     }
 
     fn repair(&mut self, cx: &Context) -> Result<Repair> {
-        self.mend(cx)
+        self.repair_files(cx)
     }
 }
 
