@@ -152,7 +152,7 @@ done < "$work/sandboxes"
 has "addresses held twice" "$(leases | jq '[.[].address] | length - (unique | length)')" 0
 # Debian's containerd records a sandbox before it creates the network of the sandbox. So an incomplete sandbox
 # is listed, and a kubelet removes it. Older versions created the network first, and could leave leases that
-# are in no list, such as this one. Such a lease gets no DEL, but a GC with the list frees it.
+# are in no list, as in this test. The runtime sends no DEL for these leases, but a GC with the list frees them.
 sublet_cni() {
     jq "$3" /etc/cni/net.d/10-pods.conflist |
         env CNI_COMMAND="$1" CNI_CONTAINERID="$2" CNI_NETNS=/run/netns/none CNI_IFNAME=eth0 \

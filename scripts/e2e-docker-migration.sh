@@ -5,7 +5,7 @@
 # be leased.
 #
 # gipam and kontena-ipam themselves do not run: scripts/e2e/predecessors.sh answers and writes in their place.
-# If the argument is the name of a Debian release, such as trixie, the dockerd of that release runs.
+# If the argument is the name of a Debian release, such as trixie, the test runs the dockerd of this Debian release.
 #
 # Everything happens in separate namespaces and ends with the script. Needs root; bin/sublet and bin/subletd
 # (or the paths in SUBLET and SUBLETD) must be built.

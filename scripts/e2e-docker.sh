@@ -2,7 +2,7 @@
 # Runs a real dockerd (Debian's docker.io) with subletd as its IPAM driver. Tests networks of every kind,
 # containers, restarts, kill -9 of both programs, a forced shutdown, live restore, TCP with a spec file, and
 # the examples of kontena-ipam and gipam. At the end, no address may be leased and no network may be left. If
-# the argument is the name of a Debian release, such as trixie, the dockerd of that release runs.
+# the argument is the name of a Debian release, such as trixie, the test runs the dockerd of this Debian release.
 #
 # Everything happens in separate mount, network and PID namespaces, and the folders of dockerd and containerd
 # are in a temporary folder. All of this ends with the script. Needs root.

@@ -103,7 +103,7 @@ esac
 kind=$2
 machine=$(uname -m)
 
-# Lists all files except those of the package managers, of the tests and of the kernel.
+# Lists all files except the files of the package managers, of the tests and of the kernel.
 files() {
     find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /repo -o -path /dist \
         -o -path /tmp -o -path /var/lib/dpkg -o -path /var/lib/rpm -o -path /root/.rpmdb -o -path /var/log \

@@ -86,7 +86,7 @@ lose() {
     rm "$netns"
 }
 
-# remove_pods: removes all sandboxes except that of the DaemonSet.
+# remove_pods: removes all sandboxes except the DaemonSet's sandbox.
 remove_pods() {
     local id
     while read -r id _; do

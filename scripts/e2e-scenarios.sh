@@ -21,7 +21,7 @@ store=/var/lib/cni/sublet/leases.redb
 conf=/etc/cni/net.d/10-web.conf
 plugin=/opt/cni/bin/sublet
 
-# scenario TITLE FILE HEADING: starts a scenario. Its commands are those below the heading.
+# scenario TITLE FILE HEADING: starts a scenario. Its commands are the commands below the heading.
 scenario() {
     [ -z "${title-}" ] || row "$title" "$(wc -l < "$work/used") of ${#shown[@]} commands"
     title=$1

@@ -69,7 +69,7 @@ rm -f "$out/core"/*
 for file in "$out"/rendered/*.yaml; do
     name=$(basename "$file" .yaml)
     "$python" packaging/kubernetes/render.py json "$file" > "$out/rendered/$name.json"
-    # The schemas of the Prometheus operator are not among those of Kubernetes.
+    # The Kubernetes schemas do not include the schemas of the Prometheus operator.
     jq --raw-output '.[] | select(.apiVersion | startswith("monitoring.coreos.com/") | not) | "---", tojson' \
         "$out/rendered/$name.json" > "$out/core/$name.yaml"
 done

@@ -427,7 +427,7 @@ fn label(store: &str) -> &str {
 fn parallel(out: &mut String, results: &Results) -> Result<()> {
     writeln!(
         out,
-        "## Many at once\n\nOf three runs (host-local: one): rate, p50 and p99 of the one with the middle rate; the middle one of the three longest waits.\n"
+        "## Many at once\n\nOf three runs (host-local: one run), the table shows the rate, p50 and p99 of the run with the middle rate, and the median of the three longest waits.\n"
     )?;
     writeln!(
         out,

@@ -94,7 +94,7 @@ kontena() {
                 return
             fi
             if ! pool=$(value "pools/$name"); then
-                # KONTENA_IPAM_SUPERNET is 10.80.0.0/12; the test makes one such pool.
+                # KONTENA_IPAM_SUPERNET is 10.80.0.0/12; the test makes one pool in this supernet.
                 pool=$(jq -c '(if (.Pool // "") == "" then "10.80.0.0/24" else .Pool end) as $subnet
                     | {subnet: $subnet} + (if (.SubPool // "") == "" then {} else {iprange: .SubPool} end)
                     + {gateway: ($subnet | sub("0/"; "1/"))}' <<< "$body")
