@@ -106,6 +106,27 @@ fn remove_while<K: KvMut>(
     found.iter().try_for_each(|key| tables.kv.remove(key))
 }
 
+/// Records as they are stored: keys and values.
+pub type Stored = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// At most `most` stored events with keys after `after`, and whether there are more.
+pub fn page<K: Kv>(
+    tables: &Tables<'_, K>,
+    after: Option<&[u8]>,
+    most: usize,
+) -> Result<(Stored, bool)> {
+    let (mut found, mut more) = (Vec::new(), false);
+    let from = after.map_or_else(|| vec![keys::EVENT], |after| [after, &[0]].concat());
+    tables.kv.scan(&from, &keys::behind(&[keys::EVENT]), &mut |key, value| {
+        more = found.len() == most;
+        if !more {
+            found.push((key.to_vec(), value.to_vec()));
+        }
+        Ok(!more)
+    })?;
+    Ok((found, more))
+}
+
 /// Returns the selected events, oldest first. Unreadable events are skipped; `doctor` reports them.
 pub fn events<K: Kv>(
     tables: &Tables<'_, K>,

@@ -18,7 +18,7 @@ use crate::alloc::{Context, Holder, NetworkRanges, Record, View};
 use crate::error::Error;
 use crate::model::{Counter, Event, Lease, Persist, Pool, SetName};
 use crate::net::Addr;
-use crate::store::{EachOccupied, EachRecord, EventFilter, Problem, StoreReader};
+use crate::store::{EachOccupied, EachRecord, EventFilter, Problem, StoreReader, codec};
 
 /// The number of records that a reader reads while it holds the lock once. This takes a few milliseconds.
 const PAGE: usize = 10_000;
@@ -66,8 +66,7 @@ impl<F: FileSystem> StoreReader for Embedded<F> {
     fn history(&mut self, cx: &Context, filter: &mut EventFilter<'_>) -> Result<Vec<Event>> {
         let mut all = Vec::new();
         for file in self.lease_files(cx)? {
-            let found = self.read_page(&file, |tables| history::events(tables, filter))?;
-            all.extend(found.unwrap_or_default());
+            self.events(&file, filter, &mut all)?;
         }
         let current = cx.boot.as_ref().map(|boot| self.names.boot(boot));
         let begun =
@@ -209,6 +208,28 @@ impl<F: FileSystem> Embedded<F> {
             seen.extend(here);
         }
         reserved.rest(None, each);
+        Ok(())
+    }
+
+    /// Adds the events of a file that pass `filter`. Unreadable events are skipped; `doctor` reports them.
+    fn events(
+        &self,
+        file: &LeaseFile,
+        filter: &mut EventFilter<'_>,
+        all: &mut Vec<Event>,
+    ) -> Result<()> {
+        let (mut last, mut more) = (None::<Vec<u8>>, true);
+        while more {
+            let page = self.read_page(file, |t| history::page(t, last.as_deref(), PAGE))?;
+            let Some((stored, is_more)) = page else { break };
+            // Decoding takes longer than reading, so no lock is held for it.
+            for (key, value) in &stored {
+                if let Ok(Some(event)) = codec::read_event(key, value) {
+                    all.extend(filter(&event).then_some(event));
+                }
+            }
+            (last, more) = (stored.into_iter().next_back().map(|(key, _)| key), is_more);
+        }
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use super::contract::{added, del, net};
 use super::host::{Host, boot, lowest};
 use super::watched::Watched;
 use crate::alloc::{Command, ForeignLease, Import, Reserve};
-use crate::model::{Attachment, Kind, Owner, Persist, Wait};
+use crate::model::{Attachment, Event, History, Kind, Owner, Persist, Wait};
 use crate::net::{Addr, Family};
 use crate::store::{Embedded, Store, StoreReader};
 
@@ -30,7 +30,9 @@ fn filled(persist: Persist, count: u16) -> Host {
         dry_run: false,
     };
     let host = Host::new();
-    host.store(persist).apply(&Command::Import(import), &boot(1)).unwrap();
+    // Room for an event of each lease.
+    let history = History::Kept { count: 20_000, age: 1_000 };
+    host.store(persist).keeping(history).apply(&Command::Import(import), &boot(1)).unwrap();
     host
 }
 
@@ -64,6 +66,27 @@ fn a_consumer_may_lease_and_free_and_no_address_appears_twice() {
 }
 
 #[test]
+fn history_is_read_without_a_lock_between_its_pages() {
+    for persist in MODES {
+        let host = filled(persist, 10_500);
+        let mut read = 0;
+        let mut filter = |_: &Event| {
+            // No lock is held: `Wait::Try` would fail.
+            if [1, 9_000, 10_200].contains(&read) {
+                added(&mut host.store(persist), &lowest(&format!("new{read}")), &boot(1));
+            }
+            read += 1;
+            true
+        };
+        let events = host.store(persist).history(&boot(1), &mut filter).unwrap();
+        let mut addresses: Vec<Addr> = events.iter().map(|event| event.addr).collect();
+        assert!(addresses.len() >= 10_500, "{}", addresses.len());
+        addresses.sort();
+        assert!(addresses.is_sorted_by(|a, b| a < b), "an event is read twice");
+    }
+}
+
+#[test]
 fn ten_thousand_leases_are_one_hold_and_the_doctor_takes_several() {
     for persist in MODES {
         let lock =
@@ -84,6 +107,11 @@ fn ten_thousand_leases_are_one_hold_and_the_doctor_takes_several() {
         };
         let list = |store: &mut Embedded<Watched>| store.list(&boot(1), &mut |_| ()).unwrap();
         assert_eq!((holds(9_999, &list), holds(10_001, &list)), (1, 2));
+        // There are as many events as leases.
+        let history = |store: &mut Embedded<Watched>| {
+            assert!(!store.history(&boot(1), &mut |_| true).unwrap().is_empty());
+        };
+        assert_eq!((holds(9_999, &history), holds(10_001, &history)), (1, 2));
         let doctor = |store: &mut Embedded<Watched>| {
             store.problems(&boot(1), &mut |problem| panic!("{problem:?}")).unwrap();
         };
