@@ -14,8 +14,8 @@ use crate::alloc::Holder;
 use crate::error::shown_network;
 use crate::liveness;
 use crate::liveness::stale;
-use crate::liveness::stale::Liveness;
-use crate::model::{Event, Kind, Lease, Owner, SetName, Timestamp};
+use crate::liveness::stale::{Liveness, Verdict};
+use crate::model::{Event, Kind, Lease, SetName, Timestamp};
 use crate::net::Addr;
 use crate::rows::{EventRow, LeaseRow, PoolRow, Text, Time};
 use crate::telemetry::usage::Usage;
@@ -175,38 +175,19 @@ impl<'a> About<'a> {
     }
 
     fn lease(&self, lease: &'a Lease, verdict: &'a Liveness) -> Row<'a> {
-        let network = shown_network(lease);
-        let (container, reason) = match verdict {
-            Liveness::Alive(why) => ("running", why),
-            Liveness::Stale(why) => ("gone", why),
-            Liveness::Unknown(why) => ("unknown", why),
+        let state = match lease.kind {
+            Kind::Reserved => "reserved",
+            Kind::Gateway => "gateway",
+            Kind::Aux => "aux",
+            _ => "leased",
         };
-        let is_pool = matches!(lease.owner, Owner::Pool(..));
-        let (state, next) = match lease.kind {
-            Kind::Reserved => {
-                ("reserved", Some(format!("sublet unreserve {network} {}", lease.addr)))
-            }
-            Kind::Gateway => ("gateway", None),
-            Kind::Aux => ("aux", None),
-            _ if is_pool => ("leased", Some("subletd cleanup --dry-run".to_owned())),
-            _ => (
-                "leased",
-                match verdict {
-                    Liveness::Alive(_) => None,
-                    Liveness::Stale(_) => Some(format!("sublet gc --network {network}")),
-                    Liveness::Unknown(_) => {
-                        Some(format!("sublet gc --dry-run --network {network}"))
-                    }
-                },
-            ),
-        };
-        let is_container = lease.kind.collectable() && !is_pool;
+        let Verdict { container, reason, next } = verdict.verdict(lease);
         Row {
             lease: Some(LeaseRow::new(lease)),
-            container: is_container.then_some(container),
-            reason: is_container.then_some(reason.as_str()),
+            container,
+            reason,
             next,
-            ..self.of(network, &lease.set, lease.addr, state)
+            ..self.of(shown_network(lease), &lease.set, lease.addr, state)
         }
     }
 

@@ -10,7 +10,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::alloc::Context;
-use crate::model::{Lease, Netns};
+use crate::error::shown_network;
+use crate::model::{Kind, Lease, Netns, Owner};
 
 /// The facts about the leases of a machine.
 #[derive(Clone, Debug, Default)]
@@ -83,6 +84,44 @@ pub enum Liveness {
     Stale(String),
     /// Neither can be determined.
     Unknown(String),
+}
+
+/// What is known about a lease's container, and what to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict<'a> {
+    /// `running`, `gone` or `unknown`; `None` if the lease is not for a container.
+    pub container: Option<&'static str>,
+    /// The evidence.
+    pub reason: Option<&'a str>,
+    /// A command that is safe to run.
+    pub next: Option<String>,
+}
+
+impl Liveness {
+    /// The verdict for a lease that was assessed.
+    pub fn verdict(&self, lease: &Lease) -> Verdict<'_> {
+        let (container, reason) = match self {
+            Liveness::Alive(why) => ("running", why),
+            Liveness::Stale(why) => ("gone", why),
+            Liveness::Unknown(why) => ("unknown", why),
+        };
+        let network = shown_network(lease);
+        let is_pool = matches!(lease.owner, Owner::Pool(..));
+        let next = match (lease.kind, self) {
+            (Kind::Reserved, _) => Some(format!("sublet unreserve {network} {}", lease.addr)),
+            (Kind::Gateway | Kind::Aux, _) => None,
+            _ if is_pool => Some("subletd cleanup --dry-run".to_owned()),
+            (_, Liveness::Alive(_)) => None,
+            (_, Liveness::Stale(_)) => Some(format!("sublet gc --network {network}")),
+            (_, Liveness::Unknown(_)) => Some(format!("sublet gc --dry-run --network {network}")),
+        };
+        let is_container = lease.kind.collectable() && !is_pool;
+        Verdict {
+            container: is_container.then_some(container),
+            reason: is_container.then_some(reason.as_str()),
+            next,
+        }
+    }
 }
 
 /// The state of a lease's network namespace.

@@ -13,6 +13,8 @@ use super::snapshot::Snapshot;
 use crate::alloc::Context;
 use crate::error::StoreError;
 use crate::liveness;
+use crate::liveness::stale;
+use crate::liveness::stale::Liveness;
 use crate::model::{Event, Lease, StoreSpec, Wait};
 use crate::net::Addr;
 use crate::rows::{ProblemRow, Time};
@@ -66,6 +68,16 @@ pub struct Problems {
     pub stale: usize,
     /// How many there are of any other kind.
     pub others: usize,
+}
+
+/// What is known about an address.
+pub struct Address {
+    /// The leases that hold it, one for each set.
+    pub leases: Vec<Lease>,
+    /// Whether the container of each of them is alive.
+    pub liveness: Vec<Liveness>,
+    /// Its newest events, the newest first.
+    pub events: Vec<Event>,
 }
 
 impl Problems {
@@ -216,8 +228,8 @@ impl Cache {
         Ok(page.map(|page| (page, all.version().to_owned())))
     }
 
-    /// The leases of an address in all sets, and its newest events, the newest first.
-    pub fn history(&self, addr: Addr) -> Result<(Vec<Lease>, Vec<Event>), Fault> {
+    /// What is known about an address in all sets.
+    pub fn address(&self, addr: Addr) -> Result<Address, Fault> {
         self.ask(move |store, cx| {
             let mut leases = Vec::new();
             store.list(cx, &mut |lease| {
@@ -228,7 +240,10 @@ impl Cache {
             let mut events = store.history(cx, &mut |event| event.addr == addr)?;
             events.reverse();
             events.truncate(MOST_EVENTS);
-            Ok((leases, events))
+            // Nothing is freed, so young leases are examined too.
+            let evidence = liveness::evidence(&leases, cx, 0, true, Vec::new());
+            let liveness = stale::assess(&leases, &evidence);
+            Ok(Address { leases, liveness, events })
         })
     }
 

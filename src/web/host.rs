@@ -2,14 +2,17 @@
 
 use serde::Serialize;
 use serde_json::json;
+use serde_with::skip_serializing_none;
 
 use super::answer::{Answer, JSON, PROMETHEUS};
 use super::api::Question;
-use super::cache::{BRIEF, Cache, PATIENCE};
+use super::cache::{Address, BRIEF, Cache, PATIENCE};
 use super::metrics;
 use super::query::Query;
 use super::slot::Fault;
 use super::status::Sight;
+use crate::error::shown_network;
+use crate::liveness::stale::Verdict;
 use crate::rows::{EventRow, LeaseRow, ProblemRow, Time};
 use crate::sys::host;
 use crate::telemetry::counters;
@@ -20,6 +23,28 @@ struct Of<'a, T> {
     store: &'a str,
     #[serde(flatten)]
     answer: T,
+}
+
+/// Whether the container of a lease is alive.
+#[skip_serializing_none]
+#[derive(Serialize)]
+struct EvidenceRow<'a> {
+    network: &'a str,
+    /// `running`, `gone` or `unknown`; absent if the lease is not for a container.
+    container: Option<&'static str>,
+    /// The evidence.
+    reason: Option<&'a str>,
+    /// A command that is safe to run.
+    next: Option<String>,
+}
+
+impl Address {
+    fn evidence(&self) -> impl Iterator<Item = EvidenceRow<'_>> {
+        self.leases.iter().zip(&self.liveness).map(|(lease, liveness)| {
+            let Verdict { container, reason, next } = liveness.verdict(lease);
+            EvidenceRow { network: shown_network(lease), container, reason, next }
+        })
+    }
 }
 
 /// Answers a question. The error says why the store cannot.
@@ -44,13 +69,15 @@ pub fn answer(cache: &Cache, question: &Question) -> Result<Answer, Fault> {
             Answer::json(&json!({ "time": trends.time, "step": 900, "pools": trends.rows }))
         }
         Question::History(addr) => {
-            let (leases, events) = cache.history(*addr)?;
-            let leases: Vec<LeaseRow<'_>> = leases.iter().map(LeaseRow::new).collect();
-            let events: Vec<EventRow<'_>> = events.iter().map(EventRow::new).collect();
+            let found = cache.address(*addr)?;
+            let leases: Vec<LeaseRow<'_>> = found.leases.iter().map(LeaseRow::new).collect();
+            let events: Vec<EventRow<'_>> = found.events.iter().map(EventRow::new).collect();
+            let evidence: Vec<EvidenceRow<'_>> = found.evidence().collect();
             Answer::json(&json!({
                 "time": Time(host::now()),
                 "address": addr.to_string(),
                 "leases": leases,
+                "evidence": evidence,
                 "events": events,
             }))
         }

@@ -343,6 +343,10 @@ fn the_api_answers_as_openapi_says() {
             if path.starts_with("/api/v1/history/") { "/api/v1/history/{address}" } else { path };
         crate::schema::check_answer(path, status, &serde_json::from_str(&body).unwrap());
     }
+    // The address of a lease, with its evidence.
+    let answer = site.json("/api/v1/history/10.1.2.3");
+    crate::schema::check_answer("/api/v1/history/{address}", 200, &answer);
+    assert_eq!(answer["evidence"][0]["container"], "unknown", "{answer}");
     for path in crate::schema::paths().iter().filter(|path| !path.contains('{')) {
         assert_eq!(site.get(path).0, 200, "{path}");
     }
@@ -529,6 +533,14 @@ fn a_stale_lease_needs_attention() {
     });
     until("the problems", || attention(&site) == ["stale warning"]);
     assert_eq!(site.json("/api/v1/problems")["total"], 3);
+    // The address itself has the evidence.
+    let address = site.json("/api/v1/history/10.0.0.2");
+    let found = &address["evidence"][0];
+    assert_eq!(
+        (&found["container"], &found["next"]),
+        (&json!("gone"), &json!("sublet gc --network many"))
+    );
+    assert_eq!(found["reason"], "its network namespace /run/netns/no-such is gone");
     let text = site.get("/metrics").2;
     assert!(text.contains("\nsublet_problems{level=\"warning\"} 3\n"), "{text}");
 }
