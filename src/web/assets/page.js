@@ -46,23 +46,47 @@ const panel = {
     return [pod, container, fact.id && `id ${fact.id}`, fact.endpoint, fact.note].filter(Boolean).join(", ");
   },
 
-  show({ leases, events }) {
-    at("holder").replaceChildren(...leases.map((row) => {
+  /** Whether the container of a lease is alive, and what to do about it. */
+  evidence({ container, reason, next }) {
+    const words = { running: "Its container runs", gone: "Its container is gone", unknown: "It is unknown whether its container runs" };
+    const lines = [];
+    if (container) lines.push(make("p", "", make("strong", "", words[container]), `: ${reason}.`));
+    if (next) lines.push(make("p", "dim", "Next: ", make("code", "", next)));
+    return lines.length ? [make("div", `evidence ${container ?? ""}`, ...lines)] : [];
+  },
+
+  /** What is known of an address without a holder. */
+  unheld(address) {
+    const { v6, value } = parse(address);
+    const between = ([first, last]) => value >= parse(first).value && value <= parse(last).value;
+    const inside = known.pools.filter((pool) => pool.first.includes(":") === v6 && between([pool.first, pool.last]));
+    const lines = inside.map((pool) => {
+      const cooling = known.cooling.find((row) => row.set === pool.set && row.address === address);
+      const state = cooling ? `It cools down until ${clock(cooling.until)} UTC`
+        : pool.allocatable.some(between) ? "It is free" : "It is not allocatable: a gateway, or excluded";
+      return make("p", "empty", `Nobody holds it now. ${state}, in ${nameOf(pool)} ${rangeOf(pool)}.`);
+    });
+    return lines.length ? lines : [make("p", "empty", "Nobody holds it now, and it is in no range.")];
+  },
+
+  show({ address, leases, evidence, events }) {
+    at("holder").replaceChildren(...leases.flatMap((row, i) => {
       const facts = [
         ["network", row.network], ["kind", row.kind], ["container", row.containerID], ["interface", row.ifname], ["id", row.id],
         ["pod", row.podName && `${row.podNamespace}/${row.podName}`], ["endpoint", row.endpoint], ["pool", row.pool], ["MAC", row.mac],
         ["note", row.note], ["for", row.holder], ["netns", row.netns], ["node", row.node], ["since", since(row.time)],
       ];
-      return make("dl", "", ...facts.filter(([, text]) => text).flatMap(([name, text]) => [make("dt", "", name), make("dd", "", text)]));
+      const list = make("dl", "", ...facts.filter(([, text]) => text).flatMap(([name, text]) => [make("dt", "", name), make("dd", "", text)]));
+      return [...this.evidence(evidence[i]), list];
     }));
-    if (leases.length === 0) at("holder").replaceChildren(make("p", "empty", "Nobody holds it now."));
+    if (leases.length === 0) at("holder").replaceChildren(...this.unheld(address));
     const items = events.map((event) => {
       const time = since(event.time);
       const what = make("p", "", make("strong", "", WORDS[event.event] ?? event.event), ` on ${event.network}`);
       const who = make("p", "dim", [this.who(event), event.node && `on ${event.node}`, `by ${event.face}`].filter(Boolean).join(", "));
       return make("li", event.held ? "held" : "", time, what, who);
     });
-    if (items.length === 0) items.push(make("li", "empty", "Nothing is remembered of it."));
+    if (items.length === 0) items.push(make("li", "empty", "The history has no event of it."));
     at("events").replaceChildren(...items);
   },
 };
