@@ -4,7 +4,10 @@
 //! another page. Only the page's own parts may be kept, and are asked for again each time.
 
 use std::hash::{DefaultHasher, Hasher};
+use std::io::Write as _;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -30,6 +33,9 @@ const HEADERS: [(HeaderName, &str); 5] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
+/// Bodies of fewer bytes than this are sent as they are.
+const SMALL: usize = 1024;
+
 /// What an answer consists of.
 pub struct Answer {
     /// Status.
@@ -42,6 +48,8 @@ pub struct Answer {
     etag: Option<String>,
     /// Whether a browser may keep it.
     keep: bool,
+    /// Whether the body is compressed.
+    is_gzip: bool,
 }
 
 impl Answer {
@@ -55,7 +63,14 @@ impl Answer {
 
     /// Content of this type.
     pub fn of(kind: &'static str, body: impl Into<Bytes>) -> Answer {
-        Answer { status: StatusCode::OK, kind, body: body.into(), etag: None, keep: false }
+        Answer {
+            status: StatusCode::OK,
+            kind,
+            body: body.into(),
+            etag: None,
+            keep: false,
+            is_gzip: false,
+        }
     }
 
     /// A part of the page.
@@ -77,21 +92,47 @@ impl Answer {
         Answer { status, ..Answer::json(&json!({ "error": why })) }
     }
 
-    /// As HTTP has it, for a request with these headers. hyper adds the length, and leaves out the body for
-    /// HEAD.
-    pub fn response(mut self, request: &HeaderMap) -> Response<Full<Bytes>> {
-        let etag =
-            self.etag.take().and_then(|tag| HeaderValue::try_from(format!("\"{tag}\"")).ok());
-        if etag.is_some() && request.get(header::IF_NONE_MATCH) == etag.as_ref() {
+    /// The answer to a request with these headers: compressed if the client accepts that, and without a body if
+    /// the client has it already. This takes some milliseconds for a long body.
+    pub fn packed(mut self, request: &HeaderMap) -> Answer {
+        let is_gzip = accepts_gzip(request);
+        // The same content has another tag in another encoding.
+        self.etag = self.etag.map(|tag| format!("\"{tag}{}\"", if is_gzip { "-gzip" } else { "" }));
+        let known = request.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
+        let is_known = |tag: &String| {
+            known.is_some_and(|known| {
+                known.split(',').any(|one| one.trim().trim_start_matches("W/") == tag)
+            })
+        };
+        if self.etag.as_ref().is_some_and(is_known) {
             (self.status, self.body) = (StatusCode::NOT_MODIFIED, Bytes::new());
         }
+        if is_gzip && self.body.len() >= SMALL {
+            let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
+            // Writing into memory does not fail.
+            if packer.write_all(&self.body).is_ok()
+                && let Ok(body) = packer.finish()
+            {
+                (self.body, self.is_gzip) = (body.into(), true);
+            }
+        }
+        self
+    }
+
+    /// As HTTP has it. hyper adds the length, and leaves out the body for HEAD.
+    pub fn response(mut self) -> Response<Full<Bytes>> {
+        let etag = self.etag.take().and_then(|tag| HeaderValue::try_from(tag).ok());
         let mut response = Response::new(Full::new(self.body));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.kind));
         let cache = if self.keep { "no-cache" } else { "no-store" };
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
+        headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
         headers.extend(etag.map(|etag| (header::ETAG, etag)));
+        if self.is_gzip {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
         for (name, value) in HEADERS {
             headers.insert(name, HeaderValue::from_static(value));
         }
@@ -99,5 +140,36 @@ impl Answer {
             headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
         response
+    }
+}
+
+/// Whether the client accepts gzip: it names it, and not with the weight 0.
+fn accepts_gzip(request: &HeaderMap) -> bool {
+    let texts = request.get_all(header::ACCEPT_ENCODING).iter().filter_map(|v| v.to_str().ok());
+    texts.flat_map(|text| text.split(',')).any(|one| {
+        let (name, weight) = one.split_once(';').unwrap_or((one, ""));
+        let weight = weight.trim().strip_prefix("q=").map_or(Ok(1.0), str::parse::<f32>);
+        name.trim().eq_ignore_ascii_case("gzip") && weight.is_ok_and(|weight| weight > 0.0)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_sent_only_if_it_is_accepted() {
+        let accepts = |text: &str| {
+            let mut request = HeaderMap::new();
+            request.insert(header::ACCEPT_ENCODING, HeaderValue::from_str(text).unwrap());
+            accepts_gzip(&request)
+        };
+        for text in ["gzip", "br, gzip", "deflate,GZIP;q=0.5", "gzip; q=1.0"] {
+            assert!(accepts(text), "{text}");
+        }
+        for text in ["", "br", "gzip;q=0", "gzip;q=0.0", "gzip;q=x", "xgzip", "identity"] {
+            assert!(!accepts(text), "{text}");
+        }
+        assert!(!accepts_gzip(&HeaderMap::new()));
     }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use http_body_util::Full;
 use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::HeaderMap;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use tokio::sync::Semaphore;
@@ -162,8 +163,8 @@ async fn respond(
     let (head, _) = request.into_parts();
     let (path, query) = (head.uri.path(), head.uri.query());
     let answer = match api::read(&head.method, path, query, &head.headers, &host.names) {
-        Ok(Question::Asset(kind, text)) => Answer::asset(kind, text),
-        Ok(question) => answer(&host, question).await,
+        Ok(Question::Asset(kind, text)) => Answer::asset(kind, text).packed(&head.headers),
+        Ok(question) => answer(&host, question, head.headers.clone()).await,
         Err((status, why)) => Answer::no(status.as_u16(), &why),
     };
     let level = if answer.status.is_server_error() { Level::Warn } else { Level::Debug };
@@ -173,21 +174,22 @@ async fn respond(
         .with("outcome", answer.status.as_str());
     entry.took = Some(began.elapsed());
     host.log.write(&entry);
-    let response = answer.response(&head.headers);
+    let response = answer.response();
     let bytes = response.body().size_hint().lower();
     host.connections.sending(id, usize::try_from(bytes).unwrap_or(usize::MAX));
     Ok(response)
 }
 
 /// Makes an answer, which blocks: not in the thread that serves the others.
-async fn answer(host: &Arc<Host>, question: Question) -> Answer {
+async fn answer(host: &Arc<Host>, question: Question, request: HeaderMap) -> Answer {
     let is_probe = matches!(question, Question::Metrics | Question::Health);
     let room = host.room[usize::from(is_probe)].clone().acquire_owned().await;
     let own = host.clone();
     let work = tokio::task::spawn_blocking(move || {
         // The work goes on if whoever asked has gone: it keeps its place.
         let _room = room;
-        host::answer(&own.cache, &question).unwrap_or_else(|fault| Answer::no(503, &fault.text))
+        let answer = host::answer(&own.cache, &question);
+        answer.unwrap_or_else(|fault| Answer::no(503, &fault.text)).packed(&request)
     });
     work.await.unwrap_or_else(|e| {
         let why = e.try_into_panic().map_or_else(|e| e.to_string(), |p| panic::explain(&*p).msg);

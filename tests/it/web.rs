@@ -403,6 +403,46 @@ fn lists_have_pages_and_filters() {
     }
 }
 
+/// A client that accepts gzip gets the same content compressed. The compressed answer has a tag of its own.
+#[test]
+fn answers_are_compressed_for_clients_that_accept_it() {
+    let site = Site::over(&[], |lab| import(lab, &lines(500, |_| json!({}))));
+    for path in ["/", "/app.js", "/api/v1/leases", "/metrics"] {
+        let raw = |more: &str| {
+            let mut stream = TcpStream::connect(&site.at).unwrap();
+            let line = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n");
+            stream.write_all(line.as_bytes()).unwrap();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).unwrap();
+            let end = answer.windows(4).position(|part| part == b"\r\n\r\n").unwrap();
+            (String::from_utf8(answer[..end].to_vec()).unwrap(), answer[end + 4..].to_vec())
+        };
+        let (head, packed) = raw("Accept-Encoding: deflate, gzip, br\r\n");
+        assert!(
+            head.contains("\r\ncontent-encoding: gzip") && head.contains("\r\nvary: "),
+            "{head}"
+        );
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(&packed[..]).read_to_string(&mut text).unwrap();
+        let (plain_head, plain) = raw("");
+        assert!(!plain_head.contains("content-encoding"), "{plain_head}");
+        assert!(plain.len() > 2 * packed.len(), "{path}: {} to {}", plain.len(), packed.len());
+        if path == "/metrics" {
+            continue;
+        }
+        // The time differs.
+        assert_eq!(text.len(), plain.len(), "{path}");
+        let tag = |head: &str| {
+            head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap().to_owned()
+        };
+        let (packed_tag, plain_tag) = (tag(&head), tag(&plain_head));
+        assert_ne!(packed_tag, plain_tag);
+        let (again, body) =
+            raw(&format!("Accept-Encoding: gzip\r\nIf-None-Match: \"x\", {packed_tag}\r\n"));
+        assert!(again.starts_with("HTTP/1.1 304") && body.is_empty(), "{again}");
+    }
+}
+
 /// Returns the peak memory of a process, in KiB.
 fn peak(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
