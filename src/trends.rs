@@ -51,6 +51,8 @@ pub struct TrendRow {
     pub allocated: Vec<u32>,
     /// Releases in the step.
     pub released: Vec<u32>,
+    /// The oldest event of the network's history.
+    pub oldest: Option<Time>,
     /// Seconds until the range is full, if it goes on as in the last three hours.
     pub full_in: Option<u64>,
 }
@@ -142,6 +144,7 @@ impl Trend {
         TrendRow {
             network: usage.extent.network.clone(),
             first: Text(usage.extent.range.first),
+            oldest: self.oldest.map(Time),
             full_in: forecast(&used, usage.free),
             used,
             allocated: self.allocated,

@@ -6,8 +6,9 @@
 use hyper::header::{self, HeaderMap};
 use hyper::{Method, StatusCode};
 
-use super::query::Query;
+use super::query::{Parameters, Query};
 use crate::net::Addr;
+use crate::rows::Time;
 use crate::sys::percent::decode;
 
 /// What is asked for.
@@ -33,6 +34,8 @@ pub enum Question {
     Problems,
     /// `/api/v1/history/ADDRESS`.
     History(Addr),
+    /// `/api/v1/history?at=TIME`.
+    Held(Time, Query),
     /// `/metrics`.
     Metrics,
 }
@@ -89,19 +92,29 @@ pub fn read(
             (StatusCode::BAD_REQUEST, text)
         });
     }
-    let list = || Query::read(query).map_err(|why| (StatusCode::BAD_REQUEST, why));
+    let wrong = |why: String| (StatusCode::BAD_REQUEST, why);
+    let list = || Query::read(Parameters::read(query)?);
     Ok(match path {
         "/healthz" => Question::Health,
         "/api/v1/status" => Question::Status,
         "/api/v1/pools" => Question::Pools,
-        "/api/v1/leases" => Question::Leases(list()?),
-        "/api/v1/cooling" => Question::Cooling(list()?),
+        "/api/v1/leases" => Question::Leases(list().map_err(wrong)?),
+        "/api/v1/cooling" => Question::Cooling(list().map_err(wrong)?),
         "/api/v1/trends" => Question::Trends,
+        "/api/v1/history" => held(query).map_err(wrong)?,
         "/api/v1/nodes" => Question::Nodes,
         "/api/v1/problems" => Question::Problems,
         "/metrics" => Question::Metrics,
         _ => return Err((StatusCode::NOT_FOUND, format!("there is no {path}; see docs/api.md"))),
     })
+}
+
+/// Reads the parameters of `/api/v1/history`.
+fn held(query: Option<&str>) -> Result<Question, String> {
+    let mut parameters = Parameters::read(query)?;
+    let at = parameters.take("at").ok_or("at is missing: the time, as 2026-01-31T08:00:00Z")?;
+    let at = at.parse().map_err(|_| format!("at is {at:?}; use 2026-01-31T08:00:00Z"))?;
+    Ok(Question::Held(at, Query::read(parameters)?))
 }
 
 /// Whether a `Host` is an address, localhost, or a name that the operator allows. A name that only
@@ -166,7 +179,7 @@ mod tests {
     fn what_may_be_asked() {
         let get = |path: &str| ask(&Method::GET, Some("localhost"), path);
         assert!(matches!(get("/"), Ok(Question::Asset(HTML, _))));
-        let query = |text: &str| Query::read(Some(text)).unwrap();
+        let query = |text: &str| Query::read(Parameters::read(Some(text)).unwrap()).unwrap();
         assert_eq!(get("/api/v1/leases"), Ok(Question::Leases(query(""))));
         let asked = "/api/v1/leases?network=my%20net&q=A+b&limit=9&after=10.1.2.3,docker%2Fa,b";
         let Ok(Question::Leases(read)) = get(asked) else { panic!("{asked}") };
@@ -175,6 +188,11 @@ mod tests {
         assert_eq!(read.after.unwrap().to_string(), "10.1.2.3,docker/a,b");
         for wrong in ["netwrok=x", "limit=0", "limit=10001", "limit=x", "after=x", "node=%zz"] {
             assert_eq!(get(&format!("/api/v1/leases?{wrong}")), Err(400), "{wrong}");
+        }
+        let at = "/api/v1/history?at=1970-01-01T00%3A01%3A00Z&network=web";
+        assert_eq!(get(at), Ok(Question::Held(Time(60), query("network=web"))));
+        for wrong in ["", "?at=2h", "?at=", "?at=1970-01-01T00:01:00Z&until=x"] {
+            assert_eq!(get(&format!("/api/v1/history{wrong}")), Err(400), "{wrong}");
         }
         let addr = |text: &str| Question::History(text.parse().unwrap());
         assert_eq!(get("/api/v1/history/10.1.2.3"), Ok(addr("10.1.2.3")));

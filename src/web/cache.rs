@@ -7,6 +7,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::leases::Leases;
+use super::past;
 use super::query::Query;
 use super::slot::{Fault, Job, Seen, Slot, caught};
 use super::snapshot::Snapshot;
@@ -226,6 +227,12 @@ impl Cache {
         let all = slot.get(FRESH, PATIENCE, |job| self.start(job), take).now()?;
         let page = all.page(query, |rest| self.ask(move |store, cx| rest.read(store, cx)))?;
         Ok(page.map(|page| (page, all.version().to_owned())))
+    }
+
+    /// A page of who held each address at a time.
+    pub fn held(&self, at: Time, query: &Query) -> Result<Vec<u8>, Fault> {
+        let query = query.clone();
+        self.ask(move |store, cx| past::page(store, cx, at, &query))
     }
 
     /// What is known about an address in all sets.

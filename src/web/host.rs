@@ -81,6 +81,10 @@ pub fn answer(cache: &Cache, question: &Question) -> Result<Answer, Fault> {
                 "events": events,
             }))
         }
+        Question::Held(at, query) => match unknown(cache, query)? {
+            Some(no) => no,
+            None => Answer::of(JSON, cache.held(*at, query)?),
+        },
         Question::Metrics => {
             let patience = cache.scrape_patience();
             let (snapshot, problems) = (cache.snapshot(patience), cache.problems(patience));
@@ -96,16 +100,23 @@ pub fn answer(cache: &Cache, question: &Question) -> Result<Answer, Fault> {
 
 /// A page of leases or cooling addresses.
 fn list(cache: &Cache, query: &Query, cooling: bool) -> Result<Answer, Fault> {
-    let (network, node) = (query.network.as_deref(), query.node.as_deref());
-    if (network.is_some() || node.is_some())
-        && let Some(why) = cache.snapshot(PATIENCE).now()?.unknown(network, node)
-    {
-        return Ok(Answer::no(404, &why));
+    if let Some(no) = unknown(cache, query)? {
+        return Ok(no);
     }
     Ok(match cache.page(query, cooling)? {
         Some((page, version)) => Answer::of(JSON, page).tagged(version),
         None => Answer::no(410, "the rows behind this cursor are gone; begin with the first page"),
     })
+}
+
+/// The answer to a query with an unknown network or node.
+fn unknown(cache: &Cache, query: &Query) -> Result<Option<Answer>, Fault> {
+    let (network, node) = (query.network.as_deref(), query.node.as_deref());
+    if network.is_none() && node.is_none() {
+        return Ok(None);
+    }
+    let why = cache.snapshot(PATIENCE).now()?.unknown(network, node);
+    Ok(why.map(|why| Answer::no(404, &why)))
 }
 
 /// `/api/v1/problems`: those that were found, behind why the store cannot be read now.

@@ -71,7 +71,7 @@ pub struct Leases {
     cooling: bool,
 }
 
-/// A page that is being filled.
+/// A page of rows that is being filled.
 pub struct Page {
     text: Vec<u8>,
     rows: usize,
@@ -82,8 +82,31 @@ pub struct Page {
 }
 
 impl Page {
+    /// A page that begins with this text and has at most `limit` rows.
+    pub fn new(text: String, limit: usize) -> Page {
+        let begin = text.len();
+        Page { text: text.into_bytes(), rows: 0, limit, begin, next: None, last: None }
+    }
+
+    /// Ends the page behind this row, if it has no end yet.
+    pub fn end_at(&mut self, cursor: Cursor) {
+        self.next.get_or_insert(cursor);
+    }
+
+    /// The whole text: `more` are the fields behind the rows.
+    pub fn done(mut self, more: &str) -> Vec<u8> {
+        self.text.extend_from_slice(b"\n]");
+        if let Some(cursor) = self.next {
+            let next = format!(",\"next\":{}", Value::from(cursor.to_string()));
+            self.text.extend_from_slice(next.as_bytes());
+        }
+        self.text.extend_from_slice(more.as_bytes());
+        self.text.extend_from_slice(b"}\n");
+        self.text
+    }
+
     /// Adds a row. Returns whether there was room; if there was not, the page ends behind the row before.
-    fn add(&mut self, row: &[u8], cursor: impl FnOnce() -> Option<Cursor>) -> bool {
+    pub fn add(&mut self, row: &[u8], cursor: impl FnOnce() -> Option<Cursor>) -> bool {
         if self.next.is_some()
             || self.rows == self.limit
             || self.text.len() - self.begin > MOST_BYTES
@@ -135,9 +158,8 @@ impl Leases {
         read: impl FnOnce(Rest) -> Result<(Page, bool), E>,
     ) -> Result<Option<Vec<u8>>, E> {
         let name = if self.cooling { "cooling" } else { "leases" };
-        let text = format!("{{\"time\":\"{}\",\"{name}\":[", self.time).into_bytes();
-        let (begin, next, last) = (text.len(), None, None);
-        let mut page = Page { text, rows: 0, limit: query.limit, begin, next, last };
+        let text = format!("{{\"time\":\"{}\",\"{name}\":[", self.time);
+        let mut page = Page::new(text, query.limit);
         let kept = query.after.as_ref().map_or(Some(0), |cursor| self.rows.behind(cursor));
         let mut found = kept.is_some();
         for at in kept.unwrap_or(self.rows.all.len())..self.rows.all.len() {
@@ -156,13 +178,8 @@ impl Leases {
         if !found {
             return Ok(None);
         }
-        let Page { mut text, next, .. } = page;
-        let next = next.map(|cursor| format!(",\"next\":{}", Value::from(cursor.to_string())));
         let (total, version) = (self.total, &self.version);
-        let next = next.unwrap_or_default();
-        let end = format!("\n]{next},\"total\":{total},\"version\":\"{version}\"}}\n");
-        text.extend_from_slice(end.as_bytes());
-        Ok(Some(text))
+        Ok(Some(page.done(&format!(",\"total\":{total},\"version\":\"{version}\""))))
     }
 }
 

@@ -12,6 +12,7 @@ mod connections;
 mod host;
 mod leases;
 mod metrics;
+mod past;
 mod query;
 mod serve;
 mod slot;

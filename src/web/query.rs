@@ -44,16 +44,45 @@ pub struct Query {
     pub limit: usize,
 }
 
-impl Query {
+/// The parameters of a URL that were not read yet.
+#[derive(Debug, Default)]
+pub struct Parameters(Vec<(String, String)>);
+
+impl Parameters {
     /// Reads the query of a URL. The error says what is wrong with it.
-    pub fn read(query: Option<&str>) -> Result<Query, String> {
+    pub fn read(query: Option<&str>) -> Result<Parameters, String> {
+        let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        let read = |pair: &str| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let text = |text: &str| decode(&text.replace('+', "%20"));
+            let read = text(name).zip(text(value));
+            read.ok_or_else(|| format!("{pair:?} is not percent-encoded UTF-8"))
+        };
+        pairs.map(read).collect::<Result<_, _>>().map(Parameters)
+    }
+
+    /// Takes the parameter of this name.
+    pub fn take(&mut self, wanted: &str) -> Option<String> {
+        let at = self.0.iter().position(|(name, _)| name == wanted)?;
+        Some(self.0.remove(at).1)
+    }
+
+    /// An error if a parameter was not read. `known` are those that exist.
+    pub fn end(&self, known: &str) -> Result<(), String> {
+        match self.0.first() {
+            None => Ok(()),
+            Some((name, _)) => Err(format!("unknown parameter {name:?} (known: {known})")),
+        }
+    }
+}
+
+impl Query {
+    /// Reads the parameters of a list. The error says what is wrong with them.
+    pub fn read(parameters: Parameters) -> Result<Query, String> {
         let (network, node, namespace, after) = (None, None, None, None);
         let mut read = Query { network, node, namespace, words: Vec::new(), after, limit: ROWS };
-        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = decode(&value.replace('+', "%20"));
-            let value = value.ok_or_else(|| format!("{pair:?} is not percent-encoded UTF-8"))?;
-            match name {
+        for (name, value) in parameters.0 {
+            match name.as_str() {
                 "network" => read.network = Some(value),
                 "node" => read.node = Some(value),
                 "namespace" => read.namespace = Some(value),

@@ -333,6 +333,9 @@ fn the_api_answers_as_openapi_says() {
         ("/api/v1/nodes", 200),
         ("/api/v1/trends", 200),
         ("/api/v1/problems", 200),
+        ("/api/v1/history?at=2126-01-31T08:00:00Z", 200),
+        ("/api/v1/history?at=2126-01-31T08:00:00Z&network=nope", 404),
+        ("/api/v1/history?at=2h", 400),
         ("/api/v1/history/10.1.2.2", 200),
         ("/api/v1/history/x", 400),
     ] {
@@ -347,7 +350,8 @@ fn the_api_answers_as_openapi_says() {
     let answer = site.json("/api/v1/history/10.1.2.3");
     crate::schema::check_answer("/api/v1/history/{address}", 200, &answer);
     assert_eq!(answer["evidence"][0]["container"], "unknown", "{answer}");
-    for path in crate::schema::paths().iter().filter(|path| !path.contains('{')) {
+    let is_whole = |path: &&String| !path.contains('{') && *path != "/api/v1/history";
+    for path in crate::schema::paths().iter().filter(is_whole) {
         assert_eq!(site.get(path).0, 200, "{path}");
     }
 }
@@ -441,6 +445,39 @@ fn answers_are_compressed_for_clients_that_accept_it() {
             raw(&format!("Accept-Encoding: gzip\r\nIf-None-Match: \"x\", {packed_tag}\r\n"));
         assert!(again.starts_with("HTTP/1.1 304") && body.is_empty(), "{again}");
     }
+}
+
+/// The holders of a time are those of `sublet history --at`. Their pages add up.
+#[test]
+fn holders_of_a_time_are_the_command_lines() {
+    let site = Site::over(&[], |lab| {
+        scene(lab);
+        rising(lab);
+    });
+    let store = site.daemon.store().display().to_string();
+    let now = sublet::sys::host::facts(&|_| None).context().now;
+    for (ago, count) in [(0, 28), (900 * 6 + 450, 12), (900 * 13, 0)] {
+        let at = sublet::rows::Time(now + 60 - ago).to_string();
+        let call =
+            Call::sublet().args(&["history", "--at", &at, "--json", "--store", &store]).run();
+        let mut listed: Vec<Value> = serde_json::from_str(&call.stdout).unwrap();
+        listed.sort_by_key(|row| (row["network"].to_string(), row["address"].to_string()));
+        let mut rows: Vec<Value> = Vec::new();
+        let mut path = format!("/api/v1/history?at={at}&limit=5");
+        loop {
+            let page = site.json(&path);
+            assert_eq!(page["at"], at);
+            rows.extend(page["events"].as_array().unwrap().iter().cloned());
+            let Some(next) = page["next"].as_str() else { break };
+            path = format!("/api/v1/history?at={at}&limit=5&after={next}");
+        }
+        rows.sort_by_key(|row| (row["network"].to_string(), row["address"].to_string()));
+        assert_eq!(rows, listed, "{at}");
+        assert_eq!(rows.len(), count, "{at}: {rows:?}");
+    }
+    let at = sublet::rows::Time(now + 60).to_string();
+    let found = site.json(&format!("/api/v1/history?at={at}&network=mynet"));
+    assert_eq!(found["events"].as_array().unwrap().len(), 2, "{found}");
 }
 
 /// Returns the peak memory of a process, in KiB.

@@ -89,7 +89,7 @@ const span = (first, last) => (first ^ last).toString(2).replace(/^0$/, "").leng
 
 // ---- the URL ---------------------------------------------------------------------------------
 
-/** What is shown is in the URL: network and range (a pool), at (a prefix of its map), q, address. */
+/** What is shown is in the URL: network and range (a pool), at (a prefix of its map), time (of the map), q, address. */
 const route = {
   get now() { return Object.fromEntries(new URLSearchParams(location.search)); },
 
@@ -109,9 +109,10 @@ const route = {
 
   /** Shows what the URL says. */
   show() {
-    const { q = "", address, at: prefix } = this.now;
+    const { q = "", address, at: prefix, time } = this.now;
     if (at("search").value.trim() !== q) at("search").value = q;
     map.choose(chosen() ?? neediest(), prefix);
+    past.show(time);
     table.refresh();
     mark();
     if (address) panel.open(address);

@@ -41,10 +41,10 @@ function lease(row) {
 const brief = (row) => (row.who === row.containerID ? row.who.slice(0, 12) : row.who);
 
 /** The rows of a list, page by page, so that no long answer stops the page. */
-async function pages(name) {
+async function pages(query, name) {
   const rows = [];
   for (let after = ""; rows.length < MOST;) {
-    const page = await get(`${name}?limit=10000${after}`);
+    const page = await get(`${query}${after}`);
     rows.push(...page[name]);
     if (!page.next) break;
     after = `&after=${encodeURIComponent(page.next)}`;
@@ -57,7 +57,7 @@ async function load(status) {
   const version = status.leasesVersion + status.coolingVersion;
   const may = known.version === null || status.leases < MANY || Date.now() - known.loaded > RELOAD;
   if (known.version === version || !may) return;
-  const [leases, cooling] = [await pages("leases"), await pages("cooling")];
+  const [leases, cooling] = [await pages("leases?limit=10000", "leases"), await pages("cooling?limit=10000", "cooling")];
   known.leases = leases.map(lease);
   known.cooling = cooling.map((row) => ({ ...row, ...parse(row.address), kind: "cooling" }));
   known.sets = Map.groupBy(known.leases, (row) => row.set);

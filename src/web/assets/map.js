@@ -123,7 +123,7 @@ const map = {
     this.pool = known.pools.find((pool) => keyOf(pool) === this.key) ?? null;
     // What is not known is not free.
     const empty = this.pool === null || known.version === null;
-    at("map").hidden = at("legend").hidden = at("cell").hidden = at("map-help").hidden = empty;
+    for (const id of ["map", "legend", "cell", "past", "map-help"]) at(id).hidden = empty;
     at("map-empty").hidden = !empty;
     at("map-empty").textContent = this.pool && root.dataset.ready ? "The leases could not be read, so there is nothing to draw."
       : this.pool ? "loading\u2026" : "There is a picture here once there is a pool.";
@@ -132,9 +132,10 @@ const map = {
       at("crumbs").replaceChildren();
       return;
     }
+    past.refresh(this.pool);
     this.gather();
     const inUse = takenOf(this.pool) + this.pool.outside;
-    at("map-help").textContent = this.taken.length < inUse && known.more > 0
+    at("map-help").textContent = this.taken.length < inUse && known.more > 0 && !past.rows
       ? `Only ${count(this.taken.length)} of ${count(inUse)} addresses in use are loaded and drawn.`
       : "Arrows move, Enter zooms in or opens an address, Backspace zooms out.";
     if (this.views.length === 0) {
@@ -165,8 +166,8 @@ const map = {
     this.last = parse(pool.last).value;
     this.allocatable = pool.allocatable.map((ends) => ends.map((end) => parse(end).value));
     const inside = (row) => row.v6 === this.v6 && row.value >= this.first && row.value <= this.last;
-    const cooling = known.cooling.filter((row) => row.set === pool.set);
-    this.taken = [...(known.sets.get(pool.set) ?? []), ...cooling].filter(inside);
+    const cooling = past.rows ? [] : known.cooling.filter((row) => row.set === pool.set);
+    this.taken = [...(past.rows ?? known.sets.get(pool.set) ?? []), ...cooling].filter(inside);
     if (cooling.length) this.taken.sort(byAddress);
     this.gateway = pool.gateway ? parse(pool.gateway).value : null;
   },
@@ -188,7 +189,7 @@ const map = {
       return make("li", "", button);
     });
     at("crumbs").replaceChildren(...items);
-    at("map-title").textContent = `Addresses of ${nameOf(this.pool)}`;
+    at("map-title").textContent = `Addresses of ${nameOf(this.pool)}${past.rows ? `, ${ago(past.time)}` : ""}`;
     at("zoom-out").disabled = this.views.length < 2;
   },
 
@@ -504,3 +505,80 @@ const map = {
   },
 };
 
+
+// ---- the map as it was -----------------------------------------------------------------------
+
+const past = {
+  time: "", // of the map, RFC 3339; empty: now
+  rows: null, // who held an address of the pool's set then
+  pool: null, // the key of that pool
+  key: "", // what `rows` are of, or are being loaded for
+
+  begin() {
+    let timer;
+    at("time").addEventListener("input", () => {
+      const minutes = Number(at("time").value);
+      const time = minutes < 0 ? `${new Date(Date.now() + minutes * 60000).toISOString().slice(0, 19)}Z` : "";
+      this.tell(time);
+      clearTimeout(timer);
+      timer = setTimeout(() => route.go({ time }, false), 150);
+    });
+    at("now").addEventListener("click", () => route.go({ time: "" }));
+  },
+
+  /** Sets the ends of the slider: as far as the pool's history goes. */
+  refresh(pool) {
+    const oldest = pool.trend?.oldest;
+    const minutes = oldest ? Math.floor((Date.now() - Date.parse(oldest)) / 60000) : 0;
+    at("past").classList.toggle("none", minutes < 2);
+    at("time").min = -minutes;
+    at("time").step = Math.max(1, Math.floor(minutes / 500));
+    if (document.activeElement !== at("time")) this.tell(this.time);
+    this.load(pool);
+  },
+
+  /** Shows the map of this time. */
+  show(time = "") {
+    if (time === this.time) return;
+    this.time = Number.isNaN(Date.parse(time)) ? "" : time;
+    this.tell(this.time);
+    map.refresh();
+    mark();
+  },
+
+  tell(time) {
+    const text = time ? `${ago(time)}, ${clock(time)} UTC` : "now";
+    at("when").textContent = text;
+    at("time").setAttribute("aria-valuetext", text);
+    at("time").value = time ? (Date.parse(time) - Date.now()) / 60000 : 0;
+    at("now").disabled = !time;
+  },
+
+  /** Loads who held the addresses then, unless that is known. */
+  async load(pool) {
+    const key = this.time && `${keyOf(pool)} ${this.time}`;
+    if (key === this.key) return;
+    this.key = key;
+    // Until they are loaded, those of another time of this pool stay.
+    if (!key || this.pool !== keyOf(pool)) this.rows = null;
+    this.pool = keyOf(pool);
+    if (!key) return;
+    try {
+      const query = `history?limit=10000&at=${encodeURIComponent(this.time)}&network=${encodeURIComponent(pool.network)}`;
+      const held = (await pages(query, "events")).map(lease);
+      if (this.key !== key) return;
+      // A lease that is older than its network's history has no event there.
+      const listed = new Set(held.map((row) => row.address));
+      const older = (known.sets.get(pool.set) ?? []).filter((row) => row.time <= this.time && !listed.has(row.address));
+      this.rows = [...held, ...older].sort(byAddress);
+    } catch (error) {
+      if (this.key !== key) return;
+      this.key = this.time = "";
+      this.rows = null;
+      this.tell("");
+      at("trouble").textContent = error.message;
+      at("trouble").hidden = false;
+    }
+    map.refresh();
+  },
+};

@@ -177,6 +177,7 @@ beginTheme();
 beginKeys();
 table.begin();
 map.begin();
+past.begin();
 panel.begin();
 at("filter").addEventListener("input", showPools);
 route.link(at("all"), { network: "", range: "", at: "" });

@@ -166,8 +166,10 @@ function showTrend(pool) {
     const height = (number * 22) / most;
     return number ? `M${step(i) + 0.5} ${y}v${sign * height}h${480 / used.length - 1}v${-sign * height}z` : "";
   }).join("");
+  const place = past.time ? 480 + (480 * (Date.parse(past.time) - Date.now())) / 86400000 : -1;
   const curve = draw("svg", { viewBox: "0 0 480 60", preserveAspectRatio: "none", "aria-hidden": "true", class: levelOf(pool) },
-    draw("path", { class: "area", d: `${line}L480 60L${step(first + 1)} 60z` }), draw("path", { class: "line", d: line }));
+    draw("path", { class: "area", d: `${line}L480 60L${step(first + 1)} 60z` }), draw("path", { class: "line", d: line }),
+    ...(place >= 0 ? [draw("path", { class: "moment", d: `M${place} 0V60` })] : []));
   const changes = draw("svg", { viewBox: "0 0 480 48", preserveAspectRatio: "none", "aria-hidden": "true" },
     draw("path", { class: "axis", d: "M0 24H480" }), draw("path", { class: "allocated", d: bars(allocated, 23, -1) }),
     draw("path", { class: "released", d: bars(released, 25, 1) }));
