@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Opens the status page in a headless Chromium, over stores with no, 100 and 65,000 leases (with SUBLET_LONG,
-# a million), and over a damaged store. tests/page/page.mjs points, types, zooms and taps, and checks what the
-# page shows. With --pictures, it makes the screenshots in docs/img again. Chromium, nodejs and npm are
-# Debian's and are installed if they are missing (as root). From npm come playwright-core, which drives the
-# browser, and axe-core, which checks the accessibility.
+# a million), over two stores, and over a damaged store. tests/page/page.mjs points, types, zooms and taps, and
+# checks what the page shows. With --pictures, it makes the screenshots in docs/img again. Chromium, nodejs and
+# npm are Debian's and are installed if they are missing (as root). From npm come playwright-core, which drives
+# the browser, and axe-core, which checks the accessibility.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/e2e/common.sh
@@ -28,9 +28,9 @@ daemons=()
 trap '[ ${#daemons[@]} = 0 ] || kill "${daemons[@]}" 2> /dev/null || true; rm -rf "$work"' EXIT
 export NODE_ID=rack1-host3
 
-# serve NAME COUNT: starts a subletd over a store with this number of leases, and sets $at to its address. The
-# store has its usual path, because the page shows the path: a folder in memory is mounted over /var/lib, for
-# this process only.
+# serve NAME COUNT [OTHER]: starts a subletd over a store with this number of leases, and with OTHER over a
+# second store too, and sets $at to its address. The store has its usual path, because the page shows the path:
+# a folder in memory is mounted over /var/lib, for this process only.
 serve() {
     local log=$work/$1.log
     # shellcheck disable=SC2016 # they are the inner shell's
@@ -38,8 +38,10 @@ serve() {
         mount -t tmpfs none /var/lib
         mkdir -p $dir
         "$1" $dir/leases.redb "$2"
-        exec bin/subletd --no-docker --http 127.0.0.1:0 --store $dir/leases.redb' \
-        sh "$scene" "$2" 2> "$log" &
+        other=$dir/other/leases.redb
+        [ -z "$3" ] || { mkdir $dir/other; "$1" $other "$3"; }
+        exec bin/subletd --no-docker --http 127.0.0.1:0 --store $dir/leases.redb ${3:+--store $other}' \
+        sh "$scene" "$2" "${3-}" 2> "$log" &
     daemons+=($!)
     until_true 180 "subletd over $2 leases" grep -q 'info: ready' "$log"
     at=$(sed -n 's|.*the status page is at http://\([^/]*\)/.*|\1|p' "$log")
@@ -89,6 +91,9 @@ if [ -n "${SUBLET_LONG-}" ]; then
     drive million
     memory million
 fi
+
+serve stores 0 100
+drive stores
 
 # The file is overwritten once the page has read it.
 mkdir -p "$work/img"

@@ -10,11 +10,11 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use sublet::docker;
-use sublet::docker::args::Page;
-use sublet::docker::server::Backend;
+use sublet::docker::args::{Page, PageStore};
 use sublet::sys::host;
 use sublet::sys::panic;
 use sublet::sys::process;
+use sublet::telemetry::log::Log;
 use sublet::web;
 
 fn main() -> ExitCode {
@@ -34,11 +34,9 @@ fn main() -> ExitCode {
 }
 
 /// The page is a face of its own. The two faces are connected here.
-fn page(page: &Page, backend: &Backend) -> Result<()> {
+fn page(page: &Page, stores: Vec<PageStore>, log: &Log) -> Result<()> {
     let Some(address) = &page.http else { return Ok(()) };
-    let (store, cx, log) = (backend.store.clone(), backend.cx.clone(), backend.log.clone());
-    let (public, names) = (page.http_public, page.http_name.clone());
-    web::open(address, public, names, store, cx, log)
+    web::open(address, page.http_public, page.http_name.clone(), stores, log.clone())
 }
 
 #[allow(clippy::disallowed_methods, reason = "here the environment enters the program")]

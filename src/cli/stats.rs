@@ -49,11 +49,11 @@ impl Stats {
             metrics::pools(&mut text, &usage);
             metrics::requests(&mut text, &counters);
             if file == Path::new("-") {
-                return Ok(call.stdout.write_all(text.as_str().as_bytes())?);
+                return Ok(call.stdout.write_all(text.text().as_bytes())?);
             }
             // node_exporter runs as another user, who must be able to read the file.
             let create = |path: &Path| File::create(path);
-            return write_file(file, create, |out| Ok(out.write_all(text.as_str().as_bytes())?));
+            return write_file(file, create, |out| Ok(out.write_all(text.text().as_bytes())?));
         }
         let pools = open.pool_rows(&usage)?;
         let requests: Vec<CounterRow<'_>> = counters.iter().map(CounterRow::new).collect();

@@ -69,9 +69,10 @@ enum Command {
 #[allow(clippy::doc_markdown, reason = "as above")]
 struct Common {
     /// The store's file, or a cluster that several hosts share, as {"etcd": {"endpoints": [...]}} [default:
-    /// the etcd of $ETCD_ENDPOINT, else $IPAM_DB_PATH, else /var/lib/cni/sublet/leases.redb]
+    /// the etcd of $ETCD_ENDPOINT, else $IPAM_DB_PATH, else /var/lib/cni/sublet/leases.redb]. May be repeated:
+    /// the status page shows all stores, and the driver leases from the first one
     #[arg(long, value_name = "PATH|JSON", global = true)]
-    store: Option<OsString>,
+    store: Vec<OsString>,
     /// This host's name in a cluster, unique among its hosts [default: $NODE_ID, else the host name]
     #[arg(long, value_name = "NAME", global = true, value_parser = host::node_name)]
     node: Option<String>,
@@ -215,8 +216,11 @@ pub struct Page {
     pub http_name: Vec<String>,
 }
 
-/// Opens the status page if it is configured. It ends with the process.
-pub type OpenPage<'a> = &'a dyn Fn(&Page, &Backend) -> Result<()>;
+/// Opens the status page of these stores if it is configured. It ends with the process.
+pub type OpenPage<'a> = &'a dyn Fn(&Page, Vec<PageStore>, &Log) -> Result<()>;
+
+/// A store that the page shows, with this node's context in it.
+pub type PageStore = (StoreSpec, alloc::Context);
 
 /// Looks up a variable of the environment.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -317,10 +321,29 @@ impl Cli {
         Ok(settings)
     }
 
-    /// The store. The timeout of a cluster is at most that of a request.
-    fn store(&self, env: Env<'_>, log: &Log) -> Result<StoreSpec> {
+    /// The stores; the first one is the driver's.
+    fn stores(&self, env: Env<'_>, facts: &Facts, log: &Log) -> Result<Vec<PageStore>> {
+        let named: Vec<Option<&OsString>> = match self.common.store.as_slice() {
+            [] => vec![None],
+            all => all.iter().map(Some).collect(),
+        };
+        let is_one = named.len() == 1;
+        ensure!(is_one || self.serve.page.http.is_some(), "several --store need --http");
+        let mut stores: Vec<PageStore> = Vec::new();
+        for name in named {
+            let spec = self.store(name.cloned(), env, log)?;
+            let place = spec.place();
+            let is_new = stores.iter().all(|(other, _)| other.place() != place);
+            ensure!(is_new, "two --store are {place}; the page names stores by file or servers");
+            let cx = context(facts, &spec)?;
+            stores.push((spec, cx));
+        }
+        Ok(stores)
+    }
+
+    /// The store of this name. The timeout of a cluster is at most that of a request.
+    fn store(&self, named: Option<OsString>, env: Env<'_>, log: &Log) -> Result<StoreSpec> {
         let timeout = self.serve.timeout;
-        let named = self.common.store.clone();
         let json = named.as_ref().and_then(|s| s.to_str()).map(str::trim_start);
         if let Some(json) = json.filter(|json| json.starts_with('{')) {
             return cluster("--store", json, timeout, log);
@@ -349,7 +372,9 @@ impl Cli {
 
     fn cleanup(&self, dry_run: bool, env: Env<'_>, facts: &Facts) -> Result<String> {
         let settings = self.settings(env)?;
-        let spec = self.store(env, &self.log(env)?)?;
+        let mut named = self.common.store.iter().cloned();
+        let spec = self.store(named.next(), env, &self.log(env)?)?;
+        ensure!(named.next().is_none(), "cleanup takes one --store");
         let cx = context(facts, &spec)?;
         let mut store = store::open(&spec)?;
         let listing = dockerd::list(&self.common.docker).context("nothing was freed")?;
@@ -359,20 +384,26 @@ impl Cli {
     }
 
     fn serve(&self, env: Env<'_>, facts: &Facts, page: OpenPage<'_>) -> Result<()> {
-        let config = self.server(env, facts)?;
+        let log = self.log(env)?;
+        let stores = self.stores(env, facts, &log)?;
+        let (store, cx) = stores[0].clone();
+        let config = self.server(env, store, cx, log)?;
         // Open the page before readiness is reported.
-        page(&self.serve.page, &config.backend)?;
+        page(&self.serve.page, stores, &config.backend.log)?;
         server::run(config)
     }
 
-    fn server(&self, env: Env<'_>, facts: &Facts) -> Result<ServerConfig> {
+    fn server(
+        &self,
+        env: Env<'_>,
+        store: StoreSpec,
+        cx: alloc::Context,
+        log: Log,
+    ) -> Result<ServerConfig> {
         let serve = &self.serve;
         let mut settings = self.settings(env)?;
         settings.mac = serve.mac;
         settings.avoid = serve.avoid.iter().copied().map(Span::from).collect();
-        let log = self.log(env)?;
-        let store = self.store(env, &log)?;
-        let cx = context(facts, &store)?;
         let imported = if serve.no_docker {
             Vec::new()
         } else {

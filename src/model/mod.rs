@@ -513,6 +513,18 @@ impl StoreSpec {
         }
     }
 
+    /// Returns the name of the store: its file or servers.
+    pub fn place(&self) -> String {
+        match self {
+            StoreSpec::Embedded { path, .. } => path.display().to_string(),
+            StoreSpec::Etcd(etcd) => format!("etcd at {}", etcd.servers.endpoints.join(", ")),
+            StoreSpec::Consul(consul) => {
+                format!("Consul at {}", consul.servers.endpoints.join(", "))
+            }
+            StoreSpec::Unreadable { .. } => String::new(),
+        }
+    }
+
     /// Returns whether the store is a cluster, which other nodes use too.
     pub fn is_cluster(&self) -> bool {
         !matches!(self, StoreSpec::Embedded { .. })

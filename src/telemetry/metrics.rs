@@ -24,27 +24,48 @@ words! {
 
 /// A text in this format.
 #[derive(Debug, Default)]
-pub struct Text(String);
+pub struct Text {
+    /// The name of each family, and its lines.
+    families: Vec<(String, String)>,
+    /// The current family.
+    at: usize,
+    /// A label of all samples that follow.
+    label: Option<(&'static str, String)>,
+}
 
 impl Text {
-    /// Begins a family. Its samples must follow.
+    /// Begins a family, or continues it. Its samples must follow.
     pub fn family(&mut self, name: &str, help: &str, kind: Kind) {
+        if let Some(at) = self.families.iter().position(|(known, _)| known == name) {
+            self.at = at;
+            return;
+        }
         let kind = kind.word();
         let help = help.replace('\\', "\\\\").replace('\n', "\\n");
-        // Writing into memory does not fail.
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        let lines = format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        self.at = self.families.len();
+        self.families.push((name.to_owned(), lines));
+    }
+
+    /// Adds a label to all samples that follow, or none.
+    pub fn label(&mut self, label: Option<(&'static str, String)>) {
+        self.label = label;
     }
 
     /// Writes one value of the current family.
     pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
-        self.0.push_str(name);
-        for (i, (label, text)) in labels.iter().enumerate() {
+        let Some((_, lines)) = self.families.get_mut(self.at) else { return };
+        lines.push_str(name);
+        let first = self.label.as_ref().map(|(label, text)| (*label, text.as_str()));
+        let all: Vec<(&str, &str)> = first.into_iter().chain(labels.iter().copied()).collect();
+        for (i, (label, text)) in all.iter().enumerate() {
             let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
             let open = if i == 0 { '{' } else { ',' };
-            let _ = write!(self.0, "{open}{label}=\"{text}\"");
+            // Writing into memory does not fail.
+            let _ = write!(lines, "{open}{label}=\"{text}\"");
         }
-        let close = if labels.is_empty() { "" } else { "}" };
-        let _ = writeln!(self.0, "{close} {value}");
+        let close = if all.is_empty() { "" } else { "}" };
+        let _ = writeln!(lines, "{close} {value}");
     }
 
     /// Writes one histogram of the current family.
@@ -64,8 +85,8 @@ impl Text {
     }
 
     /// The text so far.
-    pub fn as_str(&self) -> &str {
-        &self.0
+    pub fn text(&self) -> String {
+        self.families.iter().map(|(_, lines)| lines.as_str()).collect()
     }
 }
 
@@ -128,10 +149,29 @@ mod tests {
         text.sample("a_total", &[("l", "q\"\\\n"), ("m", "")], 7);
         text.sample("a_total", &[], u128::MAX);
         assert_eq!(
-            text.as_str(),
+            text.text(),
             "# HELP a_total one\\ntwo\n# TYPE a_total counter\n\
              a_total{l=\"q\\\"\\\\\\n\",m=\"\"} 7\n\
              a_total 340282366920938463463374607431768211455\n"
         );
+    }
+
+    #[test]
+    fn a_family_stays_together() {
+        let mut text = Text::default();
+        for store in ["a", "b"] {
+            text.label(Some(("store", store.to_owned())));
+            for family in ["one", "two"] {
+                text.family(family, "h", Kind::Gauge);
+                text.sample(family, &[("n", "x")], 1);
+            }
+        }
+        let family = |name| {
+            format!(
+                "# HELP {name} h\n# TYPE {name} gauge\n{name}{{store=\"a\",n=\"x\"}} 1\n\
+                 {name}{{store=\"b\",n=\"x\"}} 1\n"
+            )
+        };
+        assert_eq!(text.text(), [family("one"), family("two")].concat());
     }
 }

@@ -18,6 +18,8 @@ pub enum Question {
     Asset(&'static str, &'static str),
     /// `/healthz`.
     Health,
+    /// `/api/v1/stores`.
+    Stores,
     /// `/api/v1/status`.
     Status,
     /// `/api/v1/pools`.
@@ -38,6 +40,15 @@ pub enum Question {
     Held(Time, Query),
     /// `/metrics`.
     Metrics,
+}
+
+/// A question, and the store that it is about; `None`: the first one, or all.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The question.
+    pub question: Question,
+    /// The store's name.
+    pub store: Option<String>,
 }
 
 /// A refusal: status, and why.
@@ -67,7 +78,7 @@ pub fn read(
     query: Option<&str>,
     headers: &HeaderMap,
     names: &[String],
-) -> Result<Question, No> {
+) -> Result<Request, No> {
     if *method != Method::GET && *method != Method::HEAD {
         return Err((
             StatusCode::METHOD_NOT_ALLOWED,
@@ -82,39 +93,57 @@ pub fn read(
         return Err((StatusCode::MISDIRECTED_REQUEST, text.into()));
     }
     if let Some((_, kind, text)) = ASSETS.iter().find(|(asset, ..)| *asset == path) {
-        return Ok(Question::Asset(kind, text));
+        return Ok(Request { question: Question::Asset(kind, text), store: None });
     }
-    if let Some(address) = path.strip_prefix("/api/v1/history/") {
-        let address = decode(address);
-        let addr = address.as_deref().and_then(|text| text.parse().ok());
-        return addr.map(Question::History).ok_or_else(|| {
-            let text = format!("{:?} is no IP address", address.unwrap_or_default());
-            (StatusCode::BAD_REQUEST, text)
-        });
+    // A prober or scraper may add parameters of its own.
+    let whole = match path {
+        "/healthz" => Some(Question::Health),
+        "/metrics" => Some(Question::Metrics),
+        _ => None,
+    };
+    if let Some(question) = whole {
+        return Ok(Request { question, store: None });
     }
+    let no_path = || (StatusCode::NOT_FOUND, format!("there is no {path}; see docs/api.md"));
+    let name = path.strip_prefix("/api/v1/").ok_or_else(no_path)?;
     let wrong = |why: String| (StatusCode::BAD_REQUEST, why);
-    let list = || Query::read(Parameters::read(query)?);
-    Ok(match path {
-        "/healthz" => Question::Health,
-        "/api/v1/status" => Question::Status,
-        "/api/v1/pools" => Question::Pools,
-        "/api/v1/leases" => Question::Leases(list().map_err(wrong)?),
-        "/api/v1/cooling" => Question::Cooling(list().map_err(wrong)?),
-        "/api/v1/trends" => Question::Trends,
-        "/api/v1/history" => held(query).map_err(wrong)?,
-        "/api/v1/nodes" => Question::Nodes,
-        "/api/v1/problems" => Question::Problems,
-        "/metrics" => Question::Metrics,
-        _ => return Err((StatusCode::NOT_FOUND, format!("there is no {path}; see docs/api.md"))),
-    })
+    let mut parameters = Parameters::read(query).map_err(wrong)?;
+    let store = parameters.take("store");
+    let question = api(name, parameters).map_err(wrong)?.ok_or_else(no_path)?;
+    Ok(Request { question, store })
 }
 
-/// Reads the parameters of `/api/v1/history`.
-fn held(query: Option<&str>) -> Result<Question, String> {
-    let mut parameters = Parameters::read(query)?;
-    let at = parameters.take("at").ok_or("at is missing: the time, as 2026-01-31T08:00:00Z")?;
-    let at = at.parse().map_err(|_| format!("at is {at:?}; use 2026-01-31T08:00:00Z"))?;
-    Ok(Question::Held(at, Query::read(parameters)?))
+/// The question of a path below `/api/v1/`. `None`: there is no such path. The error says what is wrong with a
+/// parameter.
+fn api(name: &str, mut parameters: Parameters) -> Result<Option<Question>, String> {
+    let question = match name {
+        "stores" => Question::Stores,
+        "status" => Question::Status,
+        "pools" => Question::Pools,
+        "leases" => return Ok(Some(Question::Leases(Query::read(parameters)?))),
+        "cooling" => return Ok(Some(Question::Cooling(Query::read(parameters)?))),
+        "history" => {
+            let at = parameters.take("at").ok_or("at is missing: the time, as RFC 3339")?;
+            let at = at.parse().map_err(|_| format!("at is {at:?}; use 2026-01-31T08:00:00Z"))?;
+            return Ok(Some(Question::Held(at, Query::read(parameters)?)));
+        }
+        "trends" => Question::Trends,
+        "nodes" => Question::Nodes,
+        "problems" => Question::Problems,
+        _ => match name.strip_prefix("history/") {
+            Some(address) => Question::History(address_of(address)?),
+            None => return Ok(None),
+        },
+    };
+    parameters.end("store")?;
+    Ok(Some(question))
+}
+
+/// The address in a path.
+fn address_of(text: &str) -> Result<Addr, String> {
+    let address = decode(text);
+    let addr = address.as_deref().and_then(|text| text.parse().ok());
+    addr.ok_or_else(|| format!("{:?} is no IP address", address.unwrap_or_default()))
 }
 
 /// Whether a `Host` is an address, localhost, or a name that the operator allows. A name that only
@@ -143,7 +172,8 @@ mod tests {
         }
         let (path, query) = path.split_once('?').map_or((path, None), |(p, q)| (p, Some(q)));
         let names = ["status.example".to_owned()];
-        read(method, path, query, &headers, &names).map_err(|(status, _)| status.as_u16())
+        let request = read(method, path, query, &headers, &names);
+        request.map(|request| request.question).map_err(|(status, _)| status.as_u16())
     }
 
     #[test]
@@ -189,6 +219,17 @@ mod tests {
         for wrong in ["netwrok=x", "limit=0", "limit=10001", "limit=x", "after=x", "node=%zz"] {
             assert_eq!(get(&format!("/api/v1/leases?{wrong}")), Err(400), "{wrong}");
         }
+        assert_eq!(get("/api/v1/pools?netwrok=x"), Err(400));
+        assert_eq!(get("/metrics?any=x"), Ok(Question::Metrics));
+        let uri = "/api/v1/pools?store=%2Fa%20b";
+        let request = super::read(
+            &Method::GET,
+            "/api/v1/pools",
+            uri.split('?').nth(1),
+            &HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("[::1]"))]),
+            &[],
+        );
+        assert_eq!(request.unwrap().store.as_deref(), Some("/a b"));
         let at = "/api/v1/history?at=1970-01-01T00%3A01%3A00Z&network=web";
         assert_eq!(get(at), Ok(Question::Held(Time(60), query("network=web"))));
         for wrong in ["", "?at=2h", "?at=", "?at=1970-01-01T00:01:00Z&until=x"] {

@@ -54,6 +54,8 @@ pub struct Cache {
     trends: Arc<Slot<Trends>>,
     /// To the thread that reads.
     jobs: mpsc::Sender<Job>,
+    /// Bytes of rows that are kept.
+    room: usize,
 }
 
 /// The problems of the store.
@@ -131,8 +133,9 @@ impl Reader {
 }
 
 impl Cache {
-    /// An empty cache, and the thread that reads for it, which ends with the cache.
-    pub fn new(store: StoreSpec, cx: Context) -> std::io::Result<Cache> {
+    /// An empty cache that keeps up to `room` bytes of rows, and the thread that reads for it, which ends with
+    /// the cache.
+    pub fn new(store: StoreSpec, cx: Context, room: usize) -> std::io::Result<Cache> {
         let (jobs, work) = mpsc::channel::<Job>();
         let read = move || work.into_iter().for_each(|job| job());
         std::thread::Builder::new().name("reader".to_owned()).spawn(read)?;
@@ -144,6 +147,7 @@ impl Cache {
             problems: Arc::default(),
             trends: Arc::default(),
             jobs,
+            room,
         })
     }
 
@@ -152,16 +156,9 @@ impl Cache {
         let _ = self.jobs.send(job);
     }
 
-    /// The store's file or servers.
+    /// The store's name: its file or servers.
     pub fn place(&self) -> String {
-        match &self.reader.store {
-            StoreSpec::Embedded { path, .. } => path.display().to_string(),
-            StoreSpec::Etcd(etcd) => format!("etcd at {}", etcd.servers.endpoints.join(", ")),
-            StoreSpec::Consul(consul) => {
-                format!("Consul at {}", consul.servers.endpoints.join(", "))
-            }
-            StoreSpec::Unreadable { .. } => String::new(),
-        }
+        self.reader.store.place()
     }
 
     /// The node that answers.
@@ -222,8 +219,8 @@ impl Cache {
     pub fn page(&self, query: &Query, cooling: bool) -> Result<Option<(Vec<u8>, String)>, Fault> {
         let slot = if cooling { &self.cooling } else { &self.leases };
         slot.forget_stale(Duration::ZERO);
-        let reader = self.reader.clone();
-        let take = move || reader.read(|store, cx| Leases::take(store, cx, cooling));
+        let (reader, room) = (self.reader.clone(), self.room);
+        let take = move || reader.read(|store, cx| Leases::take(store, cx, cooling, room));
         let all = slot.get(FRESH, PATIENCE, |job| self.start(job), take).now()?;
         let page = all.page(query, |rest| self.ask(move |store, cx| rest.read(store, cx)))?;
         Ok(page.map(|page| (page, all.version().to_owned())))

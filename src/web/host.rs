@@ -5,14 +5,18 @@ use serde_json::json;
 use serde_with::skip_serializing_none;
 
 use super::answer::{Answer, JSON, PROMETHEUS};
-use super::api::Question;
+use super::api::{Question, Request};
 use super::cache::{Address, BRIEF, Cache, PATIENCE};
+use super::leases::ROOM;
 use super::metrics;
+use super::metrics::Scrape;
 use super::query::Query;
 use super::slot::Fault;
-use super::status::Sight;
+use super::status::{GLANCE, Sight};
+use crate::alloc::Context;
 use crate::error::shown_network;
 use crate::liveness::stale::Verdict;
+use crate::model::StoreSpec;
 use crate::rows::{EventRow, LeaseRow, ProblemRow, Time};
 use crate::sys::host;
 use crate::telemetry::counters;
@@ -47,15 +51,64 @@ impl Address {
     }
 }
 
-/// Answers a question. The error says why the store cannot.
-pub fn answer(cache: &Cache, question: &Question) -> Result<Answer, Fault> {
-    Ok(match question {
+/// The stores that are shown: at least one.
+pub struct Stores(Vec<Cache>);
+
+impl Stores {
+    /// Stores that share the memory for rows.
+    pub fn new(stores: Vec<(StoreSpec, Context)>) -> std::io::Result<Stores> {
+        let room = ROOM / stores.len().max(1);
+        let caches = stores.into_iter().map(|(store, cx)| Cache::new(store, cx, room));
+        caches.collect::<Result<_, _>>().map(Stores)
+    }
+
+    /// Drops leases that nobody has asked for in a while.
+    pub fn drop_idle(&self) {
+        self.0.iter().for_each(Cache::drop_idle);
+    }
+
+    /// The store of this name, or the first one.
+    fn named(&self, name: Option<&str>) -> Option<&Cache> {
+        self.0.iter().find(|cache| name.is_none_or(|name| cache.place() == name))
+    }
+
+    /// Why a store cannot be read.
+    fn fault(&self) -> Option<Fault> {
+        self.0.iter().find_map(|cache| cache.snapshot(cache.scrape_patience()).now().err())
+    }
+
+    /// `/api/v1/stores`.
+    fn answer(&self) -> Answer {
+        let now = host::now();
+        let sights: Vec<Sight> =
+            self.0.iter().map(|cache| Sight::take(cache, now, GLANCE)).collect();
+        let all = sights.iter().zip(&self.0).map(|(sight, cache)| sight.brief(cache));
+        Answer::json(&json!({ "stores": all.collect::<Vec<_>>() }))
+    }
+
+    /// `/metrics`. If there are several stores, a label names the store of each metric.
+    fn metrics(&self) -> Answer {
+        let scrapes: Vec<Scrape> = self.0.iter().map(Scrape::take).collect();
+        Answer::of(PROMETHEUS, metrics::text(&scrapes, &counters::now(), host::now()))
+    }
+}
+
+/// Answers a request. The error says why the store cannot.
+pub fn answer(stores: &Stores, request: &Request) -> Result<Answer, Fault> {
+    let Some(cache) = stores.named(request.store.as_deref()) else {
+        let name = request.store.as_deref().unwrap_or_default();
+        let why = format!("unknown store {name:?}; /api/v1/stores has those that are known");
+        return Ok(Answer::no(404, &why));
+    };
+    Ok(match &request.question {
         Question::Asset(kind, text) => Answer::asset(kind, text),
-        Question::Health => match cache.snapshot(cache.scrape_patience()).now() {
-            Ok(_) => Answer::of("text/plain", "ok\n"),
-            Err(fault) => Answer::no(503, &fault.text),
+        Question::Health => match stores.fault() {
+            None => Answer::of("text/plain", "ok\n"),
+            Some(fault) => Answer::no(503, &fault.text),
         },
-        Question::Status => Answer::json(&Sight::take(cache, host::now()).status(cache)),
+        Question::Stores => stores.answer(),
+        Question::Metrics => stores.metrics(),
+        Question::Status => Answer::json(&Sight::take(cache, host::now(), BRIEF).status(cache)),
         Question::Pools => {
             let snapshot = cache.snapshot(PATIENCE).now()?;
             Answer::json(&Of { store: &cache.place(), answer: snapshot.pools(cache.node()) })
@@ -85,16 +138,6 @@ pub fn answer(cache: &Cache, question: &Question) -> Result<Answer, Fault> {
             Some(no) => no,
             None => Answer::of(JSON, cache.held(*at, query)?),
         },
-        Question::Metrics => {
-            let patience = cache.scrape_patience();
-            let (snapshot, problems) = (cache.snapshot(patience), cache.problems(patience));
-            let trends = cache.trends(patience);
-            let now = host::now();
-            Answer::of(
-                PROMETHEUS,
-                metrics::text(&snapshot, &problems, &trends, &counters::now(), now),
-            )
-        }
     })
 }
 

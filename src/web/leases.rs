@@ -1,6 +1,6 @@
 //! Pages of leases and of cooling addresses.
 //!
-//! Rows are kept as text, up to [`ROOM`] bytes; what does not fit is read from the store for each page.
+//! Rows are kept as text, up to a number of bytes; what does not fit is read from the store for each page.
 //! Invariant: a page is at most [`MOST_ROWS`] rows and about [`MOST_BYTES`] bytes, and its cursor is a row,
 //! so that no row appears twice, whatever changes between two pages.
 
@@ -18,8 +18,8 @@ use crate::net::Addr;
 use crate::rows::{CoolingRow, LeaseRow, Time};
 use crate::store::{Store, StoreReader};
 
-/// Room for the rows that are kept, in bytes: some 70,000 of leases.
-const ROOM: usize = 15 << 20;
+/// Room for the rows that all stores keep, in bytes: some 70,000 of leases.
+pub const ROOM: usize = 15 << 20;
 /// The most rows of a page.
 pub const MOST_ROWS: usize = 10_000;
 /// A page ends behind the row that reaches this many bytes.
@@ -123,11 +123,12 @@ impl Page {
 }
 
 impl Leases {
-    /// Reads them.
+    /// Reads them, and keeps the first rows, up to `room` bytes.
     pub fn take(
         store: &mut dyn StoreReader,
         cx: &Context,
         cooling: bool,
+        room: usize,
     ) -> Result<Leases, StoreError> {
         let mut rows = Rows::default();
         let (mut total, mut hasher) = (0, DefaultHasher::new());
@@ -135,7 +136,7 @@ impl Leases {
             let text = row.text();
             hasher.write(&text);
             // Once a row does not fit, all later rows are left out too, all are left out.
-            if rows.bytes + text.len() <= ROOM && rows.all.len() as u64 == total {
+            if rows.bytes + text.len() <= room && rows.all.len() as u64 == total {
                 rows.push(set, addr, text);
             }
             total += 1;

@@ -4,7 +4,7 @@
 
 use std::fmt::Display;
 
-use super::cache::Problems;
+use super::cache::{Cache, Problems};
 use super::slot::Seen;
 use super::snapshot::Snapshot;
 use crate::model::Timestamp;
@@ -15,77 +15,102 @@ use crate::trends::Trends;
 
 const FULL_IN: &str = "sublet_pool_full_in_seconds";
 
-/// The whole text, at a time.
-pub fn text(
-    snapshot: &Seen<Snapshot>,
-    problems: &Seen<Problems>,
-    trends: &Seen<Trends>,
-    counters: &Counters,
-    now: Timestamp,
-) -> String {
-    let is_readable = snapshot.fault.is_none();
-    let snapshot = snapshot.value.as_ref().filter(|_| is_readable);
-    let mut text = Text::default();
-    let mut one = |name: &str, help: &str, kind: Kind, value: &dyn Display| {
-        text.family(name, help, kind);
-        text.sample(name, &[], value);
-    };
-    let readable = u8::from(snapshot.is_some());
-    one("sublet_store_readable", "Whether the lease store could be read.", Kind::Gauge, &readable);
-    one(
-        "sublet_store_errors_total",
-        "Requests and looks that the lease store failed since subletd began.",
-        Kind::Counter,
-        &counters.failures,
-    );
-    one(
-        "sublet_store_conflicts_total",
-        "Commits of subletd to a cluster that another was faster than.",
-        Kind::Counter,
-        &counters.conflicts,
-    );
-    if let Some(snapshot) = snapshot {
-        one(
-            "sublet_store_look_seconds",
-            "How long reading the whole store took last.",
-            Kind::Gauge,
-            &snapshot.took.as_secs_f64(),
-        );
-        one("sublet_leases", "Leases in the store.", Kind::Gauge, &snapshot.leases);
-        one(
-            "sublet_store_look_age_seconds",
-            "How long ago the whole store was read.",
-            Kind::Gauge,
-            &now.saturating_sub(snapshot.time.0),
-        );
+/// What a scrape finds in a store.
+pub struct Scrape {
+    /// The store's name.
+    place: String,
+    snapshot: Seen<Snapshot>,
+    problems: Seen<Problems>,
+    trends: Seen<Trends>,
+}
+
+impl Scrape {
+    /// Looks at a store, without waiting for its lock.
+    pub fn take(cache: &Cache) -> Scrape {
+        let patience = cache.scrape_patience();
+        Scrape {
+            place: cache.place(),
+            snapshot: cache.snapshot(patience),
+            problems: cache.problems(patience),
+            trends: cache.trends(patience),
+        }
     }
-    let name = "sublet_problems";
-    text.family(name, "Problems that a look at every record has found.", Kind::Gauge);
-    let unreadable = usize::from(!is_readable);
-    if let Some(found) = &problems.value {
-        text.sample(name, &[("level", "error")], found.errors + unreadable);
-        text.sample(name, &[("level", "warning")], found.stale + found.others);
-    }
-    let name = "sublet_build_info";
-    text.family(name, "The version of subletd.", Kind::Gauge);
-    text.sample(name, &[("version", env!("CARGO_PKG_VERSION"))], 1);
-    if let Some(snapshot) = snapshot {
-        metrics::pools(&mut text, &snapshot.usage);
+
+    /// Writes the metrics of the store.
+    fn write(&self, text: &mut Text, now: Timestamp) {
+        let is_readable = self.snapshot.fault.is_none();
+        let snapshot = self.snapshot.value.as_ref().filter(|_| is_readable);
+        let mut one = |name: &str, help: &str, value: &dyn Display| {
+            text.family(name, help, Kind::Gauge);
+            text.sample(name, &[], value);
+        };
+        let readable = u8::from(snapshot.is_some());
+        one("sublet_store_readable", "Whether the lease store could be read.", &readable);
+        if let Some(snapshot) = snapshot {
+            one(
+                "sublet_store_look_seconds",
+                "How long reading the whole store took last.",
+                &snapshot.took.as_secs_f64(),
+            );
+            one("sublet_leases", "Leases in the store.", &snapshot.leases);
+            one(
+                "sublet_store_look_age_seconds",
+                "How long ago the whole store was read.",
+                &now.saturating_sub(snapshot.time.0),
+            );
+        }
+        let name = "sublet_problems";
+        text.family(name, "Problems that a look at every record has found.", Kind::Gauge);
+        if let Some(found) = &self.problems.value {
+            let unreadable = usize::from(!is_readable);
+            text.sample(name, &[("level", "error")], found.errors + unreadable);
+            text.sample(name, &[("level", "warning")], found.stale + found.others);
+        }
+        let Some(snapshot) = snapshot else { return };
+        metrics::pools(text, &snapshot.usage);
         text.family(
             FULL_IN,
             "When a range will be full, if its use grows on as lately.",
             Kind::Gauge,
         );
         for (at, (usage, pool)) in snapshot.usage.iter().zip(&snapshot.pools).enumerate() {
-            let full_in = trends.value.as_ref().and_then(|trends| trends.of(at, pool)?.full_in);
+            let trends = self.trends.value.as_ref();
+            let full_in = trends.and_then(|trends| trends.of(at, pool)?.full_in);
             let (network, range) = (&*usage.extent.network, usage.extent.range.brief());
             let labels = [("network", network), ("range", &*range)];
             if let Some(seconds) = full_in {
                 text.sample(FULL_IN, &labels, seconds);
             }
         }
-        metrics::requests(&mut text, &snapshot.counters);
+        metrics::requests(text, &snapshot.counters);
     }
+}
+
+/// The whole text, at a time. If there are several stores, a label names the store of a metric.
+pub fn text(stores: &[Scrape], counters: &Counters, now: Timestamp) -> String {
+    let mut text = Text::default();
+    for store in stores {
+        text.label((stores.len() > 1).then(|| ("store", store.place.clone())));
+        store.write(&mut text, now);
+    }
+    text.label(None);
+    let mut one = |name: &str, help: &str, value: u64| {
+        text.family(name, help, Kind::Counter);
+        text.sample(name, &[], value);
+    };
+    one(
+        "sublet_store_errors_total",
+        "Requests and looks that the lease store failed since subletd began.",
+        counters.failures,
+    );
+    one(
+        "sublet_store_conflicts_total",
+        "Commands of subletd to a cluster that another was faster than.",
+        counters.conflicts,
+    );
+    let name = "sublet_build_info";
+    text.family(name, "The version of subletd.", Kind::Gauge);
+    text.sample(name, &[("version", env!("CARGO_PKG_VERSION"))], 1);
     let name = "sublet_lock_wait_seconds";
     text.family(name, "Waits of subletd for a lock that was not free.", Kind::Histogram);
     text.histogram(name, &[], &counters.waits);
@@ -97,5 +122,5 @@ pub fn text(
             text.histogram(name, &labels, histogram);
         }
     }
-    text.as_str().to_owned()
+    text.text()
 }

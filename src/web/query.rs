@@ -104,7 +104,7 @@ impl Query {
                 }
                 _ => {
                     return Err(format!(
-                        "unknown parameter {name:?} (known: network, node, namespace, q, limit, after)"
+                        "unknown parameter {name:?} (known: store, network, node, namespace, q, limit, after)"
                     ));
                 }
             }

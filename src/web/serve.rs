@@ -10,18 +10,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use http_body_util::Full;
+use hyper::Response;
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::HeaderMap;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
 use tokio::sync::Semaphore;
 
 use super::answer::Answer;
 use super::api;
-use super::api::Question;
-use super::cache::Cache;
+use super::api::{Question, Request};
 use super::connections::{Connections, Id};
 use super::host;
+use super::host::Stores;
 use crate::alloc::Context;
 use crate::config::Level;
 use crate::model::StoreSpec;
@@ -41,21 +41,20 @@ const AT_ONCE: [usize; 2] = [2, 2];
 
 /// What every request needs.
 struct Host {
-    cache: Cache,
+    stores: Stores,
     names: Vec<String>,
     log: Log,
     connections: Connections,
     room: [Arc<Semaphore>; 2],
 }
 
-/// Listens on `address` (HOST:PORT), and serves a store from a thread of its own. Only if `public`, others
+/// Listens on `address` (HOST:PORT), and serves stores from a thread of its own. Only if `public`, others
 /// than this host can reach the address. `names` are allowed in requests beside addresses and localhost.
 pub fn open(
     address: &str,
     public: bool,
     names: Vec<String>,
-    store: StoreSpec,
-    cx: Context,
+    stores: Vec<(StoreSpec, Context)>,
     log: Log,
 ) -> Result<()> {
     let listener = listen(address, public)?;
@@ -69,8 +68,8 @@ pub fn open(
     log.write(&Entry::new(Level::Info, format!("the status page is at http://{at}/")));
     let (connections, room) =
         (Connections::default(), AT_ONCE.map(|places| Arc::new(Semaphore::new(places))));
-    let cache = Cache::new(store, cx)?;
-    let host = Arc::new(Host { cache, names, log, connections, room });
+    let stores = Stores::new(stores)?;
+    let host = Arc::new(Host { stores, names, log, connections, room });
     // Ends with the process.
     std::thread::Builder::new().name("page".to_owned()).spawn(move || {
         runtime.block_on(async {
@@ -99,7 +98,7 @@ fn listen(address: &str, public: bool) -> Result<TcpListener> {
 async fn drop_idle(host: &Host) {
     loop {
         tokio::time::sleep(Duration::from_secs(10)).await;
-        host.cache.drop_idle();
+        host.stores.drop_idle();
     }
 }
 
@@ -154,7 +153,7 @@ impl Drop for Open {
 }
 
 async fn respond(
-    request: Request<Incoming>,
+    request: hyper::Request<Incoming>,
     host: Arc<Host>,
     id: Id,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
@@ -163,8 +162,10 @@ async fn respond(
     let (head, _) = request.into_parts();
     let (path, query) = (head.uri.path(), head.uri.query());
     let answer = match api::read(&head.method, path, query, &head.headers, &host.names) {
-        Ok(Question::Asset(kind, text)) => Answer::asset(kind, text).packed(&head.headers),
-        Ok(question) => answer(&host, question, head.headers.clone()).await,
+        Ok(Request { question: Question::Asset(kind, text), .. }) => {
+            Answer::asset(kind, text).packed(&head.headers)
+        }
+        Ok(asked) => answer(&host, asked, head.headers.clone()).await,
         Err((status, why)) => Answer::no(status.as_u16(), &why),
     };
     let level = if answer.status.is_server_error() { Level::Warn } else { Level::Debug };
@@ -181,14 +182,14 @@ async fn respond(
 }
 
 /// Makes an answer, which blocks: not in the thread that serves the others.
-async fn answer(host: &Arc<Host>, question: Question, request: HeaderMap) -> Answer {
-    let is_probe = matches!(question, Question::Metrics | Question::Health);
+async fn answer(host: &Arc<Host>, asked: Request, request: HeaderMap) -> Answer {
+    let is_probe = matches!(asked.question, Question::Metrics | Question::Health);
     let room = host.room[usize::from(is_probe)].clone().acquire_owned().await;
     let own = host.clone();
     let work = tokio::task::spawn_blocking(move || {
         // The work goes on if whoever asked has gone: it keeps its place.
         let _room = room;
-        let answer = host::answer(&own.cache, &question);
+        let answer = host::answer(&own.stores, &asked);
         answer.unwrap_or_else(|fault| Answer::no(503, &fault.text)).packed(&request)
     });
     work.await.unwrap_or_else(|e| {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_with::skip_serializing_none;
 
-use super::cache::{BRIEF, Cache, Problems};
+use super::cache::{Cache, Problems};
 use super::slot::{Fault, Seen};
 use super::snapshot::{PoolsAnswer, Snapshot};
 use crate::model::Timestamp;
@@ -20,7 +20,7 @@ const NEARLY: u128 = 80;
 /// A forecast is reported if the range is full within this time, in seconds.
 const SOON: u64 = 24 * 3600;
 /// How long an answer waits for what takes longer than the numbers: without it the state is unknown for now.
-const GLANCE: Duration = Duration::from_millis(300);
+pub const GLANCE: Duration = Duration::from_millis(300);
 /// Numbers older than this are not the state of now, in seconds.
 const OLD: u64 = 180;
 
@@ -59,6 +59,21 @@ pub struct Status<'a> {
     pools: Option<PoolsAnswer<'a>>,
 }
 
+/// A store of `/api/v1/stores`.
+#[skip_serializing_none]
+#[derive(Serialize)]
+pub struct Brief {
+    /// Its name.
+    store: String,
+    /// As in [`Status`].
+    state: &'static str,
+    /// When it was read.
+    read: Option<Time>,
+    /// The number of its leases.
+    leases: Option<u64>,
+    attention: Vec<Item>,
+}
+
 /// What was seen of a store, for [`Status`].
 pub struct Sight {
     snapshot: Seen<Snapshot>,
@@ -68,9 +83,9 @@ pub struct Sight {
 }
 
 impl Sight {
-    /// Looks at a store.
-    pub fn take(cache: &Cache, now: Timestamp) -> Sight {
-        let snapshot = cache.snapshot(BRIEF);
+    /// Looks at a store, and waits for its numbers for `patience`.
+    pub fn take(cache: &Cache, now: Timestamp, patience: Duration) -> Sight {
+        let snapshot = cache.snapshot(patience);
         let patience = if snapshot.fault.is_some() { Duration::ZERO } else { GLANCE };
         let problems = cache.problems(patience);
         Sight { trends: cache.trends(patience), snapshot, problems, now }
@@ -79,6 +94,13 @@ impl Sight {
     /// Why the store cannot be read.
     pub fn fault(&self) -> Option<&Fault> {
         self.snapshot.fault.as_ref().or(self.problems.fault.as_ref())
+    }
+
+    /// The store among others.
+    pub fn brief(&self, cache: &Cache) -> Brief {
+        let Status { state, attention, read, store, .. } = self.status(cache);
+        let leases = self.snapshot.value.as_ref().map(|snapshot| snapshot.leases);
+        Brief { store, state, read, leases, attention }
     }
 
     /// The document.

@@ -181,6 +181,7 @@ fn the_api_answers_as_its_document_shows() {
         paths,
         [
             "/api/v1/status",
+            "/api/v1/stores",
             "/api/v1/pools",
             "/api/v1/leases",
             "/api/v1/cooling",
@@ -323,7 +324,10 @@ fn the_api_answers_as_openapi_says() {
     });
     docker(&site);
     for (path, status) in [
+        ("/api/v1/stores", 200),
         ("/api/v1/status", 200),
+        ("/api/v1/status?store=nope", 404),
+        ("/api/v1/status?nope=1", 400),
         ("/api/v1/pools", 200),
         ("/api/v1/leases?limit=2", 200),
         ("/api/v1/leases?limit=0", 400),
@@ -712,6 +716,51 @@ fn the_page_runs_without_the_driver() {
     for args in [&["--no-docker"][..], &["--no-docker", "--http", "127.0.0.1:0", "--socket", "/x"]]
     {
         assert_eq!(subletd(args).output().unwrap().status.code(), Some(2), "{args:?}");
+    }
+}
+
+/// Several stores: each has its own answers, and its own label in the metrics.
+#[test]
+fn several_stores_are_shown() {
+    let lab = Lab::new();
+    fill(&lab, "mynet", "10.1.2.0/29", 1);
+    let other = Lab::new();
+    fill(&other, "mynet", "10.1.2.0/29", 5);
+    let store = |lab: &Lab| lab.join("store/leases.redb").display().to_string();
+    let (one, two) = (store(&lab), store(&other));
+    let page = Alone::start(&["--store", &one, "--store", &two]);
+    until("the first look", || {
+        let stores = page.json("/api/v1/stores");
+        stores["stores"][1]["attention"][0]["kind"] == "full"
+            && stores["stores"][0]["state"] == "ok"
+    });
+    let encoded = sublet::sys::percent::encode(&two);
+    for (query, name, count) in [("", &one, 1), (&*format!("?store={encoded}"), &two, 5)] {
+        let status = page.json(&format!("/api/v1/status{query}"));
+        assert_eq!(
+            (&status["store"], &status["leases"]),
+            (&json!(name), &json!(count)),
+            "{status}"
+        );
+        assert_eq!(page.json(&format!("/api/v1/leases{query}"))["total"], count);
+    }
+    assert_eq!(page.get("/api/v1/pools?store=nope").0, 404);
+    let text = page.get("/metrics").2;
+    for (name, count) in [(&one, 1), (&two, 5)] {
+        assert!(text.contains(&format!("\nsublet_leases{{store=\"{name}\"}} {count}\n")), "{text}");
+    }
+    assert_eq!(text.matches("# TYPE sublet_leases ").count(), 1);
+    // A store that cannot be read is a failure of the whole.
+    assert_eq!(page.get("/healthz").0, 200);
+    fs::write(&two, "garbage").unwrap();
+    until("the damage", || page.get("/healthz").0 == 503);
+    assert_eq!(page.get("/api/v1/pools").0, 200);
+    for (args, code) in [
+        (&["--no-docker", "--http", "127.0.0.1:0", "--store", &one, "--store", &one][..], 1),
+        (&["--socket", "/x", "--store", &one, "--store", &two], 1),
+        (&["cleanup", "--store", &one, "--store", &two], 1),
+    ] {
+        assert_eq!(subletd(args).output().unwrap().status.code(), Some(code), "{args:?}");
     }
 }
 

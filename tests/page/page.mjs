@@ -1,6 +1,6 @@
 // Drives the status page as a person does, in a headless Chromium: page.mjs SIZE ADDRESS [PICTURES].
-// SIZE is none, hundred, many or million: what the store behind ADDRESS holds; damage: that store cannot be read any more;
-// picture: nothing but pictures. Every claim is asserted; a console error, or a request to another origin, fails the run.
+// SIZE is none, hundred, many or million: what the store behind ADDRESS holds; stores: there are two, and the first is
+// empty; damage: that store cannot be read any more; picture: nothing but pictures. Every claim is asserted; a console error, or a request to another origin, fails the run.
 // Prints what it saw, one fact a line.
 
 import assert from "node:assert/strict";
@@ -302,10 +302,43 @@ async function history(page) {
   await page.fill("#search", busy.address);
   await page.locator("#rows .row", { hasText: `${busy.address}/` }).first().click();
   await page.waitForSelector("#events time");
+  // The container of a scene is not there: nothing is known of its network namespace.
+  assert.match(await text(page, "#holder .evidence"), /unknown whether its container runs: .*Next: sublet gc --dry-run/s);
   assert.equal(await page.locator("#events li").count(), busy.events.length);
   assert.match(await text(page, "#events"), /leased|taken over/);
   await page.locator("#close").click();
   await page.fill("#search", "");
+}
+
+/** The slider shows the map as it was. The time is in the URL, and Now leads back. */
+async function past(page) {
+  await poolOf(page, "edge").click();
+  await page.focus("#time");
+  await page.keyboard.press("Home");
+  await until(page, () => /time=/.test(location.search) && /ago/.test(document.querySelector("#map-title").textContent));
+  const time = new URL(page.url()).searchParams.get("time");
+  const { events } = await json(`/api/v1/history?network=edge&at=${time}`);
+  assert.ok(events.length >= 1 && events.length < 5, `${events.length} at ${time}`);
+  // .50 was reserved only later.
+  await page.locator("#map").focus();
+  await page.keyboard.press("Home");
+  await until(page, () => /^192\.0\.2\.0: outside/.test(document.querySelector("#cell").textContent));
+  const shown = await page.evaluate(() => {
+    const wanted = getComputedStyle(document.querySelector(".key.reserved")).backgroundColor;
+    const canvas = document.querySelector("#map");
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    const parts = wanted.match(/\d+/g).map(Number);
+    for (let i = 0; i < data.length; i += 4) if (parts.slice(0, 3).every((value, part) => Math.abs(value - data[i + part]) < 3)) return true;
+    return false;
+  });
+  assert.ok(!shown, "a reservation is shown before it was made");
+  await axe(page, "the past");
+  const other = await visit({}, new URL(page.url()).search);
+  await until(other, () => /ago/.test(document.querySelector("#map-title").textContent));
+  await leave(other);
+  await page.locator("#now").click();
+  assert.doesNotMatch(page.url(), /time=/);
+  assert.match(await text(page, "#when"), /^now$/);
 }
 
 /** Tab goes through everything that can be used, and what has the focus is seen. */
@@ -372,6 +405,7 @@ async function full() {
   await keyboard(page);
   await zoom(page);
   await history(page);
+  await past(page);
   await tabs(page);
   await theme(page);
   const nodes = await json("/api/v1/nodes");
@@ -411,6 +445,24 @@ async function damage() {
   await leave(page);
 }
 
+/** Several stores: a list leads to each, and the first line says what needs attention in the others. */
+async function stores() {
+  const page = await visit();
+  const { stores } = await json("/api/v1/stores");
+  assert.equal(await page.locator("#store option").count(), 2);
+  await until(page, () => document.querySelectorAll("#state a").length > 0);
+  await axe(page, "several stores");
+  assert.match(await text(page, "#pools"), /No pool yet/);
+  await page.locator("#state a", { hasText: stores[1].store }).click();
+  await page.waitForSelector("html[data-ready]");
+  assert.equal(await page.locator("#store").inputValue(), stores[1].store);
+  assert.match(await text(page, "#shown"), /^100 leases/);
+  await page.locator("#store").selectOption(stores[0].store);
+  await page.waitForSelector("html[data-ready]");
+  await until(page, () => /No pool yet/.test(document.querySelector("#pools").textContent));
+  await leave(page);
+}
+
 /** As a person finds it, pointing at the map, in both themes and on a telephone. */
 async function picture(name, options, query = "?network=pods") {
   const page = await visit(options, query);
@@ -430,6 +482,7 @@ try {
   await headers();
   if (size === "none") await empty();
   else if (size === "million") await million();
+  else if (size === "stores") await stores();
   else if (size === "damage") await damage();
   else if (size !== "picture") await full();
   if (pictures && size === "picture") {
@@ -438,6 +491,9 @@ try {
     await picture("page-dark.png", { colorScheme: "dark", viewport });
     await picture("page-full.png", { colorScheme: "light", viewport }, "?network=ci");
     const { leases } = await json("/api/v1/leases?network=pods&q=shop/cart&limit=1");
+    const { time } = await json("/api/v1/trends");
+    const then = new Date(Date.parse(time) - 9 * 3600e3).toISOString().slice(0, 19);
+    await picture("page-past.png", { colorScheme: "light", viewport }, `?network=edge&time=${then}Z`);
     await picture("page-address.png", { colorScheme: "light", viewport }, `?network=pods&address=${leases[0].address}`);
     await picture("page-phone.png", { ...PHONE, viewport: { width: 390, height: 760 } }, "");
   }

@@ -89,7 +89,7 @@ const span = (first, last) => (first ^ last).toString(2).replace(/^0$/, "").leng
 
 // ---- the URL ---------------------------------------------------------------------------------
 
-/** What is shown is in the URL: network and range (a pool), at (a prefix of its map), time (of the map), q, address. */
+/** What is shown is in the URL: store, network and range (a pool), at (a prefix of its map), time (of the map), q, address. */
 const route = {
   get now() { return Object.fromEntries(new URLSearchParams(location.search)); },
 

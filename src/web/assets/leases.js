@@ -7,15 +7,17 @@ const MANY = 10000;
 const MOST = 70000; // leases that are loaded; what is searched beyond, the server searches
 
 const known = {
-  pools: [], trends: new Map(), leases: [], cooling: [], sets: new Map(), version: null, loaded: 0, more: 0,
+  stores: [], pools: [], trends: new Map(), leases: [], cooling: [], sets: new Map(), version: null, loaded: 0, more: 0,
 };
 
 class Unanswered extends Error {}
 
 async function get(path) {
+  const { store } = route.now;
+  const more = store ? `${path.includes("?") ? "&" : "?"}store=${encodeURIComponent(store)}` : "";
   let answer;
   try {
-    answer = await fetch(`api/v1/${path}`, { cache: "no-store" });
+    answer = await fetch(`api/v1/${path}${more}`, { cache: "no-store" });
   } catch {
     throw new Unanswered("subletd does not answer; what you see is what it reported last");
   }

@@ -42,7 +42,7 @@ const panel = {
 
   who(fact) {
     const pod = fact.podName ? `pod ${fact.podNamespace}/${fact.podName}` : "";
-    const container = fact.containerID ? `container ${fact.containerID}${fact.ifname ? ` (${fact.ifname})` : ""}` : "";
+    const container = fact.containerID ? `container ${fact.containerID.slice(0, 12)}${fact.ifname ? ` (${fact.ifname})` : ""}` : "";
     return [pod, container, fact.id && `id ${fact.id}`, fact.endpoint, fact.note].filter(Boolean).join(", ");
   },
 
@@ -129,7 +129,7 @@ const POLL = 5000; // milliseconds between looks while the page is seen
 async function look() {
   const trouble = at("trouble");
   try {
-    const status = await get("status");
+    const [status] = await Promise.all([get("status"), loadStores()]);
     const trends = loadTrends().catch(() => {});
     known.unreadable = status.read ? null : status.attention[0]?.advice;
     showFacts(status);
@@ -179,6 +179,7 @@ table.begin();
 map.begin();
 past.begin();
 panel.begin();
+at("store").addEventListener("change", () => { location.search = new URLSearchParams({ store: at("store").value }); });
 at("filter").addEventListener("input", showPools);
 route.link(at("all"), { network: "", range: "", at: "" });
 addEventListener("popstate", () => route.show());

@@ -2,14 +2,32 @@
 
 // ---- what needs attention --------------------------------------------------------------------
 
+/** The stores of this host. One alone is not asked for again. */
+async function loadStores() {
+  if (known.stores.length !== 1) known.stores = (await get("stores")).stores;
+}
+
+/** What needs attention in the other stores, one item for each store. */
+function elsewhere(status) {
+  const others = known.stores.filter(({ store, attention }) => store !== status.store && attention.length);
+  return others.map(({ store, attention: [worst, ...more] }) => (
+    { ...worst, network: undefined, store, text: `${store}: ${worst.text}${more.length ? `, and ${more.length} more` : ""}` }
+  ));
+}
+
 /** One line, each item a link. It is green only if everything was checked. */
 function showState(status) {
-  const { state, attention } = status;
+  const attention = [...status.attention, ...elsewhere(status)].sort((a, b) => (b.level === "error") - (a.level === "error"));
+  const state = attention[0]?.level ?? status.state;
   const line = at("state");
   line.className = state;
   const link = (item) => {
     const link = make("a", item.level, item.text);
     if (item.advice) link.title = item.advice;
+    if (item.store) {
+      link.href = `?${new URLSearchParams({ store: item.store })}`;
+      return link;
+    }
     if (item.network) return route.link(link, { network: item.network, range: item.first, at: "" });
     link.href = "#problems-section";
     return link;
@@ -26,7 +44,16 @@ function showState(status) {
 }
 
 function showFacts(status) {
-  at("where").textContent = [status.node, status.store].filter(Boolean).join(" \u00b7 ");
+  const isOne = known.stores.length <= 1;
+  at("where").textContent = [status.node, isOne && status.store].filter(Boolean).join(" \u00b7 ");
+  at("store").hidden = isOne;
+  if (!isOne && document.activeElement !== at("store")) {
+    at("store").replaceChildren(...known.stores.map(({ store, state }) => {
+      const option = make("option", "", `${store}${["error", "warning"].includes(state) ? " \u26a0" : ""}`);
+      Object.assign(option, { value: store, selected: store === status.store });
+      return option;
+    }));
+  }
   at("where").title = status.store;
   at("version").textContent = status.version ? `sublet ${status.version}` : "";
 }
