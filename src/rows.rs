@@ -570,8 +570,8 @@ pub struct ProblemRow {
 impl ProblemRow {
     /// The row of a problem.
     pub fn new(problem: Problem) -> ProblemRow {
-        let Problem { place, what, advice, repairable } = problem;
-        let level = if repairable { "error" } else { "warning" };
+        let Problem { place, what, advice, repairable, damage } = problem;
+        let level = if damage { "error" } else { "warning" };
         ProblemRow { level, place, what, advice, repairable }
     }
 }
@@ -750,7 +750,8 @@ mod tests {
         let event = EventRow { event: "added", held: true, face: Some("cni"), lease: row.clone() };
         let freed = FreedRow { lease: row, verdict: Some("lost"), reason: Some("x"), freed: true };
         let cooling = Cooling { until: 1, addr: lease.addr, freed: 0 };
-        let problem = Problem { place: text(), what: text(), advice: text(), repairable: true };
+        let problem =
+            Problem { place: text(), what: text(), advice: text(), repairable: true, damage: true };
         let counter = Counter {
             set: lease.set.clone(),
             face: Face::Cni,

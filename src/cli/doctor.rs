@@ -107,7 +107,7 @@ fn examine(open: &mut OpenStore) -> Result<(Vec<Problem>, Checked)> {
     let mut problems = Vec::new();
     liveness::problems(&mut *open.store, &open.cx, &mut |problem, _| problems.push(problem))?;
     drop(busy);
-    if problems.iter().any(|problem| problem.repairable) {
+    if problems.iter().any(|problem| problem.damage) {
         // The leases of a damaged store cannot be counted.
         return Ok((problems, Checked::default()));
     }
@@ -142,6 +142,7 @@ fn moved_away(open: &mut OpenStore) -> Result<(Vec<Problem>, usize)> {
                  otherwise correct the configuration"
                 .to_owned(),
         repairable: false,
+        damage: false,
     };
     Ok((astray.found().map(problem).collect(), all))
 }
@@ -159,12 +160,13 @@ fn nearly_full(usage: &Usage) -> Option<Problem> {
         what,
         advice: "enlarge the range, or look for stale leases with `sublet gc --dry-run`".to_owned(),
         repairable: false,
+        damage: false,
     })
 }
 
 /// Prints problems, each with its advice. A problem that this command repairs needs no advice.
 fn print(problems: &[Problem], repairs: bool, call: &mut Call<'_>) -> Result<()> {
-    for Problem { place, what, advice, repairable } in problems {
+    for Problem { place, what, advice, repairable, .. } in problems {
         let mut text = format!("{}: {}", visible(place), visible(what));
         if !(repairs && *repairable) {
             text = format!("{text}; {}", visible(advice));

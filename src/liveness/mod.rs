@@ -59,7 +59,7 @@ pub fn problems(
 ) -> Result<(), StoreError> {
     let mut is_damaged = false;
     store.problems(cx, &mut |problem| {
-        is_damaged |= problem.repairable;
+        is_damaged |= problem.damage;
         each(problem, false);
     })?;
     let stale = stale_problems(store, cx, &mut |problem| each(problem, true));
@@ -105,6 +105,7 @@ fn stale_leases(leases: &[Lease], cx: &Context) -> Vec<Problem> {
             what: format!("{} has it, and is gone: {why}", holder(lease)),
             advice: "free it with `sublet gc --netns`".to_owned(),
             repairable: false,
+            damage: false,
         }),
         Liveness::Alive(_) | Liveness::Unknown(_) => None,
     });

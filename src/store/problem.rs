@@ -13,10 +13,12 @@ pub struct Problem {
     pub advice: String,
     /// Whether [`super::Store::repair`] repairs the problem.
     pub repairable: bool,
+    /// Whether records are damaged. A leftover file can be repaired without being damage.
+    pub damage: bool,
 }
 
 impl Problem {
-    /// A problem of a file or folder.
+    /// A problem of a file or folder. What can be repaired is damage.
     pub fn of(
         path: &Path,
         what: impl Into<String>,
@@ -24,7 +26,7 @@ impl Problem {
         repairable: bool,
     ) -> Problem {
         let place = path.display().to_string();
-        Problem { place, what: what.into(), advice: advice.into(), repairable }
+        Problem { place, what: what.into(), advice: advice.into(), repairable, damage: repairable }
     }
 }
 

@@ -87,7 +87,7 @@ impl Problems {
     fn find(store: &mut dyn Store, cx: &Context) -> Result<Problems, StoreError> {
         let mut found = Problems { looked: Time(cx.now), ..Problems::default() };
         liveness::problems(store, cx, &mut |problem, is_stale| {
-            *match (is_stale, problem.repairable) {
+            *match (is_stale, problem.damage) {
                 (true, _) => &mut found.stale,
                 (false, true) => &mut found.errors,
                 (false, false) => &mut found.others,
@@ -96,7 +96,7 @@ impl Problems {
                 found.rows.push(ProblemRow::new(problem));
             }
         })?;
-        found.rows.sort_by_key(|row| !row.repairable);
+        found.rows.sort_by_key(|row| row.level != "error");
         Ok(found)
     }
 }

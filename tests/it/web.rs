@@ -626,6 +626,25 @@ fn a_stale_lease_needs_attention() {
     assert!(text.contains("\nsublet_problems{level=\"warning\"} 3\n"), "{text}");
 }
 
+/// A leftover file is a problem, and it can be repaired, but no record is damaged.
+#[test]
+fn a_leftover_file_is_no_damage() {
+    let site = Site::over(&[], |lab| {
+        fill(lab, "calm", "10.1.4.0/29", 2);
+        fs::write(lab.join("store/leases.redb.new"), "").unwrap();
+    });
+    until("the problems", || attention(&site) == ["problem warning"]);
+    let problem = &site.json("/api/v1/problems")["problems"][0];
+    assert_eq!((&problem["level"], &problem["repairable"]), (&json!("warning"), &json!(true)));
+    let text = site.get("/metrics").2;
+    assert!(text.contains("\nsublet_problems{level=\"error\"} 0\n"), "{text}");
+    let store = site.daemon.store().display().to_string();
+    let found = Call::sublet().args(&["doctor", "--json", "--store", &store]).run();
+    let report: Value = serde_json::from_str(&found.stdout).unwrap();
+    assert_eq!(report["problems"][0]["level"], "warning", "{report}");
+    assert_eq!(report["checked"]["leases"], 2, "{report}");
+}
+
 /// While another process holds the lock, the page shows the data that it has read before, and reports the
 /// lock. A scrape of the metrics does not wait.
 #[test]

@@ -66,7 +66,7 @@ impl Checker<'_> {
         let other_version = what == OTHER_VERSION.0;
         let advice =
             if other_version { "use that version or a newer one" } else { advice }.to_owned();
-        (self.each)(Problem { place, what, advice, repairable: false });
+        (self.each)(Problem { place, what, advice, repairable: false, damage: false });
     }
 
     /// Calls `each` with the records of a kind that can be decoded; reports the others.

@@ -83,7 +83,8 @@ impl<F: FileSystem> Embedded<F> {
     fn oddities(&self, cx: &Context, each: &mut dyn FnMut(Problem)) {
         for path in self.leftovers(cx) {
             let what = "it was left behind by a process that was killed while it created a file";
-            each(Problem::of(&path, what, "remove it, or run `sublet doctor --repair`", true));
+            let advice = "remove it, or run `sublet doctor --repair`";
+            each(Problem { damage: false, ..Problem::of(&path, what, advice, true) });
         }
         for file in self.lease_files(cx).unwrap_or_default() {
             let Ok(Some(open)) = self.fs.open(&file.path, Access::Read) else { continue };
@@ -264,6 +265,7 @@ fn overlaps(definitions: &[NetworkRanges], each: &mut dyn FnMut(Problem)) {
                             .to_owned(),
                     advice: "set \"shared\" in both if they share a segment".to_owned(),
                     repairable: false,
+                    damage: false,
                 });
             }
         }
