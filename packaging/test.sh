@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests of whole programs, and those with real containers, with the binaries of a release (for musl,
+# Runs the tests of whole programs, and the tests with real containers, with the binaries of a release (for musl,
 # if possible). The binaries are left in bin/. Needs the same programs as scripts/test.sh, and root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
