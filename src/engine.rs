@@ -1,8 +1,8 @@
-//! The use cases, for all faces.
+//! The use cases that all faces share.
 //!
-//! A use case may take more than one command: an import of host-local's folder, a GC in steps. Error codes
-//! and texts belong to the faces, and every decision about an address to [`alloc`].
-//! Invariant: every request of a face becomes commands to a [`Store`].
+//! A use case may need more than one command, such as an import of host-local's folder or a GC in steps. The
+//! faces make error codes and texts, and [`alloc`] makes every decision about an address.
+//! Invariant: every request of a face becomes one or more commands to a [`Store`].
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ use crate::store;
 use crate::store::{Converted, Store};
 use crate::telemetry::usage::{Extent, Meter, Usage};
 
-/// Unwraps the outcome that belongs to a command.
+/// Returns the content of the outcome that belongs to a command; any other outcome is an error.
 macro_rules! answer {
     ($outcome:expr, $pattern:pat => $value:expr) => {
         match $outcome {
@@ -36,7 +36,7 @@ macro_rules! answer {
     };
 }
 
-/// Defines a use case for each command that takes one step.
+/// Defines a function for each command that needs one step.
 macro_rules! one_step {
     ($($(#[$about:meta])* $name:ident($command:ident) -> $answer:ty {
         $outcome:pat => $value:expr
@@ -53,38 +53,39 @@ macro_rules! one_step {
 }
 
 one_step! {
-    /// Verifies the leases of a container.
+    /// Compares a container's leases with prevResult.
     check(Check) -> () { Outcome::Checked => () }
 
-    /// Verifies that an ADD would succeed.
+    /// Checks whether an ADD would succeed.
     status(Status) -> () { Outcome::Ready => () }
 
     /// Imports the leases of another program.
     import(Import) -> Imported { Outcome::Imported(imported) => imported }
 
-    /// Records that host-local's folder of a network was written from the leases here, so that the next ADD
-    /// imports it again. Returns the last allocated address of each requested range set.
+    /// Removes leases that were written to host-local's folder, and records that the next ADD imports the
+    /// folder again. Returns the last allocated address of each requested range set.
     export_host_local(ExportHostLocal) -> Vec<Option<Addr>> { Outcome::Exported(last) => last }
 
-    /// Frees reserved addresses. Returns those that were reserved.
+    /// Frees reserved addresses. Returns the addresses that were reserved.
     unreserve(Unreserve) -> Vec<Addr> {
         Outcome::Freed(freed) => freed.iter().map(|lease| lease.addr).collect()
     }
 
-    /// Leases an address of a pool. Returns the lease, and whether this call made it.
+    /// Leases an address of a pool. Returns the lease, and whether this call made the lease.
     request_address(RequestAddress) -> (Lease, bool) {
         Outcome::Leased { lease, created } => (*lease, created)
     }
 
-    /// Frees an address of a pool. Returns whether it was held.
+    /// Frees an address of a pool. Returns whether the address was leased.
     release_address(ReleaseAddress) -> bool { Outcome::Freed(freed) => !freed.is_empty() }
 
-    /// Defines a network in a cluster. Returns the version of the definition.
+    /// Stores a network's definition in a cluster. Returns the version of the definition.
     define(DefineNetwork) -> u64 { Outcome::Defined(version) => version }
 }
 
-/// Leases an address of each range set. If host-local has a folder of this network's leases, the same
-/// transaction imports them, and a file takes the folder's name. Both happen under host-local's lock.
+/// Leases an address of each range set. If host-local has a folder with leases of this network, the same
+/// transaction imports them, and then a text file replaces the folder. Both happen while host-local's lock is
+/// held.
 pub fn add(
     store: &mut dyn Store,
     mut add: Add,
@@ -100,7 +101,7 @@ pub fn add(
         let mut outcome = store.apply(&command, cx)?;
         if outcome == Outcome::ReadLegacy {
             consul::require_none(store, &add.network, None)?;
-            // This ADD records that there are no old leases.
+            // Passing empty lists makes this ADD record that there are no old leases.
             add.legacy = alloc::Legacy::Read(Vec::new(), Vec::new());
             outcome = store.apply(&Command::Add(add), cx)?;
         }
@@ -113,7 +114,8 @@ pub fn add(
         match store.apply(&Command::Add(add.clone()), cx)? {
             Outcome::Added(mut added) => {
                 if let Err(error) = folder.retire(cx.now) {
-                    // The next ADD imports the folder again.
+                    // The folder could not be replaced, so undo the ADD. The next ADD imports the folder
+                    // again.
                     undo(store, &set, &owner, &added.created, cx)?;
                     return Err(error.into());
                 }
@@ -128,7 +130,7 @@ pub fn add(
                         contested.lease.owner, contested.claimant
                     );
                     warnings.push(format!(
-                        "{addr} is {note}, so it is reserved: once one of them is gone, run \
+                        "{addr} is {note}, so it is reserved; once one of the two containers is gone, run \
                          `sublet unreserve {set} {addr}`"
                     ));
                     let (addrs, note) = (vec![addr], Some(note));
@@ -142,7 +144,8 @@ pub fn add(
     }
 }
 
-/// Frees the addresses that an ADD leased, and no others, because its answer could not be delivered.
+/// Frees the addresses that an ADD leased, because its answer could not be delivered. Leases that the owner
+/// had before stay.
 pub fn undo(
     store: &mut dyn Store,
     set: &SetName,
@@ -158,8 +161,9 @@ pub fn undo(
     del(store, undo, None, cx).map(|_| ())
 }
 
-/// Frees leases and returns them. If host-local's folder was not imported yet, first removes its files of
-/// this container under its lock, so that a later ADD does not import a dead lease.
+/// Frees leases and returns them. If host-local's folder was not imported yet, this first removes the
+/// container's files from the folder, while holding host-local's lock. Otherwise a later ADD would import a
+/// lease of a container that is gone.
 pub fn del(
     store: &mut dyn Store,
     del: Del,
@@ -182,12 +186,13 @@ pub fn del(
     answer!(outcome, Outcome::Freed(leases) => leases)
 }
 
-/// Frees the leases of unknown attachments. Returns the number of freed addresses.
+/// Frees the leases of containers that the runtime no longer lists. Returns the number of freed addresses.
 pub fn gc(store: &mut dyn Store, gc: Gc, cx: &Context) -> Result<usize, Error> {
     Ok(collect(store, Command::Gc(gc), cx)?.freed.len())
 }
 
-/// Creates a pool, or joins a shared one. First completes an interrupted release of the pool.
+/// Creates a pool, or joins a shared pool. If an earlier release of the pool was interrupted, completes it
+/// first.
 pub fn request_pool(
     store: &mut dyn Store,
     request: RequestPool,
@@ -203,8 +208,8 @@ pub fn request_pool(
     }
 }
 
-/// Runs a command that frees many addresses (the release or the sweep of a pool), in as many transactions as
-/// the store needs.
+/// Runs a command that may free many addresses (the release or the sweep of a pool), in as many transactions
+/// as the store needs.
 pub fn collect(
     store: &mut dyn Store,
     mut command: Command,
@@ -225,8 +230,8 @@ pub fn collect(
     Ok(all)
 }
 
-/// Converts a bolt file: imports its leases and replaces it by the store. Returns the new name of the bolt
-/// file as well.
+/// Converts the bolt file of ecs-ipam: imports its leases into a new lease file, which then replaces the bolt
+/// file. Also returns the new path of the bolt file.
 pub fn convert(
     path: &Path,
     wait: Wait,
@@ -241,8 +246,8 @@ pub fn convert(
     }
 }
 
-/// Imports host-local's leases of a network under its lock, without the network's configuration. The first
-/// ADD of the network then finds them imported.
+/// Imports host-local's leases of a network while holding host-local's lock. This needs no configuration. The
+/// first ADD of the network then finds the leases imported.
 pub fn import_host_local(
     store: &mut dyn Store,
     legacy: HostLocalFolder<'_>,
@@ -271,17 +276,17 @@ pub fn usage(store: &mut dyn Store, cx: &Context) -> Result<Vec<Usage>, StoreErr
     Ok(meter.done())
 }
 
-/// A reservation that failed midway.
+/// A reservation that failed after some addresses were reserved.
 #[derive(Debug)]
 pub struct Unreserved {
-    /// The cause.
+    /// The error at which the reservation failed.
     pub error: Error,
     /// The addresses that were reserved and could not be freed again.
     pub left: Vec<Addr>,
 }
 
-/// Reserves addresses in transactions of limited size. Returns those that were not reserved before. If a
-/// transaction fails, the reservations of the earlier ones are undone.
+/// Reserves addresses, in transactions of limited size. Returns the addresses that were not reserved before.
+/// If a transaction fails, undoes the reservations of the earlier transactions.
 pub fn reserve(
     store: &mut dyn Store,
     reserve: &Reserve,
@@ -311,7 +316,7 @@ pub fn reserve(
     Ok(done)
 }
 
-/// Imports another program's pool, in as many transactions as a cluster needs.
+/// Imports a pool of another program, in as many transactions as a cluster needs.
 pub fn adopt_pool(store: &mut dyn Store, adopt: &AdoptPool, cx: &Context) -> Result<Pool, Error> {
     const PORTION: usize = 50;
     let mut portions = adopt.addrs.chunks(PORTION);
@@ -326,7 +331,7 @@ pub fn adopt_pool(store: &mut dyn Store, adopt: &AdoptPool, cx: &Context) -> Res
     }
 }
 
-/// Returns the machines that lease from a cluster, ordered by name; none for another store.
+/// Returns the machines that lease from a cluster, ordered by name; empty for a lease file.
 pub fn nodes(store: &mut dyn Store) -> Result<Vec<NodeRecord>, StoreError> {
     store.cluster().map_or(Ok(Vec::new()), store::Cluster::nodes)
 }
@@ -339,26 +344,28 @@ pub fn definition(
     store.cluster().map_or(Ok(None), |cluster| cluster.definition(network))
 }
 
-/// What the release of a node freed.
+/// The result of releasing a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Left {
-    /// How many addresses were freed.
+    /// The number of freed addresses.
     pub freed: usize,
-    /// Whether the node's name is free; `false`: another boot or machine has claimed it since.
+    /// Whether the node's name is free now; `false` if another boot or machine has claimed the name
+    /// meanwhile.
     pub forgotten: bool,
 }
 
-/// Frees everything that a lost node holds in a cluster, except reservations: its use of pools, the
-/// addresses of its containers, and finally its name. It can be interrupted and repeated.
+/// Frees everything that a lost node holds in a cluster, except reservations: first its use of pools, then
+/// the addresses of its containers, and finally its name. It can be interrupted and repeated.
 pub fn release_node(store: &mut dyn Store, name: &str, cx: &Context) -> Result<Left, Error> {
     let mut left = Left { freed: 0, forgotten: true };
     let record = nodes(store)?.into_iter().find(|record| record.node.name == name);
-    // Leases that ended with a boot of the node still exist. Without a boot, all are listed and freed.
+    // Leases that ended with an earlier boot of the node still exist. With `boot: None`, they are listed and
+    // freed too.
     let there = |node: Node| Context { node, boot: None, ..cx.clone() };
     let node = Node { name: name.to_owned(), machine: String::new() };
     for pool in store.pools()? {
         if pool.is_closed() {
-            // The node may have died while it removed the pool.
+            // The node may have died while it was removing the pool, so complete the removal.
             let rest = ReleasePool { pool: pool.id.clone(), resumed: true };
             let rest = collect(store, Command::ReleasePool(rest), &there(node.clone()))?;
             left.freed += rest.freed.len();

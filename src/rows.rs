@@ -1,7 +1,7 @@
-//! The fields of leases, events, ranges, nodes, problems and counters, as every face writes them.
+//! The fields of leases, events, ranges, nodes, problems and counters. All faces use the same fields.
 //!
-//! Tables, `--json`, the JSON API and JSON lines are made from these rows; docs/api.md documents each field.
-//! Invariant: an absent value has no field, and a field has one name, unit and format everywhere.
+//! Tables, `--json`, the JSON API and JSON lines are made from these rows. docs/api.md documents each field.
+//! Invariant: an absent value has no field, and a field has the same name, unit and format everywhere.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -23,10 +23,10 @@ use crate::store::Problem;
 use crate::telemetry::log::utc;
 use crate::telemetry::usage::Usage;
 
-/// Text of a row: borrowed for writing, owned after reading.
+/// A text in a row. It is borrowed if the row is being written, and owned if the row was read.
 pub type Str<'a> = Cow<'a, str>;
 
-/// A value that JSON represents as text: an address.
+/// A value that JSON represents as text, such as an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Text<T>(pub T);
 
@@ -43,7 +43,7 @@ impl<'de, T: FromStr> Deserialize<'de> for Text<T> {
     }
 }
 
-/// A time that JSON represents as RFC 3339, UTC, to the second.
+/// A time, which JSON represents as RFC 3339, in UTC, to the second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(pub Timestamp);
 
@@ -75,74 +75,74 @@ impl<'de> Deserialize<'de> for Time {
     }
 }
 
-/// A lease.
+/// The row of a lease.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LeaseRow<'a> {
-    /// Name of the network, or the set of a Docker pool's addresses.
+    /// The name of the network, or the set of leases of a Docker pool.
     pub network: Str<'a>,
-    /// Set of leases that the network draws from, if it is that of another network (`shared`).
+    /// The set of leases that the network uses, if it is not the network's own set (`shared`).
     pub set: Option<Str<'a>>,
     /// The address, without its prefix length.
     pub address: Text<Addr>,
-    /// Prefix length in bits, as the container got it.
+    /// The prefix length in bits, as the container got it.
     pub prefix: Option<u8>,
-    /// `dynamic`, `static`, `gateway`, `aux` or `reserved`.
+    /// The kind of lease: `dynamic`, `static`, `gateway`, `aux` or `reserved`.
     pub kind: Str<'a>,
-    /// `CNI_CONTAINERID`.
+    /// The container ID (`CNI_CONTAINERID`).
     #[serde(rename = "containerID")]
     pub container_id: Option<Str<'a>>,
-    /// `CNI_IFNAME`.
+    /// The interface name (`CNI_IFNAME`).
     pub ifname: Option<Str<'a>>,
-    /// `id` of an ECS lease.
+    /// The `id` of an ECS lease.
     pub id: Option<Str<'a>>,
-    /// Docker's pool ID.
+    /// The ID of Docker's pool.
     pub pool: Option<Str<'a>>,
-    /// Docker's name of the container.
+    /// The container's name in Docker.
     pub endpoint: Option<Str<'a>>,
-    /// Namespace of the Kubernetes pod.
+    /// The namespace of the Kubernetes pod.
     pub pod_namespace: Option<Str<'a>>,
-    /// Name of the pod.
+    /// The name of the Kubernetes pod.
     pub pod_name: Option<Str<'a>>,
-    /// UID of the pod.
+    /// The UID of the Kubernetes pod.
     #[serde(rename = "podUID")]
     pub pod_uid: Option<Str<'a>>,
-    /// MAC address.
+    /// The MAC address of the container.
     pub mac: Option<Str<'a>>,
-    /// `--note` of a reservation.
+    /// The note of a reservation (`--note`).
     pub note: Option<Str<'a>>,
-    /// `--owner` of a reservation.
+    /// The owner of a reservation (`--owner`).
     pub holder: Option<Str<'a>>,
     /// The node that made the lease.
     pub node: Option<Str<'a>>,
-    /// That node's /etc/machine-id.
+    /// The /etc/machine-id of the node.
     #[serde(rename = "machineID")]
     pub machine_id: Option<Str<'a>>,
-    /// Boot ID of the node when it made the lease.
+    /// The boot ID that the node had when it made the lease.
     #[serde(rename = "bootID")]
     pub boot_id: Option<Str<'a>>,
-    /// `CNI_NETNS`: path of the network namespace.
+    /// The path of the network namespace (`CNI_NETNS`).
     pub netns: Option<Str<'a>>,
-    /// Device and inode of the network namespace.
+    /// The device and the inode of the network namespace.
     pub netns_inode: Option<(u64, u64)>,
-    /// Inode of the mount namespace that `netns` was opened in.
+    /// The inode of the mount namespace in which `netns` was opened.
     pub mount_namespace: Option<u64>,
-    /// Key of the range set that the address was drawn from: an address of its first range.
+    /// The key of the range set in which the address was allocated: an address of its first range.
     pub range_key: Option<Text<Addr>>,
-    /// How long the address cools down once it is freed, in seconds.
+    /// How long the address cools down after it is freed, in seconds.
     pub cooldown: Option<u32>,
     /// When the lease was made, or the event happened.
     pub time: Time,
 }
 
-/// `None` if the text is empty.
+/// Returns the text; `None` if it is empty.
 fn some(text: &str) -> Option<Str<'_>> {
     (!text.is_empty()).then_some(Cow::Borrowed(text))
 }
 
 impl<'a> LeaseRow<'a> {
-    /// The full row of a lease.
+    /// Makes the row of a lease with all fields.
     pub fn new(lease: &'a Lease) -> LeaseRow<'a> {
         let netns = lease.origin.netns.as_ref();
         LeaseRow {
@@ -157,14 +157,14 @@ impl<'a> LeaseRow<'a> {
         }
     }
 
-    /// The row of a lease without machine, boot, namespaces, range set and cooldown, for a list of many.
+    /// Makes the row of a lease without machine, boot, namespaces, range set and cooldown, for long lists.
     pub fn short(lease: &'a Lease) -> LeaseRow<'a> {
         let Lease { set, addr, prefix, kind, owner, node, origin, time, .. } = lease;
         let row = LeaseRow::of_owner(set, *addr, *kind, owner, node, origin, *time);
         LeaseRow { prefix: Some(*prefix), ..row }
     }
 
-    /// What leases and events have in common.
+    /// Makes the fields that leases and events have in common.
     fn of_owner(
         set: &'a SetName,
         addr: Addr,
@@ -209,22 +209,22 @@ impl<'a> LeaseRow<'a> {
         }
     }
 
-    /// The address with its prefix length, if known.
+    /// Returns the address with its prefix length, if the prefix length is known.
     pub fn cidr(&self) -> String {
         let address = self.address.0;
         self.prefix.map_or_else(|| address.to_string(), |prefix| format!("{address}/{prefix}"))
     }
 
-    /// The pod as `namespace/name`.
+    /// Returns the pod as `namespace/name`.
     pub fn pod(&self) -> Option<String> {
         Some(format!("{}/{}", self.pod_namespace.as_ref()?, self.pod_name.as_ref()?))
     }
 
-    /// The lease of a full row.
+    /// Converts a row with all fields to a lease.
     pub fn into_lease(self) -> Result<Lease, String> {
         let addr = self.address.0;
         let prefix = self.prefix.filter(|prefix| *prefix <= addr.family().bits());
-        let prefix = prefix.ok_or_else(|| format!("no \"prefix\" that {addr} can have"))?;
+        let prefix = prefix.ok_or_else(|| format!("no valid \"prefix\" for {addr}"))?;
         let kind = Kind::from_word(&self.kind);
         let kind = kind.ok_or_else(|| format!("unknown \"kind\" {:?}", self.kind))?;
         let attachment = match &self.container_id {
@@ -283,19 +283,19 @@ impl<'a> LeaseRow<'a> {
     }
 }
 
-/// Makes a name that was read. An error names the field.
+/// Makes a name from a text that was read. An error contains the name of the field.
 pub fn name<T, E>(field: &str, text: &str, new: fn(String) -> Result<T, E>) -> Result<T, String> {
     new(text.to_owned()).map_err(|_| format!("{field:?} is {text:?}, which is not a valid name"))
 }
 
-/// A lease that `release` or `gc` examined.
+/// The row of a lease that `release` or `gc` examined.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Serialize)]
 pub struct FreedRow<'a> {
-    /// The lease.
+    /// The row of the lease.
     #[serde(flatten)]
     pub lease: LeaseRow<'a>,
-    /// What `gc` found out about the container: `alive`, `lost` or `cannotTell`.
+    /// The state of the container according to `gc`: `alive`, `lost` or `cannotTell`.
     pub verdict: Option<&'static str>,
     /// The reason for the verdict.
     pub reason: Option<&'a str>,
@@ -303,22 +303,22 @@ pub struct FreedRow<'a> {
     pub freed: bool,
 }
 
-/// An address that cools down.
+/// The row of an address that is cooling down.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CoolingRow<'a> {
-    /// The set of leases.
+    /// The set of leases to which the address belongs.
     pub set: Str<'a>,
-    /// The address.
+    /// The address that is cooling down.
     pub address: Text<Addr>,
-    /// First second in which it is free again.
+    /// The first second in which the address is free again.
     pub until: Time,
-    /// When it was freed.
+    /// When the address was freed.
     pub freed: Time,
 }
 
 impl<'a> CoolingRow<'a> {
-    /// The row of an address that cools down.
+    /// Makes the row of an address that is cooling down.
     pub fn new(set: &'a SetName, cooling: &Cooling) -> CoolingRow<'a> {
         CoolingRow {
             set: Cow::Borrowed(&set.0),
@@ -329,23 +329,23 @@ impl<'a> CoolingRow<'a> {
     }
 }
 
-/// An event of the history.
+/// The row of an event in the history.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Serialize)]
 pub struct EventRow<'a> {
     /// What happened: `added`, `deleted`, ...
     pub event: &'static str,
-    /// Whether the address has a holder from then on.
+    /// Whether the address has a holder after the event.
     pub held: bool,
-    /// Through which face: `cni`, `docker` or `cli`; absent where it is unknown.
+    /// The face through which the request came: `cni`, `docker` or `cli`; absent if it is unknown.
     pub face: Option<&'static str>,
-    /// The lease; `time` is that of the event.
+    /// The fields of the lease. Their `time` is the time of the event.
     #[serde(flatten)]
     pub lease: LeaseRow<'a>,
 }
 
 impl<'a> EventRow<'a> {
-    /// The row of an event.
+    /// Makes the row of an event.
     pub fn new(event: &'a Event) -> EventRow<'a> {
         let Event { time, what, face, set, addr, kind, owner, node, origin } = event;
         EventRow {
@@ -357,42 +357,43 @@ impl<'a> EventRow<'a> {
     }
 }
 
-/// A range of a network, or a Docker pool, and its usage. Counts are of addresses.
+/// The row of a network's range or of a Docker pool, with its usage. All counts are numbers of addresses.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PoolRow {
-    /// Name of the network, or ID of the pool.
+    /// The name of the network, or the ID of the pool.
     pub network: String,
-    /// The set of leases, if it is not `network`.
+    /// The set of leases, if its name is not `network`.
     pub set: Option<String>,
-    /// `network`, `docker`, or `seen`: a subnet that only leases mention.
+    /// The kind of range: `network`, `docker`, or `seen` for a subnet that is only known from leases.
     pub kind: &'static str,
-    /// Subnet of a Docker pool; the range in CIDR notation, if it consists of all hosts of a prefix.
+    /// The subnet of a Docker pool. For a network, the range in CIDR notation, if it consists of all hosts of
+    /// a prefix.
     pub subnet: Option<String>,
-    /// Gateway of a shared Docker pool.
+    /// The gateway of a shared Docker pool.
     pub gateway: Option<Text<Addr>>,
     /// First address of the range.
     pub first: Text<Addr>,
     /// Last address of the range.
     pub last: Text<Addr>,
-    /// First and last address of each span that addresses are allocated from.
+    /// The spans from which addresses are allocated, each with its first and last address.
     pub allocatable: Vec<[Text<Addr>; 2]>,
-    /// The number of those addresses: used, reserved, cooling and free ones.
+    /// The number of allocatable addresses: the sum of used, reserved, cooling and free addresses.
     pub size: u128,
-    /// Leased.
+    /// The number of leased addresses.
     pub used: u128,
-    /// Reserved.
+    /// The number of reserved addresses.
     pub reserved: u128,
-    /// Cooling down.
+    /// The number of addresses that are cooling down.
     pub cooling: u128,
-    /// Free.
+    /// The number of free addresses.
     pub free: u128,
-    /// Leased or reserved in the range but not allocatable.
+    /// The number of addresses that are leased or reserved but not allocatable.
     pub outside: u128,
-    /// Length of the longest run of free addresses.
+    /// The length of the longest run of free addresses.
     pub largest_gap: u128,
-    /// The first address of that run.
+    /// The first address of the longest run of free addresses.
     pub gap_first: Option<Text<Addr>>,
     /// Allocations in the last hour, by the history.
     pub allocated_last_hour: Option<u32>,
@@ -406,7 +407,7 @@ pub struct PoolRow {
 }
 
 impl PoolRow {
-    /// The rows of ranges. `pools` are Docker's; `network` is the kind of all other ranges.
+    /// Makes the rows of all ranges. `pools` are Docker's pools; `network` is the kind for all other ranges.
     pub fn all(usage: &[Usage], pools: &[Pool], network: &'static str) -> Vec<PoolRow> {
         usage.iter().map(|usage| PoolRow::new(usage, pools, network)).collect()
     }
@@ -446,63 +447,64 @@ impl PoolRow {
     }
 }
 
-/// The addresses of a network and family, of a pod namespace, or of a node. Counts are of addresses.
+/// The row of a group of addresses: the addresses of a network and family, of a pod namespace, or of a node.
+/// All counts are numbers of addresses.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct GroupRow {
-    /// Name of the network, or ID of the pool.
+    /// The name of the network, or the ID of the pool.
     pub network: Option<String>,
-    /// `ipv4` or `ipv6`: the family of the ranges that are added up.
+    /// The family of the ranges that are summed up: `ipv4` or `ipv6`.
     pub family: Option<&'static str>,
-    /// Namespace of the pods.
+    /// The namespace of the pods.
     pub namespace: Option<String>,
     /// The node that made the leases.
     pub node: Option<String>,
     /// The number of allocatable addresses.
     pub size: Option<u128>,
-    /// Leased.
+    /// The number of leased addresses.
     pub used: u128,
-    /// Reserved.
+    /// The number of reserved addresses.
     pub reserved: Option<u128>,
-    /// Cooling down.
+    /// The number of addresses that are cooling down.
     pub cooling: Option<u128>,
-    /// Free.
+    /// The number of free addresses.
     pub free: Option<u128>,
 }
 
 impl GroupRow {
-    /// The network, namespace or node.
+    /// Returns the name of the network, namespace or node.
     pub fn name(&self) -> Option<&str> {
         self.network.as_deref().or(self.namespace.as_deref()).or(self.node.as_deref())
     }
 }
 
-/// A machine that leases from the store.
+/// The row of a machine that leases from the store.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeRow {
-    /// `NODE_ID` or the host name.
+    /// The node name: `NODE_ID` or the host name.
     pub node: String,
-    /// /etc/machine-id.
+    /// The machine's /etc/machine-id.
     #[serde(rename = "machineID", skip_serializing_if = "String::is_empty")]
     pub machine_id: String,
-    /// Whether it is this machine.
+    /// Whether the row is about this machine.
     pub here: bool,
-    /// The boot that leased last, if a cluster records it.
+    /// The boot that leased last, if the store is a cluster.
     #[serde(rename = "bootID")]
     pub boot_id: Option<String>,
-    /// When that boot first leased.
+    /// When that boot leased for the first time.
     pub boot_since: Option<Time>,
-    /// When a machine first had this name.
+    /// When this name was first used.
     pub first_seen: Option<Time>,
-    /// When its newest lease was made.
+    /// When the node made its newest lease.
     pub last_lease: Option<Time>,
-    /// Number of its leases, without reservations and the gateways of shared pools.
+    /// The number of the node's leases, without reservations and the gateways of shared pools.
     pub leases: usize,
-    /// Number of Docker pools that it uses.
+    /// The number of Docker pools that the node uses.
     pub pools: usize,
-    /// Number of its leases by network.
+    /// The number of the node's leases in each network.
     pub networks: BTreeMap<String, usize>,
 }
 
@@ -517,10 +519,10 @@ impl Nodes {
         row
     }
 
-    /// Counts a lease.
+    /// Counts one lease.
     pub fn lease(&mut self, lease: &Lease) {
-        // A shared pool's gateway belongs to the pool, and a reservation to the operator, whichever node
-        // made it.
+        // The gateway of a shared pool belongs to the pool, and a reservation to an operator, no matter which
+        // node made it.
         let is_pools = lease.kind == Kind::Gateway && matches!(lease.owner, Owner::Pool(..));
         if is_pools || lease.kind == Kind::Reserved {
             return;
@@ -531,8 +533,8 @@ impl Nodes {
         *row.networks.entry(shown_network(lease).to_owned()).or_default() += 1;
     }
 
-    /// The rows ordered by name, with the data of pools and of the cluster's records. `here` is this
-    /// machine.
+    /// Returns the rows, ordered by name. They include data from the pools and from the cluster's node
+    /// records. `here` is this machine.
     pub fn rows(mut self, pools: &[Pool], records: Vec<NodeRecord>, here: &Node) -> Vec<NodeRow> {
         for (user, _) in pools.iter().flat_map(|pool| &pool.users) {
             self.of(user).pools += 1;
@@ -552,23 +554,23 @@ impl Nodes {
     }
 }
 
-/// A problem that `sublet doctor` finds.
+/// The row of a problem that `sublet doctor` found.
 #[derive(Clone, Debug, Serialize)]
 pub struct ProblemRow {
     /// `error` for damage, `warning` for everything else.
     pub level: &'static str,
     /// The file, record or lease.
     pub place: String,
-    /// What is wrong.
+    /// What is wrong with the store.
     pub what: String,
-    /// What to do.
+    /// What the operator should do.
     pub advice: String,
-    /// Whether `sublet doctor --repair` repairs it.
+    /// Whether `sublet doctor --repair` repairs the problem.
     pub repairable: bool,
 }
 
 impl ProblemRow {
-    /// The row of a problem.
+    /// Makes the row of a problem.
     pub fn new(problem: Problem) -> ProblemRow {
         let Problem { place, what, advice, repairable, damage } = problem;
         let level = if damage { "error" } else { "warning" };
@@ -576,24 +578,24 @@ impl ProblemRow {
     }
 }
 
-/// The number of requests of one kind that ended in one way.
+/// The row of a counter: the number of requests of one kind with one outcome.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CounterRow<'a> {
-    /// The set of leases.
+    /// The set of leases that the requests were about.
     pub network: &'a str,
-    /// `cni`, `docker` or `cli`.
+    /// The face: `cni`, `docker` or `cli`.
     pub face: &'static str,
-    /// `add`, `del`, `gc`, `reserve`, `import` or `pool`.
+    /// The command: `add`, `del`, `gc`, `reserve`, `import` or `pool`.
     pub command: &'static str,
-    /// `ok`, `exhausted`, `held`, `refused` or `failed`.
+    /// The outcome: `ok`, `exhausted`, `held`, `refused` or `failed`.
     pub outcome: &'static str,
     /// The number of requests.
     pub count: u64,
 }
 
 impl<'a> CounterRow<'a> {
-    /// The row of a counter.
+    /// Makes the row of a counter.
     pub fn new(counter: &'a Counter) -> CounterRow<'a> {
         CounterRow {
             network: &counter.set.0,
@@ -658,7 +660,7 @@ mod tests {
         lease(Kind::Static, Owner::Attachment(attachment), origin)
     }
 
-    /// A lease of each kind of owner.
+    /// Returns one lease for each kind of owner.
     fn leases() -> Vec<Lease> {
         let at = addr("10.0.0.2");
         let text = |text: &str| Some(text.to_owned());
@@ -687,7 +689,7 @@ mod tests {
             let text = serde_json::to_string(&LeaseRow::new(&lease)).unwrap();
             let row: LeaseRow<'_> = serde_json::from_str(&text).unwrap();
             assert_eq!(row.into_lease(), Ok(lease), "{text}");
-            // Only the ID may be empty text.
+            // Only an ECS `id` may be empty text.
             assert!(!text.contains("null") && !text.replace("\"id\":\"\"", "").contains("\"\""));
         }
     }
@@ -702,12 +704,12 @@ mod tests {
         assert!(LeaseRow::short(&lease).into_lease().unwrap_err().contains("rangeKey"));
     }
 
-    /// Each field's name stands as code in docs/api.md.
+    /// docs/api.md must contain the name of each field.
     #[test]
     fn the_document_has_every_field() {
         let lease = of_container("shares");
         let (row, at) = (LeaseRow::new(&lease), Text(lease.addr));
-        // Serde lists the known fields in its error.
+        // If a field is unknown, the error of serde lists all known fields.
         let unknown = serde_json::from_str::<LeaseRow<'_>>("{\"?\":0}").unwrap_err().to_string();
         let mut fields: Vec<String> =
             unknown.split('`').skip(3).step_by(2).map(str::to_owned).collect();

@@ -79,7 +79,6 @@ fn counts(tools: &Tools, bed: &Bed, verb: &str) -> Result<Counts> {
 
 /// Runs one call of the program under `tool`, for example strace. Every command but ADD is preceded by an
 /// ADD, and a DEL always follows.
-/// always follows.
 fn wrapped(bed: &Bed, tool: &[PathBuf], verb: &str) -> Result<Call> {
     let id = id(900_000);
     let mut conf = bed.conf.clone();

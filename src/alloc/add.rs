@@ -1,7 +1,7 @@
-//! ADD: one address of each range set, all or none.
+//! ADD: leases one address of each range set, or none.
 //!
-//! Decides what a repeated ADD returns, which requested addresses are refused, and when overlapping
-//! networks are worth a warning. [`super::choose`] finds a free address, [`super::takeover`] translates
+//! Decides what a repeated ADD returns, which requested addresses are refused, and when a warning about
+//! overlapping networks is needed. [`super::choose`] finds a free address, [`super::takeover`] imports
 //! host-local's leases.
 
 use std::collections::BTreeSet;
@@ -16,7 +16,7 @@ use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Grant, Kind, Lease, Owner};
 use crate::net::{Addr, Range, RangeSet, describe};
 
-/// Decides an ADD.
+/// Decides an ADD: returns the plan for it.
 pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let adopted = view.adopted(&add.network)?;
     let mut changes = Vec::new();
@@ -24,7 +24,7 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     match &add.legacy {
         Legacy::Unread if !adopted => return Ok(Plan::only(Outcome::ReadLegacy)),
         Legacy::Absent | Legacy::Unread => {}
-        // In a cluster, another node has written the import mark since this folder was read.
+        // Another node of the cluster has recorded the import of this network since this folder was read.
         Legacy::Read(..) if adopted && view.has_other_nodes() => {}
         Legacy::Read(leases, cursors) => {
             addresses = Takeover::read(add, leases, cursors, view, cx)?;
@@ -37,8 +37,8 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     if let Some(define) = &add.define {
         changes.extend(define::first(define, view, cx)?);
     }
-    // `addresses` includes the import: an address that the import leases has no cooldown that could have
-    // ended.
+    // `addresses` includes the leases that this plan imports, so `Ended` does not count their addresses as
+    // free.
     let ended = Ended::find(add, &addresses, cx)?;
     let mut work = Work { add, view, cx, changes, addresses, ended };
     let adopted = adopted || matches!(add.legacy, Legacy::Read(..));
@@ -48,8 +48,8 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     if add.on_duplicate == OnDuplicate::Error
         && let Some(any) = held.first()
     {
-        // host-local reports the first lease that it finds in a range. If no lease lies in a range, report
-        // any lease.
+        // host-local reports the first of the owner's leases that lies in a range set. If no lease lies in a
+        // range set, report any lease.
         let found = own.iter().enumerate().find_map(|(index, lease)| Some((index, (*lease)?)));
         let (index, lease) = found.unwrap_or((0, any));
         return Err(Refusal::Duplicate { index, lease: Box::new(lease.clone()) }.into());
@@ -66,12 +66,12 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
             created.push(lease.addr);
             lease
         };
-        // `range_of` always returns a range: a held lease was found in it, and a new address was chosen from
-        // it.
+        // `range_of` always returns a range, because the lease was found in the range set or was just chosen
+        // from it.
         let gateway = set.range_of(lease.addr).and_then(Range::gateway);
         grants.push(Grant { addr: lease.addr, prefix: lease.prefix, gateway });
     }
-    // Reported after the refusals of each set, as in host-local.
+    // This refusal comes after the refusals of the range sets, as in host-local.
     if !left.is_empty() {
         return Err(Refusal::NotInRange { addrs: left, ranges: describe(&add.sets) }.into());
     }
@@ -79,8 +79,8 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     Ok(Plan::new(work.finish(), Outcome::Added(Added { grants, created, warnings })))
 }
 
-/// Assigns to each set the first requested address in it, and returns the requested addresses that are in no
-/// set. Refuses addresses that contradict the leases that the owner holds.
+/// Assigns to each range set the first requested address in it. Also returns the requested addresses that are
+/// in no range set. Refuses requested addresses that differ from the addresses that the owner has leased.
 fn assign(
     add: &Add,
     held: &[Lease],
@@ -112,13 +112,14 @@ struct Work<'a> {
     view: &'a dyn View,
     cx: &'a Context,
     changes: Vec<Change>,
-    /// The view's addresses, with the leases that this plan imports.
+    /// The view's addresses, and the leases that this plan imports.
     addresses: Takeover<'a>,
     ended: Ended,
 }
 
 impl Work<'_> {
-    /// Returns the changes. Addresses whose cooldown has ended become free, unless this plan leases them.
+    /// Returns the changes of the plan. Removes the cooldown records of addresses whose cooldown has ended,
+    /// unless this plan leases the address.
     fn finish(self) -> Vec<Change> {
         let put = |change: &Change| match change {
             Change::Put(lease) => Some(lease.addr),
@@ -130,9 +131,9 @@ impl Work<'_> {
         [self.changes, thaw].concat()
     }
 
-    /// Returns the lease that the owner holds, with the prefix of the current configuration. Rewrites the
-    /// lease if the container has moved to another namespace or boot, so that it does not look stale, and
-    /// if it was imported without the owner's full name.
+    /// Returns the owner's existing lease, with the prefix length of the present configuration. Rewrites the
+    /// stored lease in two cases: if the container now has another network namespace or boot, because the
+    /// lease would look stale otherwise; and if the lease was imported without the owner's full name.
     fn renew(
         &mut self,
         set: &RangeSet,
@@ -162,7 +163,7 @@ impl Work<'_> {
         Ok(current)
     }
 
-    /// Makes a new lease from one set.
+    /// Leases a new address from one range set.
     fn lease(
         &mut self,
         index: usize,
@@ -208,7 +209,7 @@ impl Work<'_> {
         Ok(lease)
     }
 
-    /// Refuses a requested address that cannot be leased.
+    /// Refuses a requested address that is excluded, leased, or the gateway.
     fn check_requested(&self, index: usize, set: &RangeSet, addr: Addr) -> Result<(), Error> {
         let range = set.range_of(addr);
         if range.is_some_and(|r| r.gateway() == Some(addr)) {
@@ -230,8 +231,8 @@ impl Work<'_> {
         }
     }
 
-    /// Returns a pod's former address if it is free. A cooldown does not matter: it only keeps other pods
-    /// from the address.
+    /// Returns a pod's former address if it is free. An address that cools down counts as free, because the
+    /// cooldown only keeps other pods from the address.
     fn free_former(&self, set: &RangeSet, former: Option<Addr>) -> Result<Option<Addr>, Error> {
         let assignable = |addr: &Addr| set.range_of(*addr).is_some_and(|r| r.gives(*addr));
         let Some(addr) = former.filter(assignable) else { return Ok(None) };
@@ -260,8 +261,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Stores the network's ranges if they changed. Returns a warning for each network that they
-    /// overlap.
+    /// Stores the network's ranges if they have changed. Returns a warning for each other network that
+    /// overlaps these ranges.
     fn put_ranges(&mut self) -> Result<Vec<String>, StoreError> {
         let add = self.add;
         let all = || add.sets.iter().flat_map(RangeSet::ranges);
@@ -283,7 +284,7 @@ impl Work<'_> {
             if let Some((a, b)) = pairs.find(|(a, b)| a.overlaps(**b)) {
                 warnings.push(format!(
                     "network {} ({a}) overlaps network {} ({b}), and their leases are separate: both can \
-                     lease the same address; set \"shared\" in both if they share a segment",
+                     lease the same address; set \"shared\" in both if they are one physical network",
                     ranges.network, other.network
                 ));
             }

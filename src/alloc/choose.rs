@@ -13,7 +13,7 @@ use crate::model::Owner;
 use crate::net::{Addr, Family, Range, RangeSet, Span};
 
 /// The maximum number of ended cooldown records that one ADD removes for each address family. A DEL adds at
-/// most one record for each range set, so such records do not accumulate.
+/// most one record for each range set, so ended records do not accumulate.
 const THAW: usize = 32;
 
 /// Addresses whose cooldown has ended, so they are free although their cooldown record still exists. A plan

@@ -42,8 +42,8 @@ impl<'a> Takeover<'a> {
         for legacy in leases {
             let lease = lease(add, legacy, cx);
             if let Holder::Leased(holder) = view.holder(&add.set, legacy.addr)? {
-                // Two cases have the same owner in both: a process imported the lease but died before it
-                // replaced the folder, or the lease was exported to host-local later.
+                // The owner already has this lease in two cases: a process imported the lease but died before
+                // it replaced the folder, or the lease was exported to host-local later.
                 if holder.owner == lease.owner {
                     continue;
                 }

@@ -1,7 +1,7 @@
-//! `subletd`: Docker's IPAM plugin and the status page, or the page alone.
+//! `subletd`: Docker's IPAM plugin with the status page, or only the status page.
 //!
-//! Handles the process only: arguments, environment, streams and exit code (0: success, 1: failure, 2:
-//! invalid usage). Everything that needs tests is in the library.
+//! This file handles the arguments, the environment, the streams and the exit code of the process (0:
+//! success, 1: failure, 2: invalid usage). Everything that needs tests is in the library.
 
 use std::env;
 use std::ffi::OsString;
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         Ok(text) => ExitCode::from(u8::from(write!(io::stdout(), "{text}").is_err())),
         Err((error, code)) => {
             let text = format!("{error:#}");
-            // clap's messages have their own prefix and line end.
+            // clap's messages already have a prefix and a newline.
             let (before, after) = if code == 2 { ("", "") } else { ("subletd: ", "\n") };
             let _ = write!(io::stderr(), "{before}{text}{after}");
             ExitCode::from(code)

@@ -1,8 +1,8 @@
-//! `sublet agent`: keeps this program installed on a node, and frees stale leases there.
+//! `sublet agent`: keeps sublet installed on a node, and frees stale leases on that node.
 //!
-//! It repeats what `sublet install` and `sublet gc --netns --yes` do.
-//! Invariant: its memory contains nothing that is not on disk as well. A failed step is reported and tried
-//! again.
+//! It repeats the work of `sublet install` and of `sublet gc --netns --yes`.
+//! Invariant: the agent keeps no state in memory that is not also on disk. If a step fails, it prints the
+//! error and repeats the step later.
 
 use std::time::{Duration, Instant};
 
@@ -18,30 +18,31 @@ use crate::sys::host;
 use crate::sys::host::Facts;
 use crate::sys::process::Stop;
 
-/// Keep this program installed, and free the leases of containers that are gone.
+/// Keep sublet installed, and free the leases of containers that are gone.
 ///
-/// Runs until SIGTERM. At its start it does what `sublet install` does with the same options, and again within a
-/// second after a file was deleted or replaced, or FILE was changed. Every --gc-every it does what `sublet gc --netns
-/// --yes --quiet` does. In a container this needs the process IDs of the host and `CAP_SYS_PTRACE`.
+/// Runs until SIGTERM. When it starts, it installs the same files as `sublet install` with the same options.
+/// It installs them again within a second after a file was deleted or replaced, or after FILE was changed.
+/// Once per --gc-every it frees the same leases as `sublet gc --netns --yes --quiet`. In a container this
+/// needs the process IDs of the host and `CAP_SYS_PTRACE`.
 #[derive(Debug, Args)]
 pub struct Agent {
     #[command(flatten)]
     install: Install,
-    /// Time between two searches for stale leases; 0s for none
+    /// Time between two searches for stale leases; 0s to free none
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = config::duration)]
     gc_every: Duration,
-    /// Free no lease that is younger than this
+    /// Keep leases that are younger than this
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = seconds)]
     grace: u64,
 }
 
-/// The interval at which the installed files are checked.
+/// The time between two checks of the installed files.
 const LOOK: Duration = Duration::from_secs(1);
 
 impl Agent {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         if call.as_json {
-            return Err(misuse("-o json is not for agent, which prints lines"));
+            return Err(misuse("agent prints plain lines and does not accept -o json"));
         }
         let stop = Stop::catch().context("cannot wait for signals")?;
         let mut installed = self.install.state();
@@ -49,8 +50,8 @@ impl Agent {
         let mut collected: Option<Instant> = None;
         let mut refusal = None;
         loop {
-            // Read the state before the files are written: a change during the writing is then found at the
-            // next check.
+            // Read the state before the files are written. The next check then finds a change that happens
+            // while they are written.
             let found = self.install.state();
             if refusal.is_some() || found != installed {
                 let failed = self.restore(call).err().map(|e| explained(&e));
@@ -72,7 +73,7 @@ impl Agent {
     }
 
     /// Installs each file that is missing or different, and prints the changes. If the configuration is
-    /// invalid, everything else is installed.
+    /// invalid, installs all other files.
     fn restore(&self, call: &mut Call<'_>) -> Result<()> {
         let conf = self.install.configuration();
         let rows = self.install.put(conf.as_ref().ok().and_then(Option::as_ref))?;
@@ -82,7 +83,7 @@ impl Agent {
         conf.map(drop).context("the configuration was not installed")
     }
 
-    /// Frees stale leases. If the store cannot be read, a later search may succeed.
+    /// Frees stale leases. If the store cannot be read, prints the error: a later search may succeed.
     fn collect(&self, call: &mut Call<'_>) -> Result<()> {
         let facts = host::facts(call.world.env).named(call.args.node_name.as_deref());
         let facts = Facts { face: Face::Cli, ..facts };

@@ -1,10 +1,11 @@
 //! `sublet import cni-cache`: leases the addresses of running containers again, from the results that libcni
 //! caches.
 //!
-//! Each record has the configuration of its ADD. The configuration names the store unless `--store` does. The
-//! addresses in the record are requested again for its container, so the import is an ordinary ADD.
-//! Invariant: a record whose network namespace is gone leases nothing. If another container holds an address,
-//! that container keeps the address, and the conflict is reported.
+//! Each cached record contains the configuration of its ADD. This configuration names the store, unless the
+//! operator passes `--store`. The import runs an ordinary ADD for the container. The ADD requests the
+//! recorded addresses.
+//! Invariant: nothing is leased for a record whose network namespace is gone. If another container holds an
+//! address, that container keeps the address, and the conflict is reported.
 
 use std::ffi::OsString;
 use std::fs;
@@ -47,7 +48,7 @@ pub struct CniCache {
     dry_run: bool,
 }
 
-/// A record and its result.
+/// A cached record, and the outcome of its import.
 #[skip_serializing_none]
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -65,11 +66,11 @@ struct Row {
 enum Outcome {
     /// The addresses are now leased to the container.
     Imported,
-    /// The container already had the addresses.
+    /// The container had leased the addresses already.
     Present,
-    /// The network namespace is gone.
+    /// The container's network namespace is gone.
     Gone,
-    /// Refused: another container holds an address, or the record is invalid.
+    /// Not imported: another container holds an address, or the record is invalid.
     Refused,
 }
 
@@ -147,7 +148,7 @@ impl CniCache {
     }
 
     fn import(&self, record: &Cached, call: &mut Call<'_>) -> Result<Outcome> {
-        // Fail if the variable is unreadable: it may name another store.
+        // Fail if the variable is not valid UTF-8, because it may name another store.
         let variable = |name| match (call.world.env)(name).map(OsString::into_string) {
             Some(Err(_)) => Err(anyhow!("the value of {name} is not valid UTF-8")),
             found => Ok(found.and_then(Result::ok)),
@@ -232,8 +233,8 @@ impl CniCache {
     }
 }
 
-/// Restricts the request to exactly these addresses. Range sets without one of these addresses lease nothing.
-/// Returns the addresses that lie in a range.
+/// Restricts the request to exactly these addresses. A range set that contains none of these addresses leases
+/// nothing. Returns the addresses that lie in a range.
 fn restrict(config: &mut Config, addrs: &[Addr]) -> Result<Vec<Addr>> {
     let holds = |addr: &Addr| config.sets.iter().any(|set| set.range_of(*addr).is_some());
     let addrs: Vec<Addr> = addrs.iter().copied().filter(holds).collect();

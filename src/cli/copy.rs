@@ -1,7 +1,7 @@
-//! `sublet copy`: copies one store to another, and compares them.
+//! `sublet copy`: copies the records of one store to another store, and compares the two stores.
 //!
-//! Invariant: nothing is written if an address has another holder. The source never changes. The command
-//! succeeds only if both stores agree at the end.
+//! Invariant: if an address has another holder in the destination, nothing is written. The source never
+//! changes. The command succeeds only if both stores agree at the end.
 
 use std::ffi::OsString;
 
@@ -18,8 +18,8 @@ use crate::model::Persist;
 
 /// Copy a store: leases, pools, reservations, rotation
 ///
-/// Do not start or stop containers during the copy, on any node of either store. Run it again if it was
-/// interrupted. The source stays unchanged.
+/// Do not start or stop containers during the copy, on any node of either store. If the copy was interrupted,
+/// run it again. The source stays unchanged.
 #[derive(Debug, Args)]
 pub struct Copy {
     /// The source store, in the form of --store
@@ -32,11 +32,11 @@ pub struct Copy {
     how: How,
 }
 
-/// Options that imports have too.
+/// Options that `copy` and the imports have in common.
 #[derive(Debug, Args)]
 pub struct How {
-    /// How long leases of a network live in a lease file: the `persist` of the networks' configurations
-    /// [default: as in the source store; boot for another program's leases]
+    /// Lifetime of the copied leases in a lease file: the `persist` of the networks' configurations [default:
+    /// as in the source store; boot for another program's leases]
     #[arg(long, value_name = "boot|disk", value_parser = persist)]
     pub persist: Option<Persist>,
     /// Print what would be done without doing it
@@ -44,7 +44,7 @@ pub struct How {
     pub dry_run: bool,
 }
 
-/// `boot` or `disk` on the command line.
+/// Parses the value `boot` or `disk` of `--persist`.
 pub fn persist(text: &str) -> Result<Persist, String> {
     match text {
         "boot" => Ok(Persist::Boot),
@@ -94,11 +94,7 @@ impl Copy {
             }
         }
         for name in left_out {
-            writeln!(
-                call.stderr,
-                "left out: {}: a lease file has no place for it",
-                visible(&name)
-            )?;
+            writeln!(call.stderr, "left out: {}: a lease file cannot store it", visible(&name))?;
         }
         for (names, word) in [(&missing, "missing"), (&different, "different")] {
             for name in names.iter().take(SHOWN) {
@@ -116,8 +112,8 @@ impl Copy {
 }
 
 impl OpenStore {
-    /// Tries to write the records that `push` supplies. Unless it is a dry run, a second pass then writes the
-    /// records. Returns the number of records of the first pass.
+    /// Tries to write the records that `push` supplies, as a first pass that only finds conflicts. Unless it
+    /// is a dry run, a second pass then writes the records. Returns the number of records of the first pass.
     pub(super) fn restore(
         &mut self,
         dry_run: bool,
@@ -131,8 +127,8 @@ impl OpenStore {
         Ok(moved)
     }
 
-    /// Writes the records that `push` supplies and returns their number. If an address has another holder,
-    /// prints the conflicts, fails and writes nothing.
+    /// Runs one pass over the records that `push` supplies and returns their number. If an address has
+    /// another holder, prints the conflicts, fails and writes nothing.
     pub(super) fn pass(
         &mut self,
         dry_run: bool,

@@ -1,8 +1,8 @@
 //! `sublet doctor`: finds and repairs problems in a store.
 //!
-//! The store examines and repairs itself. This command also finds leases whose container is gone, which the
-//! store cannot.
-//! Invariant: without `--repair` nothing changes. With `--repair`, a copy of the damaged file stays.
+//! The store examines and repairs its own files. This command also finds leases whose container is gone,
+//! because a store knows nothing about containers.
+//! Invariant: without `--repair` nothing changes. With `--repair`, a copy of the damaged file is kept.
 
 use anyhow::{Result, anyhow};
 use clap::Args;
@@ -22,11 +22,11 @@ use crate::telemetry::usage::Usage;
 
 /// Check the store for damage, stale leases and overlapping networks.
 ///
-/// Exits with 0 if there is no problem, otherwise with 1. It changes nothing without --repair.
+/// Exits with 0 if there is no problem, otherwise with 1. Changes nothing without --repair.
 #[derive(Debug, Args)]
 pub struct Doctor {
-    /// Rewrite a damaged lease file from what can be read. The damaged file is kept beside it; an address
-    /// whose lease cannot be read is reserved, so it is never leased
+    /// Rewrite a damaged lease file from its readable records. The damaged file is kept beside the new one.
+    /// If the lease of an address cannot be read, the address is reserved, so it is never leased
     #[arg(long)]
     repair: bool,
     /// Repair without asking
@@ -92,14 +92,14 @@ impl Doctor {
     }
 }
 
-/// How many records were examined.
+/// The numbers of records that were examined.
 #[derive(Clone, Copy, Default, Serialize)]
 struct Checked {
     leases: usize,
     ranges: usize,
 }
 
-/// A range is reported if its usage is at least this, in percent.
+/// A range is reported if at least this part of its addresses is in use, in percent.
 const NEARLY_FULL: u128 = 80;
 
 fn examine(open: &mut OpenStore) -> Result<(Vec<Problem>, Checked)> {
@@ -118,10 +118,11 @@ fn examine(open: &mut OpenStore) -> Result<(Vec<Problem>, Checked)> {
     Ok((problems, Checked { leases, ranges: usage.len() }))
 }
 
-/// Networks with leases outside the ranges of their last ADD, and the number of all leases except
-/// reservations.
+/// Finds networks with leases outside the ranges of their last ADD. Also returns the number of all leases
+/// except reservations.
 fn moved_away(open: &mut OpenStore) -> Result<(Vec<Problem>, usize)> {
-    // Each ECS task has its own configuration, with or without IPv6.
+    // Each ECS task has its own configuration, with or without IPv6, so its leases may lie outside the last
+    // ranges.
     let is_ecs = |ranges: &NetworkRanges| ranges.network == NetworkName::ecs();
     let networks = open.store.networks(&open.cx)?.into_iter().filter(|ranges| !is_ecs(ranges));
     let mut astray = Astray::new(networks.map(|n| (n.set, n.network.to_string(), n.bounds)));

@@ -1,7 +1,7 @@
-//! `sublet explain`: what is known about an address, and what to do next.
+//! `sublet explain`: shows what is known about an address, and what to do next.
 //!
-//! Invariant: nothing is changed. A container is reported as running or gone only with evidence, and the evidence is
-//! gathered after the leases are read.
+//! Invariant: nothing is changed. A container is reported as running or gone only with evidence, and that
+//! evidence is gathered after the leases are read.
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -22,8 +22,8 @@ use crate::telemetry::usage::Usage;
 
 /// Explain who holds an address, and what to do about it
 ///
-/// For each address: its state, the evidence that its container runs or is gone, its last events, how full its
-/// range is, and the next safe command.
+/// For each address: its state, the evidence that its container runs or is gone, its last events, how full
+/// its range is, and a next command that is safe to run.
 #[derive(Debug, Args)]
 pub struct Explain {
     /// An address, leased or free; a container ID or a prefix of one; an ECS id; a pod as namespace/name
@@ -34,7 +34,7 @@ pub struct Explain {
     network: Option<String>,
 }
 
-/// The maximum number of events that are shown for an address.
+/// The maximum number of events that are shown for each address.
 const LATEST: usize = 5;
 
 /// What is known about an address.
@@ -43,20 +43,21 @@ const LATEST: usize = 5;
 struct Row<'a> {
     network: &'a str,
     address: Text<Addr>,
-    /// `leased`, `reserved`, `gateway`, `aux`, `cooling`, `free`, or `notAllocatable`.
+    /// The state of the address: `leased`, `reserved`, `gateway`, `aux`, `cooling`, `free`, or
+    /// `notAllocatable`.
     state: &'static str,
     lease: Option<LeaseRow<'a>>,
-    /// The end of the cooldown.
+    /// The end of the cooldown, if the address is cooling down.
     until: Option<Time>,
-    /// `running`, `gone` or `unknown`: the container of a lease.
+    /// The state of the container that has the lease: `running`, `gone` or `unknown`.
     container: Option<&'static str>,
-    /// The evidence.
+    /// The evidence for the state of the container.
     reason: Option<&'a str>,
-    /// The last events, oldest first.
+    /// The last events of the address, oldest first.
     events: Vec<EventRow<'a>>,
     /// The ranges that contain the address.
     ranges: Vec<&'a PoolRow>,
-    /// A command that is safe to run.
+    /// The next command for the operator. Running it is safe.
     next: Option<String>,
 }
 
@@ -65,7 +66,7 @@ impl Explain {
         let mut open = call.open()?;
         let network = self.network.as_deref();
         let addr: Option<Addr> = self.name.parse().ok();
-        // Only a successful listing proves that nobody holds the address.
+        // Only a successful listing of the leases proves that an address has no holder.
         let leases = match addr {
             Some(addr) => {
                 let is_here = |lease: &Lease| network.is_none_or(|n| shown_network(lease) == n);
@@ -77,7 +78,7 @@ impl Explain {
             },
         };
         let cx = call.world.facts.context();
-        // Nothing is freed, so young leases are examined too.
+        // This command frees nothing, so it examines young leases too.
         let evidence = liveness::evidence(&leases, &cx, 0, true, Vec::new());
         let verdicts = stale::assess(&leases, &evidence);
         let all = open.usage(None)?;
@@ -121,7 +122,7 @@ impl Explain {
     }
 }
 
-/// When the cooldown of an address ends, in each set in which it is cooling down.
+/// Returns the end of an address's cooldown, for each set of leases in which the address is cooling down.
 fn cooling(open: &mut OpenStore, addr: Addr) -> Result<Vec<(SetName, Timestamp)>> {
     let (mut found, now) = (Vec::new(), open.cx.now);
     open.store.occupancy(&open.cx, &mut |set, other, holder| {
@@ -134,10 +135,10 @@ fn cooling(open: &mut OpenStore, addr: Addr) -> Result<Vec<(SetName, Timestamp)>
     Ok(found)
 }
 
-/// What the store contains about addresses.
+/// The data of the store that describes the addresses.
 struct About<'a> {
     all: &'a [Usage],
-    /// The rows of `all`.
+    /// The ranges of `all`, as rows.
     ranges: &'a [PoolRow],
     history: &'a [Event],
 }

@@ -1,8 +1,8 @@
-//! `sublet gc`: frees stale leases, whose DEL was lost.
+//! `sublet gc`: frees stale leases. A lease is stale if its container is gone but the DEL was lost.
 //!
 //! [`crate::liveness`] decides which leases are stale.
-//! Invariant: the leases are read first, and the evidence is gathered afterwards. A lease is freed only if
-//! it has not changed since. A runtime that does not answer frees nothing.
+//! Invariant: the leases are read first, and the evidence is gathered afterwards. A lease is freed only if it
+//! has not changed since it was read. If a runtime does not answer, nothing is freed.
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -27,13 +27,13 @@ use crate::sys::host::Facts;
 /// Free the leases of containers that are provably gone.
 ///
 /// Leases whose state cannot be determined are listed with the reason. With --json, leases of running
-/// containers are listed as well. Leases of other machines are only counted.
-/// Without --containerd, --crictl or --docker, network namespaces are the only evidence, as with --netns.
+/// containers are listed as well. Leases of other machines are only counted. Without --containerd, --crictl
+/// or --docker, network namespaces are the only evidence, as with --netns.
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub struct Gc {
-    /// Free leases whose network namespace is gone, identified by its inode. Applies only to leases made in
-    /// this boot, on this machine and in the current mount namespace
+    /// Free leases whose network namespace is gone. Applies only to leases made in this boot, on this machine
+    /// and in the current mount namespace
     #[arg(long)]
     netns: bool,
     /// Free leases whose container is unknown to containerd
@@ -47,7 +47,7 @@ pub struct Gc {
     #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true,
           default_missing_value = runtimes::DOCKER)]
     docker: Option<PathBuf>,
-    /// Free leases whose pod sandbox is unknown to the CRI runtime, as this crictl reports it
+    /// Free leases whose pod sandbox is unknown to the CRI runtime that crictl queries
     #[arg(long, value_name = "PROGRAM", num_args = 0..=1, require_equals = true,
           default_missing_value = "crictl")]
     crictl: Option<String>,
@@ -75,7 +75,7 @@ pub(super) fn seconds(text: &str) -> Result<u64, String> {
 }
 
 impl Gc {
-    /// Frees whatever the network namespaces prove to be stale, without a question.
+    /// Returns a `gc` that asks no question and uses network namespaces as its only evidence.
     pub(super) fn unattended(grace: u64) -> Gc {
         Gc {
             netns: true,
@@ -93,7 +93,8 @@ impl Gc {
 
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
-        // A cluster may have hundreds of thousands of leases that only other machines can check.
+        // A cluster may have hundreds of thousands of leases that only other machines can check; they are
+        // skipped here.
         let machine = open.cx.node.machine.clone();
         let elsewhere = Cell::new(0_usize);
         let wanted = |l: &Lease| {
@@ -191,7 +192,8 @@ impl Gc {
         call.confirm(&format!("free these {lost} leases"))
     }
 
-    /// The first word of a printed line; `None` for leases of running containers, which are not printed.
+    /// Returns the first word of the printed line; `None` for leases of running containers, which are not
+    /// printed.
     fn word(&self, verdict: &Liveness, done: bool) -> Option<&'static str> {
         match verdict {
             Liveness::Alive(_) => None,

@@ -1,4 +1,4 @@
-//! `sublet import gipam`: imports the pools of gipam, so that its Docker networks continue with subletd.
+//! `sublet import gipam`: imports gipam's pools, so that subletd can serve the Docker networks of gipam.
 //!
 //! Invariant: the whole file is read before anything is written. A second import adds nothing.
 

@@ -1,4 +1,4 @@
-//! `sublet history`: who held an address, and when.
+//! `sublet history`: shows who held an address, and when.
 
 use std::collections::BTreeMap;
 
@@ -16,8 +16,8 @@ use crate::rows::EventRow;
 /// Show who held an address, or what a container held
 ///
 /// Without an argument, the latest events are shown. A lease file keeps the last 10,000 events of 30 days,
-/// or what the configuration's "history" says, and the events of the previous boot. A cluster keeps the
-/// last 1,000 transactions of each network, or what the network's configuration says.
+/// and the events of the previous boot. A cluster keeps the last 1,000 transactions of each network. The key
+/// "history" of a network's configuration changes these limits.
 #[derive(Debug, Args)]
 pub struct History {
     /// An address; a container ID or its first four characters or more; an ECS id; a pod as namespace/name; a
@@ -97,7 +97,7 @@ impl History {
     }
 }
 
-/// For each address that was leased then: its last event.
+/// Returns the last event of each address that was leased at the requested time.
 fn held(events: Vec<Event>) -> Vec<Event> {
     let mut last = BTreeMap::new();
     for event in events {
@@ -106,7 +106,7 @@ fn held(events: Vec<Event>) -> Vec<Event> {
     last.into_values().filter(|event| event.what.gives()).collect()
 }
 
-/// Reads a time: an age, a date, a date and time in UTC, or RFC 3339.
+/// Parses a time: an age, a date, a date and time in UTC, or RFC 3339.
 fn time(option: &str, text: &str, now: Timestamp) -> Result<Timestamp> {
     let days = text.strip_suffix('d').and_then(|days| days.parse::<u64>().ok());
     if let Some(days) = days {

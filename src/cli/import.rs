@@ -31,35 +31,36 @@ use crate::store;
 pub enum Import {
     /// Import the bolt file of the original ecs-ipam
     ///
-    /// Without --store, the new lease file takes the name of the old one, which is kept as FILE.bolt, so
-    /// the agent's IPAM_DB_PATH need not change. Stop the agent first.
+    /// Without --store, the new lease file gets the path of the bolt file, so the agent's IPAM_DB_PATH need
+    /// not change. The bolt file is kept as FILE.bolt. Stop the agent first.
     EcsIpam(EcsIpam),
     /// Import the folders of host-local
     ///
-    /// Each network's first ADD imports its folder automatically; this command does it earlier, for all
-    /// networks. Without --store, the leases go where that ADD looks: to DIR/leases.redb if DIR is given,
-    /// for a network with that `dataDir`; otherwise to the standard file.
+    /// The first ADD of each network imports its folder automatically. This command does the same at once,
+    /// for all networks. Without --store, the leases go into the lease file that such an ADD uses:
+    /// DIR/leases.redb if DIR is given, for networks with that `dataDir`; otherwise the standard file.
     HostLocal(HostLocal),
-    /// Import gipam's lease file: its Docker networks continue with subletd
+    /// Import gipam's lease file, so that subletd can serve its Docker networks
     Gipam(Gipam),
     /// Import leases that cni-ipam-consul stored in Consul
     ///
-    /// They go into the same Consul. Until then an ADD with such a configuration is refused. Stop
-    /// cni-ipam-consul on all nodes first: it overwrites without comparing. Its keys are not changed.
+    /// The leases are written to the same Consul. Until then, ADDs with such a configuration fail. Stop
+    /// cni-ipam-consul on all nodes first, because it overwrites keys without comparing them. Its keys are
+    /// not changed.
     Consul(Consul),
     /// Lease the addresses of running containers again, from libcni's cached results
     ///
-    /// For this node, after a store was lost or an older backup was restored. Without --store the cached
-    /// configurations name the store. Containers whose network namespace is gone are skipped. An address
-    /// that another container holds is reported.
+    /// Run this on each node after a store was lost or an older backup was restored. Without --store, the
+    /// cached configurations name the store. Containers whose network namespace is gone are skipped. If
+    /// another container holds an address, the conflict is reported.
     CniCache(CniCache),
-    /// Import the pools and addresses that kontena-ipam stored in etcd: its Docker networks continue with
-    /// subletd
+    /// Import the pools and addresses that kontena-ipam stored in etcd, so that subletd can serve its Docker
+    /// networks
     Kontena(Kontena),
     /// Import the JSON lines of `sublet export jsonl`
     ///
-    /// Existing records stay. If an address has another holder, nothing is imported. Run it again if it was
-    /// interrupted.
+    /// Existing records stay. If an address has another holder, nothing is imported. If the import was
+    /// interrupted, run it again.
     Jsonl(jsonl::Import),
 }
 
@@ -74,10 +75,10 @@ pub struct EcsIpam {
 
 #[derive(Debug, Args)]
 pub struct Consul {
-    /// The networks' names, with which their keys begin
+    /// The networks' names, which are the first part of their keys in Consul
     #[arg(value_name = "NETWORK", required = true)]
     networks: Vec<String>,
-    /// The `shared` of the networks' configurations
+    /// The value of `shared` in the networks' configurations
     #[arg(long, value_name = "NAME")]
     shared: Option<String>,
     /// Print what would be done without doing it
@@ -114,7 +115,7 @@ pub struct HostLocal {
     /// Import only this network
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// The `shared` of the network's configuration
+    /// The value of `shared` in the network's configuration
     #[arg(long, value_name = "NAME", requires = "network")]
     shared: Option<String>,
     #[command(flatten)]
@@ -149,7 +150,7 @@ impl EcsIpam {
             report.before = true;
             return Ok(report);
         }
-        // The lock is held until the leases are imported.
+        // `ecs::read` locks the file until the leases are imported.
         let old = ecs::read(&self.file, WAIT)?;
         let import = alloc::Import {
             set: SetName(NetworkName::ecs().to_string()),
@@ -180,7 +181,7 @@ impl HostLocal {
     fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let named = call.args.named(call.world.env)?;
         let is_default = self.dir == Path::new(HOST_LOCAL_DIR);
-        // The file that an ADD with this `dataDir` uses.
+        // The lease file that an ADD with this `dataDir` would use.
         let usual = || if is_default { DEFAULT.into() } else { self.dir.join("leases.redb") };
         let mut open =
             call.open_file(named.unwrap_or_else(usual), self.how.persist.unwrap_or_default())?;
@@ -205,7 +206,7 @@ impl HostLocal {
         for done in done {
             match done {
                 Ok(report) => reports.push(report),
-                // A failure must not prevent the import of the other networks.
+                // If one network fails, the other networks are still imported.
                 Err(e) => report_error(call.stderr, &call.screen, &e),
             }
         }

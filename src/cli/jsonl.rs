@@ -1,7 +1,7 @@
-//! `sublet export jsonl`, `sublet import jsonl`: a store as text.
+//! `sublet export jsonl`, `sublet import jsonl`: write and read all records of a store as text.
 //!
-//! Reads and writes lines. [`crate::migrate::jsonl`] defines their content.
-//! Invariant: a file is read completely before anything is written. Only a few lines are in memory.
+//! This module reads and writes lines. [`crate::migrate::jsonl`] defines their content. Invariant: a file is
+//! read completely before anything is written. At any time, only a few lines are in memory.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
@@ -18,7 +18,7 @@ use crate::migrate::copy::Copier;
 use crate::migrate::jsonl;
 use crate::sys::files;
 
-/// The longest line: a pool that many nodes use.
+/// The maximum length of a line, in bytes. The longest line is a pool that many nodes use.
 const LONGEST: u64 = 16 << 20;
 
 #[derive(Debug, Args)]
@@ -44,7 +44,7 @@ impl Export {
     }
 }
 
-/// Writes all records of a store; returns their number.
+/// Writes all records of a store as lines, and returns the number of records.
 fn write(open: &mut OpenStore, out: &mut dyn Write) -> Result<usize> {
     writeln!(out, "{}", jsonl::head())?;
     let (mut count, mut failed) = (0, Ok(()));
@@ -89,7 +89,7 @@ impl Import {
         Ok(writeln!(call.stdout, "{verb} {} into {}", number_of(moved, "record"), open.place)?)
     }
 
-    /// Reads all lines.
+    /// Reads all lines and passes their records to the copier.
     fn push(&self, name: &str, input: &mut dyn BufRead, copier: &mut Copier<'_>) -> Result<()> {
         let mut number = 0_usize;
         while let Some(line) = next(input).with_context(|| format!("cannot read {name}"))? {
@@ -102,7 +102,7 @@ impl Import {
             let (record, persist) =
                 jsonl::read(&line).map_err(|e| anyhow!(e)).with_context(place)?;
             copier.push(record, self.how.persist.unwrap_or(persist)).with_context(|| {
-                format!("{name}, up to line {number}: correct it and import all of it again")
+                format!("{name}, up to line {number}: correct the file and import all of it again")
             })?;
         }
         if number == 0 {
@@ -112,7 +112,7 @@ impl Import {
     }
 }
 
-/// The next line without its end; `None` at the end.
+/// Returns the next line without its newline; `None` at the end of the input.
 fn next(input: &mut dyn BufRead) -> io::Result<Option<String>> {
     let mut line = Vec::new();
     io::Read::take(&mut *input, LONGEST).read_until(b'\n', &mut line)?;

@@ -1,7 +1,7 @@
-//! `sublet import kontena`: imports the pools of kontena-ipam, so that its Docker networks continue with
-//! subletd.
+//! `sublet import kontena`: imports the pools of kontena-ipam, so that subletd can serve the Docker networks
+//! of kontena-ipam.
 //!
-//! Invariant: all keys are read and valid before anything is written. A second import changes nothing.
+//! Invariant: all keys are read and checked before anything is written. A second import changes nothing.
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
@@ -18,10 +18,10 @@ use crate::model::{NetworkName, Persist, Pool, SetName};
 
 #[derive(Debug, Args)]
 pub struct Kontena {
-    /// kontena's etcd, with its old API (--enable-v2=true) [default: that of --store]
+    /// The etcd with kontena's keys; it needs its old API (--enable-v2=true) [default: the etcd of --store]
     #[arg(long, value_name = "http://HOST:PORT")]
     from: Option<String>,
-    /// The folder of kontena's keys
+    /// The prefix of kontena's keys
     #[arg(long, value_name = "FOLDER", default_value = "/kontena/ipam")]
     prefix: String,
     /// subletd's local address space
@@ -86,7 +86,7 @@ impl Kontena {
             let node = kontena::UNRECORDED;
             writeln!(
                 call.stderr,
-                "pool {name}: its hosts are not recorded; once no host has a network of it, run: \
+                "pool {name}: kontena-ipam did not record its hosts; once no host has a network with it, run: \
                  sublet node release {node}"
             )?;
         }
@@ -97,7 +97,7 @@ impl Kontena {
     }
 }
 
-/// Records that everything is imported. In a dry run, only checks whether it can be recorded.
+/// Records that kontena's pools are imported. In a dry run, only checks whether that can be recorded.
 fn mark(open: &mut OpenStore, dry_run: bool) -> Result<Imported> {
     let name = NetworkName::new("kontena-ipam")
         .map_err(|_| anyhow!("kontena-ipam is not a valid network name"))?;

@@ -32,7 +32,7 @@ pub struct List {
     limit: Option<usize>,
 }
 
-/// The filters.
+/// The filter options of `list`.
 #[derive(Debug, Args)]
 pub struct Filter {
     /// Only this network or Docker pool
@@ -79,7 +79,8 @@ impl Filter {
 }
 
 impl Column {
-    /// A lease's sort key for this column, compared byte by byte. Leases without a value come last.
+    /// Returns a lease's sort key for this column. Keys are compared byte by byte. Leases without a value
+    /// come last.
     fn key(self, lease: &Lease) -> Vec<u8> {
         let text = |text: Option<&str>| match text {
             Some(text) => [b"\0", text.as_bytes()].concat(),
@@ -102,13 +103,13 @@ impl Column {
     }
 }
 
-/// Leases in the order of a column.
+/// The leases, sorted by a column.
 struct Sorted {
     column: Column,
     leases: Vec<Sortable>,
 }
 
-/// A lease as JSON, which takes a fraction of the memory of a [`Lease`].
+/// A lease as JSON text, which needs much less memory than a [`Lease`].
 struct Sortable {
     key: Box<[u8]>,
     json: Box<[u8]>,
@@ -129,7 +130,7 @@ impl Sorted {
     }
 }
 
-/// A kind on the command line.
+/// Parses the value of `--kind`.
 fn kind(text: &str) -> Result<Kind, &'static str> {
     Kind::from_word(text).ok_or("use dynamic, static, gateway, aux or reserved")
 }
@@ -142,7 +143,7 @@ impl List {
         let mut sorted = self.sort.map(|column| Sorted { column, leases: Vec::new() });
         let (mut count, mut done) = (0, Ok(()));
         let mut busy = Some(Progress::new(None, "reading the leases"));
-        // The store holds no lock while a row is printed.
+        // The store holds no lock while `list` prints a row.
         open.store.list(&open.cx, &mut |lease| {
             if done.is_err() || count >= limit || !self.filter.passes(&lease) {
                 return;
@@ -171,11 +172,11 @@ impl List {
     }
 }
 
-/// Rows of a table whose widths are determined together. A wider cell on a later page makes the columns wider
-/// from there on.
+/// The number of rows whose column widths are computed together. If a later page has a wider cell, the column
+/// is wider from that page on.
 const PAGE: usize = 1000;
 
-/// Prints leases one after the other.
+/// Prints leases as they are read.
 struct Printer {
     format: Format,
     screen: Screen,
@@ -187,7 +188,7 @@ struct Printer {
 
 impl Printer {
     fn new(format: Format, screen: Screen, now: Timestamp) -> Printer {
-        // A wide table is never cut.
+        // The format `wide` never cuts a table to the width of the screen.
         let width = if format == Format::Wide { usize::MAX } else { screen.width };
         let (screen, rows) = (Screen { width, ..screen }, Rows::new(format));
         Printer { format, screen, now, rows, page: Vec::new(), widths: Vec::new() }
@@ -201,7 +202,8 @@ impl Printer {
             }
             Format::Name => writeln!(out, "{}", lease.addr)?,
             Format::Table | Format::Wide => {
-                // Consecutive reservations are one row.
+                // Reservations of consecutive addresses are printed as one row, so a page does not end
+                // between them.
                 let is_full = self.page.len() >= PAGE && lease.kind != Kind::Reserved;
                 self.page.push(lease);
                 if is_full {

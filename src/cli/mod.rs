@@ -1,8 +1,9 @@
 //! The operator's command line.
 //!
-//! Handles arguments, exit codes (0: success, 1: failure, 2: invalid usage) and questions. The engine
-//! decides what a command does to leases, and [`crate::rows`] which fields it prints.
-//! Invariant: nothing is freed without `--yes` or the operator's "y".
+//! This module handles arguments, exit codes (0: success, 1: failure, 2: invalid usage) and questions. The
+//! engine decides what a command does to leases, and [`crate::rows`] defines the fields that a command
+//! prints.
+//! Invariant: nothing is freed without `--yes` or the operator's answer "y".
 
 mod agent;
 mod astray;
@@ -58,8 +59,8 @@ use screen::{Screen, Tone, When};
 
 /// Lease IP addresses to containers.
 ///
-/// If a container runtime calls it (with CNI_COMMAND and without arguments), it is a CNI IPAM plugin. With
-/// a command, it shows and repairs leases.
+/// If a container runtime calls sublet (with CNI_COMMAND and without arguments), it is a CNI IPAM plugin.
+/// With a command, it shows and repairs leases.
 #[derive(Debug, Parser)]
 #[allow(clippy::doc_markdown, reason = "shown as they are")]
 #[command(name = "sublet", version)]
@@ -138,7 +139,7 @@ enum Command {
 
 /// The streams of the process.
 pub struct Terminal<'a> {
-    /// Standard output, for rows.
+    /// Standard output, to which rows are written.
     pub stdout: &'a mut dyn Write,
     /// Standard error, for everything else.
     pub stderr: &'a mut dyn Write,
@@ -146,23 +147,25 @@ pub struct Terminal<'a> {
     pub screen: Screen,
 }
 
-/// The other inputs of the program.
+/// The inputs of the command line besides its arguments.
 #[derive(Clone, Copy)]
 pub struct World<'a> {
-    /// The environment.
+    /// The environment variables.
     pub env: &'a Env<'a>,
-    /// The facts of the host.
+    /// The facts about the host.
     pub facts: &'a Facts,
 }
 
-/// All commands with their options and texts, from which man pages and completions are made.
+/// Returns the definition of all commands with their options and texts. Man pages and completions are
+/// generated from it.
 pub fn definition() -> clap::Command {
     Cli::command()
 }
 
-/// Runs the command line and returns the exit code. A panic is reported in one line, as a failure.
+/// Runs the command line and returns the exit code. If it panics, prints the panic in one line and returns a
+/// failure.
 pub fn run(args: Vec<OsString>, world: World<'_>, terminal: &mut Terminal<'_>) -> u8 {
-    // A panic drops everything that it interrupts. Only the terminal is used afterwards.
+    // `AssertUnwindSafe` is correct: after a panic, only the terminal is still used.
     let done = catch_unwind(AssertUnwindSafe(|| serve(args, world, terminal)));
     done.unwrap_or_else(|payload| fail(terminal, &anyhow!(panic::explain(&*payload).msg)))
 }
@@ -171,7 +174,7 @@ fn serve(args: Vec<OsString>, world: World<'_>, terminal: &mut Terminal<'_>) -> 
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => {
-            // Help and version are normal output; anything else is a usage error.
+            // Help and version go to standard output; anything else is a usage error.
             let (stream, code, color): (&mut dyn Write, u8, bool) = if e.use_stderr() {
                 (&mut *terminal.stderr, 2, terminal.screen.alert)
             } else {
@@ -194,7 +197,7 @@ fn serve(args: Vec<OsString>, world: World<'_>, terminal: &mut Terminal<'_>) -> 
         screen: terminal.screen,
     };
     let done = if call.format == Format::Name && !cli.command.prints_names() {
-        Err(misuse("-o name is for list and pools"))
+        Err(misuse("-o name works only with list and pools"))
     } else {
         cli.command.run(&mut call)
     };
@@ -256,7 +259,7 @@ fn version(call: &mut Call<'_>) -> Result<()> {
 }
 
 fn fail(terminal: &mut Terminal<'_>, error: &anyhow::Error) -> u8 {
-    // In `sublet list | head`, a closed pipe is not an error.
+    // A closed pipe is not an error, as in `sublet list | head`.
     let closed = error.downcast_ref::<io::Error>().map(io::Error::kind);
     if !error.is::<ProblemsFound>() && closed != Some(io::ErrorKind::BrokenPipe) {
         report_error(terminal.stderr, &terminal.screen, error);
@@ -264,7 +267,8 @@ fn fail(terminal: &mut Terminal<'_>, error: &anyhow::Error) -> u8 {
     if error.is::<Misuse>() { 2 } else { 1 }
 }
 
-/// An error with its causes. If access was denied, suggests to run the command as root.
+/// Returns the text of an error and its causes. If access was denied, the text suggests to run the command as
+/// root.
 fn explained(error: &anyhow::Error) -> String {
     let mut text = with_causes(error.as_ref());
     if error.chain().any(is_denied) && !rustix::process::geteuid().is_root() {
@@ -274,18 +278,18 @@ fn explained(error: &anyhow::Error) -> String {
 }
 
 fn report_error(stderr: &mut dyn Write, screen: &Screen, error: &anyhow::Error) {
-    // If this fails, there is nowhere left to report it.
+    // If this write fails, there is no other place to report the error.
     let screen = Screen { color: screen.alert, ..*screen };
     let text = explained(error);
     let _ = writeln!(stderr, "{} {text}", screen.paint(Tone::Bad, "sublet:"));
 }
 
-/// A command found problems, and has already reported them.
+/// The error of a command that found problems and has already printed them.
 #[derive(Debug, thiserror::Error)]
 #[error("problems were found")]
 struct ProblemsFound;
 
-/// Arguments that contradict each other.
+/// A usage error that clap does not find, such as options that contradict each other.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Misuse(String);
@@ -294,14 +298,14 @@ fn misuse(text: impl Into<String>) -> anyhow::Error {
     Misuse(text.into()).into()
 }
 
-/// One run of a command: its store arguments, the environment and the streams.
+/// One run of a command: the store arguments, the environment and the streams.
 struct Call<'a> {
     args: &'a StoreArgs,
     format: Format,
     /// Whether rows and reports are printed as JSON or YAML.
     as_json: bool,
     world: World<'a>,
-    /// Flushed once the command has run.
+    /// Standard output; it is flushed when the command has ended.
     stdout: &'a mut dyn Write,
     stderr: &'a mut dyn Write,
     screen: Screen,
@@ -317,7 +321,7 @@ impl Call<'_> {
         Ok(writeln!(self.stdout, "{}", escaped(&text))?)
     }
 
-    /// Prints a row of a stream: a line of JSON, or a YAML document.
+    /// Prints one row of a continuous output, as a line of JSON or as a YAML document.
     fn json_line(&mut self, row: &impl Serialize) -> Result<()> {
         if self.format == Format::Yaml {
             return Ok(write!(self.stdout, "---\n{}", yaml(row)?)?);
@@ -332,7 +336,7 @@ impl Call<'_> {
         Ok(self.stdout.write_all(&array.finish())?)
     }
 
-    /// Asks the operator. Any answer but "y" or "yes" means no. Fails if there is no terminal.
+    /// Asks the operator a question. Any answer but "y" or "yes" means no. Fails if there is no terminal.
     fn confirm(&mut self, question: &str) -> Result<bool> {
         self.stdout.flush()?;
         if !io::stdin().is_terminal() {
@@ -347,25 +351,26 @@ impl Call<'_> {
     }
 }
 
-/// Whether a terminal interprets a character that serializers do not escape.
+/// Returns whether a terminal would interpret a character that the serializers do not escape.
 fn is_raw(c: char) -> bool {
     !c.is_ascii() && (c.is_control() || screen::steers(c))
 }
 
-/// A YAML document without characters that a terminal interprets.
+/// Returns the value as a YAML document, without characters that a terminal would interpret.
 fn yaml(value: &impl Serialize) -> Result<String> {
     let text = serde_norway::to_string(value)?;
     if !text.contains(is_raw) {
         return Ok(text);
     }
-    // Plain text in YAML has no escapes. JSON is valid YAML, with all strings quoted.
+    // YAML without quotes has no escapes. JSON with escapes is valid YAML.
     let json = serde_json::to_string(value)?;
     let escape =
         |c: char| if is_raw(c) { format!("\\U{:08x}", u32::from(c)) } else { c.to_string() };
     Ok(json.chars().map(escape).collect::<String>() + "\n")
 }
 
-/// The same JSON with escapes for characters that a terminal interprets. Only strings can contain them.
+/// Replaces characters that a terminal would interpret with JSON escapes. Such characters occur only in
+/// strings.
 fn escaped(json: &str) -> Cow<'_, str> {
     if !json.contains(is_raw) {
         return Cow::Borrowed(json);
@@ -381,7 +386,7 @@ fn escaped(json: &str) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
-/// The text of an array of rows.
+/// The JSON text of an array of rows, built row by row.
 struct Rows {
     format: Format,
     text: Vec<u8>,
@@ -407,7 +412,7 @@ impl Rows {
         Ok(())
     }
 
-    /// Writes the buffer if it is long.
+    /// Writes the buffer to `out` if the buffer is long.
     fn drain(&mut self, out: &mut dyn Write) -> io::Result<()> {
         if self.text.len() > 1 << 16 {
             out.write_all(&self.text)?;
@@ -426,7 +431,7 @@ impl Rows {
     }
 }
 
-/// Writes a file completely or not at all, by way of a temporary name in the same folder.
+/// Writes a file completely or not at all: writes to a temporary name in the same folder and then renames it.
 fn write_file<T>(
     path: &Path,
     create: fn(&Path) -> io::Result<File>,
@@ -443,13 +448,13 @@ fn write_file<T>(
         Ok(answer)
     });
     if done.is_err() {
-        // Best effort: the next write overwrites it.
+        // If this fails, the next write overwrites the temporary file.
         let _ = std::fs::remove_file(&next);
     }
     done.with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// A network's name on the command line.
+/// Parses a network name that is an argument.
 fn network_name(name: &str) -> Result<NetworkName> {
     NetworkName::new(name).map_err(|_| misuse(format!("{name:?} is not a valid network name")))
 }

@@ -1,8 +1,8 @@
-//! `sublet network`: the definition that a cluster keeps for a network.
+//! `sublet network`: shows and changes the definition of a network that a cluster stores.
 //!
-//! Reads a definition from a file, and asks if existing leases lie outside of it. [`crate::config`]
-//! validates definitions.
-//! Invariant: a definition replaces only the version that was read.
+//! This module reads a definition from a file, and asks the operator if existing leases lie outside of it.
+//! [`crate::config`] validates definitions.
+//! Invariant: a new definition replaces only the version that was read.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -22,9 +22,9 @@ use crate::model::Lease;
 use crate::net::{RangeSet, describe};
 use crate::rows::Time;
 
-/// The longest accepted definition, in bytes. It fits into one value of every cluster.
+/// The maximum length of a definition, in bytes. etcd and Consul accept a value of this length.
 const LONGEST: u64 = 256 << 10;
-/// The maximum number of leases that are listed. Further leases are only counted.
+/// The maximum number of leases that are listed; the rest is only counted.
 const NAMED: usize = 10;
 
 /// Show or change a network's definition in a cluster.
@@ -51,8 +51,8 @@ pub struct Set {
     /// A network configuration, a list of them, or the output of `show --json`; - is standard input
     #[arg(value_name = "FILE")]
     file: String,
-    /// Replace only this version; 0: only if there is no definition
-    /// [default: the version in FILE, else the one that is there now]
+    /// Replace only this version; 0: only if there is no definition [default: the version in FILE, otherwise
+    /// the stored version]
     #[arg(long, value_name = "N", verbatim_doc_comment)]
     version: Option<u64>,
     /// Do not ask, even if leases would be outside every range
@@ -65,7 +65,7 @@ impl Network {
         let mut open = call.open()?;
         if !open.is_cluster() {
             return Err(misuse(format!(
-                "{} keeps no definitions; name the cluster with --store",
+                "{} stores no network definitions; name the cluster with --store",
                 open.place
             )));
         }
@@ -81,8 +81,8 @@ impl Show {
         let network = network_name(&self.name)?;
         let Some(record) = engine::definition(&mut *open.store, &network)? else {
             return Err(anyhow!(
-                "{} keeps no definition of network {network}; an ADD with \"define\": true makes one, \
-                 or `sublet network set {network} FILE`",
+                "{} has no definition of network {network}; create one by an ADD with \"define\": true \
+                 or by `sublet network set {network} FILE`",
                 open.place
             ));
         };

@@ -1,7 +1,7 @@
-//! `sublet node`: the machines that share a cluster.
+//! `sublet node`: lists and releases the nodes of a cluster, which are the machines that share it.
 //!
-//! Asks before a node's leases are freed; the engine frees them.
-//! Invariant: without `--force`, no lease of this machine is freed.
+//! This module asks before a node's leases are freed; the engine frees them. Invariant: without `--force`, no
+//! lease of this machine is freed.
 
 use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
@@ -33,7 +33,7 @@ pub struct Release {
     /// Free without asking
     #[arg(long, short)]
     yes: bool,
-    /// Allow this machine, although its containers keep using the freed addresses
+    /// Release this machine, although its containers keep using the freed addresses
     #[arg(long)]
     force: bool,
 }
@@ -47,7 +47,7 @@ impl Node {
     }
 }
 
-/// All nodes that have a record or leases.
+/// Returns all nodes that have a record or leases.
 fn rows(open: &mut OpenStore, cx: &Context) -> Result<Vec<NodeRow>> {
     let mut nodes = Nodes::default();
     open.store.list(cx, &mut |lease| nodes.lease(&lease))?;
@@ -77,7 +77,7 @@ impl Release {
                 open.place
             )));
         }
-        // Leases that ended with an earlier boot are freed too, so they are counted.
+        // `boot: None` includes the leases that ended with an earlier boot, because they are freed too.
         let cx = Context { boot: None, ..open.cx.clone() };
         let Some(row) = rows(&mut open, &cx)?.into_iter().find(|row| row.node == *name) else {
             return Err(anyhow!(
@@ -117,7 +117,7 @@ impl Release {
     }
 }
 
-/// What a node has, in words.
+/// Describes the leases and pools of a node in words.
 fn describe(row: &NodeRow) -> String {
     let networks: Vec<String> =
         row.networks.iter().map(|(name, count)| format!("{count} of {name}")).collect();

@@ -1,4 +1,4 @@
-//! The store that a command works on, and the questions that commands ask it.
+//! Opens the store that a command works on, and answers the questions that several commands ask the store.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -24,7 +24,7 @@ use crate::sys::host::Env;
 use crate::telemetry::usage::Usage;
 use crate::trends::Trends;
 
-/// The store arguments.
+/// The options that select the store.
 #[derive(Debug, Args)]
 #[allow(clippy::doc_markdown, reason = "as above")]
 pub struct StoreArgs {
@@ -32,18 +32,18 @@ pub struct StoreArgs {
     /// [default: $IPAM_DB_PATH, else /var/lib/cni/sublet/leases.redb]
     #[arg(long, value_name = "PATH|JSON", global = true, verbatim_doc_comment)]
     pub store: Option<OsString>,
-    /// This machine's name among those that share a cluster [default: $NODE_ID, else the host's name]
+    /// This machine's node name in a cluster [default: $NODE_ID, else the host's name]
     #[arg(long, value_name = "NAME", global = true, value_parser = host::node_name)]
     pub node_name: Option<String>,
 }
 
 impl StoreArgs {
-    /// The cluster that `--store` names, as JSON.
+    /// Returns the JSON of the cluster that `--store` names, if it names a cluster.
     pub fn cluster(&self) -> Option<&str> {
         cluster(self.store.as_ref()?)
     }
 
-    /// The file that `--store` names; an error if it names a cluster.
+    /// Returns the file that `--store` names. Fails if it names a cluster.
     pub fn file(&self) -> Result<Option<PathBuf>> {
         if self.cluster().is_some() {
             return Err(misuse(
@@ -53,14 +53,14 @@ impl StoreArgs {
         Ok(self.store.clone().map(PathBuf::from))
     }
 
-    /// The file that `--store` or the environment names.
+    /// Returns the file that `--store` or the environment names.
     pub fn named(&self, env: &Env<'_>) -> Result<Option<PathBuf>> {
         let variable = || env("IPAM_DB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from);
         Ok(self.file()?.or_else(variable))
     }
 }
 
-/// The JSON of a cluster, if the value is one.
+/// Returns the value of `--store` as JSON text, if it names a cluster.
 fn cluster(named: &OsStr) -> Option<&str> {
     let text = named.to_str()?.trim_start();
     text.starts_with('{').then_some(text)
@@ -68,15 +68,15 @@ fn cluster(named: &OsStr) -> Option<&str> {
 
 /// The default lease file.
 pub const DEFAULT: &str = "/var/lib/cni/sublet/leases.redb";
-/// The default lease file of the ECS dialect.
+/// The default lease file for ECS configurations.
 const ECS_DEFAULT: &str = "/data/eni-ipam.db";
 
-/// How long a command waits for the lock.
+/// The longest time that a command waits for the lock.
 pub const WAIT: Wait = Wait::For(Duration::from_secs(5));
 
 impl Call<'_> {
-    /// Opens the store that the arguments or the environment name, otherwise the default file. If a named
-    /// file does not exist, it fails. If the default file does not exist yet, it prints a message.
+    /// Opens the store that the arguments or the environment name, otherwise the default file. Fails if a
+    /// named file does not exist. If the default file does not exist yet, prints a message.
     pub fn open(&mut self) -> Result<OpenStore> {
         let open = self.open_or_create()?;
         if open.exists()? {
@@ -89,7 +89,7 @@ impl Call<'_> {
         Ok(open)
     }
 
-    /// Opens the same store for a command that creates it.
+    /// Opens the same store as [`Call::open`], for a command that creates the store if it is missing.
     pub fn open_or_create(&mut self) -> Result<OpenStore> {
         if let (Some(_), Some(store)) = (self.args.cluster(), &self.args.store) {
             return self.open_named(store, "--store");
@@ -98,23 +98,24 @@ impl Call<'_> {
             Some(path) => path,
             None => PathBuf::from(self.default_store()?),
         };
-        // Most commands show and free boot leases and durable leases alike.
+        // The file is opened with both durable leases and boot leases, because most commands need both.
         self.open_file(path, Persist::Boot)
     }
 
-    /// Returns the default store that exists. If both exist, prints a message that names the unused store.
+    /// Returns the default store that exists. If both exist, prints a message about the store that is not
+    /// used.
     fn default_store(&mut self) -> Result<&'static str> {
         let (usual, ecs) = (is_store(DEFAULT.as_ref())?, is_store(ECS_DEFAULT.as_ref())?);
         if usual && ecs {
             writeln!(
                 self.stderr,
-                "sublet: this is {DEFAULT}; there is another store: --store {ECS_DEFAULT}"
+                "sublet: using {DEFAULT}; to use this host's other store, pass --store {ECS_DEFAULT}"
             )?;
         }
         Ok(if ecs && !usual { ECS_DEFAULT } else { DEFAULT })
     }
 
-    /// Opens the store that an option names: a file, or a cluster as JSON.
+    /// Opens the store in the value of an option: a file, or a cluster as JSON.
     pub fn open_named(&mut self, named: &OsStr, option: &str) -> Result<OpenStore> {
         let Some(json) = cluster(named) else {
             return self.open_file(PathBuf::from(named), Persist::Boot);
@@ -128,7 +129,7 @@ impl Call<'_> {
         Ok(OpenStore { store, place, cx: self.world.facts.context_of(&spec), file: None })
     }
 
-    /// Opens the store of Docker's pools, which are durable: a cluster or a lease file.
+    /// Opens the store of Docker's pools: a cluster, or the durable part of a lease file.
     pub fn open_pools(&mut self) -> Result<OpenStore> {
         if self.args.cluster().is_some() {
             return self.open();
@@ -144,7 +145,7 @@ impl Call<'_> {
     }
 }
 
-/// Whether a store exists: its lease file, a boot file or the policy.
+/// Returns whether a store exists at this path: a lease file, a boot file or a policy file.
 fn is_store(path: &Path) -> Result<bool> {
     let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
     let names = Os.list(folder);
@@ -162,10 +163,10 @@ pub fn lease_file(path: PathBuf, persist: Persist) -> StoreSpec {
     StoreSpec::Embedded { path, persist, wait: WAIT, history: History::Standing }
 }
 
-/// A store, and the context of commands on it.
+/// An open store, and the context for commands on it.
 pub struct OpenStore {
     pub store: Box<dyn Store>,
-    /// Its name in messages.
+    /// The name of the store, for messages.
     pub place: String,
     pub cx: Context,
     /// The lease file; `None` for a cluster.
@@ -177,33 +178,33 @@ impl OpenStore {
         self.file.is_none()
     }
 
-    /// Whether the store exists. A cluster is assumed to exist until it is asked.
+    /// Returns whether the store exists. A cluster counts as existing, because no server has been asked yet.
     pub fn exists(&self) -> Result<bool> {
         self.file.as_deref().map_or(Ok(true), is_store)
     }
 
-    /// The error about a missing file that was named.
+    /// Makes the error for a named file that does not exist.
     pub fn missing(&self) -> anyhow::Error {
         anyhow!("there is no lease store {}; name another file with --store", self.place)
     }
 
-    /// The context for commands on this lease. In a cluster, it is the context of the lease's node.
+    /// Returns the context for commands on this lease. In a cluster, the context has the node of the lease.
     pub fn cx_for(&self, lease: &Lease) -> Context {
         if !self.is_cluster() || lease.node == self.cx.node {
             return self.cx.clone();
         }
-        // The boots of that node are unknown here.
+        // This machine does not know the boots of that node.
         Context { node: lease.node.clone(), boot: None, ..self.cx.clone() }
     }
 
-    /// Frees the leases of a set that the target selects. Returns false if there were none.
+    /// Frees the leases that `target` selects in the lease's set. Returns false if there were none.
     pub fn free(&mut self, lease: &Lease, target: Target) -> Result<bool> {
         let del = Del { set: lease.set.clone(), target, rewind: false, undo: false, legacy: None };
         let cx = self.cx_for(lease);
         Ok(!engine::del(&mut *self.store, del, None, &cx)?.is_empty())
     }
 
-    /// Fails if the store does not know this network or pool.
+    /// Fails if the store does not know the network or pool of this name.
     pub fn check_network(&mut self, name: Option<&str>) -> Result<()> {
         match name {
             Some(name) => self.unknown(name)?.map_or(Ok(()), Err),
@@ -211,8 +212,8 @@ impl OpenStore {
         }
     }
 
-    /// The error for a network or pool without ranges and leases; `None` if it has any. The error lists the
-    /// most similar names. All leases are read only if no range has the name.
+    /// Returns the error for a network or pool that has neither ranges nor leases; `None` if it has any. The
+    /// error lists the most similar names. Reads all leases only if no range belongs to the name.
     pub fn unknown(&mut self, name: &str) -> Result<Option<anyhow::Error>> {
         let defined = self.store.networks(&self.cx)?;
         let mut known: BTreeSet<String> =
@@ -229,7 +230,7 @@ impl OpenStore {
         Ok((!known.contains(name)).then(|| unknown_network(name, &known)))
     }
 
-    /// The usage of each range, or of each range of one network.
+    /// Returns the usage of all ranges, or of the ranges of one network.
     pub fn usage(&mut self, network: Option<&str>) -> Result<Vec<Usage>> {
         let _busy = Progress::new(None, "counting");
         let mut usage = engine::usage(&mut *self.store, &self.cx)?;
@@ -237,7 +238,7 @@ impl OpenStore {
         Ok(usage)
     }
 
-    /// The rows of ranges.
+    /// Converts the usage of ranges to rows.
     pub fn pool_rows(&mut self, usage: &[Usage]) -> Result<Vec<PoolRow>> {
         Ok(PoolRow::all(usage, &self.store.pools()?, "network"))
     }
@@ -267,9 +268,9 @@ impl OpenStore {
         Ok(found)
     }
 
-    /// The leases of an address, or of a container. A container is named by its ID, by a unique prefix of its
-    /// ID with at least `shortest` bytes, by an ECS `id`, or by its pod as namespace/name. Fails if there is
-    /// no lease.
+    /// Returns the leases of an address or of a container. `name` can be an address, a container ID, a unique
+    /// prefix of a container ID with at least `shortest` bytes, an ECS `id`, or a pod as namespace/name.
+    /// Fails if there is no lease.
     pub fn named(
         &mut self,
         name: &str,
@@ -308,7 +309,7 @@ impl OpenStore {
     }
 }
 
-/// The number of known networks that a message names.
+/// The number of known networks that the error for an unknown network lists.
 const NAMED: usize = 5;
 
 fn unknown_network(name: &str, known: &BTreeSet<String>) -> anyhow::Error {
@@ -321,16 +322,16 @@ fn unknown_network(name: &str, known: &BTreeSet<String>) -> anyhow::Error {
     anyhow!("unknown network {name:?} (known: {known}{more})")
 }
 
-/// How a name matches an owner.
+/// How a name given by the operator matches an owner.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Fit {
-    /// It is the container's ID, the ECS `id`, or the pod as namespace/name.
+    /// The name is the container's ID, the ECS `id`, or the pod as namespace/name.
     Exactly,
-    /// It is a prefix of the container's ID with at least `shortest` bytes.
+    /// The name is a prefix of the container's ID, with at least `shortest` bytes.
     Begins,
 }
 
-/// Whether a pod has this name, or this namespace/name.
+/// Returns whether `name` is the pod's name, or its namespace/name.
 pub fn is_pod(name: &str, origin: &Origin) -> bool {
     origin.pod.as_ref().is_some_and(|pod| match name.split_once('/') {
         Some((namespace, name)) => pod.namespace == namespace && pod.name == name,
@@ -338,7 +339,7 @@ pub fn is_pod(name: &str, origin: &Origin) -> bool {
     })
 }
 
-/// A prefix of this many bytes is unlikely to match a container ID by chance.
+/// A prefix of this many bytes is unlikely to match another container ID by chance.
 pub const UNIQUE: usize = 4;
 
 pub fn fit(name: &str, shortest: usize, owner: &Owner, origin: &Origin) -> Option<Fit> {

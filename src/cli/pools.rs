@@ -1,4 +1,4 @@
-//! `sublet pools`: the usage of each range, and the number of addresses by holder.
+//! `sublet pools`: shows the usage of each range, or the number of addresses by network, namespace or node.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ pub struct Pools {
     /// Only this network or pool
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// Add up by network and family, or count the leases of each pod namespace or node
+    /// Sum up by network and family, or count the leases of each pod namespace or node
     #[arg(long, value_enum, value_name = "GROUP")]
     by: Option<By>,
 }
@@ -63,7 +63,7 @@ impl Pools {
         Ok(write!(call.stdout, "{}", tables::usage(&rows, &call.screen))?)
     }
 
-    /// The leases of each pod namespace or node. Leases without a namespace or node come first.
+    /// Counts the leases of each pod namespace or node. Leases without a namespace or node come first.
     fn holders(&self, by: By, open: &mut OpenStore) -> Result<Vec<GroupRow>> {
         let mut counts: BTreeMap<Option<String>, u128> = BTreeMap::new();
         let name = |lease: &Lease| match by {
@@ -87,7 +87,8 @@ impl Pools {
     }
 }
 
-/// The ranges of each network and family, added up. A sum of IPv4 and IPv6 would hide a full IPv4 range.
+/// Sums up the ranges of each network, separately for IPv4 and IPv6. A common sum would hide a full IPv4
+/// range.
 fn networks(rows: &[PoolRow]) -> Vec<GroupRow> {
     let mut sums: BTreeMap<(&str, Family), GroupRow> = BTreeMap::new();
     for row in rows {

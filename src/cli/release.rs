@@ -1,7 +1,7 @@
 //! `sublet release`: frees leases whose DEL was lost.
 //!
-//! Invariant: a lease is freed only if it was shown and still has the same owner. A single "y" never frees
-//! leases in several networks, and a reservation is freed only with `--reservation`.
+//! Invariant: a lease is freed only if it was shown to the operator and still has the same owner. A single
+//! "y" never frees leases in several networks. A reservation is freed only with `--reservation`.
 
 use std::collections::BTreeSet;
 
@@ -49,7 +49,7 @@ impl Release {
                 }
             }
         }
-        // All names are checked before anything is freed.
+        // Look up all names before anything is freed.
         let evidence = liveness::evidence(&leases, &open.cx, 0, true, Vec::new());
         let alive = stale::assess(&leases, &evidence);
         let mut rows = Vec::new();
@@ -76,11 +76,11 @@ impl Release {
         if call.as_json { call.json_rows(&rows) } else { Ok(()) }
     }
 
-    /// Returns an error if a single "y" must not free the leases found for `name`, or if one of them is a
-    /// reservation and `--reservation` is not set.
+    /// Fails if a single "y" must not free the leases found for `name`, or if one of them is a reservation
+    /// and `--reservation` is not set.
     fn check(&self, name: &str, found: &[Lease]) -> Result<()> {
         let networks: BTreeSet<&str> = found.iter().map(shown_network).collect();
-        // A container's leases are confirmed one by one. An address that is leased in several networks is
+        // Leases of a container are confirmed one by one. An address that is leased in several networks is
         // ambiguous.
         if networks.len() > 1 && (self.yes || name.parse::<Addr>().is_ok()) {
             let networks: Vec<&str> = networks.into_iter().collect();
@@ -103,7 +103,7 @@ impl Release {
     }
 }
 
-/// A lease with its holder, and whether the holder runs.
+/// Describes a lease, its holder, and whether the holder runs.
 fn describe(lease: &Lease, liveness: &Liveness) -> String {
     match liveness {
         Liveness::Alive(why) => named(lease, &format!(", still running: {why}")),

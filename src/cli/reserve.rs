@@ -1,8 +1,8 @@
-//! `sublet reserve` and `sublet unreserve`: addresses that are never allocated.
+//! `sublet reserve` and `sublet unreserve`: keep addresses from being allocated.
 //!
-//! Invariant: all named addresses are reserved, or none. If a cluster's transactions are too small for all
-//! addresses, the command uses several, and undoes the finished transactions after a failure. The error lists
-//! the addresses for which this failed.
+//! Invariant: either all named addresses are reserved, or none. If the addresses do not fit into one
+//! transaction of a cluster, the command uses several transactions. If one of them fails, it undoes the
+//! earlier transactions. The error lists the addresses that could not be undone.
 
 use std::path::PathBuf;
 
@@ -19,18 +19,18 @@ use crate::net::{Addr, Span, Subnet, parse_cidr};
 use crate::rows::Text;
 use crate::sys::files;
 
-/// The maximum number of addresses at a time; each is a record.
+/// The maximum number of addresses for one command. Each address is a record.
 const MOST: u128 = 65_536;
 
-/// The longest file of addresses, in bytes.
+/// The maximum length of a file with addresses, in bytes.
 const LONGEST_FILE: u64 = 4 << 20;
 
-/// Up to this many addresses are reserved without a question.
+/// More addresses than this are reserved only after a question.
 const FEW: usize = 256;
 
 /// Reserve addresses, so that they are never allocated.
 ///
-/// A reservation survives reboots and ends with `unreserve`. If one of the addresses is held, none is
+/// A reservation survives reboots and ends with `unreserve`. If one of the addresses is in use, none is
 /// reserved.
 #[derive(Debug, Args)]
 pub struct Reserve {
@@ -47,10 +47,10 @@ pub struct Reserve {
     owner: Option<String>,
 }
 
-/// The addresses.
+/// The network and the addresses that both commands take.
 #[derive(Debug, Args)]
 pub struct What {
-    /// The network, as its configuration names it
+    /// The network's name in its configuration
     #[arg(value_name = "NETWORK")]
     network: String,
     /// Addresses, FIRST-LAST, or prefixes
@@ -65,7 +65,7 @@ pub struct What {
 }
 
 impl What {
-    /// The entries on the command line, or in the file.
+    /// Returns the entries on the command line or in the file.
     fn texts(&self) -> Result<Vec<String>> {
         let Some(file) = &self.file else { return Ok(self.addresses.clone()) };
         let read = files::read(file, LONGEST_FILE);
@@ -79,8 +79,8 @@ impl What {
         Ok(all)
     }
 
-    /// Returns the network's set of leases and the addresses. An address to reserve must be in one of its
-    /// ranges. A reservation can be ended even if the ranges have changed.
+    /// Returns the network's set of leases and the addresses. With `inside`, each address must lie in a range
+    /// of the network. `unreserve` does not require this, because the ranges may have changed.
     fn find(&self, inside: bool, open: &mut OpenStore) -> Result<(SetName, Vec<Addr>)> {
         let texts = self.texts()?;
         let spans = texts.iter().map(|text| span(text)).collect::<Result<Vec<Span>>>()?;
@@ -113,9 +113,9 @@ impl What {
         Ok((set, addrs))
     }
 
-    /// The number of addresses that one transaction of this store can hold.
+    /// Returns the maximum number of addresses in one transaction of this store.
     fn slice(open: &OpenStore, addrs: &[Addr]) -> usize {
-        // Consul's limit is 64 records, and an address has two.
+        // A transaction of Consul has at most 64 records; an address needs two.
         if open.is_cluster() { 16 } else { addrs.len().max(1) }
     }
 
@@ -185,7 +185,7 @@ impl Reserve {
     }
 }
 
-/// `10.0.0.7`, `10.0.0.7-10.0.0.9` or `10.0.0.8/29`.
+/// Parses `10.0.0.7`, `10.0.0.7-10.0.0.9` or `10.0.0.8/29`.
 fn span(text: &str) -> Result<Span> {
     let bad = || misuse(format!("{text:?} is not an address, FIRST-LAST or prefix"));
     if text.contains('/') {

@@ -1,4 +1,4 @@
-//! The properties of the terminal: color, width, characters beyond ASCII.
+//! Determines the properties of the terminal: color, width, and characters beyond ASCII.
 //!
 //! Invariant: output to a pipe or a file has no escape sequences and is not cut.
 
@@ -13,16 +13,16 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::sys::host::Env;
 
-/// The screen behind the streams.
+/// The properties of the output streams.
 #[derive(Clone, Copy, Debug)]
 pub struct Screen {
-    /// Color on standard output.
+    /// Whether to use color on standard output.
     pub color: bool,
-    /// Color on standard error.
+    /// Whether to use color on standard error.
     pub alert: bool,
-    /// Characters per line; `usize::MAX` without a terminal.
+    /// The number of characters in a line; `usize::MAX` without a terminal.
     pub width: usize,
-    /// Lines of the terminal; `None` without a terminal.
+    /// The number of lines of the terminal; `None` without a terminal.
     pub height: Option<usize>,
     /// Whether block characters can be shown.
     pub unicode: bool,
@@ -40,26 +40,26 @@ pub enum When {
     Never,
 }
 
-/// The meaning of a color.
+/// What a color means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tone {
-    /// A heading.
+    /// The text is a heading.
     Head,
-    /// Secondary information.
+    /// The text is less important.
     Dim,
-    /// Error.
+    /// The text is about an error.
     Bad,
-    /// Warning.
+    /// The text is about a warning.
     Odd,
-    /// Success.
+    /// The text is about a success.
     Good,
-    /// Leased, or full.
+    /// The text is about leased addresses or a full range.
     Used,
-    /// Reserved by an operator.
+    /// The text is about addresses that an operator has reserved.
     Reserved,
-    /// A gateway.
+    /// The text is about a gateway.
     Gateway,
-    /// Cooling down.
+    /// The text is about addresses that are cooling down.
     Cooling,
 }
 
@@ -80,11 +80,11 @@ impl Tone {
 }
 
 impl Screen {
-    /// No color, no limit of the width, ASCII only.
+    /// A screen without color, without a maximum width, and with ASCII only.
     pub const PLAIN: Screen =
         Screen { color: false, alert: false, width: usize::MAX, height: None, unicode: false };
 
-    /// The screen of this process. `COLUMNS` and `LINES` override the terminal's size.
+    /// Determines the screen of this process. `COLUMNS` and `LINES` override the terminal's size.
     pub fn find(env: &Env<'_>) -> Screen {
         let word = |name: &str| env(name)?.into_string().ok();
         let number = |name: &str| word(name)?.trim().parse::<u16>().ok().filter(|n| *n > 0);
@@ -103,7 +103,7 @@ impl Screen {
         }
     }
 
-    /// The same screen with color switched as requested.
+    /// Returns the same screen, with color switched on or off as `when` says.
     #[must_use]
     pub fn with(self, when: When) -> Screen {
         match when {
@@ -113,14 +113,14 @@ impl Screen {
         }
     }
 
-    /// The text in a color, if color is used.
+    /// Returns the text in the color of this tone, if color is used.
     pub fn paint(&self, tone: Tone, text: &str) -> String {
         let style = tone.style();
         if self.color { format!("{style}{text}{style:#}") } else { text.to_owned() }
     }
 }
 
-/// Text from outside, without characters that could control a terminal.
+/// Escapes the characters of an untrusted text that could control a terminal.
 pub fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -129,7 +129,8 @@ pub fn visible(text: &str) -> String {
     shown
 }
 
-/// Text in lines of at most `width` characters, all but the first indented. A longer word is not broken.
+/// Breaks a text into lines of at most `width` characters, and indents all lines but the first. A word longer
+/// than `width` is not broken.
 pub fn wrapped(text: &str, width: usize) -> String {
     let (mut shown, mut used) = (String::with_capacity(text.len()), 0);
     for word in text.split(' ') {
@@ -147,24 +148,24 @@ pub fn wrapped(text: &str, width: usize) -> String {
     shown
 }
 
-/// Whether a character moves or hides the following ones: line and paragraph separators, bidirectional
-/// controls, zero-width characters, the byte order mark, and tags.
+/// Returns whether a character moves or hides the characters after it: line and paragraph separators,
+/// bidirectional controls, zero-width characters, the byte order mark, and tags.
 pub fn steers(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
         | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// A progress line on standard error, if that is a terminal, for work that takes longer than a second.
-/// Dropping the value removes the line: drop it before you write anything else.
+/// A progress line on standard error, shown if that is a terminal and the work takes longer than a second.
+/// Dropping the value removes the line, so drop it before writing anything else.
 pub struct Progress(ProgressBar);
 
-/// No progress is shown before this time.
+/// Progress is shown only after this time.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The width of a progress bar.
 const WIDTH: usize = 30;
 
 impl Progress {
-    /// Begins to show the progress of a number of steps, or of work of unknown length.
+    /// Starts to show progress: of `total` steps, or of work of unknown length.
     pub fn new(total: Option<usize>, what: &'static str) -> Progress {
         let total = total.map(|n| u64::try_from(n).unwrap_or(u64::MAX));
         let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
@@ -222,7 +223,7 @@ mod tests {
             Screen::find(&move |name: &str| (name == "COLUMNS").then(|| columns.into())).width
         };
         assert_eq!(width("40"), 40);
-        // The result must not depend on the terminal of this test.
+        // The test's own terminal must not affect the result.
         assert_eq!(width("0"), width("wide"));
     }
 

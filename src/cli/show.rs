@@ -1,4 +1,4 @@
-//! `sublet show`: everything known about a lease, a container's leases, or a network.
+//! `sublet show`: prints everything known about a lease, a container's leases, or a network.
 
 use anyhow::Result;
 use clap::Args;
@@ -29,7 +29,7 @@ impl Show {
         let leases = match open.named(&self.name, UNIQUE, network) {
             Ok(leases) => leases,
             Err(_) if network.is_none() && self.show_network(&mut open, call)? => return Ok(()),
-            // No network has this name, so it may be a short prefix of an ID.
+            // There is no network with this name, so the name may be a short prefix of a container ID.
             Err(_) => open.named(&self.name, 1, network)?,
         };
         if call.as_json {
@@ -48,7 +48,7 @@ impl Show {
         Ok(())
     }
 
-    /// Shows a network or a pool. Returns false if there is none of this name.
+    /// Shows a network or a pool. Returns false if there is no network or pool of this name.
     fn show_network(&self, open: &mut OpenStore, call: &mut Call<'_>) -> Result<bool> {
         let usage = open.usage(Some(&self.name))?;
         let ranges = open.pool_rows(&usage)?;
@@ -72,7 +72,7 @@ impl Show {
     }
 }
 
-/// A network with its ranges.
+/// A network with its ranges, for JSON.
 #[skip_serializing_none]
 #[derive(Serialize)]
 struct NetworkRow<'a> {
@@ -82,7 +82,8 @@ struct NetworkRow<'a> {
     ranges: &'a [PoolRow],
 }
 
-/// The fields of a lease with their names, as `show` prints them; empty if absent.
+/// Returns the fields of a lease with their names, in the order in which `show` prints them. A field without
+/// a value is an empty string.
 fn fields(row: &LeaseRow<'_>) -> [(&'static str, String); 17] {
     let text = |text: &Option<Str<'_>>| visible(text.as_deref().unwrap_or_default());
     [

@@ -1,4 +1,4 @@
-//! `sublet stats`: the usage of ranges, and counters of requests.
+//! `sublet stats`: prints how full each range is, and the counters of requests.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -16,17 +16,17 @@ use crate::telemetry::metrics::Text;
 
 /// Show how full each range is, and count requests by outcome
 ///
-/// A request is counted with the change that it makes, so commands that only read and a DEL of an unknown
-/// container are not counted. A refused ADD is counted only for boot leases; elsewhere it would cost a
-/// flush. The counters of boot leases restart with each boot. In a cluster, each node counts its own
-/// requests since its boot; these are this node's.
+/// A request is counted only if it changes leases, so commands that only read and a DEL of an unknown
+/// container are not counted. A refused ADD is counted only for boot leases, because for durable leases the
+/// count would cost a flush. The counters of boot leases restart with each boot. In a cluster, each node
+/// counts its own requests since its boot; this command shows the counters of the node that it runs on.
 #[derive(Debug, Args)]
 pub struct Stats {
-    /// Only this network or pool. Requests are counted for all networks that share its leases
+    /// Only this network or pool. The requests include the requests of all networks that share its leases
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// Print Prometheus' text format, or write it to FILE in one step for node_exporter's textfile
-    /// collector
+    /// Print Prometheus' text format, or write it to FILE for node_exporter's textfile collector. FILE is
+    /// replaced in one step
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-", conflicts_with = "json")]
     #[allow(clippy::doc_markdown, reason = "shown as they are")]
     prometheus: Option<PathBuf>,
@@ -51,7 +51,7 @@ impl Stats {
             if file == Path::new("-") {
                 return Ok(call.stdout.write_all(text.text().as_bytes())?);
             }
-            // node_exporter runs as another user, who must be able to read the file.
+            // node_exporter runs as another user that must be able to read the file.
             let create = |path: &Path| File::create(path);
             return write_file(file, create, |out| Ok(out.write_all(text.text().as_bytes())?));
         }

@@ -20,10 +20,10 @@ use crate::sys::host;
 
 /// Stream allocations and releases, a line for each.
 ///
-/// With --json, each line is an object.
-/// Events are read from the history. If the history is "off", and in a cluster, whose nodes' clocks may
-/// differ, the current leases are compared with the previous ones. This takes more time with more leases,
-/// and misses leases that begin and end between two comparisons.
+/// With --json, each line is an object. Events are read from the history. In a cluster, and if the history is
+/// "off", the command instead compares the current leases with the previous ones. (In a cluster, the clocks
+/// of the nodes may differ.) Comparing takes longer with more leases, and misses leases that begin and end
+/// between two comparisons.
 #[derive(Debug, Args)]
 pub struct Watch {
     /// Only this network
@@ -43,11 +43,11 @@ pub(super) fn interval(text: &str) -> Result<Duration, String> {
     Some(interval).filter(|i| *i >= Duration::from_millis(10)).ok_or("at least 10ms".to_owned())
 }
 
-/// The source of new events.
+/// Where new events come from.
 enum Source {
-    /// The history: the newest second that was seen, and the seen events of that second.
+    /// The history: the latest second for which events were seen, and the events seen in that second.
     History(Timestamp, Vec<Event>),
-    /// A comparison with the leases of the last check.
+    /// A comparison with the leases at the last check.
     Leases(Leases),
 }
 
@@ -64,12 +64,12 @@ impl Watch {
         {
             writeln!(call.stderr, "network {} has no lease yet", visible(name))?;
         }
-        // Read the version before each check, so that the next check finds a change that happens during this
-        // check.
+        // Read the version before each check. If something changes during this check, the next check finds
+        // it.
         let mut version = open.store.version(&open.cx)?;
         let mut source = self.begin(&mut open)?;
         while wait(self.interval)? {
-            // The command may run for days.
+            // Set the current time again before each check, because the command may run for days.
             open.cx.now = host::now();
             let now = open.store.version(&open.cx)?;
             if now.is_some() && now == version {
@@ -102,7 +102,7 @@ impl Watch {
         let (mut last, mut seen) = (0, Vec::new());
         new_events(open, &mut last, &mut seen)?;
         if last == 0 {
-            // There is no history. Either it is off, or the store has nothing yet that could have a history.
+            // There is no history: either the history is off, or the store is still empty.
             let now = leases(open)?;
             if !now.is_empty() {
                 return Ok(Source::Leases(now));
@@ -136,7 +136,7 @@ fn leases(open: &mut OpenStore) -> Result<Leases> {
     Ok(all.into_iter().map(|lease| ((lease.set.clone(), lease.addr), lease)).collect())
 }
 
-/// The events of the history that have not been seen.
+/// Returns the events in the history that have not been printed yet.
 fn new_events(
     open: &mut OpenStore,
     last: &mut Timestamp,
@@ -147,8 +147,8 @@ fn new_events(
     Ok(fresh(events, last, seen))
 }
 
-/// Returns the newest events that have not been seen. More events of the newest second may follow, so its
-/// seen events are remembered, each as often as it occurred.
+/// Returns the newest events that have not been seen. More events may follow in the newest second, so the
+/// events seen in that second are remembered, each as often as it occurred.
 fn fresh(events: Vec<Event>, last: &mut Timestamp, seen: &mut Vec<Event>) -> Vec<Event> {
     let mut known = std::mem::take(seen);
     let newest = events.iter().map(|event| event.time).max().unwrap_or(*last);
@@ -168,7 +168,7 @@ fn fresh(events: Vec<Event>, last: &mut Timestamp, seen: &mut Vec<Event>) -> Vec
     new
 }
 
-/// The allocations and releases between two checks, by set and address.
+/// Returns the allocations and releases between two checks, sorted by set of leases and address.
 fn differences(before: &Leases, now: &Leases, time: Timestamp) -> Vec<Event> {
     let event = |lease: &Lease, what, time| Event::of(lease, what, Face::default(), time);
     let same = |a: &Lease, b: &Lease| a.owner == b.owner && a.time == b.time;
@@ -230,7 +230,7 @@ mod tests {
         let (mut last, mut seen) = (0, Vec::new());
         let new = fresh(vec![at("a", 5), at("b", 6)], &mut last, &mut seen);
         assert_eq!(words(&new), ["5 added id a", "6 added id b"]);
-        // The same second again, with two equal events.
+        // More events of the same second, two of them equal.
         let new = fresh(vec![at("b", 6), at("c", 6), at("c", 6)], &mut last, &mut seen);
         assert_eq!(words(&new), ["6 added id c", "6 added id c"]);
         assert!(fresh(vec![at("b", 6), at("c", 6), at("c", 6)], &mut last, &mut seen).is_empty());

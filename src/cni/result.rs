@@ -119,7 +119,6 @@ struct FamilyIp {
 impl FamilyIp {
     /// Returns the first address of a family with the routes of this family. The format cannot represent
     /// routes of a family that has no address.
-    /// without an address.
     fn new(family: Family, answer: Answer<'_>) -> Option<FamilyIp> {
         let grant = answer.grants.iter().find(|g| g.addr.family() == family)?;
         let of_family = |route: &&Route| route.net.is_some_and(|net| net.family() == family);

@@ -1,8 +1,9 @@
-//! The five commands that work on leases.
+//! The five CNI commands that work on leases: ADD, DEL, CHECK, STATUS and GC.
 //!
-//! They decide what each command needs from a configuration, and translate the engine's outcome.
-//! Invariant: an ADD is refused before it leases anything, if possible. A DEL needs no more from its
-//! configuration than the location and the owner of the leases.
+//! This module gets from the configuration what each command needs, and translates the engine's outcome to a
+//! CNI answer.
+//! Invariant: if an ADD can be refused, this happens before it leases anything. A DEL only needs the location
+//! and the owner of the leases from its configuration.
 
 use super::Output;
 use super::env::{EnvError, Invocation, Verb};
@@ -24,17 +25,17 @@ use crate::sys::host::Facts;
 /// The plugin's own network namespace.
 const OWN_NETNS: &str = "/proc/self/ns/net";
 
-/// How often an ADD is repeated if its network is redefined at the same time.
+/// How often an ADD is run again if an operator changes the network's definition at the same time.
 const TRIES: u32 = 5;
 
-/// A call that follows the protocol.
+/// A call whose environment and configuration were checked.
 struct Call {
     invocation: Invocation,
     netconf: Netconf,
     facts: Facts,
 }
 
-/// Carries out the command, if the configuration's version has the command.
+/// Runs the command, if the CNI version of the configuration has it.
 pub fn dispatch(
     mut invocation: Invocation,
     netconf: Netconf,
@@ -47,7 +48,7 @@ pub fn dispatch(
         Verb::Check => version_since(text, "CHECK", CniVersion::V0_4_0)?,
         Verb::Gc => version_since(text, "GC", CniVersion::V1_1_0)?,
         Verb::Status => version_since(text, "STATUS", CniVersion::V1_1_0)?,
-        // VERSION was answered before.
+        // VERSION was answered earlier.
         Verb::Version => return Ok(()),
         Verb::Unknown(word) => {
             let msg = format!("unknown CNI_COMMAND: {word}");
@@ -79,7 +80,7 @@ impl Call {
             let add = own.take_add(owner.clone(), netns, define);
             let legacy = HostLocalFolder::of(&own.cleanup);
             match engine::add(&mut *store, add, legacy, &cx) {
-                // The network was redefined after its definition was read.
+                // The network's definition was changed after this call read it.
                 Err(Error::Refused(Refusal::Redefined { .. })) if tries < TRIES => tries += 1,
                 done => {
                     let added = done.map_err(|error| Failure::of(&error, &network))?;
@@ -115,7 +116,7 @@ impl Call {
 
     fn del(&mut self, output: &mut Output<'_>) -> Result<(), Failure> {
         let mut done = Ok(());
-        // A failure must not prevent the other attempts.
+        // If one attempt fails, the other attempts still run.
         for cleanup in self.netconf.cleanups(&self.invocation.inputs) {
             self.attach(&cleanup, output);
             done = done.and(self.free(&cleanup, output));
@@ -126,7 +127,7 @@ impl Call {
     fn free(&self, cleanup: &Cleanup, output: &mut Output<'_>) -> Result<(), Failure> {
         let Some(target) = target(cleanup) else {
             if !self.netconf.is_bare() {
-                output.journal.warn("this DEL names nothing to free");
+                output.journal.warn("this DEL names no lease to free");
             }
             return Ok(());
         };
@@ -138,7 +139,8 @@ impl Call {
         let freed =
             match engine::del(&mut *store, del, legacy, &self.facts.context_of(&cleanup.store)) {
                 Ok(freed) => freed,
-                // If the configuration names no store, a foreign store has no lease of this container.
+                // The configuration names no store, and the default file belongs to another program. So
+                // sublet has no lease of this container.
                 Err(Error::Store(error @ StoreError::Foreign { .. })) if self.netconf.is_bare() => {
                     output.journal.done(Level::Info, error.to_string());
                     return Ok(());
@@ -196,7 +198,7 @@ impl Call {
         let freed = engine::gc(&mut *store, gc, &self.facts.context_of(&cleanup.store))
             .map_err(|error| Failure::of(&error, &cleanup.network))?;
         output.journal.learn("freed", freed.to_string());
-        let event = format!("freed {freed} forgotten addresses of {}", cleanup.network);
+        let event = format!("freed {freed} stale addresses of {}", cleanup.network);
         output.journal.done(Level::Info, event);
         Ok(())
     }
@@ -213,8 +215,8 @@ impl Call {
             strict: config.cooldown.strict,
         };
         match engine::status(&mut *store, status, &cx) {
-            // A runtime treats a failing STATUS as a node without a network, and Kubernetes then evicts its
-            // pods.
+            // If STATUS fails, a runtime reports that the node has no network, and Kubernetes then evicts the
+            // pods of the node.
             Err(Error::Refused(full @ Refusal::Exhausted { .. }))
                 if !config.status_fails_when_full =>
             {
@@ -228,8 +230,8 @@ impl Call {
         Ok(())
     }
 
-    /// The container's network namespace. An ADD into the plugin's own namespace would lease an address to
-    /// the host.
+    /// Returns the container's network namespace. Refuses the plugin's own network namespace, because an ADD
+    /// would then lease an address to the host.
     fn netns(&self) -> Result<Option<Netns>, Failure> {
         let Some(path) = self.invocation.netns.clone() else {
             return Ok(None);
@@ -242,7 +244,7 @@ impl Call {
         Ok(Some(self.facts.netns(path)))
     }
 
-    /// The complete configuration and its store.
+    /// Returns the complete configuration, and its store.
     fn config(&self, output: &mut Output<'_>) -> Result<(Config, Box<dyn Store>), Failure> {
         match self.netconf.config(&self.invocation.inputs) {
             Ok(config) => {
@@ -254,15 +256,15 @@ impl Call {
                 Ok((config, store))
             }
             Err(error) => {
-                // The failure should also be in the log file.
+                // Attach the log file, so that the failure is logged there too.
                 self.cleanup(output);
                 Err(error.into())
             }
         }
     }
 
-    /// The configuration with the network as the cluster defines it, if the configuration asks for that,
-    /// and what an ADD must know about the definition.
+    /// Returns the configuration. If it has `define`, the ranges, routes and name resolution come from the
+    /// definition in the cluster. Also returns what an ADD must know about that definition.
     fn as_defined(
         &self,
         mut config: Config,
@@ -286,7 +288,7 @@ impl Call {
             != (&config.sets, &config.routes, &config.dns)
         {
             output.journal.warn(&format!(
-                "{place} (by {}), is {}, and is used; this configuration has {text}: change one of the two, see \
+                "{place} (by {}): {} is used, but this configuration has {text}; make both equal, see \
                  `sublet network show {network}`",
                 stored.by, stored.text
             ));
@@ -309,8 +311,8 @@ fn open(cleanup: &Cleanup) -> Result<Box<dyn Store>, Failure> {
     store::open(&cleanup.store).map_err(|error| Failure::of(&error.into(), &cleanup.network))
 }
 
-/// What a DEL frees; `None`: nothing is named. In the ECS dialect, an address together with an `id` selects
-/// one lease. An address alone is freed, whoever holds it.
+/// Returns what a DEL frees; `None` if the call names nothing. In the ECS dialect, an address together with
+/// an `id` selects one lease. An address without an `id` is freed, even if another owner holds it.
 fn target(cleanup: &Cleanup) -> Option<Target> {
     let owner = cleanup.owner.clone();
     if cleanup.dialect != Dialect::Ecs || cleanup.addrs.is_empty() {
@@ -323,7 +325,7 @@ fn target(cleanup: &Cleanup) -> Option<Target> {
     })
 }
 
-/// The addresses that host-local leased to a container, as long as the folder is not imported.
+/// Returns the addresses that host-local leased to a container, if host-local's folder was not imported yet.
 fn before_takeover(config: &Config, owner: &Owner) -> Result<Option<Vec<Addr>>, Error> {
     match (&config.cleanup.legacy_dir, owner.attachment()) {
         (Some(dir), Some(attachment)) => Ok(host_local_import::holds(dir, attachment)?),
@@ -335,7 +337,7 @@ fn no_container() -> Failure {
     EnvError::Missing(vec!["CNI_CONTAINERID"]).into()
 }
 
-/// Returns the version of a configuration, or an error with code 1.
+/// Returns the CNI version of a configuration, or an error with code 1.
 fn config_version(text: &str) -> Result<CniVersion, Failure> {
     CniVersion::find(text).ok_or_else(|| {
         let known = CniVersion::texts().join("\" \"");
@@ -344,8 +346,9 @@ fn config_version(text: &str) -> Result<CniVersion, Failure> {
     })
 }
 
-/// Returns the version of a configuration for a command that version `since` introduced. Here, a text that
-/// is not a version is code 6. ADD and DEL only look it up.
+/// Returns the CNI version of a configuration, for a command that was introduced in version `since`. A text
+/// that is not a version is an error with code 6, because it must be compared. For ADD and DEL, it is an
+/// unknown version.
 fn version_since(text: &str, command: &str, since: CniVersion) -> Result<CniVersion, Failure> {
     let asked = numbers(text).map_err(|why| Failure::new(DECODING, why))?;
     let needed = numbers(since.word()).unwrap_or_default();

@@ -1,9 +1,10 @@
-//! What the runtime requests outside of the network configuration: `CNI_ARGS`, `args.cni`, `runtimeConfig`.
+//! Parses what the runtime requests outside of the `ipam` section: `CNI_ARGS`, `args.cni` and
+//! `runtimeConfig`.
 //!
-//! Implements Go's grammar of `CNI_ARGS` with its messages, and the order of requested addresses:
-//! `CNI_ARGS` `IP`, then `args.cni.ips`, then `runtimeConfig.ips`. `runtimeConfig.ipRanges` is in
-//! `host_local`.
-//! Invariant: an address is requested at most once.
+//! This module implements the grammar of `CNI_ARGS` with the messages of Go's libraries, and the precedence
+//! of requested addresses: `IP` in `CNI_ARGS`, then `args.cni.ips`, then `runtimeConfig.ips`. The module
+//! `host_local` reads `runtimeConfig.ipRanges`.
+//! Invariant: each address is requested at most once.
 
 use super::error::ConfigError;
 use super::fields::Fields;
@@ -17,15 +18,15 @@ const MOST_REQUESTED: usize = 1024;
 /// The content of `CNI_ARGS`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Args {
-    /// `IP`.
+    /// The value of `IP`.
     pub(super) ip: Option<Addr>,
-    /// `MAC`.
+    /// The value of `MAC`.
     pub(super) mac: Option<String>,
     pod: Pod,
 }
 
 impl Args {
-    /// Parses strictly, as the specification's plugins do.
+    /// Parses the text. As in the specification's plugins, invalid pairs and unknown keys are errors.
     pub(super) fn parse(text: &str) -> Result<Args, ConfigError> {
         let mut args = Args::default();
         let mut unknown = Vec::new();
@@ -68,7 +69,7 @@ impl Args {
         }
     }
 
-    /// Parses the valid parts, for callers that used to ignore `CNI_ARGS`.
+    /// Parses the text and ignores invalid parts, for dialects whose original plugin ignored `CNI_ARGS`.
     pub(super) fn parse_leniently(text: &str) -> Args {
         let mut args = Args::default();
         for (key, value) in text.split(';').filter_map(|pair| pair.split_once('=')) {
@@ -77,7 +78,7 @@ impl Args {
         args
     }
 
-    /// Reads a value that is only recorded. Returns false if `key` has no such value.
+    /// Stores a value that is only recorded in the lease. Returns false if `key` has another purpose.
     fn record(&mut self, key: &str, value: &str) -> bool {
         match key {
             "MAC" => self.mac = Some(value.to_owned()).filter(|mac| !mac.is_empty()),
@@ -90,12 +91,12 @@ impl Args {
         true
     }
 
-    /// The origin of the request. The caller adds the network namespace.
+    /// Returns the origin of the request. The caller adds the network namespace.
     pub(super) fn origin(&self, root: &Fields, attachment: Option<Attachment>) -> Origin {
         Origin { attachment, pod: self.pod(), mac: mac(root, self), ..Origin::default() }
     }
 
-    /// The pod, if both of its names are present.
+    /// Returns the pod, if both its namespace and its name are present.
     fn pod(&self) -> Option<Pod> {
         let named = !self.pod.namespace.is_empty() && !self.pod.name.is_empty();
         named.then(|| self.pod.clone())
@@ -110,7 +111,7 @@ fn parse_bool(value: &str) -> Option<bool> {
     }
 }
 
-/// The requested addresses, in order of precedence. Prefix lengths are ignored.
+/// Returns the requested addresses, in the order of their precedence. Their prefix lengths are ignored.
 pub(super) fn wanted(root: &Fields, args: &Args) -> Result<Vec<Requested>, ConfigError> {
     let mut addrs: Vec<Addr> = args.ip.into_iter().collect();
     let in_args = root.object("args")?.map(|args| args.object("cni"));
@@ -135,8 +136,9 @@ pub(super) fn wanted(root: &Fields, args: &Args) -> Result<Vec<Requested>, Confi
     Ok(addrs.into_iter().map(|addr| Requested { addr, prefix: None }).collect())
 }
 
-/// The MAC address, if known: from the runtime's capability, else from `args.cni`, else from `CNI_ARGS`, as
-/// in the specification's plugins. It is only recorded, so an invalid one is ignored.
+/// Returns the MAC address, if there is one. As in the specification's plugins, it comes from
+/// `runtimeConfig.mac`, else from `args.cni`, else from `CNI_ARGS`. It is only recorded, so an invalid MAC
+/// address is ignored.
 fn mac(root: &Fields, args: &Args) -> Option<String> {
     let text = |fields: &Fields| fields.text("mac").ok().flatten().map(str::to_owned);
     let capability = root.object("runtimeConfig").ok().flatten().and_then(|c| text(&c));
@@ -145,7 +147,8 @@ fn mac(root: &Fields, args: &Args) -> Option<String> {
     is_mac(&mac).then(|| mac.to_ascii_lowercase().replace('-', ":"))
 }
 
-/// Whether the text is a MAC address: 6 octets for Ethernet, 8 for EUI-64, 20 for InfiniBand.
+/// Returns whether the text is a MAC address of 6 octets (Ethernet), 8 octets (EUI-64) or 20 octets
+/// (InfiniBand).
 fn is_mac(text: &str) -> bool {
     let octets: Vec<&str> = text.split([':', '-']).collect();
     let is_octet = |o: &&str| o.len() == 2 && o.bytes().all(|b| b.is_ascii_hexdigit());

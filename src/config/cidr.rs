@@ -1,4 +1,4 @@
-//! Addresses and prefixes in the text of a configuration, with the messages of Go's `net`.
+//! Parses addresses and prefixes in a configuration, with the messages of Go's package `net`.
 
 use ipnet::IpNet;
 
@@ -6,33 +6,33 @@ use super::error::ConfigError;
 use super::fields::{Fields, Node};
 use crate::net::{Addr, Span, Subnet, parse_cidr};
 
-/// A prefix as written.
+/// A prefix, as it is written in the configuration.
 #[derive(Clone, Copy)]
 pub(super) struct Cidr {
     /// The prefix with its host bits.
     pub(super) net: IpNet,
-    /// Whether it is an IPv4 prefix in IPv6 notation (`::ffff:10.0.0.0/120`).
+    /// Whether the prefix is an IPv4 prefix in IPv6 notation (`::ffff:10.0.0.0/120`).
     pub(super) mapped: bool,
 }
 
-/// The value as CIDR notation.
+/// Parses the value as a prefix in CIDR notation.
 pub(super) fn cidr(node: &Node) -> Result<Cidr, ConfigError> {
     let text = node.text()?;
     let net = parse_cidr(text).ok_or_else(|| bad_cidr(text, node.path()))?;
     Ok(Cidr { net, mapped: net.addr().is_ipv4() && text.contains(':') })
 }
 
-/// Go's message for text that is not in CIDR notation.
+/// Makes Go's message for text that is not in CIDR notation.
 pub(super) fn bad_cidr(text: &str, path: &str) -> ConfigError {
     ConfigError::invalid(format!(
-        "invalid CIDR address: {}; {path} takes an address and a prefix length, as 10.1.2.0/24 or \
+        "invalid CIDR address: {}; {path} takes an address and a prefix length, such as 10.1.2.0/24 or \
          fd00::/64",
         shorten(text)
     ))
     .at(path)
 }
 
-/// The value of `name` as an address; an empty text is absent.
+/// Parses the value of `name` as an address. An empty text counts as absent.
 pub(super) fn addr(fields: &Fields, name: &str) -> Result<Option<Addr>, ConfigError> {
     let Some(text) = fields.text(name)? else {
         return Ok(None);
@@ -40,7 +40,7 @@ pub(super) fn addr(fields: &Fields, name: &str) -> Result<Option<Addr>, ConfigEr
     text.parse().map(Some).map_err(|_| {
         let path = fields.path_of(name);
         ConfigError::invalid(format!(
-            "invalid IP address: {}; {path} takes an address without a prefix length, as 10.1.2.1 \
+            "invalid IP address: {}; {path} takes an address without a prefix length, such as 10.1.2.1 \
              or fd00::1",
             shorten(text)
         ))
@@ -48,7 +48,7 @@ pub(super) fn addr(fields: &Fields, name: &str) -> Result<Option<Addr>, ConfigEr
     })
 }
 
-/// An address, a range (`first-last`) or a prefix.
+/// Parses an address, a range (`first-last`) or a prefix.
 pub(super) fn span(node: &Node) -> Result<Span, ConfigError> {
     let text = node.text()?;
     let one = |text: &str| text.trim().parse::<Addr>().ok();
@@ -65,7 +65,7 @@ pub(super) fn span(node: &Node) -> Result<Span, ConfigError> {
     })
 }
 
-/// `text`, shortened if it is long.
+/// Returns the text, shortened if it is long.
 fn shorten(text: &str) -> String {
     match text.char_indices().nth(64) {
         Some((end, _)) => format!("{}...", &text[..end]),

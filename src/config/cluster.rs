@@ -1,9 +1,9 @@
-//! The cluster with the leases: the key `store`, and cni-ipam-consul's own keys.
+//! Parses the cluster in a configuration: the key `store`, or the keys of cni-ipam-consul.
 //!
-//! Defines the keys inside `store`, their defaults and their valid values. It opens nothing: neither servers
-//! nor files.
-//! Invariant: an endpoint is a scheme, a host and a port. It contains no user, password or path, so messages
-//! can show it.
+//! This module defines the keys inside `store`, their defaults and their valid values. It opens neither
+//! servers nor files.
+//! Invariant: an endpoint consists of a scheme, a host and a port. It contains no user, password or path, so
+//! messages may show it.
 
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
@@ -18,13 +18,13 @@ use crate::model::{Consul, Etcd, History, Persist, Servers, StoreSpec};
 const ETCD_PORT: u16 = 2379;
 const CONSUL_PORT: u16 = 8500;
 const PREFIX: &str = "sublet";
-/// The default folder of the local cache, which is empty after each boot.
+/// The default folder of the local cache. It is empty after each boot.
 const NOTES: &str = "/run/sublet";
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest accepted timeout, longer than any runtime waits.
+/// The longest accepted timeout. No runtime waits longer than this.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// The cluster that `store` names, as the command line takes it: `{"etcd": {...}}`.
+/// Parses the value of `store`, in the form that `--store` takes: `{"etcd": {...}}`.
 pub fn store(json: &str) -> Result<(StoreSpec, Vec<Warning>), ConfigError> {
     let json = Json::parse(json.as_bytes())
         .map_err(|e| ConfigError::decode(format!("the store is not valid JSON: {e}")))?;
@@ -36,12 +36,12 @@ pub fn store(json: &str) -> Result<(StoreSpec, Vec<Warning>), ConfigError> {
     }
 }
 
-/// Whether `ipam` has keys of cni-ipam-consul.
+/// Returns whether `ipam` has keys of cni-ipam-consul.
 pub(super) fn has_consul_keys(ipam: &Fields) -> bool {
     ["consul_addr", "consul_port", "dc"].iter().any(|key| ipam.has(key))
 }
 
-/// The cluster that a configuration names, if it names one.
+/// Returns the cluster in a configuration, if the configuration names one.
 pub(super) fn from_ipam(
     ipam: &Fields,
     dialect: Dialect,
@@ -113,7 +113,7 @@ fn servers(fields: &Fields, port: u16, agent: Option<String>) -> Result<Servers,
         nodes.iter().map(|node| endpoint(node, port)).collect();
     let mut endpoints = endpoints?;
     if endpoints.is_empty() {
-        // Consul and cni-ipam-consul are usually run with an agent on this host.
+        // Consul usually runs an agent on each host, so the default is the agent on this host.
         endpoints.push(agent.unwrap_or_else(|| format!("http://127.0.0.1:{port}")));
     }
     let ca = fields.text("caFile")?.map(PathBuf::from);
@@ -121,7 +121,7 @@ fn servers(fields: &Fields, port: u16, agent: Option<String>) -> Result<Servers,
     let plain = endpoints.iter().find(|e| e.starts_with("http://"));
     if let Some(plain) = plain.filter(|_| ca.is_some() || identity.is_some()) {
         return Err(ConfigError::invalid(format!(
-            "{}: {plain} is not encrypted, and there is a {}; write https://, or leave that out",
+            "{}: {plain} is not encrypted, but {} is set; write https://, or remove that key",
             fields.path(),
             if ca.is_some() { "caFile" } else { "certFile" }
         ))
@@ -139,7 +139,7 @@ fn servers(fields: &Fields, port: u16, agent: Option<String>) -> Result<Servers,
     })
 }
 
-/// Warns about a secret that would be sent unencrypted.
+/// Warns about a secret that would be sent without encryption.
 fn warn_of_plain_text(
     fields: &Fields,
     servers: &Servers,
@@ -153,14 +153,14 @@ fn warn_of_plain_text(
     }
 }
 
-/// Whether the endpoint is on this host, where encryption is unusual.
+/// Returns whether the endpoint is on this host. Connections to it are usually not encrypted.
 fn is_loopback(endpoint: &str) -> bool {
     ["http://127.", "http://localhost:", "http://[::1]:"]
         .iter()
         .any(|start| endpoint.starts_with(start))
 }
 
-/// Two keys that require each other.
+/// Returns the values of two keys that require each other.
 fn pair<'a>(
     fields: &Fields<'a>,
     one: &str,
@@ -176,11 +176,11 @@ fn pair<'a>(
     Err(ConfigError::invalid(why).at(fields.path_of(has)))
 }
 
-/// `http://host:port`; the port is optional.
+/// Parses `http://host:port` or `https://host:port`. The port is optional.
 fn endpoint(node: &Node, default_port: u16) -> Result<String, ConfigError> {
     let text = node.text()?.trim();
     let bad = || {
-        // The text before an "@" may be a password.
+        // The text before an "@" may be a password, so the message does not show it.
         let shown = text.rsplit_once('@').map_or(text, |(_, host)| host);
         node.bad_text(shown, "it takes http://HOST:PORT or https://HOST:PORT, and nothing else")
     };
@@ -189,7 +189,7 @@ fn endpoint(node: &Node, default_port: u16) -> Result<String, ConfigError> {
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     let (host, port) = match rest.rsplit_once(':') {
         Some((host, "")) if host.ends_with(']') => (host, Some(default_port)),
-        // Otherwise the last colon belongs to an IPv6 address.
+        // If there is no port, the last colon may be part of an IPv6 address.
         Some((host, port)) if !port.ends_with(']') => {
             (host, port.parse().ok().filter(|port| *port > 0))
         }
@@ -207,14 +207,14 @@ fn is_host(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
 }
 
-/// The agent that `consul_addr` and `consul_port` name.
+/// Returns the agent that `consul_addr` and `consul_port` name.
 pub(super) fn consul_endpoint(ipam: &Fields) -> Result<String, ConfigError> {
     let host = ipam.text("consul_addr")?.unwrap_or("127.0.0.1");
     let host = match host.parse::<Ipv6Addr>() {
         Ok(addr) => format!("[{addr}]"),
         Err(_) if is_host(host) => host.to_owned(),
         Err(_) => {
-            let takes = "it takes a host's name or address, the port is consul_port";
+            let takes = "it takes the name or address of a host; set the port with consul_port";
             return Err(ipam.bad_text("consul_addr", host, takes));
         }
     };
@@ -227,7 +227,7 @@ pub(super) fn consul_endpoint(ipam: &Fields) -> Result<String, ConfigError> {
             };
             number.filter(|n: &u16| *n > 0).ok_or_else(|| {
                 ConfigError::invalid(format!(
-                    "{} must be a port number from 1 to 65535, as \"8500\" or 8500",
+                    "{} must be a port number from 1 to 65535, such as \"8500\" or 8500",
                     port.path()
                 ))
                 .at(port.path())
@@ -244,7 +244,7 @@ fn prefix(fields: &Fields) -> Result<String, ConfigError> {
     let segment = |s: &str| s.bytes().all(plain) && s.bytes().any(|b| b != b'.');
     if trimmed.len() > 256 || !trimmed.split('/').all(segment) {
         let takes =
-            "it takes letters, digits, \"-\", \"_\", \".\", \"~\" and \"/\", as clusters/one";
+            "it takes letters, digits, \"-\", \"_\", \".\", \"~\" and \"/\", such as clusters/one";
         return Err(fields.bad_text("prefix", text, takes));
     }
     Ok(trimmed.to_owned())

@@ -1,8 +1,9 @@
-//! `define`: the definition of a network, which the cluster keeps for all nodes.
+//! The key `define`: the cluster stores one definition of a network for all nodes.
 //!
-//! Decides which keys of `ipam` belong to a definition, and how they are spelled. `native` interprets them.
-//! Invariant: a configuration with an inserted definition is read by the same rules as a configuration that
-//! was written in that form.
+//! This module decides which keys of `ipam` belong to a definition, and how they are spelled in it. `native`
+//! interprets the keys.
+//! Invariant: a configuration into which a definition was inserted is read by the same rules as a
+//! configuration that was written that way.
 
 use serde_json::{Map, Value};
 
@@ -14,11 +15,11 @@ use super::netconf::Netconf;
 use super::{Config, Dialect, Inputs, cluster, keys};
 use crate::model::{NetworkName, StoreSpec};
 
-/// The keys that define a network for all of its nodes.
+/// The keys that belong to the definition of a network.
 const KEYS: &[&str] =
     &["subnet", "rangeStart", "rangeEnd", "gateway", "ranges", "exclude", "routes", "dns"];
 
-/// The definition of this configuration, if the configuration has `define`.
+/// Returns the definition in this configuration, if the configuration has `define`.
 pub(super) fn requested(
     conf: &Netconf,
     dialect: Dialect,
@@ -30,25 +31,25 @@ pub(super) fn requested(
     }
     if !store.is_cluster() {
         return Err(ConfigError::invalid(
-            "ipam.define keeps the network's definition in a cluster, but no cluster is configured; set \
-             ipam.store, or leave define out",
+            "ipam.define stores the network's definition in a cluster, but no cluster is configured; set \
+             ipam.store, or remove define",
         ));
     }
     if conf.root().object("runtimeConfig")?.is_some_and(|r| r.get("ipRanges").is_some()) {
         return Err(ConfigError::invalid(
-            "runtimeConfig.ipRanges belong to one container, but ipam.define keeps one definition for all; \
-             leave one of them out",
+            "runtimeConfig.ipRanges belong to one container, but ipam.define stores one definition for all; \
+             remove one of the two",
         ));
     }
     text(&ipam, dialect == Dialect::Consul).map(Some)
 }
 
-/// The definition in `ipam`, as a JSON object. With `mask`, host bits of subnets are cleared.
+/// Returns the definition in `ipam`, as a JSON object. With `mask`, the host bits of subnets are cleared.
 fn text(ipam: &Fields, mask: bool) -> Result<String, ConfigError> {
     Ok(Value::Object(pick(ipam, KEYS, mask)?).to_string())
 }
 
-/// The values of these keys, under sublet's spelling of the keys.
+/// Returns the values of these keys. The keys are written in sublet's spelling.
 fn pick(fields: &Fields, names: &[&str], mask: bool) -> Result<Map<String, Value>, ConfigError> {
     let mut picked = Map::new();
     for name in names {
@@ -65,7 +66,7 @@ fn pick(fields: &Fields, names: &[&str], mask: bool) -> Result<Map<String, Value
     Ok(picked)
 }
 
-/// The same for objects inside lists, and lists of lists.
+/// Picks the same keys from objects inside lists, and inside lists of lists.
 fn pick_nested(node: &Node, names: &[&str], mask: bool) -> Result<Value, ConfigError> {
     Ok(match node.json() {
         Json::Array(_) => {
@@ -79,7 +80,7 @@ fn pick_nested(node: &Node, names: &[&str], mask: bool) -> Result<Value, ConfigE
 }
 
 impl Netconf {
-    /// The same configuration with this definition of its network.
+    /// Returns the same configuration, with this definition of its network.
     pub fn defined(&self, text: &str) -> Result<Netconf, ConfigError> {
         let Ok(Json::Object(definition)) = Json::parse(text.as_bytes()) else {
             return Err(ConfigError::invalid("it is not a JSON object"));
@@ -91,9 +92,9 @@ impl Netconf {
     }
 }
 
-/// Reads a network's definition from a file. If the file has the version that the definition was made from,
-/// returns the version too. The file is a network configuration, a plugin list, or the output of `sublet
-/// network show --json`.
+/// Reads a network's definition from a file. If the file contains a version, returns this version too; the
+/// definition was then made from that version. The file can be a network configuration, a list of plugins, or
+/// the output of `sublet network show --json`.
 pub fn from_file(
     bytes: &[u8],
     network: &NetworkName,
@@ -105,7 +106,7 @@ pub fn from_file(
     };
     let root = Fields::root(&pairs);
     if let Some(name) = root.text("name")?.filter(|name| *name != network.as_str()) {
-        return Err(ConfigError::invalid(format!("it is of network {name}, not {network}")));
+        return Err(ConfigError::invalid(format!("it defines network {name}, not {network}")));
     }
     let mut found = root.object("ipam")?;
     for plugin in root.list("plugins")? {
@@ -120,7 +121,7 @@ pub fn from_file(
     Ok((text(&ipam, cluster::has_consul_keys(&ipam))?, version))
 }
 
-/// Reads a definition by the rules of any configuration.
+/// Parses a definition, by the same rules as any configuration.
 pub fn read(text: &str, network: &NetworkName) -> Result<Config, ConfigError> {
     let name = Value::from(network.as_str());
     let conf = Netconf::decode(format!(r#"{{"name":{name},"ipam":{{}}}}"#).as_bytes())?;

@@ -105,9 +105,9 @@ pub(super) type Take<'a> = dyn FnMut(&str, Option<(usize, Json)>) + 'a;
 /// How a value is parsed.
 enum Tree<'a, 't> {
     Whole,
-    /// As an object. The items of lists with these names are passed to the function.
+    /// As an object. Items of the lists with these names are passed to the function.
     Top(&'a [&'a str], &'a mut Take<'t>),
-    /// As a list whose items are passed to the function.
+    /// As a list. Its items are passed to the function.
     Apart(&'a str, &'a mut Take<'t>),
 }
 

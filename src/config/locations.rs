@@ -1,8 +1,9 @@
-//! Locations of leases and log lines: the store, the wait for its lock, and the log file, from keys and
-//! variables in their order of precedence. Nothing is opened here.
+//! Determines where leases and log lines are stored: the store, the maximum wait for its lock, and the log
+//! file. They come from keys and environment variables, in a fixed order of precedence. Nothing is opened
+//! here.
 //!
-//! Invariant: a configuration that names a cluster never uses this node's file. A DEL uses the same store
-//! as the ADD of the same configuration.
+//! Invariant: if a configuration names a cluster, a lease file of this node is never used. A DEL uses the
+//! same store as an ADD with the same configuration.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,11 +17,11 @@ use crate::model::{History, NetworkName, Persist, StoreSpec, Wait};
 const NATIVE_FILE: &str = "/var/lib/cni/sublet/leases.redb";
 const ECS_FILE: &str = "/data/eni-ipam.db";
 const FILE_NAME: &str = "leases.redb";
-/// host-local's `dataDir` if a configuration has none.
+/// host-local's default for `dataDir`.
 pub const HOST_LOCAL_DIR: &str = "/var/lib/cni/networks";
 const DEFAULT_WAIT: Wait = Wait::For(Duration::from_secs(5));
 
-/// The sources of the locations.
+/// The sources from which locations are determined.
 #[derive(Clone, Copy)]
 pub(super) struct Locations<'a> {
     pub(super) ipam: &'a Fields<'a>,
@@ -29,7 +30,7 @@ pub(super) struct Locations<'a> {
 }
 
 impl Locations<'_> {
-    /// The store.
+    /// Returns the store.
     pub(super) fn store(self, warnings: &mut Vec<Warning>) -> Result<StoreSpec, ConfigError> {
         let path = self.path(self.data_dir()?);
         let persist = self.persist()?;
@@ -51,8 +52,8 @@ impl Locations<'_> {
         })
     }
 
-    /// The store, with defaults for invalid values. If the cluster's configuration is invalid, the store is
-    /// [`StoreSpec::Unreadable`], never this node's file.
+    /// Returns the store, and replaces invalid values by defaults. If the configuration of a cluster is
+    /// invalid, the result is [`StoreSpec::Unreadable`], never a lease file of this node.
     pub(super) fn store_or_default(self) -> StoreSpec {
         match cluster::from_ipam(self.ipam, self.dialect, &mut Vec::new()) {
             Ok(None) => {}
@@ -69,7 +70,7 @@ impl Locations<'_> {
         }
     }
 
-    /// `dataDir`; the ECS dialect has none.
+    /// Returns `dataDir`, which the ECS dialect does not have.
     fn data_dir(&self) -> Result<Option<&str>, ConfigError> {
         if self.dialect == Dialect::Ecs { Ok(None) } else { self.ipam.text("dataDir") }
     }
@@ -86,14 +87,15 @@ impl Locations<'_> {
         choice(self.ipam, "persist", Persist::ALL, Persist::word)
     }
 
-    /// The limits of history: `absent` without the key. `usual` supplies limits that the key leaves out.
+    /// Returns the limits of the history; `absent` if there is no key `history`. A limit that the key does
+    /// not set is taken from `usual`.
     fn history(self, usual: History, absent: History) -> Result<History, ConfigError> {
         const SYNTAX: &str = "it takes \"off\", or {\"count\": 10000, \"age\": \"720h\"}";
         let Some(node) = self.ipam.get("history") else {
             return Ok(absent);
         };
         let path = node.path().to_owned();
-        let bad = || ConfigError::invalid(format!("{path} is something else: {SYNTAX}"));
+        let bad = || ConfigError::invalid(format!("{path} is not valid: {SYNTAX}"));
         if let Ok(text) = node.text() {
             let off = text.eq_ignore_ascii_case("off");
             return if off { Ok(History::Off) } else { Err(bad()) };
@@ -116,7 +118,8 @@ impl Locations<'_> {
         Ok(History::Kept { count, age })
     }
 
-    /// `lockTimeout`, else `IPAM_DB_CONNECTION_TIMEOUT`. In the ECS dialect, the variable comes first.
+    /// Returns the maximum wait: `lockTimeout`, else `IPAM_DB_CONNECTION_TIMEOUT`. In the ECS dialect, the
+    /// variable has precedence.
     fn wait(self, warnings: &mut Vec<Warning>) -> Result<Wait, ConfigError> {
         let env = self.inputs.db_timeout.as_deref().map(str::trim).filter(|text| !text.is_empty());
         let env = env.map(|text| ("IPAM_DB_CONNECTION_TIMEOUT", text));
@@ -132,7 +135,7 @@ impl Locations<'_> {
             .at(self.ipam.path_of("lockTimeout")));
         };
         let (wait, what) = match u64::try_from(nanos) {
-            Ok(0) => (Wait::Forever, "waits for the store without bound"),
+            Ok(0) => (Wait::Forever, "waits for the store without a limit"),
             Ok(nanos) => return Ok(Wait::For(Duration::from_nanos(nanos))),
             Err(_) => (Wait::Try, "does not wait for the store at all"),
         };
@@ -140,7 +143,7 @@ impl Locations<'_> {
         Ok(wait)
     }
 
-    /// Refuses log keys that are not text, and warns about invalid values.
+    /// Refuses log settings that are not text, and warns about invalid values.
     pub(super) fn check_log(self, warnings: &mut Vec<Warning>) -> Result<(), ConfigError> {
         self.ipam.text("logFile")?;
         let mut check = |key, known: fn(&str) -> bool, words| {
@@ -154,8 +157,8 @@ impl Locations<'_> {
         check("logFormat", |t| LogFormat::named(t).is_some(), "text, json; text")
     }
 
-    /// The log: `logFile`, `logLevel` and `logFormat`. In the ECS dialect, its environment variables come
-    /// first. Invalid values are replaced by defaults.
+    /// Returns the log settings: `logFile`, `logLevel` and `logFormat`. In the ECS dialect, the ECS
+    /// environment variables have precedence. Invalid values are replaced by defaults.
     pub(super) fn log(self) -> Log {
         let env = |text: &Option<String>| {
             let text = text.as_deref().filter(|_| self.dialect == Dialect::Ecs);
@@ -171,14 +174,14 @@ impl Locations<'_> {
         }
     }
 
-    /// Where host-local keeps the leases of a network.
+    /// Returns the folder in which host-local keeps the leases of a network.
     pub(super) fn host_local_dir(self, network: &NetworkName) -> PathBuf {
         let dir = self.ipam.text("dataDir").ok().flatten().unwrap_or(HOST_LOCAL_DIR);
         PathBuf::from(dir).join(network.as_str())
     }
 }
 
-/// The log level with this name. ecs-ipam's names are accepted.
+/// Returns the log level with this name. The names that ecs-ipam uses are accepted too.
 fn level(word: &str) -> Option<Level> {
     match word.trim().to_ascii_lowercase().as_str() {
         "trace" => Some(Level::Debug),

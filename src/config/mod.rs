@@ -252,11 +252,11 @@ words! {
     pub enum CniVersion {
         /// The first version: ADD and DEL, with one address per family.
         V0_1_0 = "0.1.0",
-        /// Adds VERSION.
+        /// Adds the command VERSION.
         V0_2_0 = "0.2.0",
         /// Adds several addresses per family, and chaining.
         V0_3_0 = "0.3.0",
-        /// Corrects 0.3.0.
+        /// Corrects mistakes in 0.3.0.
         V0_3_1 = "0.3.1",
         /// Adds CHECK.
         V0_4_0 = "0.4.0",

@@ -1,7 +1,7 @@
-//! What a runtime adds to a configuration: the valid attachments and the previous result.
+//! Parses what a runtime adds to a configuration: the valid attachments for GC, and the previous result.
 //!
-//! Accepts both spellings of GC's key, and the formats of `prevResult` in all versions.
-//! Invariant: an absent or malformed list of attachments is never treated as a short one.
+//! This module accepts both names of GC's key, and the formats of `prevResult` in all CNI versions.
+//! Invariant: if the list of attachments is absent or malformed, it is never treated as a shorter list.
 
 use super::cidr::bad_cidr;
 use super::error::ConfigError;
@@ -10,11 +10,13 @@ use super::json::{Json, is_spelling_of, quote};
 use crate::model::{ContainerId, IfName, NameError};
 use crate::net::{Addr, parse_addr};
 
-/// The specification's key, and the key in the specification's text when 1.1.0 was tagged.
+/// The two names of GC's key: the specification's name, and the name in the specification's text when 1.1.0
+/// was tagged.
 pub(super) const VALID: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
-/// The attachments under each of the two keys, or the error of the first malformed attachment. They are
-/// parsed, because they would need several times the memory as JSON, and a runtime may list very many.
+/// The attachments under each of the two keys, or the error for the first malformed attachment. They are
+/// parsed at once, because a runtime may list very many, and as JSON they would need several times the
+/// memory.
 #[derive(Clone, Debug)]
 pub(super) struct Attachments([Result<Vec<(ContainerId, IfName)>, ConfigError>; 2]);
 
@@ -25,7 +27,7 @@ impl Default for Attachments {
 }
 
 impl Attachments {
-    /// Adds an item. `None` clears the list, because only the last of equal keys takes effect.
+    /// Adds an item. `None` clears the list: if the key occurs several times, only the last list counts.
     pub(super) fn take(&mut self, key: &str, item: Option<(usize, Json)>) {
         let Some(which) = VALID.iter().position(|name| is_spelling_of(key, name)) else { return };
         let list = &mut self.0[which];
@@ -39,17 +41,17 @@ impl Attachments {
         }
     }
 
-    /// The attachments of the first of the two keys that `root` has, sorted. `null` is an empty list; a
-    /// missing key is an error.
+    /// Returns the sorted attachments under the first of the two keys that `root` has. `null` counts as an
+    /// empty list. If both keys are missing, the result is an error.
     pub(super) fn of(self, root: &Fields) -> Result<Vec<(ContainerId, IfName)>, ConfigError> {
         let found = VALID.iter().zip(self.0).find_map(|(key, list)| {
             let node = root.get_or_null(key)?;
-            // Check that the value is a list. Its items are already in `list`.
+            // Check that the value is a list. Its items were already added to `list`.
             Some(if node.is_null() { list } else { node.list().and(list) })
         });
         let mut valid = found.unwrap_or_else(|| {
             Err(ConfigError::invalid(format!(
-                "{} is missing: nothing was released; a runtime lists the attachments that live \
+                "{} is missing: nothing was released; a runtime lists the existing attachments \
                  there, [] if there are none",
                 VALID[0]
             )))
@@ -66,10 +68,11 @@ fn attachment(key: &str, index: usize, item: &Json) -> Result<(ContainerId, IfNa
     Ok((container, name(&fields, "ifname", IfName::new)?))
 }
 
-/// The maximum number of addresses in `prevResult`, which may contain those of other plugins.
+/// The maximum number of addresses in `prevResult`, which may include addresses from other plugins.
 const MOST_ADDRESSES: usize = 4096;
 
-/// The addresses of `prevResult` in the format of any version; `None` if there is no `prevResult`.
+/// Returns the addresses of `prevResult`, in the format of any CNI version; `None` if there is no
+/// `prevResult`.
 pub(super) fn prev_addresses(root: &Fields) -> Result<Option<Vec<Addr>>, ConfigError> {
     let Some(result) = root.object("prevResult")? else {
         return Ok(None);

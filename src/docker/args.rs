@@ -1,8 +1,9 @@
-//! subletd's command line and environment, in three dialects: its own, gipam's and kontena-ipam's.
+//! Parses subletd's command line and environment. There are three dialects: subletd's own flags, gipam's and
+//! kontena-ipam's.
 //!
-//! Defines flags, variables, their precedence (a flag, `SUBLET_*`, `GIPAM_*`, `KONTENA_IPAM_*`) and
-//! defaults.
-//! Invariant: nothing is opened, and subletd does not listen, before all settings are valid.
+//! This module defines the flags, the variables and their defaults. A flag has precedence over variables;
+//! `SUBLET_*` comes before `GIPAM_*`, and `GIPAM_*` before `KONTENA_IPAM_*`.
+//! Invariant: before all settings are checked, nothing is opened and subletd does not listen.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -91,7 +92,7 @@ struct Common {
 #[allow(clippy::doc_markdown, reason = "as above")]
 struct Serve {
     /// A unix socket; its file name is the driver's name. May be repeated: gipam.sock and kontena-ipam.sock
-    /// serve the existing networks of those drivers [default: /run/docker/plugins/sublet.sock]
+    /// serve the existing networks of these two drivers [default: /run/docker/plugins/sublet.sock]
     #[arg(long, value_name = "PATH")]
     socket: Vec<PathBuf>,
     #[command(flatten)]
@@ -117,7 +118,7 @@ struct Serve {
     /// Ask dockerd for MAC addresses, and record them with the leases
     #[arg(long)]
     mac: bool,
-    /// gipam's lease file. It is imported once and then renamed to FILE.taken-over [env: GIPAM_FILE]
+    /// gipam's lease file. It is imported once, and then renamed to FILE.taken-over [env: GIPAM_FILE]
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Longest time for a request, including the wait for the store
@@ -134,7 +135,7 @@ struct Serve {
     log_format: Option<String>,
     #[command(flatten)]
     page: Page,
-    /// Serve the status page alone, without the driver and its socket
+    /// Serve only the status page, without the driver and its socket
     #[arg(
         long,
         requires = "http",
@@ -146,14 +147,14 @@ struct Serve {
     cleanup_every: Option<Duration>,
 }
 
-/// Limits of a cleanup.
+/// The limits of a cleanup.
 #[derive(Clone, Debug, Args)]
 pub struct Limits {
-    /// Only report.
+    /// Whether to only report what would be freed.
     #[arg(skip)]
     pub dry_run: bool,
-    /// Frees nothing if dockerd lists no network with a pool of this store, because it may be another
-    /// dockerd.
+    /// Whether to free nothing if dockerd lists no network with a pool of this store. In that case it may be
+    /// the wrong dockerd.
     #[arg(skip)]
     pub only_if_served: bool,
     /// Keep leases that are younger than this when the cleanup starts
@@ -164,23 +165,23 @@ pub struct Limits {
     pub probe: bool,
 }
 
-/// A TCP address, and the clients that may connect.
+/// The TCP address, and which clients may connect.
 #[derive(Clone, Debug, Args)]
 #[allow(clippy::doc_markdown, reason = "as above")]
 pub struct Tcp {
     /// Listen on TCP instead of a unix socket [env: SUBLET_ADDRESS, GIPAM_ADDRESS]
     #[arg(long, value_name = "HOST:PORT")]
     pub address: Option<String>,
-    /// File by which dockerd finds the TCP address; with TLS the same name with .json
+    /// File in which dockerd looks up the TCP address; with TLS, the same name with .json
     #[arg(long, value_name = "PATH", default_value = "/etc/docker/plugins/sublet.spec")]
     pub spec: PathBuf,
     /// Allow plain TCP on an address that other hosts can reach
     #[arg(long)]
     pub insecure: bool,
-    /// TLS with client certificates.
+    /// The files for TLS with client certificates.
     #[command(flatten)]
     pub tls: Option<Tls>,
-    /// Certificate for dockerd, named in the .json file [default: the server's]
+    /// Certificate for dockerd, which the .json file names [default: the server's]
     #[arg(long, value_name = "PATH", requires = "tls_client_key")]
     pub tls_client_cert: Option<PathBuf>,
     /// Key of dockerd's certificate
@@ -188,7 +189,7 @@ pub struct Tcp {
     pub tls_client_key: Option<PathBuf>,
 }
 
-/// PEM files for TLS.
+/// The PEM files for TLS.
 #[derive(Clone, Debug, Args)]
 pub struct Tls {
     /// The server's certificate (PEM)
@@ -197,12 +198,12 @@ pub struct Tls {
     /// Key of the server's certificate
     #[arg(long = "tls-key", value_name = "PATH", required = false, requires = "cert")]
     pub key: PathBuf,
-    /// Authority that signed the server's and dockerd's certificates
+    /// Certificate of the authority that signed the certificates of the server and of dockerd
     #[arg(long = "tls-ca", value_name = "PATH", required = false, requires = "cert")]
     pub ca: PathBuf,
 }
 
-/// The status page, a separate face that the program runs beside the driver.
+/// The options of the status page, which is another face in the same process.
 #[derive(Debug, Args)]
 pub struct Page {
     /// Serve a read-only status page, its JSON API and Prometheus metrics, over plain HTTP
@@ -211,7 +212,8 @@ pub struct Page {
     /// Allow an address that other hosts can reach. They can then read all leases
     #[arg(long, requires = "http")]
     pub http_public: bool,
-    /// Host name under which the page answers, in addition to addresses and localhost; may be repeated
+    /// Additional host name that requests for the page may use, besides addresses and localhost; may be
+    /// repeated
     #[arg(long, value_name = "NAME", requires = "http")]
     pub http_name: Vec<String>,
 }
@@ -222,13 +224,13 @@ pub type OpenPage<'a> = &'a dyn Fn(&Page, Vec<PageStore>, &Log) -> Result<()>;
 /// A store that the page shows, with this node's context in it.
 pub type PageStore = (StoreSpec, alloc::Context);
 
-/// Looks up a variable of the environment.
+/// A function that returns the value of an environment variable.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
-/// gipam's flags, which have one dash.
+/// gipam's flags. They begin with a single dash.
 const GIPAM: [&str; 6] = ["address", "file", "v6", "v6ab", "v4", "v4ab"];
 
-/// The flags with their texts, from which the man page is made.
+/// Returns the definition of the flags, from which the man page is made.
 pub fn definition() -> clap::Command {
     Cli::command()
 }
@@ -253,7 +255,7 @@ pub fn run(
     done.map_err(|e| (e, 1))
 }
 
-/// `-v4` as `--v4`.
+/// Replaces the single dash of a gipam flag with two: `-v4` becomes `--v4`.
 fn with_two_dashes(arg: OsString) -> OsString {
     let Some(text) = arg.to_str() else { return arg };
     let name = text.split('=').next().unwrap_or_default();
@@ -263,7 +265,7 @@ fn with_two_dashes(arg: OsString) -> OsString {
     }
 }
 
-/// The value of the first of these variables that is set and not empty, and its name.
+/// Returns the first of these variables that is set and not empty, as its name and its value.
 fn first_set<'n>(env: Env<'_>, names: &[&'n str]) -> Result<Option<(&'n str, String)>> {
     for name in names {
         if let Some(value) = env(name).filter(|value| !value.is_empty()) {
@@ -274,7 +276,7 @@ fn first_set<'n>(env: Env<'_>, names: &[&'n str]) -> Result<Option<(&'n str, Str
     Ok(None)
 }
 
-/// The value of a flag, or of the first of these variables that is set.
+/// Returns the value of a flag; if it is not set, the value of the first of these variables that is set.
 fn flag_or_variable(flag: Option<&String>, env: Env<'_>, names: &[&str]) -> Result<Option<String>> {
     match flag {
         Some(text) => Ok(Some(text.clone())),
@@ -282,14 +284,14 @@ fn flag_or_variable(flag: Option<&String>, env: Env<'_>, names: &[&str]) -> Resu
     }
 }
 
-/// Whether `JOURNAL_STREAM`, device and inode, is this process's standard error. A child may inherit the
-/// variable and write elsewhere (systemd.exec(5)).
+/// Returns whether `JOURNAL_STREAM` (a device and an inode) is this process's standard error. A child process
+/// may inherit the variable although its standard error is something else (systemd.exec(5)).
 fn is_stderr(stream: &OsString) -> bool {
     let stat = rustix::fs::fstat(std::io::stderr());
     stat.is_ok_and(|s| stream.to_str() == Some(&format!("{}:{}", s.st_dev, s.st_ino)))
 }
 
-/// The cluster that a flag or variable names.
+/// Returns the cluster in the value of a flag or variable.
 fn cluster(name: &str, json: &str, timeout: Duration, log: &Log) -> Result<StoreSpec> {
     let (mut spec, warnings) = config::store(json).with_context(|| name.to_owned())?;
     for warning in warnings {
@@ -301,7 +303,7 @@ fn cluster(name: &str, json: &str, timeout: Duration, log: &Log) -> Result<Store
     Ok(spec)
 }
 
-/// Node and boot. In a cluster the node must have a name.
+/// Makes the context with the node and the boot. In a cluster, the node must have a name.
 fn context(facts: &Facts, store: &StoreSpec) -> Result<alloc::Context> {
     let cx = alloc::Context { face: Face::Docker, ..facts.context_of(store) };
     ensure!(
@@ -452,7 +454,7 @@ impl Cli {
         })
     }
 
-    /// The supernets of automatic pools of a family.
+    /// Returns the supernets of automatic pools in an address family.
     fn blocks(&self, env: Env<'_>, family: Family, imported: &[Block]) -> Result<Vec<Block>> {
         let serve = &self.serve;
         let (flag, flags, len, names, sizes, usual): (_, _, _, &[&str], &[&str], u8) = match family
@@ -501,7 +503,7 @@ impl Cli {
         supernets.into_iter().map(block).collect()
     }
 
-    /// Imports gipam's lease file, if there is one. Returns its main pools.
+    /// Imports gipam's lease file, if there is one. Returns gipam's main pools.
     fn import_gipam(
         &self,
         env: Env<'_>,
@@ -527,7 +529,7 @@ impl Cli {
             let mut store = store::open(store)?;
             for pool in file.pools {
                 engine::adopt_pool(&mut *store, &pool, cx)
-                    .with_context(|| format!("cannot take over {}", path.display()))?;
+                    .with_context(|| format!("cannot import {}", path.display()))?;
             }
             std::fs::rename(&path, &after)
                 .with_context(|| format!("cannot rename {}", path.display()))?;

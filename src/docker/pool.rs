@@ -47,7 +47,7 @@ pub fn read(
     Ok(RequestPool { space: space.to_owned(), ask, sub, shared, avoid })
 }
 
-/// Returns one of the two address spaces. A request in kontena-ipam's form need not name one.
+/// Returns one of the two address spaces. A request in kontena-ipam's form need not name an address space.
 fn space<'a>(
     name: &'a str,
     network: Option<&String>,

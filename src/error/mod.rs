@@ -1,8 +1,9 @@
-//! Errors, one variant for each outcome that a caller can act on, with texts that say what to do.
+//! Errors: one variant for each failure that a caller handles differently. The texts say what to do.
 //!
-//! CNI codes (`cni::error`), HTTP statuses and exit codes belong to the faces.
-//! Invariant: a [`Refusal`] is a decision over verified facts. A [`StoreError`] is a failure to read or to
-//! store them.
+//! The faces (`cni`, `docker`, `web`, `cli`) map errors to CNI codes (`cni::error`), HTTP statuses and exit
+//! codes.
+//! Invariant: a [`Refusal`] is a decision that is based on verified facts. A [`StoreError`] means that a
+//! store could not read or write its data.
 
 mod pool;
 
@@ -14,7 +15,7 @@ use crate::net::Addr;
 
 pub use pool::PoolRefusal;
 
-/// A refusal of the allocator. The texts begin as host-local's do.
+/// The allocator's refusal of a command. The texts begin with the same words as host-local's texts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// No address is free in a range set.
@@ -25,16 +26,16 @@ pub enum Refusal {
         if *.cooling { " (cooldownStrict holds freed addresses back)" } else { "" }
     )]
     Exhausted {
-        /// Index of the set in the configuration.
+        /// The index of the range set in the configuration.
         index: usize,
-        /// The network, as users name it.
+        /// The network's name, as users know it.
         network: NetworkName,
-        /// Its ranges.
+        /// The ranges of the range set.
         ranges: String,
-        /// Whether freed addresses are being held back by `cooldownStrict`.
+        /// Whether `cooldownStrict` keeps freed addresses of the range set from being leased.
         cooling: bool,
     },
-    /// A requested address has a holder.
+    /// A requested address is already leased.
     #[error(
         "failed to allocate for range {index}: requested IP address {} is not available in range \
          set {ranges}: {} holds it; request another address, or free this one with `{}`",
@@ -43,47 +44,47 @@ pub enum Refusal {
         release(.holder)
     )]
     Held {
-        /// Index of the set in the configuration.
+        /// The index of the range set in the configuration.
         index: usize,
-        /// Its ranges.
+        /// The ranges of the range set.
         ranges: String,
-        /// The lease that has the address.
+        /// The existing lease of the requested address.
         holder: Box<Lease>,
     },
-    /// A requested address cools down, and `cooldownStrict` is set.
+    /// A requested address is cooling down, and `cooldownStrict` is set.
     #[error(
         "failed to allocate for range {index}: requested IP address {addr} was freed a moment ago \
          and cooldownStrict holds it back for {seconds} s"
     )]
     Cooling {
-        /// Index of the set in the configuration.
+        /// The index of the range set in the configuration.
         index: usize,
-        /// The address.
+        /// The requested address.
         addr: Addr,
-        /// Seconds until it is free.
+        /// The number of seconds until the address is free.
         seconds: u64,
     },
-    /// Requested addresses lie in no range, or there are more of them than range sets.
+    /// Requested addresses lie in no range, or more addresses were requested than there are range sets.
     #[error(
         "failed to allocate all requested IPs: {}; request at most one address of each range \
          set; the range sets are {ranges}",
         join(.addrs)
     )]
     NotInRange {
-        /// The addresses that no set takes.
+        /// The requested addresses that cannot be assigned to a range set.
         addrs: Vec<Addr>,
-        /// All ranges.
+        /// The ranges of all range sets.
         ranges: String,
     },
-    /// The requested address is excluded.
+    /// The configuration excludes the requested address.
     #[error(
         "failed to allocate for range {index}: requested IP address {addr} is excluded; request \
          another address, or remove this one from \"exclude\""
     )]
     Excluded {
-        /// Index of the set in the configuration.
+        /// The index of the range set in the configuration.
         index: usize,
-        /// The address.
+        /// The requested address.
         addr: Addr,
     },
     /// The requested address is the range's gateway.
@@ -92,9 +93,9 @@ pub enum Refusal {
          another address, or set \"gateway\""
     )]
     IsGateway {
-        /// Index of the set in the configuration.
+        /// The index of the range set in the configuration.
         index: usize,
-        /// The address.
+        /// The requested address.
         addr: Addr,
     },
     /// The gateway's address is leased to a container (ECS dialect).
@@ -106,24 +107,24 @@ pub enum Refusal {
         release(.holder)
     )]
     GatewayHeld {
-        /// The lease of the gateway's address.
+        /// The lease that has the gateway's address.
         holder: Box<Lease>,
     },
-    /// The owner has a lease already and `onDuplicate` is `error`.
+    /// The owner already has a lease, and `onDuplicate` is `error`.
     #[error(
         "failed to allocate for range {index}: {} has been allocated to {}, duplicate allocation is \
-         not allowed; free it with `{}`, or drop \"onDuplicate\"",
+         not allowed; free it with `{}`, or remove \"onDuplicate\"",
         .lease.addr,
         container(.lease),
         release(.lease)
     )]
     Duplicate {
-        /// Index in the configuration of the first set that the owner has a lease of.
+        /// The index in the configuration of the first range set from which the owner has a lease.
         index: usize,
-        /// The lease.
+        /// The owner's lease.
         lease: Box<Lease>,
     },
-    /// The owner has a lease that the configuration no longer fits.
+    /// The owner has a lease that does not fit the present configuration or the requested address.
     #[error(
         "{} already has {}, {} send a DEL first, or free it with `{}`",
         .lease.owner,
@@ -135,12 +136,13 @@ pub enum Refusal {
         release(.lease)
     )]
     Misfit {
-        /// The lease.
+        /// The owner's lease.
         lease: Box<Lease>,
-        /// The requested address; `None`: the lease no longer lies in any range.
+        /// The requested address. `None`: nothing was requested, but the leased address is no longer in any
+        /// range.
         asked: Option<Addr>,
     },
-    /// The configuration makes the owner's address the gateway.
+    /// The present configuration uses the owner's address as the gateway.
     #[error(
         "{} already has {}, which is the gateway now; send a DEL first, free it with `{}`, or choose \
          another gateway",
@@ -149,7 +151,7 @@ pub enum Refusal {
         release(.lease)
     )]
     NowGateway {
-        /// The lease.
+        /// The owner's lease.
         lease: Box<Lease>,
     },
     /// CHECK: the owner has no lease.
@@ -158,20 +160,20 @@ pub enum Refusal {
          again"
     )]
     Missing {
-        /// The owner.
+        /// The owner that CHECK was called for.
         owner: Box<Owner>,
     },
-    /// CHECK: the owner has leases, but not this address of `prevResult`, which lies in our ranges.
+    /// CHECK: `prevResult` has an address in a range of this network that the owner has not leased.
     #[error(
         "prevResult has {addr}, but {owner} has no lease of it; delete the container and add it again"
     )]
     Lost {
-        /// The owner.
+        /// The owner that CHECK was called for.
         owner: Box<Owner>,
-        /// The address.
+        /// The address in `prevResult` without a lease.
         addr: Addr,
     },
-    /// CHECK: the lease's address is not in `prevResult`.
+    /// CHECK: the owner has leased an address that is not in `prevResult`.
     #[error(
         "{} has {}, but prevResult has {}; delete the container and add it again",
         .lease.owner,
@@ -179,12 +181,12 @@ pub enum Refusal {
         if .expected.is_empty() { "no address".to_owned() } else { join(.expected) }
     )]
     Different {
-        /// The lease.
+        /// The lease whose address is missing in `prevResult`.
         lease: Box<Lease>,
-        /// The addresses of prevResult.
+        /// The addresses in `prevResult`.
         expected: Vec<Addr>,
     },
-    /// Another owner holds an address that is to be imported.
+    /// An import found an address that another owner has leased in this store.
     #[error(
         "{} cannot be imported for {owner}: {} holds it in this store; nothing was imported; if that \
          container is gone, run `{}`",
@@ -193,9 +195,9 @@ pub enum Refusal {
         release(.holder)
     )]
     Clash {
-        /// The lease in this store.
+        /// The existing lease in this store.
         holder: Box<Lease>,
-        /// The owner in the other program's data.
+        /// The owner of the address in the other program's data.
         owner: Box<Owner>,
     },
     /// A key of cni-ipam-consul cannot be imported.
@@ -204,34 +206,35 @@ pub enum Refusal {
          that key and run the command again"
     )]
     OldKeys {
-        /// The network.
+        /// The network whose leases cannot be imported.
         network: NetworkName,
-        /// The key and what is wrong with it.
+        /// The key in Consul, and what is wrong with the key.
         why: String,
     },
-    /// The network has leases of cni-ipam-consul that were not imported.
+    /// The network has leases of cni-ipam-consul that were not imported yet.
     #[error(
         "network {network} has {count} leases of cni-ipam-consul, which would be leased a second time: stop \
          cni-ipam-consul on all nodes, then run `sublet import consul {network}`"
     )]
     NotImported {
-        /// The network.
+        /// The network that must be imported first.
         network: NetworkName,
-        /// How many leases; at least 1.
+        /// The number of leases that were not imported; at least 1.
         count: usize,
     },
-    /// The leases of a host-local folder cannot be taken over.
+    /// The leases in a host-local folder cannot be imported.
     #[error(
         "host-local's leases of network {network} cannot be imported: {why}; correct or remove that file \
          and try again, or see `sublet import host-local`"
     )]
     Takeover {
-        /// The network.
+        /// The network of the folder.
         network: NetworkName,
-        /// The file and what is wrong with it.
+        /// The file in the folder, and what is wrong with the file.
         why: String,
     },
-    /// The stored version of a network's definition is not the one that the caller knew.
+    /// A network's definition was not changed, because the stored version is not the version that the caller
+    /// expected.
     #[error(
         "network {network} has {}, not {}: the definition has changed since you read it; run `sublet \
          network show {network}` and try again",
@@ -239,14 +242,14 @@ pub enum Refusal {
         version(*.expected)
     )]
     Redefined {
-        /// The network.
+        /// The network whose definition was to be changed.
         network: NetworkName,
-        /// The version that the caller knew; `None`: no definition.
+        /// The version that the caller expected; `None`: the caller expected no definition.
         expected: Option<u64>,
-        /// The stored version; `None`: no definition.
+        /// The stored version; `None`: no definition is stored.
         kept: Option<u64>,
     },
-    /// A refusal about a pool or its addresses.
+    /// The refusal of a request about a Docker pool or its addresses.
     #[error("{0}")]
     Pool(Box<PoolRefusal>),
 }
@@ -258,7 +261,7 @@ impl From<PoolRefusal> for Refusal {
 }
 
 impl Refusal {
-    /// The conflicting lease, for `details`.
+    /// Returns the lease that conflicts with the command. CNI errors include it in `details`.
     pub fn lease(&self) -> Option<&Lease> {
         match self {
             Refusal::Held { holder, .. }
@@ -277,12 +280,12 @@ fn join(addrs: &[Addr]) -> String {
     addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
-/// The command that frees a lease, in a form that can be pasted.
+/// Returns the command that frees a lease, ready to be pasted into a shell.
 fn release(lease: &Lease) -> String {
     format!("sublet release {} --network {}", lease.addr, shown_network(lease))
 }
 
-/// The container that has a lease.
+/// Returns the ID of the container that has a lease.
 fn container(lease: &Lease) -> &str {
     match &lease.owner {
         Owner::Attachment(a) => a.container.as_str(),
@@ -295,7 +298,8 @@ fn version(version: Option<u64>) -> String {
     version.map_or("no definition".to_owned(), |version| format!("version {version}"))
 }
 
-/// Returns an error's text with those of its causes, each text once: many messages contain their cause.
+/// Returns the text of an error, followed by the texts of its causes. Leaves out the text of a cause that an
+/// earlier text already contains.
 pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     for cause in std::iter::successors(error.source(), |cause| cause.source()) {
@@ -307,15 +311,15 @@ pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// The network under which a lease is listed.
+/// Returns the network name under which `sublet list` shows a lease.
 pub fn shown_network(lease: &Lease) -> &str {
     lease.owner.attachment().map_or(&lease.set.0, |a| a.network.as_str())
 }
 
-/// A failure of a store.
+/// A store could not read or write its data.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Another process held the lock during the whole wait.
+    /// Another process held the lock of the lease file until the timeout.
     #[error(
         "timeout: the lock {} is held by {}, waited {:.1} s; try again, look at that process, or \
          raise lockTimeout",
@@ -324,42 +328,44 @@ pub enum StoreError {
         .waited.as_secs_f64()
     )]
     Locked {
-        /// The lock file.
+        /// The path of the lock file.
         path: PathBuf,
-        /// How long the call waited.
+        /// The time that this process waited.
         waited: Duration,
-        /// The IDs of the processes that hold the lock, from the kernel.
+        /// The IDs of the processes that hold the lock, as reported by the kernel.
         holders: Vec<u32>,
     },
-    /// The operating system or a server refused: disk full, read-only, unreachable.
+    /// The operating system or a server reported an error, such as a full disk, a read-only file system or an
+    /// unreachable server. Nothing was changed.
     #[error(
         "cannot {doing} {place}: {source}{}",
-        // If access is denied, retrying does not help and it is clear that nothing was done.
-        if is_denied(&**.source) { "" } else { "; nothing was leased or freed, try again once that is repaired" }
+        // If access is denied, a retry would not help, and the user knows that nothing was changed.
+        if is_denied(&**.source) { "" } else { "; nothing was leased or freed; correct the cause, then try again" }
     )]
     Unavailable {
-        /// The action that failed.
+        /// What failed, as a verb: "read", "open".
         doing: String,
-        /// The file or the server.
+        /// The file or server on which it failed.
         place: String,
-        /// The error.
+        /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The change was sent or written, but not confirmed: no answer from the server, or an error after the
-    /// change became visible (for example, its last flush failed).
+    /// A change was sent or written, but it is unknown whether it was applied: the server did not answer, or
+    /// an error occurred after other processes could already see the change (for example, the last flush
+    /// failed).
     #[error(
         "cannot {doing} {place}: {source}; the change may have been applied; run the command again \
          to find out"
     )]
     Unanswered {
-        /// The action that failed.
+        /// What failed, as a verb.
         doing: String,
-        /// The server or the file.
+        /// The file or server on which it failed.
         place: String,
-        /// The error.
+        /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A record of a cluster's store differs from what was written.
+    /// A record in etcd or Consul is damaged.
     #[error(
         "the record {key} in {place} is damaged: {what}; nothing was changed; remove it once no \
          container has that address"
@@ -367,77 +373,78 @@ pub enum StoreError {
     BadRecord {
         /// The server.
         place: String,
-        /// The record, without the store's prefix.
+        /// The key of the record, without the store's prefix.
         key: String,
-        /// What is wrong with it.
+        /// What is wrong with the record.
         what: String,
     },
-    /// The lease file is sublet's, but damaged.
+    /// sublet wrote the lease file, but the file is damaged.
     #[error(
         "the lease store {} is damaged: {what}; nothing was changed; run `sublet doctor --repair`",
         .path.display()
     )]
     Damaged {
-        /// The file.
+        /// The path of the lease file.
         path: PathBuf,
-        /// The damage.
+        /// A description of the damage.
         what: String,
     },
-    /// The file belongs to another program.
+    /// Another program wrote the file.
     #[error("{} is not a lease store of sublet: {what}; {advice}", .path.display())]
     Foreign {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What the file looks like.
+        /// What kind of file it seems to be.
         what: String,
-        /// What to do.
+        /// What the operator should do with the file.
         advice: String,
     },
-    /// Another version of sublet wrote it.
+    /// Another version of sublet wrote the file or record.
     #[error(
         "cannot read {place}: it was written by another version of sublet; nothing was changed; \
          use that version or a newer one"
     )]
     OtherVersion {
-        /// The file, or the record and the server.
+        /// The file; or the record and the server.
         place: String,
     },
-    /// Boot leases would be on a network file system, where machines with other boots may see them.
+    /// The folder for boot leases is on a network file system. Other machines, which boot at other times, may
+    /// use the same folder.
     #[error(
         "{} is on a network file system, where leases cannot end with this machine's boot: set \
          \"persist\": \"disk\", or set dataDir to a folder on a disk of this host",
         .path.display()
     )]
     SharedFolder {
-        /// The store's folder.
+        /// The folder of the lease file.
         path: PathBuf,
     },
-    /// Another machine, or a later boot, has the node's name.
+    /// Another machine, or a later boot of this machine, uses the node's name.
     #[error("node {} of {place} is {}", .node.name, claim(.node, .by))]
     Claimed {
-        /// The servers.
+        /// The servers of the cluster.
         place: String,
-        /// This machine, and its name.
+        /// This machine, with the node name that it wants to use.
         node: Node,
-        /// The record of the machine that has the name.
+        /// The node record in the cluster, which names the machine that uses the name.
         by: Box<NodeRecord>,
     },
-    /// The configuration names a cluster, but is invalid. No file of this node is used instead.
+    /// The configuration names a cluster, but its key `store` is invalid. No lease file is used instead.
     #[error("invalid store: {why}; nothing was leased or freed anywhere else")]
     Unreadable {
-        /// What is wrong with the configuration.
+        /// What is wrong with the key `store`.
         why: String,
     },
 }
 
 impl StoreError {
-    /// An operating system's error, with what was being done to which file.
+    /// Makes an error from an operating system error, the action that failed, and the file.
     pub fn io(doing: &str, path: &Path, source: std::io::Error) -> StoreError {
         StoreError::unavailable(doing, path.display().to_string(), source)
     }
 
-    /// Converts an error to "unanswered" if it occurred after other processes could see the change. Any
-    /// error but [`StoreError::Unavailable`] is returned unchanged.
+    /// Converts [`StoreError::Unavailable`] to [`StoreError::Unanswered`], for an error that occurred after
+    /// other processes could see the change. Returns any other error unchanged.
     #[must_use]
     pub fn after_the_change(self) -> StoreError {
         match self {
@@ -448,7 +455,7 @@ impl StoreError {
         }
     }
 
-    /// A store that is unavailable: the action, the file or server, and the cause.
+    /// Makes a [`StoreError::Unavailable`] from the action, the file or server, and the cause.
     pub fn unavailable(
         doing: &str,
         place: impl Into<String>,
@@ -457,13 +464,13 @@ impl StoreError {
         StoreError::Unavailable { doing: doing.to_owned(), place: place.into(), source: why.into() }
     }
 
-    /// A file that another version of sublet wrote.
+    /// Makes the error for a file that another version of sublet wrote.
     pub fn other_version(path: &Path) -> StoreError {
         StoreError::OtherVersion { place: path.display().to_string() }
     }
 }
 
-/// Whether the operating system refused access.
+/// Returns whether the cause of an error is that the operating system denied access.
 pub fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
     let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
     kind == Some(std::io::ErrorKind::PermissionDenied)
@@ -477,13 +484,13 @@ fn processes(pids: &[u32]) -> String {
     format!("process {}", pids.join(", "))
 }
 
-/// Describes who has the name of a node, and what to do about it.
+/// Describes the machine or boot that uses a node's name, and what to do about the conflict.
 fn claim(node: &Node, by: &NodeRecord) -> String {
     let (name, machine, theirs) = (&node.name, &node.machine, &by.node.machine);
     if machine != theirs {
         return format!(
-            "another machine: its machine-id is {theirs}, this one's is {machine}; set NODE_ID to a name \
-             of its own, or, if that machine is gone, free what it had with `sublet node release {name}`"
+            "another machine: its machine-id is {theirs}, this one's is {machine}; give one of the two \
+             machines another NODE_ID, or, if the other machine is gone, run `sublet node release {name}`"
         );
     }
     let id = match &**machine {
@@ -491,19 +498,19 @@ fn claim(node: &Node, by: &NodeRecord) -> String {
         id => format!("the machine-id {id}"),
     };
     format!(
-        "another boot's, which began to lease after this one: two machines have this name and {id}; \
-         give each a NODE_ID of its own, or, if this one was set back to an earlier state, free what \
-         that boot leased with `sublet node release {name}`"
+        "used by another boot, which began to lease after this boot: two machines have this name and {id}; \
+         give one of them another NODE_ID, or, if this machine was reset to an earlier state, free the \
+         leases of the other boot with `sublet node release {name}`"
     )
 }
 
-/// A use case's failure.
+/// The failure of a use case: a refusal, or an error of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The allocator refused.
+    /// The allocator refused the command.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The store failed.
+    /// The store could not read or write its data.
     #[error("{0}")]
     Store(StoreError),
 }

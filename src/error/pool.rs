@@ -1,25 +1,25 @@
-//! Refusals about pools, with the texts of Docker and kontena.
+//! Refusals of requests about Docker pools, with the error texts of Docker and of kontena-ipam.
 
 use crate::model::{Lease, Pool, PoolId};
 use crate::net::{Addr, Subnet};
 
-/// Why a request about a pool or its addresses is refused. The texts are those of Docker's `ipamapi`, word
-/// for word, or kontena-ipam's for shared pools, because users search for them.
-/// [`PoolRefusal::explanation`] adds the missing details for the log.
+/// The reason why a request about a pool or its addresses is refused. The texts are the same as in Docker's
+/// `ipamapi` or, for shared pools, in kontena-ipam, because users search for them.
+/// [`PoolRefusal::explanation`] returns the details that these texts lack; they go to the log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PoolRefusal {
-    /// No pool has this name.
+    /// There is no pool with this ID.
     #[error("address space does not contain specified address pool")]
     Unknown(PoolId),
-    /// Another node has the pool, which is not shared.
+    /// The pool is not shared, and it belongs to another node.
     #[error("cannot release pool {pool}: it belongs to node {node}")]
     OfAnotherNode {
-        /// The pool.
+        /// The pool to be released.
         pool: PoolId,
-        /// The node.
+        /// The node to which the pool belongs.
         node: String,
     },
-    /// The subnet overlaps another pool of the space.
+    /// The requested subnet overlaps another pool of the same address space.
     #[error("{}", match .shared {
         None => "invalid pool request: Pool overlaps with other one on this address space".to_owned(),
         Some(_) => format!("{} conflict: Conflict with network {taken}", .subnet.first()),
@@ -27,50 +27,51 @@ pub enum PoolRefusal {
     Overlap {
         /// The requested subnet.
         subnet: Subnet,
-        /// The other pool.
+        /// The existing pool that overlaps.
         with: PoolId,
-        /// The subnet of the other pool.
+        /// The subnet of the existing pool.
         taken: Subnet,
-        /// The name under which the pool was to be shared.
+        /// The name under which the new pool was to be shared; `None` for an unshared pool.
         shared: Option<String>,
     },
-    /// Every block of the supernets is in use, by pools or by the host's routes.
+    /// Every subnet that the supernets could provide is in use by a pool or by a route of the host.
     #[error("all predefined address pools have been fully subnetted")]
     NoBlock,
-    /// A shared pool with this name exists, but differs from the request.
+    /// A shared pool with this name exists, but the request asks for other properties.
     #[error("pool {name} exists with {what} {has}, requested {asked}")]
     Differs {
-        /// Its name.
+        /// The name of the shared pool.
         name: String,
-        /// "subnet" or "iprange".
+        /// The property that differs: "subnet" or "iprange".
         what: &'static str,
-        /// The value of the existing pool.
+        /// The property's value in the existing pool.
         has: String,
         /// The requested value.
         asked: String,
     },
-    /// A shared pool's subnet is routed elsewhere on this host.
+    /// The host has a route for the subnet of a shared pool, and the route does not lead to the pool's
+    /// network.
     #[error("pool {name} exists with subnet {subnet}, which this host routes elsewhere")]
     Routed {
-        /// Its name.
+        /// The name of the shared pool.
         name: String,
-        /// Its subnet.
+        /// The subnet of the shared pool.
         subnet: Subnet,
     },
-    /// The address has a holder, or is the network or broadcast address.
+    /// The requested address is leased, or it is the network address or the broadcast address.
     #[error("Address already in use")]
     Taken {
-        /// The address.
+        /// The requested address.
         addr: Addr,
-        /// The lease that has the address.
+        /// The existing lease of the address; `None` for the network address or the broadcast address.
         holder: Option<Box<Lease>>,
     },
-    /// The address lies outside the pool's subnet.
+    /// The requested address lies outside the subnet of the pool.
     #[error("requested address is out of range")]
     OutOfRange {
-        /// The address.
+        /// The requested address.
         addr: Addr,
-        /// The subnet.
+        /// The subnet of the pool.
         subnet: Subnet,
     },
     /// No address of the pool is free.
@@ -79,12 +80,13 @@ pub enum PoolRefusal {
 }
 
 impl PoolRefusal {
-    /// The refusal of a subnet that overlaps another pool. `shared` is the requested name, if any.
+    /// Makes the refusal of a subnet that overlaps another pool. `shared` is the name under which the new
+    /// pool was to be shared.
     pub fn overlap(subnet: Subnet, other: Pool, shared: Option<String>) -> PoolRefusal {
         PoolRefusal::Overlap { subnet, with: other.id, taken: other.subnet, shared }
     }
 
-    /// Explains the refusal and what to do, in one line.
+    /// Returns one line that explains the refusal and says what to do.
     pub fn explanation(&self) -> String {
         match self {
             PoolRefusal::Unknown(id) => {
@@ -99,15 +101,17 @@ impl PoolRefusal {
                 format!("{subnet} overlaps {taken} of pool {with}; choose another --subnet")
             }
             PoolRefusal::NoBlock => {
-                "add a supernet with --v4 or --v6, make the blocks smaller, remove \
+                "add a supernet with --v4 or --v6, make the pools smaller, remove \
                 networks, or run `subletd cleanup`"
                     .to_owned()
             }
             PoolRefusal::Differs { name, .. } => {
-                format!("ask for the same on every host, or use another name than network={name}")
+                format!(
+                    "request the same subnet and range on every host, or use another name than network={name}"
+                )
             }
             PoolRefusal::Routed { subnet, .. } => format!(
-                "see `ip route`; say --subnet {subnet} if the route leads to this very network"
+                "see `ip route`; if the route leads to this network, pass --subnet {subnet}"
             ),
             PoolRefusal::Taken { addr, holder: Some(lease) } => match &lease.origin.endpoint {
                 Some(name) => format!("{addr} is held by {name}, {}", lease.owner),

@@ -1,10 +1,10 @@
-//! Evidence that a container is gone: the existing network namespaces. A namespace exists if a process is
-//! in it, if it is mounted, or if it is held open.
+//! Collects the evidence that containers are gone: which network namespaces exist. A network namespace exists
+//! as long as a process is in it, it is mounted, or a process has it open.
 //!
-//! This module reads `/proc` of every process and thread, and looks up paths. [`stale`] draws the
+//! This module reads `/proc` for every process and thread, and looks up paths. [`stale`] draws the
 //! conclusions.
-//! Invariant: whatever cannot be read is reported as a gap. A process that ends in the meantime is not a
-//! gap, and neither is the first process, which a sandbox may hide.
+//! Invariant: anything that cannot be read is reported as a gap in the evidence. Two cases are not gaps: a
+//! process that ends meanwhile, and the first process, which a sandbox may hide.
 
 mod mounts;
 pub mod runtimes;
@@ -23,16 +23,17 @@ use crate::error::{StoreError, shown_network};
 use crate::model::{Lease, Netns};
 use crate::store::{Problem, Store};
 
-/// Age in seconds below which a lease is not examined, because its container may still be starting.
+/// A lease that is younger than this, in seconds, is not examined, because its container may still be
+/// starting.
 const GRACE: u64 = 60;
 
 const PROC: &str = "/proc";
-/// ESRCH and EINVAL: the errors of reading a process that is ending, besides "not found".
+/// ESRCH and EINVAL. Reading a process that is ending fails with one of these, or with "not found".
 const NO_PROCESS: i32 = 3;
 const NO_NAMESPACE: i32 = 22;
 
-/// The evidence about these leases on this machine. Leases younger than `grace` seconds are not examined.
-/// With `by_netns`, a missing network namespace is proof enough.
+/// Collects the evidence about these leases on this machine. Leases younger than `grace` seconds are not
+/// examined. With `by_netns`, a lease is stale if its network namespace is gone.
 pub fn evidence(
     leases: &[Lease],
     cx: &Context,
@@ -47,11 +48,12 @@ pub fn evidence(
     Evidence { cx: cx.clone(), grace, namespaces, by_netns, listings }
 }
 
-/// The number of leases that are examined together, and so are in memory at the same time.
+/// The number of leases that are examined together. Only so many leases are in memory at the same time.
 const TOGETHER: usize = 10_000;
 
-/// Calls `each` with the problems that the store finds, and with a problem for each lease whose network namespace is
-/// provably gone, which a store cannot find; `true`: it is such a lease. No container runtime is asked.
+/// Calls `each` with every problem that the store finds. Also calls `each` with a problem for each lease
+/// whose network namespace is provably gone, which a store cannot find by itself; the second argument is then
+/// `true`. No container runtime is asked.
 pub fn problems(
     store: &mut dyn Store,
     cx: &Context,
@@ -63,7 +65,7 @@ pub fn problems(
         each(problem, false);
     })?;
     let stale = stale_problems(store, cx, &mut |problem| each(problem, true));
-    // The leases of a damaged store may not be listable, which is reported already.
+    // Leases of a damaged store may be impossible to list. The damage is reported already.
     if is_damaged { Ok(()) } else { stale }
 }
 
@@ -88,7 +90,7 @@ fn stale_problems(
     Ok(())
 }
 
-/// The pod, if it is known, and the container.
+/// Describes the holder of a lease: the pod if it is known, and the container.
 fn holder(lease: &Lease) -> String {
     match &lease.origin.pod {
         Some(pod) => format!("pod {}/{}, {}", pod.namespace, pod.name, lease.owner.short()),
@@ -102,7 +104,7 @@ fn stale_leases(leases: &[Lease], cx: &Context) -> Vec<Problem> {
     let problems = assessed.filter_map(|(lease, liveness)| match liveness {
         Liveness::Stale(why) => Some(Problem {
             place: format!("{} of network {}", lease.addr, shown_network(lease)),
-            what: format!("{} has it, and is gone: {why}", holder(lease)),
+            what: format!("it is leased to {}, which is gone: {why}", holder(lease)),
             advice: "free it with `sublet gc --netns`".to_owned(),
             repairable: false,
             damage: false,
@@ -112,7 +114,7 @@ fn stale_leases(leases: &[Lease], cx: &Context) -> Vec<Problem> {
     problems.collect()
 }
 
-/// The network namespaces of this machine, and the state of these paths.
+/// Returns the network namespaces of this machine, and the states of these paths.
 pub fn namespaces<'a>(paths: impl Iterator<Item = &'a str>) -> Namespaces {
     look(&Mounts::own(), paths)
 }
@@ -123,8 +125,8 @@ fn look<'a>(mounts: &Mounts, paths: impl Iterator<Item = &'a str>) -> Namespaces
         paths: paths.map(|path| (path.to_owned(), mounts.state_of(path))).collect(),
         ..Namespaces::default()
     };
-    // Twice: a process may start behind the reader's position while its parent, which the reader has not
-    // reached yet, ends.
+    // Read all processes twice. In a single pass, a new process could be missed: it may get a number that the
+    // pass has already reached, while its parent ends before the pass reaches the parent.
     for _ in 0..2 {
         if let Err(gap) = processes(&mut found.held) {
             found.gap = Some(gap);
@@ -133,7 +135,7 @@ fn look<'a>(mounts: &Mounts, paths: impl Iterator<Item = &'a str>) -> Namespaces
     found
 }
 
-/// Adds the namespaces that each process holds. The error says what could not be read.
+/// Adds the network namespaces that processes use. An error says what could not be read.
 fn processes(held: &mut BTreeSet<u64>) -> Result<(), String> {
     let mut mounts = BTreeSet::new();
     let mut gap = Ok(());
@@ -145,8 +147,8 @@ fn processes(held: &mut BTreeSet<u64>) -> Result<(), String> {
             open_files(&process, held)
         };
         match ignore_ended(read()) {
-            // A sandbox may hide the first process even from root. It is older than every container and in
-            // the host's namespace.
+            // A sandbox may hide the first process even from root. Ignoring that process is safe: it is older
+            // than every container, and it is in the host's network namespace.
             Err(e) if e.kind() == ErrorKind::PermissionDenied && process.ends_with("1") => {}
             Err(e) => {
                 gap = Err(format!(
@@ -160,7 +162,7 @@ fn processes(held: &mut BTreeSet<u64>) -> Result<(), String> {
     gap
 }
 
-/// A process that has ended is no error.
+/// Ignores the error of reading a process that has ended.
 fn ignore_ended(read: io::Result<()>) -> io::Result<()> {
     match read {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
@@ -169,7 +171,8 @@ fn ignore_ended(read: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Adds the network namespace of a thread, and those that are mounted in its mount namespace.
+/// Adds the network namespace of a thread, and the network namespaces that are mounted in its mount
+/// namespace.
 fn task_namespaces(
     task: &Path,
     held: &mut BTreeSet<u64>,
@@ -185,20 +188,21 @@ fn task_namespaces(
     Ok(())
 }
 
-/// The number of the network namespace in a line of mountinfo (proc(5)): the fourth field is the root of the
-/// mount, and the first field after the hyphen is the file system type.
+/// Returns the number of the network namespace that a line of mountinfo describes (proc(5)). The fourth field
+/// is the root of the mount, and the first field after the hyphen is the file system type.
 fn mounted(line: &str) -> Option<u64> {
     let (mount, file_system) = line.split_once(" - ")?;
     let root = mount.split(' ').nth(3)?;
     file_system.starts_with("nsfs ").then(|| in_brackets(root, "net"))?
 }
 
-/// Adds the inode numbers of all open files of a process: a namespace may be held by an open file only. The
-/// path of an unmounted file does not show its kind, and a stat could block for ever. If another kind of file
-/// has the number of a namespace, the namespace counts as held. Kernels before 5.14 do not report the numbers.
+/// Adds the inode numbers of all open files of a process, because an open file alone keeps a namespace alive.
+/// The kind of an open file cannot be determined: its path does not show it, and a `stat` could block
+/// forever. So if another file has the same inode number as a namespace, the namespace counts as existing.
+/// Kernels before 5.14 do not report the inode numbers.
 fn open_files(process: &Path, held: &mut BTreeSet<u64>) -> io::Result<()> {
     for file in fs::read_dir(process.join("fdinfo"))? {
-        // A file that is closed meanwhile holds nothing.
+        // A file that was closed meanwhile keeps nothing alive.
         let info = fs::read_to_string(file?.path()).unwrap_or_default();
         let number = info.lines().find_map(|line| line.strip_prefix("ino:"));
         held.extend(number.and_then(|n| n.trim().parse::<u64>().ok()));
@@ -206,7 +210,7 @@ fn open_files(process: &Path, held: &mut BTreeSet<u64>) -> io::Result<()> {
     Ok(())
 }
 
-/// The entries whose names are numbers.
+/// Returns the entries of a folder whose names are numbers.
 fn numbered(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let is_number = |name: &OsString| name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
     let names: io::Result<Vec<OsString>> =
@@ -214,14 +218,14 @@ fn numbered(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(names?.iter().filter(|name| is_number(name)).map(|name| dir.join(name)).collect())
 }
 
-/// The number of a namespace, from the target of its link.
+/// Returns the number of a namespace, from the target of its link in `/proc`.
 fn number(link: &Path, kind: &str) -> io::Result<u64> {
     let target = fs::read_link(link)?;
     let number = target.to_str().and_then(|t| in_brackets(t, kind));
     number.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "it names no namespace"))
 }
 
-/// The number N in `net:[N]`.
+/// Returns the number N in the text `net:[N]`.
 fn in_brackets(text: &str, kind: &str) -> Option<u64> {
     text.strip_prefix(kind)?.strip_prefix(":[")?.strip_suffix(']')?.parse().ok()
 }

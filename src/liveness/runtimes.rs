@@ -1,7 +1,7 @@
 //! Lists the containers of a container runtime, whether they run or not.
 //!
-//! Docker is asked through its socket (`GET /containers/json?all=1`, API v1.24 and later), containerd through
-//! its command `ctr`, and any CRI runtime through `crictl`.
+//! Docker answers on its socket (`GET /containers/json?all=1`, API v1.24 and later), containerd through its
+//! command `ctr`, and any CRI runtime through `crictl`.
 //! Invariant: an incomplete answer is an error.
 
 use std::collections::BTreeSet;

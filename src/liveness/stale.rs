@@ -1,11 +1,12 @@
-//! Stale leases: decides from the evidence which leases have lost their container, and why.
+//! Decides from the evidence which leases are stale: those whose container is gone.
 //!
-//! Two facts count as proof. Either the network namespace is gone, by its inode and not by its name, on the
-//! machine, in the boot and in the mount namespace in which it was recorded. Or the container runtime does
-//! not know the container.
-//! Invariant: if a fact is missing, the lease stays. The evidence is gathered after the lease was read, and
-//! the lease is freed only if it has not changed since. So an ADD in between is noticed, unless the
-//! container returned in that moment under the same ID with a namespace of the same path and inode.
+//! Two facts count as proof that a container is gone. One: the network namespace that the lease recorded is
+//! gone. It is identified by its inode, not by its path, and only on the machine, in the boot and in the
+//! mount namespace in which it was recorded. Two: the container runtime does not know the container.
+//! Invariant: if any fact is missing, the lease stays. The evidence is gathered after the lease was read, and
+//! the lease is freed only if it has not changed since then. So an ADD in between is noticed. The only
+//! exception is a container that is created again in this time with the same ID and with a network namespace
+//! of the same path and inode.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,16 +14,17 @@ use crate::alloc::Context;
 use crate::error::shown_network;
 use crate::model::{Kind, Lease, Netns, Owner};
 
-/// The facts about the leases of a machine.
+/// The evidence about the leases of a machine.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
-    /// The time, this machine, and this boot.
+    /// The present time, this machine, and the present boot.
     pub cx: Context,
-    /// Age in seconds below which a lease is not examined, because its container may still be starting.
+    /// A lease that is younger than this, in seconds, is not examined, because its container may still be
+    /// starting.
     pub grace: u64,
     /// The network namespaces of this machine.
     pub namespaces: Namespaces,
-    /// Whether a network namespace that is gone is proof enough.
+    /// Whether a lease is stale if its network namespace is gone.
     pub by_netns: bool,
     /// The containers of each runtime that was asked.
     pub listings: Vec<Listing>,
@@ -33,17 +35,17 @@ pub struct Evidence {
 pub struct Namespaces {
     /// The mount namespace in which [`Namespaces::paths`] were looked up.
     pub mount_ns: Option<u64>,
-    /// The state of each lease's path.
+    /// The state of each path that a lease recorded.
     pub paths: BTreeMap<String, PathState>,
-    /// The numbers of the namespaces that a process, a mount or an open file holds.
+    /// The numbers of the network namespaces that exist because of a process, a mount or an open file.
     pub held: BTreeSet<u64>,
-    /// Why `held` may be incomplete.
+    /// The reason why `held` may be incomplete; `None` if it is complete.
     pub gap: Option<String>,
 }
 
 impl Namespaces {
-    /// Why the network namespace at a path that was looked up is gone. `None` if it exists, or if that cannot be
-    /// determined.
+    /// Returns the reason why the network namespace at a path is gone. `None` if it exists, or if this cannot
+    /// be determined.
     pub fn gone(&self, path: &str) -> Option<String> {
         match self.paths.get(path)? {
             PathState::Missing => Some(format!("its network namespace {path} is gone")),
@@ -55,7 +57,7 @@ impl Namespaces {
     }
 }
 
-/// The state of a path.
+/// What was found at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathState {
     /// There is no file.
@@ -69,7 +71,7 @@ pub enum PathState {
 /// All containers of one runtime.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
-    /// The runtime's name, for messages.
+    /// The name of the runtime, for messages.
     pub runtime: String,
     /// The IDs of its containers, running or not.
     pub containers: BTreeSet<String>,
@@ -82,7 +84,7 @@ pub enum Liveness {
     Alive(String),
     /// The container is gone.
     Stale(String),
-    /// Neither can be determined.
+    /// It cannot be determined whether the container exists.
     Unknown(String),
 }
 
@@ -128,14 +130,15 @@ impl Liveness {
 enum NetnsState {
     Alive,
     Gone(String),
-    /// The number is in use, by this namespace or by a later one.
+    /// A network namespace with this number exists. It may be the recorded one, or a later one with the same
+    /// number.
     Held,
     Unknown(String),
 }
 
-/// The liveness of each lease.
+/// Returns the state of each lease's container.
 pub fn assess(leases: &[Lease], evidence: &Evidence) -> Vec<Liveness> {
-    // A runtime that knows no container of these leases may not be their runtime.
+    // A runtime that knows none of the leases' containers may be the wrong runtime.
     let is_theirs = leases.iter().any(|lease| runtime_of(lease, evidence).is_some());
     leases.iter().map(|lease| assess_one(lease, is_theirs, evidence)).collect()
 }
@@ -177,7 +180,7 @@ fn assess_one(lease: &Lease, is_theirs: bool, evidence: &Evidence) -> Liveness {
     }
 }
 
-/// The runtime that knows a lease's container.
+/// Returns the runtime that knows a lease's container.
 fn runtime_of<'e>(lease: &Lease, evidence: &'e Evidence) -> Option<&'e str> {
     let container = lease.attachment()?.container.as_str();
     let knows = |listing: &&Listing| listing.containers.contains(container);
@@ -192,7 +195,7 @@ fn netns_state(lease: &Lease, evidence: &Evidence) -> NetnsState {
     };
     if lease.boot.is_none() || lease.boot != evidence.cx.boot {
         return unknown(
-            "not known to be leased during this boot, so its network namespace cannot be identified by inode",
+            "it may have been leased in another boot, so its network namespace cannot be identified by its inode",
         );
     }
     let Some((device, inode)) = *inode else {
@@ -260,7 +263,7 @@ mod tests {
         Context { now, boot, node, ..Context::default() }
     }
 
-    /// Evidence that proves the lease stale.
+    /// Returns evidence that proves that the lease is stale.
     fn gone() -> Evidence {
         Evidence {
             cx: at(1000),
@@ -354,14 +357,16 @@ mod tests {
         let found = assess(&[lease(), other.clone()], &evidence);
         assert!(matches!(found[0], Liveness::Stale(_)), "{found:?}");
         assert!(matches!(found[1], Liveness::Alive(_)), "{found:?}");
-        // A container that the runtime knows is alive without its namespace.
+        // A container that the runtime knows counts as alive, even if its network namespace is gone.
         evidence = Evidence { listings: vec![listing(&["c1"])], ..gone() };
         assert!(matches!(assess_lease(&lease(), &evidence), Liveness::Alive(_)));
-        // A container with its namespace is alive if no runtime knows it.
+        // A container whose network namespace exists counts as alive, if no runtime was found that knows the
+        // leases' containers.
         evidence.listings = vec![listing(&["c2"])];
         evidence.namespaces.paths.insert("/run/netns/a".into(), PathState::Inode(4, 70));
         assert!(matches!(assess_lease(&lease(), &evidence), Liveness::Alive(_)));
-        // The runtime knows others, but not this one, whose namespace was left behind: it may be in use.
+        // The runtime knows the other container but not this one. The network namespace was left behind and
+        // may still be in use.
         let found = assess(&[lease(), other], &evidence);
         assert!(matches!(&found[0], Liveness::Unknown(why) if why.contains("left behind")));
     }

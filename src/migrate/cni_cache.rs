@@ -1,9 +1,8 @@
-//! The results that libcni caches for each attachment in
-//! `/var/lib/cni/results/<network>-<container>-<interface>`: the configuration of the ADD, its arguments
-//! and its result.
+//! Reads the results that libcni caches in `/var/lib/cni/results/<network>-<container>-<interface>`. Each
+//! file has the configuration of an ADD, its arguments, and its result.
 //!
-//! With them, the same addresses can be leased to the same containers again after a store was lost or an
-//! older backup was restored.
+//! If a store was lost, or an older backup was restored, these files make it possible to lease the same
+//! addresses to the same containers again.
 
 use std::path::Path;
 
@@ -17,20 +16,20 @@ use crate::model::{ContainerId, IfName};
 use crate::net::{Addr, parse_addr};
 use crate::sys::files;
 
-/// The longest accepted record, in bytes.
+/// The maximum length of a cached result, in bytes.
 const LONGEST: u64 = 1 << 20;
 
-/// One attachment.
+/// The cached result for one interface of a container.
 pub struct Cached {
-    /// The network's name.
+    /// The name of the network.
     pub network: String,
-    /// `CNI_CONTAINERID`.
+    /// The container ID (`CNI_CONTAINERID`).
     pub container: String,
-    /// `CNI_IFNAME`.
+    /// The interface name (`CNI_IFNAME`).
     pub ifname: String,
-    /// `CNI_NETNS`; `None` if the record does not contain it.
+    /// The value of `CNI_NETNS`; `None` if the cached result does not contain it.
     pub netns: Option<String>,
-    /// `CNI_ARGS`.
+    /// The value of `CNI_ARGS`.
     args: String,
     /// The network configuration that the plugin got.
     config: Vec<u8>,
@@ -39,7 +38,8 @@ pub struct Cached {
 }
 
 impl Cached {
-    /// The configuration and its inputs. The variables of the store are taken from `env`.
+    /// Returns the configuration of the ADD, and its inputs. Variables that name a store are taken from
+    /// `env`.
     pub fn netconf(&self, env: &Inputs) -> Result<(Netconf, Inputs), String> {
         let netconf = Netconf::decode(&self.config).map_err(|e| e.to_string())?;
         let id = |what, text| format!("{what} {text:?} is malformed");
@@ -55,7 +55,7 @@ impl Cached {
     }
 }
 
-/// The fields of a record that are used; its format is libcni's `cniCacheV1`.
+/// The fields of a cached result that are used. The format is libcni's `cniCacheV1`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Raw {
@@ -74,7 +74,7 @@ struct Raw {
     result: Value,
 }
 
-/// Reads the record of an attachment whose IPAM plugin is `ipam`; `None` if it is another one.
+/// Reads a cached result; `None` if its IPAM plugin is not `ipam`.
 pub fn read(path: &Path, ipam: &str) -> Result<Option<Cached>, String> {
     let text = files::read(path, LONGEST).map_err(|e| format!("cannot read it: {e}"))?;
     parse(&text, ipam)
@@ -90,7 +90,7 @@ fn parse(text: &str, ipam: &str) -> Result<Option<Cached>, String> {
     let Some(config) = plugin(&list, ipam) else { return Ok(None) };
     let args = raw.cni_args.unwrap_or_default();
     let args: Vec<String> = args.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
-    // libcni before 1.2 records no `netns`, but main plugins include it in the result.
+    // libcni before 1.2 does not record `netns`, but main plugins include it in the result.
     let interfaces = raw.result["interfaces"].as_array().into_iter().flatten();
     let sandboxes = interfaces.filter_map(|interface| interface["sandbox"].as_str());
     let netns = std::iter::once(raw.netns.as_str()).chain(sandboxes).find(|path| !path.is_empty());
@@ -106,14 +106,15 @@ fn parse(text: &str, ipam: &str) -> Result<Option<Cached>, String> {
     }))
 }
 
-/// The plugin in a list, or the single plugin of a configuration, that delegates to `ipam`.
+/// Returns the plugin whose IPAM plugin is `ipam`: in a list of plugins, or the single plugin of a
+/// configuration.
 fn plugin(list: &Value, ipam: &str) -> Option<Map<String, Value>> {
     let plugins = list["plugins"].as_array().map_or(std::slice::from_ref(list), Vec::as_slice);
     let found = plugins.iter().find(|plugin| plugin["ipam"]["type"] == ipam)?;
     found.as_object().cloned()
 }
 
-/// A plugin's configuration with what libcni adds to it.
+/// Returns a plugin's configuration, with the keys that libcni adds to it.
 fn injected(
     mut config: Map<String, Value>,
     list: &Value,
@@ -130,7 +131,7 @@ fn injected(
     Value::Object(config).to_string().into_bytes()
 }
 
-/// The addresses of a result of any version: `ips`, or `ip4` and `ip6` before 0.3.0.
+/// Returns the addresses of a result in any CNI version: from `ips`, or before 0.3.0 from `ip4` and `ip6`.
 fn addresses(result: &Value) -> Result<Vec<Addr>, String> {
     let ips = result["ips"].as_array().into_iter().flatten().map(|ip| &ip["address"]);
     let old = [&result["ip4"]["ip"], &result["ip6"]["ip"]].into_iter().filter(|ip| !ip.is_null());
@@ -179,13 +180,13 @@ mod tests {
             })
         );
         assert!(parse(&record(&list, &result), "host-local").unwrap().is_none());
-        // A configuration of a single plugin, and a result of an old version.
+        // A configuration of a single plugin, with a result of an old version.
         let one = json!({"name": "pods", "type": "bridge", "ipam": {"type": "sublet"}});
         let old = json!({"ip4": {"ip": "10.77.0.9/24"}});
         let cached = parse(&record(&one, &old), "sublet").unwrap().unwrap();
         assert_eq!(cached.addrs, [parse_addr("10.77.0.9").unwrap()]);
         assert_eq!(cached.netns.as_deref(), Some("/run/netns/a"));
-        // libcni before 1.2.
+        // A result that libcni before 1.2 cached.
         let result =
             json!({"interfaces": [{"name": "cni0"}, {"name": "eth0", "sandbox": "/run/netns/b"}]});
         let old = record(&one, &result).replace(r#""netns":"/run/netns/a","#, "");

@@ -1,8 +1,8 @@
-//! Reads gipam's lease file: the pools and addresses of Docker's networks with that driver.
+//! Reads gipam's lease file: the pools and addresses of Docker networks whose driver is gipam.
 //!
-//! gipam gave each network the next block of one main pool per family. Its `free` blocks belong to no
-//! network.
-//! Invariant: the whole file is valid, or nothing is imported.
+//! gipam has one main pool for each address family, and gave each network the next block of it. The `free`
+//! blocks in the file belong to no network.
+//! Invariant: if any part of the file is invalid, nothing is imported.
 
 use serde_json::Value;
 
@@ -10,16 +10,16 @@ use crate::alloc::{AdoptPool, Block};
 use crate::model::PoolId;
 use crate::net::{Addr, Family, Subnet, parse_cidr};
 
-/// The content of the file.
+/// The content of gipam's lease file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseFile {
-    /// The pools of existing networks, under the IDs by which Docker knows them.
+    /// The pools of existing networks, with the IDs by which Docker knows them.
     pub pools: Vec<AdoptPool>,
-    /// The main pools and their block sizes.
+    /// The main pools, with the prefix length of their blocks.
     pub blocks: Vec<Block>,
 }
 
-/// Reads the file's text. The pools are assigned to address space `space`.
+/// Parses the text of the file. The pools get the address space `space`.
 pub fn read(text: &str, space: &str) -> Result<LeaseFile, String> {
     let root: Value =
         serde_json::from_str(text).map_err(|e| format!("it is not valid JSON: {e}"))?;
@@ -42,14 +42,14 @@ pub fn read(text: &str, space: &str) -> Result<LeaseFile, String> {
     for (at, raw) in list(&root, "allocated")?.iter().enumerate() {
         let pool = pool(raw, space).map_err(|e| format!("allocated[{at}]: {e}"))?;
         if pools.iter().any(|p: &AdoptPool| p.id == pool.id) {
-            return Err(format!("allocated[{at}]: the id {} is there twice", pool.id));
+            return Err(format!("allocated[{at}]: the id {} occurs twice", pool.id));
         }
         pools.push(pool);
     }
     Ok(LeaseFile { pools, blocks })
 }
 
-/// A list that is omitted if empty.
+/// Returns a list. A list that is missing is empty, because gipam leaves out empty lists.
 fn list<'v>(value: &'v Value, key: &str) -> Result<&'v [Value], String> {
     match &value[key] {
         Value::Null => Ok(&[]),
@@ -58,7 +58,8 @@ fn list<'v>(value: &'v Value, key: &str) -> Result<&'v [Value], String> {
     }
 }
 
-/// A prefix. If the operator configured it with the first host's address, gipam wrote it that way.
+/// Parses a prefix. It may have the bits of the first host address, because gipam wrote main pools as the
+/// operator configured them.
 fn subnet(text: &str, family: Family) -> Option<Subnet> {
     parse_cidr(text).map(Subnet::from).filter(|s| s.family() == family)
 }

@@ -1,9 +1,11 @@
-//! Reads the folder of a host-local that served this network before.
+//! Reads the folder in which host-local stored the leases of a network.
 //!
-//! The format is that of `plugins/ipam/host-local/backend/disk`: one file per address, named after it, with
-//! the container ID and, since 0.8.6, the interface on a second line; `last_reserved_ip.N`; `lock`.
-//! `alloc::takeover` decides what happens to the leases.
-//! Invariant: a folder is imported under host-local's own lock, which is held as long as [`Folder`] lives.
+//! The format is that of `plugins/ipam/host-local/backend/disk`. There is one file for each address, named
+//! after the address. It contains the container ID and, since host-local 0.8.6, the interface on a second
+//! line. Two more kinds of files are `last_reserved_ip.N` and `lock`. `alloc::takeover` decides what happens
+//! to the leases.
+//! Invariant: a folder is imported while host-local's own lock is held. The lock is held as long as a
+//! [`Folder`] exists.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -18,20 +20,20 @@ use crate::net::Addr;
 use crate::store::{FileSystem, Lock, OpenFile, Os, lock_file};
 use crate::sys::files;
 
-/// The location of host-local's leases of a network.
+/// Where host-local stored the leases of a network.
 #[derive(Clone, Copy, Debug)]
 pub struct HostLocalFolder<'a> {
-    /// The folder. It may be missing.
+    /// The path of the folder, which may not exist.
     pub dir: &'a Path,
-    /// The network.
+    /// The network to which the leases belong.
     pub network: &'a NetworkName,
     /// How long to wait for host-local's lock.
     pub wait: Wait,
 }
 
 impl HostLocalFolder<'_> {
-    /// The folder that a configuration replaces. A cluster has none, because host-local has leases of one
-    /// host only.
+    /// Returns the host-local folder that belongs to a configuration; `None` for a cluster, because
+    /// host-local only has leases of one host.
     pub fn of(cleanup: &Cleanup) -> Option<HostLocalFolder<'_>> {
         let StoreSpec::Embedded { wait, .. } = cleanup.store else { return None };
         let dir = cleanup.legacy_dir.as_deref()?;
@@ -39,9 +41,9 @@ impl HostLocalFolder<'_> {
     }
 }
 
-/// The content of a folder, and its lock.
+/// The content of a folder, and host-local's lock.
 pub struct Folder {
-    /// The leases.
+    /// The leases in the folder.
     pub leases: Vec<ForeignLease>,
     /// The last allocated addresses.
     pub cursors: Vec<LegacyCursor>,
@@ -49,32 +51,32 @@ pub struct Folder {
     _lock: Lock,
 }
 
-/// The longest valid lease file: two names are much shorter.
+/// The maximum length of a lease file, in bytes. The two names in it are much shorter.
 pub const LONGEST: u64 = 64 * 1024;
 
-/// Whether host-local's leases of a network are still in its folder. A file, or nothing, means that they
-/// were imported, or that host-local never served the network.
+/// Returns whether host-local's leases of a network are still in its folder. If the path is a file or does
+/// not exist, then the leases were imported, or host-local never served the network.
 fn is_folder(dir: &Path) -> Result<bool, StoreError> {
     match fs::metadata(dir) {
         Ok(found) => Ok(found.is_dir()),
-        // The name is too long for a file system, so host-local cannot have created the folder.
+        // The name is too long for the file system, so host-local cannot have created the folder.
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename) => Ok(false),
         Err(e) => Err(StoreError::io("look at", dir, e)),
     }
 }
 
-/// Takes host-local's lock; `None` if the folder is gone.
+/// Takes host-local's lock; `None` if the folder does not exist any more.
 fn lock(dir: &Path, wait: Wait) -> Result<Option<Lock>, StoreError> {
     if !is_folder(dir)? {
         return Ok(None);
     }
     let locked = lock_file(&dir.join("lock"), wait);
-    // Another process may have imported it in the meantime.
+    // Another process may have imported the folder meanwhile.
     if is_folder(dir)? { locked.map(Some) } else { Ok(None) }
 }
 
-/// Reads `dir` under host-local's lock; `None` if there is no folder. Unreadable or malformed files prevent
-/// the import, because an ADD without them could lease an address twice.
+/// Reads the folder while host-local's lock is held; `None` if there is no folder. If a file cannot be read
+/// or is malformed, the import fails, because an ADD could otherwise lease that address a second time.
 pub fn open(dir: &Path, network: &NetworkName, wait: Wait) -> Result<Option<Folder>, Error> {
     let Some(lock) = lock(dir, wait)? else { return Ok(None) };
     let refuse = |why| Error::Refused(Refusal::Takeover { network: network.clone(), why });
@@ -83,13 +85,14 @@ pub fn open(dir: &Path, network: &NetworkName, wait: Wait) -> Result<Option<Fold
         Folder { leases: Vec::new(), cursors: Vec::new(), dir: dir.to_owned(), _lock: lock };
     for (path, name) in entries(dir).map_err(|e| unread(dir, e))? {
         if let Some(index) = cursor_index(&name) {
-            // If host-local cannot read its cursor, it starts from the beginning, and so does sublet.
+            // If host-local cannot read its cursor, it starts from the beginning of the range, and so does
+            // sublet.
             let content = files::read(&path, LONGEST).ok();
             let addr = content.and_then(|content| content.trim().parse().ok());
             folder.cursors.extend(addr.map(|addr| LegacyCursor { index, addr }));
         } else if let Ok(addr) = name.parse() {
             let content = files::read(&path, LONGEST).map_err(|e| unread(&path, e))?;
-            // A host-local that was killed leaves an empty file, which belongs to no container.
+            // If host-local was killed, it may have left an empty file, which belongs to no container.
             folder.leases.extend(lease(network, addr, &path, &content).map_err(refuse)?);
         }
     }
@@ -98,13 +101,13 @@ pub fn open(dir: &Path, network: &NetworkName, wait: Wait) -> Result<Option<Fold
     Ok(Some(folder))
 }
 
-/// Separates a network's name from the time of the import, in seconds.
+/// Separates the network's name from the time of the import (in seconds), in the new name of the folder.
 const ADOPTED: &str = "~adopted-";
 
 impl Folder {
-    /// Exchanges the folder with a text file: the folder becomes `<network>~adopted-<time>`. If host-local
-    /// is put back, it fails with "not a directory" instead of leasing an address twice, and the file
-    /// explains what to do. Durable when it returns.
+    /// Replaces the folder with a text file; the folder is renamed to `<network>~adopted-<time>`. If
+    /// host-local is installed again, it fails with "not a directory" instead of leasing an address twice,
+    /// and the text file says what to do. The change is durable when this function returns.
     pub fn retire(self, now: Timestamp) -> Result<(), StoreError> {
         let dir = &self.dir;
         let io = |e| StoreError::io("exchange host-local's folder with a file:", dir, e);
@@ -121,13 +124,13 @@ impl Folder {
             .and_then(|()| file.sync_data())
             .and_then(|()| Os.exchange(dir, &aside));
         if exchanged.is_err() {
-            // Best effort: a file with this name has no effect.
+            // If this fails, the file stays, but a file with this name has no effect.
             let _ = Os.remove(&aside);
         }
         exchanged.and_then(|()| Os.sync_folder(dir.parent().unwrap_or(dir))).map_err(io)
     }
 
-    /// Creates a new file under the future name of the folder.
+    /// Creates the text file, under the name that the folder will get.
     fn aside(&self, now: Timestamp) -> Result<(PathBuf, fs::File), StoreError> {
         let mut name = self.dir.as_os_str().to_owned();
         name.push(format!("{ADOPTED}{now}"));
@@ -141,16 +144,16 @@ impl Folder {
     }
 }
 
-/// The entries of host-local's folder.
+/// The networks and other entries in host-local's `dataDir`.
 #[derive(Default)]
 pub struct Networks {
-    /// The networks, by name.
+    /// The networks that have a folder, by name.
     pub found: Vec<NetworkName>,
-    /// Entries that are not networks, and why.
+    /// The entries that are not networks, each with the reason.
     pub skipped: Vec<(String, String)>,
 }
 
-/// The networks that have a folder in `dir`.
+/// Returns the networks that have a folder in `dir`.
 pub fn networks(dir: &Path) -> Result<Networks, StoreError> {
     let mut networks = Networks::default();
     for (path, name) in entries(dir).map_err(|e| StoreError::io("read the folder", dir, e))? {
@@ -159,9 +162,10 @@ pub fn networks(dir: &Path) -> Result<Networks, StoreError> {
         }
         match NetworkName::new(name.as_str()) {
             Ok(network) if is_host_locals(&path) => networks.found.push(network),
-            Ok(_) => networks
-                .skipped
-                .push((name, "it has neither lock nor lease of host-local".to_owned())),
+            Ok(_) => networks.skipped.push((
+                name,
+                "it has neither a lock file nor a lease file of host-local".to_owned(),
+            )),
             Err(_) => networks.skipped.push((name, "this is not a valid network name".to_owned())),
         }
     }
@@ -175,13 +179,13 @@ fn is_host_locals(dir: &Path) -> bool {
     names.iter().any(|(_, name)| name == "lock" || name.parse::<Addr>().is_ok())
 }
 
-/// N in `last_reserved_ip.N`, as host-local writes it.
+/// Returns N in the file name `last_reserved_ip.N`.
 fn cursor_index(name: &str) -> Option<usize> {
     let digits = name.strip_prefix("last_reserved_ip.")?;
     digits.parse().ok().filter(|index: &usize| index.to_string() == digits)
 }
 
-/// Removes an attachment's lease files, as host-local's DEL does.
+/// Removes the lease files of an attachment, as a DEL of host-local does.
 pub fn release(dir: &Path, attachment: &Attachment, wait: Wait) -> Result<(), StoreError> {
     let Some(_lock) = lock(dir, wait)? else { return Ok(()) };
     for (path, _) in held(dir, attachment)? {
@@ -191,8 +195,8 @@ pub fn release(dir: &Path, attachment: &Attachment, wait: Wait) -> Result<(), St
     Ok(())
 }
 
-/// The addresses that an attachment has from host-local; `None` if it has none, or there is no folder. This
-/// only reads, and each address is one file, so it takes no lock.
+/// Returns the addresses that host-local has leased to an attachment; `None` if there are none, or if there
+/// is no folder. No lock is needed, because this only reads, and each address is a single file.
 pub fn holds(dir: &Path, attachment: &Attachment) -> Result<Option<Vec<Addr>>, StoreError> {
     if !is_folder(dir)? {
         return Ok(None);
@@ -201,8 +205,9 @@ pub fn holds(dir: &Path, attachment: &Attachment) -> Result<Option<Vec<Addr>>, S
     Ok((!held.is_empty()).then(|| held.into_iter().map(|(_, addr)| addr).collect()))
 }
 
-/// An attachment's lease files: those with its container and interface or, if there are none, those with
-/// the container alone. An unreadable file counts as another container's, because it must not stop a DEL.
+/// Returns the lease files of an attachment. If no file has its container and interface, returns the files
+/// that have its container and no interface. A file that cannot be read is skipped, because it must not stop
+/// a DEL.
 fn held(dir: &Path, attachment: &Attachment) -> Result<Vec<(PathBuf, Addr)>, StoreError> {
     let mut exact = Vec::new();
     let mut legacy = Vec::new();
@@ -222,7 +227,8 @@ fn held(dir: &Path, attachment: &Attachment) -> Result<Vec<(PathBuf, Addr)>, Sto
     Ok(if exact.is_empty() { legacy } else { exact })
 }
 
-/// The entries of a folder. A name that is not text is not host-local's.
+/// Returns the entries of a folder. Names that are not valid UTF-8 are left out, because host-local did not
+/// create them.
 fn entries(dir: &Path) -> io::Result<Vec<(PathBuf, String)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -318,7 +324,7 @@ mod tests {
         assert_eq!(folder.cursors, [LegacyCursor { index: 4, addr }]);
     }
 
-    /// A path that cannot be examined counts as neither imported nor absent.
+    /// If a path cannot be examined, it is unknown whether the folder was imported.
     #[test]
     fn a_folder_that_cannot_be_looked_at_is_an_error() {
         let lab = tempfile::tempdir().unwrap();
@@ -331,7 +337,7 @@ mod tests {
         assert!(open(&absent, &network(), Wait::Try).unwrap().is_none());
     }
 
-    /// A host-local that was killed, or had no disk space, leaves such a file.
+    /// host-local leaves an empty file if it is killed or if the disk is full.
     #[test]
     fn an_empty_lease_file_is_nobodys() {
         let dir = tempfile::tempdir().unwrap();

@@ -107,7 +107,7 @@ pub struct Event {
     pub time: Timestamp,
     /// What happened to the address.
     pub what: What,
-    /// The face that the request came through.
+    /// The face through which the request came.
     pub face: Face,
     /// The set of leases to which the address belongs.
     pub set: SetName,
@@ -189,7 +189,7 @@ words! {
 pub struct Counter {
     /// The set of leases that the requests were about.
     pub set: SetName,
-    /// The face that the requests came through.
+    /// The face through which the requests came.
     pub face: Face,
     /// The kind of the requests.
     pub verb: Verb,

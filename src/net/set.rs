@@ -1,27 +1,28 @@
 //! A range set: the ranges from which a container gets one address.
 //!
-//! The rules inside a set and between sets are host-local's (`range_set.go`, `config.go`).
-//! Invariant: a set has at least one range, one family, no overlap, and an allocatable address.
+//! The rules inside a range set, and between range sets, are those of host-local (`range_set.go`,
+//! `config.go`). Invariant: a range set has at least one range and one allocatable address. All of its
+//! addresses have the same family, and its ranges do not overlap.
 
 use std::fmt;
 
 use super::{Addr, Family, Range, Span};
 
-/// Why ranges do not form a set. The texts are host-local's, except the last.
+/// The reason why ranges cannot form a range set. The texts are host-local's, except the last one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SetError {
-    /// No range at all.
+    /// There is no range.
     #[error("empty range set")]
     Empty,
-    /// IPv4 and IPv6 in one set.
+    /// There are both IPv4 and IPv6 ranges.
     #[error("mixed address families")]
     MixedFamilies,
-    /// Two ranges share addresses.
+    /// Two ranges have addresses in common.
     #[error("subnets {0} and {1} overlap")]
     Overlap(String, String),
-    /// The gateways and the exclusions leave no address.
+    /// The gateways and the excluded addresses leave no allocatable address.
     #[error(
-        "no address is left of {0} after the gateway and the excluded ones: widen the range or \
+        "no address is left of {0} after the gateway and the excluded addresses: enlarge the range or \
          exclude less"
     )]
     NothingToGive(String),
@@ -32,7 +33,7 @@ pub enum SetError {
 pub struct RangeSet(Vec<Range>);
 
 impl RangeSet {
-    /// A set of these ranges, tried in this order.
+    /// Makes a range set. An ADD tries the ranges in this order.
     pub fn new(ranges: Vec<Range>) -> Result<RangeSet, SetError> {
         let family = ranges.first().ok_or(SetError::Empty)?.subnet().family();
         if ranges.iter().any(|r| r.subnet().family() != family) {
@@ -43,7 +44,7 @@ impl RangeSet {
                 return Err(SetError::Overlap(a.to_string(), b.to_string()));
             }
         }
-        // One range of several may contain only its gateway, if another one has an allocatable address.
+        // A range may consist only of its gateway, if another range of the set has an allocatable address.
         let empty = ranges.iter().all(|r| r.spans().is_empty());
         let set = RangeSet(ranges);
         if empty {
@@ -52,28 +53,28 @@ impl RangeSet {
         Ok(set)
     }
 
-    /// The ranges, in order.
+    /// Returns the ranges, in order.
     pub fn ranges(&self) -> &[Range] {
         &self.0
     }
 
-    /// The family of all of them.
+    /// Returns the family of the addresses.
     pub fn family(&self) -> Family {
         self.key().family()
     }
 
-    /// The key of the set in the store: the first address of its first range. It survives changes of the
-    /// other bounds and of the set's position.
+    /// Returns the key of the range set in the store: the first address of its first range. The key stays the
+    /// same if other bounds of the range set change, or if its position in the configuration changes.
     pub fn key(&self) -> Addr {
         self.0[0].bounds().first
     }
 
-    /// The addresses that may be leased, range by range.
+    /// Returns the allocatable spans, range by range.
     pub fn spans(&self) -> Vec<Span> {
         self.0.iter().flat_map(Range::spans).copied().collect()
     }
 
-    /// The range whose bounds contain `addr`.
+    /// Returns the range that contains `addr`.
     pub fn range_of(&self, addr: Addr) -> Option<&Range> {
         self.0.iter().find(|r| r.contains(addr))
     }
@@ -90,7 +91,8 @@ impl fmt::Display for RangeSet {
     }
 }
 
-/// The pairs of sets that overlap, by index: each set with the first one that it overlaps.
+/// Returns pairs of overlapping range sets, as indexes: each range set with the first range set that it
+/// overlaps.
 pub fn overlaps(sets: &[RangeSet]) -> Vec<(usize, usize)> {
     let with = |(j, set): (usize, &RangeSet)| {
         Some((sets[..j].iter().position(|other| other.overlaps(set))?, j))
@@ -100,7 +102,7 @@ pub fn overlaps(sets: &[RangeSet]) -> Vec<(usize, usize)> {
     pairs
 }
 
-/// All sets as one text for messages: `10.0.0.1-10.0.0.9; fd00::1-fd00::9`.
+/// Returns all range sets as one text, for messages: `10.0.0.1-10.0.0.9; fd00::1-fd00::9`.
 pub fn describe(sets: &[RangeSet]) -> String {
     sets.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }

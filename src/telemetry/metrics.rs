@@ -1,7 +1,8 @@
-//! Prometheus' text format, version 0.0.4, and the metrics that `sublet stats` and the daemon's `/metrics`
-//! have in common. Dashboards rely on their names.
+//! Writes Prometheus' text format, version 0.0.4, and the metrics that `sublet stats` and the daemon's
+//! `/metrics` have in common. Their names must not change, because dashboards use them.
 //!
-//! Invariants: each family is written once, after its help and type. A label can contain any text.
+//! Invariants: each metric family is written once, after its help text and type. A label may contain any
+//! text.
 
 use std::fmt::{Display, Write as _};
 
@@ -11,18 +12,18 @@ use crate::model::{Counter, words};
 use crate::net::Span;
 
 words! {
-    /// The type of a family.
+    /// The type of a metric family.
     pub enum Kind {
-        /// Its values grow until a restart.
+        /// The values grow until the process restarts.
         Counter = "counter",
-        /// Its values go up and down.
+        /// The values go up and down.
         Gauge = "gauge",
-        /// Its values are distributions of durations.
+        /// The values are distributions of durations.
         Histogram = "histogram",
     }
 }
 
-/// A text in this format.
+/// A text in Prometheus' format.
 #[derive(Debug, Default)]
 pub struct Text {
     /// The name of each family, and its lines.
@@ -52,7 +53,7 @@ impl Text {
         self.label = label;
     }
 
-    /// Writes one value of the current family.
+    /// Writes one sample of the present family.
     pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         let Some((_, lines)) = self.families.get_mut(self.at) else { return };
         lines.push_str(name);
@@ -68,12 +69,12 @@ impl Text {
         let _ = writeln!(lines, "{close} {value}");
     }
 
-    /// Writes one histogram of the current family.
+    /// Writes one histogram of the present family.
     pub fn histogram(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram) {
         let bucket = format!("{name}_bucket");
         let ends = BOUNDS.map(|bound| bound.to_string());
         let ends = ends.iter().map(String::as_str).chain(["+Inf"]);
-        // A bucket includes all lower buckets.
+        // In this format, a bucket also counts the durations in all lower buckets.
         let mut below = 0_u64;
         for (end, count) in ends.zip(histogram.buckets) {
             below = below.saturating_add(count);
@@ -102,7 +103,7 @@ pub fn pools(text: &mut Text, usage: &[Usage]) {
     }
     let ranges: Vec<String> = usage.iter().map(|u| u.extent.range.brief()).collect();
     let all = || usage.iter().zip(&ranges);
-    text.family(ADDRESSES, "Addresses that a range gives, by what became of them.", Kind::Gauge);
+    text.family(ADDRESSES, "Allocatable addresses of a range, by state.", Kind::Gauge);
     for (u, range) in all() {
         let states =
             [("used", u.used), ("reserved", u.reserved), ("cooling", u.cooling), ("free", u.free)];
@@ -117,8 +118,12 @@ pub fn pools(text: &mut Text, usage: &[Usage]) {
             text.sample(name, &[("network", &u.extent.network), ("range", range)], value(u));
         }
     };
-    one(GAP, "Addresses of a range's longest free run.", &|u| u.gap.map_or(0, Span::size));
-    one(OUTSIDE, "Leased addresses of a range that it does not give.", &|u| u.outside);
+    one(GAP, "Length of the longest run of free addresses in a range.", &|u| {
+        u.gap.map_or(0, Span::size)
+    });
+    one(OUTSIDE, "Addresses of a range that are leased or reserved but not allocatable.", &|u| {
+        u.outside
+    });
 }
 
 /// Writes the store's counters of requests.

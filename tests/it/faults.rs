@@ -145,7 +145,6 @@ fn truncated_store() {
 
 /// One byte of a used page is changed. Every answer must be correct or an error: an owner gets its own lease,
 /// and no other container gets that address.
-/// and no other container does.
 #[test]
 fn changed_bytes() {
     let lab = with_leases();

@@ -64,7 +64,6 @@ fn swarm(persist: &str) {
                     if turn % 2 == 1 {
                         // Remove the address from `held` before the DEL, because another process may get the
                         // address as soon as the DEL runs.
-                        // it once the DEL runs.
                         for address in &got {
                             held.lock().unwrap().remove(address);
                         }

@@ -216,7 +216,7 @@ fn testdata_is_used() {
             faults.push(format!("testdata/{name} is used by no test and no script"));
         }
     }
-    // The tests find scripts by their names.
+    // Each script in testdata/readme must be named in a test.
     for path in files("testdata/readme") {
         let name = path.file_name().unwrap().display().to_string();
         if !users.contains(&format!("\"{name}\"")) {

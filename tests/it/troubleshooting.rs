@@ -55,8 +55,8 @@ fn pieces<'t>(text: &'t str, between: &'static [char]) -> impl Iterator<Item = &
     text.split(between).map(str::trim).filter(|piece| piece.len() > 4)
 }
 
-/// Returns whether a text contains a piece. The piece may begin with a name that is elsewhere in the text, or
-/// that is replaced with `...`.
+/// Returns whether a text contains a piece. A name at the beginning of the piece may be elsewhere in the
+/// text, or `...` may stand for the name.
 fn has(text: &str, piece: &str) -> bool {
     text.contains(piece) || piece.split_once(' ').is_some_and(|(_, rest)| text.contains(rest))
 }

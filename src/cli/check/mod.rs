@@ -1,8 +1,7 @@
-//! `sublet check`: what a configuration would do, before a container fails.
+//! `sublet check`: reports what is wrong with a configuration before a container fails.
 //!
-//! Finds overlapping ranges. [`crate::config::lint`] finds the errors in a file, and [`standing`] finds
-//! conflicts with existing leases.
-//! Invariant: nothing is leased, written or created.
+//! This module finds overlapping ranges. [`crate::config::lint`] finds the errors in a file, and [`standing`]
+//! finds conflicts with existing leases. Invariant: nothing is leased, written or created.
 
 mod shape;
 mod standing;
@@ -28,7 +27,7 @@ use standing::{compare, stores};
 
 /// Check network configurations without leasing anything.
 ///
-/// Reports each error with its line and column, the resulting ranges, and overlaps.
+/// Reports each error with its line and column, the resulting ranges, and overlapping networks.
 #[derive(Debug, Args)]
 pub struct Check {
     /// A network configuration, a list of plugins, or a folder of them; - for standard input
@@ -36,25 +35,25 @@ pub struct Check {
     files: Vec<PathBuf>,
 }
 
-/// The file name extensions that a runtime reads.
+/// The file name extensions that a container runtime reads.
 const ENDINGS: [&str; 3] = ["conf", "conflist", "json"];
 
-/// A file and its content.
+/// A file to check, and the result.
 pub struct File {
-    /// The path.
+    /// The path of the file.
     pub name: String,
-    /// The content.
+    /// The result of checking the content.
     pub found: Inspection,
 }
 
-/// A range of a network, from a file or a store.
+/// A range that a network uses, according to a file or a store.
 struct Claim {
-    /// The file or the store.
+    /// The file or the store that has the range.
     place: String,
     network: String,
     set: String,
     bounds: Span,
-    /// Whether it comes from a file.
+    /// Whether the range comes from a file to check, not from a store.
     asked: bool,
 }
 
@@ -137,7 +136,8 @@ fn file(path: &Path) -> Result<File> {
     Ok(File { found: found.with_context(|| name.clone())?, name })
 }
 
-/// Reads the files of a folder that a runtime would read. An unreadable file is included, with its error.
+/// Checks the files of a folder that a runtime would read. A file that cannot be read is included, with its
+/// error.
 pub fn files_in(folder: &Path) -> Result<Vec<File>> {
     let paths = paths_in(folder).with_context(|| folder.display().to_string())?;
     let read = |path: PathBuf| {
@@ -177,14 +177,16 @@ fn claims(files: &[File]) -> Vec<Claim> {
     claims
 }
 
-/// Overlapping ranges of different sets of leases. Each range is reported with at most one other range, which
-/// begins before it and reaches into it, so there are never more overlaps than ranges.
+/// Finds overlapping ranges that belong to different sets of leases. Each range is reported with at most one
+/// other range: one that begins before it and ends inside or after it. There are therefore never more
+/// overlaps than ranges.
 fn overlaps(claims: &[Claim]) -> Vec<Overlap> {
     let mut sorted: Vec<&Claim> = claims.iter().collect();
     sorted.sort_by_key(|c| (c.bounds.first, c.bounds.last));
     let mut found = Vec::new();
-    // For stores and for files, the ranges of the two sets that reach farthest. Two, because one may belong
-    // to the same set as the next claim.
+    // For stores and for files separately: of all ranges seen so far, the two that end last, from two
+    // different sets of leases. Two are needed because one of them may belong to the same set as the next
+    // range.
     let mut farthest: [Vec<&Claim>; 2] = [Vec::new(), Vec::new()];
     for claim in sorted {
         for far in &mut farthest {

@@ -1,4 +1,4 @@
-//! The JSON report of `sublet check`.
+//! The JSON output of `sublet check`.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ pub(super) struct Report<'a> {
     pub(super) overlaps: &'a [Overlap],
     /// Conflicts with existing leases.
     pub(super) conflicts: &'a [Conflict],
-    /// Why stores could not be compared.
+    /// The reasons why stores could not be compared.
     pub(super) unseen: &'a [String],
 }
 
@@ -50,14 +50,14 @@ pub(super) struct RangeRow {
     pub(super) subnet: String,
     pub(super) first: Text<Addr>,
     pub(super) last: Text<Addr>,
-    /// Number of allocatable addresses.
+    /// The number of allocatable addresses.
     pub(super) size: u128,
     pub(super) gateway: Option<Text<Addr>>,
-    /// Number of addresses that `exclude` removes, without the gateway.
+    /// The number of addresses that `exclude` removes, not counting the gateway.
     pub(super) excluded: u128,
 }
 
-/// Two sets of leases with overlapping ranges.
+/// Two overlapping ranges that belong to different sets of leases.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Overlap {
@@ -74,7 +74,7 @@ impl fmt::Display for Overlap {
         write!(
             f,
             "{} of network {} ({}) overlaps {} of network {} ({}): both can lease the same address, \
-             unless they are on separate links or have the same \"shared\"",
+             unless they are separate physical networks or have the same \"shared\"",
             self.range, self.network, self.file, self.with_range, self.with, self.with_file
         )
     }

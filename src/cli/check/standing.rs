@@ -1,5 +1,5 @@
-//! Compares the networks in files with stores: finds overlaps with ranges of other networks, and leases that
-//! contradict a file's network.
+//! Compares the networks in configuration files with stores. Finds overlaps with ranges of other networks,
+//! and leases that conflict with a network's configuration.
 //!
 //! Invariant: stores are only read.
 
@@ -23,19 +23,19 @@ use crate::store;
 /// A conflict of a configuration with existing leases.
 #[derive(Serialize)]
 pub(super) struct Conflict {
-    /// `gatewayHeld` or `movedAway`.
+    /// The kind of conflict: `gatewayHeld` or `movedAway`.
     kind: &'static str,
     pub(super) file: String,
     network: String,
     /// The number of leases in conflict.
     leases: usize,
-    /// The first of them, with its holder.
+    /// The first conflicting lease, with its holder.
     lease: String,
 }
 
 impl Conflict {
-    /// Whether the conflict is an error. A gateway that a container holds breaks the network. Leases outside
-    /// the ranges end in time.
+    /// Returns whether the conflict is an error. A gateway that a container holds breaks the network, so it
+    /// is an error. Leases outside the ranges are only a warning, because they end with their containers.
     pub(super) fn is_error(&self) -> bool {
         self.kind == "gatewayHeld"
     }
@@ -60,11 +60,11 @@ impl fmt::Display for Conflict {
     }
 }
 
-/// A store and the configurations that use it, each with its file name.
+/// A store, and the configurations that use it, each with its file name.
 type Compared<'a> = (StoreSpec, Vec<(&'a str, &'a Config)>);
 
-/// The stores to compare, each with the files' configurations that use it. An option or the environment may
-/// name the store; otherwise the files do.
+/// Returns the stores to compare, each with the configurations that use it. An option or the environment may
+/// name one store for all files; otherwise each configuration names its own.
 pub(super) fn stores<'a>(
     args: &StoreArgs,
     world: World<'_>,
@@ -90,7 +90,8 @@ pub(super) fn stores<'a>(
     Ok(stores)
 }
 
-/// Whether two configurations keep their leases in the same place, whatever their other settings are.
+/// Returns whether two configurations keep their leases in the same store, even if other settings of the
+/// store differ.
 fn same_place(one: &StoreSpec, other: &StoreSpec) -> bool {
     match (one, other) {
         (StoreSpec::Embedded { path, .. }, StoreSpec::Embedded { path: other, .. }) => {
@@ -100,9 +101,9 @@ fn same_place(one: &StoreSpec, other: &StoreSpec) -> bool {
     }
 }
 
-/// Adds the networks and pools of a store that are in none of the files: for the others, the file describes
-/// the future ranges. Returns the conflicts with the store's leases. A store that does not exist yet has
-/// none.
+/// Adds the networks and pools of a store that none of the files configures. For a network in the files, only
+/// the ranges in the file count. Returns the conflicts with the store's leases. A store that does not exist
+/// yet has no conflicts.
 pub(super) fn compare(
     claims: &mut Vec<Claim>,
     spec: &StoreSpec,

@@ -1,4 +1,4 @@
-//! Exports leases to host-local's folders, for `sublet export` and `sublet uninstall`.
+//! Exports leases to host-local's folders, for `sublet export host-local` and `sublet uninstall`.
 //!
 //! Invariant: each lease is always in host-local's folder, in the store, or in both.
 
@@ -18,34 +18,34 @@ use crate::model::{Attachment, Kind, Lease, NetworkName, Owner, SetName};
 use crate::net::{Addr, Family};
 use crate::rows::Text;
 
-/// The leases to export.
+/// The leases to export, selected from one store.
 #[derive(Default)]
 pub struct Chosen {
-    /// The networks, each with the set that it draws from.
+    /// The networks to export, each with the set of leases that it uses.
     pub networks: BTreeMap<(SetName, NetworkName), Network>,
     /// Leases that host-local cannot represent.
     pub left: Vec<Lease>,
 }
 
-/// The leases of one network.
+/// The leases of one network to export.
 pub struct Network {
-    /// The network's folder: `dataDir` and the network's name.
+    /// The folder for the network: its `dataDir`, followed by the network's name.
     folder: PathBuf,
     leases: Vec<Lease>,
 }
 
-/// The result for a network.
+/// The result of exporting one network.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Exported {
     dry_run: bool,
     folder: PathBuf,
-    /// The last allocated addresses.
+    /// The last allocated address of each range set.
     last: Vec<Text<Addr>>,
     network: String,
-    /// Addresses that have a file in the folder but no lease here.
+    /// Addresses that have a file in the folder, but no lease in the store.
     others: Vec<Text<Addr>>,
-    /// Addresses whose file already existed.
+    /// Addresses for which the folder already had a file.
     present: Vec<Text<Addr>>,
     written: Vec<Text<Addr>>,
 }
@@ -78,8 +78,8 @@ pub fn export(
         if set.0 != name.as_str() {
             writeln!(
                 stderr,
-                "network {name} shares the leases of {set}: host-local cannot do this, and may lease \
-                 an address of another network of {set}"
+                "network {name} shares the leases of {set}: host-local cannot share leases, so it may \
+                 lease an address that another network of {set} uses"
             )?;
         }
         exported.push(network.export(set, name, open, dry_run)?);
@@ -88,12 +88,12 @@ pub fn export(
 }
 
 impl Chosen {
-    /// Fails if new leases were made during the export.
+    /// Fails if leases were made in the store during the export.
     pub fn check_is_empty(&self) -> Result<()> {
         if let Some(((_, name), network)) = self.networks.first_key_value() {
             bail!(
                 "network {name} still has leases in sublet (such as {}): they were added or changed \
-                 during the export; start no container until host-local serves the network, and repeat this",
+                 during the export; start no container until host-local serves the network, and repeat the export",
                 network.leases[0].addr
             );
         }
@@ -134,8 +134,8 @@ impl Network {
         let last = last(leases, cursors.into_iter().flatten().collect());
         folder.write_last(&last)?;
         folder.finish()?;
-        // The files are written now, so both programs have the leases. At no time are the leases missing in
-        // both.
+        // The files are written, so now both the folder and the store have the leases. The leases are never
+        // missing in both.
         hand.leases.clone_from(leases);
         engine::export_host_local(&mut *open.store, hand, &open.cx)?;
         exported.last = texts(last);
@@ -153,13 +153,18 @@ impl Exported {
             writeln!(out, "  present before: {}", self.present.len())?;
         }
         if !self.others.is_empty() {
-            writeln!(out, "  kept {} that are not leased here", self.others.len())?;
+            writeln!(
+                out,
+                "  kept {} in the folder that have no lease in the store",
+                self.others.len()
+            )?;
         }
         Ok(())
     }
 }
 
-/// The owner as host-local identifies it.
+/// Returns the owner of a lease in the form that host-local records (container ID and interface); `None` if
+/// the owner is no container.
 fn attachment(lease: &Lease) -> Option<&Attachment> {
     match &lease.owner {
         Owner::Attachment(attachment) => Some(attachment),
@@ -167,8 +172,8 @@ fn attachment(lease: &Lease) -> Option<&Attachment> {
     }
 }
 
-/// The last allocated address of each range set, IPv4 first. For a family without a cursor, the address of
-/// its latest lease. If the address lies in no range of the set, host-local starts at the beginning of the
+/// Returns the last allocated address of each range set, IPv4 first. If a family has no cursor, the address
+/// of its latest lease is used. host-local starts at the beginning of a range if the address is not in the
 /// range.
 fn last(leases: &[Lease], mut cursors: Vec<Addr>) -> Vec<Addr> {
     for family in [Family::V4, Family::V6] {

@@ -1,6 +1,6 @@
 //! `sublet export`: writes leases for another program.
 //!
-//! Invariant: a second run changes nothing. Each lease that is left out is reported with the reason.
+//! Invariant: a second run changes nothing. Each lease that is not exported is reported with the reason.
 
 pub mod host_local;
 
@@ -16,14 +16,14 @@ use super::{Call, jsonl};
 pub enum Export {
     /// Move leases to host-local's folders
     ///
-    /// Do not start or stop containers from the start of the export until host-local is in the network's
-    /// configuration. The exported leases then belong to host-local and are removed from sublet. If sublet
-    /// serves the network again, its first ADD imports them, as it did the first time.
+    /// From the start of the export until the network's configuration names host-local, do not start or stop
+    /// containers. The exported leases then belong to host-local and are removed from sublet. If sublet
+    /// serves the network again later, its first ADD imports the leases again.
     HostLocal(HostLocal),
     /// Write every record as JSON lines, for `sublet import jsonl`
     ///
-    /// Do not start or stop containers during the export, because the records are read at different
-    /// moments.
+    /// Do not start or stop containers during the export, because the records are not all read at the same
+    /// moment.
     Jsonl(jsonl::Export),
 }
 
@@ -51,7 +51,7 @@ impl Export {
 
 impl HostLocal {
     fn run(&self, call: &mut Call<'_>) -> Result<()> {
-        // host-local's leases are of one host, so a cluster cannot be exported.
+        // host-local keeps the leases of one host, so the leases of a cluster cannot be exported to it.
         call.args.file()?;
         let mut open = call.open()?;
         let wanted = |network: &str| self.network.as_deref().is_none_or(|name| name == network);

@@ -1,8 +1,8 @@
-//! A folder in which names are replaced, kept and restored, each in one step.
+//! A folder in which file names are replaced, kept and restored, each in one step.
 //!
-//! Invariant: at any time, a name leads to the complete old file or to the complete new one, and the old file
-//! is kept as NAME.old. No file is written in place, so the old file may be running. The folder itself is
-//! locked while [`Folder`] lives: the lock needs no file, and ends with the process.
+//! Invariant: at any time, a name leads to the complete old file or to the complete new file, and the old
+//! file is kept as NAME.old. No file is overwritten in place, because the old file may be running. The folder
+//! itself is locked while a [`Folder`] exists. This lock needs no file, and ends with the process.
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, Metadata, Permissions};
@@ -19,12 +19,12 @@ use crate::cli::misuse;
 use crate::store::{FileSystem as _, Os};
 use crate::sys::files;
 
-/// Temporary names, which no plugin and no configuration has. A run that is killed leaves them behind, and
-/// the next run removes them.
+/// The temporary name of a new file. No plugin and no configuration has this name. A run that is killed
+/// leaves the temporary file behind, and the next run removes it.
 const NEXT: &str = ".sublet.new";
 const FORMER: &str = ".sublet.old";
 
-/// How long to wait for another run in the same folder.
+/// The longest wait for another run that uses the same folder.
 const WAIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -34,15 +34,15 @@ pub struct Folder {
     file: File,
 }
 
-/// What a name shall lead to.
+/// What a name is to lead to.
 pub enum New {
-    /// A file of this content and mode.
+    /// A file with this content and mode.
     File { bytes: Vec<u8>, mode: u32 },
-    /// A symbolic link.
+    /// A symbolic link to this path.
     Link(PathBuf),
 }
 
-/// What was done to a name.
+/// A change that was made to a name.
 #[derive(Debug, Serialize)]
 pub struct Row {
     file: PathBuf,
@@ -60,7 +60,7 @@ enum Action {
 }
 
 impl Row {
-    /// Whether the name leads to another file than before.
+    /// Returns whether the name now leads to a different file than before.
     pub fn is_change(&self) -> bool {
         self.action != Action::Unchanged
     }
@@ -71,7 +71,7 @@ impl fmt::Display for Row {
         let file = self.file.display();
         match self.action {
             Action::Installed => write!(f, "{file}: installed"),
-            Action::Replaced => write!(f, "{file}: replaced; the former one is {file}.old"),
+            Action::Replaced => write!(f, "{file}: replaced; the old file is kept as {file}.old"),
             Action::Unchanged => write!(f, "{file}: up to date"),
             Action::Restored => write!(f, "{file}: restored from {file}.old"),
             Action::Removed => write!(f, "{file}: removed"),
@@ -80,13 +80,13 @@ impl fmt::Display for Row {
 }
 
 impl Folder {
-    /// Makes the folder if it is missing, and waits for its lock.
+    /// Creates the folder if it is missing, and waits for its lock.
     pub fn make(path: &Path) -> Result<Folder> {
         let made = DirBuilder::new().recursive(true).mode(0o755).create(path);
         made.and_then(|()| Folder::open(path)).with_context(|| cannot("write into", path))
     }
 
-    /// Waits for the lock of a folder; `None` if there is no such folder.
+    /// Waits for the lock of a folder; `None` if the folder does not exist.
     pub fn find(path: &Path) -> Result<Option<Folder>> {
         match Folder::open(path) {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
@@ -114,7 +114,7 @@ impl Folder {
         Ok(Folder { path: path.to_owned(), file })
     }
 
-    /// Refuses options that name this same folder, because a folder cannot be locked twice.
+    /// Refuses options that name the same folder as `--to`, because a folder cannot be locked twice.
     pub fn refuse_same(&self, others: &[(&str, Option<&Path>)]) -> Result<()> {
         let own = self.file.metadata().with_context(|| cannot("look at", &self.path))?;
         for (option, path) in others {
@@ -127,7 +127,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Refuses names that are folders.
+    /// Refuses names that belong to existing subfolders.
     pub fn check_names<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Result<()> {
         for name in names {
             let at = self.path.join(name);
@@ -138,8 +138,8 @@ impl Folder {
         Ok(())
     }
 
-    /// Makes a name lead to something new. The old file gets the name NAME.old, unless it is equal to the new
-    /// one.
+    /// Makes a name lead to a new file or link. The old file is kept as NAME.old, unless it is equal to the
+    /// new file.
     pub fn put(&self, name: &str, new: &New) -> Result<Row> {
         let at = self.path.join(name);
         let put = || -> io::Result<Action> {
@@ -150,37 +150,37 @@ impl Folder {
             write(&next, new)?;
             let is_kept = self.keep(name)?;
             fs::rename(&next, &at)?;
-            // The caller relies on the new name, also after a power loss.
+            // Flush the folder, because the caller relies on the new name even after a power loss.
             self.file.sync_all()?;
             Ok(if is_kept { Action::Replaced } else { Action::Installed })
         };
         let done = put();
         if done.is_err() {
-            // Best effort: the next run removes it.
+            // If this fails, the next run removes the temporary file.
             let _ = Os.remove(&self.path.join(NEXT));
         }
         let action = done.with_context(|| cannot("write", &at))?;
         Ok(Row { file: at, action })
     }
 
-    /// Whether a name is a link to `target`, whether [`Folder::put`] or another program made it.
+    /// Returns whether a name is a link to `target`, whichever program made the link.
     pub fn is_link_to(&self, name: &str, target: &Path) -> Result<bool> {
         self.leads_to(name, target).with_context(|| cannot("look at", &self.path.join(name)))
     }
 
-    /// Whether a name already leads to the same content.
+    /// Returns whether a name already leads to this content.
     pub fn is_already(&self, name: &str, new: &New) -> Result<bool> {
         self.has(name, new).with_context(|| cannot("read", &self.path.join(name)))
     }
 
-    /// Whether [`Folder::restore`] was killed before [`Folder::forget`].
+    /// Returns whether a former run was killed after [`Folder::restore`] and before [`Folder::forget`].
     pub fn is_restored(&self, name: &str) -> Result<bool> {
         let (own, former) = (self.look(name)?, self.look(&old(name))?);
         Ok(own.zip(former).is_some_and(|(own, former)| is_same(&own, &former)))
     }
 
-    /// Makes a name lead to NAME.old, or removes the name if there is no NAME.old. NAME.old stays, so that an
-    /// unfinished uninstall can be distinguished from a finished one.
+    /// Makes a name lead to NAME.old, or removes the name if there is no NAME.old. NAME.old is kept, so that
+    /// an unfinished uninstall can be distinguished from a finished uninstall.
     pub fn restore(&self, name: &str) -> Result<Row> {
         let at = self.path.join(name);
         let restore = || -> io::Result<Action> {
@@ -207,14 +207,14 @@ impl Folder {
         self.remove(&old(name)).map(drop)
     }
 
-    /// Removes a file; `None` if there is none.
+    /// Removes a file; `None` if the file does not exist.
     pub fn remove(&self, name: &str) -> Result<Option<Row>> {
         let at = self.path.join(name);
         let removed = Os.remove(&at).with_context(|| cannot("remove", &at))?;
         Ok(removed.then_some(Row { file: at, action: Action::Removed }))
     }
 
-    /// The metadata of the file or link with this name. A link is not followed.
+    /// Returns the metadata of the file or link with this name. Links are not followed.
     fn look(&self, name: &str) -> Result<Option<Metadata>> {
         let at = self.path.join(name);
         look(&at).with_context(|| cannot("look at", &at))
@@ -224,7 +224,7 @@ impl Folder {
         match new {
             New::Link(target) => self.leads_to(name, target),
             New::File { bytes, mode } => {
-                // Keep a link that a package made to the same program.
+                // Keep a link that a package made, if it leads to the same program.
                 let found = files::look(&self.path.join(name))?;
                 let is_alike =
                     |m: Metadata| m.is_file() && m.permissions().mode() & 0o7777 == *mode;
@@ -233,7 +233,8 @@ impl Folder {
         }
     }
 
-    /// Whether a link leads to `target`. A link with a different text counts if it resolves to the same file.
+    /// Returns whether a link leads to `target`, either by its text or because both paths resolve to the same
+    /// file.
     fn leads_to(&self, name: &str, target: &Path) -> io::Result<bool> {
         let at = self.path.join(name);
         if !look(&at)?.is_some_and(|found| found.is_symlink()) {
@@ -255,7 +256,7 @@ impl Folder {
         }
     }
 
-    /// Adds the name NAME.old to the file or link with this name; `false` if there is none.
+    /// Gives the file or link with this name the additional name NAME.old; `false` if it does not exist.
     fn keep(&self, name: &str) -> io::Result<bool> {
         let former = self.path.join(FORMER);
         match fs::hard_link(self.path.join(name), &former) {
@@ -263,7 +264,8 @@ impl Folder {
             linked => linked?,
         }
         fs::rename(&former, self.path.join(old(name)))?;
-        // rename(2) does nothing if both names lead to one file: NAME.old already led to this file.
+        // NAME.old already leads to this file, and rename(2) does nothing if both names lead to the same
+        // file.
         Os.remove(&former)?;
         Ok(true)
     }
@@ -277,7 +279,7 @@ fn is_same(one: &Metadata, other: &Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
-/// Like [`files::look`], but of a link itself.
+/// Like [`files::look`], but does not follow a link.
 fn look(path: &Path) -> io::Result<Option<Metadata>> {
     match fs::symlink_metadata(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
@@ -285,7 +287,7 @@ fn look(path: &Path) -> io::Result<Option<Metadata>> {
     }
 }
 
-/// Writes a complete file durably, with its mode whatever the umask is; or makes a link.
+/// Writes a complete file and flushes it, or makes a link. The mode of the file does not depend on the umask.
 fn write(path: &Path, new: &New) -> io::Result<()> {
     match new {
         New::Link(target) => symlink(target, path),

@@ -1,10 +1,10 @@
-//! `sublet install` and `sublet uninstall`: put the program into a runtime's folder of plugins and on PATH,
-//! and in place of the plugins that it replaces.
+//! `sublet install` and `sublet uninstall`. `install` copies the program to a runtime's folder of plugins and
+//! to PATH, and replaces other plugins by links to it. `uninstall` restores them.
 //!
-//! The files on disk show what is installed; nothing else records it. Every step can be repeated, so the next
-//! run completes a run that was killed.
-//! Invariant: a runtime finds the former program or the new one at any time, and no configuration names a
-//! program that is not there yet.
+//! No record says what is installed; the files on disk show it. Every step can be repeated, so the next run
+//! completes a run that was killed.
+//! Invariant: a runtime always finds the old program or the new program, and no configuration names a program
+//! that is not installed yet.
 
 mod folder;
 mod rollback;
@@ -26,14 +26,14 @@ use crate::sys::files;
 use folder::{Folder, New, Row};
 pub use uninstall::Uninstall;
 
-/// Put this program into a folder of plugins.
+/// Install this program in a folder of plugins.
 ///
-/// At any time a name leads to the former program or to the new one. The former file is kept as NAME.old. To
-/// return to the previous sublet, run `DIR/sublet.old install --to DIR`; to return to a plugin that was replaced,
-/// run `sublet uninstall --to DIR --as NAME`. Other files stay as they are.
+/// At any time a name leads to the old program or to the new program. The old file is kept as NAME.old. To
+/// return to the previous sublet, run `DIR/sublet.old install --to DIR`. To return to a plugin that was
+/// replaced, run `sublet uninstall --to DIR --as NAME`. Other files stay unchanged.
 #[derive(Debug, Args)]
 pub struct Install {
-    /// Folder of the runtime's plugins, as /opt/cni/bin
+    /// Folder of the runtime's plugins, such as /opt/cni/bin
     #[arg(long, value_name = "DIR", overrides_with = "to")]
     to: PathBuf,
     /// Link NAME to sublet as well, in place of that plugin; may be repeated
@@ -53,7 +53,7 @@ pub struct Install {
 const CONF_DIR: &str = "/etc/cni/net.d";
 const SUBLET: &str = "sublet";
 const SUBLETD: &str = "subletd";
-/// The running program, whatever its name was and whatever that name leads to now.
+/// The file of the running program. It stays available even if the program's path now leads to another file.
 const RUNNING: &str = "/proc/self/exe";
 const PROGRAM_MODE: u32 = 0o755;
 
@@ -71,7 +71,7 @@ impl Install {
         rows.iter().try_for_each(|row| Ok(writeln!(call.stdout, "{row}")?))
     }
 
-    /// The configuration that is to be copied, if it would not fail the ADDs of its network.
+    /// Returns the configuration to copy. Fails if every ADD of its network would fail.
     pub(super) fn configuration(&self) -> Result<Option<(String, New)>> {
         let conf = self.conf.as_deref().map(configuration).transpose()?;
         if let (Some(path), Some((_, conf))) = (&self.conf, &conf) {
@@ -80,7 +80,7 @@ impl Install {
         Ok(conf)
     }
 
-    /// Puts everything into its place, this configuration last. What is there already stays.
+    /// Installs all files, this configuration last. Files that are already up to date stay unchanged.
     pub(super) fn put(&self, conf: Option<&(String, New)>) -> Result<Vec<Row>> {
         let program = program(Path::new(RUNNING))?;
         let daemon = self.bin.as_ref().map(|_| daemon()).transpose()?;
@@ -105,8 +105,8 @@ impl Install {
         Ok(rows)
     }
 
-    /// The state of every file that [`Install::put`] writes, and of the configuration that it copies. While the
-    /// state is the same, another call changes nothing.
+    /// Returns the state of every file that [`Install::put`] writes, and of the configuration that it copies.
+    /// If the state is unchanged since an earlier call of `put`, another call changes nothing.
     pub(super) fn state(&self) -> Vec<Result<State, ErrorKind>> {
         let names = self.names.iter().map(String::as_str).chain([SUBLET]);
         let mut written: Vec<PathBuf> = names.map(|name| self.to.join(name)).collect();
@@ -122,12 +122,13 @@ impl Install {
     }
 }
 
-/// What changes when a file is replaced or written.
+/// The properties of a file that change when it is replaced or written.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct State {
     place: (u64, u64),
     size: u64,
-    /// When the content and when the metadata changed, each in seconds and nanoseconds.
+    /// When the content changed, and when the metadata changed. Each time is two numbers: seconds and
+    /// nanoseconds.
     changed: [i64; 4],
 }
 
@@ -138,14 +139,14 @@ impl State {
     }
 }
 
-/// The absolute path of the program in a folder.
+/// Returns the absolute path of the program in a folder.
 fn program_in(folder: &Path) -> Result<PathBuf> {
     let whole = fs::canonicalize(folder);
     let whole = whole.with_context(|| format!("cannot look at {}", folder.display()))?;
     Ok(whole.join(SUBLET))
 }
 
-/// subletd, from the folder of the running program.
+/// Returns subletd, read from the folder of the running program.
 fn daemon() -> Result<New> {
     let own = fs::read_link(RUNNING).with_context(|| format!("cannot read {RUNNING}"))?;
     program(&own.with_file_name(SUBLETD))
@@ -168,11 +169,11 @@ fn check(path: &Path, conf: &New) -> Result<()> {
     }
 }
 
-/// A network configuration, with the name and the mode of its file.
+/// Reads a network configuration. Returns the name of its file, and its content and mode.
 fn configuration(path: &Path) -> Result<(String, New)> {
     let cannot = || format!("cannot read {}", path.display());
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
-        return Err(misuse(format!("--conf {} is no file name", path.display())));
+        return Err(misuse(format!("--conf {} is not a file name", path.display())));
     };
     let mut file = files::open(path).with_context(cannot)?;
     let mode = file.metadata().with_context(cannot)?.permissions().mode() & 0o777;

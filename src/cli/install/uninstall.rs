@@ -15,8 +15,9 @@ use crate::config::HOST_LOCAL_DIR;
 
 /// Remove this program from a folder of plugins.
 ///
-/// Each plugin that sublet replaced is restored. Before host-local is, the leases are written to its folders, as
-/// `sublet export host-local` writes them. Do not start or stop containers meanwhile. The lease store stays.
+/// Restores each plugin that sublet replaced. Before it restores host-local, it writes the leases to
+/// host-local's folders, as `sublet export host-local` does. Do not start or stop containers meanwhile. The
+/// lease store stays.
 #[derive(Debug, Args)]
 pub struct Uninstall {
     /// Folder of the runtime's plugins, as /opt/cni/bin
@@ -26,10 +27,10 @@ pub struct Uninstall {
     #[arg(long = "as", value_name = "NAME", value_parser = REPLACED,
           conflicts_with_all = ["bin", "conf"])]
     names: Vec<String>,
-    /// Folder on PATH that has subletd and a link to sublet
+    /// Folder on PATH with subletd and a link to sublet
     #[arg(long, value_name = "DIR", overrides_with = "bin")]
     bin: Option<PathBuf>,
-    /// Network configuration that was installed; it is removed if its copy is unchanged
+    /// Network configuration that `install` copied; the copy is removed if it is unchanged
     #[arg(long, value_name = "FILE")]
     conf: Option<PathBuf>,
     /// Folder of the runtime's network configurations
@@ -88,7 +89,8 @@ impl Uninstall {
                 rows.push(to.restore(name)?);
             }
             if let Some(networks) = &networks {
-                // An ADD before the name was restored may have imported a folder again.
+                // Before the name host-local was restored, an ADD may have imported a folder again. Export
+                // once more.
                 exported.extend(networks.export(&self.networks, call)?);
                 networks.check_exported(&self.networks, call)?;
             }
@@ -97,7 +99,7 @@ impl Uninstall {
         Ok(exported)
     }
 
-    /// Warns about configurations that need the program.
+    /// Warns about configurations that still need the program.
     fn warn(&self, call: &mut Call<'_>) -> Result<()> {
         match Networks::read(&self.conf_dir) {
             Ok(networks) => networks.of_sublet.iter().try_for_each(|(network, file)| {
@@ -108,7 +110,7 @@ impl Uninstall {
         Ok(())
     }
 
-    /// Removes the configuration, then the names on PATH, and the program last.
+    /// Removes the configuration first, then the names on PATH, and finally the program.
     fn remove(&self, to: &Folder, rows: &mut Vec<Row>) -> Result<()> {
         if let Some((name, conf)) = self.conf.as_deref().map(configuration).transpose()?
             && let Some(folder) = Folder::find(&self.conf_dir)?

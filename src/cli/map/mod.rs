@@ -1,6 +1,6 @@
-//! `sublet map`: the address space as a picture.
+//! `sublet map`: draws the address space as a picture.
 //!
-//! Chooses the part of the address space to draw, and finds out its state.
+//! This module chooses the part of the address space to draw, and determines the state of its addresses.
 //! Invariant: the cost grows with the number of leases, never with the number of addresses.
 
 mod page;
@@ -22,11 +22,11 @@ use picture::{Count, Frame, Mark, Space, draw};
 
 /// Draw the addresses of a network or a prefix.
 ///
-/// Each cell is an address or a block. A large IPv6 range is drawn up to the smallest prefix that contains
-/// all of its leases; --zoom draws another part.
+/// Each cell is an address or a block of addresses. Of a large IPv6 range, only the smallest prefix that
+/// contains all leases is drawn; --zoom draws another part.
 #[derive(Debug, Args)]
 pub struct Map {
-    /// A network, a pool, or a prefix with the addresses of all networks
+    /// A network, a pool, or a prefix (draws the addresses of all networks in it)
     #[arg(value_name = "NETWORK|CIDR")]
     what: String,
     /// Draw only this prefix
@@ -40,16 +40,16 @@ pub struct Map {
     height: Option<u16>,
 }
 
-/// A prefix on the command line.
+/// Parses a prefix that is an argument.
 pub(super) fn subnet(text: &str) -> Result<Subnet, String> {
-    let net = parse_cidr(text).ok_or("use a prefix, as 10.1.0.0/16 or fd00::/64")?;
+    let net = parse_cidr(text).ok_or("use a prefix, such as 10.1.0.0/16 or fd00::/64")?;
     Ok(net.into())
 }
 
 /// A range with at most this many host bits is drawn completely.
 const WHOLE: u8 = 32;
 
-/// The state of the pieces to draw.
+/// The addresses in use, and the pieces of the address space to draw.
 struct Known {
     title: String,
     extents: Vec<Extent>,
@@ -59,7 +59,7 @@ struct Known {
 impl Map {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
-        // A pool's ID contains a slash too.
+        // An argument with a slash may also be the ID of a pool.
         let prefix = subnet(&self.what).ok();
         let known = known(&self.what, prefix, &mut open)?;
         let wholes = match (self.zoom, prefix) {
@@ -116,7 +116,7 @@ fn mark(holder: &Holder) -> Option<Mark> {
     })
 }
 
-/// The state of a prefix in all networks, or of a network or a pool.
+/// Determines the state of a prefix in all networks, or of one network or pool.
 fn known(name: &str, prefix: Option<Subnet>, open: &mut OpenStore) -> Result<Known> {
     let mut extents = Extent::all(&open.store.networks(&open.cx)?, &open.store.pools()?);
     extents.retain(|e| prefix.map_or(e.network == name, |prefix| e.range.overlaps(prefix.into())));
@@ -124,7 +124,8 @@ fn known(name: &str, prefix: Option<Subnet>, open: &mut OpenStore) -> Result<Kno
     open.store.occupancy(&open.cx, &mut |set, addr, holder| {
         let is_wanted = prefix.map_or_else(
             || {
-                // Networks that share a set of leases cannot lease the same address.
+                // Networks that share a set of leases cannot lease the same address, so the address has one
+                // state in all of them.
                 let shared = extents.iter().any(|e| e.set == *set && e.range.contains(addr));
                 shared || matches!(holder, Holder::Leased(lease) if shown_network(lease) == name)
             },
@@ -135,7 +136,7 @@ fn known(name: &str, prefix: Option<Subnet>, open: &mut OpenStore) -> Result<Kno
         }
     })?;
     if prefix.is_some() {
-        // Several networks may have the same address; the picture shows it once.
+        // Several networks may use the same address, but the picture shows it once.
         marks.sort_by_key(|(addr, _)| *addr);
         marks.dedup_by_key(|(addr, _)| *addr);
         return Ok(Known { title: "all networks".to_owned(), extents, marks });
@@ -150,7 +151,7 @@ fn known(name: &str, prefix: Option<Subnet>, open: &mut OpenStore) -> Result<Kno
     Ok(Known { title: format!("network {}", visible(name)), extents, marks })
 }
 
-/// The pieces in which a network's ranges are drawn. Neighboring ranges are drawn as one piece.
+/// Returns the prefixes in which a network's ranges are drawn. Neighboring ranges are drawn as one piece.
 fn pieces(known: &Known) -> Vec<Subnet> {
     let mut pieces = Vec::new();
     for family in [Family::V4, Family::V6] {
@@ -163,7 +164,7 @@ fn pieces(known: &Known) -> Vec<Subnet> {
         let of_family = || known.marks.iter().map(|(a, _)| *a).filter(|a| a.family() == family);
         let bounds = match (apart.first(), apart.iter().map(|s| s.last()).max()) {
             (Some(first), Some(last)) => Some((first.first(), last)),
-            // No ranges are known, so the leases determine the piece.
+            // The network's ranges are unknown, so draw the prefix that contains its leases.
             _ => of_family().min().zip(of_family().max()),
         };
         let Some((first, last)) = bounds else { continue };
@@ -178,8 +179,8 @@ fn pieces(known: &Known) -> Vec<Subnet> {
     pieces
 }
 
-/// The part of a prefix to draw: all of it, or if it is too large, the smallest prefix that contains all
-/// addresses in use.
+/// Returns the part of a prefix to draw. This is the whole prefix, or, if that is too large, the smallest
+/// prefix that contains all addresses in use.
 fn inhabited(whole: Subnet, marks: &[(Addr, Mark)]) -> Subnet {
     let bits = whole.family().bits();
     let inside = || marks.iter().map(|(addr, _)| *addr).filter(|addr| whole.contains(*addr));
@@ -187,7 +188,7 @@ fn inhabited(whole: Subnet, marks: &[(Addr, Mark)]) -> Subnet {
     if bits - whole.len() <= WHOLE {
         return whole;
     }
-    // At least 256 addresses.
+    // Draw at least 256 addresses.
     let len = first.enclosing(last).len().min(bits - 8).max(whole.len());
     Subnet::masked(first, len).unwrap_or(whole)
 }
@@ -204,7 +205,7 @@ fn space(subnet: Subnet, known: &Known) -> Space {
     Space { subnet, allocatable: union(allocatable), bounds: union(bounds), marks }
 }
 
-/// The same addresses in disjoint spans.
+/// Returns disjoint spans that contain the same addresses.
 fn union(mut spans: Vec<Span>) -> Vec<Span> {
     spans.sort_unstable();
     let mut all: Vec<Span> = Vec::new();
@@ -233,7 +234,7 @@ fn shape(piece: &Piece, frame: &Frame) -> Shape {
     }
 }
 
-/// A picture as JSON.
+/// A picture, for JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Shape {
@@ -244,7 +245,7 @@ struct Shape {
     cells: Vec<Cell>,
 }
 
-/// A cell that is not empty.
+/// A cell that contains addresses in use, for JSON.
 #[derive(Serialize)]
 struct Cell {
     block: String,

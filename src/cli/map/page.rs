@@ -1,7 +1,7 @@
-//! The output of `sublet map`: pictures with their labels, and one legend.
+//! Prints the output of `sublet map`: pictures with their labels, and one legend.
 //!
-//! Invariant: a page of one or two pieces is not larger than the terminal, if that has at least 80 columns
-//! and 24 lines.
+//! Invariant: the output of one or two pieces fits the terminal, if the terminal has at least 80 columns and
+//! 24 lines.
 
 use std::io::Write;
 
@@ -13,21 +13,22 @@ use crate::cli::screen::{Screen, Tone};
 use crate::cli::tables::count;
 use crate::net::Subnet;
 
-/// A piece of the address space, and the part that is drawn.
+/// A piece of the address space, and the part of the piece that is drawn.
 pub struct Piece {
     /// The whole piece.
     pub whole: Subnet,
-    /// The part that is drawn.
+    /// The part of the piece that is drawn.
     pub space: Space,
 }
 
 /// Columns between two adjacent pictures.
 const GAP: usize = 2;
 
-/// Lines besides the picture: title, notes, legend (two lines if it is long), and the next prompt.
+/// The number of lines besides the picture: title, notes, legend (two lines if it is long), and the shell's
+/// next prompt.
 const OTHER_LINES: usize = 6;
 
-/// Prints the pieces. `frame` is the whole screen.
+/// Prints the pieces. `frame` is the size of the whole screen.
 pub fn print(
     title: &str,
     pieces: &[Piece],
@@ -55,13 +56,13 @@ pub fn print(
         pictures
     };
     for Piece { whole, .. } in pieces.iter().filter(|piece| piece.space.subnet != piece.whole) {
-        writeln!(out, "nothing else is in use; --zoom {whole} draws it")?;
+        writeln!(out, "no other address is in use; --zoom {whole} draws the whole range")?;
     }
     let single = pieces.iter().zip(&pictures).all(|(piece, picture)| is_single(piece, picture));
     write_lines(out, &legend(&pictures, single, frame))
 }
 
-/// The area for a single picture on a screen.
+/// Returns the size that a single picture may have on the screen.
 pub fn alone(frame: &Frame) -> Frame {
     Frame { height: frame.height.saturating_sub(OTHER_LINES).max(1), ..*frame }
 }
@@ -72,7 +73,7 @@ fn write_lines(out: &mut dyn Write, lines: &[String]) -> Result<()> {
     Ok(lines.iter().try_for_each(|line| writeln!(out, "{line}"))?)
 }
 
-/// Draws the pieces with a given number in each row; `None` if a label is too long for that.
+/// Draws the pieces with a given number of pictures in each row; `None` if a label is too long for the row.
 fn draw_rows(
     pieces: &[Piece],
     frame: &Frame,
@@ -141,7 +142,7 @@ fn unit(piece: &Piece, picture: &Picture) -> String {
     }
 }
 
-/// The kinds of cells in the pictures, in lines that fit the screen.
+/// Returns the legend: the kinds of cells in the pictures, in lines that fit the screen.
 fn legend(pictures: &[Picture], single: bool, frame: &Frame) -> Vec<String> {
     let is_drawn = |look: &&Look| pictures.iter().any(|picture| picture.looks.contains(look));
     let mut lines: Vec<String> = vec![String::new()];

@@ -1,10 +1,11 @@
-//! ecs-ipam's dialect: `id`, `ipv4-subnet` and related keys, with one set of leases for the whole store.
+//! The dialect of ecs-ipam, with keys such as `id` and `ipv4-subnet`. A store has only one set of leases.
 //!
-//! Keys, rules and their order are the original's. So are the messages, except for their beginning. The
-//! dialect deviates from the original where that is wrong: host bits of a subnet are ignored, so the default
-//! gateway is the first host; IPv4 /0 and a route without `dst` are refused.
-//! Invariant: a resulting address or gateway lies in its subnet, and is neither the network nor the broadcast
-//! address.
+//! The keys, the rules and the order of the rules are copied from the original ecs-ipam. The messages are
+//! copied too, except for their first words. The dialect differs from the original where the original is
+//! wrong: host bits of a subnet are ignored, so the default gateway is the first host address. IPv4 /0 and a
+//! route without `dst` are refused.
+//! Invariant: a resulting address or gateway lies in its subnet, and is neither the network address nor the
+//! broadcast address.
 
 use ipnet::IpNet;
 
@@ -20,7 +21,7 @@ use crate::config::{Cleanup, Config, Dialect, Dns, Inputs, keys};
 use crate::model::{NetworkName, Owner, SetName};
 use crate::net::{Addr, Family, GatewaySpec, Range, RangeSet, RangeSpec, Subnet, parse_addr};
 
-/// Whether there is a key of one address family, or `id` without ranges in host-local's form.
+/// Returns whether there is a key of one address family, or an `id` without ranges in host-local's form.
 pub fn has_own_keys(ipam: &Fields) -> bool {
     let keys = ["subnet", "address", "gateway", "routes"];
     let own = |family: &FamilyKeys| keys.iter().any(|key| ipam.has(&family.key(key)));
@@ -28,11 +29,11 @@ pub fn has_own_keys(ipam: &Fields) -> bool {
     FAMILIES.iter().any(own) || ipam.get("id").is_some() && !native.iter().any(|k| ipam.has(k))
 }
 
-/// The keys of one family. They begin with its name.
+/// The keys of one address family. They begin with the name of the family.
 struct FamilyKeys {
     family: Family,
     word: &'static str,
-    /// The longest prefix with an allocatable address.
+    /// The longest prefix that contains an allocatable address.
     longest: u8,
 }
 
@@ -54,7 +55,7 @@ fn owner(id: Option<&str>, inputs: &Inputs) -> Option<Owner> {
     }
 }
 
-/// The complete configuration.
+/// Parses the complete configuration.
 pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
     let mut warnings = Vec::new();
     let ipam = conf.ipam()?;
@@ -75,8 +76,8 @@ pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
             Ok(None) => {}
             Err(e) => errors.push(e),
         }
-        // Routes as written, of either family. For a missing destination the original returns `<nil>`, which
-        // no reader of a result accepts.
+        // The routes as written, of both families. If the destination is missing, the original returns
+        // `<nil>`, which no reader of a result accepts.
         let items = ipam.list(&family.key("routes"));
         for item in items.unwrap_or_else(|e| {
             errors.push(e);
@@ -113,7 +114,7 @@ pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
     })
 }
 
-/// What a DEL or GC needs, from the valid parts of the configuration.
+/// Returns what a DEL or GC needs, from the valid parts of the configuration.
 pub fn cleanup(conf: &Netconf, inputs: &Inputs) -> Cleanup {
     let ipam = conf.ipam_or_empty();
     let locations = Locations { ipam: &ipam, inputs, dialect: Dialect::Ecs };
@@ -132,7 +133,7 @@ pub fn cleanup(conf: &Netconf, inputs: &Inputs) -> Cleanup {
     }
 }
 
-/// The range of one family and the requested address; nothing without a subnet.
+/// Returns the range and the requested address of one family; nothing if the family has no subnet.
 fn range_set(
     ipam: &Fields,
     family: &FamilyKeys,
@@ -167,7 +168,7 @@ fn range_set(
     Ok(Some((set, wanted)))
 }
 
-/// The subnet without its host bits.
+/// Returns the subnet without its host bits.
 fn subnet(Cidr { net, mapped }: Cidr, family: &FamilyKeys) -> Result<IpNet, ConfigError> {
     let FamilyKeys { word, longest, .. } = family;
     let wrong = |why: &str| {
@@ -185,12 +186,12 @@ fn subnet(Cidr { net, mapped }: Cidr, family: &FamilyKeys) -> Result<IpNet, Conf
         )));
     }
     if family.family == Family::V4 && net.prefix_len() == 0 {
-        return Err(wrong("cannot be all of the family"));
+        return Err(wrong("cannot contain all addresses of the family"));
     }
     Ok(net.trunc())
 }
 
-/// Checks an address or a gateway against its subnet.
+/// Checks that an address or a gateway is usable in its subnet.
 fn verify(
     addr: Addr,
     mapped: bool,
@@ -201,7 +202,7 @@ fn verify(
 ) -> Result<(), ConfigError> {
     let word = family.word;
     let why = if mapped || addr.family() != family.family {
-        format!("invalid {word} {key}: {addr}; ipam.{word}-{key} takes one of that family")
+        format!("invalid {word} {key}: {addr}; ipam.{word}-{key} takes an address of that family")
     } else if !subnet.contains(addr) {
         format!(
             "ip {addr} is not within the subnet {subnet}; ipam.{word}-{key} must lie in ipam.{}",

@@ -1,8 +1,9 @@
-//! host-local's part of a configuration: ranges and routes.
+//! Parses the keys of host-local: ranges and routes.
 //!
-//! Order, rules and messages are host-local's (plugins, `ipam/host-local/backend/allocator/config.go`). The
-//! rules inside one range or set are in [`crate::net`].
-//! Invariant: the resulting sets are disjoint.
+//! The order, the rules and the messages are those of host-local (in the CNI plugins,
+//! `ipam/host-local/backend/allocator/config.go`). [`crate::net`] has the rules inside one range or range
+//! set.
+//! Invariant: the resulting range sets do not overlap.
 
 use crate::config::cidr::{Cidr, addr, cidr};
 use crate::config::error::{ConfigError, Warning};
@@ -12,26 +13,26 @@ use crate::net::{
     Addr, Family, GatewaySpec, Range, RangeError, RangeSet, RangeSpec, Span, overlaps,
 };
 
-/// The maximum number of ranges in one configuration, of all range sets together.
+/// The maximum number of ranges in one configuration, over all range sets.
 const MOST_RANGES: usize = 1024;
 
-/// The sources of the ranges.
+/// The sources from which ranges are read.
 pub struct Sources<'a> {
-    /// The whole configuration, for `runtimeConfig.ipRanges`.
+    /// The whole configuration. `runtimeConfig.ipRanges` is read from it.
     pub root: &'a Fields<'a>,
-    /// `ipam`.
+    /// The object `ipam` in the configuration.
     pub ipam: &'a Fields<'a>,
-    /// The exclusions, which apply to all ranges.
+    /// The excluded addresses. They apply to all ranges.
     pub exclude: &'a [Span],
-    /// Whether host bits of a subnet are ignored (cni-ipam-consul) instead of refused.
+    /// Whether host bits of a subnet are ignored, as in cni-ipam-consul. Otherwise they are refused.
     pub mask: bool,
-    /// The configuration's version, if it allows only one address per family.
+    /// The CNI version of the configuration, if it allows only one address per family.
     pub one_per_family: Option<&'a str>,
 }
 
-/// A range as written.
+/// A range as written in the configuration.
 struct Draft<'a> {
-    /// The object as written, for the location of an error.
+    /// The object as written. Its path locates errors.
     fields: Fields<'a>,
     subnet: Option<Cidr>,
     start: Option<Addr>,
@@ -39,8 +40,8 @@ struct Draft<'a> {
     gateway: GatewaySpec,
 }
 
-/// The range sets, in this order: `runtimeConfig.ipRanges`, `subnet`, `ranges`. An error contains the
-/// errors of all ranges.
+/// Returns the range sets, in this order: `runtimeConfig.ipRanges`, `subnet`, `ranges`. If there are errors,
+/// the returned error contains the errors of all ranges.
 pub fn range_sets(
     sources: &Sources,
     warnings: &mut Vec<Warning>,
@@ -67,7 +68,7 @@ pub fn range_sets(
         errors.push(e);
         drafts.clear();
     } else if drafts.is_empty() && errors.is_empty() {
-        // A typo in a key may be the reason that there are no ranges.
+        // If there are no ranges, the reason may be a misspelled key.
         let mut text = vec!["no IP ranges specified; set ipam.subnet or ipam.ranges".to_owned()];
         text.extend(warnings.iter().map(ToString::to_string));
         errors.push(ConfigError::invalid(text.join("; ")).at(sources.ipam.path()));
@@ -98,7 +99,7 @@ pub fn range_sets(
     Ok(sets)
 }
 
-/// The ranges of each set; `None` for a set with an error.
+/// Returns the ranges of each range set; `None` for a range set with an error.
 fn draft_sets<'a>(
     fields: &Fields<'a>,
     name: &str,
@@ -108,7 +109,7 @@ fn draft_sets<'a>(
     let mut keep = |e| errors.push(e);
     let mut sets = Vec::new();
     for set in fields.list(name).map_err(&mut keep).unwrap_or_default() {
-        // Go reads `null` as an empty list, which the rules refuse later.
+        // As in Go, `null` counts as an empty list, which is refused later.
         let ranges = if set.is_null() { Ok(Vec::new()) } else { set.list() };
         let Ok(ranges) = ranges.map_err(&mut keep) else {
             sets.push(vec![None]);
@@ -146,7 +147,7 @@ fn draft<'a>(fields: &Fields<'a>) -> Result<Draft<'a>, ConfigError> {
     })
 }
 
-/// One set; `None` if one of its ranges has an error.
+/// Returns one range set; `None` if one of its ranges has an error.
 fn range_set(
     drafts: &[Option<Draft>],
     sources: &Sources,
@@ -179,7 +180,7 @@ fn range_set(
     })
 }
 
-/// One range. An error contains all errors of the range.
+/// Returns one range. The error contains all errors of the range.
 fn range(draft: &Draft, sources: &Sources) -> Result<Range, ConfigError> {
     let Some(subnet) = draft.subnet else {
         let text = "IP <nil> not v4 nor v6; every range needs a subnet";
@@ -206,7 +207,7 @@ fn range(draft: &Draft, sources: &Sources) -> Result<Range, ConfigError> {
             Ok(_) => break,
             Err(e) => e,
         };
-        // An invalid value is left out, and the rest is checked.
+        // Leave the invalid value out, and check the other values.
         let key = match wrong {
             RangeError::HostBits { .. } => {
                 spec.subnet = spec.subnet.trunc();
@@ -235,13 +236,13 @@ fn range(draft: &Draft, sources: &Sources) -> Result<Range, ConfigError> {
     Err(ConfigError::invalid("invalid range"))
 }
 
-/// `routes`. The destination's host bits are returned as written.
+/// Parses `routes`. The destinations keep their host bits as written.
 pub fn routes(ipam: &Fields, warnings: &mut Vec<Warning>) -> Result<Vec<Route>, ConfigError> {
     let mut read = |item: Node| {
         let fields = item.fields()?;
         keys::warn_of_typos(&fields, keys::ROUTE, warnings);
         let route = route(&fields)?;
-        // Go omits a zero from the result, unless it can distinguish zero from absence.
+        // Go leaves out a zero from the result, except for fields in which zero and absence differ.
         let positive = |name| Ok(fields.integer(name)?.filter(|n| *n != 0));
         Ok(Route {
             mtu: positive("mtu")?,
@@ -257,11 +258,11 @@ pub fn routes(ipam: &Fields, warnings: &mut Vec<Warning>) -> Result<Vec<Route>, 
     routes.into_iter().collect()
 }
 
-/// A route's `dst` and `gw`.
+/// Parses the `dst` and `gw` of a route.
 pub fn route(fields: &Fields) -> Result<Route, ConfigError> {
     let Some(dst) = fields.get("dst") else {
         let path = fields.path();
-        let why = format!("{path}.dst is missing; a route needs a destination, as 0.0.0.0/0");
+        let why = format!("{path}.dst is missing; a route needs a destination, such as 0.0.0.0/0");
         return Err(ConfigError::invalid(why).at(path));
     };
     let net = cidr(&dst)?.net;

@@ -1,8 +1,8 @@
-//! The native dialect: host-local's keys and sublet's own.
+//! The native dialect, which has host-local's keys and sublet's additional keys.
 //!
-//! Interprets sublet's own keys. `host_local` reads ranges and routes, `locations` the location of the
-//! leases.
-//! Invariant: an error names the place of the invalid value and the valid values.
+//! This module interprets the additional keys. `host_local` reads ranges and routes, and `locations`
+//! determines where the leases are stored.
+//! Invariant: an error contains the path of the invalid value, and describes the valid values.
 
 use super::host_local::{Sources, range_sets, routes};
 use crate::alloc::{Cooldown, OnDuplicate, Strategy};
@@ -20,7 +20,8 @@ use crate::net::{Range, RangeSet, Span};
 /// The maximum number of entries in `exclude`.
 const MOST_EXCLUDED: usize = 4096;
 
-/// A configuration with host-local's keys and sublet's own. The Consul dialect is read in the same way.
+/// Parses a configuration with host-local's keys and sublet's additional keys. The Consul dialect is parsed
+/// in the same way.
 pub fn config(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Config, ConfigError> {
     let mut warnings = Vec::new();
     let root = conf.root();
@@ -51,12 +52,12 @@ pub fn config(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Confi
     let sticky = ipam.flag("sticky");
     let on_duplicate = choice(&ipam, "onDuplicate", OnDuplicate::ALL, OnDuplicate::word);
     let status_fails_when_full = status_fails_when_full(&ipam);
-    // Without a valid `store`, it is unknown whether the configuration names a cluster.
+    // If `store` is invalid, it is unknown whether the configuration names a cluster.
     let define = store.as_ref().map_or(Ok(None), |store| define::requested(conf, dialect, store));
     let routes = routes(&ipam, &mut warnings);
     let dns = dns::dns(&ipam);
     let log = locations.check_log(&mut warnings);
-    // An ADD reports the first error, and `sublet check` reports all errors.
+    // An ADD reports only the first error; `sublet check` reports all errors.
     let found = [
         network.as_ref().err(),
         args.as_ref().err(),
@@ -95,14 +96,14 @@ pub fn config(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Confi
     })
 }
 
-/// What a DEL or GC needs, from the valid parts of the configuration.
+/// Returns what a DEL or GC needs, from the valid parts of the configuration.
 pub fn cleanup(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Cleanup {
     let ipam = conf.ipam_or_empty();
     let locations = Locations { ipam: &ipam, inputs, dialect };
     let network = conf.name().unwrap_or_else(|_| NetworkName::unnamed());
     let set = shared(&ipam).ok().flatten().unwrap_or_else(|| network.clone());
     let store = locations.store_or_default();
-    // host-local has leases of this host only, so a cluster never imports them.
+    // host-local only has the leases of this host, so a cluster never imports them.
     let legacy_dir = (dialect == Dialect::Native && !store.is_cluster())
         .then(|| locations.host_local_dir(&network));
     Cleanup {
@@ -156,7 +157,7 @@ fn exclude(ipam: &Fields) -> Result<Vec<Span>, ConfigError> {
     }
 }
 
-/// Warns about `exclude` entries outside every range, which are probably typos.
+/// Warns about entries of `exclude` outside every range, which are probably typing errors.
 fn warn_of_unused_exclusions(exclude: &[Span], sets: &[RangeSet], warnings: &mut Vec<Warning>) {
     let bounds = || sets.iter().flat_map(RangeSet::ranges).map(Range::bounds);
     for span in exclude.iter().filter(|span| !bounds().any(|b| b.overlaps(**span))) {
@@ -167,7 +168,7 @@ fn warn_of_unused_exclusions(exclude: &[Span], sets: &[RangeSet], warnings: &mut
 
 fn strategy(ipam: &Fields, store: &StoreSpec) -> Result<Strategy, ConfigError> {
     if ipam.text("strategy")?.is_none() && store.is_cluster() {
-        // In a cluster, any other default would make all nodes compete for the same next address.
+        // In a cluster, all nodes would compete for the same next address with any other default.
         return Ok(Strategy::Hash);
     }
     choice(ipam, "strategy", Strategy::ALL, Strategy::word)
@@ -178,7 +179,7 @@ fn cooldown(ipam: &Fields) -> Result<Cooldown, ConfigError> {
     let Some(text) = ipam.text("cooldown")? else {
         return Ok(Cooldown { seconds: 0, strict });
     };
-    let takes = || format!("it takes {}, not a negative one", duration::SYNTAX);
+    let takes = || format!("it takes {}, and not a negative duration", duration::SYNTAX);
     let time = duration::positive(text).map_err(|_| ipam.bad_text("cooldown", text, &takes()))?;
     let seconds = u32::try_from(time.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u32::MAX);
     Ok(Cooldown { seconds, strict })

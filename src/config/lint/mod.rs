@@ -1,9 +1,9 @@
-//! Checks a configuration file: one network or a list of plugins.
+//! Checks a configuration file, which contains one network or a list of plugins.
 //!
-//! Finds the plugins that call sublet, and locates each error and warning in the text. The rules are those of
-//! an ADD.
-//! Invariant: a configuration that an ADD refuses is an error here. So is a mistyped key, which would have no
-//! effect.
+//! This module finds the plugins that call sublet, and locates each error and warning in the text. It applies
+//! the same rules as an ADD.
+//! Invariant: if an ADD would refuse a configuration, this is an error here. A misspelled key is also an
+//! error, because it has no effect.
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Read};
@@ -18,26 +18,26 @@ use super::locate::Position;
 use super::netconf::Netconf;
 use super::{Cleanup, CniVersion, Config, Inputs, keys};
 
-/// The names under which sublet is called: its own, and those of the plugins that it replaces.
+/// The names under which sublet is called: its own name, and the names of the plugins that it replaces.
 const OURS: [&str; 5] = ["sublet", "host-local", "ecs-ipam", "consul", "cni-ipam-consul"];
 
-/// The keys that a list passes to each of its plugins.
+/// The keys that a list of plugins passes to each of its plugins.
 const LIST: [&str; 2] = ["name", "cniVersion"];
 
-/// The limit for a configuration on standard input.
+/// The maximum length of a configuration, in bytes.
 const LONGEST: u64 = 16 << 20;
 
-/// The content of a file.
+/// The result of checking a file.
 #[derive(Clone, Debug, Default)]
 pub struct Inspection {
-    /// The configuration of each plugin, in order.
+    /// The configuration of each plugin, in the order of the file.
     pub parts: Vec<Part>,
-    /// Errors and warnings, in the order of the text.
+    /// The errors and warnings, in the order of the text.
     pub findings: Vec<Finding>,
 }
 
 impl Inspection {
-    /// A file that could not be read.
+    /// Makes the result for a file that could not be read.
     pub fn unreadable(why: &io::Error) -> Inspection {
         let text = format!("cannot read it: {why}");
         let finding = Finding::of_file(Position { line: 1, column: 1 }, text);
@@ -45,33 +45,35 @@ impl Inspection {
     }
 }
 
-/// One plugin's configuration.
+/// The configuration of one plugin.
 #[derive(Clone, Debug)]
 pub struct Part {
     /// The name of the plugin.
     pub plugin: String,
-    /// The IPAM plugin that it calls; empty if none.
+    /// The IPAM plugin that the plugin calls; empty if it calls none.
     pub ipam: String,
     /// Whether the IPAM plugin is sublet.
     pub ours: bool,
-    /// What a DEL would use; `None` if this plugin does not call sublet, or its configuration cannot be parsed.
+    /// What a DEL would use; `None` if this plugin does not call sublet, or if its configuration cannot be
+    /// parsed.
     pub cleanup: Option<Cleanup>,
-    /// What an ADD would use; `None` if this plugin does not call sublet, or an ADD would refuse the configuration.
+    /// What an ADD would use; `None` if this plugin does not call sublet, or if an ADD would refuse the
+    /// configuration.
     pub config: Option<Config>,
 }
 
-/// An error or a warning.
+/// An error or a warning about a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The line and column.
+    /// The position of the finding in the text.
     #[serde(flatten)]
     pub at: Position,
-    /// The path: `plugins[0].ipam.subnet`; empty for the whole file.
+    /// The path of the value, such as `plugins[0].ipam.subnet`; empty for the whole file.
     pub place: String,
-    /// Whether it is an error; otherwise a warning.
+    /// Whether the finding is an error. Otherwise it is a warning.
     #[serde(rename = "level", serialize_with = "level")]
     pub error: bool,
-    /// The finding, and what to do.
+    /// What is wrong, and what to do.
     #[serde(rename = "message")]
     pub text: String,
 }
@@ -82,7 +84,7 @@ fn level<S: Serializer>(error: &bool, serializer: S) -> Result<S::Ok, S::Error> 
 }
 
 impl Finding {
-    /// An error of the whole file.
+    /// Makes an error about the whole file.
     fn of_file(at: Position, text: impl Into<String>) -> Finding {
         Finding { at, place: String::new(), error: true, text: text.into() }
     }
@@ -112,7 +114,7 @@ pub fn bytes_of(bytes: &[u8]) -> Inspection {
     let mut findings = linter.locate(&text);
     if let Err(e) = std::str::from_utf8(bytes) {
         let at = locate::Cursor::new(&text).advance(e.valid_up_to());
-        findings.push(Finding::of_file(at, "not UTF-8: a plugin reads U+FFFD in its place"));
+        findings.push(Finding::of_file(at, "not UTF-8: a plugin reads U+FFFD instead"));
     }
     findings.sort_by_key(|f| f.at);
     Inspection { parts: linter.parts, findings }
@@ -121,7 +123,7 @@ pub fn bytes_of(bytes: &[u8]) -> Inspection {
 fn syntax(text: &str, e: &serde_json::Error) -> Finding {
     let message = e.to_string();
     let what = message.split(" at line ").next().unwrap_or(&message);
-    // serde_json counts bytes. If the end of a line cuts a word off, it reports the next line.
+    // serde_json counts bytes. If a word is cut off by the end of a line, serde_json reports the next line.
     let (line, column) = match (e.line(), e.column()) {
         (line @ 2.., 0) => (line - 1, usize::MAX),
         (line, column) => (line.max(1), column.saturating_sub(1)),
@@ -134,7 +136,7 @@ fn syntax(text: &str, e: &serde_json::Error) -> Finding {
     Finding::of_file(at, format!("not valid JSON: {what}{bom}"))
 }
 
-/// A finding that has not been located in the text yet.
+/// A finding whose position in the text is not determined yet.
 struct Pending {
     place: String,
     at_key: bool,
@@ -159,8 +161,8 @@ impl Linter {
         self.pending.push(Pending { place, at_key: true, error: false, text });
     }
 
-    /// Adds an error and the further errors that it contains. Errors about the name and the version of a
-    /// list are reported once, not for each of its plugins.
+    /// Adds an error and the further errors that it contains. An error about the name or the version of a
+    /// list is reported once, not once for each of its plugins.
     fn refused(&mut self, prefix: &str, e: &ConfigError, otherwise: &str) {
         for e in e.clone().each() {
             let place = prefixed(prefix, e.place().unwrap_or(otherwise));
@@ -188,7 +190,7 @@ impl Linter {
         let plugins = match root.list("plugins") {
             Ok(plugins) if !plugins.is_empty() => plugins,
             Ok(_) => {
-                return self.error("plugins", "a list of no plugins: nothing sets up a network");
+                return self.error("plugins", "the list has no plugins, so no network is set up");
             }
             Err(e) => return self.refused("", &e, "plugins"),
         };
@@ -204,7 +206,7 @@ impl Linter {
         if self.parts.iter().filter(|part| part.ours).count() > 1 {
             self.warn(
                 "plugins",
-                "several plugins of this list ask for addresses: for one interface of one container \
+                "several plugins of this list request addresses: for one interface of a container \
                  they get the same",
             );
         }
@@ -221,7 +223,7 @@ impl Linter {
         }
     }
 
-    /// Checks one plugin's configuration. It is at `place` in the file.
+    /// Checks the configuration of one plugin. `place` is its path in the file.
     fn part(&mut self, place: &str, pairs: &[(String, Json)]) {
         let root = Fields::root(pairs);
         self.warn_of_duplicates(place, &root);
@@ -275,7 +277,7 @@ impl Linter {
         text.map(str::to_owned)
     }
 
-    /// Reads the configuration as an ADD would.
+    /// Parses the configuration as an ADD would.
     fn config(&mut self, place: &str, conf: &Netconf) -> Option<Config> {
         if ranges_come_from_runtime(conf) {
             let text = "no ranges: the runtime must pass them with its ipRanges capability";
@@ -292,7 +294,7 @@ impl Linter {
         Some(config)
     }
 
-    /// Checks for unknown keys, inside `ipam` and below.
+    /// Checks for unknown keys inside `ipam` and in the objects below it.
     fn check_keys(&mut self, place: &str, ipam: &Fields) {
         self.warn_of_duplicates(place, ipam);
         self.check_unknown(place, ipam, keys::IPAM);
@@ -330,18 +332,18 @@ impl Linter {
         }
     }
 
-    /// Warns about duplicate keys, also in different spellings.
+    /// Warns about keys that occur several times, possibly in different spellings.
     fn warn_of_duplicates(&mut self, place: &str, fields: &Fields) {
         let mut seen = HashSet::new();
         for key in fields.keys() {
             if !seen.insert(key.replace('-', "").to_ascii_lowercase()) {
                 let at = prefixed(place, &fields.join(key));
-                self.warn(at, format!("{key} is there twice; the last one counts"));
+                self.warn(at, format!("{key} occurs twice; only the last value counts"));
             }
         }
     }
 
-    /// The findings in the order of the text. At the same place, errors come first.
+    /// Returns the findings in the order of the text. At the same position, errors come first.
     fn locate(&self, text: &str) -> Vec<Finding> {
         let paths: Vec<Vec<&str>> =
             self.pending.iter().map(|note| ancestors(&note.place)).collect();
@@ -365,7 +367,7 @@ impl Linter {
     }
 }
 
-/// A place and its enclosing places, outermost last.
+/// Returns a path and the paths that enclose it, from the inside to the outside.
 fn ancestors(place: &str) -> Vec<&str> {
     let mut ways = vec![place];
     let mut rest = place;
@@ -377,8 +379,8 @@ fn ancestors(place: &str) -> Vec<&str> {
     ways
 }
 
-/// Converts a place in a plugin's configuration to a place in the file. The name and version are the
-/// list's.
+/// Converts a path in a plugin's configuration to a path in the file. The name and the version belong to the
+/// list.
 fn prefixed(prefix: &str, place: &str) -> String {
     match place {
         _ if prefix.is_empty() => place.to_owned(),
@@ -388,13 +390,13 @@ fn prefixed(prefix: &str, place: &str) -> String {
     }
 }
 
-/// A plugin's configuration as libcni passes it, with the list's name and version.
+/// Returns a plugin's configuration as libcni passes it: with the name and the version of the list.
 fn injected(given: &[(String, Json)], plugin: &Fields) -> Vec<(String, Json)> {
     let own = plugin.pairs().iter().filter(|(key, _)| !LIST.contains(&&**key));
     own.chain(given).cloned().collect()
 }
 
-/// Whether a configuration without ranges expects them from the runtime.
+/// Returns whether a configuration without ranges expects the runtime to pass them.
 fn ranges_come_from_runtime(conf: &Netconf) -> bool {
     let capable = |root: &Fields| -> Option<bool> {
         root.object("capabilities").ok()??.flag("ipRanges").ok()
@@ -478,6 +480,6 @@ mod tests {
         let text = findings(text);
         assert!(text.contains("1:16 error: \"9\" is none of 0.1.0, "), "{text}");
         assert!(text.contains("1:29 error: invalid characters found in network name: -"), "{text}");
-        assert!(text.contains("1:45 error: a list of no plugins"), "{text}");
+        assert!(text.contains("1:45 error: the list has no plugins"), "{text}");
     }
 }

@@ -4,7 +4,6 @@
 //! to a socket, and other users can never connect.
 //! Invariant: an existing socket is replaced only if no process serves it. Only files that this process
 //! created are removed.
-//! created are removed.
 
 use std::fs::{self, Permissions};
 use std::io;

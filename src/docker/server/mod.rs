@@ -116,8 +116,8 @@ pub fn run(config: ServerConfig) -> Result<()> {
         let _ = tokio::time::timeout(DRAIN, ended.recv()).await;
         Ok(())
     });
-    // This ends the connections that are still open; the workers undo changes whose answers were not
-    // delivered. A cleanup that waits for dockerd does not delay the exit.
+    // Stopping the runtime closes the connections that are still open. The workers undo changes whose answers
+    // were not delivered. A cleanup that waits for dockerd does not delay the exit.
     runtime.shutdown_timeout(DRAIN);
     drop(queue);
     for worker in workers {

@@ -1,8 +1,8 @@
-//! The worker threads, which run requests on the store in the order of their arrival.
+//! The worker threads. They run requests on the store, in the order in which the requests arrive.
 //!
-//! An embedded store has one writer at a time, so one worker serves it. A cluster has several workers, so
-//! that no request waits for the round trip of another request.
-//! Invariant: when the workers end, each answer was written completely to the kernel and its [`PendingUndo`]
+//! There is only one worker for a lease file, because a lease file has one writer at a time. There are
+//! several workers for a cluster, so that no request waits for the round trip of another request.
+//! Invariant: when the workers end, the kernel has each answer completely and its [`PendingUndo`] is
 //! confirmed, or the change that the answer reports was undone.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,10 +24,10 @@ use crate::sys::{host, panic};
 use crate::telemetry::counters;
 use crate::telemetry::log::{Entry, Log};
 
-/// The number of cluster requests that run at the same time.
+/// The number of workers for a cluster.
 const CLUSTER_WORKERS: usize = 8;
 
-/// The protocol's methods.
+/// The paths of the protocol's methods.
 const METHODS: [&str; 7] = [
     "Activate",
     "GetCapabilities",
@@ -38,27 +38,27 @@ const METHODS: [&str; 7] = [
     "ReleaseAddress",
 ];
 
-/// The driver, its store, and how to run a request on them.
+/// The driver and its store, with the settings for requests.
 pub struct Backend {
-    /// The driver.
+    /// The configuration of the driver.
     pub driver: Driver,
-    /// The store. Its wait is set for each request.
+    /// The store. The maximum wait for its lock is set for each request.
     pub store: StoreSpec,
-    /// Node and boot.
+    /// The context with the node and the boot.
     pub cx: Context,
-    /// How long a request may take, including its wait.
+    /// The maximum time for a request, including its wait.
     pub timeout: Duration,
-    /// The log.
+    /// The log of subletd.
     pub log: Log,
 }
 
 impl Backend {
-    /// Writes a log line that does not belong to a request.
+    /// Logs an event that does not belong to a request.
     pub(super) fn log(&self, level: Level, text: impl Into<String>) {
         self.log.write(&Entry::new(level, text));
     }
 
-    /// Node and boot, with the current time and a random number.
+    /// Returns the context with the node and the boot, the present time and a random number.
     pub(super) fn context(&self) -> Context {
         Context { now: host::now(), seed: host::chance(), ..self.cx.clone() }
     }
@@ -75,29 +75,29 @@ struct Job {
     received: Instant,
     deadline: Instant,
     answer: oneshot::Sender<Answer>,
-    /// Passed on to each answer's [`PendingUndo`]. The workers hold no sender themselves; otherwise they
-    /// would not end.
+    /// The queue, from which each answer's [`PendingUndo`] gets a copy. The workers themselves hold no
+    /// sender; otherwise they would never end.
     queue: Queue,
 }
 
-/// An answer, and how to undo the change that it reports.
+/// The answer to a request, and how to undo the change that it reports.
 pub struct Answer {
-    /// HTTP status.
+    /// The HTTP status.
     pub status: u16,
-    /// A JSON object.
+    /// The body, a JSON object.
     pub body: String,
-    /// Confirmed once the answer is written.
+    /// Undoes the change, unless it is confirmed once the answer is written.
     pub undo: PendingUndo,
 }
 
-/// Undoes a change when it is dropped, unless the answer was delivered.
+/// Undoes a change when this value is dropped, unless the answer was delivered.
 pub struct PendingUndo {
     undo: Option<Undo>,
     queue: Queue,
 }
 
 impl PendingUndo {
-    /// Keeps the change, because the kernel has the answer.
+    /// Confirms that the kernel has the answer, so the change stays.
     pub fn confirm(&mut self) {
         self.undo = None;
     }
@@ -106,18 +106,18 @@ impl PendingUndo {
 impl Drop for PendingUndo {
     fn drop(&mut self) {
         if let Some(undo) = self.undo.take() {
-            // Fails only if the workers have ended, but they outlive all connections.
+            // This can only fail if the workers have ended, but they end after all connections.
             let _ = self.queue.0.send(Work::Undo(undo));
         }
     }
 }
 
-/// The queue of the workers.
+/// The queue from which the workers take their work.
 #[derive(Clone)]
 pub struct Queue(mpsc::Sender<Work>);
 
 impl Queue {
-    /// Starts the workers; they end when the last clone of the queue is dropped.
+    /// Starts the workers. They end when the last copy of the queue is dropped.
     pub fn start(backend: &Arc<Backend>) -> std::io::Result<(Queue, Vec<JoinHandle<()>>)> {
         let (sender, receiver) = mpsc::channel();
         let count = if backend.store.is_cluster() { CLUSTER_WORKERS } else { 1 };
@@ -137,14 +137,15 @@ impl Queue {
         Ok((Queue(sender), threads.collect::<Result<_, _>>()?))
     }
 
-    /// Answers one request within `timeout`, or fails. If the change is made after the timeout, it is undone.
+    /// Runs one request and returns its answer. If that takes longer than `timeout`, returns a failure. If
+    /// the change is made later, it is undone.
     pub async fn ask(&self, path: String, body: Vec<u8>, timeout: Duration) -> Answer {
         let (answer, get) = oneshot::channel();
         let received = Instant::now();
         let deadline = received + timeout;
         let job = Job { path, body, received, deadline, answer, queue: self.clone() };
         let sent = self.0.send(Work::Request(job));
-        // The workers time out by themselves, unless the disk hangs.
+        // The workers have their own timeout, but it does not help if the disk hangs.
         let grace = Duration::from_secs(2);
         match (sent, tokio::time::timeout(timeout + grace, get).await) {
             (Ok(()), Ok(Ok(answer))) => answer,
@@ -152,7 +153,7 @@ impl Queue {
         }
     }
 
-    /// An answer that reports no change.
+    /// Makes an answer that reports no change.
     pub fn failed(&self, status: u16, text: &str) -> Answer {
         self.reply(Reply::failed(status, text, ""))
     }
@@ -163,7 +164,7 @@ impl Queue {
     }
 }
 
-/// Counts a request. All unknown methods count as one.
+/// Counts a request. All requests with unknown paths are counted together.
 fn count(command: &str, reply: &Reply, took: Duration) {
     let known = METHODS.iter().find(|known| **known == command).unwrap_or(&"unknown");
     let fact = reply.entry.facts.iter().find(|(name, _)| *name == "outcome");
@@ -178,15 +179,15 @@ fn count(command: &str, reply: &Reply, took: Duration) {
     }
 }
 
-/// The next piece of work; `None` at the end.
+/// Waits for the next piece of work; `None` at the end.
 fn next(receiver: &Mutex<mpsc::Receiver<Work>>) -> Option<Work> {
     receiver.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
 }
 
-/// One worker thread.
+/// A worker thread.
 struct Worker {
     backend: Arc<Backend>,
-    /// A cluster's connections, reused for later requests.
+    /// The open connections of a cluster, which are used again for later requests.
     connected: Option<Box<dyn Store>>,
 }
 
@@ -218,7 +219,7 @@ impl Worker {
         entry.took = Some(received.elapsed());
         self.backend.log.write(&entry);
         count(command, &reply, received.elapsed());
-        // If the client is gone, the answer is dropped here, and its undo is queued.
+        // If the client is gone, the answer is dropped here, so its undo is put into the queue.
         drop(answer.send(queue.reply(reply)));
     }
 
@@ -232,7 +233,8 @@ impl Worker {
         });
         match catch_unwind(work) {
             Ok(Ok((reply, store))) => {
-                // After a failure, reads all files again, because a certificate may have been renewed.
+                // After a failure, open the store again and read all of its files, because a certificate may
+                // have been renewed.
                 self.connected =
                     Some(store).filter(|_| self.backend.store.is_cluster() && reply.status < 500);
                 reply
@@ -253,12 +255,12 @@ impl Worker {
         });
         let (level, text) = match done {
             Ok(()) => {
-                (Level::Warn, format!("the client did not read the answer: {what} was freed"))
+                (Level::Warn, format!("the answer could not be delivered, so {what} was freed"))
             }
             Err(e) => (
                 Level::Error,
                 format!(
-                    "the client did not read the answer, and {what} stays leased: {e}; run `subletd cleanup`"
+                    "the answer could not be delivered, and {what} stays leased: {e}; run `subletd cleanup`"
                 ),
             ),
         };

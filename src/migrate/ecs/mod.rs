@@ -1,9 +1,10 @@
 //! Reads the lease file of the original ecs-ipam.
 //!
-//! The keys and values are those of `ecs-ipam/ipstore` (amazon-ecs-cni-plugins 2026.01.0), in one bucket
-//! `IPAM`. The key is an address (an IPv6 address follows a `6`), the value is an eight-byte counter and
-//! the owner's `id`, or the word for a gateway. Two more keys hold the last allocated addresses.
-//! Invariant: no address that is leased in the file is left out.
+//! The format is defined by `ecs-ipam/ipstore` (amazon-ecs-cni-plugins 2026.01.0). All entries are in the
+//! bucket `IPAM`. A key is an address; if it is an IPv6 address, a `6` comes before it. A value consists of
+//! an eight-byte counter and the owner's `id`, or the word for a gateway. Two more keys contain the last
+//! allocated addresses.
+//! Invariant: every address that is leased in the file is returned.
 
 mod bolt;
 
@@ -17,24 +18,25 @@ use crate::model::{Kind, Owner, Wait};
 use crate::net::{Addr, Family};
 use crate::store::{Lock, lock_to_read};
 
-/// The content of such a file, with the lock that keeps the original from using it.
+/// The content of a lease file of ecs-ipam, and the lock that prevents the original ecs-ipam from using the
+/// file.
 pub struct Leases {
     /// The leases and gateways.
     pub leases: Vec<ForeignLease>,
-    /// The last allocated or freed addresses.
+    /// The last allocated or freed address of each family.
     pub cursors: Vec<Addr>,
-    /// The entries that are invalid, and why.
+    /// The entries that are invalid, each with the reason.
     pub skipped: Vec<(String, String)>,
     _lock: Lock,
 }
 
-/// The largest accepted file, in bytes. A file with a million leases has a fifth of this size.
+/// The maximum size of a file, in bytes. A file with a million leases has about a fifth of this size.
 const LARGEST: u64 = 1 << 28;
 /// The longest accepted `id`, in bytes.
 const LONGEST_ID: usize = 4096;
 const COUNTER: usize = 8;
 
-/// Reads a file under its lock.
+/// Locks a file and reads it.
 pub fn read(path: &Path, wait: Wait) -> Result<Leases, StoreError> {
     let (lock, file) = lock_to_read(path, wait)?;
     let bytes = content(&file, path)?;
@@ -76,7 +78,8 @@ impl Leases {
                 let family = if last == "lastKnownIP" { Family::V4 } else { Family::V6 };
                 match text.and_then(|t| t.parse::<Addr>().ok()).filter(|a| a.family() == family) {
                     Some(addr) => self.cursors.push(addr),
-                    // The original starts from the beginning in this case, and so does sublet.
+                    // If there is no last address, the original ecs-ipam starts from the beginning, and so
+                    // does sublet.
                     None => self.skipped.push(skip("it holds no address")),
                 }
             }
@@ -93,7 +96,8 @@ impl Leases {
             Some("GateWay" | "GateWayV6") => (Kind::Gateway, Owner::Gateway(addr)),
             Some(id) if id.len() <= LONGEST_ID => (Kind::Dynamic, Owner::Id(id.to_owned())),
             _ => {
-                let why = "its id is invalid: leased without an id; free it by its address";
+                let why =
+                    "its id is invalid, so it was leased without an id; free it by its address";
                 self.skipped.push((key.to_owned(), why.to_owned()));
                 (Kind::Dynamic, Owner::Id(String::new()))
             }
@@ -102,13 +106,14 @@ impl Leases {
     }
 }
 
-/// The address of a key. An IPv6 address has a `6` before it, but an IPv4 address may begin with a 6 too.
+/// Returns the address in a key. An IPv6 address has a `6` before it, but an IPv4 address may begin with a 6
+/// too.
 fn address(key: &str) -> Option<Addr> {
     let text = if key.contains(':') { key.strip_prefix('6')? } else { key };
     text.parse().ok()
 }
 
-/// A key in printable form.
+/// Returns a key in printable form.
 fn shown(key: &[u8]) -> String {
     let text: String = String::from_utf8_lossy(key).chars().take(64).collect();
     text.escape_default().to_string()

@@ -1,9 +1,10 @@
-//! The cluster view as the allocator's [`Addresses`] and [`View`]: decides which questions are answered from
-//! an assumption, and which need a read.
+//! Answers the allocator's questions ([`Addresses`] and [`View`]) in a cluster. Decides which questions are
+//! answered with an assumption, and which require a read.
 //!
-//! A search for a free address takes few round trips however full a set is. It first assumes an address to be
-//! free. If the assumption was wrong, the search lists the chunk around the address. If the chunk is full, it
-//! counts whole ranges and lists a chunk with room. The allocator chooses the order.
+//! A search for a free address takes only a few round trips, even in a full set. It first assumes that one
+//! address is free. If that is wrong, the search lists the chunk (/24 or /120) that contains the address. If
+//! the chunk is full, it counts the records in whole ranges and lists a chunk that is not full. The allocator
+//! chooses the order of the search.
 
 use std::collections::BTreeSet;
 
@@ -16,12 +17,13 @@ use crate::error::StoreError;
 use crate::model::{Lease, NetworkDefinition, NetworkName, Owner, Pool, PoolId, SetName};
 use crate::net::{Addr, Family, Span, Subnet};
 
-/// Most chunks that a search lists, in case other clients fill each listed chunk before the commit.
+/// The maximum number of chunks that one search lists. Other clients may fill each listed chunk before the
+/// commit.
 const MAX_CHUNKS: usize = 5;
 
 impl ClusterView<'_> {
-    /// The leases in an owner's record; the record is assumed to be absent. An error if the records of the
-    /// addresses contradict it.
+    /// Returns the leases in an owner's record; if the record is not known, assumes that it is absent. Fails
+    /// if the records of the addresses contradict the owner's record.
     fn leases_at(&self, path: &str, owner: &Owner) -> Result<Vec<Lease>, StoreError> {
         for may_repeat in [true, false] {
             let Some(entry) = self.assume_absent(path.to_owned()) else {
@@ -36,23 +38,23 @@ impl ClusterView<'_> {
                 return Ok(leases.into_iter().filter(|l| !self.has_ended(l)).collect());
             }
             if may_repeat {
-                // The records may have been read at different times. Read them again in one request: records
-                // of one moment must agree.
+                // The records may have been read at different moments. Read them again in one request:
+                // records of the same moment must agree.
                 let addresses = leases.iter().map(|l| keys::address(&l.set, l.addr));
                 self.fetch(&addresses.chain([path.to_owned()]).collect::<Vec<_>>())?;
             }
         }
-        Err(bad_record(self.server, path, "it names an address that is not this owner's"))
+        Err(bad_record(self.server, path, "it names an address of another owner"))
     }
 
-    /// A free address of the span, in few round trips.
+    /// Finds a free address of the span, with few round trips.
     fn find_free(
         &self,
         set: &SetName,
         span: Span,
         order: Order,
     ) -> Result<Option<Addr>, StoreError> {
-        // The lowest address is probably in use. In round robin, the next address is probably free.
+        // The lowest address is probably in use, but in round robin the next address is probably free.
         let guess = order == Order::Any || self.search.round_robin.get();
         if guess && !self.search.list_chunks.get() && !self.is_held(set, span.first)? {
             return Ok(Some(self.choose(set, span.first)));
@@ -65,7 +67,7 @@ impl ClusterView<'_> {
                 return Ok(Some(addr));
             }
             if keys::chunk_of(span.first).contains(span.last) {
-                // The listed chunk contains the whole span.
+                // The chunk that was just listed contains the whole span.
                 break;
             }
             self.search.count_ranges.set(true);
@@ -114,7 +116,7 @@ impl Addresses for ClusterView<'_> {
         span: Span,
         order: Order,
     ) -> Result<Option<Addr>, StoreError> {
-        // Before the request is refused, every span that was found full is counted again.
+        // Before an ADD is refused, every span that was found full is counted again.
         let is_full = self.search.full.borrow().get(set).is_some_and(|full| full.contains(&span));
         if !is_full && let Some(addr) = self.find_free(set, span, order)? {
             return Ok(Some(addr));
@@ -127,8 +129,8 @@ impl Addresses for ClusterView<'_> {
     }
 
     fn cooling(&self, _: &SetName, _: Family, _: usize) -> Result<Vec<Cooling>, StoreError> {
-        // An address whose cooldown is over is leased when a search comes across it; no separate search looks
-        // for it.
+        // Nothing searches for addresses whose cooldown has ended. Such an address is leased if a search
+        // finds it.
         Ok(Vec::new())
     }
 
@@ -151,7 +153,8 @@ impl Addresses for ClusterView<'_> {
         }
         found.sort();
         for cooling in found {
-            // The record of the address decides, because it may have changed since.
+            // The record of the address is authoritative, because it may have changed since the index was
+            // read.
             let entry = self.read(&keys::address(set, cooling.addr))?;
             if let Some(entry) = entry
                 && let Holder::Cooling(cooling) = self.holder_in(set, cooling.addr, &entry)?
@@ -182,12 +185,12 @@ impl View for ClusterView<'_> {
     }
 
     fn networks(&self) -> Result<Vec<NetworkRanges>, StoreError> {
-        // A warning is not worth a round trip.
+        // An ADD only needs this for a warning, which is not worth a round trip.
         Ok(Vec::new())
     }
 
-    /// Only this node's owners, because a runtime knows only the containers of its own node. The owners of
-    /// all sets, because a network's `shared` may have been edited.
+    /// Lists only owners of this node, because a runtime knows only the containers of its own node. Lists the
+    /// owners in all sets, because the network's `shared` may have been changed.
     fn page(
         &self,
         _: &SetName,
@@ -227,8 +230,8 @@ impl View for ClusterView<'_> {
         Ok(None)
     }
 
-    /// The leases of all nodes. The first page lists them again, because a conflict may have reported a lease
-    /// that an earlier listing did not contain.
+    /// Lists the leases of all nodes. The first page lists them again, because a conflict may have reported a
+    /// lease that an earlier listing did not contain.
     fn of_pool(
         &self,
         pool: &Pool,
@@ -267,8 +270,8 @@ impl View for ClusterView<'_> {
     }
 
     fn capacity(&self) -> usize {
-        // To free a lease, a transaction writes at most three records: of the address, of the owner, and in
-        // the index of cooling addresses. The transaction also compares the node and writes history.
+        // To free a lease, a transaction writes at most three records: the address, the owner, and the entry
+        // in the index of cooling addresses. In addition it compares the node and writes history.
         self.server.max_operations().saturating_sub(2) / 3
     }
 }

@@ -1,9 +1,9 @@
 //! `sublet doctor` on a cluster: finds records that cannot be decoded or that contradict each other.
 //!
-//! Each lease has two records, of its address and of its owner. In a sound store every address has one
-//! holder, the holder's record names the address, and every owner's record names only the owner's addresses.
-//! An address of a pool has its pool, the record of an address space names its pools, and the index of
-//! cooling addresses is complete.
+//! Each lease has two records: one of its address and one of its owner. In a sound store, every address has
+//! one holder, the record of the holder names the address, and the record of an owner names only that owner's
+//! addresses. An address of a pool belongs to an existing pool. The record of an address space names all of
+//! its pools. The index of cooling addresses is complete.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -18,8 +18,9 @@ use crate::net::Addr;
 use crate::store::Problem;
 use crate::store::codec::{Bad, OTHER_VERSION};
 
-/// Reports every record that cannot be decoded or that another record contradicts. The kinds are listed one
-/// after the other, so a concurrent change may look like a problem: check twice.
+/// Reports every record that cannot be decoded or that contradicts another record. The kinds of records are
+/// listed one after the other, so a change during the check may look like a problem. The caller therefore
+/// checks twice.
 pub fn check(
     server: &dyn Server,
     until: Instant,
@@ -53,7 +54,7 @@ struct Checker<'a> {
     each: &'a mut dyn FnMut(Problem),
 }
 
-/// The path of the owner's record that names an address.
+/// For each address, the path of the owner's record that names it.
 type Owners = BTreeMap<(SetName, Addr), String>;
 
 const REMOVE: &str = "remove the record once no container has that address";
@@ -69,7 +70,7 @@ impl Checker<'_> {
         (self.each)(Problem { place, what, advice, repairable: false, damage: false });
     }
 
-    /// Calls `each` with the records of a kind that can be decoded; reports the others.
+    /// Calls `each` with the records of a kind that can be decoded, and reports the others.
     fn each<T>(
         &mut self,
         kind: &str,
@@ -114,20 +115,25 @@ impl Checker<'_> {
         })?;
         self.each(keys::POOL, records::plain::<Pool>, CLEAN_UP, &mut |checker, path, pool| {
             if !of_spaces.remove(&pool.id) {
-                let what = format!("the pool is not among those of space {}", pool.space);
+                let what =
+                    format!("the record of address space {} does not name this pool", pool.space);
                 checker.report(&path, what, "remove its networks with `docker network rm`");
             }
             pools.insert(pool.id);
         })?;
         for id in of_spaces {
             let path = keys::named(keys::POOL, &id.0);
-            self.report(&path, "its space has the pool, and there is none", "create it again");
+            self.report(
+                &path,
+                "the record of its address space names this pool, but the pool does not exist",
+                "create it again",
+            );
         }
         Ok(pools)
     }
 
     /// Removes the leased addresses from `owners`. Returns the paths that the index of cooling addresses must
-    /// have.
+    /// contain.
     fn addresses(
         &mut self,
         owners: &mut Owners,
@@ -148,8 +154,12 @@ impl Checker<'_> {
             let named = owners.remove(&(set, addr));
             if named != own {
                 let what = match named {
-                    Some(other) => format!("{} has it, and {other} names it too", lease.owner),
-                    None => format!("{} has it, whose record does not name it", lease.owner),
+                    Some(other) => {
+                        format!("it is leased to {}, but {other} names it too", lease.owner)
+                    }
+                    None => {
+                        format!("it is leased to {}, whose record does not name it", lease.owner)
+                    }
                 };
                 checker.report(&path, what, REMOVE);
             }

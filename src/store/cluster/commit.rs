@@ -1,9 +1,9 @@
-//! Commits: their outcome, what the view learns from a lost race, and whether a commit without an answer was
-//! applied.
+//! Commits transactions. Determines the outcome of a commit, what the view learns if another client was
+//! faster, and whether a commit without an answer was applied.
 //!
-//! Invariant: a command that is reported as done was applied completely. When a command is reported as
-//! failed, or runs again, either none of its transactions can be applied any more, or its note is left for
-//! the next command.
+//! Invariant: if a command is reported as done, it was applied completely. If a command is reported as failed
+//! or runs again, then either none of its transactions can be applied any more, or its in-flight note is left
+//! for the next command.
 
 use super::node::Member;
 use super::server::{Commit, Conflict, Entry, Expect, Operation, Write};
@@ -13,8 +13,8 @@ use super::{backoff, keys};
 use crate::error::StoreError;
 use crate::telemetry::counters;
 
-/// Commits a transaction. Returns `false` if it was not applied and the allocator must decide again; by then
-/// the view has no outdated records.
+/// Commits a transaction. Returns `false` if it was not applied and the allocator must decide again. In that
+/// case the view has no outdated records any more.
 pub fn commit(
     mut transaction: Transaction,
     view: &ClusterView<'_>,
@@ -22,16 +22,16 @@ pub fn commit(
 ) -> Result<bool, StoreError> {
     let (size, most) = (transaction.operations.len(), view.server.max_operations());
     if size > most {
-        let why = format!("it changes {size} records, and {most} fit");
-        let doing = "do that in one transaction of";
+        let why = format!("it changes {size} records, but a transaction has at most {most}");
+        let doing = "run the command in one transaction of";
         return Err(StoreError::unavailable(doing, view.server.place(), why));
     }
-    // Drop the history record if the transaction fits only without it.
+    // Leave out the history record if the transaction only fits without it.
     let history = transaction.history.take().filter(|_| size < most);
     let has_history = history.is_some();
     transaction.operations.extend(history);
     let operations = &mut transaction.operations;
-    // The note stays if the command ends before it knows the outcome.
+    // If the command ends before it knows the outcome, its note must stay.
     member.is_in_flight = true;
     let mut outcome = view.server.commit(operations, view.until);
     if matches!(outcome, Ok(Commit::Full(_))) && has_history {
@@ -43,7 +43,7 @@ pub fn commit(
     let is_applied = match outcome? {
         Commit::Done(_) => true,
         Commit::Full(error) => {
-            // The server compared nothing, so the assumptions are unverified: the records may already exist.
+            // The server compared nothing, so the assumptions were not verified; the records may exist.
             let assumed = view.assumed();
             view.fetch(&assumed)?;
             if assumed.is_empty() {
@@ -72,8 +72,8 @@ pub fn commit(
     Ok(is_applied)
 }
 
-/// Finds out whether a transaction without an answer was applied. It is fenced first, because the server may
-/// still apply it, or a proxy may repeat it.
+/// Determines whether a transaction without an answer was applied. First fences it, because the server might
+/// still apply it later, or a proxy might repeat it.
 fn resolve(
     transaction: &Transaction,
     view: &ClusterView<'_>,
@@ -90,7 +90,8 @@ fn resolve(
     member.is_in_flight = false;
     let now = |o: &Operation| view.known_entry(&o.path);
     let is_by_it = written.iter().any(|o| now(o).is_some_and(|e| e.is_by(&transaction.nonce)));
-    // A transaction that only removes records leaves no nonce. It was applied if the records are gone.
+    // A transaction that only removes records writes no nonce. It was applied if all of these records are
+    // gone.
     let only_removes =
         written.iter().all(|o| o.write == Write::Delete || o.path.starts_with(keys::HISTORY));
     let mut removed = written.iter().filter(|o| o.write == Write::Delete);
@@ -99,7 +100,7 @@ fn resolve(
     Ok(is_applied)
 }
 
-/// Updates the view after a lost race.
+/// Updates the view after a comparison has failed.
 fn learn(
     conflict: Conflict,
     operations: &[Operation],
@@ -113,7 +114,8 @@ fn learn(
         Conflict::Current(entries) => entries.get(path).is_some_and(Option::is_some),
         Conflict::Stale(paths) => paths.contains(path),
     };
-    // Other clients have leased addresses that were expected to be free. Listings of their chunks are out of date.
+    // Other clients have leased addresses that this view assumed to be free, so its listings of their chunks
+    // are outdated.
     let free = operations.iter().filter(|o| o.expect == Expect::Absent);
     let free = free.map(|o| &o.path).filter(|path| path.starts_with(keys::ADDRESS));
     let lost: Vec<&String> = free.filter(|path| is_lost(path)).collect();
@@ -130,7 +132,7 @@ fn learn(
         Conflict::Stale(paths) if paths.len() == chunks.len() => {
             chunks.into_iter().try_for_each(|chunk| view.list(chunk))?;
         }
-        // Read all compared records, at one moment.
+        // Read all compared records again, in one request, so that they are from the same moment.
         Conflict::Stale(_) => {
             let compared = operations.iter().filter(|o| o.expect != Expect::Anything);
             view.fetch(&compared.map(|o| o.path.clone()).collect::<Vec<_>>())?;

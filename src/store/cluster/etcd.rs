@@ -1,10 +1,10 @@
-//! The etcd client, over the JSON gateway of etcd's v3 API.
+//! The etcd client. It uses the JSON gateway of etcd's v3 API.
 //!
-//! It defines how paths, values and transactions are written, and when a login token is renewed. The
-//! connection belongs to [`super::http`]; the file with the token belongs to [`super::cache`].
-//! Invariant: the answer to a transaction whose comparisons failed contains all compared records, so a lost
-//! race needs no further round trip to read them.
-//! The gateway omits fields that are false, 0 or empty, and writes 64-bit numbers as strings.
+//! It defines how paths, values and transactions are encoded, and when a login token is renewed.
+//! [`super::http`] handles the connection, and [`super::cache`] the file with the token.
+//! Invariant: if the comparisons of a transaction fail, the answer contains all compared records. So no
+//! further round trip is needed to read them after another client was faster.
+//! The gateway omits fields that are false, 0 or empty, and encodes 64-bit numbers as strings.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -24,24 +24,24 @@ use super::server::{
 use crate::error::StoreError;
 use crate::model::Etcd as Spec;
 
-/// Most operations of a transaction (`--max-txn-ops`).
+/// The maximum number of operations in a transaction (etcd's default for `--max-txn-ops`).
 const MAX_OPERATIONS: usize = 128;
-/// Records of one page of a listing.
+/// The number of records in one page of a listing.
 const PAGE: usize = 1024;
-/// gRPC's code for an unknown or expired login.
+/// gRPC's status code for an unknown or expired login.
 const UNAUTHENTICATED: u64 = 16;
-/// The server's text for a token that is older than a change of users or roles (JWT).
+/// etcd's text for a token that was issued before the last change of users or roles (JWT).
 const OUTDATED: &str = "auth store is old";
-/// The server's text when its quota is used up.
+/// etcd's text when its quota is used up.
 const FULL: &str = "database space exceeded";
 
-/// A client of one store on one cluster.
+/// A client for one store on one etcd cluster.
 #[derive(Debug)]
 pub struct Etcd {
     client: Client,
     prefix: String,
     login: Option<Login>,
-    /// The token in use. The server expires it after a while.
+    /// The token that is in use. The server lets it expire after some time.
     token: RefCell<Option<Secret>>,
 }
 
@@ -72,7 +72,7 @@ struct RangeReply {
     header: Header,
     kvs: Vec<Kv>,
     more: bool,
-    /// A number; the gateway omits it if it is 0.
+    /// The number of records. The gateway omits this field if it is 0.
     count: String,
 }
 
@@ -104,7 +104,7 @@ impl Refusal {
 }
 
 impl Etcd {
-    /// A client. It reads files and does not connect.
+    /// Makes a client. This reads files, but does not connect.
     pub fn new(spec: &Spec) -> Result<Etcd, StoreError> {
         let servers = &spec.servers;
         let login = match &spec.login {
@@ -123,13 +123,13 @@ impl Etcd {
         })
     }
 
-    /// The endpoint for the next request.
+    /// Returns the endpoint that the next request is sent to.
     #[cfg(test)]
     pub fn asks_first(&self) -> String {
         self.client.asks_first()
     }
 
-    /// Replaces the token with a token that no server issued.
+    /// Replaces the token with a token that no server has issued.
     #[cfg(test)]
     pub fn forge_token(&self, text: &str) {
         *self.token.borrow_mut() = Some(Secret::new(text.to_owned()));
@@ -139,18 +139,19 @@ impl Etcd {
         BASE64.encode(format!("{}{path}", self.prefix))
     }
 
-    /// The first key after all keys that start with this prefix, which ends in `/`: "0" follows "/".
+    /// Returns the first key after all keys that start with this prefix. The prefix ends in `/`, and the next
+    /// character in ASCII is `0`.
     fn prefix_end(&self, prefix: &str) -> String {
         self.key(&format!("{}0", prefix.trim_end_matches('/')))
     }
 
-    /// The first key after this one.
+    /// Returns the first possible key after this key.
     fn key_after(&self, path: &str) -> String {
         self.key(&format!("{path}\0"))
     }
 
-    /// Sends one request. If the server rejects the token, renews it and sends the request again: a rejected
-    /// request changed nothing.
+    /// Sends one request. If the server rejects the token, renews the token and sends the request again. This
+    /// is safe, because a rejected request changed nothing.
     fn call<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -159,8 +160,8 @@ impl Etcd {
         until: Instant,
     ) -> Result<T, Failure> {
         let body = body.to_string();
-        // Try the token in the file first, then the token that another process may have written there since,
-        // then a new token.
+        // Try three tokens: the token in the file, the token that another process may have written to the
+        // file since then, and a new token.
         let mut rejected = None;
         for may_renew in [true, true, false] {
             self.log_in(rejected.as_ref(), until)?;
@@ -178,15 +179,17 @@ impl Etcd {
             }
             rejected = self.token.borrow_mut().take();
         }
-        Err(Failure::NotApplied("the token is refused as soon as it is given".to_owned()))
+        Err(Failure::NotApplied(
+            "the token was refused right after the server issued it".to_owned(),
+        ))
     }
 
-    /// Finds a token other than the `rejected` one, unless one is in use.
+    /// Gets a new token, unless a token other than `rejected` is already in use.
     fn log_in(&self, rejected: Option<&Secret>, until: Instant) -> Result<(), Failure> {
         let Some(login) = self.login.as_ref().filter(|_| self.token.borrow().is_none()) else {
             return Ok(());
         };
-        // The processes of a node share one login, because the server hashes the password for each login.
+        // The processes of a node share one login, because the server hashes the password at each login.
         let mut _lock = None;
         for is_locked in [false, true] {
             if let Some(token) = login.file.read()
@@ -202,11 +205,11 @@ impl Etcd {
         let body = json!({ "name": login.user, "password": login.password.expose() }).to_string();
         let reply = self.post("/v3/auth/authenticate", &body, None, true, until)?;
         if reply.status != 200 {
-            // The answer may quote the request, password included.
+            // The answer may quote the request, which contains the password.
             let mask = |why: &str| why.replace(login.password.expose(), "(password)");
             return Err(self.refused(&reply, &Refusal::of(&reply)).map(mask));
         }
-        // The error does not quote the answer, which may contain a token.
+        // The error must not quote the answer, which may contain a token.
         let reply = self.client.parse::<Value>(&reply).ok();
         let token = reply.and_then(|reply| Secret::parse(reply["token"].as_str()?));
         let token = token.ok_or_else(Failure::malformed)?;
@@ -236,7 +239,7 @@ impl Etcd {
         }
     }
 
-    /// Reads from the server in one transaction.
+    /// Runs these reads on the server in one transaction.
     fn read(&self, success: &[Value], until: Instant) -> Result<TxnReply, Failure> {
         self.call("/v3/kv/txn", &json!({ "success": success }), true, until)
     }
@@ -245,8 +248,8 @@ impl Etcd {
         json!({ "request_range": { "key": self.key(path) } })
     }
 
-    /// The transaction of these operations. If a comparison fails, the transaction reads the compared
-    /// records.
+    /// Encodes these operations as a transaction. If a comparison fails, the transaction reads the compared
+    /// records instead.
     fn transaction(&self, operations: &[Operation], compared: &[&str]) -> Value {
         let mut compare = Vec::new();
         let mut success = Vec::new();
@@ -277,9 +280,9 @@ impl Etcd {
         json!({ "compare": compare, "success": success, "failure": failure })
     }
 
-    /// The records that a transaction read at these paths.
+    /// Returns the records that a transaction read at these paths.
     fn entries(&self, paths: &[&str], replies: Vec<OneReply>) -> Result<Entries, Failure> {
-        // "Absent" is an answer without a record, never a missing answer.
+        // For a record that does not exist, the server sends an empty answer. A missing answer is an error.
         if replies.len() != paths.len() {
             return Err(Failure::malformed());
         }

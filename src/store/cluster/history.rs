@@ -6,7 +6,6 @@
 //! bounded, regardless of the number of nodes. `alloc` defines what an event is.
 //! Invariant: no comparison depends on history, and no command fails because of it. If the server has no
 //! room, the history record is left out, with a warning.
-//! room, the history record is dropped with a warning.
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::time::Instant;

@@ -1,10 +1,10 @@
-//! The HTTP client of etcd and Consul: blocking, over several endpoints.
+//! The HTTP client for etcd and Consul. It is blocking, and can use several endpoints.
 //!
-//! It is responsible for fail-over, time limits, TLS and size limits. The meaning of requests and answers
-//! belongs to [`super::etcd`] and [`super::consul`].
-//! Invariant: a request that changes something is never sent twice, and a [`Failure`] says whether it may
-//! have been applied. No message contains a secret. Proxies from the environment are ignored, because a
-//! node reaches its store directly.
+//! It handles fail-over, timeouts, TLS and size limits. [`super::etcd`] and [`super::consul`] interpret
+//! requests and answers.
+//! Invariant: a request that changes something is never sent twice, and a [`Failure`] says whether the
+//! request may have been applied. No message contains a secret. Proxies that the environment names are
+//! ignored, because a node connects to its store directly.
 
 use std::cell::Cell;
 use std::fmt;
@@ -31,26 +31,29 @@ use crate::error::StoreError;
 use crate::model::Servers;
 use crate::sys::files;
 
-/// Longest answer in bytes. The longest answers are a page of a listing, and the names of a million keys.
+/// The maximum length of an answer, in bytes. The longest answers are a page of a listing, and the names of a
+/// million keys.
 const LONGEST_ANSWER: u64 = 128 << 20;
-/// Longest file with certificates, a key or a password, in bytes. A system's complete CA bundle fits.
+/// The maximum length of a file with certificates, a key or a password, in bytes. A system's complete list of
+/// certificate authorities is shorter.
 const LONGEST_FILE: u64 = 4 << 20;
-/// Longest wait for a connection: a host that is up answers in a fraction of this time.
+/// The maximum time to connect. A host that is running answers much faster.
 const CONNECT: Duration = Duration::from_secs(2);
-/// How long other processes remember which endpoint answered.
+/// For how long other processes remember which endpoint answered.
 const REMEMBERED: Duration = Duration::from_secs(600);
-/// Wait between two rounds over endpoints that are up but cannot serve, for example during an election.
+/// The wait before all endpoints are asked again, if they are running but cannot serve the request, for
+/// example during an election.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
-/// The CA bundle of Debian, Alpine and Arch, and that of Fedora and RHEL.
+/// The files with the system's certificate authorities: on Debian, Alpine and Arch, and on Fedora and RHEL.
 const SYSTEM_CA: [&str; 2] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 
-/// A password or token: it can be sent but not printed.
+/// A password or token. It can be sent, but not printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// A secret with this text.
+    /// Makes a secret from this text.
     #[cfg(test)]
     pub fn new(text: String) -> Secret {
         Secret(text)
@@ -62,14 +65,14 @@ impl Secret {
             .ok_or_else(|| unusable(path, "it must hold one line of ASCII characters"))
     }
 
-    /// A secret from one line of ASCII characters, without surrounding white space.
+    /// Makes a secret from one line of ASCII characters, and removes surrounding white space.
     pub fn parse(text: &str) -> Option<Secret> {
         let text = text.trim();
         let plain = !text.is_empty() && text.bytes().all(|b| (b' '..=b'~').contains(&b));
         plain.then(|| Secret(text.to_owned()))
     }
 
-    /// The text, to put it into a request.
+    /// Returns the text of the secret, to be put into a request.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -89,21 +92,21 @@ fn unusable(path: &Path, why: &str) -> StoreError {
     StoreError::io("use", path, io::Error::new(io::ErrorKind::InvalidData, why.to_owned()))
 }
 
-/// One request.
+/// A request to a server.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     pub method: &'static str,
-    /// Path and query.
+    /// The path and the query of the request.
     pub path: &'a str,
-    /// JSON; empty for a GET.
+    /// The body, as JSON; empty for a GET.
     pub body: &'a [u8],
     /// The name and the value of a header with a secret.
     pub secret: Option<(&'static str, &'a Secret)>,
-    /// The request changes nothing, so it may be sent again, also to another server.
+    /// Whether the request changes nothing. If so, it may be sent again, also to another server.
     pub retryable: bool,
 }
 
-/// An answer.
+/// A server's answer.
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
@@ -111,29 +114,29 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// The start of the body as one line, for messages.
+    /// Returns the beginning of the body as one line, for messages.
     pub fn text(&self) -> String {
         let text = String::from_utf8_lossy(&self.body[..self.body.len().min(300)]);
         text.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 }
 
-/// Why a request has no usable answer.
+/// The reason why a request has no usable answer.
 #[derive(Debug)]
 pub enum Failure {
-    /// Nothing was changed: no server received the request, or one received and rejected it.
+    /// Nothing was changed: either no server received the request, or a server received it and rejected it.
     NotApplied(String),
     /// A server may have received the request, and may apply it now or later.
     Unknown(String),
 }
 
 impl Failure {
-    /// The failure for an answer that can be parsed, but that no correct server sends.
+    /// Makes the failure for an answer that can be parsed, but that no correct server sends.
     pub fn malformed() -> Failure {
         Failure::Unknown("an answer that makes no sense".to_owned())
     }
 
-    /// The same failure with the text changed.
+    /// Returns the same kind of failure with a changed text.
     pub fn map(self, change: impl FnOnce(&str) -> String) -> Failure {
         match self {
             Failure::NotApplied(why) => Failure::NotApplied(change(&why)),
@@ -141,37 +144,39 @@ impl Failure {
         }
     }
 
-    /// The text.
+    /// Returns the text of the failure.
     pub fn why(self) -> String {
         let (Failure::NotApplied(why) | Failure::Unknown(why)) = self;
         why
     }
 }
 
-/// The client.
+/// The HTTP client.
 #[derive(Debug)]
 pub struct Client {
     agent: Agent,
-    /// Which product the servers are, for messages.
+    /// The product that the servers run, for messages.
     product: &'static str,
-    /// The text of the server error that retrying cannot fix, if the product has one.
+    /// The text of a server error that does not end by itself; `None` if the product has no permanent errors.
     permanent: Option<&'static str>,
     endpoints: Vec<String>,
-    /// The endpoint that answered last; `None` before the first request.
+    /// The index of the endpoint that answered last; `None` before the first request.
     current: Cell<Option<usize>>,
-    /// An endpoint has failed since the last answer.
+    /// Whether an endpoint has failed since the last answer.
     has_failed: Cell<bool>,
-    /// The endpoint to ask first, chosen at random so that clients spread over the endpoints.
+    /// The index of the endpoint to ask first. It is chosen at random, so that the clients use all endpoints
+    /// evenly.
     first: usize,
-    /// The file that records, for the next process, which endpoint answered after another endpoint failed.
+    /// The file in which a process records, for later processes, which endpoint answered after another
+    /// endpoint had failed.
     memory: PathBuf,
-    /// Whether a byte of the request was written to a connection.
+    /// Whether at least one byte of the request was written to a connection.
     has_written: Arc<AtomicBool>,
     timeout: Duration,
 }
 
 impl Client {
-    /// A client of these servers. It reads the certificates and does not connect.
+    /// Makes a client for these servers. This reads the certificates, but does not connect.
     pub fn new(
         product: &'static str,
         permanent: Option<&'static str>,
@@ -183,7 +188,7 @@ impl Client {
             .max_redirects(0)
             .user_agent("sublet")
             .accept("application/json");
-        // Plain connections do not pay for TLS: it is set up only if an endpoint uses it.
+        // TLS is set up only if an endpoint uses it.
         let encrypted = servers.endpoints.iter().any(|e| e.starts_with("https://"));
         let config = if encrypted { config.tls_config(tls(servers)?) } else { config };
         let has_written = Arc::new(AtomicBool::new(false));
@@ -202,14 +207,14 @@ impl Client {
         })
     }
 
-    /// The endpoint to ask first.
+    /// Returns the endpoint to ask first.
     #[cfg(test)]
     pub fn asks_first(&self) -> String {
         self.endpoints[self.current()].clone()
     }
 
-    /// The index of the endpoint to ask first: the last that answered, in this process or recently in another
-    /// process.
+    /// Returns the index of the endpoint to ask first. This is the endpoint that answered last in this
+    /// process or, if recent, in another process.
     fn current(&self) -> usize {
         let remembered = || {
             if self.endpoints.len() < 2 {
@@ -223,17 +228,18 @@ impl Client {
         at % self.endpoints.len()
     }
 
-    /// The servers, for messages.
+    /// Returns the servers, for messages.
     pub fn place(&self) -> String {
         format!("{} at {}", self.product, self.endpoints.join(", "))
     }
 
-    /// The error of a request that failed while `doing` something.
+    /// Makes the error for a request that failed while `doing` something.
     pub fn unavailable(&self, doing: &str, failure: Failure) -> StoreError {
         StoreError::unavailable(doing, self.place(), failure.why())
     }
 
-    /// The outcome of a commit. [`Failure::Unknown`] becomes the outcome [`Commit::Unknown`], not an error.
+    /// Returns the outcome of a commit. [`Failure::Unknown`] becomes [`Commit::Unknown`], which is not an
+    /// error.
     pub fn committed(&self, outcome: Result<Commit, Failure>) -> Result<Commit, StoreError> {
         let doing = "commit to";
         match outcome {
@@ -247,16 +253,17 @@ impl Client {
         }
     }
 
-    /// The JSON of an answer.
+    /// Parses an answer as JSON.
     pub fn parse<T: DeserializeOwned>(&self, reply: &Reply) -> Result<T, Failure> {
         serde_json::from_slice(&reply.body)
             .map_err(|e| Failure::Unknown(format!("an answer that is not {}'s: {e}", self.product)))
     }
 
-    /// Asks one server after the other, until a server answers or `until` is reached. A server that is up but
-    /// cannot serve is asked again if the request is `retryable`. If no server is up, fails at once.
+    /// Asks the servers one after the other, until a server answers or `until` is reached. If a server is
+    /// running but cannot serve the request, it is asked again, provided the request is `retryable`. If no
+    /// server is running, fails at once.
     pub fn send(&self, request: Request<'_>, until: Instant) -> Result<Reply, Failure> {
-        // The time limit of a listing is longer than that of its requests.
+        // A listing has more time than each of its requests.
         let until = until.min(Instant::now() + self.timeout);
         loop {
             let (mut why, mut is_any_up) = (String::new(), false);
@@ -271,7 +278,7 @@ impl Client {
                     Ok(reply) => {
                         self.current.set(Some(at));
                         if self.has_failed.take() {
-                            // If this fails, the next process tries the other endpoints first.
+                            // If this fails, the next process first asks other endpoints.
                             let _ = files::put(&self.memory, at.to_string().as_bytes(), "new");
                         }
                         return Ok(reply);
@@ -296,14 +303,15 @@ impl Client {
         }
     }
 
-    /// Whether the answer is a server error that may end soon, such as a missing leader.
+    /// Returns whether the answer is a server error that may end soon, such as a missing leader.
     fn is_transient(&self, reply: &Reply) -> bool {
         reply.status >= 500 && self.permanent.is_none_or(|text| !reply.text().contains(text))
     }
 
-    /// The failure for a status other than 200; `why` explains it. A status below 500 means that the server
-    /// rejected the request. The exceptions are 408 and 499 ("the client hung up"): etcd's gateway also sends
-    /// them while its server stops, and the request may still be applied.
+    /// Makes the failure for an answer with a status other than 200; `why` explains it. A status below 500
+    /// means that the server rejected the request, with two exceptions: 408 and 499 ("client closed the
+    /// connection"). etcd's gateway also sends these while its server is stopping, and then the request may
+    /// still be applied.
     pub fn failure(&self, reply: &Reply, why: &str) -> Failure {
         let why = format!("{} {why}", reply.status);
         let may_be_applied = self.is_transient(reply) || [408, 499].contains(&reply.status);
@@ -311,7 +319,7 @@ impl Client {
     }
 
     fn ask(&self, endpoint: &str, request: Request<'_>, until: Instant) -> Result<Reply, Failure> {
-        // A server that hangs must leave enough time to ask the others.
+        // If this server hangs, enough time must be left to ask the other servers.
         let share = match u32::try_from(self.endpoints.len()) {
             Ok(1) | Err(_) => self.timeout,
             Ok(others) => self.timeout / (others + 1),
@@ -334,7 +342,7 @@ impl Client {
             .agent
             .configure_request(http)
             .timeout_global(Some(left))
-            // The limits of these steps add up to less than the global timeout, so that other servers can
+            // The limits of these steps add up to less than the total timeout, so that other servers can
             // still be asked.
             .timeout_resolve(Some(left / 5))
             .timeout_connect(Some(CONNECT.min(left * 3 / 4)))
@@ -348,15 +356,15 @@ impl Client {
         Ok(Reply { status: reply.status().as_u16(), body })
     }
 
-    /// Classifies an error by whether a byte of the request may have reached a server.
+    /// Converts an error to a failure, depending on whether a byte of the request may have reached a server.
     fn classify(&self, error: &Error, encrypted: bool) -> Failure {
         let text = match error {
             Error::Timeout(timeout) => format!("no answer in time ({timeout})"),
-            // A server that requires a client certificate may close the connection before it reports an
+            // If a server requires a client certificate, it may close the connection before it reports an
             // error.
             Error::Io(e) if encrypted && !is_tls(e) && self.has_written.load(Ordering::Relaxed) => {
                 format!(
-                    "{error}; a server that wants another client certificate hangs up like this"
+                    "{error}; a server that requires another client certificate closes connections like this"
                 )
             }
             error => error.to_string(),
@@ -369,11 +377,12 @@ impl Client {
     }
 }
 
-/// Records that bytes of a request were written to a connection; with TLS, after the handshake.
+/// A flag that is set as soon as a byte of a request is written to a connection. With TLS, the handshake does
+/// not count.
 #[derive(Debug)]
 struct Witness(Arc<AtomicBool>);
 
-/// A connection whose writes are recorded.
+/// A connection that sets the flag when it is written to.
 #[derive(Debug)]
 struct Witnessed<T> {
     inner: T,
@@ -438,7 +447,7 @@ fn tls(servers: &Servers) -> Result<TlsConfig, StoreError> {
         .build())
 }
 
-/// The authorities that the system trusts.
+/// Returns the certificate authorities that the system trusts.
 fn authorities() -> Result<Vec<ureq::tls::Certificate<'static>>, StoreError> {
     for path in SYSTEM_CA.map(Path::new) {
         if files::look(path).map_err(|e| StoreError::io("look at", path, e))?.is_some() {

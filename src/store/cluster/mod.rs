@@ -1,53 +1,64 @@
-//! A store on a compare-and-set server: etcd, Consul, or the fake of the tests.
+//! A store on a compare-and-set server: etcd, Consul, or the fake server of the tests.
 //!
 //! # Records
 //!
-//! [`keys`] lists all keys. Three kinds of records decide:
+//! [`keys`] lists all keys. The decisions depend on three kinds of records:
 //!
-//! - `ip/<set>/<chunk>/<address>` is the holder of an address. This record is authoritative.
-//! - `own/<node>/<set>/<owner>` has all leases of an owner, so that an ADD can be repeated and a DEL finds what it
-//!   frees. A transaction that writes the record of an address also writes that of its owner,
-//!   and the other way round.
-//! - `node/<node>` records the machine and the boot that hold a node name. Each write of this record begins a new
-//!   *turn*. Every transaction of the node compares the record, so a transaction of an earlier turn fails.
+//! - `ip/<set>/<chunk>/<address>` names the holder of an address. This record is authoritative.
+//! - `own/<node>/<set>/<owner>` has all leases of an owner. It makes an ADD repeatable, and a DEL finds in it
+//!   what to free. Every transaction that writes the record of an address also writes the record of its
+//!   owner, and the other way round.
+//! - `node/<node>` records the machine and the boot that use a node name. Each write of this record begins a
+//!   new *turn*. Every transaction of the node compares the record, so a transaction that was sent in an
+//!   earlier turn fails.
 //!
-//! Every value begins with the nonce of the transaction that wrote it, which no other attempt has.
+//! Every value begins with the nonce of the transaction that wrote it. No other transaction has the same
+//! nonce.
 //!
 //! # Order of events
 //!
-//! 1. [`node::Member::enter`] looks for in-flight notes ([`notes`]) of processes that have ended. If it finds one, it
-//!    *fences*: it advances the node's record, so that every transaction that those processes sent fails from now on.
-//!    It also claims the name, once in a boot. Then it creates the note of this command.
-//! 2. The allocator decides on a [`view::ClusterView`], which assumes records absent without asking the server. The
-//!    transaction compares each assumption. If the decision changes nothing, reads verify the assumptions first.
-//! 3. [`transaction::Transaction`] compares every record that was assumed, read or will be written, except history
-//!    and hints, and writes all changes.
-//! 4. [`mod@commit`] sends the transaction. If a comparison fails, the view learns the current records, and step 2
-//!    runs again.
-//! 5. Without an answer, the node's record is advanced, and the records are read: now they are final. If one has the
-//!    nonce, the transaction was applied. A DEL is recognized by absence.
+//! 1. [`node::Member::enter`] looks for in-flight notes ([`notes`]) of processes that have ended. If it finds
+//!    one, it *fences*: it writes the node's record again, so that every transaction that those processes
+//!    sent fails from now on. Once in a boot, it also claims the node name. Then it creates the note of this
+//!    command.
+//! 2. The allocator decides with a [`view::ClusterView`], which assumes that records are absent without
+//!    asking the server. The transaction compares each assumption. If the decision changes nothing, there is
+//!    no transaction, so the assumptions are verified by reads.
+//! 3. [`transaction::Transaction`] compares every record that was assumed, read or will be written, except
+//!    history and hints, and writes all changes.
+//! 4. [`mod@commit`] sends the transaction. If a comparison fails, the view learns the present records, and
+//!    step 2 runs again.
+//! 5. If there is no answer, the node's record is written again, and the records of the transaction are read.
+//!    They can no longer change. If a record has the nonce of the transaction, the transaction was applied. A
+//!    DEL was applied if its records are gone.
 //! 6. The note is removed, and the command returns.
 //!
 //! # Why a crash or a late message is harmless
 //!
-//! - Before 4: nothing was sent. The note costs the next command a fence.
-//! - Between 4 and 6: the note is left, and its lock ends with the process. Until the next command of the node fences,
-//!   the transaction may be applied, completely, as if it had been in time. Afterwards it fails, because it compares
-//!   a turn that is over. So it never undoes what a later command of the node was told.
-//! - If a note cannot be left, every command fences. If `/run` was emptied, the first command fences.
-//! - A process in a container may have another `/run`, so that other processes cannot see its note. The node's record
-//!   names the folder of notes of its last writer. A process that uses another folder fences first.
-//! - A fence that arrives late only makes transactions of the node fail, and they run again.
-//! - Another machine, or a later boot, claims the name: the turn is over, too. Boot leases of earlier boots
-//!   count as ended. A lease that is newer than the boot that claimed the name does not count as ended: a
-//!   copy of the machine made it, or a clock was set.
-//! - A crash while leases of earlier boots are erased: `has_earlier` in the node's record stays set, and the
-//!   next ADD starts again. Other nodes look for ended leases only if `has_earlier` is set, and a transaction
-//!   that leases the address of an ended lease compares the record of the ended lease's node.
-//! - History ([`history`]) and hints (cursor, sticky, ranges) are written without a comparison. Nothing rests on them.
+//! - Before step 4: nothing was sent. The note that is left makes the next command fence.
+//! - Between steps 4 and 6: the note is left, and its lock ends with the process. Until the next command of
+//!   the node fences, the transaction may still be applied, completely, as if it had been on time. After the
+//!   fence it fails, because it compares a turn that is over. So it never undoes a result that a later
+//!   command of the node has returned.
+//! - If a command cannot create its note, every command fences. If `/run` was emptied, the first command
+//!   fences.
+//! - A process in a container may have another `/run`, so other processes cannot see its note. The node's
+//!   record names the folder of notes of the process that last wrote the record. A process that uses another
+//!   folder fences first.
+//! - A fence that arrives late only makes transactions of the node fail, and those transactions run again.
+//! - If another machine or a later boot claims the name, the turn is over as well. Boot leases of earlier
+//!   boots then count as ended. A lease that is newer than the boot that claimed the name does not count as
+//!   ended: either a copy of the machine made it, or a clock was set.
+//! - A crash while leases of earlier boots are being removed: the flag `has_earlier` in the node's record
+//!   stays set, and the next ADD starts the removal again. Other nodes look for ended leases only if
+//!   `has_earlier` is set. A transaction that leases the address of an ended lease compares the record of
+//!   that lease's node.
+//! - History ([`history`]) and hints (cursor, sticky, ranges) are written without a comparison. No decision
+//!   depends on them.
 //!
-//! Invariant: except for history and hints, the server applies a change only after it has compared the records that
-//! the change depends on. A result that changes nothing never relies on an assumption. Attempts and time are bounded.
+//! Invariant: except for history and hints, the server applies a change only after it has compared the
+//! records that the change depends on. A result that changes nothing never depends on an unverified
+//! assumption. The number of attempts and the time are limited.
 
 pub mod answers;
 pub mod backoff;
@@ -94,17 +105,18 @@ use crate::model::{
 };
 use crate::net::Addr;
 
-/// Longest time of a listing. It is enough for several hundred thousand leases.
+/// The maximum time for a listing. It is enough for several hundred thousand leases.
 const LISTING: Duration = Duration::from_secs(300);
 
 fn listing_ends() -> Instant {
     Instant::now() + LISTING
 }
 
-/// Most attempts of a command: after so many lost races, it fails.
+/// The maximum number of attempts. If other clients were faster each time, the command fails.
 const ATTEMPTS: u32 = 64;
 
-/// For so many requests after a lost race for an address of a pool, the lowest address is not requested.
+/// After another client leased the lowest address of a pool first, this many requests do not try the lowest
+/// address.
 const CONTENDED: u32 = 8;
 
 /// A store on a compare-and-set server.
@@ -113,19 +125,21 @@ pub struct ClusterStore<S> {
     timeout: Duration,
     persist: Persist,
     cache: LocalCache,
-    /// What GC listed, for its next steps. The listing may be out of date, because commits compare.
+    /// The records that a GC listed, for its next steps. They may be outdated; that is safe, because commits
+    /// compare.
     listing: Option<(Owners, Entries)>,
-    /// Network definitions that were read for the next command.
+    /// Network definitions that were read in advance for the next command.
     networks: Entries,
-    /// The pool of the last request for an address. The next one compares it, or reads it again.
+    /// The pool of the last request for an address. The next request compares this record, or reads it again.
     pools: Entries,
-    /// For so many requests, any free address is leased, because other clients want the lowest.
+    /// For this many further requests, any free address is leased, because other clients want the lowest
+    /// address.
     contended: u32,
     history: History,
 }
 
 impl<S: Server> ClusterStore<S> {
-    /// A store on `server`, with `timeout` for each command.
+    /// Makes a store on `server`. `timeout` is the time limit of each command.
     pub fn new(
         server: S,
         timeout: Duration,
@@ -147,7 +161,7 @@ impl<S: Server> ClusterStore<S> {
         }
     }
 
-    /// The same store with another history setting.
+    /// Returns the same store with another history setting.
     #[must_use]
     pub fn keeping(self, history: History) -> ClusterStore<S> {
         ClusterStore { history, ..self }
@@ -178,20 +192,23 @@ impl<S: Server> ClusterStore<S> {
             matches!(command, Command::RequestAddress(r) if r.requested.is_none() && !r.serial);
         view.search.is_contended.set(is_request && self.contended > 0);
         if member.is_blind {
-            view.warn(format!("{} cannot be written: every command fences", cache.place()));
+            view.warn(format!(
+                "{} cannot be written: every command needs two more round trips",
+                cache.place()
+            ));
         }
         if let Command::RequestPool(request) = command {
             fetch_pools(&view, request)?;
         }
         let history = history::setting(self.history, command.set(), cache, cx);
-        // A durable lease has no boot.
+        // A durable lease records no boot.
         let boot = cx.boot.clone().filter(|_| self.persist == Persist::Boot);
         let lease_cx = Context { boot, ..cx.clone() };
         for _ in 0..ATTEMPTS {
             let plan = attempt(command, &view, &mut member, &lease_cx, history)?;
             let Some(plan) = plan else { continue };
             if plan.changes.is_empty() && std::mem::take(&mut is_kept) {
-                // The pool may have changed since it was kept.
+                // The pool may have changed since its record was read.
                 view.known.borrow_mut().entries.retain(|path, _| !path.starts_with(keys::POOL));
                 continue;
             }
@@ -201,16 +218,16 @@ impl<S: Server> ClusterStore<S> {
             if let Some(counted) = alloc::counted(command, &plan, cx, true).filter(|_| is_first) {
                 cache.count(&counted, cx);
             }
-            // GC takes many steps, and frees these leases itself.
+            // GC has many steps, and frees these leases itself.
             let is_gc = matches!(command, Command::Gc(_) | Command::Sweep(_));
             if role == Role::Leases && !is_gc && plan.outcome.is_ok() && member.has_earlier() {
-                // The command itself is done. If this fails, the next command repeats it.
+                // The command itself has succeeded. If this removal fails, the next command repeats it.
                 let _ = self.erase_earlier_boots(&mut member, &view);
             }
             let prunes = plan.changes.iter().any(|change| matches!(change, Change::Free { .. }))
                 || matches!(command, Command::Import(_) | Command::Restore(_));
             if let Some(set) = command.set().or(plan.set()).filter(|_| prunes) {
-                // As above: if this fails, the next command repeats it.
+                // If this fails, a later command prunes the history.
                 let _ = history::prune(history, server, set, cx, until);
             }
             let mut outcome = plan.outcome;
@@ -230,13 +247,13 @@ impl<S: Server> ClusterStore<S> {
             }
             return outcome.map_err(Error::Refused);
         }
-        let why = format!("{ATTEMPTS} tries were lost");
-        let doing = "win against the other clients of";
+        let why = format!("in {ATTEMPTS} attempts, other clients changed the same records first");
+        let doing = "commit the change to";
         Err(StoreError::unavailable(doing, self.server.place(), why).into())
     }
 
-    /// Removes the leases of this machine's earlier boots, and records that this is done. If it loses a race,
-    /// another client is doing the same.
+    /// Removes the leases of this machine's earlier boots, and records that they are removed. If another
+    /// client was faster, it is removing the same leases.
     fn erase_earlier_boots(
         &self,
         member: &mut Member<'_>,
@@ -245,7 +262,7 @@ impl<S: Server> ClusterStore<S> {
         let (cx, known) = (of_command.cx, [member.known()].into());
         let view = ClusterView::new(&self.server, &self.cache, cx, known, of_command.until);
         let of_owner = |(_, leases): &(_, Vec<Lease>)| leases.first().map(|l| l.set.clone());
-        // One command evicts the owners of all sets.
+        // One EVICT command frees the owners of all sets.
         if let Some(set) = view.owners()?.iter().find_map(of_owner) {
             let history = history::setting(History::Standing, Some(&set), &self.cache, cx);
             let mut command = Command::Evict(Evict { set, only_ended: true, after: None });
@@ -265,7 +282,7 @@ impl<S: Server> ClusterStore<S> {
     }
 }
 
-/// Decides and commits once. `None` if the allocator must decide again.
+/// Decides and commits once. Returns `None` if the allocator must decide again.
 fn attempt(
     command: &Command,
     view: &ClusterView<'_>,
@@ -285,21 +302,21 @@ fn attempt(
     Ok(is_done.then_some(plan))
 }
 
-/// Whether the leases may be in any set, because the network's `shared` may have been edited since the
-/// container was started.
+/// Returns whether the command's leases may be in any set, because the network's `shared` may have been
+/// changed since the container was started.
 fn is_in_all_sets(command: &Command) -> bool {
     matches!(command, Command::Check(_) | Command::Del(Del { undo: false, .. }))
 }
 
-/// Reads the pools that a request depends on, all at one moment. Otherwise a pool that another node creates
-/// during the reads could block the other node's own request.
+/// Reads all pools that a request depends on in one step. If they were read at different moments, a pool that
+/// another node creates in between could block that node's own request.
 fn fetch_pools(view: &ClusterView<'_>, request: &RequestPool) -> Result<(), StoreError> {
     let shared = request.shared.as_ref().map(|shared| keys::named(keys::POOL, &shared.id.0));
     let space = keys::named(keys::SPACE, &request.space);
     view.fetch(&shared.into_iter().chain([space]).collect::<Vec<_>>())
 }
 
-/// Whether a command is a request of its own, not a further step of GC.
+/// Returns whether a command is a new request, and not a further step of a GC.
 fn is_first_step(command: &Command) -> bool {
     match command {
         Command::Gc(gc) => gc.after.is_none(),
@@ -308,15 +325,15 @@ fn is_first_step(command: &Command) -> bool {
     }
 }
 
-/// Whether a command leases or frees one address of a pool, and does not change the pool.
+/// Returns whether a command leases or frees one address of a pool, without changing the pool.
 fn is_of_address(command: &Command) -> bool {
     matches!(command, Command::RequestAddress(_) | Command::ReleaseAddress(_))
 }
 
-/// What a command assumes about the mark that another program's leases were imported. An ADD or a DEL with
-/// that program's configuration assumes that the mark is present. The ADD that writes the mark assumes that
-/// it is absent, and so does any other DEL, which also finds leases that were imported elsewhere and copied
-/// here.
+/// Returns what a command assumes about the import mark: the record that another program's leases of the
+/// network were imported. If the configuration has the format of the other program, an ADD or a DEL assumes
+/// that the mark is present. The ADD that writes the mark assumes that it is absent. Any other DEL also
+/// assumes that it is absent, and also finds leases that were imported elsewhere and copied into this store.
 fn import_mark(command: &Command) -> Option<Expect> {
     match command {
         Command::Add(Add { legacy: Legacy::Absent, .. }) => None,
@@ -326,14 +343,14 @@ fn import_mark(command: &Command) -> Option<Expect> {
     }
 }
 
-/// Whether a command is refused because of other owners' leases, whose boots may have ended.
+/// Returns whether a command is refused because other owners hold leases. Their boots may have ended.
 fn is_refused_for_holders(plan: &Plan) -> bool {
     use crate::error::Refusal::{Exhausted, GatewayHeld, Held};
     matches!(&plan.outcome, Err(Exhausted { .. } | Held { .. } | GatewayHeld { .. }))
 }
 
-/// Reads what a plan without changes assumed or counted, because no commit compares it. Returns whether the
-/// outcome stands.
+/// Reads the records that a plan without changes assumed or counted, because no commit compares them. Returns
+/// whether the outcome is still valid.
 fn verify(view: &ClusterView<'_>, plan: &Plan) -> Result<bool, StoreError> {
     let assumed = view.assumed();
     if assumed.is_empty() {
@@ -347,13 +364,13 @@ fn verify(view: &ClusterView<'_>, plan: &Plan) -> Result<bool, StoreError> {
 }
 
 impl<S: Server> ClusterStore<S> {
-    /// All records of a kind.
+    /// Returns all records of a kind.
     fn list_records<T>(&self, kind: &str, decode: Decode<T>) -> Result<Vec<T>, StoreError> {
         records::list(&self.server, kind, listing_ends(), decode)
     }
 
-    /// Calls `each` with the holders of all addresses, a page at a time. Leases that have ended with their boot
-    /// are omitted.
+    /// Calls `each` with the holders of all addresses, one page at a time. Leaves out leases that have ended
+    /// with their boot.
     fn holders(
         &mut self,
         cx: &Context,
@@ -364,7 +381,8 @@ impl<S: Server> ClusterStore<S> {
         view.fetch_nodes()?;
         for page in records::pages(server, keys::ADDRESS, until, records::address) {
             let page = page?;
-            // The node may have rebooted since it was read, and this may be a lease of its new boot.
+            // The node may have rebooted since its record was read, so the lease may belong to the node's new
+            // boot.
             if page.iter().any(|(_, holder)| view.is_of_ended(holder)) {
                 view.nodes.take();
                 view.fetch_nodes()?;

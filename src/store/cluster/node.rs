@@ -1,13 +1,14 @@
-//! This machine as a node of the cluster: its name in the cluster, and the record that all its transactions
-//! compare.
+//! This machine as a node of the cluster: the name that it has in the cluster, and the node's record, which
+//! all its transactions compare.
 //!
-//! Advancing the record (writing it again) makes every transaction fail that still compares an earlier
-//! version. A node advances its record to claim its name once in a boot, to fence transactions that may be in
-//! flight although no process waits for them, and when the leases of its earlier boots are gone.
-//! Invariant: every transaction that changes leases or pools compares the record. From the moment another
-//! machine or a later boot owns the name, the former owner leases nothing under it. A lease counts as ended
-//! only if this record says that its boot is over, and a transaction that leases the address again compares
-//! the record.
+//! To advance the record means to write it again. After that, every transaction that compares an earlier
+//! version of the record fails. A node advances its record in three cases: to claim its name once in a boot,
+//! to fence transactions that may be in flight although no process waits for them, and when the leases of its
+//! earlier boots are removed.
+//! Invariant: every transaction that changes leases or pools compares the record. As soon as another machine
+//! or a later boot owns the name, the former owner can lease nothing under the name. A lease counts as ended
+//! only if this record says that the lease's boot is over. A transaction that leases the address of an ended
+//! lease compares the record.
 
 use std::time::Instant;
 
@@ -23,24 +24,24 @@ use crate::error::StoreError;
 use crate::model::NodeRecord;
 use crate::store::codec;
 
-/// What a command does under the name of its node.
+/// What a command needs the name of its node for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Changes nothing.
+    /// The command changes nothing.
     Reads,
-    /// Changes nothing, and reports whether the node may lease.
+    /// The command changes nothing, and reports whether the node may lease.
     ChecksName,
-    /// Frees an owner's leases, whichever machine owns the name.
+    /// The command frees an owner's leases, whichever machine owns the name.
     Frees,
-    /// Frees leases that only the machine that owns the name can have: a copy of the machine has the same
-    /// Docker networks.
+    /// The command frees leases that only the machine that owns the name may free. A copy of the machine has
+    /// the same Docker networks, so it would find the same leases.
     FreesOwn,
-    /// Leases, or frees leases that other machines with this name may have made.
+    /// The command leases addresses, or frees leases that other machines with this name may have made.
     Leases,
 }
 
 impl Role {
-    /// The role of a command.
+    /// Returns the role of a command.
     pub fn of(command: &Command) -> Role {
         match command {
             Command::Status(_) => Role::ChecksName,
@@ -67,31 +68,31 @@ impl Role {
 /// first.
 const TRIES: u32 = 8;
 
-/// The node of one command.
+/// This machine as a node, during one command.
 pub struct Member<'a> {
     server: &'a dyn Server,
     cache: &'a LocalCache,
     until: Instant,
     role: Role,
-    /// The caller, under the name that its machine has in the cluster.
+    /// The context of the command, with the name that the machine has in the cluster.
     pub cx: Context,
-    /// The node's record.
+    /// The node's record on the server; `None` if there is none.
     pub record: Option<(Entry, NodeRecord)>,
-    /// The path of the record of the machine's name, if that record does not exist yet.
+    /// The path of the record that stores the machine's name, if that record does not exist yet.
     unnamed: Option<String>,
-    /// The turn in which this boot is known to have owned the name.
+    /// A turn in which this boot owned the name; `None` if no such turn is known.
     owned: Option<u64>,
-    /// The ID of the cache folder. Processes with the same ID see each other's notes.
+    /// The ID of the folder with the in-flight notes. Processes with the same ID see each other's notes.
     folder: u64,
     note: Option<Note>,
-    /// A transaction was sent that may still be applied.
+    /// Whether a transaction was sent that may still be applied.
     pub is_in_flight: bool,
-    /// No note can be left, so each command fences.
+    /// Whether no note can be created, so each command fences.
     pub is_blind: bool,
 }
 
 impl<'a> Member<'a> {
-    /// The node of a command. Fences everything that earlier commands left in flight.
+    /// Makes the node of a command. Fences all transactions that earlier commands left in flight.
     pub fn enter(
         server: &'a dyn Server,
         cache: &'a LocalCache,
@@ -138,17 +139,18 @@ impl<'a> Member<'a> {
         Ok(member)
     }
 
-    /// Reads the record, fences what is left in flight, and claims the name if the command needs it.
+    /// Reads the record, fences transactions that were left in flight, and claims the name if the command
+    /// needs it.
     fn join(&mut self) -> Result<(), StoreError> {
         self.fetch()?;
         if !self.role.changes() {
             return self.settle(false, false);
         }
-        // If the folder cannot be written, there is no lock, and each process fences.
+        // If the folder cannot be written, there is no lock, and each process fences by itself.
         let _lock = self.notes().lock(self.server, self.until);
         let left = self.notes().look();
         self.settle(left != Left::Nothing, matches!(left, Left::Abandoned(_)))?;
-        // If the record is new, its notes are in another folder.
+        // If the record is new, its notes are in a different folder.
         if self.notes().clear(left).is_err() {
             self.become_blind();
             self.settle(false, false)?;
@@ -156,13 +158,14 @@ impl<'a> Member<'a> {
         Ok(())
     }
 
-    /// Records that this process cannot leave a note: every other process must fence its transactions.
+    /// Records that this process cannot create a note, so every other process must fence its transactions.
     fn become_blind(&mut self) {
         self.is_blind = true;
         self.folder = self.cache.id(true, &self.cx);
     }
 
-    /// Whether a process with another folder of notes wrote the record: its transactions may be in flight.
+    /// Returns whether the process that wrote the record uses another folder of notes. Its transactions may
+    /// be in flight.
     fn is_foreign(&self) -> bool {
         self.node().is_some_and(|record| record.notes != self.folder)
     }
@@ -175,22 +178,22 @@ impl<'a> Member<'a> {
         self.record.as_ref().map(|(_, record)| record)
     }
 
-    /// The version of the node's record; `None` if there is no record.
+    /// Returns the version of the node's record; `None` if there is no record.
     pub fn version(&self) -> Option<u64> {
         self.record.as_ref().map(|(entry, _)| entry.version)
     }
 
-    /// Whether leases of this machine's earlier boots may be left.
+    /// Returns whether leases of this machine's earlier boots may still exist.
     pub fn has_earlier(&self) -> bool {
         self.node().is_none_or(|record| record.has_earlier)
     }
 
-    /// The path of the node's record.
+    /// Returns the path of the node's record.
     pub fn path(&self) -> String {
         keys::node(&self.cx.node.name)
     }
 
-    /// The node's record as the server has it, for a view.
+    /// Returns the path and the record of the node as it is on the server, for a view.
     pub fn known(&self) -> (String, Option<Entry>) {
         (self.path(), self.record.as_ref().map(|(entry, _)| entry.clone()))
     }
@@ -201,7 +204,8 @@ impl<'a> Member<'a> {
         self.settle(true, true)
     }
 
-    /// Stores the node's record that a conflict reported. An error if another machine or boot owns the name.
+    /// Stores the version of the node's record that a conflict reported. Fails if another machine or boot
+    /// owns the name.
     pub fn update(&mut self, entry: Option<Entry>) -> Result<(), StoreError> {
         match entry {
             Some(entry) => self.record = Some(self.decoded(&self.path(), entry)?),
@@ -213,14 +217,14 @@ impl<'a> Member<'a> {
     /// Records that no lease of this machine's earlier boots is left.
     pub fn forget_earlier_boots(&mut self) -> Result<(), StoreError> {
         if let Some(record) = self.node().filter(|record| record.has_earlier) {
-            // If another command was faster, the next command tries again.
+            // If another process was faster, the next command tries again.
             self.advance(NodeRecord { has_earlier: false, ..record.clone() })?;
         }
         Ok(())
     }
 
-    /// Reads the record under the name that the machine had when it first leased in this cluster: the host
-    /// name may have changed since.
+    /// Reads the record under the name that the machine had when it first leased in this cluster. The host
+    /// name may have changed since then.
     fn fetch(&mut self) -> Result<(), StoreError> {
         let (path, machine) = (self.path(), self.machine_path());
         let paths = [Some(&*path), machine.as_deref()];
@@ -251,9 +255,9 @@ impl<'a> Member<'a> {
         Ok((entry, record))
     }
 
-    /// Claims the name if the command needs it. Fences if `fences`, or if this process cannot see the notes
-    /// of the process that wrote the record. A node without a record has nothing in flight that compares the
-    /// record, unless it `must_exist`.
+    /// Claims the name if the command needs it. Fences if `fences` is set, or if this process cannot see the
+    /// notes of the process that wrote the record. If a node has no record, it has no transactions in flight
+    /// that compare the record, unless the record `must_exist`.
     fn settle(&mut self, mut fences: bool, must_exist: bool) -> Result<(), StoreError> {
         for lost in 1..=TRIES {
             if let Some(record) = self.node()
@@ -277,17 +281,17 @@ impl<'a> Member<'a> {
             } else {
                 backoff::after_lost_races(self.server, lost, self.cx.seed, self.until);
                 self.fetch()?;
-                // If the record has changed, another process advanced it, which fences as well.
+                // If the record has changed, another process advanced it, so no further fence is needed.
                 fences &= self.version() == before;
             }
         }
-        let why = format!("the record of node {} changes all the time", self.cx.node.name);
+        let why = format!("other processes keep changing the record of node {}", self.cx.node.name);
         Err(StoreError::unavailable("write to", self.server.place(), why))
     }
 
     fn remember(&self) {
         if let Some((entry, record)) = &self.record {
-            // If this fails, the next command reads the record again.
+            // If this fails, the next command reads the record from the server.
             let _ = self.cache.write_node(&self.cx, entry, record);
         }
     }
@@ -295,13 +299,13 @@ impl<'a> Member<'a> {
     fn needs_claim(&self) -> bool {
         let cx = &self.cx;
         self.node().is_none_or(|record| {
-            // A caller that cannot determine its machine or boot must not end the boot of another.
+            // A caller that does not know its machine or boot must not end another machine's boot.
             let is_unsure = cx.node.machine.is_empty() && !record.node.machine.is_empty();
             !is_unsure && cx.boot.is_some() && record.boot != cx.boot
         })
     }
 
-    /// The record by which this boot owns the name.
+    /// Returns the record that states that this boot owns the name.
     fn claim(&self, before: Option<&NodeRecord>) -> NodeRecord {
         let Context { node, boot, booted, now, seed, .. } = self.cx.clone();
         let (first, id) = before.map_or((now, seed), |before| (before.first, before.id));
@@ -310,7 +314,7 @@ impl<'a> Member<'a> {
         NodeRecord { node, id, boot, first, since: now, booted, has_earlier, turn, notes }
     }
 
-    /// Writes the record with the next turn. Returns whether the record was unchanged until then.
+    /// Writes the record with the next turn. Returns whether the record had not changed before this write.
     fn advance(&mut self, record: NodeRecord) -> Result<bool, StoreError> {
         let record = NodeRecord { turn: record.turn + 1, notes: self.folder, ..record };
         let (path, nonce) = (self.path(), new_nonce(self.cx.seed));
@@ -341,13 +345,14 @@ impl<'a> Member<'a> {
         Ok(true)
     }
 
-    /// An error if another machine or boot owns the name. A machine without a machine-id may be any machine.
+    /// Fails if another machine or boot owns the name. A machine without a machine-id counts as any machine.
     fn check_owner(&self, record: &NodeRecord) -> Result<(), StoreError> {
         let cx = &self.cx;
         let machines = [&record.node.machine, &cx.node.machine];
         let is_other = machines[0] != machines[1] && !machines.iter().any(|m| m.is_empty());
-        // A boot that owned the name and lost it is over, or another machine has the same machine-id. A
-        // record that is older than the one that this boot wrote comes from a backup of the server.
+        // If this boot owned the name and lost it, then this boot is over, or another machine has the same
+        // machine-id. If the record is older than the record that this boot wrote, the server was restored
+        // from a backup.
         let is_newer = self.owned.is_some_and(|turn| record.turn >= turn);
         if is_other || is_newer && record.boot != cx.boot {
             let (place, node) = (self.server.place(), cx.node.clone());
@@ -367,13 +372,13 @@ impl Drop for Member<'_> {
     }
 }
 
-/// Whether the record says that this boot owns the name.
+/// Returns whether the record states that this boot owns the name.
 pub fn is_ours(record: &NodeRecord, cx: &Context) -> bool {
     cx.boot.is_some() && record.boot == cx.boot && record.node.machine == cx.node.machine
 }
 
-/// Removes a node's record unless another machine or boot has claimed the name since `record` was read: then
-/// the name is free.
+/// Removes a node's record, so that the name is free. Does nothing if another machine or boot has claimed the
+/// name since `record` was read.
 pub fn forget(
     server: &dyn Server,
     record: &NodeRecord,

@@ -115,7 +115,7 @@ impl ClusterView<'_> {
                 return Ok((within != span).then_some(within.first));
             };
             if n == 0 || keys::chunk_of(part.first).contains(part.last) {
-                // An earlier listing of the chunk showed no room, so that listing is outdated.
+                // An earlier listing of the chunk showed no room, so the listing is outdated.
                 self.known.borrow_mut().invalidate(&keys::chunk(set, part.first));
                 return Ok(Some(part.first));
             }

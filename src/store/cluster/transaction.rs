@@ -1,13 +1,13 @@
-//! Translates a plan's changes into records, and what the plan relies on into comparisons.
+//! Translates the changes of a plan into records to write, and what the plan depends on into comparisons.
 //!
-//! Every record that a transaction writes begins with the transaction's nonce, so that the transaction can be
-//! recognized later.
-//! Invariant: the record of an address and the record of its owner change in one transaction, and both are
-//! compared. A lease is only removed if the record of its address is known to name the same owner. No lease
-//! survives its pool: a transaction that leases compares the record of the pool, which changes when the pool
-//! is closed, and a pool is only removed once it is closed and its leases were listed afterwards. A cooling
-//! address has two records, its own and one in the index of cooling addresses, and both change in one
-//! transaction.
+//! Every record that a transaction writes begins with the transaction's nonce, by which the transaction can
+//! be recognized later.
+//! Invariant: the record of an address and the record of its owner change in the same transaction, and both
+//! are compared. A lease is removed only if the record of its address names the same owner. A cooling address
+//! has two records, its own and an entry in the index of cooling addresses, and both change in one
+//! transaction. No lease survives its pool, for two reasons. A transaction that leases an address compares
+//! the record of the pool, which changes when the pool is closed. And a pool is removed only after it was
+//! closed and its leases were listed afterwards.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,17 +23,18 @@ use crate::model::{Event, History, Lease, Persist, Pool, SetName, What};
 use crate::net::Addr;
 use crate::store::codec;
 
-/// A plan as a transaction.
+/// The transaction for a plan.
 pub struct Transaction {
     pub operations: Vec<Operation>,
-    /// The record of the events. No other operation depends on it.
+    /// The record with the history events. No other operation depends on it.
     pub history: Option<Operation>,
     pub nonce: Nonce,
 }
 
 impl Transaction {
-    /// The transaction of a plan. It compares every lease and owner that it writes or that was assumed, and every
-    /// pool, address space, node, network and import mark that was read. Hints are not compared.
+    /// Makes the transaction for a plan. It compares every lease and owner that it writes or that was
+    /// assumed. It also compares every pool, address space, node, network and import mark that was read. It
+    /// does not compare hints.
     pub fn new(
         changes: &[Change],
         command: &Command,
@@ -51,22 +52,23 @@ impl Transaction {
     }
 }
 
-/// A nonce that no other attempt of this process has. With a different seed, no other process has it either.
+/// Makes a nonce that no other attempt of this process has. Processes have different seeds, so no other
+/// process has it either.
 pub fn new_nonce(seed: u64) -> Nonce {
     static ATTEMPTS: AtomicU64 = AtomicU64::new(0);
     let attempt = ATTEMPTS.fetch_add(1, Ordering::Relaxed);
     (u128::from(seed) << 64 | u128::from(attempt)).to_be_bytes()
 }
 
-/// A record with the nonce of the transaction that writes it.
+/// Returns a record that begins with the nonce of the transaction that writes it.
 pub fn stamped(nonce: &Nonce, record: Vec<u8>) -> Vec<u8> {
     [nonce.to_vec(), record].concat()
 }
 
-/// Records to write, without the nonce; `None` removes the record.
+/// The records to write, without the nonce. `None` removes the record.
 type Writes = BTreeMap<String, Option<Vec<u8>>>;
 
-/// The records and the history events of a plan.
+/// Translates a plan into the records and history events to write.
 fn writes(
     changes: &[Change],
     command: &Command,
@@ -74,7 +76,7 @@ fn writes(
 ) -> Result<(Writes, Vec<Event>), StoreError> {
     let (writes, owners, events) = (Writes::new(), BTreeMap::new(), Vec::new());
     let mut draft = Draft { view, writes, owners, events };
-    // In a cluster, durable leases have no boot.
+    // In a cluster, a durable lease records no boot.
     let is_durable = matches!(command, Command::Restore(to) if to.persist == Persist::Disk);
     for change in changes {
         let event = alloc::event(change, command, view.cx);
@@ -127,13 +129,14 @@ fn writes(
     Ok((draft.writes, draft.events))
 }
 
-/// For how many seconds a mark is kept; no command takes that long.
+/// How long a mark is kept, in seconds. No command takes that long.
 const MARK_AGE: u64 = 3600;
-/// Most expired marks that a transaction removes.
+/// The maximum number of expired marks that a transaction removes.
 const MAX_EXPIRED: usize = 8;
 
-/// Writes a mark by which a transaction that changes a pool is recognized. The record of the pool is not
-/// enough: the next client may overwrite it before this client knows that its transaction was applied.
+/// Writes a mark, by which this transaction can be recognized later if it changes a pool. The record of the
+/// pool itself is not enough: the next client may overwrite it before this client knows whether its
+/// transaction was applied.
 fn mark(writes: &mut Writes, view: &ClusterView<'_>, nonce: &Nonce) -> Result<(), StoreError> {
     let (node, now) = (&view.cx.node.name, view.cx.now);
     let marks = keys::named(keys::MARK, node) + "/";
@@ -176,7 +179,7 @@ impl Draft<'_, '_> {
         }
     }
 
-    /// Writes a lease. Returns whether the address belonged to another owner, or to none, before.
+    /// Writes a lease. Returns whether the address belonged to another owner, or to no owner, before.
     fn put(&mut self, lease: Lease) -> Result<bool, StoreError> {
         let (set, addr) = (lease.set.clone(), lease.addr);
         let before = self.view.known_entry(&keys::address(&set, addr));
@@ -185,8 +188,9 @@ impl Draft<'_, '_> {
         match &before {
             Some(Holder::Cooling(_)) => self.remove(keys::of_address(keys::COOLING, &set, addr)),
             Some(Holder::Leased(before)) if self.view.has_ended(before) => {
-                // The ended lease is removed from the record of its owner. If this plan assumes something
-                // about that owner, the record must not be read now: the commit compares it.
+                // The ended lease is removed from the record of its owner. If this plan makes an assumption
+                // about that owner, the record must not be read now, because the commit compares the
+                // assumption.
                 if let Some(path) = keys::owner(&before.set, &before.node, &before.owner) {
                     self.view.compare_node_of(before);
                     if !self.owners.contains_key(&path) {
@@ -218,7 +222,11 @@ impl Draft<'_, '_> {
         if let Some(entry) = entry
             && !self.view.derive_address(lease, &entry)?
         {
-            return Err(bad_record(self.view.server, &path, "it is not the owner's who frees it"));
+            return Err(bad_record(
+                self.view.server,
+                &path,
+                "it does not belong to the owner that frees it",
+            ));
         }
         match until {
             Some(until) => {
@@ -230,8 +238,9 @@ impl Draft<'_, '_> {
         Ok(())
     }
 
-    /// The leases of a lease's owner after the changes so far. An owner whose record is not known is assumed
-    /// to have no leases, which the commit compares. `None` if the owner has no record.
+    /// Returns the leases of a lease's owner after the changes so far. If the owner's record is not known,
+    /// assumes that the owner has no leases; the commit compares this assumption. `None` for an address of a
+    /// Docker pool, which has no owner's record.
     fn leases_of(&mut self, lease: &Lease) -> Result<Option<&mut Vec<Lease>>, StoreError> {
         let Some(path) = keys::owner(&lease.set, &lease.node, &lease.owner) else {
             return Ok(None);
@@ -240,8 +249,8 @@ impl Draft<'_, '_> {
         Ok(Some(self.owners.entry(path).or_default()))
     }
 
-    /// Loads the known record of an owner, once. Leases that have ended with their boot are removed, and the
-    /// records of their addresses with them.
+    /// Loads the known record of an owner, if it was not loaded before. Removes leases that have ended with
+    /// their boot, together with the records of their addresses.
     fn load_owner(&mut self, path: &str) -> Result<(), StoreError> {
         let entry = self.view.known_entry(path);
         let Some(entry) = entry.filter(|_| !self.owners.contains_key(path)) else {
@@ -260,7 +269,8 @@ impl Draft<'_, '_> {
         Ok(())
     }
 
-    /// Writes or removes a pool. If it is created or removed, the record of its address space changes, too.
+    /// Writes or removes a pool. If the pool is created or removed, the record of its address space changes
+    /// too.
     fn pool(&mut self, pool: &Pool, exists: bool) -> Result<(), StoreError> {
         let path = keys::named(keys::POOL, &pool.id.0);
         let value = exists.then(|| codec::seal(path.as_bytes(), pool));
@@ -277,8 +287,8 @@ impl Draft<'_, '_> {
         Ok(())
     }
 
-    /// Stores a pod's former address. An address is stored for the last pod only, so there are never more
-    /// such records than addresses.
+    /// Stores a pod's former address. Each address is stored only for the last pod that had it, so there are
+    /// at most as many of these records as addresses.
     fn stick(
         &mut self,
         set: &SetName,
@@ -302,7 +312,7 @@ impl Draft<'_, '_> {
     }
 }
 
-/// The operations of these writes, with comparisons.
+/// Makes the operations for these writes, including their comparisons.
 fn operations(writes: Writes, view: &ClusterView<'_>, nonce: &Nonce) -> Vec<Operation> {
     let known = view.known.borrow();
     let expect = |path: &str| match known.entry(path) {
@@ -314,7 +324,8 @@ fn operations(writes: Writes, view: &ClusterView<'_>, nonce: &Nonce) -> Vec<Oper
         Expect::Present => (path, Expect::Present),
         _ => (path, expect(path)),
     });
-    // GC has read thousands of records. Look up the few that are compared, instead of scanning all.
+    // A GC may have read thousands of records. Look up the few that are compared, instead of searching all of
+    // them.
     let read = keys::COMPARED_ONCE_READ.iter().flat_map(|kind| known.paths(kind));
     let read = read.map(|path| (path, expect(path)));
     let compared = assumed.chain(read).filter(|(path, _)| !writes.contains_key(*path));

@@ -1,4 +1,4 @@
-//! Addresses as fields: numbers, which are shorter than text.
+//! Encodes addresses as numbers, which are shorter than text.
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -16,7 +16,7 @@ impl<'de> Deserialize<'de> for Addr {
         let (width, bits) = <(u8, u128)>::deserialize(from)?;
         let family = [Family::V4, Family::V6].into_iter().find(|family| family.bits() == width);
         let addr = family.and_then(|family| Addr::from_bits(family, bits));
-        addr.ok_or_else(|| D::Error::custom("an address beyond its family"))
+        addr.ok_or_else(|| D::Error::custom("an address that is too large for its family"))
     }
 }
 

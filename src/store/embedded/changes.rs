@@ -1,7 +1,7 @@
-//! Applies a plan's changes to a sorted table of bytes.
+//! Applies the changes of a plan to a sorted table of bytes.
 //!
-//! Invariant: lease, owner's index, occupancy and cooldown agree before and after each change. A change that
-//! contradicts one of these means that the file is damaged, and the plan is not committed.
+//! Invariant: the lease, the owner's index, the occupancy and the cooldown of an address agree before and
+//! after each change. If a change contradicts one of them, the file is damaged and the plan is not committed.
 
 use super::view::{KvMut, Tables};
 use super::{Result, keys, occupancy, pools};
@@ -10,7 +10,7 @@ use crate::model::{Lease, SetName, Timestamp};
 use crate::net::Addr;
 use crate::store::codec;
 
-/// Makes one change. Returns whether an address got or lost a holder.
+/// Makes one change. Returns whether a holder of an address was added or removed.
 pub fn make<K: KvMut>(tables: &mut Tables<'_, K>, change: &Change, now: Timestamp) -> Result<bool> {
     match change {
         Change::Put(lease) => return put(tables, lease),
@@ -18,13 +18,13 @@ pub fn make<K: KvMut>(tables: &mut Tables<'_, K>, change: &Change, now: Timestam
             free(tables, lease, *until, now)?;
             return Ok(true);
         }
-        // A file stores no network definitions and no records of imports.
+        // A lease file stores neither network definitions nor records of imports.
         Change::PutDefinition(_) | Change::Adopted(..) => {}
         Change::Thaw(set, cooling) => {
             end_cooling(tables, set, cooling)?;
             occupancy::free(tables, set, cooling.addr)?;
         }
-        // A free address starts to cool down.
+        // Start the cooldown of a free address.
         Change::Cool(set, cooling) => {
             occupancy::take(tables, set, cooling.addr)?;
             keep_back(tables, set, cooling)?;
@@ -46,8 +46,8 @@ pub fn make<K: KvMut>(tables: &mut Tables<'_, K>, change: &Change, now: Timestam
     Ok(false)
 }
 
-/// Stores a pod's former address. An address is stored for the last pod only, so there are never more records
-/// than addresses, however many pods come and go.
+/// Stores a pod's former address. Each address is stored only for the last pod that had it, so there are
+/// never more records than addresses, even if many pods come and go.
 fn stick<K: KvMut>(
     tables: &mut Tables<'_, K>,
     set: &SetName,
@@ -65,15 +65,15 @@ fn stick<K: KvMut>(
     tables.kv.put(key, &codec::seal(key, &addr))
 }
 
-/// Returns whether the address was free.
+/// Writes a lease. Returns whether its address was free before.
 fn put<K: KvMut>(tables: &mut Tables<'_, K>, lease: &Lease) -> Result<bool> {
     let (set, addr) = (&lease.set, lease.addr);
     let before = tables.lease(set, addr)?;
     let is_new = before.is_none();
     match before {
-        // The record belongs to the same owner, so the indexes stay.
+        // The address has a lease of the same owner already, so the indexes stay unchanged.
         Some(before) if before.owner == lease.owner => {}
-        Some(_) => return Err(tables.damaged("an address leased to two owners")),
+        Some(_) => return Err(tables.damaged("an address is leased to two owners")),
         None => {
             match tables.cooling_of(set, addr)? {
                 Some(cooling) => end_cooling(tables, set, &cooling)?,

@@ -1,8 +1,8 @@
-//! Recomputes the indexes of a store from its records, with the code that maintains the indexes, and compares
-//! the results.
+//! Checks a store: recomputes its indexes from its other records, with the same code that maintains the
+//! indexes, and compares the results.
 //!
-//! Decides which records are derived from others.
-//! Invariant: a store without a fault leases no address twice and loses no lease.
+//! This module knows which records are derived from other records.
+//! Invariant: if no fault is found, no address is leased twice and no lease is lost.
 
 use std::collections::BTreeMap;
 
@@ -15,20 +15,21 @@ use crate::net::Addr;
 use crate::store::codec;
 use crate::store::codec::Bad;
 
-/// The kind of a record, from the first byte of its key.
+/// The kind of a record. The first byte of its key determines the kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nature {
-    /// It contains information that no other record has.
+    /// The record contains information that is in no other record.
     Primary(&'static str),
-    /// It can be derived from others.
+    /// The record is derived from other records and can be recomputed.
     Made(&'static str),
-    /// A copy of the policy, which is compared with the policy at each use.
+    /// The record is a copy of an entry in the policy file. It is compared with the policy whenever it is
+    /// used.
     Copy,
-    /// No version with this schema writes it.
+    /// No version of sublet with this file layout writes this kind of record.
     Unknown,
 }
 
-/// The nature of a record.
+/// Returns the kind of the record under a key.
 pub fn nature(key: &[u8]) -> Nature {
     match key.first() {
         Some(&keys::LEASE) => Nature::Primary("lease"),
@@ -53,7 +54,8 @@ pub fn nature(key: &[u8]) -> Nature {
 
 const FORM: Bad = Bad("a key of another form");
 
-/// Reads a record. Returns it in the form in which another store can import it, if there is one.
+/// Decodes a record. Returns the record in the form in which another store can import it; `None` if no other
+/// store can import it.
 pub fn read(key: &[u8], value: &[u8]) -> Result<Option<Record>, Bad> {
     Ok(Some(match key.first() {
         Some(&keys::LEASE) => Record::Lease(codec::read_lease(key, value)?),
@@ -89,8 +91,8 @@ fn read_other(key: &[u8], value: &[u8]) -> Result<(), Bad> {
     Ok(())
 }
 
-/// Writes a record with everything that is derived from it. An error means that the record contradicts an
-/// earlier one.
+/// Writes a record, and all records that are derived from it. Fails if the record contradicts a record that
+/// was written before.
 pub fn write<K: KvMut>(tables: &mut Tables<'_, K>, key: &[u8], value: &[u8]) -> Result<()> {
     let change = match tables.whole(read(key, value))? {
         Some(Record::Lease(lease)) => Change::Put(lease),
@@ -102,7 +104,7 @@ pub fn write<K: KvMut>(tables: &mut Tables<'_, K>, key: &[u8], value: &[u8]) -> 
     changes::make(tables, &change, 0).map(drop)
 }
 
-/// A table in memory that stores only derived records. An empty table stands for a store that does not exist
+/// A table in memory that stores only derived records. An empty table represents a store that does not exist
 /// yet.
 #[derive(Default)]
 pub struct Made(BTreeMap<Vec<u8>, Vec<u8>>);
@@ -140,29 +142,29 @@ impl KvMut for Made {
     }
 }
 
-/// A fault in a file: the kind of record and a description.
+/// A fault in a file: the kind of the record, and a description.
 pub type Fault = (&'static str, String);
 
-/// The number of addresses that are checked in one hold of the lock.
+/// The number of addresses that are checked while the lock is held once.
 const PAGE: usize = 5_000;
 
-/// A check of a file in steps. Each step holds the lock once. A record and the records that it must agree
-/// with are compared in the same step, so a change between two steps is no fault. Only the data of one step
-/// is in memory.
+/// A check of a file, in steps. Each step holds the lock once. A record and the records that it must agree
+/// with are compared in the same step, so a change between two steps is not mistaken for a fault. Only the
+/// data of one step is in memory.
 #[derive(Default)]
 pub struct Judgement {
-    /// The number of wrong records of each kind, and a description of the first.
+    /// For each kind of record: the number of faulty records, and a description of the first one.
     faults: BTreeMap<&'static str, (usize, String)>,
-    /// The position in [`PARTS`] of the next step, and its first key.
+    /// The next step: its position in [`PARTS`], and the key to start after.
     part: usize,
     from: Vec<u8>,
 }
 
-/// The kinds of records that are checked one by one, by the first byte of their keys.
+/// The kinds of records that are checked one by one, each given by the first byte of its keys.
 const PARTS: &[u8] = b"BLKOQSTDCEXMR";
 
 impl Judgement {
-    /// Checks the next part. Returns whether there is more.
+    /// Checks the next records. Returns whether there are more.
     pub fn step<K: Kv>(&mut self, tables: &Tables<'_, K>, now: Timestamp) -> Result<bool> {
         let Some(kind) = PARTS.get(self.part).copied() else {
             self.pools(tables)?;
@@ -176,7 +178,7 @@ impl Judgement {
         let mut page: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         tables.kv.scan(&self.from, &keys::behind(&[kind]), &mut |key, value| {
             page.push((key.to_vec(), value.to_vec()));
-            // A block covers up to 512 addresses.
+            // An occupancy block covers up to 512 addresses.
             work += if kind == b'B' { 512 } else { 1 };
             Ok(work < PAGE)
         })?;
@@ -208,7 +210,7 @@ impl Judgement {
         Ok(true)
     }
 
-    /// The faults that were found.
+    /// Returns the faults that were found.
     pub fn faults(self) -> Vec<Fault> {
         let shown = |(kind, (count, what)): (&'static str, (usize, String))| {
             let more = if count > 1 { format!(", and {} more", count - 1) } else { String::new() };
@@ -221,7 +223,7 @@ impl Judgement {
         self.faults.entry(kind).or_insert((0, what)).0 += 1;
     }
 
-    /// There are few pools, so their indexes are completely recomputed and compared.
+    /// Checks the pools. There are only a few, so their indexes are recomputed completely and then compared.
     fn pools<K: Kv>(&mut self, tables: &Tables<'_, K>) -> Result<()> {
         let mut made = Tables::new(Made::default(), tables.path);
         let mut faults = Vec::new();
@@ -240,7 +242,7 @@ impl Judgement {
                 if let Nature::Made(name) = nature(key)
                     && made.remove(key).as_deref() != Some(value)
                 {
-                    faults.push((name, format!("{} is not as the pools have it", shown(key))));
+                    faults.push((name, format!("{} does not match the pools", shown(key))));
                 }
                 Ok(true)
             })?;
@@ -261,21 +263,25 @@ impl Judgement {
             if nature(&[kind]) == Nature::Unknown
                 && let Some((key, _)) = tables.kv.first(&[kind], &keys::behind(&[kind]))?
             {
-                self.fault("record", format!("{}: no record of this schema", shown(&key)));
+                self.fault(
+                    "record",
+                    format!("{}: a record that this version of sublet does not use", shown(&key)),
+                );
             }
         }
         Ok(())
     }
 }
 
-/// Compares a record with the records that it must agree with. Returns the fault, if any.
+/// Compares a record with the records that it must agree with. The inner result is the fault, if there is
+/// one.
 fn judge<K: Kv>(tables: &Tables<'_, K>, key: &[u8], value: &[u8]) -> Result<Result<(), String>> {
     let record = match read(key, value) {
         Ok(record) => record,
         Err(Bad(what)) => return Ok(Err(what.to_owned())),
     };
     let is_marked = |set, addr| occupancy::taken(tables, set, addr).unwrap_or(false);
-    // Each condition, with the fault if it does not hold.
+    // Each pair is a condition, and the fault to report if the condition does not hold.
     let facts = match (key.first(), record) {
         (_, Some(Record::Lease(lease))) => {
             let (set, addr) = (&lease.set, lease.addr);
@@ -338,7 +344,7 @@ fn judge<K: Kv>(tables: &Tables<'_, K>, key: &[u8], value: &[u8]) -> Result<Resu
     Ok(wrong.map_or(Ok(()), |(_, what)| Err(what.to_owned())))
 }
 
-/// The allowed difference between the clocks of an ADD and of this check, in seconds.
+/// How far the clock of an ADD may be ahead of the clock of this check, in seconds.
 const CLOCK: u64 = 300;
 
 fn plain(error: &StoreError) -> String {
@@ -348,7 +354,7 @@ fn plain(error: &StoreError) -> String {
     }
 }
 
-/// A key in printable form: its set and address if it has them, otherwise its bytes.
+/// Returns a key in printable form: its set and address if it has them, otherwise its bytes.
 pub fn shown(key: &[u8]) -> String {
     match [keys::LEASE, keys::COOLING].iter().find_map(|kind| keys::read_at(*kind, key)) {
         Some((set, addr)) => format!("{addr} of {set}"),

@@ -1,8 +1,9 @@
-//! Finds problems in an embedded store, and repairs it.
+//! Finds problems in a lease file and repairs it.
 //!
-//! A repair loses nothing: the damaged file is kept, everything readable is written to a new file, and an
-//! address whose lease cannot be read is reserved.
-//! Invariant: after a repair, the name leads to the complete old file or to the complete new one.
+//! A repair loses nothing that can be read: it keeps the damaged file, writes every readable record to a new
+//! file, and reserves each address whose lease cannot be read.
+//! Invariant: after a repair, the name of the file leads either to the complete old file or to the complete
+//! new file.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -58,8 +59,8 @@ impl<F: FileSystem> Embedded<F> {
         Ok(())
     }
 
-    /// Checks a file in steps. With `lock`, all steps run under it; otherwise each step takes the file's
-    /// lock.
+    /// Checks a file in steps. If `lock` is passed, all steps run under this lock. Otherwise each step takes
+    /// the lock of the file.
     fn faults(
         &self,
         file: &LeaseFile,
@@ -79,7 +80,7 @@ impl<F: FileSystem> Embedded<F> {
         }
     }
 
-    /// Reports problems around the files: leftover files, permissions, the file system.
+    /// Reports problems outside of the records: leftover files, permissions, the file system.
     fn oddities(&self, cx: &Context, each: &mut dyn FnMut(Problem)) {
         for path in self.leftovers(cx) {
             let what = "it was left behind by a process that was killed while it created a file";
@@ -91,20 +92,21 @@ impl<F: FileSystem> Embedded<F> {
             if let Ok(mode) = open.mode()
                 && mode & 0o077 != 0
             {
-                let what = format!("its mode is {mode:o}: others than its owner have access");
+                let what = format!("its mode is {mode:o}: users other than its owner have access");
                 let advice = format!("chmod 600 {}", file.path.display());
                 each(Problem::of(&file.path, what, advice, false));
             }
         }
         let folder = self.names.folder();
         if matches!(self.fs.is_shared(folder), Ok(true)) {
-            let what = "it is on a network file system, where locks may not hold";
+            let what = "it is on a network file system, where locks are not reliable";
             let advice = "move it to a disk of this host, or use a cluster store";
             each(Problem::of(folder, what, advice, false));
         }
     }
 
-    /// The temporary files that exist. A process uses its own only while it holds the lock of the lease file.
+    /// Returns the existing temporary files. A temporary file is in use only while a process holds the lock
+    /// of its lease file.
     fn leftovers(&self, cx: &Context) -> Vec<PathBuf> {
         let mut paths = vec![self.names.durable().to_owned(), self.names.policy()];
         paths.extend(cx.boot.as_ref().map(|boot| self.names.boot(boot)));
@@ -121,7 +123,7 @@ impl<F: FileSystem> Embedded<F> {
         let mut repair = Repair::default();
         let files = self.lease_files(cx)?;
         for file in &files {
-            // Reservations are made under the first lock.
+            // Reservations are written while the first lock is held.
             let lock = self.lock(&self.durable())?;
             let own = if file.lock == self.names.lock() { None } else { Some(self.lock(file)?) };
             let of_file = own.as_ref().unwrap_or(&lock);
@@ -148,9 +150,9 @@ impl<F: FileSystem> Embedded<F> {
         Ok(repair)
     }
 
-    /// Rewrites a file from what can be read. First reserves the addresses in use whose owner cannot be
-    /// recovered. If the process dies in between, too many addresses are reserved; the next repair finds
-    /// them reserved.
+    /// Rewrites a file from its readable records. Before that, reserves the addresses that are in use but
+    /// whose owner cannot be recovered. If the process dies in between, more addresses than necessary are
+    /// reserved, and the next repair finds them reserved.
     fn rebuild(
         &self,
         file: &LeaseFile,
@@ -159,7 +161,7 @@ impl<F: FileSystem> Embedded<F> {
         repair: &mut Repair,
     ) -> Result<()> {
         let path = &file.path;
-        // A foreign file is not repaired.
+        // A file of another program is not repaired.
         if let Err(error @ StoreError::Foreign { .. }) = files::open(&self.fs, path, Access::Read) {
             return Err(error);
         }
@@ -198,7 +200,7 @@ impl<F: FileSystem> Embedded<F> {
                 })
             },
             || {
-                // The note is about the previous file of this name.
+                // The header note describes the damaged file, not the new one.
                 backend::forget_note(lock, path)
             },
         )?;
@@ -206,7 +208,7 @@ impl<F: FileSystem> Embedded<F> {
         files::sync_names(&self.fs, path).map_err(StoreError::after_the_change)
     }
 
-    /// An unused name beside the file.
+    /// Returns an unused name for the damaged file, in the same folder.
     fn name_for_damaged(&self, path: &Path, cx: &Context) -> Result<PathBuf> {
         for n in 0..1000 {
             let suffix = if n == 0 { String::new() } else { format!(".{n}") };
@@ -218,7 +220,7 @@ impl<F: FileSystem> Embedded<F> {
         Err(StoreError::io("keep a copy of", path, ErrorKind::AlreadyExists.into()))
     }
 
-    /// Adds reservations to the policy, under the first lock, which the caller holds.
+    /// Adds reservations to the policy. The caller holds the first lock.
     fn reserve_unread(&self, unread: &[(SetName, Addr)], cx: &Context) -> Result<()> {
         let path = self.names.policy();
         let before = Policy::read(&self.fs, &path)?;
@@ -251,7 +253,7 @@ fn problem(path: &Path, error: &StoreError) -> Problem {
     }
 }
 
-/// Reports networks that can lease the same address to two containers.
+/// Reports networks that overlap without sharing a set of leases, so both can lease the same address.
 fn overlaps(definitions: &[NetworkRanges], each: &mut dyn FnMut(Problem)) {
     for (n, one) in definitions.iter().enumerate() {
         for other in &definitions[n + 1..] {
@@ -276,16 +278,16 @@ struct Work<'a, 't, 'k> {
     tables: &'a mut Writable<'t, 'k>,
     cx: &'a Context,
     repair: &'a mut Repair,
-    /// Whether anything could be read.
+    /// Whether any record could be read.
     found: bool,
-    /// Leases that may have ended since they were written.
+    /// The leases that may have been freed after they were written.
     doubtful: BTreeSet<(SetName, Addr)>,
-    /// Addresses that are in use, but whose owner is unknown.
+    /// The addresses that are in use but whose owner is unknown.
     unread: BTreeSet<(SetName, Addr)>,
 }
 
 impl Work<'_, '_, '_> {
-    /// Adds one record. Derived records are recomputed from others.
+    /// Adds one record to the new file. Derived records are not copied, because they are recomputed.
     fn take(&mut self, key: &[u8], value: &[u8], standing: Standing) -> Result<()> {
         let check::Nature::Primary(kind) = check::nature(key) else { return Ok(()) };
         self.found = true;
@@ -297,7 +299,7 @@ impl Work<'_, '_, '_> {
         match check::read(key, value) {
             Ok(Some(Record::Lease(lease))) => self.lease(lease, standing),
             Ok(_) => {
-                // If a doubtful record contradicts another record, the doubtful one is older.
+                // If a doubtful record contradicts another record, the doubtful record is out of date.
                 if check::write(self.tables, key, value).is_err() {
                     self.note(format!("{kind} {}: left out", check::shown(key)));
                 }
@@ -320,7 +322,8 @@ impl Work<'_, '_, '_> {
             return Ok(());
         }
         if let Some(there) = self.tables.lease(&set, addr)? {
-            // A certain lease stays. Of two doubtful leases, the newer stays.
+            // If two leases have the same address, a current lease wins over a doubtful one. Of two doubtful
+            // leases, the newer wins.
             let sure = !self.doubtful.contains(&(set.clone(), addr));
             if standing == Standing::Current
                 || sure
@@ -338,11 +341,11 @@ impl Work<'_, '_, '_> {
         } else if standing == Standing::Doubtful
             && self.tables.cooling_of(&set, addr)?.is_some_and(|c| c.freed > lease.time)
         {
-            // The address was freed later than the lease was made.
+            // The address was freed after this lease was made.
             return Ok(());
         }
-        // An owner has one address in a range. If two doubtful leases claim to be it, both addresses stay
-        // reserved.
+        // An owner has at most one address in each range. If two doubtful leases of an owner are in the same
+        // range, both addresses stay reserved.
         let held = self.tables.of(&set, &lease.owner)?;
         if standing == Standing::Doubtful && held.iter().any(|l| l.range == lease.range) {
             self.unread.insert((set, addr));
@@ -350,7 +353,8 @@ impl Work<'_, '_, '_> {
         }
         if standing == Standing::Doubtful {
             lease.origin.note = Some(DOUBTFUL.to_owned());
-            // If the set has moved to the other file, this file has no lease of it.
+            // If the leases of the set are in the other file now, the leases in this file are out of date, so
+            // all of them are doubtful.
             self.doubtful.insert((set, addr));
         }
         self.make(&Change::Put(lease))?;
@@ -362,7 +366,7 @@ impl Work<'_, '_, '_> {
         changes::make(self.tables, change, self.cx.now).map(drop)
     }
 
-    /// Looks for addresses that an index marks as in use.
+    /// Collects the addresses that an index marks as in use.
     fn look_for_lost(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         if let Some(set) = keys::read_set(keys::OWNER, key) {
             for addr in codec::unseal::<Vec<Addr>>(key, value).unwrap_or_default() {
@@ -385,7 +389,7 @@ impl Work<'_, '_, '_> {
         Ok(())
     }
 
-    /// The addresses in use whose owner cannot be recovered.
+    /// Returns the addresses that are in use but whose owner cannot be recovered.
     fn unread_addresses(&mut self) -> Result<Vec<(SetName, Addr)>> {
         let mut found = Vec::new();
         for (set, addr) in std::mem::take(&mut self.unread) {
@@ -406,10 +410,10 @@ impl Work<'_, '_, '_> {
     }
 }
 
-/// The note about parts of the file that cannot be recovered.
+/// The text of the report if parts of the file could not be recovered.
 const GAPS: &str = "part of the file could not be read, so leases may be missing: compare `sublet list` with the \
                     running containers before new ones start";
-/// The note of a lease that may have been freed since it was read.
+/// The note on a lease that may have been freed after it was written.
 const DOUBTFUL: &str = "read from a damaged file; it may have been freed since";
-/// The note of a reservation whose lease is lost.
+/// The note on a reservation that replaces a lost lease.
 const UNREAD: &str = "its lease could not be read when the store was repaired";

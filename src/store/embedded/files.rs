@@ -1,4 +1,4 @@
-//! The names of a store's files, and the creation of files: a file appears completely or not at all, and
+//! The names of a store's files, and how files are created. A new file appears completely or not at all. It
 //! never replaces an existing file, except in [`replace`].
 
 use std::io::{self, ErrorKind};
@@ -17,22 +17,22 @@ pub struct Names {
 }
 
 impl Names {
-    /// The names around `<file>`.
+    /// Makes the names for the store whose lease file is `file`.
     pub fn new(file: PathBuf) -> Names {
         Names { durable: file }
     }
 
-    /// `<file>`: durable leases.
+    /// `<file>`, which has the durable leases.
     pub fn durable(&self) -> &Path {
         &self.durable
     }
 
-    /// The file with the leases of one boot.
+    /// The file with the boot leases of one boot.
     pub fn boot(&self, boot: &BootId) -> PathBuf {
         beside(&self.durable, &format!("{BOOT}{}", boot.0))
     }
 
-    /// The boot of a file in this folder, from its name.
+    /// Returns the boot ID in the name of a boot file; `None` for other files in the folder.
     pub fn boot_of(&self, name: &str) -> Option<BootId> {
         let file = self.durable.file_name()?.to_str()?;
         let id = name.strip_prefix(file)?.strip_prefix(BOOT)?;
@@ -40,22 +40,22 @@ impl Names {
         is_id.then(|| BootId(id.to_owned()))
     }
 
-    /// The file with the operators' reservations.
+    /// The policy file, which has the operators' reservations.
     pub fn policy(&self) -> PathBuf {
         beside(&self.durable, ".policy")
     }
 
-    /// The first lock: of `<file>` and the policy.
+    /// The lock file of `<file>` and of the policy. It is the first of the two locks.
     pub fn lock(&self) -> PathBuf {
         beside(&self.durable, ".lock")
     }
 
-    /// The second lock: of the boot files.
+    /// The lock file of the boot files. It is the second of the two locks.
     pub fn boot_lock(&self) -> PathBuf {
         beside(&self.durable, ".boot.lock")
     }
 
-    /// The folder.
+    /// The folder of all these files.
     pub fn folder(&self) -> &Path {
         folder(&self.durable)
     }
@@ -63,14 +63,14 @@ impl Names {
 
 const BOOT: &str = ".boot-";
 
-/// The name of a file beside another.
+/// Returns the path with `suffix` appended to the file's name.
 pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
 }
 
-/// The temporary name under which a file is written before it gets its own.
+/// Returns the temporary name under which a file is written before it gets its final name.
 pub fn temporary(path: &Path) -> PathBuf {
     beside(path, ".new")
 }
@@ -82,8 +82,8 @@ fn folder(path: &Path) -> &Path {
     }
 }
 
-/// Takes a lock file for reading a store. On a read-only file system there may be no lock file, and no
-/// process to wait for.
+/// Takes the lock of a store for reading. On a read-only file system, the lock file may be missing. No
+/// process can write there, so no lock is needed.
 pub fn lock_to_read<F: FileSystem>(fs: &F, path: &Path, patience: &Patience) -> Result<Lock<F>> {
     match lock::take(fs, path, patience) {
         Err(StoreError::Unavailable { source, .. }) if is_forbidden(&*source) => {
@@ -94,7 +94,7 @@ pub fn lock_to_read<F: FileSystem>(fs: &F, path: &Path, patience: &Patience) -> 
     }
 }
 
-/// Whether the system does not allow writing there.
+/// Returns whether the operating system forbids writing at this place.
 fn is_forbidden(e: &(dyn std::error::Error + 'static)) -> bool {
     let kind = e.downcast_ref::<io::Error>().map(io::Error::kind);
     matches!(kind, Some(ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied))
@@ -102,15 +102,15 @@ fn is_forbidden(e: &(dyn std::error::Error + 'static)) -> bool {
 
 /// redb's magic number.
 const REDB: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
-/// bolt's magic number. It follows the 16-byte header of the first page.
+/// bolt's magic number. It is at offset 16, after the header of the first page.
 const BOLT: u32 = 0xed0c_daed;
 
-/// What a name leads to.
+/// The kind of file at a path.
 #[derive(Debug)]
 pub enum Content<File> {
-    /// Nothing.
+    /// There is no file.
     Absent,
-    /// A redb file, probably sublet's.
+    /// A redb file, probably a lease file of sublet.
     Redb(File),
     /// A bolt file, such as that of the original ecs-ipam.
     Bolt,
@@ -118,11 +118,11 @@ pub enum Content<File> {
     Empty,
     /// Only the beginning of a redb file.
     Torn,
-    /// Another file: "it is ...".
+    /// Another file. The text describes it: "it is ...".
     Other(&'static str),
 }
 
-/// Finds out what a name leads to, from the first bytes.
+/// Determines the kind of file at a path, from the file's first bytes.
 pub fn probe<F: FileSystem>(fs: &F, path: &Path, access: Access) -> Result<Content<F::File>> {
     let io = |e| StoreError::io("open the lease store", path, e);
     let file = match fs.open(path, access) {
@@ -147,7 +147,8 @@ pub fn probe<F: FileSystem>(fs: &F, path: &Path, access: Access) -> Result<Conte
     })
 }
 
-/// Opens a store file; `None` if there is none. A file that is not redb's is refused before redb sees it.
+/// Opens a lease file; `None` if there is no file. A file that is not a redb file is refused before redb
+/// reads it.
 pub fn open<F: FileSystem>(fs: &F, path: &Path, access: Access) -> Result<Option<F::File>> {
     let damaged =
         |what: &str| Err(StoreError::Damaged { path: path.to_owned(), what: what.to_owned() });
@@ -157,7 +158,7 @@ pub fn open<F: FileSystem>(fs: &F, path: &Path, access: Access) -> Result<Option
         Content::Empty => return damaged("it is empty (0 bytes)"),
         Content::Torn => return damaged("it ends within its first bytes"),
         Content::Bolt => (
-            "it is a bolt file, as the original ecs-ipam keeps",
+            "it is a bolt file, the format of the original ecs-ipam",
             format!("convert it with `sublet import ecs-ipam {}`", path.display()),
         ),
         Content::Other(what) => (what, "move it away, or name another file".to_owned()),
@@ -165,8 +166,9 @@ pub fn open<F: FileSystem>(fs: &F, path: &Path, access: Access) -> Result<Option
     Err(StoreError::Foreign { path: path.to_owned(), what: what.to_owned(), advice })
 }
 
-/// Creates a file under a temporary name, and adds its final name with `link`. An existing file stays and is
-/// an error. `fill` writes the new, empty file, and flushes it if it must survive a power cut.
+/// Creates a file under a temporary name, and then adds its final name with `link`. If a file of that name
+/// exists, it stays and the result is an error. `fill` writes the new file, and flushes it if it must survive
+/// a power cut.
 pub fn create<F: FileSystem>(
     fs: &F,
     path: &Path,
@@ -175,14 +177,16 @@ pub fn create<F: FileSystem>(
     let new = temporary(path);
     make(fs, path, &new, fill)?;
     let linked = fs.link(&new, path).map_err(|e| StoreError::io("create", path, e));
-    // Best effort: the next process that needs the temporary name removes it, and so does doctor.
+    // If this fails, the next process that needs the temporary name removes the file, and so does `doctor
+    // --repair`.
     let _ = fs.remove(&new);
     linked
 }
 
-/// Replaces the file at `path` in three steps: the old file additionally gets the name `aside`, the new one
-/// is written under a temporary name, and then takes the name. After each step, the name leads to a
-/// complete file. `before` runs right before the last step. Nothing else in the store renames over a file.
+/// Replaces the file at `path` in three steps. The old file additionally gets the name `aside`. The new file
+/// is written under a temporary name. Then the new file is renamed to `path`. After each step, `path` is a
+/// complete file. `before` runs right before the last step. No other code in the store renames a file over
+/// another file.
 pub fn replace<F: FileSystem>(
     fs: &F,
     path: &Path,
@@ -212,7 +216,7 @@ fn make<F: FileSystem>(
     new: &Path,
     fill: impl FnOnce(F::File, &Path) -> Result<()>,
 ) -> Result<()> {
-    // A killed process left it. The caller holds the lock, so no other process uses it.
+    // A killed process left the temporary file. The caller holds the lock, so no other process uses it.
     fs.remove(new).map_err(|e| StoreError::io("remove the unfinished", new, e))?;
     let made = fs.create(new).map_err(|e| StoreError::io("create", path, e));
     let filled = made.and_then(|file| fill(file, new));
@@ -222,8 +226,8 @@ fn make<F: FileSystem>(
     filled
 }
 
-/// Makes the names of a file and of the folders above it durable, because the process that created a folder
-/// may have been killed before it flushed it.
+/// Makes the names of a file and of the folders above it durable. This includes folders that another process
+/// created, because that process may have been killed before it flushed them.
 pub fn sync_names<F: FileSystem>(fs: &F, path: &Path) -> Result<()> {
     let lowest = folder(path);
     let device = |path: &Path| fs.find(path).map(|id| id.map(|(device, _)| device));
@@ -235,7 +239,8 @@ pub fn sync_names<F: FileSystem>(fs: &F, path: &Path) -> Result<()> {
             break;
         }
         match fs.sync_folder(folder) {
-            // A folder that this process created is readable. An unreadable one existed before.
+            // A folder that this process created is readable. A folder that cannot be read existed before, so
+            // its name is durable.
             Err(e) if e.kind() == ErrorKind::PermissionDenied && folder != lowest => break,
             synced => synced.map_err(|e| io(folder, e))?,
         }

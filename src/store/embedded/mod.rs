@@ -2,44 +2,47 @@
 //!
 //! # Files
 //!
-//! | file | holds | flushed |
+//! | file | contents | flushed |
 //! |---|---|---|
-//! | `<file>` | networks with `persist: disk`, Docker's pools and their leases, the history of these | at most twice per ADD or DEL |
+//! | `<file>` | networks with `persist: disk`, Docker's pools and their leases, the history of both | at most twice per ADD or DEL |
 //! | `<file>.boot-<boot ID>` | networks with `persist: boot`, their history, the machine's ID | never |
 //! | `<file>.policy` | reserved addresses, as text | by the commands that change it |
-//! | `<file>.lock` | nothing but hints: the first lock, of `<file>` and the policy | - |
-//! | `<file>.boot.lock` | the same: the second lock, of the boot files | - |
+//! | `<file>.lock` | only hints. This is the first lock; it protects `<file>` and the policy | - |
+//! | `<file>.boot.lock` | only hints. This is the second lock; it protects the boot files | - |
 //!
-//! A name that ends with `.new` is a file on its way to its name. `doctor --repair` keeps a damaged
-//! file as `<file>.damaged-<time>`, the conversion of ecs-ipam's file as `<file>.bolt`.
+//! A name that ends with `.new` is temporary: the file is renamed when it is complete. `doctor --repair`
+//! keeps a damaged file as `<file>.damaged-<time>`. The conversion of ecs-ipam's file keeps the original as
+//! `<file>.bolt`.
 //!
 //! # Locking and ordering
 //!
-//! The locks are taken in the order of the table. `lockTimeout` limits the total wait for both. No process
-//! flushes, or waits for anything else, while it holds the second lock.
+//! A process takes the first lock before the second lock. `lockTimeout` limits the total wait for both. While
+//! a process holds the second lock, it neither flushes nor waits for anything else.
 //!
-//! - **Home.** All leases of a set are in one file, and all leases of a network are in one set. That file
-//!   and set are the network's *home*. The home is not recorded: it is where the leases are. If an ADD
-//!   finds a lease of its network in the configured file (`persist`) and set (`shared`), it needs only
-//!   that file's lock. Otherwise it takes both locks and looks in both files. (It skips the second lock
-//!   if `persist` is `disk` and there is no boot file: creating one requires the first lock.) An existing
-//!   lease of the network decides file and set; failing that, an existing lease of the set decides the
-//!   file. If the home differs from the configuration, the ADD warns; the configuration takes effect
-//!   once no such lease is left. If two first ADDs run at once, the second sees the first one's lease.
-//! - **A command** is one transaction in one file: redb commits all of it or none of it. If more than one
-//!   file may hold what a DEL frees, the DEL runs one transaction per file. Each is correct whether or
-//!   not the others run.
-//! - **A new file** is written under a temporary name and then given its final name with `link`. It is
-//!   complete when it appears, and never replaces an existing file. A process that dies before the
-//!   `link` leaves a temporary file, which the next process that creates the file removes.
-//! - **A replaced file** (policy, repair, conversion) is written under a temporary name and renamed over
-//!   the old one. The name always leads to the complete old file or the complete new one.
-//! - **A reboot** changes the boot ID and so the name of the boot file. A file from an earlier boot, even
-//!   one torn by a power cut, is never mistaken for the current one.
-//! - **The policy** is written to a temporary file under the first lock and renamed under both locks. Each
-//!   lease file has a copy of the policy's entries and of their nonce. An ADD compares the nonces under
-//!   its lock. If they differ, it refreshes the copy in the transaction that adds its lease: both are
-//!   committed or neither.
+//! - **Home.** All leases of a network are in one file, and in one set of leases in that file. This file and
+//!   set are the network's *home*. The home is not recorded: it is the place where the leases are. An ADD
+//!   first looks in the file (`persist`) and set (`shared`) that its configuration names. If it finds a lease
+//!   of its network there, it needs only that file's lock. Otherwise it takes both locks and looks in both
+//!   files. (It skips the second lock if `persist` is `disk` and there is no boot file, because a boot file
+//!   can be created only under the first lock.) If the network has a lease anywhere, that lease determines
+//!   file and set. If it has none, an existing lease of the set determines the file. If the home differs from
+//!   the configuration, the ADD returns a warning. The configuration takes effect when no such lease is left.
+//!   If two processes run the first ADD of a network at the same time, the second ADD finds the lease of the
+//!   first.
+//! - **A command** is one transaction in one file: redb commits all of it or none of it. If both files may
+//!   have leases that a DEL must free, the DEL runs one transaction in each file. Each transaction is correct
+//!   even if the other one does not run.
+//! - **A new file** is written under a temporary name and then gets its final name by `link`. It is complete
+//!   when it appears, and it never replaces an existing file. If a process dies before the `link`, the next
+//!   process that creates the file removes the temporary file.
+//! - **A replaced file** (policy, repair, conversion) is written under a temporary name and renamed over the
+//!   old file. The name always leads to the complete old file or to the complete new file.
+//! - **A reboot** changes the boot ID, and therefore the name of the boot file. A file of an earlier boot,
+//!   even if a power cut damaged it, is never mistaken for the file of the current boot.
+//! - **The policy** is written to a temporary file under the first lock, and renamed under both locks. Each
+//!   lease file has a copy of the policy's entries and of its nonce, a number that changes with each change
+//!   of the policy. An ADD compares the two nonces under its lock. If they differ, it refreshes the copy in
+//!   the same transaction that adds its lease.
 
 mod backend;
 mod changes;
@@ -85,7 +88,7 @@ use crate::error::{Error, Refusal, StoreError};
 use crate::model::{History, Owner, Persist, SetName, Wait};
 use crate::net::Addr;
 
-/// The result of this module's functions.
+/// The result type of this module's functions.
 type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// Leases in files on this host.
@@ -108,26 +111,26 @@ struct LeaseFile {
 }
 
 impl Embedded {
-    /// The store `file`. Nothing is opened yet.
+    /// Makes the store with the lease file `file`. Nothing is opened yet.
     pub fn new(file: PathBuf, persist: Persist, wait: Wait) -> Embedded {
         Embedded::on(Os, file, persist, wait)
     }
 }
 
 impl<F: FileSystem> Embedded<F> {
-    /// The store `file` on another file system than the kernel's.
+    /// Makes the store on a file system other than the kernel's.
     pub fn on(fs: F, file: PathBuf, persist: Persist, wait: Wait) -> Embedded<F> {
         let (names, patience) = (Names::new(file), Patience::new(wait));
         Embedded { fs, names, persist, patience, history: History::default() }
     }
 
-    /// The same store with these limits of history.
+    /// Returns the same store with these limits for its history.
     #[must_use]
     pub fn keeping(self, history: History) -> Embedded<F> {
         Embedded { history, ..self }
     }
 
-    /// The durable file.
+    /// Returns the durable file: `<file>`.
     fn durable(&self) -> LeaseFile {
         LeaseFile {
             path: self.names.durable().to_owned(),
@@ -137,12 +140,13 @@ impl<F: FileSystem> Embedded<F> {
         }
     }
 
-    /// The file of this boot. Fails if the boot ID cannot be read, because the file's name is then unknown.
+    /// Returns the boot file of the current boot. Fails if the boot ID cannot be read, because the name of
+    /// the file is unknown then.
     fn of_boot(&self, cx: &Context) -> Result<LeaseFile> {
         let boot = cx.boot.as_ref().ok_or_else(|| StoreError::Unavailable {
             doing: "read".to_owned(),
             place: "the boot ID".to_owned(),
-            source: "which leases belong to this boot is unknown; is /proc mounted?".into(),
+            source: "without it, the leases of this boot are unknown; is /proc mounted?".into(),
         })?;
         Ok(LeaseFile {
             path: self.names.boot(boot),
@@ -152,7 +156,8 @@ impl<F: FileSystem> Embedded<F> {
         })
     }
 
-    /// The file of this boot, if it may exist. A host that uses only `persist: disk` needs no boot ID.
+    /// Returns the boot file of the current boot, if it may exist. A host that uses only `persist: disk`
+    /// needs no boot ID.
     fn of_boot_if_any(&self, cx: &Context) -> Result<Option<LeaseFile>> {
         if cx.boot.is_none() && self.boot_files()?.is_empty() {
             return Ok(None);
@@ -160,7 +165,7 @@ impl<F: FileSystem> Embedded<F> {
         self.of_boot(cx).map(Some)
     }
 
-    /// The files that may have leases, in the order in which their locks are taken.
+    /// Returns the files that may have leases, in the order in which their locks are taken.
     fn lease_files(&self, cx: &Context) -> Result<Vec<LeaseFile>> {
         let mut files = vec![self.durable()];
         files.extend(self.of_boot_if_any(cx)?);
@@ -171,7 +176,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(found)
     }
 
-    /// The same files; the one that `persist` names comes first.
+    /// Returns the same files, but the file that `persist` names comes first.
     fn lease_files_own_first(&self, cx: &Context) -> Result<Vec<LeaseFile>> {
         let mut files = self.lease_files(cx)?;
         files.sort_by_key(|file| file.persist != self.persist);
@@ -196,7 +201,8 @@ impl<F: FileSystem> Embedded<F> {
         self.fs.make_folder(folder).map_err(|e| StoreError::io("make the folder", folder, e))
     }
 
-    /// Runs an ADD, IMPORT or RESTORE in the home of the network or of the set (see the module's documentation).
+    /// Runs an ADD, IMPORT or RESTORE in the home of the network or set (see the documentation of this
+    /// module).
     fn allocate(&self, command: &Command, set: &SetName, cx: &Context) -> Result<Plan> {
         self.make_folder()?;
         let durable = self.durable();
@@ -216,8 +222,9 @@ impl<F: FileSystem> Embedded<F> {
                 return Ok(plan);
             }
         }
-        // To create the first lease of a network or set, take the first lock, and the second if a boot file
-        // is involved. No other process can create that lease while this process holds them.
+        // The network or set may have no lease yet. To create its first lease, take the first lock, and the
+        // second lock if there may be a boot file. No other process can then create the first lease at the
+        // same time.
         let mut files = vec![(self.lock(&durable)?, durable)];
         if let Some(boot) = self.of_boot_if_any(cx)?
             && (self.persist == Persist::Boot || self.is_there(&boot.path)?)
@@ -228,8 +235,8 @@ impl<F: FileSystem> Embedded<F> {
         let (at, home_set) = self.find_home(&files, command, set)?;
         let (lock, file) = files.swap_remove(at);
         if file.persist == Persist::Disk {
-            // The next steps flush, so release the second lock first: no process may flush while it holds
-            // that lock.
+            // The next steps flush. A process must not flush while it holds the second lock, so release that
+            // lock first.
             drop(files);
         }
         self.create(&file, &lock, cx)?;
@@ -244,10 +251,10 @@ impl<F: FileSystem> Embedded<F> {
         Ok(plan)
     }
 
-    /// Returns the index of the file to allocate in and the set to allocate from. Existing leases of the
-    /// network override a changed `persist` or `shared`. If it has none, existing leases of the set
-    /// override a changed `persist`. If there are none either, the configuration applies: the first of
-    /// `files`, which must be the file that `persist` names, and `set`.
+    /// Returns the index of the file and the set in which to allocate. If the network has leases, they
+    /// determine both, even if `persist` or `shared` was changed. If the network has no leases, existing
+    /// leases of the set determine the file. If the set has no leases either, the configuration applies:
+    /// `set`, and the first of `files`, which must be the file that `persist` names.
     fn find_home(
         &self,
         files: &[(Lock<F>, LeaseFile)],
@@ -270,7 +277,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok((0, set.clone()))
     }
 
-    /// Returns warnings if leases are not in the file or set that the configuration names.
+    /// Returns warnings if the home is not the file and set that the configuration names.
     fn not_at_home(&self, home: &LeaseFile, home_set: &SetName, set: &SetName) -> Vec<String> {
         let mut warnings = Vec::new();
         if home.persist != self.persist {
@@ -292,8 +299,8 @@ impl<F: FileSystem> Embedded<F> {
         warnings
     }
 
-    /// On a network file system, other machines would take boot leases of this machine for leases of their
-    /// own boot.
+    /// Refuses boot leases on a network file system. Other machines could read them and mistake them for
+    /// leases of their own boot.
     fn refuse_shared_folder(&self) -> Result<()> {
         let folder = self.names.folder();
         match self.fs.is_shared(folder) {
@@ -308,12 +315,12 @@ impl<F: FileSystem> Embedded<F> {
         Ok(found.unwrap_or(false))
     }
 
-    /// Creates a lease file if it is missing, under its lock.
+    /// Creates a lease file if it is missing. The caller holds its lock.
     fn create(&self, file: &LeaseFile, lock: &Lock<F>, cx: &Context) -> Result<()> {
         if self.is_there(&file.path)? {
             return Ok(());
         }
-        // The file was moved away, so the note is about the old file.
+        // The old file was moved away, and the header note describes the old file.
         backend::forget_note(lock, &file.path)?;
         files::create(&self.fs, &file.path, |new, name| {
             database::write_new::<F>(new, name, file.flush, |tables| {
@@ -345,7 +352,7 @@ impl<F: FileSystem> Embedded<F> {
         database::read(&self.fs, &file.path, Some(lock), &self.patience, work)
     }
 
-    /// Runs one command in one file, which exists and is locked.
+    /// Runs one command in one file. The file exists and is locked.
     fn transact(
         &self,
         file: &LeaseFile,
@@ -360,7 +367,7 @@ impl<F: FileSystem> Embedded<F> {
         })
     }
 
-    /// Runs the command if `condition` holds; otherwise `None`.
+    /// Runs the command if `condition` returns true; otherwise returns `None`.
     fn transact_if(
         &self,
         file: &LeaseFile,
@@ -389,7 +396,8 @@ impl<F: FileSystem> Embedded<F> {
                 }
             }
             let mut plan = run_in_all_sets(command, tables, cx)?;
-            // The next boot reads only this file, so a pod's address is stored here too.
+            // The next boot reads only this boot's file, so a pod's former address from an earlier boot is
+            // copied into it.
             let mut carried = carried.take();
             carried.retain(|change| match (change, &plan.outcome) {
                 (Change::Sticky(.., addr), Ok(Outcome::Added(added))) => {
@@ -416,13 +424,13 @@ impl<F: FileSystem> Embedded<F> {
         };
         let (path, flush) = (&file.path, file.flush);
         match database::write(&self.fs, path, flush, lock, &self.patience, ask, work) {
-            // A refusal stands even if it could not be counted.
+            // If the counter of a refusal cannot be written, the refusal is still returned.
             Err(error) => refused.take().map_or(Err(error), |plan| Ok(Some(plan))),
             Ok(plan) => Ok(plan.flatten()),
         }
     }
 
-    /// Makes changes and records their events.
+    /// Makes the changes of a plan, and records their events.
     fn make(
         &self,
         all: &[Change],
@@ -439,7 +447,7 @@ impl<F: FileSystem> Embedded<F> {
         history::append(tables, &events, self.history, cx.now)
     }
 
-    /// The further steps of a command, in the same transaction.
+    /// Runs the further steps of a command in the same transaction.
     fn collect(
         &self,
         mut command: Command,
@@ -462,7 +470,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(())
     }
 
-    /// Commands about pools. Pools and their leases are durable.
+    /// Runs a command about pools. Pools and their leases are always in the durable file.
     fn serve_pool(&self, command: &Command, cx: &Context) -> Result<Plan> {
         let file = self.durable();
         if !self.is_there(&file.path)? {
@@ -480,9 +488,9 @@ impl<F: FileSystem> Embedded<F> {
         self.transact(&file, &lock, command, cx)
     }
 
-    /// DEL, GC and EXPORT: in each file that exists.
+    /// Runs a DEL, GC or EXPORT in each file that exists.
     fn free(&self, command: &Command, cx: &Context) -> Result<Plan> {
-        // The outcome for a store that does not exist.
+        // The outcome if no file exists.
         let nothing = Tables::new(Made::default(), self.names.durable());
         let mut all = match alloc::run(command, &nothing, cx)?.outcome {
             Ok(outcome) => outcome,
@@ -508,7 +516,7 @@ impl<F: FileSystem> Embedded<F> {
                 (Outcome::Collected(all), Ok(Outcome::Collected(more))) => {
                     all.freed.extend(more.freed);
                 }
-                // The cursor of a range set is in the file that has its leases.
+                // A range set's cursor is in the same file as its leases.
                 (Outcome::Exported(all), Ok(Outcome::Exported(more))) => {
                     for (all, more) in all.iter_mut().zip(more) {
                         *all = all.or(more);
@@ -522,8 +530,8 @@ impl<F: FileSystem> Embedded<F> {
         Ok(Plan::only(all))
     }
 
-    /// GC in sets of a file that the configuration does not name, because `shared` may have had another
-    /// value.
+    /// Runs GC in the sets of a file that the configuration does not name, because `shared` may have been
+    /// changed.
     #[allow(
         clippy::redundant_closure_for_method_calls,
         reason = "`Tables::sets` is of one lifetime"
@@ -547,7 +555,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(all)
     }
 
-    /// CHECK, STATUS and dry runs. Nothing is written, so a read-only store works.
+    /// Runs CHECK, STATUS and dry runs. They write nothing, so a read-only store is enough.
     fn look(&self, command: &Command, cx: &Context) -> Result<Plan> {
         let mut files = self.lease_files_own_first(cx)?;
         let mut policy = None;
@@ -583,9 +591,9 @@ impl<F: FileSystem> Embedded<F> {
         answer.map_or_else(|| alloc::run(command, &nothing, cx), Ok)
     }
 
-    /// The file from which an ADD would lease; `None`: a new one.
+    /// Returns the file in which an ADD would lease; `None` if the file does not exist yet.
     fn home(&self, set: Option<&SetName>, files: Vec<LeaseFile>) -> Result<Option<LeaseFile>> {
-        // Pools are durable.
+        // Pools are in the durable file.
         let Some(set) = set else {
             return Ok(files.into_iter().find(|file| file.persist == Persist::Disk));
         };
@@ -620,7 +628,7 @@ impl<F: FileSystem> Store for Embedded<F> {
     }
 }
 
-/// Decides a command. A container's leases are searched in all sets, because `shared` may have changed
+/// Decides a command that searches for a container's leases in all sets, because `shared` may have changed
 /// since the container was started.
 fn run_in_all_sets<K: Kv>(command: &Command, tables: &Tables<'_, K>, cx: &Context) -> Result<Plan> {
     let mut plan = alloc::run(command, tables, cx)?;
@@ -647,7 +655,7 @@ fn run_in_all_sets<K: Kv>(command: &Command, tables: &Tables<'_, K>, cx: &Contex
     Ok(plan)
 }
 
-/// Whether a command needs the reservations.
+/// Returns whether a command needs the reservations.
 fn asks_for_addresses(command: &Command) -> bool {
     matches!(
         command,
@@ -659,7 +667,7 @@ fn asks_for_addresses(command: &Command) -> bool {
     )
 }
 
-/// Whether a command has further steps.
+/// Returns whether a command has further steps.
 fn is_step(plan: &Plan) -> bool {
     matches!(&plan.outcome, Ok(Outcome::Collected(step)) if !step.done)
 }

@@ -1,9 +1,10 @@
-//! The addresses in use, as bits. Finding the next free address takes a few lookups, however full or
-//! fragmented a range is.
+//! Records the addresses in use as bits. Finding the next free address takes only a few lookups, even in a
+//! full or fragmented range.
 //!
-//! A tree of 512-bit blocks: a bit of level 0 is an address in use, and a bit of level n + 1 is a full block
-//! of level n. Blocks without a set bit are not stored, so an empty /64 costs nothing.
-//! Invariant: a bit of a higher level is set if and only if all bits of its block on the level below are set.
+//! The bits form a tree of blocks with 512 bits each. On level 0, a bit that is set means an address in use.
+//! On level n + 1, a bit that is set means a block of level n that is full. A block without any set bit is
+//! not stored, so an empty /64 needs no space.
+//! Invariant: a bit on a higher level is set if and only if all bits of its block on the level below are set.
 
 use super::view::{Kv, KvMut, Tables};
 use super::{Result, keys};
@@ -15,16 +16,16 @@ use crate::store::codec;
 const WIDTH: u32 = 9;
 const SLOTS: usize = 1 << WIDTH;
 
-/// A block.
+/// The bits of one block.
 pub type Bits = [u8; SLOTS / 8];
 
-/// The block with the bit of item `at` on its level, and the index of the bit.
+/// Returns the index of the block that has the bit of item `at`, and the index of the bit in the block.
 fn place(at: u128) -> (u128, usize) {
-    // Lossless: less than 512.
+    // The conversion is lossless, because the value is less than 512.
     (at >> WIDTH, (at % SLOTS as u128) as usize)
 }
 
-/// Whether the family needs a level above this one.
+/// Returns whether the family needs another level above `level`.
 fn has_above(family: Family, level: u8) -> bool {
     (u32::from(level) + 1) * WIDTH < u32::from(family.bits())
 }
@@ -36,7 +37,7 @@ fn get(bits: &Bits, slot: usize) -> bool {
 fn first_clear(bits: &Bits, from: usize, to: usize) -> Option<usize> {
     let mut slot = from;
     while slot <= to {
-        // Skips full bytes.
+        // Skip bytes in which all bits are set.
         if slot.is_multiple_of(8) && bits[slot / 8] == u8::MAX {
             slot += 8;
         } else if get(bits, slot) {
@@ -59,20 +60,20 @@ fn load<K: Kv>(
     Ok(tables.read(&key, codec::read_bits)?.unwrap_or([0; SLOTS / 8]))
 }
 
-/// The addresses that a block of level 0 marks as in use.
+/// Returns the addresses that a block of level 0 marks as in use.
 pub fn addresses(family: Family, index: u128, bits: &Bits) -> impl Iterator<Item = Addr> {
     let taken = (0..SLOTS).filter(move |slot| get(bits, *slot));
     taken.filter_map(move |slot| Addr::from_bits(family, (index << WIDTH) | slot as u128))
 }
 
-/// Whether the address is marked as in use.
+/// Returns whether the address is marked as in use.
 pub fn taken<K: Kv>(tables: &Tables<'_, K>, set: &SetName, addr: Addr) -> Result<bool> {
     let (index, slot) = place(addr.bits());
     Ok(get(&load(tables, set, addr.family(), 0, index)?, slot))
 }
 
-/// Compares a block with its leases and cooling addresses, or with the blocks below it. Also compares its
-/// bit in the block above with whether the block is full.
+/// Compares a block of level 0 with its leases and cooling addresses, and any other block with the blocks
+/// below it. Also checks that the block's bit in the block above says whether the block is full.
 pub fn judge<K: Kv>(
     tables: &Tables<'_, K>,
     key: &[u8],
@@ -89,7 +90,7 @@ pub fn judge<K: Kv>(
     if level == 0 {
         let at = |slot: usize| Addr::from_bits(family, (index << WIDTH) | slot as u128);
         let Some((first, last)) = at(0).zip(at(SLOTS - 1)) else {
-            return Ok(Err("a block beyond its family".to_owned()));
+            return Ok(Err("a block that is too large for its family".to_owned()));
         };
         for kind in [keys::LEASE, keys::COOLING] {
             let (from, to) = (keys::at(kind, &set, first), keys::at(kind, &set, last));
@@ -109,12 +110,12 @@ pub fn judge<K: Kv>(
         }
     }
     if bits != expected {
-        return Ok(Err("it is not as the leases have it".to_owned()));
+        return Ok(Err("it does not match the leases".to_owned()));
     }
     if has_above(family, level) {
         let (above, slot) = place(index);
         if get(&load(tables, &set, family, level + 1, above)?, slot) != is_full(&bits) {
-            return Ok(Err("the block above is not as this one".to_owned()));
+            return Ok(Err("the block above does not match this block".to_owned()));
         }
     }
     Ok(Ok(()))
@@ -124,14 +125,14 @@ fn is_full(bits: &Bits) -> bool {
     bits.iter().all(|byte| *byte == u8::MAX)
 }
 
-/// The lowest address of the span that is not in use.
+/// Returns the lowest address of the span that is not in use.
 pub fn next_free<K: Kv>(tables: &Tables<'_, K>, set: &SetName, span: Span) -> Result<Option<Addr>> {
     let family = span.first.family();
     let found = search(tables, set, family, 0, span.first.bits(), span.last.bits())?;
     Ok(found.and_then(|bits| Addr::from_bits(family, bits)))
 }
 
-/// The first item of a level, from `low` to `high`, whose bit is clear.
+/// Returns the first item on a level, from `low` to `high`, whose bit is not set.
 fn search<K: Kv>(
     tables: &Tables<'_, K>,
     set: &SetName,
@@ -157,7 +158,7 @@ fn search<K: Kv>(
     let end = if next == last { to } else { SLOTS - 1 };
     match first_clear(&bits, 0, end) {
         Some(slot) => Ok(Some(item(next, slot))),
-        // Only in the span's last block can the free items lie after the span.
+        // The last block of the span may have free items that lie after the span.
         None if next == last => Ok(None),
         None => Err(tables.damaged("a full occupancy block that is not marked as full")),
     }
@@ -185,7 +186,7 @@ fn mark<K: KvMut>(
         let (index, slot) = place(at);
         let mut bits = load(tables, set, family, level, index)?;
         if get(&bits, slot) == taken {
-            return Err(tables.damaged("occupancy and leases that disagree"));
+            return Err(tables.damaged("the occupancy bits and the leases disagree"));
         }
         let was_full = is_full(&bits);
         bits[slot / 8] ^= 1 << (slot % 8);
@@ -255,7 +256,8 @@ mod tests {
         Addr::from_bits(family, bits).unwrap()
     }
 
-    /// Fills first..=last, and returns the number of lookups of a search for the only free address.
+    /// Marks the addresses `first..=last` except `hole` as in use. Returns the number of lookups that a
+    /// search for the free address needs.
     fn look_ups(family: Family, first: u128, last: u128, hole: u128) -> usize {
         let mut tables = tables();
         for bits in (first..=last).filter(|b| *b != hole) {
@@ -306,7 +308,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Whole runs of addresses are marked and freed, so that blocks of level 0 fill up and empty again.
+        /// The test marks and frees whole runs of addresses, so that blocks of level 0 become full and empty
+        /// again.
         #[test]
         fn the_tree_is_a_set(
             base in prop::sample::select(vec![0, 511, 1 << 18, (1 << 18) - 700, u128::from(u32::MAX) - 4000]),

@@ -1,9 +1,9 @@
-//! `<file>.policy`: the addresses that operators reserved, as text.
+//! The policy file, `<file>.policy`: the addresses that operators have reserved, as text.
 //!
-//! The first line has a nonce, which changes with each change of the policy, and a checksum. Each further
-//! line is an entry as JSON. A lease file has a copy of the entries with their nonce (see
-//! [`refresh_reservations`](super::view::Tables::refresh_reservations)). Every ADD compares the nonces
-//! under its lock, and the policy is replaced under both locks, so an outdated copy is never used.
+//! The first line has a checksum and a nonce, a number that changes with each change of the policy. Each
+//! further line is an entry as JSON. A lease file has a copy of the entries and of the nonce (see
+//! [`refresh_reservations`](super::view::Tables::refresh_reservations)). The policy is replaced under both
+//! locks, and every ADD compares the nonces under its lock, so an outdated copy is never used.
 
 use std::path::Path;
 
@@ -18,26 +18,26 @@ use crate::net::{Addr, Span};
 /// The maximum number of entries.
 pub const LIMIT: usize = 4096;
 
-/// The maximum size in bytes: far more than [`LIMIT`] entries with reasonable notes need.
+/// The maximum size of the file, in bytes. [`LIMIT`] entries with notes of a normal length are far smaller.
 const LONGEST: u64 = 16 << 20;
 
-/// Reserved addresses of one set.
+/// The reserved addresses of one entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, try_from = "Line", into = "Line")]
 pub struct Reservation {
-    /// The set of leases.
+    /// The set of leases to which the addresses belong.
     pub set: SetName,
-    /// First to last address.
+    /// The first and the last address.
     pub span: Span,
-    /// The purpose.
+    /// The purpose of the reservation.
     pub note: Option<String>,
-    /// The owner.
+    /// The owner of the reservation.
     pub holder: Option<String>,
-    /// When it was reserved, in seconds.
+    /// When the addresses were reserved, in seconds.
     pub time: Timestamp,
 }
 
-/// The JSON form of an entry.
+/// An entry, in the form of its JSON line.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
@@ -82,7 +82,7 @@ impl TryFrom<Line> for Reservation {
 }
 
 impl Reservation {
-    /// The entry as a lease of one of its addresses, for listings and messages.
+    /// Returns the entry as a lease of one of its addresses, for listings and messages.
     pub fn lease(&self, addr: Addr) -> Lease {
         Lease {
             set: self.set.clone(),
@@ -103,14 +103,14 @@ impl Reservation {
         }
     }
 
-    /// Its parts before and after `span`.
+    /// Returns the parts of the entry before and after `span`.
     fn without(&self, span: Span) -> impl Iterator<Item = Reservation> + '_ {
         let before = span.first.prev().and_then(|last| self.span.up_to(last));
         let behind = span.last.next().and_then(|first| self.span.starting(first));
         before.into_iter().chain(behind).map(|span| Reservation { span, ..self.clone() })
     }
 
-    /// Its part within `span`.
+    /// Returns the part of the entry inside `span`.
     fn within(&self, span: Span) -> Option<Span> {
         self.span.overlaps(span).then(|| Span {
             first: self.span.first.max(span.first),
@@ -119,17 +119,17 @@ impl Reservation {
     }
 }
 
-/// All entries, disjoint, by set and address.
+/// The content of the policy file. The entries do not overlap, and are ordered by set of leases and address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// Changes with each change of the policy; 0 if there is no file.
+    /// A number that changes with each change of the policy; 0 if there is no file.
     pub nonce: u64,
     /// The entries.
     pub entries: Vec<Reservation>,
 }
 
 const NAME: &str = "sublet-policy 1 ";
-/// The first line: name, nonce and checksum in hexadecimal, and its end.
+/// The length of the first line: name, nonce and checksum in hexadecimal, and the newline.
 const HEADER: usize = NAME.len() + 16 + 1 + 8 + 1;
 
 fn unreadable(path: &Path, line: usize, why: impl std::fmt::Display) -> StoreError {
@@ -154,19 +154,19 @@ fn checksum(nonce: u64, entries: &str) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&nonce.to_le_bytes()), entries.as_bytes())
 }
 
-/// The current nonce of the policy.
+/// Reads only the nonce of the policy file.
 pub fn nonce<F: FileSystem>(fs: &F, path: &Path) -> Result<u64> {
     let io = |e| StoreError::io("read", path, e);
     let Some(file) = fs.open(path, Access::Read).map_err(io)? else { return Ok(0) };
     let mut header = [0; HEADER];
     if !read_exact(&file, &mut header, 0).map_err(io)? {
-        return Err(unreadable(path, 1, "the file ends within it"));
+        return Err(unreadable(path, 1, "the file ends in this line"));
     }
     read_header(path, &header).map(|(nonce, _)| nonce)
 }
 
 impl Policy {
-    /// Reads the file; empty if there is none.
+    /// Reads the policy file. Returns an empty policy if there is no file.
     pub fn read<F: FileSystem>(fs: &F, path: &Path) -> Result<Policy> {
         let io = |e| StoreError::io("read", path, e);
         let Some(file) = fs.open(path, Access::Read).map_err(io)? else {
@@ -185,17 +185,21 @@ impl Policy {
                     || before.set == entry.set && before.span.last < entry.span.first
             });
             if !in_order {
-                return Err(unreadable(path, number + 2, "it is not behind the line before"));
+                return Err(unreadable(
+                    path,
+                    number + 2,
+                    "its addresses do not come after those of the previous line",
+                ));
             }
             entries.push(entry);
         }
         if checksum(nonce, text) != sum {
-            return Err(unreadable(path, 1, "the checksum is not that of the lines below"));
+            return Err(unreadable(path, 1, "the checksum does not match the lines below"));
         }
         Ok(Policy { nonce, entries })
     }
 
-    /// Writes the file.
+    /// Writes the policy to a file.
     pub fn write<File: OpenFile>(&self, file: &File, path: &Path) -> Result<()> {
         let line = |entry| serde_json::to_string(entry).map(|line| line + "\n");
         let entries: Result<String, _> = self.entries.iter().map(line).collect();
@@ -206,13 +210,13 @@ impl Policy {
         written.map_err(|e| StoreError::io("write", path, e))
     }
 
-    /// The entry that contains an address.
+    /// Returns the entry that contains an address.
     pub fn find(&self, set: &SetName, addr: Addr) -> Option<&Reservation> {
         self.entries.iter().find(|e| e.set == *set && e.span.contains(addr))
     }
 
-    /// Reserves a span. Addresses that are already reserved get the new note and holder, if there are any.
-    /// Returns the parts that were not reserved before.
+    /// Reserves a span. Addresses that are already reserved get the new note and the new holder, if these are
+    /// set. Returns the parts of the span that were not reserved before.
     pub fn reserve(&mut self, new: &Reservation) -> Vec<Span> {
         let mut fresh = Policy { nonce: 0, entries: vec![new.clone()] };
         let mut entries = Vec::new();
@@ -235,7 +239,7 @@ impl Policy {
         spans
     }
 
-    /// Ends the reservation of a span; returns the parts that were reserved.
+    /// Ends the reservation of a span. Returns the parts of the span that were reserved.
     pub fn unreserve(&mut self, set: &SetName, span: Span) -> Vec<Reservation> {
         let mut freed = Vec::new();
         let mut entries = Vec::new();
@@ -253,7 +257,7 @@ impl Policy {
         freed
     }
 
-    /// Sorts the entries, and joins entries that differ only in their addresses.
+    /// Sorts the entries, and joins neighboring entries that differ only in their addresses.
     fn tidy(&mut self) {
         self.entries.sort_by(|a, b| (&a.set, a.span.first).cmp(&(&b.set, b.span.first)));
         self.entries.dedup_by(|next, entry| {
@@ -269,7 +273,7 @@ impl Policy {
     }
 }
 
-/// The spans of single addresses.
+/// Converts addresses to spans.
 pub fn spans(addrs: &[Addr]) -> Vec<Span> {
     let mut sorted = addrs.to_vec();
     sorted.sort_unstable();
@@ -284,7 +288,8 @@ pub fn spans(addrs: &[Addr]) -> Vec<Span> {
     spans
 }
 
-/// Replaces the policy. `before` runs when the new file is on disk, right before the file gets its name.
+/// Replaces the policy file. `before` runs when the new file is on disk, right before it is renamed to its
+/// final name.
 pub fn replace<F: FileSystem>(
     fs: &F,
     path: &Path,

@@ -1,8 +1,8 @@
-//! Pools over a sorted table of bytes.
+//! Stores pools in a sorted table of bytes.
 //!
-//! Maintains the records of pools, their index by address, and bits that mark which subnets of each length
-//! are pools.
-//! Invariant: the three agree, and no question reads all pools.
+//! There are three kinds of records: the pools, an index of the pools by address, and bits that mark which
+//! subnets of each prefix length belong to pools.
+//! Invariant: the three kinds of records agree, and no question reads all pools.
 
 use super::view::{Kv, KvMut, Tables};
 use super::{Result, keys, occupancy};
@@ -10,12 +10,12 @@ use crate::model::{Pool, PoolId};
 use crate::net::{Addr, Span, Subnet};
 use crate::store::codec;
 
-/// The pool of this name.
+/// Returns the pool of this name.
 pub fn get<K: Kv>(tables: &Tables<'_, K>, id: &PoolId) -> Result<Option<Pool>> {
     tables.value(&keys::pool(id))
 }
 
-/// Every pool, by name.
+/// Returns all pools, ordered by name.
 pub fn all<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Pool>> {
     let mut found = Vec::new();
     tables.kv.each(&[keys::POOL], &mut |key, value| {
@@ -25,27 +25,28 @@ pub fn all<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Pool>> {
     Ok(found)
 }
 
-/// The pool of an entry in the index by address.
+/// Returns the pool that an entry of the index by address names.
 fn named<K: Kv>(tables: &Tables<'_, K>, key: &[u8]) -> Result<Pool> {
     let bytes = tables.kv.get(key)?.unwrap_or_default();
     let id = tables.whole(codec::unseal(key, &bytes))?;
-    get(tables, &id)?.ok_or_else(|| tables.damaged("an index that names a pool which is not there"))
+    get(tables, &id)?.ok_or_else(|| tables.damaged("an index names a pool that does not exist"))
 }
 
-/// A pool that shares an address with this subnet: a pool that begins in the subnet, or that encloses it.
+/// Returns a pool that overlaps this subnet: a pool that begins inside the subnet, or a pool that encloses
+/// it.
 pub fn overlapping<K: Kv>(
     tables: &Tables<'_, K>,
     space: &str,
     subnet: Subnet,
 ) -> Result<Option<Pool>> {
-    // Pools that begin in the subnet, shorter prefixes first.
+    // First look for pools that begin inside the subnet. Shorter prefixes come first.
     let end = end_of(space, subnet);
     if let Some((key, _)) = tables.kv.first(&keys::places(space, subnet), &end)? {
         return named(tables, &key).map(Some);
     }
-    // Enclosing pools. Every pool between an enclosing pool's first address and the subnet is itself enclosed
-    // by that pool. So the nearest pool before the subnet limits how long the prefix of an enclosing pool can
-    // be.
+    // Then look for enclosing pools. Look at the nearest pool that begins before the subnet. If a pool P
+    // encloses the subnet, that nearest pool is P or is enclosed by P. So P's prefix is at most as long as
+    // the prefix that the nearest pool and the subnet have in common.
     let first = subnet.first();
     let start = Subnet::masked(first, 0).map(|all| keys::places(space, all)).unwrap_or_default();
     let mut len = subnet.len();
@@ -53,13 +54,13 @@ pub fn overlapping<K: Kv>(
         let end = keys::behind(&keys::places(space, around));
         let Some(key) = tables.kv.last(&start, &end)? else { return Ok(None) };
         let before = keys::read_place(space, &key)
-            .ok_or_else(|| tables.damaged("a pool under a wrong key"))?;
+            .ok_or_else(|| tables.damaged("a pool is stored under a wrong key"))?;
         if before.contains(first) {
             return named(tables, &key).map(Some);
         }
         let differ = (before.first().bits() ^ first.bits()).leading_zeros();
         let unused = 128 - u32::from(first.family().bits());
-        // Below 128, and decreasing with each iteration.
+        // The value is below 128 and gets smaller with each iteration.
         let common = u8::try_from(differ.saturating_sub(unused)).unwrap_or(u8::MAX);
         len = match len.checked_sub(1) {
             Some(shorter) => shorter.min(common),
@@ -69,14 +70,15 @@ pub fn overlapping<K: Kv>(
     Ok(None)
 }
 
-/// The first key after all pools that begin in a subnet.
+/// Returns the first key after all pools that begin inside a subnet.
 fn end_of(space: &str, subnet: Subnet) -> Vec<u8> {
     let bits = subnet.family().bits();
     let last = Subnet::masked(subnet.last(), bits).map(|last| keys::places(space, last));
     keys::behind(&last.unwrap_or_default())
 }
 
-/// The lowest prefix of `len` bits inside `within`, not before `from`, that is not a pool's subnet.
+/// Returns the lowest prefix of length `len` inside `within` that starts at or after `from` and is not the
+/// subnet of a pool.
 pub fn next_block<K: Kv>(
     tables: &Tables<'_, K>,
     space: &str,
@@ -86,7 +88,7 @@ pub fn next_block<K: Kv>(
 ) -> Result<Option<Subnet>> {
     let family = within.family();
     let Some(host) = family.bits().checked_sub(len) else { return Ok(None) };
-    // Rounded up, because the block that contains `from` in its middle begins before `from`.
+    // Round up, because the block that contains `from` may begin before `from`.
     let from = from.max(within.first());
     let first =
         Subnet::masked(from, len).map(|b| if b.first() == from { Some(b) } else { next(b) });
@@ -101,7 +103,7 @@ pub fn next_block<K: Kv>(
     Ok(Addr::from_bits(family, base).and_then(|base| Subnet::masked(base, len)))
 }
 
-/// The next subnet of the same length.
+/// Returns the next subnet of the same prefix length.
 fn next(subnet: Subnet) -> Option<Subnet> {
     Subnet::masked(subnet.last().next()?, subnet.len())
 }
@@ -110,18 +112,18 @@ fn shift(bits: u128, by: u8) -> u128 {
     bits.checked_shr(by.into()).unwrap_or(0)
 }
 
-/// The address whose bit represents a subnet.
+/// Returns the address whose bit represents a subnet.
 fn bit(subnet: Subnet) -> Option<Addr> {
     let host = subnet.family().bits() - subnet.len();
     Addr::from_bits(subnet.family(), shift(subnet.first().bits(), host))
 }
 
-/// Writes a new pool, or an existing pool with changed users.
+/// Writes a new pool, or an existing pool whose users have changed.
 pub fn put<K: KvMut>(tables: &mut Tables<'_, K>, pool: &Pool) -> Result<()> {
     let key = keys::pool(&pool.id);
     match get(tables, &pool.id)? {
         Some(before) if (&before.space, before.subnet) == (&pool.space, pool.subnet) => {}
-        Some(_) => return Err(tables.damaged("a pool whose subnet has changed")),
+        Some(_) => return Err(tables.damaged("the subnet of a pool has changed")),
         None => {
             if !tables.kv.has(&keys::places(&pool.space, pool.subnet))?
                 && let Some(bit) = bit(pool.subnet)
@@ -135,7 +137,7 @@ pub fn put<K: KvMut>(tables: &mut Tables<'_, K>, pool: &Pool) -> Result<()> {
     tables.kv.put(&key, &codec::seal(&key, pool))
 }
 
-/// Removes a pool.
+/// Removes a pool and its index entries.
 pub fn remove<K: KvMut>(tables: &mut Tables<'_, K>, pool: &Pool) -> Result<()> {
     tables.kv.remove(&keys::pool(&pool.id))?;
     tables.kv.remove(&keys::place(&pool.space, pool.subnet, &pool.id))?;

@@ -5,9 +5,8 @@
 //! Therefore a process that has to wait takes a position in a queue: it locks one byte of the lock file,
 //! after the bytes of all other waiting processes. New processes see these bytes and join the queue. When a
 //! process ends, the kernel releases its byte. The queue only orders the waiting processes and never grants
-//! the lock. If the system does not support such byte locks, or if the process at the head of the queue is
-//! stopped, other processes still get the lock.
-//! get the lock.
+//! the lock. If the system does not support locks on single bytes, or if the process at the head of the queue
+//! is stopped, other processes still get the lock.
 
 use std::fs::File;
 

@@ -1,8 +1,8 @@
 //! Answers the allocator's questions from a sorted table of bytes.
 //!
-//! Free addresses are recorded twice, as occupancy and as leases. If the two disagree, the store is
-//! damaged, and no address is leased.
-//! Invariant: a question takes a few lookups, whatever the number of leases.
+//! The table records twice which addresses are free: by the occupancy bits and by the leases. If the two
+//! disagree, the file is damaged and no address is leased.
+//! Invariant: each question takes only a few lookups, however many leases there are.
 
 use std::cell::OnceCell;
 use std::path::Path;
@@ -18,24 +18,24 @@ use crate::net::{Addr, Family, Span, Subnet};
 use crate::store::codec;
 use crate::store::codec::Bad;
 
-/// Called with each entry of a scan; returning `false` ends it.
+/// A function that is called with each entry of a scan. If it returns `false`, the scan ends.
 pub type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool> + 'a;
 
-/// Called with each entry of a prefix.
+/// A function that is called with each entry whose key has a given prefix.
 pub type EachOf<'a> = dyn FnMut(&[u8], &[u8]) -> Result<()> + 'a;
 
 /// A sorted table that can be read.
 pub trait Kv {
-    /// The value under a key.
+    /// Returns the value under a key.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
 
     /// Calls `each` with the entries from `from` to before `to`, in order, until it returns `false`.
     fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<()>;
 
-    /// The last key from `from` to before `to`.
+    /// Returns the last key from `from` to before `to`.
     fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>>;
 
-    /// The first key from `from` to before `to`, and its value.
+    /// Returns the first key from `from` to before `to`, and its value.
     fn first(&self, from: &[u8], to: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
         let mut found = None;
         self.scan(from, to, &mut |key, value| {
@@ -45,7 +45,7 @@ pub trait Kv {
         Ok(found)
     }
 
-    /// Whether there is a key with this prefix.
+    /// Returns whether there is a key with this prefix.
     fn has(&self, prefix: &[u8]) -> Result<bool> {
         Ok(self.first(prefix, &keys::behind(prefix))?.is_some())
     }
@@ -64,35 +64,35 @@ pub trait KvMut: Kv {
     fn remove(&mut self, key: &[u8]) -> Result<()>;
 }
 
-/// The store's records over such a table.
+/// The records of a store, in a sorted table.
 pub struct Tables<'a, K> {
     /// The table.
     pub kv: K,
-    /// The file, for messages.
+    /// The path of the file, for messages.
     pub path: &'a Path,
-    /// The policy, if the file's copy of it is not used.
+    /// The policy file, if it is used instead of the lease file's copy of the policy.
     policy: OnceCell<Policy>,
-    /// Looks in the files of earlier boots for addresses of pods that this file does not have.
+    /// Finds former addresses of pods in the files of earlier boots, if this file does not have them.
     pub earlier: Option<&'a Former<'a>>,
 }
 
-/// Finds a pod's former address of a range set.
+/// A function that returns a pod's former address in a range set.
 pub type Former<'a> = dyn Fn(&SetName, &PodKey, Addr) -> Option<Addr> + 'a;
 
 impl<'a, K> Tables<'a, K> {
-    /// The records in `kv`, the table of the file `path`.
+    /// Makes the records in the table `kv` of the file at `path`.
     pub fn new(kv: K, path: &'a Path) -> Tables<'a, K> {
         Tables { kv, path, policy: OnceCell::new(), earlier: None }
     }
 }
 
 impl<K: Kv> Tables<'_, K> {
-    /// The error for a damaged store.
+    /// Makes the error for a damaged store.
     pub fn damaged(&self, what: &str) -> StoreError {
         StoreError::Damaged { path: self.path.to_owned(), what: what.to_owned() }
     }
 
-    /// The value that was read, or the error for a damaged store.
+    /// Returns the value of a decoded record, or the error for a damaged store.
     pub fn whole<T>(&self, read: Result<T, Bad>) -> Result<T> {
         read.map_err(|bad| match bad {
             codec::OTHER_VERSION => StoreError::other_version(self.path),
@@ -100,7 +100,7 @@ impl<K: Kv> Tables<'_, K> {
         })
     }
 
-    /// Reads the record under a key with `read`; `None` if there is no record.
+    /// Decodes the record under a key with `read`; `None` if there is no record.
     pub fn read<T>(
         &self,
         key: &[u8],
@@ -110,28 +110,28 @@ impl<K: Kv> Tables<'_, K> {
         bytes.map(|bytes| self.whole(read(key, &bytes))).transpose()
     }
 
-    /// The value under a key.
+    /// Decodes the value under a key.
     pub fn value<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>> {
         self.read(key, |key, bytes| codec::unseal(key, bytes))
     }
 
-    /// The lease of an address.
+    /// Returns the lease of an address.
     pub fn lease(&self, set: &SetName, addr: Addr) -> Result<Option<Lease>> {
         self.read(&keys::lease(set, addr), codec::read_lease)
     }
 
-    /// The addresses of an owner.
+    /// Returns the addresses in an owner's index.
     pub fn addrs(&self, key: &[u8]) -> Result<Vec<Addr>> {
         Ok(self.value(key)?.unwrap_or_default())
     }
 
-    /// The cooldown of an address.
+    /// Returns the cooldown of an address.
     pub fn cooling_of(&self, set: &SetName, addr: Addr) -> Result<Option<Cooling>> {
         let key = keys::at(keys::COOLING, set, addr);
         self.read(&key, |key, bytes| codec::read_cooling(key, addr, bytes))
     }
 
-    /// Calls `each` with every lease of a set, or of all sets.
+    /// Calls `each` with every lease of one set, or of all sets.
     pub fn leases(&self, set: Option<&SetName>, each: &mut dyn FnMut(Lease) -> bool) -> Result<()> {
         let from = set.map_or_else(|| vec![keys::LEASE], |set| keys::of_set(keys::LEASE, set));
         self.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
@@ -139,7 +139,7 @@ impl<K: Kv> Tables<'_, K> {
         })
     }
 
-    /// Whether a set has a lease of a container in this file. Then the file is the set's home.
+    /// Returns whether this file has a container's lease in the set. If so, this file is the home of the set.
     pub fn is_home(&self, set: &SetName) -> Result<bool> {
         let mut found = false;
         self.leases(Some(set), &mut |lease| {
@@ -149,13 +149,13 @@ impl<K: Kv> Tables<'_, K> {
         Ok(found)
     }
 
-    /// Whether a network has a lease of a container in a set of this file.
+    /// Returns whether this file has a container's lease of the network in the set.
     pub fn has_network(&self, set: &SetName, network: &NetworkName) -> Result<bool> {
         self.kv.has(&keys::of_network(set, network))
     }
 
-    /// The set in which a network has leases in this file: `likely`, or another set from which the network
-    /// leased before `shared` was changed.
+    /// Returns the set in which a network has leases in this file. It is `likely`, or another set that the
+    /// network used before `shared` was changed.
     pub fn set_of_network(
         &self,
         likely: &SetName,
@@ -170,7 +170,7 @@ impl<K: Kv> Tables<'_, K> {
         Ok(None)
     }
 
-    /// The sets that have a lease in this file.
+    /// Returns the sets that have a lease in this file.
     pub fn sets(&self) -> Result<Vec<SetName>> {
         let mut sets = Vec::new();
         let mut from = vec![keys::LEASE];
@@ -183,25 +183,25 @@ impl<K: Kv> Tables<'_, K> {
         Ok(sets)
     }
 
-    /// The nonce of the policy that was copied into the file.
+    /// Returns the nonce of the policy that was copied into this file.
     pub fn policy_nonce(&self) -> Result<u64> {
         Ok(self.value(keys::POLICY)?.unwrap_or_default())
     }
 
-    /// Uses this policy instead of the file's copy.
+    /// Uses this policy instead of the copy in the file.
     pub fn use_policy(&self, policy: Policy) {
-        // Only the code that opened the file sets it, once.
+        // Only the code that opened the file sets the policy, and only once.
         let _ = self.policy.set(policy);
     }
 
-    /// The reservation of an address.
+    /// Returns the reservation that contains an address.
     fn reservation(&self, set: &SetName, addr: Addr) -> Result<Option<Reservation>> {
         if let Some(policy) = self.policy.get() {
             return Ok(policy.find(set, addr).cloned());
         }
         let end = keys::behind(&keys::of_family(keys::RESERVED, set, addr.family()));
-        // Entries are stored under their last address, so the first one from `addr` on is the only
-        // candidate.
+        // A reservation is stored under its last address. So the first entry from `addr` on is the only one
+        // that can contain `addr`.
         let first = self.kv.first(&keys::at(keys::RESERVED, set, addr), &end)?;
         let Some((key, value)) = first else { return Ok(None) };
         let json: Vec<u8> = self.whole(codec::unseal(&key, &value))?;
@@ -209,18 +209,17 @@ impl<K: Kv> Tables<'_, K> {
         Ok(Some(self.whole(entry)?).filter(|entry: &Reservation| entry.span.contains(addr)))
     }
 
-    /// The leases at these addresses, which an index assigns to this set.
+    /// Returns the leases of these addresses. An index says that these addresses are leased in this set.
     fn indexed(&self, set: &SetName, addrs: &[Addr]) -> Result<Vec<Lease>> {
         let find = |addr: &Addr| {
-            self.lease(set, *addr)?.ok_or_else(|| {
-                self.damaged("an owner's index that names a lease which is not there")
-            })
+            self.lease(set, *addr)?
+                .ok_or_else(|| self.damaged("an owner's index names a lease that does not exist"))
         };
         addrs.iter().map(find).collect()
     }
 
-    /// The addresses of the owners with this prefix, from after the key `after`, while `more` returns true
-    /// for the addresses so far.
+    /// Returns the addresses of the owners whose keys have this prefix, starting after the key `after`. Stops
+    /// when `more` returns false for the addresses found so far.
     fn addrs_of(
         &self,
         prefix: &[u8],
@@ -246,17 +245,17 @@ impl<K: Kv> Tables<'_, K> {
         self.kv.scan(&from, &keys::behind(&from), &mut |key, _| each(self.queued(set, key)?))
     }
 
-    /// The cooldown that a key of the queue names.
+    /// Returns the cooldown to which a key of the queue belongs.
     fn queued(&self, set: &SetName, key: &[u8]) -> Result<Cooling> {
         let (_, _, addr) = keys::read_queued(key)
-            .ok_or_else(|| self.damaged("a cooling address under a wrong key"))?;
+            .ok_or_else(|| self.damaged("a cooling address is stored under a wrong key"))?;
         self.cooling_of(set, addr)?
-            .ok_or_else(|| self.damaged("a cooling address that is in one table only"))
+            .ok_or_else(|| self.damaged("a cooling address is missing in one of two indexes"))
     }
 }
 
 impl<K: KvMut> Tables<'_, K> {
-    /// Copies the policy into the file.
+    /// Copies the policy into this file.
     pub fn refresh_reservations(&mut self, policy: &Policy) -> Result<()> {
         let mut old = Vec::new();
         self.kv.each(&[keys::RESERVED], &mut |key, _| {
@@ -283,7 +282,7 @@ impl<K: Kv> Addresses for Tables<'_, K> {
             None => self.cooling_of(set, addr)?.map_or(Holder::Free, Holder::Cooling),
         };
         if occupancy::taken(self, set, addr)? == (holder == Holder::Free) {
-            return Err(self.damaged("occupancy and leases that disagree"));
+            return Err(self.damaged("the occupancy bits and the leases disagree"));
         }
         if matches!(holder, Holder::Leased(_)) {
             return Ok(holder);
@@ -295,7 +294,7 @@ impl<K: Kv> Addresses for Tables<'_, K> {
     fn of(&self, set: &SetName, owner: &Owner) -> Result<Vec<Lease>> {
         let leases = self.indexed(set, &self.addrs(&keys::owner(set, owner))?)?;
         if leases.iter().any(|l| l.owner != *owner) {
-            return Err(self.damaged("an owner's index that names another's lease"));
+            return Err(self.damaged("an owner's index names a lease of another owner"));
         }
         Ok(leases)
     }
@@ -308,11 +307,11 @@ impl<K: Kv> Addresses for Tables<'_, K> {
         let mut rest = Some(span);
         while let Some(span) = rest {
             let Some(addr) = occupancy::next_free(self, set, span)? else { return Ok(None) };
-            // Check the leases as well: an address is never leased because of a bit alone.
+            // Check the lease record as well, so that an address is never leased because of a bit alone.
             match self.holder(set, addr)? {
                 Holder::Free => return Ok(Some(addr)),
                 Holder::Leased(lease) if lease.kind == Kind::Reserved => {}
-                _ => return Err(self.damaged("occupancy and leases that disagree")),
+                _ => return Err(self.damaged("the occupancy bits and the leases disagree")),
             }
             let end = self.reservation(set, addr)?.map_or(addr, |entry| entry.span.last);
             rest = end.next().and_then(|next| span.starting(next));
@@ -361,8 +360,8 @@ impl<K: Kv> View for Tables<'_, K> {
         Ok(here.or_else(|| self.earlier?(set, pod, range)))
     }
 
-    /// A host-local folder is imported as long as it exists; the store does not record the import. So leases
-    /// from host-local may appear here at any time.
+    /// The store does not record the import of a host-local folder: a folder is imported whenever it exists.
+    /// So leases from host-local may appear in this store at any time.
     fn adopted(&self, _: &NetworkName) -> Result<bool> {
         Ok(true)
     }
@@ -418,12 +417,12 @@ impl<K: Kv> View for Tables<'_, K> {
     }
 
     fn capacity(&self) -> usize {
-        // A transaction has no limit on its size. The limit is for memory.
+        // redb does not limit the size of a transaction. This limit bounds the memory.
         1024
     }
 }
 
-/// Reads the ranges of the network that the key names.
+/// Decodes the ranges of a network. The key names the network.
 pub fn read_ranges(key: &[u8], value: &[u8]) -> Result<NetworkRanges, Bad> {
     let network = keys::read_ranges(key).ok_or(Bad("a network's name"))?;
     codec::read_ranges(key, network, value)

@@ -168,9 +168,8 @@ fn two_of_them_do_no_harm() {
     assert_eq!(got.iter().collect::<BTreeSet<_>>().len(), 100);
 }
 
-/// subletd is killed (kill -9) under load. The changes of answered requests stay. Of its unanswered requests,
-/// each client has at most one lease.
-/// most one lease.
+/// subletd is killed (kill -9) under load. The changes of answered requests stay. Each client has at most one
+/// lease from a request that was not answered.
 #[test]
 fn killed_under_load() {
     let mut daemon = Daemon::start();

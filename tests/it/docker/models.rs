@@ -27,8 +27,8 @@ fn text((base, len): Prefix) -> String {
 struct Model {
     /// The pools by name: address space, subnet, sub-pool.
     pools: BTreeMap<String, (char, Prefix, Option<Prefix>)>,
-    /// The leases by address space, subnet and address. The value is the pool through which the lease was
-    /// made.
+    /// The leases by address space, subnet and address. The value is the pool that the request for the lease
+    /// named.
     leases: BTreeMap<(char, Prefix, u32), String>,
     /// The last addresses of serial requests, by address space, subnet and first address.
     cursors: BTreeMap<(char, Prefix, u32), u32>,

@@ -263,8 +263,8 @@ fn a_name_and_a_pid_that_are_used_again_prove_nothing() {
     assert_eq!(host.lab.list().len(), 0);
 }
 
-/// A process with its own mounts: mounts that are made later in the machine or in this process are not
-/// visible in the other.
+/// A process in its own mount namespace. Mounts that are made later in the machine are not visible to the
+/// process, and its own later mounts are not visible in the machine.
 struct Mounts {
     process: Running,
     /// The command that runs a program in these mounts.

@@ -36,7 +36,7 @@ fn machine_of(node: &Node) -> usize {
     node.machine.strip_prefix("machine-").and_then(|n| n.parse().ok()).unwrap_or(usize::MAX)
 }
 
-/// Returns a node that has no leases, for reading.
+/// Returns a node that has no leases and only reads.
 fn observer() -> Node {
     Node { name: "observer".to_owned(), machine: "observer".to_owned() }
 }
