@@ -179,7 +179,7 @@ mod tests {
         for (bad, why) in [
             ("", "not valid JSON"),
             ("[]", "not a JSON object"),
-            (r#"{"name":"other","ipam":{}}"#, "of network other"),
+            (r#"{"name":"other","ipam":{}}"#, "network other"),
             ("{}", "has no \"ipam\""),
         ] {
             let error = from_file(bad.as_bytes(), &network).unwrap_err().to_string();
