@@ -150,6 +150,8 @@ impl Scene {
             on_duplicate: config.on_duplicate,
             claim_gateways: false,
             origin: config.origin,
+            statics: Vec::new(),
+            gone: Vec::new(),
             legacy: Legacy::Absent,
             define: None,
         })

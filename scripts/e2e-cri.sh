@@ -100,6 +100,41 @@ no_leases "all removed"
 no_links "all removed"
 row "a DEL without its namespace" "freed"
 
+# Only the pod that an address is reserved for gets it, also once it is recreated.
+/opt/cni/bin/sublet reserve pods 10.77.0.3 fd77::3 --for tests/named > /dev/null
+static="10.77.0.3 fd77::3"
+stranger=$(run_sandbox stranger 0)
+[ "$(addresses "$stranger" | xargs)" != "$static" ] || fail "a stranger has $static"
+named=$(run_sandbox named 0)
+has "a named pod" "$(addresses "$named" | xargs)" "$static"
+remove_sandbox "$named"
+another=$(run_sandbox another 0)
+named=$(run_sandbox named 1)
+has "the named pod, recreated" "$(addresses "$named" | xargs)" "$static"
+# While the network namespace of its sandbox exists, another sandbox of the pod is refused.
+if run_sandbox named 2 2> "$work/refusal"; then fail "two sandboxes have $static"; fi
+grep -q "earlier container of that name still has it.*its network namespace exists" "$work/refusal" ||
+    fail "the refusal does not say why: $(cat "$work/refusal")"
+# Once the namespace is gone, the addresses move before the DEL, which then frees nothing.
+netns=$(of "$named" netns)
+pid=$(ctr -n k8s.io task ls | awk -v id="$named" '$1 == id { print $2 }')
+kill -KILL "$pid"
+until_true 30 "the sandbox ends" test ! -e "/proc/$pid"
+umount "$netns"
+rm "$netns"
+# A kubelet never repeats an attempt.
+moved=$(run_sandbox named 3)
+has "the named pod, whose namespace was gone" "$(addresses "$moved" | xargs)" "$static"
+remove_sandbox "$named"
+has "after the late DEL" "$(addresses "$moved" | xargs)" "$static"
+while read -r id _; do
+    remove_sandbox "$id"
+done < <(sandboxes)
+/opt/cni/bin/sublet unreserve pods 10.77.0.3 fd77::3 --yes > /dev/null
+no_leases "the named pod removed"
+no_links "the named pod removed"
+row "a pod with a static address, recreated" "its addresses again, and nobody else has them"
+
 # containerd is killed during RunPodSandbox. A plugin that it has started continues.
 plugins_end() {
     ! cat /proc/[0-9]*/comm 2> /dev/null | grep -q -x -E 'bridge|portmap|loopback|sublet'

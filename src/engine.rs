@@ -13,7 +13,9 @@ use crate::alloc::{
     ExportHostLocal, Gc, Import, Imported, Outcome, ReleaseAddress, ReleasePool, RequestAddress,
     RequestPool, Reserve, Status, Target, Unreserve,
 };
-use crate::error::{Error, StoreError};
+use crate::error::{Error, Refusal, StoreError};
+use crate::liveness;
+use crate::liveness::stale::Liveness;
 use crate::migrate::consul;
 pub use crate::migrate::consul::import as import_consul;
 use crate::migrate::host_local_import;
@@ -97,13 +99,12 @@ pub fn add(
         None => None,
     };
     let Some(mut folder) = folder else {
-        let command = Command::Add(add.clone());
-        let mut outcome = store.apply(&command, cx)?;
+        let mut outcome = lease(store, &mut add, cx)?;
         if outcome == Outcome::ReadLegacy {
             consul::require_none(store, &add.network, None)?;
             // Passing empty lists makes this ADD record that there are no old leases.
             add.legacy = alloc::Legacy::Read(Vec::new(), Vec::new());
-            outcome = store.apply(&Command::Add(add), cx)?;
+            outcome = lease(store, &mut add, cx)?;
         }
         return answer!(outcome, Outcome::Added(added) => added);
     };
@@ -111,7 +112,7 @@ pub fn add(
     let mut warnings = Vec::new();
     loop {
         add.legacy = alloc::Legacy::Read(folder.leases.clone(), folder.cursors.clone());
-        match store.apply(&Command::Add(add.clone()), cx)? {
+        match lease(store, &mut add, cx)? {
             Outcome::Added(mut added) => {
                 if let Err(error) = folder.retire(cx.now) {
                     // The folder could not be replaced, so undo the ADD. The next ADD imports the folder
@@ -134,13 +135,34 @@ pub fn add(
                          `sublet unreserve {set} {addr}`"
                     ));
                     let (addrs, note) = (vec![addr], Some(note));
-                    let reserve = Reserve { set: set.clone(), addrs, note, holder: None };
+                    let reserve =
+                        Reserve { set: set.clone(), addrs, note, holder: None, name: None };
                     store.apply(&Command::ReserveContested(reserve), cx)?;
                     folder.leases.retain(|lease| lease.addr != addr);
                 }
             }
             other => return Err(other.unexpected()),
         }
+    }
+}
+
+/// Carries out an ADD. An address that is reserved for the container's name, and that an earlier container of the
+/// name still has, moves if that container's network namespace is gone.
+fn lease(store: &mut dyn Store, add: &mut Add, cx: &Context) -> Result<Outcome, Error> {
+    loop {
+        let done = store.apply(&Command::Add(add.clone()), cx);
+        let Err(Error::Refused(Refusal::Predecessor { index, name, holder, .. })) = done else {
+            return done;
+        };
+        let why = match liveness::of(&holder, cx) {
+            // Another holder each time: an ADD leases at most one address of each range set.
+            Liveness::Stale(_) if add.gone.len() < add.sets.len() => {
+                add.gone.push(*holder);
+                continue;
+            }
+            Liveness::Stale(why) | Liveness::Alive(why) | Liveness::Unknown(why) => why,
+        };
+        return Err(Refusal::Predecessor { index, name, holder, why }.into());
     }
 }
 

@@ -16,7 +16,7 @@ use crate::alloc::Cooling;
 use crate::error::shown_network;
 use crate::model::{
     Attachment, BootId, ContainerId, Counter, Event, IfName, Kind, Lease, Netns, NetworkName, Node,
-    NodeRecord, Origin, Owner, Pod, Pool, PoolId, SetName, Timestamp,
+    NodeRecord, Origin, Owner, Pod, Pool, PoolId, SetName, StaticName, Timestamp,
 };
 use crate::net::{Addr, Span};
 use crate::store::Problem;
@@ -88,7 +88,7 @@ pub struct LeaseRow<'a> {
     pub address: Text<Addr>,
     /// The prefix length in bits, as the container got it.
     pub prefix: Option<u8>,
-    /// The kind of lease: `dynamic`, `static`, `gateway`, `aux` or `reserved`.
+    /// The kind of lease: `dynamic`, `static`, `named`, `gateway`, `aux` or `reserved`.
     pub kind: Str<'a>,
     /// The container ID (`CNI_CONTAINERID`).
     #[serde(rename = "containerID")]
@@ -99,7 +99,7 @@ pub struct LeaseRow<'a> {
     pub id: Option<Str<'a>>,
     /// The ID of Docker's pool.
     pub pool: Option<Str<'a>>,
-    /// The container's name in Docker.
+    /// The container's name: Docker's, or from `CNI_ARGS` or `args.cni`.
     pub endpoint: Option<Str<'a>>,
     /// The namespace of the Kubernetes pod.
     pub pod_namespace: Option<Str<'a>>,
@@ -114,6 +114,9 @@ pub struct LeaseRow<'a> {
     pub note: Option<Str<'a>>,
     /// The owner of a reservation (`--owner`).
     pub holder: Option<Str<'a>>,
+    /// The name of the container that a reservation is for (`--for`).
+    #[serde(rename = "for")]
+    pub reserved_for: Option<Str<'a>>,
     /// The node that made the lease.
     pub node: Option<Str<'a>>,
     /// The /etc/machine-id of the node.
@@ -197,6 +200,10 @@ impl<'a> LeaseRow<'a> {
             mac: text(&origin.mac),
             note: text(&origin.note),
             holder: text(&origin.holder),
+            reserved_for: match owner {
+                Owner::Named(name) => Some(name.as_str().into()),
+                _ => None,
+            },
             node: some(&node.name),
             machine_id: None,
             boot_id: None,
@@ -240,7 +247,10 @@ impl<'a> LeaseRow<'a> {
         };
         let owner = match (kind, self.pool, self.id, &attachment) {
             (_, Some(pool), ..) => Owner::Pool(PoolId(pool.into()), addr),
-            (Kind::Reserved, ..) => Owner::Reservation(addr),
+            (Kind::Reserved, ..) => match &self.reserved_for {
+                Some(text) => Owner::Named(name("for", text, StaticName::new)?),
+                None => Owner::Reservation(addr),
+            },
             (Kind::Gateway, ..) => Owner::Gateway(addr),
             (_, None, Some(id), _) => Owner::Id(id.into()),
             (_, None, None, Some(attachment)) => Owner::Attachment(attachment.clone()),

@@ -122,7 +122,7 @@ impl Node {
         let addr = |n: u32| Addr::from(std::net::IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n)));
         for some in offsets.map(addr).collect::<Vec<_>>().chunks(30) {
             let (addrs, set) = (some.to_vec(), self.add.set.clone());
-            let reserve = Reserve { set, addrs, note: None, holder: None };
+            let reserve = Reserve { set, addrs, note: None, holder: None, name: None };
             self.ask(&Command::Reserve(reserve)).1.map_err(|e| anyhow!("RESERVE: {e}"))?;
         }
         Ok(())

@@ -76,6 +76,8 @@ pub fn add_of(conf: &[u8], network: &str, container: String) -> Result<(Add, Sto
         claim_gateways: false,
         define: None,
         origin: config.origin,
+        statics: Vec::new(),
+        gone: Vec::new(),
         legacy: Legacy::Absent,
     };
     Ok((add, config.cleanup.store))

@@ -1,7 +1,8 @@
 //! ADD: leases one address of each range set, or none.
 //!
-//! Decides what a repeated ADD returns, which requested addresses are refused, and when a warning about
-//! overlapping networks is needed. [`super::choose`] finds a free address, [`super::takeover`] imports
+//! Decides what a repeated ADD returns, which requested addresses are refused, who gets an address that is
+//! reserved for a name, and when a warning about overlapping networks is needed. [`super::choose`] finds a
+//! free address, [`super::takeover`] imports
 //! host-local's leases.
 
 use std::collections::BTreeSet;
@@ -13,7 +14,7 @@ use super::define;
 use super::takeover::Takeover;
 use super::view::{Addresses, Context, Holder, Plan, View, held};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{Grant, Kind, Lease, Owner};
+use crate::model::{Grant, Kind, Lease, Owner, StaticName};
 use crate::net::{Addr, Range, RangeSet, describe};
 
 /// Decides an ADD: returns the plan for it.
@@ -40,7 +41,8 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     // `addresses` includes the leases that this plan imports, so `Ended` does not count their addresses as
     // free.
     let ended = Ended::find(add, &addresses, cx)?;
-    let mut work = Work { add, view, cx, changes, addresses, ended };
+    let named = Named::default();
+    let mut work = Work { add, view, cx, changes, addresses, ended, named };
     let adopted = adopted || matches!(add.legacy, Legacy::Read(..));
     let held = held(&work.addresses, &add.set, &add.owner, &|_| Ok(adopted))?;
     let of_set = |set: &RangeSet| held.iter().find(|l| set.range_of(l.addr).is_some());
@@ -55,6 +57,9 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
         return Err(Refusal::Duplicate { index, lease: Box::new(lease.clone()) }.into());
     }
     let (requested, left) = assign(add, &held, &own)?;
+    if own.contains(&None) {
+        work.named = Named::find(add, view)?;
+    }
     let mut grants = Vec::new();
     let mut created = Vec::new();
     for (index, set) in add.sets.iter().enumerate() {
@@ -107,6 +112,28 @@ fn assign(
     Ok((assigned, left.iter().map(|w| w.addr).collect()))
 }
 
+/// The addresses that are reserved for the name of an ADD's container.
+#[derive(Default)]
+struct Named {
+    name: Option<StaticName>,
+    addrs: Vec<(Addr, Kind)>,
+}
+
+impl Named {
+    /// The addresses that the configuration and the store reserve for the name.
+    fn find(add: &Add, view: &dyn View) -> Result<Named, StoreError> {
+        let Some(name) = StaticName::of(&add.origin) else { return Ok(Named::default()) };
+        let reserved = view.of(&add.set, &Owner::Named(name.clone()))?;
+        let mut addrs: Vec<_> = reserved.iter().map(|lease| (lease.addr, Kind::Named)).collect();
+        for addr in &add.statics {
+            if reserved.iter().all(|lease| lease.addr != *addr) {
+                addrs.push((*addr, Kind::Static));
+            }
+        }
+        Ok(Named { name: Some(name), addrs })
+    }
+}
+
 struct Work<'a> {
     add: &'a Add,
     view: &'a dyn View,
@@ -115,6 +142,7 @@ struct Work<'a> {
     /// The view's addresses, and the leases that this plan imports.
     addresses: Takeover<'a>,
     ended: Ended,
+    named: Named,
 }
 
 impl Work<'_> {
@@ -177,7 +205,10 @@ impl Work<'_> {
             Some(pod) => self.view.former(&add.set, pod, set.key())?,
             None => None,
         };
-        let (addr, kind) = if let Some(requested) = requested {
+        let named = self.take_named(index, set, requested)?;
+        let (addr, kind) = if let Some(named) = named {
+            named
+        } else if let Some(requested) = requested {
             self.check_requested(index, set, requested.addr)?;
             (requested.addr, Kind::Static)
         } else if let Some(addr) = self.free_former(set, former)? {
@@ -194,11 +225,13 @@ impl Work<'_> {
             owner: add.owner.clone(),
             range: set.key(),
             origin: add.origin.clone(),
-            cooldown: add.cooldown.seconds,
+            // Nobody else gets the address after this container.
+            cooldown: if kind == Kind::Named { 0 } else { add.cooldown.seconds },
             ..bare
         };
         self.changes.push(Change::Put(lease.clone()));
-        if add.strategy == Strategy::RoundRobin {
+        // The next search starts where this one ended. For a name there is no search.
+        if add.strategy == Strategy::RoundRobin && named.is_none() {
             self.changes.push(Change::Cursor(add.set.clone(), set.key(), addr));
         }
         if let Some(pod) = pod
@@ -207,6 +240,43 @@ impl Work<'_> {
             self.changes.push(Change::Sticky(add.set.clone(), pod, set.key(), addr));
         }
         Ok(lease)
+    }
+
+    /// Returns the address of the set that is reserved for this container's name: the requested one, otherwise
+    /// the first one that no earlier container of the name holds. `None` if no such address is reserved. A
+    /// cooldown does not matter.
+    fn take_named(
+        &mut self,
+        index: usize,
+        set: &RangeSet,
+        requested: Option<Requested>,
+    ) -> Result<Option<(Addr, Kind)>, Error> {
+        let Some(name) = &self.named.name else { return Ok(None) };
+        let mut held = None;
+        let is_asked = |addr: Addr| requested.is_none_or(|requested| requested.addr == addr);
+        for (addr, kind) in self.named.addrs.iter().copied().filter(|(addr, _)| is_asked(*addr)) {
+            let Some(range) = set.range_of(addr) else { continue };
+            if range.gateway() == Some(addr) {
+                return Err(Refusal::IsGateway { index, addr }.into());
+            }
+            match self.addresses.holder(&self.add.set, addr)? {
+                Holder::Leased(lease) if lease.owner == Owner::Named(name.clone()) => {}
+                Holder::Leased(lease) if self.add.gone.contains(&lease) => {
+                    self.changes.push(Change::Free { lease: *lease, until: None });
+                }
+                Holder::Leased(lease) if name.is_of(&lease.origin) => {
+                    held = held.or(Some(lease));
+                    continue;
+                }
+                Holder::Leased(holder) => {
+                    return Err(Refusal::Held { index, ranges: set.to_string(), holder }.into());
+                }
+                Holder::Free | Holder::Cooling(_) => {}
+            }
+            return Ok(Some((addr, kind)));
+        }
+        let Some(holder) = held else { return Ok(None) };
+        Err(Refusal::Predecessor { index, name: name.clone(), holder, why: String::new() }.into())
     }
 
     /// Refuses a requested address that is excluded, leased, or the gateway.

@@ -153,6 +153,7 @@ fn hash(owner: &Owner) -> u128 {
         ),
         Owner::Id(id) => id.clone(),
         Owner::Gateway(addr) | Owner::Reservation(addr) | Owner::Pool(_, addr) => addr.to_string(),
+        Owner::Named(name) => name.to_string(),
     };
     let sum = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
         (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)

@@ -10,7 +10,7 @@ use crate::model::{Ending, Event, Face, Kind, Lease, Owner, SetName, Verb, What}
 pub fn event(change: &Change, command: &Command, cx: &Context) -> Option<Event> {
     let (lease, what) = match change {
         Change::Put(lease) => (lease, beginning(command, lease)),
-        Change::Free { lease, .. } => (lease, end(command, cx.face)?),
+        Change::Free { lease, .. } => (lease, end(command, lease, cx.face)?),
         _ => return None,
     };
     Some(Event::of(lease, what, cx.face, cx.now))
@@ -22,15 +22,17 @@ fn beginning(command: &Command, lease: &Lease) -> What {
         Command::Add(add) if lease.owner != add.owner && lease.kind != Kind::Gateway => {
             What::TakenOver
         }
-        _ if matches!(lease.owner, Owner::Reservation(_)) => What::Reserved,
+        _ if matches!(lease.owner, Owner::Reservation(_) | Owner::Named(_)) => What::Reserved,
         _ => What::Added,
     }
 }
 
-fn end(command: &Command, face: Face) -> Option<What> {
+fn end(command: &Command, lease: &Lease, face: Face) -> Option<What> {
     Some(match command {
-        // The container keeps an imported lease, which now records the full name of the owner.
-        Command::Add(_) => return None,
+        Command::Add(add) if add.gone.contains(lease) => What::Lost,
+        // The container keeps an imported lease, which now records the full name of the owner. A reserved
+        // address stays reserved, now for a name.
+        Command::Add(_) | Command::Reserve(_) => return None,
         Command::Del(del) if del.undo => What::Undone,
         Command::Del(del) if face == Face::Cli => match del.target {
             Target::Unchanged(_) => What::Lost,
@@ -93,9 +95,12 @@ pub fn ending(outcome: &Result<Outcome, Refusal>) -> Ending {
     match outcome {
         Ok(_) => Ending::Ok,
         Err(Refusal::Exhausted { .. }) => Ending::Exhausted,
-        Err(Refusal::Held { .. } | Refusal::GatewayHeld { .. } | Refusal::Clash { .. }) => {
-            Ending::Held
-        }
+        Err(
+            Refusal::Held { .. }
+            | Refusal::Predecessor { .. }
+            | Refusal::GatewayHeld { .. }
+            | Refusal::Clash { .. },
+        ) => Ending::Held,
         Err(Refusal::Pool(refusal)) => match **refusal {
             PoolRefusal::Exhausted(_) => Ending::Exhausted,
             PoolRefusal::Taken { .. } => Ending::Held,

@@ -11,7 +11,7 @@ use super::command::{Collected, Del, Evict, Gc, Outcome, Target};
 use super::import::cursors_of;
 use super::view::{Context, Holder, Plan, View, held};
 use crate::error::{Error, StoreError};
-use crate::model::{Lease, Owner, SetName, Timestamp};
+use crate::model::{Kind, Lease, Owner, SetName, Timestamp};
 use crate::net::Addr;
 
 /// Decides a DEL: returns the plan for it.
@@ -86,7 +86,7 @@ pub fn gc(gc: &Gc, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
 /// Decides one step of an EVICT: returns the plan for it.
 pub fn evict(evict: &Evict, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let goes = |lease: &Lease| {
-        let kept = matches!(lease.owner, Owner::Reservation(_) | Owner::Pool(..));
+        let kept = lease.kind == Kind::Reserved || matches!(lease.owner, Owner::Pool(..));
         let which = if evict.only_ended { cx.has_ended(lease) } else { !kept };
         lease.node.name == cx.node.name && which
     };

@@ -1,7 +1,7 @@
 //! The records of a store, in the form in which a copy or an export transfers them.
 
 use super::change::{Cooling, PodKey};
-use crate::model::{Lease, NetworkDefinition, NetworkName, Pool, SetName, Timestamp};
+use crate::model::{Lease, NetworkDefinition, NetworkName, Owner, Pool, SetName, Timestamp};
 use crate::net::Addr;
 
 /// One record of a store. Data that is derived from other records (indexes, ranges for warnings) is not
@@ -43,6 +43,10 @@ impl Record {
         match self {
             Record::Pool(pool) => format!("pool {}", pool.id),
             Record::Definition(record) => format!("definition of network {}", record.network),
+            // The container of that name may have a lease of the same address.
+            Record::Lease(Lease { owner: Owner::Named(name), addr, set, .. }) => {
+                format!("reservation of {addr} for {name} in {set}")
+            }
             Record::Lease(lease) => format!("lease of {} in {}", lease.addr, lease.set),
             Record::Cooling(set, cooling) => format!("cooling of {} in {set}", cooling.addr),
             Record::Cursor(set, range, _) => format!("last address of range {range} in {set}"),

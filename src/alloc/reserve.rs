@@ -1,13 +1,15 @@
-//! RESERVE and UNRESERVE: keep addresses from being leased, and end that.
+//! RESERVE and UNRESERVE: keep addresses from being leased, except to the container of one name, and end
+//! that.
 //!
 //! Invariant: a reservation never takes an address away from its holder, and UNRESERVE frees only
-//! reservations.
+//! reservations. A reservation never changes from one name to another.
 
 use super::change::Change;
 use super::command::{Outcome, Reserve, Unreserve};
 use super::view::{Context, Holder, Plan, View};
-use crate::error::{Error, Refusal};
-use crate::model::{Kind, Lease, Node, Origin};
+use crate::error::{Error, Refusal, StoreError};
+use crate::model::{Kind, Lease, Node, Origin, Owner, StaticName};
+use crate::net::Addr;
 
 /// Decides a RESERVE. `contested` means that this store and host-local have leased the same addresses to
 /// different owners. The lease in this store then stays, because it protects the address for now. If the
@@ -24,44 +26,101 @@ pub fn reserve(
         match view.holder(&reserve.set, *addr)? {
             Holder::Leased(_) if contested => {}
             Holder::Leased(lease) if lease.kind == Kind::Reserved => {
-                let origin = Origin {
-                    note: reserve.note.clone().or_else(|| lease.origin.note.clone()),
-                    holder: reserve.holder.clone().or_else(|| lease.origin.holder.clone()),
-                    ..lease.origin.clone()
-                };
-                if origin != lease.origin {
-                    changes.push(Change::Put(Lease { origin, ..*lease }));
+                let after = renewed(&lease, reserve)?;
+                if after.owner != lease.owner {
+                    changes.push(Change::Free { lease: (*lease).clone(), until: None });
                 }
+                changes.extend((after != *lease).then_some(Change::Put(after)));
             }
-            Holder::Leased(holder) => {
-                let ranges = addr.to_string();
-                return Err(Refusal::Held { index: 0, ranges, holder }.into());
+            Holder::Leased(tenant) => {
+                let Some(name) = name_of(&tenant, reserve) else {
+                    let ranges = addr.to_string();
+                    return Err(Refusal::Held { index: 0, ranges, holder: tenant }.into());
+                };
+                // The container keeps its lease. Only the reservation is written.
+                let after = if let Some(before) = reservation(&tenant, &name, view)? {
+                    renewed(&before, reserve)?
+                } else {
+                    reserved.push(*addr);
+                    new(reserve, *addr, Some(name), cx)
+                };
+                changes.push(Change::Put(after));
+                changes.push(Change::Put(Lease { kind: Kind::Named, cooldown: 0, ..*tenant }));
             }
             Holder::Free | Holder::Cooling(_) => {
-                // A reservation has no node and no boot, because it belongs to an operator.
-                let mut lease = cx.reservation(reserve.set.clone(), *addr);
-                (lease.node, lease.boot) = (Node::default(), None);
-                lease.origin.note.clone_from(&reserve.note);
-                lease.origin.holder.clone_from(&reserve.holder);
                 reserved.push(*addr);
-                changes.push(Change::Put(lease));
+                changes.push(Change::Put(new(reserve, *addr, reserve.name.clone(), cx)));
             }
         }
     }
     Ok(Plan::new(changes, Outcome::Reserved(reserved)))
 }
 
+/// Returns a new reservation. It has no node and no boot, because it belongs to an operator.
+fn new(reserve: &Reserve, addr: Addr, name: Option<StaticName>, cx: &Context) -> Lease {
+    let (note, holder) = (reserve.note.clone(), reserve.holder.clone());
+    Lease {
+        owner: name.map_or(Owner::Reservation(addr), Owner::Named),
+        node: Node::default(),
+        boot: None,
+        origin: Origin { note, holder, ..Origin::default() },
+        ..cx.reservation(reserve.set.clone(), addr)
+    }
+}
+
+/// A reservation with what the command adds to it.
+fn renewed(before: &Lease, reserve: &Reserve) -> Result<Lease, Refusal> {
+    let owner = match (&before.owner, &reserve.name) {
+        (Owner::Named(name), Some(other)) if name != other => {
+            let (ranges, holder) = (before.addr.to_string(), Box::new(before.clone()));
+            return Err(Refusal::Held { index: 0, ranges, holder });
+        }
+        (_, Some(name)) => Owner::Named(name.clone()),
+        (owner, None) => owner.clone(),
+    };
+    let origin = Origin {
+        note: reserve.note.clone().or_else(|| before.origin.note.clone()),
+        holder: reserve.holder.clone().or_else(|| before.origin.holder.clone()),
+        ..before.origin.clone()
+    };
+    Ok(Lease { owner, origin, ..before.clone() })
+}
+
+/// The name of the container that has a lease, if the command may reserve the address for it.
+fn name_of(tenant: &Lease, reserve: &Reserve) -> Option<StaticName> {
+    let name = StaticName::of(&tenant.origin)?;
+    let is_meant = match &reserve.name {
+        Some(meant) => *meant == name && tenant.kind.collectable(),
+        None => tenant.kind == Kind::Named,
+    };
+    is_meant.then_some(name)
+}
+
+/// The reservation under the lease of the container that it is for.
+fn reservation(
+    tenant: &Lease,
+    name: &StaticName,
+    view: &dyn View,
+) -> Result<Option<Lease>, StoreError> {
+    let reserved = view.of(&tenant.set, &Owner::Named(name.clone()))?;
+    Ok(reserved.into_iter().find(|lease| lease.addr == tenant.addr))
+}
+
 /// Decides an UNRESERVE: returns the plan for it.
 pub fn unreserve(unreserve: &Unreserve, view: &dyn View) -> Result<Plan, Error> {
-    let mut freed = Vec::new();
+    let (mut freed, mut changes) = (Vec::new(), Vec::new());
     for addr in &unreserve.addrs {
-        if let Holder::Leased(lease) = view.holder(&unreserve.set, *addr)?
-            && lease.kind == Kind::Reserved
-        {
-            freed.push(*lease);
-        }
+        let Holder::Leased(lease) = view.holder(&unreserve.set, *addr)? else { continue };
+        let (reserved, tenant) = match (lease.kind, StaticName::of(&lease.origin)) {
+            (Kind::Reserved, _) => (Some(*lease), None),
+            (Kind::Named, Some(name)) => (reservation(&lease, &name, view)?, Some(lease)),
+            _ => (None, None),
+        };
+        let Some(reserved) = reserved else { continue };
+        changes.push(Change::Free { lease: reserved.clone(), until: None });
+        // The container keeps its lease, which no longer rests on a reservation.
+        changes.extend(tenant.map(|lease| Change::Put(Lease { kind: Kind::Static, ..*lease })));
+        freed.push(reserved);
     }
-    let free = |lease: &Lease| Change::Free { lease: lease.clone(), until: None };
-    let changes = freed.iter().map(free).collect();
     Ok(Plan::new(changes, Outcome::Freed(freed)))
 }

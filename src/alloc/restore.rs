@@ -9,7 +9,7 @@ use super::command::{Outcome, Restore};
 use super::record::Record;
 use super::view::{Holder, Plan, View};
 use crate::error::{Error, PoolRefusal, Refusal};
-use crate::model::{Lease, Owner, Pool};
+use crate::model::{Kind, Lease, Owner, Pool};
 
 /// Decides a RESTORE. Starts with the first record, and writes as many records as one commit can hold.
 pub fn run(restore: &Restore, view: &dyn View) -> Result<Plan, Error> {
@@ -93,6 +93,16 @@ impl Work<'_> {
             return Err(PoolRefusal::Unknown(id.clone()).into());
         }
         match self.view.holder(&lease.set, lease.addr)? {
+            // A name and its container can both have the address.
+            Holder::Leased(here) if reserved_for(&here, lease) => {
+                self.changes.push(Change::Put(lease.clone()));
+            }
+            Holder::Leased(here) if reserved_for(lease, &here) => {
+                if !self.view.of(&lease.set, &lease.owner)?.contains(lease) {
+                    let tenant = Lease { kind: Kind::Named, cooldown: 0, ..*here };
+                    self.changes.extend([Change::Put(lease.clone()), Change::Put(tenant)]);
+                }
+            }
             Holder::Leased(here) if *here == *lease => {}
             // The same lease, but it was changed after it was read.
             Holder::Leased(here) if here.owner == lease.owner && here.node == lease.node => {
@@ -125,11 +135,21 @@ impl Work<'_> {
     }
 }
 
+/// Whether the first lease is the reservation of the second one's address for the second one's name.
+fn reserved_for(reserved: &Lease, tenant: &Lease) -> bool {
+    match &reserved.owner {
+        Owner::Named(name) => tenant.kind.collectable() && name.is_of(&tenant.origin),
+        _ => false,
+    }
+}
+
 /// Returns the maximum number of changes that a record needs in a commit.
 fn weight(record: &Record) -> usize {
     match record {
         // A pod's address has index entries in both directions, and each may replace an older entry.
         Record::Sticky(..) => 3,
+        // The container's lease is written with its reservation.
+        Record::Lease(Lease { owner: Owner::Named(_), .. }) => 2,
         _ => 1,
     }
 }

@@ -47,7 +47,7 @@ pub struct Filter {
     /// Only leases that this node made
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
-    /// Only this kind: dynamic, static, gateway, aux or reserved
+    /// Only this kind: dynamic, static, named, gateway, aux or reserved
     #[arg(long, value_name = "KIND", value_parser = kind)]
     kind: Option<Kind>,
     /// Only addresses in this prefix
@@ -132,7 +132,7 @@ impl Sorted {
 
 /// Parses the value of `--kind`.
 fn kind(text: &str) -> Result<Kind, &'static str> {
-    Kind::from_word(text).ok_or("use dynamic, static, gateway, aux or reserved")
+    Kind::from_word(text).ok_or("use dynamic, static, named, gateway, aux or reserved")
 }
 
 impl List {

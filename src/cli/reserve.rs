@@ -1,4 +1,5 @@
-//! `sublet reserve` and `sublet unreserve`: keep addresses from being allocated.
+//! `sublet reserve` and `sublet unreserve`: keep addresses from being allocated, except to the container of
+//! one name.
 //!
 //! Invariant: either all named addresses are reserved, or none. If the addresses do not fit into one
 //! transaction of a cluster, the command uses several transactions. If one of them fails, it undoes the
@@ -14,7 +15,7 @@ use super::{Call, OpenStore, misuse, network_name};
 use crate::alloc;
 use crate::engine;
 use crate::error::{Error, StoreError};
-use crate::model::SetName;
+use crate::model::{SetName, StaticName};
 use crate::net::{Addr, Span, Subnet, parse_cidr};
 use crate::rows::Text;
 use crate::sys::files;
@@ -28,10 +29,14 @@ const LONGEST_FILE: u64 = 4 << 20;
 /// More addresses than this are reserved only after a question.
 const FEW: usize = 256;
 
+/// The maximum number of addresses for a name at a time: one transaction of a cluster.
+const MOST_FOR: usize = 16;
+
 /// Reserve addresses, so that they are never allocated.
 ///
 /// A reservation survives reboots and ends with `unreserve`. If one of the addresses is in use, none is
-/// reserved.
+/// reserved. With --for, a pod or a container gets the addresses, and nobody else does: one of each range set of
+/// its network.
 #[derive(Debug, Args)]
 pub struct Reserve {
     #[command(flatten)]
@@ -45,6 +50,16 @@ pub struct Reserve {
     /// Owner of the reservation
     #[arg(long, value_name = "TEXT")]
     owner: Option<String>,
+    /// Pod as namespace/name, or container's name, that gets the addresses
+    #[arg(long = "for", value_name = "NAME", value_parser = static_name)]
+    name: Option<StaticName>,
+}
+
+fn static_name(text: &str) -> Result<StaticName, &'static str> {
+    StaticName::new(text).map_err(|_| {
+        "a pod is namespace/name; a name has letters, digits, \"_\", \".\" and \"-\", and begins with a \
+         letter or digit"
+    })
 }
 
 /// The network and the addresses that both commands take.
@@ -161,13 +176,19 @@ impl Reserve {
         {
             return Err(anyhow!("{unknown}; pass --create to reserve before its first lease"));
         }
+        if self.name.is_some() && addrs.len() > MOST_FOR {
+            let count = addrs.len();
+            return Err(misuse(format!(
+                "at most {MOST_FOR} addresses for a name at a time, not {count}"
+            )));
+        }
         let question = format!("reserve {} addresses", addrs.len());
         if addrs.len() > FEW && !self.what.yes && !call.confirm(&question)? {
             return Ok(writeln!(call.stderr, "nothing was reserved")?);
         }
         let slice = What::slice(&open, &addrs);
-        let reserve =
-            alloc::Reserve { set, addrs, note: self.note.clone(), holder: self.owner.clone() };
+        let (note, holder, name) = (self.note.clone(), self.owner.clone(), self.name.clone());
+        let reserve = alloc::Reserve { set, addrs, note, holder, name };
         match engine::reserve(&mut *open.store, &reserve, slice, &open.cx) {
             Ok(done) => self.what.report(&done, "reserved", call),
             Err(failed) if matches!(failed.error, Error::Store(StoreError::Unanswered { .. })) => {

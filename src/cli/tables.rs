@@ -64,8 +64,8 @@ impl<'a> Line<'a> {
                 lease.kind == Kind::Reserved
                     && line.last.next() == Some(lease.addr)
                     && (&other.kind, &other.network) == (&row.kind, &row.network)
-                    && (&other.note, &other.holder, other.time)
-                        == (&row.note, &row.holder, row.time)
+                    && (&other.note, &other.holder, &other.reserved_for, other.time)
+                        == (&row.note, &row.holder, &row.reserved_for, row.time)
             };
             match lines.last_mut().filter(is_next) {
                 Some(line) => line.last = lease.addr,
@@ -97,7 +97,8 @@ pub fn leases(
             let LeaseRow { id, container_id, endpoint, holder, note, .. } = &line.row;
             let container =
                 [id, container_id, endpoint].iter().find_map(|id| id.as_deref()).map(short);
-            let name = container.as_deref().or(note.as_deref());
+            let reserved_for = line.row.reserved_for.as_ref().map(|name| format!("for {name}"));
+            let name = container.as_deref().or(reserved_for.as_deref()).or(note.as_deref());
             match (name, note.as_deref(), holder.as_deref()) {
                 (Some(name), Some(note), _) if name != note => cell(format!("{name} ({note})")),
                 (Some(name), _, Some(holder)) => cell(format!("{name} ({holder})")),
@@ -138,7 +139,8 @@ pub fn events(rows: &[EventRow<'_>], screen: &Screen) -> String {
         .text("POD", 12, |row| maybe(row.lease.pod()))
         .text("CONTAINER", 12, |row| {
             let lease = &row.lease;
-            first(&[&lease.id, &lease.container_id, &lease.endpoint, &lease.holder, &lease.note])
+            let named = [&lease.id, &lease.container_id, &lease.endpoint, &lease.reserved_for];
+            first(&[&named[..], &[&lease.holder, &lease.note]].concat())
         })
         .whole("BY", |row| maybe(row.face))
         .whole("IFNAME", |row| maybe(row.lease.ifname.as_ref()))

@@ -105,6 +105,7 @@ fn refusal_code(refusal: &Refusal) -> u32 {
     match refusal {
         Refusal::Exhausted { .. } => EXHAUSTED,
         Refusal::Held { .. }
+        | Refusal::Predecessor { .. }
         | Refusal::Duplicate { .. }
         | Refusal::Misfit { .. }
         | Refusal::NowGateway { .. }

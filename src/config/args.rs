@@ -22,6 +22,8 @@ pub(super) struct Args {
     pub(super) ip: Option<Addr>,
     /// The value of `MAC`.
     pub(super) mac: Option<String>,
+    /// `NAME`: the container's name.
+    name: Option<String>,
     pod: Pod,
 }
 
@@ -82,6 +84,7 @@ impl Args {
     fn record(&mut self, key: &str, value: &str) -> bool {
         match key {
             "MAC" => self.mac = Some(value.to_owned()).filter(|mac| !mac.is_empty()),
+            "NAME" => self.name = Some(value.to_owned()).filter(|name| !name.is_empty()),
             "K8S_POD_NAMESPACE" => value.clone_into(&mut self.pod.namespace),
             "K8S_POD_NAME" => value.clone_into(&mut self.pod.name),
             "K8S_POD_UID" => value.clone_into(&mut self.pod.uid),
@@ -93,7 +96,8 @@ impl Args {
 
     /// Returns the origin of the request. The caller adds the network namespace.
     pub(super) fn origin(&self, root: &Fields, attachment: Option<Attachment>) -> Origin {
-        Origin { attachment, pod: self.pod(), mac: mac(root, self), ..Origin::default() }
+        let endpoint = in_args(root, "name").or_else(|| self.name.clone());
+        Origin { attachment, pod: self.pod(), mac: mac(root, self), endpoint, ..Origin::default() }
     }
 
     /// Returns the pod, if both its namespace and its name are present.
@@ -136,14 +140,18 @@ pub(super) fn wanted(root: &Fields, args: &Args) -> Result<Vec<Requested>, Confi
     Ok(addrs.into_iter().map(|addr| Requested { addr, prefix: None }).collect())
 }
 
+/// A text in `args.cni`. It is only recorded, so a value of another type is ignored.
+fn in_args(root: &Fields, key: &str) -> Option<String> {
+    root.object("args").ok()??.object("cni").ok()??.text(key).ok()?.map(str::to_owned)
+}
+
 /// Returns the MAC address, if there is one. As in the specification's plugins, it comes from
 /// `runtimeConfig.mac`, else from `args.cni`, else from `CNI_ARGS`. It is only recorded, so an invalid MAC
 /// address is ignored.
 fn mac(root: &Fields, args: &Args) -> Option<String> {
-    let text = |fields: &Fields| fields.text("mac").ok().flatten().map(str::to_owned);
-    let capability = root.object("runtimeConfig").ok().flatten().and_then(|c| text(&c));
-    let in_args = || text(&root.object("args").ok()??.object("cni").ok()??);
-    let mac = capability.or_else(in_args).or_else(|| args.mac.clone())?;
+    let capability = root.object("runtimeConfig").ok().flatten();
+    let capability = capability.and_then(|c| c.text("mac").ok()?.map(str::to_owned));
+    let mac = capability.or_else(|| in_args(root, "mac")).or_else(|| args.mac.clone())?;
     is_mac(&mac).then(|| mac.to_ascii_lowercase().replace('-', ":"))
 }
 
@@ -199,6 +207,22 @@ mod tests {
             assert_eq!(found("{}", &format!("MAC={bad}")), None, "{bad}");
         }
         assert_eq!(found(r#"{"runtimeConfig":{"mac":7},"args":[]}"#, ""), None);
+    }
+
+    #[test]
+    fn a_container_has_the_nearest_name() {
+        let named = |json: &str, args: &str| {
+            let Ok(super::super::json::Json::Object(pairs)) =
+                super::super::json::Json::parse(json.as_bytes())
+            else {
+                panic!("an object")
+            };
+            Args::parse(args).unwrap().origin(&Fields::root(&pairs), None).endpoint
+        };
+        let conf = r#"{"args":{"cni":{"name":"db"}}}"#;
+        assert_eq!(named(conf, "NAME=web").as_deref(), Some("db"));
+        assert_eq!(named("{}", "NAME=web").as_deref(), Some("web"));
+        assert_eq!(named(r#"{"args":{"cni":{"name":7}}}"#, "NAME="), None);
     }
 
     #[test]

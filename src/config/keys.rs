@@ -26,6 +26,7 @@ pub(super) const IPAM: &[&str] = &[
     "cooldown",
     "cooldownStrict",
     "sticky",
+    "static",
     "onDuplicate",
     "statusWhenFull",
     "persist",

@@ -20,6 +20,7 @@ mod locate;
 mod locations;
 mod netconf;
 mod runtime;
+mod statics;
 
 use std::path::PathBuf;
 
@@ -86,6 +87,9 @@ pub struct Config {
     pub cooldown: Cooldown,
     /// Whether a pod gets its former address, if that address is free.
     pub sticky: bool,
+    /// The addresses that `static` has for the container's name. Nobody else gets them: they are excluded from
+    /// [`Config::sets`].
+    pub statics: Vec<Addr>,
     /// What an ADD does if the container already has a lease.
     pub on_duplicate: OnDuplicate,
     /// Whether STATUS fails if a range is full. If not, STATUS only warns.
@@ -125,6 +129,8 @@ impl Config {
             on_duplicate: self.on_duplicate,
             claim_gateways: self.claim_gateways,
             origin: Origin { netns, ..std::mem::take(&mut self.origin) },
+            statics: std::mem::take(&mut self.statics),
+            gone: Vec::new(),
             // The leases of cni-ipam-consul are in the same Consul.
             legacy: match self.cleanup.dialect {
                 Dialect::Consul => Legacy::Unread,

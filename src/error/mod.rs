@@ -10,7 +10,7 @@ mod pool;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::model::{Lease, NetworkName, Node, NodeRecord, Owner};
+use crate::model::{Lease, NetworkName, Node, NodeRecord, Owner, StaticName};
 use crate::net::Addr;
 
 pub use pool::PoolRefusal;
@@ -51,6 +51,27 @@ pub enum Refusal {
         /// The existing lease of the requested address.
         holder: Box<Lease>,
     },
+    /// An earlier container of the same name has the address that is reserved for the name.
+    #[error(
+        "failed to allocate for range {index}: {} is reserved for {name}, and an earlier container of that \
+         name still has it, {}{}{}; stop that container, or free the address with `{}`",
+        .holder.addr,
+        .holder.owner.short(),
+        if .why.is_empty() { "" } else { ": " },
+        .why,
+        release(.holder)
+    )]
+    Predecessor {
+        /// Index of the set in the configuration.
+        index: usize,
+        /// The name.
+        name: StaticName,
+        /// The lease of the earlier container.
+        holder: Box<Lease>,
+        /// Why the address does not move: the earlier container lives, or that cannot be determined. Empty if
+        /// the evidence has not been examined.
+        why: String,
+    },
     /// A requested address is cooling down, and `cooldownStrict` is set.
     #[error(
         "failed to allocate for range {index}: requested IP address {addr} was freed a moment ago \
@@ -79,7 +100,7 @@ pub enum Refusal {
     /// The configuration excludes the requested address.
     #[error(
         "failed to allocate for range {index}: requested IP address {addr} is excluded; request \
-         another address, or remove this one from \"exclude\""
+         another address, or remove this one from \"exclude\" or \"static\""
     )]
     Excluded {
         /// The index of the range set in the configuration.
@@ -265,6 +286,7 @@ impl Refusal {
     pub fn lease(&self) -> Option<&Lease> {
         match self {
             Refusal::Held { holder, .. }
+            | Refusal::Predecessor { holder, .. }
             | Refusal::GatewayHeld { holder }
             | Refusal::Clash { holder, .. } => Some(holder),
             Refusal::Duplicate { lease, .. }

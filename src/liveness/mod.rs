@@ -48,6 +48,17 @@ pub fn evidence(
     Evidence { cx: cx.clone(), grace, namespaces, by_netns, listings }
 }
 
+/// The liveness of one lease's container, whatever the age of the lease. A lease of an earlier boot of this machine
+/// has no container any more. No container runtime is asked.
+pub fn of(lease: &Lease, cx: &Context) -> Liveness {
+    if cx.has_ended(lease) {
+        return Liveness::Stale("its boot has ended".to_owned());
+    }
+    let leases = std::slice::from_ref(lease);
+    let mut found = stale::assess(leases, &evidence(leases, cx, 0, true, Vec::new()));
+    found.pop().unwrap_or_else(|| Liveness::Unknown("it was not examined".to_owned()))
+}
+
 /// The number of leases that are examined together. Only so many leases are in memory at the same time.
 const TOGETHER: usize = 10_000;
 

@@ -16,9 +16,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::net::{Addr, Span, Subnet, hosts};
 
 mod history;
-mod words;
 
 pub use history::{Counter, Ending, Event, Face, History, Verb, What};
+pub use named::StaticName;
 pub(crate) use words::words;
 
 /// Seconds since 1970-01-01 UTC.
@@ -31,7 +31,7 @@ pub enum NameError {
     Empty,
     /// The name does not have the form `[a-zA-Z0-9][a-zA-Z0-9_.-]*`.
     Characters,
-    /// The interface name has 16 bytes or more.
+    /// The interface name has 16 bytes or more, or another name is too long.
     TooLong,
     /// The interface name is `.` or `..`.
     Dots,
@@ -85,6 +85,9 @@ macro_rules! name {
         }
     };
 }
+
+mod named;
+mod words;
 
 name!(
     /// The `name` of a network.
@@ -234,6 +237,8 @@ pub enum Owner {
     Reservation(Addr),
     /// A container of Docker, in this pool. Docker identifies it only by its address.
     Pool(PoolId, Addr),
+    /// An operator's reservation for the containers of this name.
+    Named(StaticName),
 }
 
 impl Owner {
@@ -273,6 +278,7 @@ impl Owner {
             Owner::Gateway(_) => "the gateway".to_owned(),
             Owner::Reservation(_) => "a reservation".to_owned(),
             Owner::Pool(pool, _) => format!("an endpoint of pool {pool}"),
+            Owner::Named(name) => format!("the reservation for {name}"),
         }
     }
 }
@@ -297,13 +303,15 @@ words! {
         Aux = "aux",
         /// An operator reserved the address.
         Reserved = "reserved",
+        /// Leased to the container that an operator reserved the address for.
+        Named = "named",
     }
 }
 
 impl Kind {
     /// Returns whether a GC of the runtime may free leases of this kind.
     pub const fn collectable(self) -> bool {
-        matches!(self, Kind::Dynamic | Kind::Static)
+        matches!(self, Kind::Dynamic | Kind::Static | Kind::Named)
     }
 }
 
@@ -394,7 +402,7 @@ pub struct Origin {
     pub pod: Option<Pod>,
     /// The MAC address, if it is known.
     pub mac: Option<String>,
-    /// The container's name in Docker, if dockerd passes it.
+    /// The container's name: Docker's, if dockerd passes it, or `NAME` of `CNI_ARGS` or `args.cni`.
     pub endpoint: Option<String>,
     /// The note of a reservation, as the operator wrote it.
     pub note: Option<String>,

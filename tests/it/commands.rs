@@ -252,6 +252,8 @@ const CASES: &[Case] = &[
     ("stats-of-nothing", &["stats", "--network", "none"], Json),
     ("doctor", &["doctor"], Json),
     ("reserve", &["reserve", "pods", "10.77.0.100"], Json),
+    ("reserve-for", &["reserve", "pods", "10.77.0.101", "--for", "shop/db-0"], Json),
+    ("reserve-for-nobody", &["reserve", "pods", "10.77.0.101", "--for", "shop/"], Fails(2)),
     ("reserve-what-is-held", &["reserve", "pods", "10.77.0.2"], Fails(1)),
     ("unreserve", &["unreserve", "pods", "10.77.0.150", "--yes"], Json),
     ("release", &["release", "10.77.0.2", "--yes"], Json),

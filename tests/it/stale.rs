@@ -156,6 +156,8 @@ impl World {
                 netns: Some(netns.clone()),
                 ..Origin::default()
             },
+            statics: Vec::new(),
+            gone: Vec::new(),
             legacy: Legacy::Absent,
             define: None,
         };

@@ -116,6 +116,8 @@ pub fn add(container: &str) -> Command {
         on_duplicate: OnDuplicate::Same,
         claim_gateways: false,
         origin: Origin { attachment: Some(owner(container)), ..Origin::default() },
+        statics: Vec::new(),
+        gone: Vec::new(),
         legacy: Legacy::Absent,
         define: None,
     })
@@ -131,7 +133,7 @@ pub fn reserve(from: u32, count: u32) -> Command {
     let base = 10 << 24 | 4 << 16;
     let addr = |n: u32| std::net::IpAddr::from(std::net::Ipv4Addr::from(base + n));
     let addrs = (from..from + count).map(|n| addr(n).to_string().parse().unwrap()).collect();
-    Command::Reserve(Reserve { set: set(), addrs, note: None, holder: None })
+    Command::Reserve(Reserve { set: set(), addrs, note: None, holder: None, name: None })
 }
 
 /// Runs an ADD that must succeed, and returns its address.

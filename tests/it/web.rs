@@ -801,6 +801,7 @@ fn rising(lab: &Lab) {
             addrs: vec![addr(30 + 2 * n), addr(31 + 2 * n)],
             note: None,
             holder: None,
+            name: None,
         });
         let cx = Context { now: cx.now - 900 * u64::from(12 - n), ..cx.clone() };
         store.apply(&reserve, &cx).map_err(|e| e.to_string()).unwrap();

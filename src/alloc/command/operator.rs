@@ -1,7 +1,7 @@
 //! The commands of operators, of `subletd`, and of imports and copies.
 
 use crate::alloc::record::Record;
-use crate::model::{Kind, Lease, NetworkName, Origin, Owner, Persist, SetName};
+use crate::model::{Kind, Lease, NetworkName, Origin, Owner, Persist, SetName, StaticName};
 use crate::net::Addr;
 
 /// EVICT: frees the leases in one set of leases that belong to the node in the context
@@ -28,7 +28,7 @@ pub struct DefineNetwork {
     pub version: Option<u64>,
 }
 
-/// RESERVE: keeps addresses from being leased.
+/// RESERVE: keeps addresses from being leased, except to the container of one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reserve {
     /// The set of leases to which the addresses belong.
@@ -39,6 +39,8 @@ pub struct Reserve {
     pub note: Option<String>,
     /// The owner of the reservation, stored with each address.
     pub holder: Option<String>,
+    /// The name of the container that gets the addresses.
+    pub name: Option<StaticName>,
 }
 
 /// UNRESERVE: frees reserved addresses. Other addresses stay unchanged.

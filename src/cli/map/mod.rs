@@ -109,7 +109,7 @@ fn mark(holder: &Holder) -> Option<Mark> {
         Holder::Free => return None,
         Holder::Cooling(_) => Mark::Cooling,
         Holder::Leased(lease) => match lease.kind {
-            Kind::Dynamic | Kind::Static => Mark::Used,
+            Kind::Dynamic | Kind::Static | Kind::Named => Mark::Used,
             Kind::Gateway | Kind::Aux => Mark::Gateway,
             Kind::Reserved => Mark::Reserved,
         },

@@ -102,6 +102,7 @@ pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
         strategy: Strategy::RoundRobin,
         cooldown: Cooldown::default(),
         sticky: false,
+        statics: Vec::new(),
         on_duplicate: OnDuplicate::Same,
         status_fails_when_full: false,
         claim_gateways: true,

@@ -13,6 +13,7 @@ use crate::config::error::{ConfigError, Warning};
 use crate::config::fields::Fields;
 use crate::config::locations::Locations;
 use crate::config::netconf::{Netconf, attachment};
+use crate::config::statics::Statics;
 use crate::config::{Cleanup, Config, Dialect, Inputs, choice, define, dns, duration, keys};
 use crate::model::{NetworkName, Owner, SetName, StoreSpec};
 use crate::net::{Range, RangeSet, Span};
@@ -31,19 +32,26 @@ pub fn config(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Confi
     keys::warn_of_typos(&ipam, keys::IPAM, &mut warnings);
     let args = Args::parse(&inputs.args);
     let exclude = exclude(&ipam);
+    let statics = Statics::read(&ipam);
     let none = Vec::new();
     let excluded = exclude.as_ref().unwrap_or(&none);
+    let kept = statics.iter().flat_map(Statics::spans);
+    let not_searched: Vec<Span> = excluded.iter().copied().chain(kept).collect();
     let sets = range_sets(
         &Sources {
             root: &root,
             ipam: &ipam,
-            exclude: excluded,
+            exclude: &not_searched,
             mask: dialect == Dialect::Consul,
             one_per_family: inputs.one_per_family.then(|| conf.version()),
         },
         &mut warnings,
     );
     warn_of_unused_exclusions(excluded, sets.as_deref().unwrap_or_default(), &mut warnings);
+    let placed = match (&statics, &sets) {
+        (Ok(statics), Ok(sets)) => statics.check(sets),
+        _ => Ok(()),
+    };
     let shared = shared(&ipam);
     let store = locations.store(&mut warnings);
     let wanted = args.as_ref().map_or(Ok(Vec::new()), |args| args::wanted(&root, args));
@@ -62,7 +70,9 @@ pub fn config(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Confi
         network.as_ref().err(),
         args.as_ref().err(),
         exclude.as_ref().err(),
+        statics.as_ref().err(),
         sets.as_ref().err(),
+        placed.as_ref().err(),
         shared.as_ref().err(),
         store.as_ref().err(),
         wanted.as_ref().err(),
@@ -78,15 +88,17 @@ pub fn config(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Confi
     ];
     ConfigError::all(found.into_iter().flatten())?;
     let (network, args) = (network?, args?);
+    let origin = args.origin(&root, attachment(&network, inputs));
     Ok(Config {
         wanted: wanted?,
         strategy: strategy?,
         cooldown: cooldown?,
         sticky: sticky?,
+        statics: statics?.of(&origin),
         on_duplicate: on_duplicate?,
         status_fails_when_full: status_fails_when_full?,
         claim_gateways: false,
-        origin: args.origin(&root, attachment(&network, inputs)),
+        origin,
         define: define?,
         routes: routes?,
         dns: dns?,

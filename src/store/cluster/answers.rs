@@ -30,6 +30,10 @@ impl ClusterView<'_> {
                 return Ok(Vec::new());
             };
             let leases = self.leases_in(path, &entry)?;
+            if matches!(owner, Owner::Named(_)) {
+                // The container of that name may have a lease of the address.
+                return Ok(leases);
+            }
             let mut agree = true;
             for lease in &leases {
                 agree &= lease.owner == *owner && self.derive_address(lease, &entry)?;

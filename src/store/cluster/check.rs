@@ -13,7 +13,7 @@ use super::server::Server;
 use super::{keys, records};
 use crate::alloc::Holder;
 use crate::error::StoreError;
-use crate::model::{Owner, Pool, PoolId, SetName};
+use crate::model::{Kind, Owner, Pool, PoolId, SetName, StaticName};
 use crate::net::Addr;
 use crate::store::Problem;
 use crate::store::codec::{Bad, OTHER_VERSION};
@@ -27,9 +27,17 @@ pub fn check(
     each: &mut dyn FnMut(Problem),
 ) -> Result<(), StoreError> {
     let mut checker = Checker { server, until, each };
-    let mut owners = checker.owners()?;
+    let (mut owners, mut named) = checker.owners()?;
     let pools = checker.pools()?;
-    let cooling = checker.addresses(&mut owners, &pools)?;
+    let cooling = checker.addresses(&mut owners, &mut named, &pools)?;
+    for ((_, addr), path) in named {
+        let what = format!("it reserves {addr}, which is not reserved");
+        checker.report(
+            &path,
+            what,
+            "run `sublet unreserve` for that address, then reserve it again",
+        );
+    }
     for ((_, addr), path) in owners {
         let what = format!("it holds {addr}, which is not leased");
         checker.report(&path, what, "remove the record; a DEL of its owner does that");
@@ -89,21 +97,24 @@ impl Checker<'_> {
         Ok(())
     }
 
-    fn owners(&mut self) -> Result<Owners, StoreError> {
-        let mut owners = Owners::new();
+    /// The owners of leases, and apart from them the reservations for names, which may be under a lease.
+    fn owners(&mut self) -> Result<(Owners, Owners), StoreError> {
+        let (mut owners, mut named) = (Owners::new(), Owners::new());
         self.each(keys::OWNER, records::owner, REMOVE, &mut |checker, path, (set, leases)| {
             for lease in leases {
                 let addr = lease.addr;
                 if keys::owner(&set, &lease.node, &lease.owner).as_ref() != Some(&path) {
                     checker.report(&path, format!("it holds {addr} of another owner"), REMOVE);
                 }
-                if let Some(other) = owners.insert((set.clone(), addr), path.clone()) {
+                let is_named = matches!(lease.owner, Owner::Named(_));
+                let all = if is_named { &mut named } else { &mut owners };
+                if let Some(other) = all.insert((set.clone(), addr), path.clone()) {
                     let what = format!("{addr} has another holder too, {other}");
                     checker.report(&path, what, "stop one of the two containers, and DEL both");
                 }
             }
         })?;
-        Ok(owners)
+        Ok((owners, named))
     }
 
     fn pools(&mut self) -> Result<BTreeSet<PoolId>, StoreError> {
@@ -132,11 +143,12 @@ impl Checker<'_> {
         Ok(pools)
     }
 
-    /// Removes the leased addresses from `owners`. Returns the paths that the index of cooling addresses must
-    /// contain.
+    /// Removes the leased addresses from `owners`, and the reserved ones from `named`. Returns the paths that
+    /// the index of cooling addresses must contain.
     fn addresses(
         &mut self,
         owners: &mut Owners,
+        named: &mut Owners,
         pools: &BTreeSet<PoolId>,
     ) -> Result<Vec<String>, StoreError> {
         let mut cooling = Vec::new();
@@ -151,9 +163,16 @@ impl Checker<'_> {
                 Holder::Free => return,
             };
             let own = keys::owner(&set, &lease.node, &lease.owner);
-            let named = owners.remove(&(set, addr));
-            if named != own {
-                let what = match named {
+            let key = (set, addr);
+            let name = StaticName::of(&lease.origin).filter(|_| lease.kind == Kind::Named);
+            let under = name.and_then(|n| keys::owner(&key.0, &lease.node, &Owner::Named(n)));
+            if under.is_some() && named.remove(&key) != under {
+                checker.report(&path, "the reservation that the lease rests on is missing", REMOVE);
+            }
+            let is_named = matches!(lease.owner, Owner::Named(_));
+            let found = if is_named { named.remove(&key) } else { owners.remove(&key) };
+            if found != own {
+                let what = match found {
                     Some(other) => {
                         format!("it is leased to {}, but {other} names it too", lease.owner)
                     }

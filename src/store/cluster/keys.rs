@@ -8,7 +8,9 @@
 //! cooling/<set>/<address>           a cooling address: written together with the record of its address, to
 //!                                   find the cooling addresses without listing all
 //! own/<node>/<set>/<owner...>       all leases of an owner. The node comes first, because a node's leases
-//!                                   are listed at once after a reboot
+//!                                   are listed at once after a reboot. Reservations have no node (`%`).
+//! own/%/<set>/for/<name>            the addresses that are reserved for a pod or a container. While it has
+//!                                   one of them, the record of the address has its lease
 //! cursor/<set>/<range>              the address allocated last: a hint
 //! sticky/<set>/<ns>/<pod>/<range>   a pod's former address: a hint
 //! stuck/<set>/<address>             the sticky key that names the address
@@ -157,7 +159,12 @@ pub fn read_address(path: &str) -> Option<(SetName, Addr)> {
 pub fn owner(set: &SetName, node: &Node, owner: &Owner) -> Option<String> {
     // If a lease names a container but no interface, the node of the container is unknown.
     let no_node = Node::default();
-    let is_of_any_node = matches!(owner, Owner::Attachment(a) if a.ifname.is_none());
+    let is_of_any_node = match owner {
+        Owner::Attachment(attachment) => attachment.ifname.is_none(),
+        // Every node finds the addresses of a name.
+        Owner::Named(_) => true,
+        _ => false,
+    };
     let of_node = node_owners(if is_of_any_node { &no_node.name } else { &node.name }, set);
     Some(match owner {
         Owner::Attachment(a) => {
@@ -169,6 +176,7 @@ pub fn owner(set: &SetName, node: &Node, owner: &Owner) -> Option<String> {
         Owner::Id(id) => format!("{of_node}id/{}", escape(id)),
         Owner::Gateway(addr) => format!("{of_node}gateway/{}", hex(*addr)),
         Owner::Reservation(addr) => format!("{of_node}reserved/{}", hex(*addr)),
+        Owner::Named(name) => format!("{of_node}for/{}", escape(name.as_str())),
         Owner::Pool(..) => return None,
     })
 }
@@ -262,5 +270,7 @@ mod tests {
         assert_eq!(read_owner_set(&id("a")), Some(set.clone()));
         assert_ne!(id("a/b"), id("a%2Fb"));
         assert!(id("").starts_with(&node_owners(&node.name, &set)));
+        let name = Owner::Named(crate::model::StaticName::new("shop/db-0").unwrap());
+        assert_eq!(owner(&set, &node, &name).unwrap(), "own/%/s/for/shop%2Fdb-0");
     }
 }

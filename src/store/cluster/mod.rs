@@ -345,8 +345,9 @@ fn import_mark(command: &Command) -> Option<Expect> {
 
 /// Returns whether a command is refused because other owners hold leases. Their boots may have ended.
 fn is_refused_for_holders(plan: &Plan) -> bool {
-    use crate::error::Refusal::{Exhausted, GatewayHeld, Held};
-    matches!(&plan.outcome, Err(Exhausted { .. } | Held { .. } | GatewayHeld { .. }))
+    use crate::error::Refusal::{Exhausted, GatewayHeld, Held, Predecessor};
+    let held = &plan.outcome;
+    matches!(held, Err(Exhausted { .. } | Held { .. } | Predecessor { .. } | GatewayHeld { .. }))
 }
 
 /// Reads the records that a plan without changes assumed or counted, because no commit compares them. Returns
@@ -388,8 +389,9 @@ impl<S: Server> ClusterStore<S> {
                 view.fetch_nodes()?;
             }
             for ((set, addr), holder) in page {
-                if !view.is_of_ended(&holder) {
-                    each(&set, addr, holder);
+                match view.without_ended(holder)? {
+                    Holder::Free => {}
+                    living => each(&set, addr, living),
                 }
             }
         }

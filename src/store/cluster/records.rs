@@ -13,7 +13,9 @@ use super::keys;
 use super::server::{Entry, Server};
 use crate::alloc::{Holder, NetworkRanges, Record};
 use crate::error::{Error, StoreError};
-use crate::model::{Event, Kind, Lease, NetworkDefinition, Node, NodeRecord, Persist, SetName};
+use crate::model::{
+    Event, Kind, Lease, NetworkDefinition, Node, NodeRecord, Owner, Persist, SetName,
+};
 use crate::net::Addr;
 use crate::store::EachRecord;
 use crate::store::codec;
@@ -64,7 +66,8 @@ pub fn bad_record(server: &dyn Server, path: &str, what: &str) -> StoreError {
     StoreError::BadRecord { place, key: path.to_owned(), what: what.to_owned() }
 }
 
-/// Calls `each` with every record, kind by kind and sorted by path.
+/// Calls `each` with every record, kind by kind and sorted by path. The reservations for names come last: while
+/// its container has the address, the record of the address has the container's lease.
 pub fn export(server: &dyn Server, until: Instant, each: &mut EachRecord<'_>) -> Result<(), Error> {
     let kinds: [(&str, Decode<Option<Record>>); 6] = [
         (keys::ADOPTED, adopted),
@@ -87,6 +90,13 @@ pub fn export(server: &dyn Server, until: Instant, each: &mut EachRecord<'_>) ->
                 let boot = ends_with_boot(&record) || in_boot_set && !lease;
                 each(record, if boot { Persist::Boot } else { Persist::Disk })?;
             }
+        }
+    }
+    let no_node = keys::all_owners(&Node::default().name);
+    for page in pages(server, &no_node, until, owner) {
+        let leases = page?.into_iter().flat_map(|(_, leases)| leases);
+        for lease in leases.filter(|lease| matches!(lease.owner, Owner::Named(_))) {
+            each(Record::Lease(lease), Persist::Disk)?;
         }
     }
     Ok(())
@@ -155,6 +165,8 @@ pub fn events(path: &str, entry: &Entry) -> Result<Vec<Event>, Bad> {
 fn lease_or_cooling(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
     let ((set, _), holder) = address(path, entry)?;
     Ok(match holder {
+        // Exported with its name.
+        Holder::Leased(lease) if matches!(lease.owner, Owner::Named(_)) => None,
         Holder::Leased(lease) => Some(Record::Lease(*lease)),
         Holder::Cooling(cooling) => Some(Record::Cooling(set, cooling)),
         Holder::Free => None,

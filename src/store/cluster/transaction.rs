@@ -19,7 +19,7 @@ use super::{history, keys, records};
 use crate::alloc;
 use crate::alloc::{Change, Command, Cooling, Holder, PodKey};
 use crate::error::StoreError;
-use crate::model::{Event, History, Lease, Persist, Pool, SetName, What};
+use crate::model::{Event, History, Lease, Owner, Persist, Pool, SetName, What};
 use crate::net::Addr;
 use crate::store::codec;
 
@@ -219,7 +219,9 @@ impl Draft<'_, '_> {
         }
         let own = keys::owner(&lease.set, &lease.node, &lease.owner);
         let entry = self.view.known_entry(own.as_deref().unwrap_or(&path));
-        if let Some(entry) = entry
+        // The container that an address is reserved for may have a lease of it.
+        let is_under_a_lease = matches!(lease.owner, Owner::Named(_));
+        if let Some(entry) = entry.filter(|_| !is_under_a_lease)
             && !self.view.derive_address(lease, &entry)?
         {
             return Err(bad_record(
@@ -228,14 +230,22 @@ impl Draft<'_, '_> {
                 "it does not belong to the owner that frees it",
             ));
         }
-        match until {
-            Some(until) => {
-                let (addr, freed) = (lease.addr, self.view.cx.now);
-                self.cool(&lease.set, Cooling { until, addr, freed });
-            }
-            None => self.remove(path),
+        if let Some(until) = until {
+            let (addr, freed) = (lease.addr, self.view.cx.now);
+            self.cool(&lease.set, Cooling { until, addr, freed });
+        } else {
+            let left = self.left_by(lease)?;
+            self.writes.insert(path, left);
         }
         Ok(())
+    }
+
+    /// What becomes of the record of a lease's address without the lease: it is removed, or has the reservation
+    /// that was under the lease.
+    fn left_by(&self, lease: &Lease) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(reserved) = self.view.reservation_under(lease)? else { return Ok(None) };
+        let path = keys::address(&lease.set, lease.addr);
+        Ok(codec::slot(path.as_bytes(), &Holder::Leased(Box::new(reserved)), ""))
     }
 
     /// Returns the leases of a lease's owner after the changes so far. If the owner's record is not known,
@@ -262,7 +272,8 @@ impl Draft<'_, '_> {
             let cx = self.view.cx;
             self.events.push(Event::of(&lease, What::BootEnded, cx.face, cx.now));
             if self.view.derive_address(&lease, &entry)? {
-                self.writes.entry(keys::address(&lease.set, lease.addr)).or_insert(None);
+                let left = self.left_by(&lease)?;
+                self.writes.entry(keys::address(&lease.set, lease.addr)).or_insert(left);
             }
         }
         self.owners.insert(path.to_owned(), living);

@@ -16,7 +16,7 @@ use super::server::{Entries, Entry, Expect, Server};
 use super::{keys, records};
 use crate::alloc::{Context, Holder};
 use crate::error::StoreError;
-use crate::model::{Lease, NodeRecord, Owner, Pool, SetName, Timestamp};
+use crate::model::{Kind, Lease, NodeRecord, Owner, Pool, SetName, StaticName, Timestamp};
 use crate::net::Addr;
 use crate::store::codec;
 use crate::store::codec::Bad;
@@ -222,7 +222,17 @@ impl<'a> ClusterView<'a> {
         }
     }
 
-    /// Decodes the holder in the record of an address. If the lease has ended, the address counts as free.
+    /// The reservation under a lease of the container that it is for. It holds the address once the lease is freed or
+    /// has ended.
+    pub fn reservation_under(&self, lease: &Lease) -> Result<Option<Lease>, StoreError> {
+        let name = StaticName::of(&lease.origin).filter(|_| lease.kind == Kind::Named);
+        let path = name.and_then(|name| keys::owner(&lease.set, &lease.node, &Owner::Named(name)));
+        let Some(path) = path else { return Ok(None) };
+        let Some(entry) = self.read(&path)? else { return Ok(None) };
+        Ok(self.leases_in(&path, &entry)?.into_iter().find(|l| l.addr == lease.addr))
+    }
+
+    /// The holder in the record of an address. If the lease has ended, the address is free or reserved.
     pub fn living_holder(
         &self,
         set: &SetName,
@@ -230,7 +240,18 @@ impl<'a> ClusterView<'a> {
         entry: &Entry,
     ) -> Result<Holder, StoreError> {
         let holder = self.holder_in(set, addr, entry)?;
-        Ok(if self.is_of_ended(&holder) { Holder::Free } else { holder })
+        self.without_ended(holder)
+    }
+
+    /// The same holder, or what is left of it if it is a lease that has ended.
+    pub fn without_ended(&self, holder: Holder) -> Result<Holder, StoreError> {
+        match holder {
+            Holder::Leased(lease) if self.has_ended(&lease) => {
+                let reserved = self.reservation_under(&lease)?;
+                Ok(reserved.map_or(Holder::Free, |lease| Holder::Leased(Box::new(lease))))
+            }
+            living => Ok(living),
+        }
     }
 
     /// Decodes the leases in an owner's record.

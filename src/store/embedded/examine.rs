@@ -232,6 +232,7 @@ impl<F: FileSystem> Embedded<F> {
                     span: spans(&[*addr])[0],
                     note: Some(UNREAD.to_owned()),
                     holder: None,
+                    name: None,
                     time: cx.now,
                 });
             }

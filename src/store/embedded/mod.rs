@@ -85,7 +85,7 @@ use super::{Repair, Store, codec};
 use crate::alloc;
 use crate::alloc::{Change, Command, Context, Gc, Outcome, Plan, PodKey, Target};
 use crate::error::{Error, Refusal, StoreError};
-use crate::model::{History, Owner, Persist, SetName, Wait};
+use crate::model::{History, Owner, Persist, SetName, StaticName, Wait};
 use crate::net::Addr;
 
 /// The result type of this module's functions.
@@ -390,10 +390,7 @@ impl<F: FileSystem> Embedded<F> {
                 return Ok(ControlFlow::Break(None));
             }
             if asks_for_addresses(command) {
-                let path = self.names.policy();
-                if policy::nonce(&self.fs, &path)? != tables.policy_nonce()? {
-                    tables.refresh_reservations(&Policy::read(&self.fs, &path)?)?;
-                }
+                self.use_reservations(command, tables)?;
             }
             let mut plan = run_in_all_sets(command, tables, cx)?;
             // The next boot reads only this boot's file, so a pod's former address from an earlier boot is
@@ -428,6 +425,28 @@ impl<F: FileSystem> Embedded<F> {
             Err(error) => refused.take().map_or(Err(error), |plan| Ok(Some(plan))),
             Ok(plan) => Ok(plan.flatten()),
         }
+    }
+
+    /// Refreshes the file's copy of the policy if it is outdated, and finds the entries with the name of the
+    /// command's container.
+    fn use_reservations(&self, command: &Command, tables: &mut Writable<'_, '_>) -> Result<()> {
+        let path = self.names.policy();
+        let header = policy::header(&self.fs, &path)?;
+        let is_current = header.nonce == tables.policy_nonce()?;
+        let name = match command {
+            Command::Add(add) if header.has_names => StaticName::of(&add.origin),
+            _ => None,
+        };
+        if is_current && name.is_none() {
+            return Ok(());
+        }
+        let mut policy = Policy::read(&self.fs, &path)?;
+        if !is_current {
+            tables.refresh_reservations(&policy)?;
+        }
+        policy.entries.retain(|entry| name.is_some() && entry.name == name);
+        tables.use_named(policy.entries);
+        Ok(())
     }
 
     /// Makes the changes of a plan, and records their events.

@@ -1,9 +1,11 @@
 //! The policy file, `<file>.policy`: the addresses that operators have reserved, as text.
 //!
-//! The first line has a checksum and a nonce, a number that changes with each change of the policy. Each
-//! further line is an entry as JSON. A lease file has a copy of the entries and of the nonce (see
-//! [`refresh_reservations`](super::view::Tables::refresh_reservations)). The policy is replaced under both
-//! locks, and every ADD compares the nonces under its lock, so an outdated copy is never used.
+//! The first line has the version of the format, a checksum and a nonce, a number that changes with each
+//! change of the policy. The version is 2 if an entry has a name, and otherwise 1, so that an ADD need not
+//! look for names if there are none. Each further line is an entry as JSON. A lease file has a copy of the
+//! entries and of the nonce (see [`refresh_reservations`](super::view::Tables::refresh_reservations)). The
+//! policy is replaced under both locks, and every ADD compares the nonces under its lock, so an outdated copy
+//! is never used.
 
 use std::path::Path;
 
@@ -12,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::fs::{Access, FileSystem, OpenFile, read_all, read_exact};
 use super::{Result, files};
 use crate::error::StoreError;
-use crate::model::{Kind, Lease, Node, Origin, Owner, SetName, Timestamp};
+use crate::model::{Kind, Lease, Node, Origin, Owner, SetName, StaticName, Timestamp};
 use crate::net::{Addr, Span};
 
 /// The maximum number of entries.
@@ -33,6 +35,8 @@ pub struct Reservation {
     pub note: Option<String>,
     /// The owner of the reservation.
     pub holder: Option<String>,
+    /// The name of the container that gets the addresses; `None`: no container gets them.
+    pub name: Option<StaticName>,
     /// When the addresses were reserved, in seconds.
     pub time: Timestamp,
 }
@@ -49,6 +53,8 @@ struct Line {
     note: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     holder: Option<String>,
+    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
+    name: Option<StaticName>,
     time: Timestamp,
 }
 
@@ -61,6 +67,7 @@ impl From<Reservation> for Line {
             last: (last != first).then(|| last.to_string()),
             note: entry.note,
             holder: entry.holder,
+            name: entry.name,
             time: entry.time,
         }
     }
@@ -76,8 +83,8 @@ impl TryFrom<Line> for Reservation {
         let last = line.last.as_deref().map_or(Ok(first), addr)?;
         let span =
             Span::new(first, last).ok_or_else(|| format!("{first}-{last} is not a range"))?;
-        let Line { reserved, note, holder, time, .. } = line;
-        Ok(Reservation { set: SetName(reserved), span, note, holder, time })
+        let Line { reserved, note, holder, name, time, .. } = line;
+        Ok(Reservation { set: SetName(reserved), span, note, holder, name, time })
     }
 }
 
@@ -89,7 +96,7 @@ impl Reservation {
             addr,
             prefix: addr.family().bits(),
             kind: Kind::Reserved,
-            owner: Owner::Reservation(addr),
+            owner: self.name.clone().map_or(Owner::Reservation(addr), Owner::Named),
             range: addr,
             node: Node::default(),
             boot: None,
@@ -129,8 +136,20 @@ pub struct Policy {
 }
 
 const NAME: &str = "sublet-policy 1 ";
+/// The same for a policy with names.
+const WITH_NAMES: &str = "sublet-policy 2 ";
 /// The length of the first line: name, nonce and checksum in hexadecimal, and the newline.
 const HEADER: usize = NAME.len() + 16 + 1 + 8 + 1;
+
+/// The first line of a policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// Changes with each change of the policy; 0 if there is no file.
+    pub nonce: u64,
+    /// Whether an entry has a name.
+    pub has_names: bool,
+    checksum: u32,
+}
 
 fn unreadable(path: &Path, line: usize, why: impl std::fmt::Display) -> StoreError {
     StoreError::Unavailable {
@@ -140,11 +159,14 @@ fn unreadable(path: &Path, line: usize, why: impl std::fmt::Display) -> StoreErr
     }
 }
 
-fn read_header(path: &Path, header: &[u8]) -> Result<(u64, u32)> {
+fn parse_header(path: &Path, header: &[u8]) -> Result<Header> {
     let read = || {
-        let text = std::str::from_utf8(header).ok()?.strip_prefix(NAME)?.strip_suffix('\n')?;
-        let (nonce, sum) = text.split_once(' ')?;
-        Some((u64::from_str_radix(nonce, 16).ok()?, u32::from_str_radix(sum, 16).ok()?))
+        let line = std::str::from_utf8(header).ok()?.strip_suffix('\n')?;
+        let named = line.strip_prefix(WITH_NAMES);
+        let (nonce, sum) = named.or_else(|| line.strip_prefix(NAME))?.split_once(' ')?;
+        let nonce = u64::from_str_radix(nonce, 16).ok()?;
+        let checksum = u32::from_str_radix(sum, 16).ok()?;
+        Some(Header { nonce, has_names: named.is_some(), checksum })
     };
     read()
         .ok_or_else(|| unreadable(path, 1, "it is not the first line of a policy of this version"))
@@ -154,15 +176,17 @@ fn checksum(nonce: u64, entries: &str) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&nonce.to_le_bytes()), entries.as_bytes())
 }
 
-/// Reads only the nonce of the policy file.
-pub fn nonce<F: FileSystem>(fs: &F, path: &Path) -> Result<u64> {
+/// Reads only the first line of the policy file.
+pub fn header<F: FileSystem>(fs: &F, path: &Path) -> Result<Header> {
     let io = |e| StoreError::io("read", path, e);
-    let Some(file) = fs.open(path, Access::Read).map_err(io)? else { return Ok(0) };
+    let Some(file) = fs.open(path, Access::Read).map_err(io)? else {
+        return Ok(Header::default());
+    };
     let mut header = [0; HEADER];
     if !read_exact(&file, &mut header, 0).map_err(io)? {
         return Err(unreadable(path, 1, "the file ends in this line"));
     }
-    read_header(path, &header).map(|(nonce, _)| nonce)
+    parse_header(path, &header)
 }
 
 impl Policy {
@@ -174,7 +198,7 @@ impl Policy {
         };
         let bytes = read_all(&file, LONGEST).map_err(io)?;
         let (header, rest) = bytes.split_at(bytes.len().min(HEADER));
-        let (nonce, sum) = read_header(path, header)?;
+        let Header { nonce, checksum: sum, .. } = parse_header(path, header)?;
         let text = std::str::from_utf8(rest).map_err(|e| unreadable(path, 2, e))?;
         let mut entries: Vec<Reservation> = Vec::new();
         for (number, line) in text.lines().enumerate() {
@@ -204,8 +228,10 @@ impl Policy {
         let line = |entry| serde_json::to_string(entry).map(|line| line + "\n");
         let entries: Result<String, _> = self.entries.iter().map(line).collect();
         let entries = entries.map_err(|e| StoreError::io("write", path, e.into()))?;
+        let has_names = self.entries.iter().any(|entry| entry.name.is_some());
+        let name = if has_names { WITH_NAMES } else { NAME };
         let text =
-            format!("{NAME}{:016x} {:08x}\n{entries}", self.nonce, checksum(self.nonce, &entries));
+            format!("{name}{:016x} {:08x}\n{entries}", self.nonce, checksum(self.nonce, &entries));
         let written = file.write_at(text.as_bytes(), 0).and_then(|()| file.sync_data());
         written.map_err(|e| StoreError::io("write", path, e))
     }
@@ -215,8 +241,16 @@ impl Policy {
         self.entries.iter().find(|e| e.set == *set && e.span.contains(addr))
     }
 
-    /// Reserves a span. Addresses that are already reserved get the new note and the new holder, if these are
-    /// set. Returns the parts of the span that were not reserved before.
+    /// The entry that overlaps this one and is for another name.
+    pub fn of_other_name(&self, new: &Reservation) -> Option<&Reservation> {
+        let is_other =
+            |e: &Reservation| e.name.is_some() && new.name.is_some() && e.name != new.name;
+        let mut others = self.entries.iter().filter(|entry| is_other(entry));
+        others.find(|entry| entry.set == new.set && entry.span.overlaps(new.span))
+    }
+
+    /// Reserves a span. Addresses that are already reserved get the new note, the new holder and the new name,
+    /// if these are set. Returns the parts of the span that were not reserved before.
     pub fn reserve(&mut self, new: &Reservation) -> Vec<Span> {
         let mut fresh = Policy { nonce: 0, entries: vec![new.clone()] };
         let mut entries = Vec::new();
@@ -230,7 +264,8 @@ impl Policy {
             entries.extend(old.without(span));
             let note = new.note.clone().or_else(|| old.note.clone());
             let holder = new.holder.clone().or_else(|| old.holder.clone());
-            entries.push(Reservation { span, note, holder, ..old });
+            let name = new.name.clone().or_else(|| old.name.clone());
+            entries.push(Reservation { span, note, holder, name, ..old });
         }
         let spans = fresh.entries.iter().map(|e| e.span).collect();
         entries.extend(fresh.entries);
@@ -263,8 +298,8 @@ impl Policy {
         self.entries.dedup_by(|next, entry| {
             let joins = entry.set == next.set
                 && entry.span.last.next() == Some(next.span.first)
-                && (&entry.note, &entry.holder, entry.time)
-                    == (&next.note, &next.holder, next.time);
+                && (&entry.note, &entry.holder, &entry.name, entry.time)
+                    == (&next.note, &next.holder, &next.name, next.time);
             if joins {
                 entry.span.last = next.span.last;
             }

@@ -2,10 +2,11 @@
 
 use super::fs::FileSystem;
 use super::policy::{Policy, Reservation, spans};
+use super::reserve::is_of;
 use super::{Embedded, Result};
 use crate::alloc::{Command, Context, Outcome, Plan, Record, Restore};
 use crate::error::Refusal;
-use crate::model::{Kind, Owner};
+use crate::model::{Kind, Lease, Owner, StaticName};
 
 impl<F: FileSystem> Embedded<F> {
     /// Runs a RESTORE. Leases go to the file in which new leases of their kind are made, pools to the file
@@ -54,13 +55,20 @@ impl<F: FileSystem> Embedded<F> {
                     span: spans(&[lease.addr])[0],
                     note: lease.origin.note.clone(),
                     holder: lease.origin.holder.clone(),
+                    name: name_of(lease).cloned(),
                     time: lease.time,
                 });
             }
         }
         let clash = self.declare(&lock, &before, after, cx, &|file, lock| {
             let found = self.read(file, lock, |tables| {
-                leases.iter().find_map(|l| tables.lease(&l.set, l.addr).transpose()).transpose()
+                let mut found = leases
+                    .iter()
+                    .filter_map(|l| Some((l, tables.lease(&l.set, l.addr).transpose()?)));
+                let in_the_way = |(entry, lease): &(&&Lease, Result<Lease>)| {
+                    lease.as_ref().map_or(true, |lease| !is_of(lease, name_of(entry)))
+                };
+                found.find(in_the_way).map(|(_, lease)| lease).transpose()
             })?;
             Ok(found.flatten())
         })?;
@@ -71,5 +79,13 @@ impl<F: FileSystem> Embedded<F> {
             }
             None => Plan::only(Outcome::Restored { done: records.len(), clashes: Vec::new() }),
         })
+    }
+}
+
+/// The name that an address is reserved for.
+fn name_of(reservation: &Lease) -> Option<&StaticName> {
+    match &reservation.owner {
+        Owner::Named(name) => Some(name),
+        _ => None,
     }
 }

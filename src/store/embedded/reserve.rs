@@ -12,7 +12,7 @@ use super::{Embedded, LeaseFile, Result, files, history, keys, policy};
 use crate::alloc;
 use crate::alloc::{Change, Command, Context, Outcome, Plan, Reserve, Unreserve};
 use crate::error::{Refusal, StoreError};
-use crate::model::{Lease, SetName};
+use crate::model::{Lease, SetName, StaticName};
 use crate::net::{Addr, Span};
 
 /// A function that finds a lease in a file that prevents a reservation.
@@ -30,13 +30,19 @@ impl<F: FileSystem> Embedded<F> {
         let mut after = before.clone();
         let mut new = Vec::new();
         for span in &spans {
-            new.extend(after.reserve(&Reservation {
+            let entry = Reservation {
                 set: set.clone(),
                 span: *span,
                 note: reserve.note.clone(),
                 holder: reserve.holder.clone(),
+                name: reserve.name.clone(),
                 time: cx.now,
-            }));
+            };
+            if let Some(other) = before.of_other_name(&entry) {
+                let addr = other.span.first.max(entry.span.first);
+                return Ok(refuse(other.lease(addr)));
+            }
+            new.extend(after.reserve(&entry));
         }
         let reserved: Vec<Addr> = new.iter().flat_map(|span| span.addresses()).collect();
         let put = |addr: &Addr| after.find(set, *addr).map(|entry| Change::Put(entry.lease(*addr)));
@@ -49,12 +55,12 @@ impl<F: FileSystem> Embedded<F> {
             if contested {
                 return Ok(None);
             }
-            let found = self.read(file, lock, |tables| first_lease(tables, set, &new))?;
+            let name = reserve.name.as_ref();
+            let found = self.read(file, lock, |tables| first_lease(tables, set, &new, name))?;
             Ok(found.flatten())
         })?;
         if let Some(holder) = leased {
-            let (index, ranges) = (0, holder.addr.to_string());
-            return Ok(Plan::refuse(Refusal::Held { index, ranges, holder: Box::new(holder) }));
+            return Ok(refuse(holder));
         }
         if changed {
             self.record_events(lock, &Command::Reserve(reserve.clone()), &plan, cx);
@@ -181,17 +187,34 @@ impl<F: FileSystem> Embedded<F> {
     }
 }
 
-/// Returns the first lease of an address in these spans.
+fn refuse(holder: Lease) -> Plan {
+    let (index, ranges) = (0, holder.addr.to_string());
+    Plan::refuse(Refusal::Held { index, ranges, holder: Box::new(holder) })
+}
+
+/// Returns the first lease of an address in these spans, except leases of containers with this name.
 fn first_lease<K: Kv>(
     tables: &super::Tables<'_, K>,
     set: &SetName,
     spans: &[Span],
+    name: Option<&StaticName>,
 ) -> Result<Option<Lease>> {
+    let mut found = None;
     for span in spans {
         let end = keys::behind(&keys::lease(set, span.last));
-        if let Some((key, value)) = tables.kv.first(&keys::lease(set, span.first), &end)? {
-            return tables.whole(crate::store::codec::read_lease(&key, &value)).map(Some);
+        tables.kv.scan(&keys::lease(set, span.first), &end, &mut |key, value| {
+            let lease = tables.whole(crate::store::codec::read_lease(key, value))?;
+            found = Some(lease).filter(|lease| !is_of(lease, name));
+            Ok(found.is_none())
+        })?;
+        if found.is_some() {
+            break;
         }
     }
-    Ok(None)
+    Ok(found)
+}
+
+/// Whether the lease is of a container with this name.
+pub(super) fn is_of(lease: &Lease, name: Option<&StaticName>) -> bool {
+    lease.kind.collectable() && name.is_some_and(|name| name.is_of(&lease.origin))
 }

@@ -13,7 +13,7 @@ use super::policy::{Policy, Reservation};
 use super::{Result, keys, occupancy, pools};
 use crate::alloc::{Addresses, Cooling, Holder, NetworkRanges, Order, PodKey, View};
 use crate::error::StoreError;
-use crate::model::{Kind, Lease, NetworkName, Owner, Pool, PoolId, SetName};
+use crate::model::{Kind, Lease, NetworkName, Owner, Pool, PoolId, SetName, StaticName};
 use crate::net::{Addr, Family, Span, Subnet};
 use crate::store::codec;
 use crate::store::codec::Bad;
@@ -72,6 +72,8 @@ pub struct Tables<'a, K> {
     pub path: &'a Path,
     /// The policy file, if it is used instead of the lease file's copy of the policy.
     policy: OnceCell<Policy>,
+    /// The entries of the policy with the name that the command is about.
+    named: OnceCell<Vec<Reservation>>,
     /// Finds former addresses of pods in the files of earlier boots, if this file does not have them.
     pub earlier: Option<&'a Former<'a>>,
 }
@@ -82,7 +84,7 @@ pub type Former<'a> = dyn Fn(&SetName, &PodKey, Addr) -> Option<Addr> + 'a;
 impl<'a, K> Tables<'a, K> {
     /// Makes the records in the table `kv` of the file at `path`.
     pub fn new(kv: K, path: &'a Path) -> Tables<'a, K> {
-        Tables { kv, path, policy: OnceCell::new(), earlier: None }
+        Tables { kv, path, policy: OnceCell::new(), named: OnceCell::new(), earlier: None }
     }
 }
 
@@ -194,6 +196,22 @@ impl<K: Kv> Tables<'_, K> {
         let _ = self.policy.set(policy);
     }
 
+    /// Uses these entries as the ones of the name that the command is about.
+    pub fn use_named(&self, entries: Vec<Reservation>) {
+        // As above.
+        let _ = self.named.set(entries);
+    }
+
+    /// The reservations of a set for a name, by address.
+    fn named(&self, set: &SetName, name: &StaticName) -> Vec<Lease> {
+        let entries = match self.policy.get() {
+            Some(policy) => &policy.entries,
+            None => self.named.get().map_or([].as_slice(), Vec::as_slice),
+        };
+        let of_name = entries.iter().filter(|e| e.set == *set && e.name.as_ref() == Some(name));
+        of_name.flat_map(|e| e.span.addresses().map(|addr| e.lease(addr))).collect()
+    }
+
     /// Returns the reservation that contains an address.
     fn reservation(&self, set: &SetName, addr: Addr) -> Result<Option<Reservation>> {
         if let Some(policy) = self.policy.get() {
@@ -292,6 +310,9 @@ impl<K: Kv> Addresses for Tables<'_, K> {
     }
 
     fn of(&self, set: &SetName, owner: &Owner) -> Result<Vec<Lease>> {
+        if let Owner::Named(name) = owner {
+            return Ok(self.named(set, name));
+        }
         let leases = self.indexed(set, &self.addrs(&keys::owner(set, owner))?)?;
         if leases.iter().any(|l| l.owner != *owner) {
             return Err(self.damaged("an owner's index names a lease of another owner"));

@@ -102,8 +102,8 @@ impl<F: FileSystem> StoreReader for Embedded<F> {
             let Some(header) = backend::header(&self.fs, &file.path)? else { return Ok(None) };
             version.extend(header);
         }
-        let nonce = policy::nonce(&self.fs, &self.names.policy());
-        Ok(nonce.ok().map(|nonce| [version, nonce.to_le_bytes().to_vec()].concat()))
+        let header = policy::header(&self.fs, &self.names.policy());
+        Ok(header.ok().map(|header| [version, header.nonce.to_le_bytes().to_vec()].concat()))
     }
 
     fn problems(&mut self, cx: &Context, each: &mut dyn FnMut(Problem)) -> Result<()> {

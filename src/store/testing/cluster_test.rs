@@ -4,15 +4,16 @@ use std::rc::Rc;
 
 use super::contract::{
     CASES, CaseName, add, added, addr, at, del, dual_stack, freed, gc_all, leases, listed, lowest,
-    net, owner, set,
+    net, owner, refused, set,
 };
 use super::fake_cluster::{FakeServer, FakeStore, apply_stalled};
 use super::long;
+use super::named_cases::{of_pod, reserve_for};
 use super::pool_cases::{ask, lease, pool, pool_refusal, release, want};
 use crate::alloc::{Add, Check, Command, Context, Outcome, ReleasePool, Requested};
 use crate::engine;
 use crate::error::{Error, PoolRefusal, Refusal, StoreError};
-use crate::model::{Node, SetName};
+use crate::model::{BootId, Kind, Node, SetName};
 use crate::net::RangeSet;
 use crate::store::cluster::keys;
 use crate::store::{Store, StoreReader};
@@ -109,6 +110,38 @@ fn del_check_and_gc_find_leases_of_the_set_before_shared_was_edited() {
         assert_eq!(freed(&mut store, &del("b"), &at(1)).len(), 4);
         assert_eq!(engine::gc(&mut store, gc_all(), &at(1)).unwrap(), 6);
         assert_eq!(listed(&mut store, &at(1)), []);
+    }
+}
+
+/// A range in which nothing but the reserved address is left.
+#[test]
+fn a_reservation_for_a_name_outlives_the_boot_and_the_node_of_its_container() {
+    for is_etcd in [false, true] {
+        let server = FakeServer::new(is_etcd);
+        let mut store = FakeStore::new(server.clone());
+        let (sets, named) = ([set("10.0.0.0/29")], [addr("10.0.0.4")]);
+        let here = |boot: &str, now| Context { boot: Some(BootId(boot.to_owned())), ..at(now) };
+        let other = Node { name: "other".to_owned(), machine: "other".to_owned() };
+        let there = |now| Context { node: other.clone(), ..at(now) };
+        store.apply(&reserve_for(&["10.0.0.4"], "shop/db-0"), &there(1)).unwrap();
+        for n in 0..4 {
+            assert_ne!(added(&mut store, &add(&format!("x{n}"), &sets), &there(1)), named);
+        }
+        let pod = |container: &str| of_pod(container, "db-0", &sets);
+        assert_eq!(added(&mut store, &pod("c1"), &here("boot-1", 2)), named);
+        let refusal = refused(&mut store, &Command::Add(pod("c2")), &there(3));
+        let Refusal::Predecessor { holder, .. } = refusal else { panic!("{refusal:?}") };
+        assert_eq!(holder.node.name, "node");
+        // The node reboots: the lease has ended, and the reservation has not.
+        let refusal = refused(&mut store, &Command::Add(add("y", &sets)), &here("boot-2", 100));
+        assert!(matches!(refusal, Refusal::Exhausted { .. }), "{refusal:?}");
+        let refusal = refused(&mut store, &Command::Add(add("y", &sets)), &there(101));
+        assert!(matches!(refusal, Refusal::Exhausted { .. }), "{refusal:?}");
+        let rows = listed(&mut store, &there(101));
+        let row = rows.iter().find(|lease| lease.addr == named[0]).unwrap();
+        assert_eq!((rows.len(), row.kind), (5, Kind::Reserved), "{rows:?}");
+        assert_eq!(added(&mut store, &pod("c3"), &there(102)), named);
+        assert_eq!(freed(&mut store, &del("c3"), &there(103)), named);
     }
 }
 

@@ -79,6 +79,8 @@ pub fn add(container: &str, sets: &[RangeSet]) -> Add {
         on_duplicate: OnDuplicate::Same,
         claim_gateways: false,
         origin: Origin { attachment: Some(attachment(container)), ..Origin::default() },
+        statics: Vec::new(),
+        gone: Vec::new(),
         legacy: Legacy::Absent,
         define: None,
     }
@@ -99,7 +101,7 @@ pub fn del_target(target: Target) -> Del {
 
 pub fn reserve(addrs: &[&str]) -> Command {
     let addrs = addrs.iter().map(|text| addr(text)).collect();
-    Command::Reserve(Reserve { set: net(), addrs, note: None, holder: None })
+    Command::Reserve(Reserve { set: net(), addrs, note: None, holder: None, name: None })
 }
 
 /// Makes a GC that lists no container, so it frees all leases.
@@ -506,6 +508,19 @@ pub const CASES: &[(&str, Case)] = &[
     ("gateways are claimed", gateways_are_claimed),
     ("DELs by address and id", dels_by_address_and_id),
     ("a moved container is rewritten", a_moved_container_is_rewritten),
+    ("only the name gets its addresses", super::named_cases::only_the_name_gets_them),
+    (
+        "a full range has the reserved address",
+        super::named_cases::a_full_range_has_the_reserved_address,
+    ),
+    ("an earlier container of the name", super::named_cases::an_earlier_container_of_the_name),
+    ("a reservation under a lease", super::named_cases::a_reservation_under_a_lease),
+    ("a plain reservation gets a name", super::named_cases::a_plain_reservation_gets_a_name),
+    (
+        "a reservation survives whatever frees the lease",
+        super::named_cases::a_reservation_survives_whatever_frees_the_lease,
+    ),
+    ("static in the configuration", super::named_cases::statics_of_the_configuration),
     ("a changed lease is not freed", operator_test::a_changed_lease_is_not_freed),
     ("every record is copied", super::copy_test::every_record_is_copied),
     (

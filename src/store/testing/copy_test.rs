@@ -3,6 +3,7 @@
 use super::contract::{Make, add, added, addr, at, attachment, del, leases, net, refused, set};
 use super::fake_cluster::{FakeServer, FakeStore};
 use super::memory::Memory;
+use super::named_cases::{of_pod, reserve_for};
 use super::pool_cases::{ask, lease, pool, want};
 use crate::alloc::{
     Add, Command, Cooldown, Del, ForeignLease, Import, Outcome, Record, RequestPool, Reserve,
@@ -37,8 +38,14 @@ fn fill(store: &mut dyn Store) {
         addrs: vec![addr("10.9.0.1"), addr("fd00:9::1")],
         note: Some("printers".to_owned()),
         holder: Some("ops".to_owned()),
+        name: None,
     };
     store.apply(&Command::Reserve(reserve), &at(6)).unwrap();
+    // Addresses that are reserved for a name, with and without its container.
+    store
+        .apply(&reserve_for(&["10.0.0.201", "10.0.1.1", "fd00::201"], "shop/db-1"), &at(6))
+        .unwrap();
+    added(store, &of_pod("named", "db-1", &sets), &at(6));
     let old = Attachment { ifname: None, ..attachment("old") };
     let old =
         ForeignLease { addr: addr("10.0.9.9"), kind: Kind::Dynamic, owner: Owner::Attachment(old) };

@@ -44,7 +44,7 @@ fn every_event_is_recorded_once(make: Make<'_>) {
     let reserve = |addrs: &[&str], note: &str| {
         let addrs = addrs.iter().map(|a| addr(a)).collect();
         let (note, holder) = (Some(note.to_owned()), None);
-        Command::Reserve(Reserve { set: net(), addrs, note, holder })
+        Command::Reserve(Reserve { set: net(), addrs, note, holder, name: None })
     };
     let cli = |now| Context { face: Face::Cli, ..at(now) };
     let done = store.apply(&reserve(&["10.0.0.4", "10.0.0.5"], "printer"), &cli(4)).unwrap();

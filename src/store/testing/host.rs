@@ -98,7 +98,10 @@ pub fn added_with_warnings(
 
 pub fn reserve(store: &mut dyn Store, addrs: &[Addr], cx: &Context) -> Result<Vec<Addr>, Error> {
     let (addrs, note) = (addrs.to_vec(), Some("printer".to_owned()));
-    match store.apply(&Command::Reserve(Reserve { set: net(), addrs, note, holder: None }), cx)? {
+    match store.apply(
+        &Command::Reserve(Reserve { set: net(), addrs, note, holder: None, name: None }),
+        cx,
+    )? {
         Outcome::Reserved(new) => Ok(new),
         other => panic!("{other:?}"),
     }

@@ -32,7 +32,7 @@ pub struct Memory {
     pools: BTreeMap<PoolId, Pool>,
     events: Vec<Event>,
     counters: BTreeMap<(SetName, Face, Verb, Ending), u64>,
-    /// The reservations of a [`Machine`].
+    /// The reservations of a [`Machine`], and those for names.
     reserved: BTreeMap<(SetName, Addr), Lease>,
     /// The addresses that sticky pods had in earlier boots.
     earlier: BTreeMap<(SetName, PodKey, Addr), Addr>,
@@ -48,7 +48,8 @@ impl Addresses for Memory {
     }
 
     fn of(&self, set: &SetName, owner: &Owner) -> Result<Vec<Lease>, StoreError> {
-        Ok(self.leases.values().filter(|l| l.set == *set && l.owner == *owner).cloned().collect())
+        let all = self.leases.values().chain(self.reserved.values());
+        Ok(all.filter(|l| l.set == *set && l.owner == *owner).cloned().collect())
     }
 
     fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>, StoreError> {
@@ -176,6 +177,12 @@ impl View for Memory {
 impl Memory {
     fn apply_change(&mut self, change: Change, now: u64) {
         match change {
+            Change::Put(lease) if matches!(lease.owner, Owner::Named(_)) => {
+                self.reserved.insert((lease.set.clone(), lease.addr), lease);
+            }
+            Change::Free { lease, .. } if matches!(lease.owner, Owner::Named(_)) => {
+                assert!(self.reserved.remove(&(lease.set.clone(), lease.addr)).is_some());
+            }
             Change::Put(lease) => {
                 let key = (lease.set.clone(), lease.addr);
                 let before = self.leases.insert(key.clone(), lease.clone());
@@ -239,7 +246,9 @@ impl Store for Memory {
 
 impl StoreReader for Memory {
     fn list(&mut self, _: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
-        self.leases.values().cloned().for_each(each);
+        let mut all = self.reserved.clone();
+        all.extend(self.leases.clone());
+        all.into_values().for_each(each);
         Ok(())
     }
 
@@ -303,6 +312,9 @@ impl StoreReader for Memory {
         }
         for ((set, pod, range), addr) in &self.sticky {
             each(Record::Sticky(set.clone(), pod.clone(), *range, *addr), keep)?;
+        }
+        for lease in self.reserved.values() {
+            each(Record::Lease(lease.clone()), keep)?;
         }
         Ok(())
     }
@@ -398,8 +410,20 @@ impl Machine {
         let mut new: Vec<Addr> =
             asked.addrs.iter().filter(|a| !self.policy.contains_key(&key(a))).copied().collect();
         new.sort_unstable();
+        let of_other = |l: &&Lease| !asked.name.as_ref().is_some_and(|name| name.is_of(&l.origin));
+        let named = |addr: &Addr| match &self.policy.get(&key(addr))?.owner {
+            Owner::Named(name) if asked.name.as_ref().is_some_and(|new| new != name) => {
+                self.policy.get(&key(addr))
+            }
+            _ => None,
+        };
+        if let Some(holder) = asked.addrs.iter().find_map(named) {
+            let (index, ranges, holder) = (0, holder.addr.to_string(), Box::new(holder.clone()));
+            return Err(Error::Refused(Refusal::Held { index, ranges, holder }));
+        }
         for file in [&self.durable, &self.boot] {
-            let mut holders = new.iter().filter_map(|addr| file.leases.get(&key(addr)));
+            let mut holders =
+                new.iter().filter_map(|addr| file.leases.get(&key(addr))).filter(of_other);
             if let Some(holder) = holders.next().filter(|_| !contested) {
                 let (index, ranges, holder) = (0, holder.addr.to_string(), holder.clone());
                 let holder = Box::new(holder);
@@ -412,8 +436,11 @@ impl Machine {
                 boot: None,
                 ..cx.reservation(asked.set.clone(), *addr)
             };
-            let origin = &mut self.policy.entry(key(addr)).or_insert(bare).origin;
-            origin.note = asked.note.clone().or_else(|| origin.note.take());
+            let entry = self.policy.entry(key(addr)).or_insert(bare);
+            entry.origin.note = asked.note.clone().or_else(|| entry.origin.note.take());
+            if let Some(name) = &asked.name {
+                entry.owner = Owner::Named(name.clone());
+            }
         }
         Ok(Outcome::Reserved(new))
     }

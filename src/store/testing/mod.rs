@@ -16,6 +16,7 @@ mod lock_test;
 mod malformed_response_test;
 mod memory;
 mod model_test;
+mod named_cases;
 mod node_test;
 mod operator_test;
 mod peers;

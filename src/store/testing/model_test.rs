@@ -261,7 +261,13 @@ impl Op {
             }),
             Op::Reserve { at, count, note, .. } => {
                 let note = note.then(|| format!("note {at}"));
-                Command::Reserve(Reserve { set, addrs: some(at, count), note, holder: None })
+                Command::Reserve(Reserve {
+                    set,
+                    addrs: some(at, count),
+                    note,
+                    holder: None,
+                    name: None,
+                })
             }
             Op::Unreserve { at, count, .. } => {
                 Command::Unreserve(Unreserve { set, addrs: some(at, count) })

@@ -149,6 +149,7 @@ fn a_note_is_replaced_and_the_rest_of_a_range_keeps_its_own() {
         span: s,
         note: Some(note.to_owned()),
         holder: None,
+        name: None,
         time: 1,
     };
     let mut policy = Policy::default();
@@ -227,8 +228,13 @@ fn a_contested_address_is_listed_once_whichever_file_its_set_is_in() {
     else {
         panic!("one address")
     };
-    let contested =
-        crate::alloc::Reserve { set: net(), addrs: vec![held], note: None, holder: None };
+    let contested = crate::alloc::Reserve {
+        set: net(),
+        addrs: vec![held],
+        note: None,
+        holder: None,
+        name: None,
+    };
     host.store(Persist::Disk).apply(&Command::ReserveContested(contested), &boot(1)).unwrap();
     // The name of this set comes after the other names, and its leases are in the file that is listed first.
     let other = crate::model::Attachment {

@@ -128,7 +128,8 @@ fn watch_compares_the_header_first() {
         let mut versions = vec![version()];
         let add = |container| drop(added(&mut host.store(persist), &lowest(container), &boot(1)));
         let addr = "10.0.0.9".parse().unwrap();
-        let reserve = Reserve { set: net(), addrs: vec![addr], note: None, holder: None };
+        let reserve =
+            Reserve { set: net(), addrs: vec![addr], note: None, holder: None, name: None };
         for step in 0..4 {
             match step {
                 0 => add("one"),

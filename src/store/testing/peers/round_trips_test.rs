@@ -104,7 +104,8 @@ impl Member {
     /// Reserves addresses. Each transaction contains as many addresses as every server accepts.
     fn reserve(&mut self, addrs: impl Iterator<Item = Addr>) {
         for some in addrs.collect::<Vec<_>>().chunks(30) {
-            let reserve = Reserve { set: net(), addrs: some.to_vec(), note: None, holder: None };
+            let reserve =
+                Reserve { set: net(), addrs: some.to_vec(), note: None, holder: None, name: None };
             self.ask(&Command::Reserve(reserve)).1.unwrap();
         }
     }

@@ -92,6 +92,12 @@ fn compare(world: &World, rows: &[Lease]) -> Result<(), Finding> {
             reserved.push((&row.set, row.addr));
             continue;
         }
+        // The container that an address is reserved for has a lease of it.
+        let at = (row.set.clone(), row.addr);
+        let mut names = world.named.get(&at).into_iter().flatten();
+        if row.kind == Kind::Named && names.any(|name| name.is_of(&row.origin)) {
+            reserved.push((&row.set, row.addr));
+        }
         let key = key_of(row).ok_or_else(|| format!("unknown holder {}", row.owner))?;
         // Leases of an earlier boot count as free, even if their records still exist.
         let boot = boot_id(world.machines[key.1].boot);

@@ -27,7 +27,7 @@ use super::runs::{Simulation, Story};
 use super::server::SimServer;
 use super::settings::{NETWORKS, Settings, attachment};
 use crate::alloc::Context;
-use crate::model::{BootId, Face, Lease, Node, Owner, Pool, SetName};
+use crate::model::{BootId, Face, Lease, Node, Owner, Pool, SetName, StaticName};
 use crate::net::Addr;
 
 /// The number of steps between two thorough checks. A run has about 400 steps.
@@ -103,6 +103,8 @@ pub struct World {
     tried: BTreeMap<Key, BTreeSet<SetName>>,
     /// The reservations, by set of leases and address.
     reserved: BTreeMap<(SetName, Addr), Reserved>,
+    /// The names that a reserved address may be for.
+    named: BTreeMap<(SetName, Addr), BTreeSet<StaticName>>,
     /// Reservations that a transaction in transit may still change. Another machine has sent the transaction,
     /// so no fence of this node stops it.
     doubtful: BTreeSet<(SetName, Addr)>,
@@ -165,6 +167,7 @@ impl World {
             containers: BTreeMap::new(),
             tried: BTreeMap::new(),
             reserved: BTreeMap::new(),
+            named: BTreeMap::new(),
             doubtful: BTreeSet::new(),
             cooling: BTreeMap::new(),
             pools: Pools::default(),

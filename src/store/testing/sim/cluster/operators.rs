@@ -6,10 +6,11 @@ use super::{Container, NETWORKS, Reserved, Settings, Shared};
 use crate::alloc::{Command, Outcome, Reserve, Unreserve};
 use crate::engine;
 use crate::error::Refusal;
+use crate::model::StaticName;
 use crate::store::testing::contract::addr;
 
 pub(super) fn reserve(world: &Shared, machine: usize) {
-    let (at, persist, was) = {
+    let (at, persist, was, of) = {
         let world = &mut *world.borrow_mut();
         let network = world.random.below(NETWORKS.len());
         let settings = &world.settings[network];
@@ -20,15 +21,27 @@ pub(super) fn reserve(world: &Shared, machine: usize) {
         }
         let was = world.reserved.get(&at).copied();
         world.reserved.entry(at.clone()).or_insert(Reserved::Perhaps);
-        (at, persist, was)
+        // Half of the reservations are for a pod.
+        let (pod, number) = (world.random.below(2 * world.machines.len()), world.random.below(3));
+        let of = format!("ns/m{pod}p{number}");
+        let of = (pod < world.machines.len()).then(|| StaticName::new(of).unwrap());
+        world.named.entry(at.clone()).or_default().extend(of.clone());
+        (at, persist, was, of)
     };
-    let command = Reserve { set: at.0.clone(), addrs: vec![at.1], note: None, holder: None };
+    let command = Reserve {
+        set: at.0.clone(),
+        addrs: vec![at.1],
+        note: None,
+        holder: None,
+        name: of.clone(),
+    };
     let ran = run(world, machine, persist, &Command::Reserve(command));
     let world = &mut *world.borrow_mut();
     world.reserving.remove(&at);
     // A reservation ends the cooldown of its address, even if the command is not answered.
     world.cooling.remove(&at);
-    let name = format!("m{machine} reserve {} {}", at.0, at.1);
+    let for_whom = of.as_ref().map_or("nobody", StaticName::as_str);
+    let name = format!("m{machine} reserve {} {} for {for_whom}", at.0, at.1);
     match ran {
         Ran::Done(_) => {
             world.note(name);
@@ -39,10 +52,11 @@ pub(super) fn reserve(world: &Shared, machine: usize) {
         Ran::Refused(Refusal::Held { .. }) => {
             world.note(format!("{name}: held"));
             match was {
-                Some(Reserved::Certainly) => {
+                // It may be reserved for another name.
+                Some(Reserved::Certainly) if of.is_none() => {
                     world.found(format!("{} {} was reserved and is leased", at.0, at.1));
                 }
-                Some(Reserved::Perhaps) => {}
+                Some(_) => {}
                 None if world.doubtful.contains(&at) => {}
                 None => drop(world.reserved.remove(&at)),
             }
@@ -76,6 +90,7 @@ pub(super) fn unreserve(world: &Shared, machine: usize) {
             world.note(name);
             if !world.doubtful.contains(&at) {
                 world.reserved.remove(&at);
+                world.named.remove(&at);
             }
         }
         Ran::Done(other) => world.found(format!("{name}: {other:?}")),

@@ -146,7 +146,11 @@ fn compare(host: &Host, rows: &[Lease]) -> Option<Finding> {
     }
     let lost = host.reserved.iter().find(|(at, reserved)| {
         let row = of_set.get(&(&at.0, at.1));
-        let kept = |row: &&Lease| row.kind == Kind::Reserved || host.contested.contains(at);
+        // The container that an address is reserved for may have a lease of it.
+        let names = || host.named.get(at).into_iter().flatten();
+        let is_of = |row: &Lease| names().any(|name| name.is_of(&row.origin));
+        let kept =
+            |row: &&Lease| row.kind == Kind::Reserved || host.contested.contains(at) || is_of(row);
         **reserved == Reserved::Certainly && !row.is_some_and(kept)
     });
     lost.map(|((set, addr), _)| format!("{addr} of {set} was reserved and is not any more"))

@@ -1,8 +1,11 @@
 //! Containers: ADD, DEL and GC.
 
-use super::{Container, Key, NETWORKS, Ran, Reserved, Shared, World, attachment, owner, run};
+use super::{
+    Container, Key, NETWORKS, Ran, Reserved, Shared, World, attachment, key_of, owner, run,
+};
 use crate::alloc::{Add, Command, Del, Gc, Legacy, Outcome, Reserve, Target};
-use crate::model::{IfName, Origin, Owner, Pod};
+use crate::error::Refusal;
+use crate::model::{IfName, Lease, Origin, Owner, Persist, Pod};
 use crate::net::Addr;
 use crate::store::testing::contract;
 
@@ -57,33 +60,15 @@ pub(super) fn add(world: &Shared, host: usize) {
         };
         (key, command, settings.persist, before)
     };
-    let ran = loop {
-        let ran = run(world, host, persist, &Command::Add(command.clone()));
-        let Ran::Done(Outcome::Contested(contested)) = ran else { break ran };
-        // As in the engine: if two programs have leased an address, it is reserved. The other leases are
-        // imported.
-        for contested in contested {
-            let at = (contested.lease.set.clone(), contested.lease.addr);
-            world.borrow_mut().hosts[host].reserving.insert(at.clone());
-            world.borrow_mut().hosts[host].reserved.entry(at.clone()).or_insert(Reserved::Perhaps);
-            world.borrow_mut().hosts[host].contested.insert(at.clone());
-            let reserve =
-                Reserve { set: at.0.clone(), addrs: vec![at.1], note: None, holder: None };
-            if let Ran::Done(_) = run(world, host, persist, &Command::ReserveContested(reserve)) {
-                world.borrow_mut().hosts[host].reserved.insert(at.clone(), Reserved::Certainly);
-            }
-            world.borrow_mut().hosts[host].reserving.remove(&at);
-            if let Legacy::Read(leases, _) = &mut command.legacy {
-                leases.retain(|lease| lease.addr != at.1);
-            }
-        }
-    };
+    let mut ended = Vec::new();
+    let ran = engine(world, host, persist, &mut command, &mut ended);
     let world = &mut *world.borrow_mut();
     let name = format!("h{host} ADD {}/c{}", NETWORKS[key.0], key.1);
     let of_host = &mut world.hosts[host];
     if matches!(ran, Ran::Failed(_) | Ran::Killed) {
         of_host.unsure.insert(key);
     }
+    of_host.busy.retain(|busy| !ended.contains(busy));
     of_host.busy.retain(|busy| *busy != key && (busy.0 != key.0 || busy.1 < 14));
     match ran {
         Ran::Done(Outcome::Added(added)) => {
@@ -113,6 +98,57 @@ pub(super) fn add(world: &Shared, host: usize) {
         Ran::Failed(error) => world.note(format!("{name} failed: {error}")),
         Ran::Killed => world.note(format!("{name} was killed")),
     }
+}
+
+/// Runs an ADD as the engine does. `ended` gets the containers whose leases have moved.
+fn engine(
+    world: &Shared,
+    host: usize,
+    persist: Persist,
+    command: &mut Add,
+    ended: &mut Vec<Key>,
+) -> Ran<Outcome> {
+    loop {
+        let ran = run(world, host, persist, &Command::Add(command.clone()));
+        if let Ran::Refused(Refusal::Predecessor { holder, .. }) = &ran
+            && let Some(of) = predecessor_ends(&mut world.borrow_mut(), host, holder)
+        {
+            ended.push(of);
+            command.gone.push((**holder).clone());
+            continue;
+        }
+        let Ran::Done(Outcome::Contested(contested)) = ran else { return ran };
+        // As in the engine: an address that two programs have leased is reserved, and the rest is imported.
+        for contested in contested {
+            let at = (contested.lease.set.clone(), contested.lease.addr);
+            world.borrow_mut().hosts[host].reserving.insert(at.clone());
+            world.borrow_mut().hosts[host].reserved.entry(at.clone()).or_insert(Reserved::Perhaps);
+            world.borrow_mut().hosts[host].contested.insert(at.clone());
+            let reserve = Reserve {
+                set: at.0.clone(),
+                addrs: vec![at.1],
+                note: None,
+                holder: None,
+                name: None,
+            };
+            if let Ran::Done(_) = run(world, host, persist, &Command::ReserveContested(reserve)) {
+                world.borrow_mut().hosts[host].reserved.insert(at.clone(), Reserved::Certainly);
+            }
+            world.borrow_mut().hosts[host].reserving.remove(&at);
+            if let Legacy::Read(leases, _) = &mut command.legacy {
+                leases.retain(|lease| lease.addr != at.1);
+            }
+        }
+    }
+}
+
+/// A container that has a lease of an address that is reserved for its pod ends, if no call of it was answered. It
+/// is busy until the ADD of the next container of the pod is over.
+fn predecessor_ends(world: &mut World, host: usize, lease: &Lease) -> Option<Key> {
+    let of_host = &mut world.hosts[host];
+    let key = key_of(lease)?;
+    let is_open = matches!(of_host.containers.get(&key), Some(Container::Open(_)));
+    (is_open && of_host.busy.insert(key)).then_some(key)
 }
 
 pub(super) fn delete(world: &Shared, host: usize) {

@@ -23,7 +23,7 @@ use super::random::Random;
 use super::runs::{Simulation, Story};
 use super::settings::{NETWORKS, Settings, attachment};
 use crate::alloc::{Command, Context, ForeignLease, Outcome};
-use crate::model::{BootId, Lease, Node, Owner, Persist, SetName, Wait};
+use crate::model::{BootId, Lease, Node, Owner, Persist, SetName, StaticName, Wait};
 use crate::net::Addr;
 use crate::store::Embedded;
 
@@ -63,6 +63,8 @@ struct Host {
     unsure: BTreeSet<Key>,
     /// The reservations, by set of leases and address.
     reserved: BTreeMap<(SetName, Addr), Reserved>,
+    /// The names that a reserved address may be for.
+    named: BTreeMap<(SetName, Addr), BTreeSet<StaticName>>,
     /// The addresses that two programs had leased when the address was reserved.
     contested: BTreeSet<(SetName, Addr)>,
     /// For each network, host-local's folder if it was not imported yet.
@@ -128,6 +130,7 @@ impl World {
             containers: BTreeMap::new(),
             unsure: BTreeSet::new(),
             reserved: BTreeMap::new(),
+            named: BTreeMap::new(),
             contested: BTreeSet::new(),
             folders: BTreeMap::new(),
             busy: BTreeSet::new(),

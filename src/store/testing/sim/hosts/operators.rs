@@ -3,13 +3,16 @@
 use super::{NETWORKS, Ran, Reserved, Settings, Shared, owner, run};
 use crate::alloc::{Command, ForeignLease, Reserve, Unreserve};
 use crate::error::Refusal;
-use crate::model::Kind;
+use crate::model::{Kind, StaticName};
 use crate::store::testing::contract::addr;
 
 pub(super) fn reserve(world: &Shared, host: usize) {
-    let (at, persist) = {
+    let (at, persist, name) = {
         let world = &mut *world.borrow_mut();
         let network = world.random.below(NETWORKS.len());
+        // Half of the reservations are for a pod.
+        let pod = world.random.below(14);
+        let name = (pod < 7).then(|| StaticName::new(format!("ns/p{pod}")).unwrap());
         let settings = &world.hosts[host].settings[network];
         let (set, persist) = (settings.set(network), settings.persist);
         let addr = addr(&format!("10.0.0.{}", world.random.below(16)));
@@ -17,19 +20,35 @@ pub(super) fn reserve(world: &Shared, host: usize) {
             return;
         }
         world.hosts[host].reserved.entry((set.clone(), addr)).or_insert(Reserved::Perhaps);
-        ((set, addr), persist)
+        let names = world.hosts[host].named.entry((set.clone(), addr)).or_default();
+        names.extend(name.clone());
+        ((set, addr), persist, name)
     };
-    let command = Reserve { set: at.0.clone(), addrs: vec![at.1], note: None, holder: None };
+    let command = Reserve {
+        set: at.0.clone(),
+        addrs: vec![at.1],
+        note: None,
+        holder: None,
+        name: name.clone(),
+    };
     let ran = run(world, host, persist, &Command::Reserve(command));
     let world = &mut *world.borrow_mut();
     world.hosts[host].reserving.remove(&at);
-    world.note(format!("h{host} reserve {} {}: {}", at.0, at.1, matches!(ran, Ran::Done(_))));
+    let of = name.as_ref().map_or("nobody", StaticName::as_str);
+    world.note(format!(
+        "h{host} reserve {} {} for {of}: {}",
+        at.0,
+        at.1,
+        matches!(ran, Ran::Done(_))
+    ));
     match ran {
         Ran::Done(_) => drop(world.hosts[host].reserved.insert(at, Reserved::Certainly)),
         Ran::Refused(Refusal::Held { .. }) => {
             let of_host = &world.hosts[host];
             let is_reserved = of_host.reserved.get(&at) == Some(&Reserved::Certainly);
-            if is_reserved && !of_host.contested.contains(&at) {
+            // It may be reserved for another name.
+            let is_expected = of_host.contested.contains(&at) || name.is_some();
+            if is_reserved && !is_expected {
                 world.found(format!("{} {} was reserved and is leased", at.0, at.1));
             }
         }
@@ -59,6 +78,7 @@ pub(super) fn unreserve(world: &Shared, host: usize) {
     world.note(format!("h{host} unreserve {} {}: {}", at.0, at.1, matches!(ran, Ran::Done(_))));
     if let Ran::Done(_) = ran {
         world.hosts[host].reserved.remove(&at);
+        world.hosts[host].named.remove(&at);
     }
 }
 

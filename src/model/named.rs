@@ -1,0 +1,67 @@
+//! The names that addresses are reserved for.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{NameError, Origin, check_name};
+
+/// The longest name in bytes: a namespace and a pod's name of Kubernetes have at most 63 and 253.
+const LONGEST: usize = 320;
+
+name!(
+    /// The name that an address is reserved for: a pod as `namespace/name`, or the name of a container.
+    StaticName,
+    |text: &str| {
+        if text.len() > LONGEST {
+            return Err(NameError::TooLong);
+        }
+        let (first, second) = text.split_once('/').map_or((text, None), |(a, b)| (a, Some(b)));
+        check_name(first).and_then(|()| second.map_or(Ok(()), check_name))
+    }
+);
+
+impl StaticName {
+    /// The name of a request's container: the pod if it is known, otherwise the container's name. `None` if the
+    /// request has neither, or a name that no address can be reserved for.
+    pub fn of(origin: &Origin) -> Option<StaticName> {
+        let name = match &origin.pod {
+            Some(pod) => format!("{}/{}", pod.namespace, pod.name),
+            None => origin.endpoint.clone()?,
+        };
+        StaticName::new(name).ok()
+    }
+
+    /// Whether a request with this origin has the name.
+    pub fn is_of(&self, origin: &Origin) -> bool {
+        StaticName::of(origin).as_ref() == Some(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Pod;
+
+    #[test]
+    fn a_name_is_a_pods_or_a_containers() {
+        for good in ["shop/db-0", "db-0", "a.b/c_d", "X1"] {
+            assert_eq!(StaticName::new(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "/", "shop/", "/db-0", "a/b/c", "a b", "-a", "a/-b", "\u{e4}", "a\n"] {
+            assert!(StaticName::new(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(StaticName::new("a".repeat(321)), Err(NameError::TooLong));
+    }
+
+    #[test]
+    fn the_pod_comes_before_the_containers_name() {
+        let pod = Pod { namespace: "shop".into(), name: "db-0".into(), uid: "u".into() };
+        let endpoint = Some("db".to_owned());
+        let named = Origin { endpoint, ..Origin::default() };
+        assert_eq!(StaticName::of(&named).unwrap().as_str(), "db");
+        let both = Origin { pod: Some(pod), ..named };
+        assert_eq!(StaticName::of(&both).unwrap().as_str(), "shop/db-0");
+        assert_eq!(StaticName::of(&Origin::default()), None);
+    }
+}
