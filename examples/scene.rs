@@ -230,6 +230,7 @@ impl Scene {
             addrs,
             note: Some("load balancers".to_owned()),
             holder: Some("network team".to_owned()),
+            name: None,
         }))?;
         Ok(())
     }
