@@ -154,7 +154,7 @@ fn lease(store: &mut dyn Store, add: &mut Add, cx: &Context) -> Result<Outcome, 
         let Err(Error::Refused(Refusal::Predecessor { index, name, holder, .. })) = done else {
             return done;
         };
-        let why = match liveness::of(&holder, cx) {
+        let why = match liveness::of(&holder, add.origin.netns.as_ref(), cx) {
             // Another holder each time: an ADD leases at most one address of each range set.
             Liveness::Stale(_) if add.gone.len() < add.sets.len() => {
                 add.gone.push(*holder);

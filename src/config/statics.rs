@@ -61,12 +61,14 @@ impl Statics {
     pub(super) fn check(&self, sets: &[RangeSet]) -> Result<(), ConfigError> {
         for (addr, (_, place)) in &self.0 {
             let range = sets.iter().find_map(|set| set.range_of(*addr));
-            let why = match range {
-                None => "lies in no range",
-                Some(range) if range.gateway() == Some(*addr) => "is the gateway",
+            let text = match range {
+                None => format!("{place} is {addr}, which lies in no range"),
+                Some(range) if range.gateway() == Some(*addr) => {
+                    format!("{place} is {addr}, which is the gateway")
+                }
                 Some(_) => continue,
             };
-            return Err(ConfigError::invalid(format!("{place} is {addr}, which {why}")).at(place));
+            return Err(ConfigError::invalid(text).at(place));
         }
         Ok(())
     }

@@ -48,14 +48,22 @@ pub fn evidence(
     Evidence { cx: cx.clone(), grace, namespaces, by_netns, listings }
 }
 
-/// The liveness of one lease's container, whatever the age of the lease. A lease of an earlier boot of this machine
-/// has no container any more. No container runtime is asked.
-pub fn of(lease: &Lease, cx: &Context) -> Liveness {
+/// Returns the liveness of one lease's container, whatever the age of the lease. A lease of an earlier boot of
+/// this machine has no container any more. `newcomer` is the network namespace of another container, which may
+/// have the number of a namespace that is gone: the kernel reuses numbers. No container runtime is asked.
+pub fn of(lease: &Lease, newcomer: Option<&Netns>, cx: &Context) -> Liveness {
     if cx.has_ended(lease) {
         return Liveness::Stale("its boot has ended".to_owned());
     }
     let leases = std::slice::from_ref(lease);
-    let mut found = stale::assess(leases, &evidence(leases, cx, 0, true, Vec::new()));
+    let mut evidence = evidence(leases, cx, 0, true, Vec::new());
+    let recorded = lease.origin.netns.as_ref().and_then(|netns| netns.inode);
+    if let Some((device, inode)) = newcomer.and_then(|netns| netns.inode)
+        && recorded == Some((device, inode))
+    {
+        evidence.namespaces.held.remove(&inode);
+    }
+    let mut found = stale::assess(leases, &evidence);
     found.pop().unwrap_or_else(|| Liveness::Unknown("it was not examined".to_owned()))
 }
 

@@ -74,7 +74,7 @@ words! {
         Undone = "undone",
         /// Freed by a GC of the runtime, because the runtime no longer lists the container.
         Collected = "collected",
-        /// Freed by `sublet gc`, because the container is gone.
+        /// Freed by `sublet gc`, or by an ADD of the next container of its name: the container is gone.
         Lost = "lost",
         /// Freed by an operator.
         Released = "released",

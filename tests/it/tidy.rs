@@ -20,7 +20,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("migrate", "net model error alloc sys config store rows"),
     ("liveness", "net model error alloc store"),
     ("trends", "net model error alloc store telemetry rows"),
-    ("engine", "net model error alloc sys store migrate telemetry"),
+    ("engine", "net model error alloc sys store migrate liveness telemetry"),
     ("cni", FACE),
     ("cli", FACE),
     ("docker", FACE),

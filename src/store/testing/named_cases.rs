@@ -267,12 +267,20 @@ fn an_address_moves_once_the_namespace_of_the_earlier_container_is_gone() {
         let refused = leased(&mut store, pod("c2", "/no/such/netns"), 1).unwrap_err();
         let text = refused.to_string();
         assert!(text.contains("its network namespace exists; stop that container"), "{text}");
-        // With another boot, every namespace is another one.
+        // After a reboot, no namespace of the earlier boot exists.
         assert_eq!(leased(&mut store, pod("c2", "/no/such/netns"), 2).unwrap(), both);
         let rows = super::host::listed(&mut store, &boot(2));
         assert!(rows.iter().all(|lease| lease.owner == owner("c2")), "{rows:?}");
         // Only a user who can look into every process can prove that a namespace is gone.
-        if let Liveness::Stale(_) = liveness::of(&rows[0], &boot(2)) {
+        if let Liveness::Stale(_) = liveness::of(&rows[0], None, &boot(2)) {
+            // The kernel has given the number of the namespace to the next container's.
+            let next = namespace(alive);
+            let netns = Some(Netns { path: "/no/such/netns".to_owned(), ..next.clone() });
+            let origin = Origin { netns, ..rows[0].origin.clone() };
+            let former = Lease { origin, ..rows[0].clone() };
+            let is_stale =
+                |newcomer| matches!(liveness::of(&former, newcomer, &boot(2)), Liveness::Stale(_));
+            assert!(is_stale(Some(&next)) && !is_stale(None));
             assert_eq!(leased(&mut store, pod("c3", alive), 2).unwrap(), both);
             let lost = |event: &crate::model::Event| event.what == crate::model::What::Lost;
             let events = store.history(&boot(2), &mut |event| lost(event)).unwrap();
