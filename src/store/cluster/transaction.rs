@@ -188,16 +188,7 @@ impl Draft<'_, '_> {
         match &before {
             Some(Holder::Cooling(_)) => self.remove(keys::of_address(keys::COOLING, &set, addr)),
             Some(Holder::Leased(before)) if self.view.has_ended(before) => {
-                // The ended lease is removed from the record of its owner. If this plan makes an assumption
-                // about that owner, the record must not be read now, because the commit compares the
-                // assumption.
-                if let Some(path) = keys::owner(&before.set, &before.node, &before.owner) {
-                    self.view.compare_node_of(before);
-                    if !self.owners.contains_key(&path) {
-                        self.view.read(&path)?;
-                        self.load_owner(&path)?;
-                    }
-                }
+                self.remove_ended(before)?;
             }
             Some(Holder::Leased(before)) => is_new = before.owner != lease.owner,
             Some(Holder::Free) | None => {}
@@ -212,6 +203,20 @@ impl Draft<'_, '_> {
         Ok(is_new)
     }
 
+    /// Removes a lease that has ended from the record of its owner.
+    fn remove_ended(&mut self, lease: &Lease) -> Result<(), StoreError> {
+        if let Some(path) = keys::owner(&lease.set, &lease.node, &lease.owner) {
+            self.view.compare_node_of(lease);
+            // If this plan makes an assumption about that owner, the record must not be read now, because the
+            // commit compares the assumption.
+            if !self.owners.contains_key(&path) {
+                self.view.read(&path)?;
+                self.load_owner(&path)?;
+            }
+        }
+        Ok(())
+    }
+
     fn free(&mut self, lease: &Lease, until: Option<u64>) -> Result<(), StoreError> {
         let path = keys::address(&lease.set, lease.addr);
         if let Some(own) = self.leases_of(lease)? {
@@ -221,6 +226,14 @@ impl Draft<'_, '_> {
         let entry = self.view.known_entry(own.as_deref().unwrap_or(&path));
         // The container that an address is reserved for may have a lease of it.
         let is_under_a_lease = matches!(lease.owner, Owner::Named(_));
+        if is_under_a_lease && let Some(entry) = self.view.known_entry(&path) {
+            let holder = self.view.holder_in(&lease.set, lease.addr, &entry)?;
+            if let Holder::Leased(tenant) = holder
+                && self.view.has_ended(&tenant)
+            {
+                self.remove_ended(&tenant)?;
+            }
+        }
         if let Some(entry) = entry.filter(|_| !is_under_a_lease)
             && !self.view.derive_address(lease, &entry)?
         {
