@@ -1,25 +1,28 @@
-//! The layer between redb and the file. It decides which of redb's reads, writes and flushes reach the file.
+//! The layer between redb and the lease file. It decides which of redb's reads, writes and flushes reach the
+//! file.
 //!
 //! redb's own file backend writes and flushes when it opens a file, when it commits, and twice when it
-//! closes. Only the flushes of the commit are needed to protect a lease:
-//! - Until [`Shared::write_through`] is called, redb's writes stay in memory. So nothing reaches the file
-//!   before the plan is made. A command that changes nothing writes nothing (except the counter of a refused
-//!   ADD), and a damaged file stays unchanged. Only a GC that needs more memory than [`HOLD`] writes earlier.
-//!   That is safe, because redb never overwrites committed pages.
-//! - A write that changes nothing is left out (redb rewrites its header when it opens a file). A flush is
-//!   left out if nothing was written since the last flush.
-//! - The previous process may have been killed before its last flush, or before the file's name was on
-//!   disk. Therefore a writer flushes before anything else, even if it only returns an answer: a repeated
-//!   ADD must not return a lease that a power cut can still remove, and pages that an unflushed commit
-//!   released must not be overwritten. A process that ends normally leaves a copy of the header in the lock
-//!   file. If the header still equals the copy, nothing is unflushed, and this flush is left out. (If a
-//!   power cut keeps or loses the copy, the file is completely on disk in either case.)
-//! - Without [`Flush::ToDisk`] there are no flushes: boot leases are invalid after a reboot, and a killed
-//!   process loses nothing that it has passed to the kernel.
-//! - After [`Shared::leave`], nothing reaches the file. Closing would write and flush a clean shutdown,
-//!   which the next opening does not need, because each commit stores the allocator's state (quick repair).
+//! closes. Only the flushes of a commit are needed to protect a lease. Therefore:
+//! - Until [`Shared::write_through`] is called, redb's writes stay in memory, so nothing reaches the file
+//!   before the allocator has made its plan. A command that changes nothing writes nothing, except the
+//!   counter of a refused ADD. A damaged file stays unchanged. Only a GC that needs more memory than [`HOLD`]
+//!   writes earlier. That is safe, because redb never overwrites committed pages.
+//! - A write that would not change the file is skipped (redb rewrites its header when it opens a file). A
+//!   flush is skipped if nothing has been written since the last flush.
+//! - The previous process may have been killed before its last flush, or before the file's name was durable.
+//!   Therefore a writer flushes before it does anything else, even if its command then changes nothing: a
+//!   repeated ADD must not return a lease that a power cut can still remove, and pages that an unflushed
+//!   commit released must not be overwritten. A process that ends normally copies the file's header into the
+//!   lock file. If the header still equals that copy, everything has been flushed, and the writer skips this
+//!   first flush. (A power cut may keep or lose the copy. The lease file is completely on disk in both
+//!   cases.)
+//! - Without [`Flush::ToDisk`], nothing is flushed: boot leases are invalid after a reboot anyway, and data
+//!   that a process has passed to the kernel survives even if the process is killed.
+//! - After [`Shared::leave`], nothing reaches the file. redb would otherwise write and flush a clean shutdown
+//!   when it closes the file. The next opening does not need the clean shutdown, because each commit stores
+//!   the allocator's state (quick repair).
 //!
-//! Everything that redb reads is verified first, by [`super::pages`].
+//! [`super::pages`] verifies everything that redb reads.
 //!
 //! Invariant: redb's writes reach the file in the order in which redb made them.
 
@@ -45,14 +48,14 @@ pub enum Flush {
     Never,
 }
 
-/// The file as redb sees it: an implementation of redb's storage backend.
+/// The lease file as redb sees it: implements redb's storage backend.
 #[derive(Debug)]
 pub struct Backend<File>(Arc<Shared<File>>);
 
-/// The state that redb's backend shares with the code outside of redb.
+/// A handle to the state that redb's backend shares with sublet's code.
 pub type Switch<File> = Arc<Shared<File>>;
 
-/// The file and the state of the backend.
+/// The open file and the state of its backend.
 #[derive(Debug)]
 pub struct Shared<File> {
     file: File,
@@ -63,45 +66,46 @@ pub struct Shared<File> {
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "facts that are independent of each other")]
 struct State {
-    /// Writes that have not reached the file yet, in order: offset and bytes.
+    /// Writes that have not reached the file yet, in order: offsets and bytes.
     held: Vec<(u64, Vec<u8>)>,
-    /// The new length of the file, if it has not been set yet.
+    /// The length that the file will get, if it has not been set yet.
     len: Option<u64>,
     holds: usize,
     through: bool,
     left: bool,
-    /// Whether writes are passed on to the file.
+    /// Whether the file may be written at all.
     write: bool,
     /// The expected checksums of the pages that have not been read yet.
     pages: Pages,
-    /// Whether the file has writes, of this process or of a killed process, that were not flushed.
+    /// Whether the file contains writes that have not been flushed, by this process or by a killed process.
     dirty: bool,
-    /// Whether a header with a new last commit was written. If so, other processes may see the transaction,
-    /// whether it was flushed or not.
+    /// Whether a header with a new last commit has been written. If so, other processes may see the
+    /// transaction, whether or not it has been flushed.
     visible: bool,
 }
 
-/// The maximum size of the writes that are held in memory, in bytes.
+/// The maximum total size of the writes that are held in memory, in bytes.
 pub const HOLD: usize = 4 << 20;
 
-/// The size of the page with the header. redb rewrites this page even if it is unchanged.
+/// The size of the page that contains the header, in bytes. redb rewrites this page even if it has not
+/// changed.
 const HEADER: usize = 4096;
 
-/// The header note: a copy of the last header of the lease file and the file's name, written into the lock
-/// file for the next process that takes the lock. It is only a hint and may be lost. If the file's header
-/// still equals the note, everything in the file was flushed. If the file's last commit is older than the
-/// commit in the note, the file was replaced by an older copy.
+/// The header note: a copy of the lease file's last header and of the file's name. It is written into the
+/// lock file for the next process that takes the lock, and may be lost without harm. If the file's header
+/// still equals the note, everything in the file has been flushed. If the file's last commit is older than
+/// the commit in the note, the file has been replaced by an older copy.
 #[derive(Clone, Copy, Debug)]
 struct Note([u8; NAME + NOTE]);
 
-/// The size of the part of the header that redb uses. Every commit changes it.
+/// The size of the part of the header that redb uses, in bytes. Every commit changes this part.
 const NOTE: usize = 512;
-/// The number of bytes from the end of the file's name that are stored. They must distinguish all files that
-/// one lock protects; a boot ID has 36 bytes.
+/// The number of bytes that are stored of the file's name: its last bytes. They must distinguish all files
+/// that share one lock; a boot ID has 36 bytes.
 const NAME: usize = 64;
 
 impl Note {
-    /// Makes the header note for the present state of this file; `None` if the header cannot be read.
+    /// Makes the header note for the present state of `file`; `None` if the header cannot be read.
     fn of<File: OpenFile>(file: &File, path: &Path) -> Option<Note> {
         let mut note = [0; NAME + NOTE];
         let name = path.as_os_str().as_encoded_bytes();
@@ -120,15 +124,15 @@ impl Note {
     }
 }
 
-/// Removes the header note about `path`. This is required before another file gets the name `path` and before
-/// an operator restores a backup. Otherwise the new file would be mistaken for an older copy.
+/// Removes the header note about `path`. Call this before another file gets the name `path`, and before an
+/// operator restores a backup; otherwise the new file would be mistaken for an older copy.
 pub fn forget_note<F: FileSystem>(lock: &Lock<F>, path: &Path) -> Result<()> {
     let forgotten = lock.file().map_or(Ok(()), |file| file.set_len(0));
     forgotten.map_err(|e| StoreError::io("empty the lock file of", path, e))
 }
 
-/// Returns the part of a lease file's header that every commit changes, together with the file's device and
-/// inode, because another file may have the same header. `None` if the file has no complete header.
+/// Returns the part of a lease file's header that every commit changes, preceded by the file's device and
+/// inode, because a different file may have the same header. `None` if the file has no complete header.
 pub fn header<F: FileSystem>(fs: &F, path: &Path) -> Result<Option<Vec<u8>>> {
     let io = |e| StoreError::io("read", path, e);
     let Some(file) = fs.open(path, Access::Read).map_err(io)? else { return Ok(None) };
@@ -139,11 +143,11 @@ pub fn header<F: FileSystem>(fs: &F, path: &Path) -> Result<Option<Vec<u8>>> {
     Ok(is_whole.then_some(header))
 }
 
-/// An open file as redb sees it, and the shared state.
+/// An open file as redb sees it, and the state that it shares with sublet's code.
 pub type Opened<File> = (Backend<File>, Switch<File>);
 
-/// Makes a backend for an open file. Without `flush`, no write reaches the file. If a lock is passed, the
-/// header note in its lock file is used.
+/// Makes a backend for an open file. If `flush` is `None`, no write reaches the file. If a lock is passed,
+/// the header note in the lock file shows whether the file has been flushed completely.
 pub fn new<F: FileSystem>(
     file: F::File,
     path: &Path,
@@ -179,12 +183,12 @@ pub fn new<F: FileSystem>(
 }
 
 impl<File: OpenFile> Shared<File> {
-    /// Returns whether a previous process may have left writes that were not flushed.
+    /// Returns whether a previous process may have left unflushed writes.
     pub fn is_unsettled(&self) -> bool {
         self.flush == Flush::ToDisk && self.state().dirty
     }
 
-    /// Flushes the writes that a previous process did not flush.
+    /// Flushes the writes that a previous process has left unflushed.
     pub fn settle(&self) -> io::Result<()> {
         self.flush(&mut self.state())
     }
@@ -194,13 +198,13 @@ impl<File: OpenFile> Shared<File> {
         self.state().visible
     }
 
-    /// Writes all held writes to the file. From now on, later writes reach the file directly.
+    /// Writes all held writes to the file. From then on, each write reaches the file directly.
     pub fn write_through(&self) -> io::Result<()> {
         self.pass_on(&mut self.state())
     }
 
-    /// Writes the header note, if everything that must be durable was flushed. The next process that takes
-    /// the lock reads the header note.
+    /// Writes the header note for the next process that takes the lock, if everything that must be durable
+    /// has been flushed.
     pub fn note<F: FileSystem<File = File>>(&self, lock: &Lock<F>, path: &Path) {
         let flushed = self.flush == Flush::Never || !self.state().dirty;
         if flushed && let (Some(note), Some(file)) = (Note::of(&self.file, path), lock.file()) {
@@ -213,13 +217,13 @@ impl<File: OpenFile> Shared<File> {
         self.file.sync_data()
     }
 
-    /// Stops all writes to the file. redb then behaves as if the disk had failed, and closes without further
-    /// writes. An open transaction is rolled back.
+    /// Makes all further writes fail. redb then behaves as if the disk had failed: it closes the file without
+    /// another write. An open transaction is rolled back.
     pub fn leave(&self) {
         self.state().left = true;
     }
 
-    /// Releases the lock on the lease file itself, which would otherwise end when the file is closed.
+    /// Releases the lock on the lease file itself, which otherwise lasts until the file is closed.
     pub fn unlock(&self) {
         let _ = self.file.unlock();
     }
@@ -263,7 +267,8 @@ impl<File: OpenFile> Shared<File> {
         self.file.write_at(data, offset)
     }
 
-    /// Returns the first `len` bytes of the file, at most up to the size of the header's page.
+    /// Returns the first `len` bytes of the file; `None` if `len` exceeds the header's page or the file is
+    /// shorter.
     fn header(&self, len: usize) -> Option<Vec<u8>> {
         let mut found = vec![0; Some(len).filter(|len| *len <= HEADER)?];
         read_exact(&self.file, &mut found, 0).ok()?.then_some(found)
@@ -293,7 +298,7 @@ impl<File: OpenFile> StorageBackend for Backend<File> {
             if state.len.is_none() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            // The file was enlarged but not written there yet, so it reads as zeros.
+            // The file has been enlarged but not written here yet, so these bytes read as zeros.
             out[filled..].fill(0);
         }
         let end = offset + out.len() as u64;
@@ -313,8 +318,8 @@ impl<File: OpenFile> StorageBackend for Backend<File> {
             state.len = Some(len);
             return Ok(());
         }
-        // redb truncates free space after its last flush. If a power cut undoes the truncation, that does no
-        // harm.
+        // redb truncates free space after its last flush. A power cut may undo the truncation without harm,
+        // so only enlarging the file counts as an unflushed write.
         state.dirty |= len > self.0.file.length()?;
         self.0.file.set_len(len)
     }
@@ -345,7 +350,7 @@ impl<File: OpenFile> StorageBackend for Backend<File> {
     }
 }
 
-/// Converts an offset to an index into a buffer in memory.
+/// Converts an offset to an index into a buffer.
 fn within(offset: u64) -> usize {
     usize::try_from(offset).unwrap_or(usize::MAX)
 }

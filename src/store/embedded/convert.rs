@@ -1,9 +1,9 @@
 //! Replaces the bolt file of the original ecs-ipam with a lease file of sublet.
 //!
-//! The leases are written to a new file under a temporary name. The bolt file additionally gets the name
+//! The leases are written to a new file under a temporary name. The bolt file gets the second name
 //! `<file>.bolt`. Then the new file is renamed to `<file>`. So `<file>` is always either the bolt file, which
-//! every command refuses, or the complete lease file. If the process is killed, the next conversion starts
-//! again.
+//! every other command refuses, or the complete lease file. If the conversion is killed, the next conversion
+//! starts from the beginning.
 
 use std::path::{Path, PathBuf};
 
@@ -32,8 +32,8 @@ pub fn is_converted(path: &Path) -> Result<bool> {
     Ok(matches!(files::probe(&Os, path, Access::Read)?, Content::Redb(_)))
 }
 
-/// Runs one command in a new lease file, which then replaces the bolt file at `path`. The bolt file is kept
-/// as `<path>.bolt`. The leases are durable, even if `persist` is `boot`.
+/// Runs one command on a new lease file, which then replaces the bolt file at `path`. The bolt file is kept
+/// as `<path>.bolt`. The leases are durable even if `persist` is `boot`.
 pub fn in_place(
     path: &Path,
     wait: Wait,
@@ -53,7 +53,7 @@ pub fn in_place(
         return Ok(Converted::Already);
     }
     let find = |name: &Path| fs.find(name).map_err(|e| StoreError::io("look for", name, e));
-    // Both names may already lead to the same file, if an earlier conversion was killed.
+    // If an earlier conversion was killed, both names may already lead to the bolt file.
     let aside = match find(&kept)? {
         None => Some(&*kept),
         found if found == find(path)? => None,
@@ -82,7 +82,7 @@ pub fn in_place(
         },
         || {
             files::sync_names(&fs, &kept)?;
-            // The header note describes the bolt file, not the new file.
+            // The header note would be compared with the new file, which it does not describe.
             backend::forget_note(&lock, path)
         },
     )?;

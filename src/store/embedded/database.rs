@@ -1,9 +1,9 @@
 //! Runs one redb transaction on a lease file, and converts redb's errors and panics.
 //!
-//! This module opens, reads, writes and creates a lease file. The caller chooses the file and holds its lock.
-//! No process keeps the database open, because redb would refuse a second process instead of letting it wait.
-//! Invariant: if redb cannot interpret a file, the result is [`StoreError::Damaged`], whether redb returns an
-//! error or panics.
+//! This module opens, reads, writes and creates lease files. The caller chooses the file and holds its lock.
+//! No process keeps a database open between calls, because redb would refuse a second process instead of
+//! letting it wait. Invariant: if redb cannot interpret a file, the result is [`StoreError::Damaged`],
+//! whether redb returns an error or panics.
 
 use std::mem;
 use std::ops::ControlFlow;
@@ -27,12 +27,12 @@ use crate::store::codec;
 use crate::sys::panic;
 
 type Bytes = &'static [u8];
-/// The size of redb's cache, in bytes. Only GC and `list` read more than this.
+/// The size of redb's cache, in bytes. Only a GC or `list` reads more than this.
 const CACHE: usize = 8 << 20;
 
 const TABLE: TableDefinition<Bytes, Bytes> = TableDefinition::new("sublet");
 
-/// A table of redb, which the code in `view` uses.
+/// A redb table, in the form that the code in `view` uses.
 pub struct Redb<'a, T> {
     table: T,
     path: &'a Path,
@@ -78,7 +78,7 @@ impl KvMut for Redb<'_, Table<'_, Bytes, Bytes>> {
     }
 }
 
-/// Converts an error of redb. For a truncated file, redb reports I/O errors of some of these kinds.
+/// Converts a redb error. For a truncated file, redb reports one of these I/O error kinds.
 fn broken(path: &Path, error: impl Into<redb::Error>) -> StoreError {
     use std::io::ErrorKind::{InvalidData, UnexpectedEof};
     let damaged = |what: String| StoreError::Damaged { path: path.to_owned(), what };
@@ -98,8 +98,8 @@ fn broken(path: &Path, error: impl Into<redb::Error>) -> StoreError {
     }
 }
 
-/// Runs code in which redb may panic because of a damaged file. Such a panic is converted to an error. A
-/// panic of sublet's own code is passed on.
+/// Runs code in which redb may panic because of a damaged file. A panic in redb is converted to an error. A
+/// panic in sublet's own code continues.
 fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
         if !panic::was_in_redb() {
@@ -113,7 +113,7 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
 /// An open database, and the state that its backend shares with sublet.
 type Opened<File> = (Database, Switch<File>);
 
-/// Opens a file, for writing or only for reading.
+/// Opens a lease file: for writing if `write` is set, otherwise only for reading.
 fn open<F: FileSystem>(
     fs: &F,
     path: &Path,
@@ -133,11 +133,11 @@ fn open<F: FileSystem>(
     Ok(Some((database.map_err(|e| broken(path, e))?, switch)))
 }
 
-/// Locks the lease file itself as long as it is open. The lock file is not enough, because it may be removed,
-/// and because a lease file may have two names. Returns whether `path` still leads to this file.
+/// Locks the lease file itself until it is closed. The lock file alone does not suffice, because it may be
+/// removed, and because a lease file may have two names. Returns whether `path` still leads to this file.
 fn guard<F: FileSystem>(fs: &F, file: &F::File, path: &Path, patience: &Patience) -> Result<bool> {
     let io = |e| StoreError::io("lock", path, e);
-    // On NFS, a file that is open for reading cannot be locked. The lock file must then be enough.
+    // On NFS, a file that is open only for reading cannot be locked. Then the lock file has to suffice.
     let is_held_by_another = matches!(file.try_lock(), Ok(false));
     if is_held_by_another && !lock::poll(fs, file, None, patience).map_err(io)? {
         return Err(lock::locked(fs, file, path, patience).map_err(io)?);
@@ -145,7 +145,7 @@ fn guard<F: FileSystem>(fs: &F, file: &F::File, path: &Path, patience: &Patience
     Ok(fs.find(path).map_err(io)? == Some(file.id().map_err(io)?))
 }
 
-/// Checks whether this version can read the table's schema.
+/// Checks that this version of sublet can read the table's schema.
 fn check_schema<K: Kv>(tables: &Tables<'_, K>) -> Result<()> {
     match tables.value::<u64>(keys::SCHEMA)? {
         None => Err(tables.damaged("it has no schema version")),
@@ -155,7 +155,7 @@ fn check_schema<K: Kv>(tables: &Tables<'_, K>) -> Result<()> {
 }
 
 /// Reads a lease file without writing; `None` if there is no file. If a lock is passed, the header note in
-/// its lock file is used.
+/// its lock file shows whether the file was replaced by an older copy.
 pub fn read<F: FileSystem, T>(
     fs: &F,
     path: &Path,
@@ -179,9 +179,9 @@ pub fn read<F: FileSystem, T>(
     })
 }
 
-/// Runs one write transaction while the lease file is locked. Commits it if `work` returns
+/// Runs one write transaction while the lease file is locked. Commits the transaction if `work` returns
 /// [`ControlFlow::Continue`]. Returns `None` if there is no file. `earlier` finds former addresses of pods
-/// that are not in this file.
+/// that are not recorded in this file.
 pub fn write<F: FileSystem, T>(
     fs: &F,
     path: &Path,
@@ -199,8 +199,8 @@ pub fn write<F: FileSystem, T>(
             t.set_quick_repair(true);
             let io = |e| StoreError::io("write", path, e);
             let answer = in_table(path, &t, earlier, work).and_then(|flow| {
-                // An answer without changes may depend on writes that a killed process did not flush, so
-                // flush them now.
+                // Even an outcome without changes may depend on writes that a killed process has left
+                // unflushed, so flush those writes now.
                 if switch.is_unsettled() {
                     files::sync_names(fs, path)?;
                     switch.settle().map_err(io)?;
@@ -212,7 +212,7 @@ pub fn write<F: FileSystem, T>(
                 Ok(flow)
             });
             if !matches!(answer, Ok(ControlFlow::Continue(_))) {
-                // Stop all writes before the transaction is dropped, because the rollback must not write
+                // Stop all writes before the transaction is dropped, because its rollback must not write
                 // either.
                 switch.leave();
             }
@@ -233,18 +233,19 @@ pub fn write<F: FileSystem, T>(
     })
 }
 
-/// Whether this process is about to end, so that it need not free the memory of its databases.
+/// Whether this process is about to end, so that it does not have to free the memory of its databases.
 static ONE_SHOT: AtomicBool = AtomicBool::new(false);
 
-/// Declares that this process handles one request and then ends. From now on, databases are not freed: the
-/// kernel frees their memory and descriptors when the process ends. Locks are still released.
+/// Declares that this process handles one request and then ends. From now on, databases are not freed,
+/// because the kernel frees their memory and descriptors when the process ends. Locks are still released at
+/// once.
 pub fn one_shot() {
     ONE_SHOT.store(true, Ordering::Relaxed);
 }
 
-/// Closes redb without its clean shutdown. The clean shutdown would be a complete commit, and the backend
-/// would refuse all its writes. redb skips it in a thread that is panicking, so this function makes it look
-/// as if the thread panicked. No panic message is printed.
+/// Closes redb without its clean shutdown, which would be a complete commit whose writes the backend would
+/// refuse. redb skips the clean shutdown if the thread is panicking, so this function drops the database
+/// during a panic that it catches. No panic message is printed.
 fn leave<File: OpenFile>(database: Database, switch: &Switch<File>, done: bool) {
     switch.leave();
     if done && ONE_SHOT.load(Ordering::Relaxed) {
@@ -259,7 +260,7 @@ fn leave<File: OpenFile>(database: Database, switch: &Switch<File>, done: bool) 
     debug_assert!(unwound.is_err());
 }
 
-/// Opens the table of a write transaction for `work`.
+/// Opens the table in a write transaction, and calls `work` with it.
 fn in_table<T>(
     path: &Path,
     transaction: &WriteTransaction,
@@ -273,8 +274,8 @@ fn in_table<T>(
     work(&mut tables)
 }
 
-/// Writes all records of a store into a new, empty file. `content` supplies the records. The file is flushed
-/// once, or not at all.
+/// Writes a complete store into a new, empty file. `content` writes the records. The file is flushed once, or
+/// not at all, as `flush` says.
 pub fn write_new<F: FileSystem>(
     file: F::File,
     name: &Path,

@@ -1,6 +1,6 @@
-//! Files that are used normally are never reported as damaged. The tests cover large keys and values, growth,
-//! a GC of all leases, and rolled-back transactions. They also cover tables and commit settings that sublet
-//! never uses, because redb itself may have written the file.
+//! Tests that files which are used normally are never reported as damaged. They cover large keys and values,
+//! growth, a GC of all leases, and rolled-back transactions. They also cover tables and commit settings that
+//! only redb itself uses, because redb may have written the file.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -65,7 +65,7 @@ fn all(kv: &impl Kv) -> Pairs {
     pairs
 }
 
-/// Runs one transaction through the store's code. Returns the content of the store afterwards.
+/// Runs one transaction through the store's code. Returns the expected content after the transaction.
 fn ours(path: &Path, flush: Flush, dice: &mut Dice, before: &Pairs) -> Pairs {
     let lock = lock_file(&path.with_extension("lock"), Wait::Try).unwrap();
     let mut after = before.clone();
@@ -99,7 +99,7 @@ fn ours(path: &Path, flush: Flush, dice: &mut Dice, before: &Pairs) -> Pairs {
     now
 }
 
-/// Runs some transactions with redb itself, without the store's code.
+/// Runs several transactions with redb alone, without the store's code.
 fn theirs(path: &Path, dice: &mut Dice) {
     let mut database = Database::open(path).unwrap();
     for _ in 0..4 {
@@ -137,7 +137,7 @@ fn theirs(path: &Path, dice: &mut Dice) {
         }
     }
     if dice.below(4) == 0 {
-        // Compaction fails if there are savepoints; that does not matter here.
+        // Compaction fails while there are savepoints. That does not matter here.
         let _ = database.compact();
     }
 }

@@ -1,8 +1,8 @@
 //! Reads the files of earlier boots: their history, and the former addresses of sticky pods.
 //!
 //! No decision about a lease depends on these files, so unreadable files are skipped. A file is removed only
-//! if it is valid, belongs to this machine, and its boot is older than the `age` in `history`. The newest
-//! file is never removed.
+//! if it is readable, belongs to this machine, and its boot ended longer ago than the `age` in `history`. The
+//! newest file is never removed.
 
 #![allow(clippy::redundant_closure, reason = "the functions are not general enough over lifetimes")]
 
@@ -15,18 +15,19 @@ use crate::error::StoreError;
 use crate::model::{BootId, SetName, Timestamp};
 use crate::net::Addr;
 
-/// The file of an earlier boot of this machine.
+/// The lease file of an earlier boot of this machine.
 pub struct EarlierBoot {
     /// The path of the file.
     pub path: PathBuf,
-    /// When the file was created, in seconds.
+    /// When the file was created, in seconds since 1970.
     pub begun: Timestamp,
-    /// When the file of the next boot was created, or now.
+    /// When the next boot created its file. For the latest of the earlier boots, the time that the caller
+    /// passed.
     pub ended: Timestamp,
 }
 
 impl<F: FileSystem> Embedded<F> {
-    /// Returns all boot files in the folder.
+    /// Returns all boot files in the store's folder, and their boot IDs.
     pub(super) fn boot_files(&self) -> Result<Vec<(BootId, PathBuf)>> {
         let folder = self.names.folder();
         let names =
@@ -35,8 +36,8 @@ impl<F: FileSystem> Embedded<F> {
         Ok(names.iter().filter_map(boot).map(|id| (id.clone(), self.names.boot(&id))).collect())
     }
 
-    /// Returns the readable files of earlier boots of this machine, newest first. `ended` is the time at
-    /// which the latest of these boots ended.
+    /// Returns the readable files of earlier boots of this machine, newest first. The caller passes in
+    /// `ended` the time at which the latest of these boots ended.
     pub(super) fn earlier_boots(&self, mut ended: Timestamp, cx: &Context) -> Vec<EarlierBoot> {
         let others = self.boot_files().unwrap_or_default();
         let mut found: Vec<EarlierBoot> = others
@@ -58,7 +59,7 @@ impl<F: FileSystem> Embedded<F> {
         found
     }
 
-    /// Reads a file that no process writes to any more; `None` if it cannot be read.
+    /// Reads a boot file that no process writes to any more; `None` if it cannot be read.
     pub(super) fn read_earlier<T>(
         &self,
         path: &std::path::Path,
@@ -79,7 +80,8 @@ impl<F: FileSystem> Embedded<F> {
         self.read_earlier(&newest.path, |tables| tables.former(set, pod, range)).flatten()
     }
 
-    /// Removes the files whose history has expired. If this fails, a later boot tries again.
+    /// Removes the boot files whose history has expired. A file that cannot be removed is tried again in a
+    /// later boot.
     pub(super) fn remove_earlier(&self, cx: &Context) {
         let age = self.history.age();
         for boot in self.earlier_boots(cx.now, cx).iter().skip(1) {

@@ -30,7 +30,7 @@ const REPAIR: &str = "run `sublet doctor --repair`: it keeps a copy of the file 
                       can be read";
 
 impl<F: FileSystem> Embedded<F> {
-    /// Reports all problems.
+    /// Reports all problems of the store.
     pub(super) fn examine(&mut self, cx: &Context, each: &mut dyn FnMut(Problem)) -> Result<()> {
         self.patience.renew();
         for file in self.lease_files(cx)? {

@@ -116,7 +116,7 @@ pub enum Content<File> {
     Bolt,
     /// A file of 0 bytes.
     Empty,
-    /// Only the beginning of a redb file.
+    /// A file that contains only the beginning of redb's magic number.
     Torn,
     /// Another file. The text describes it: "it is ...".
     Other(&'static str),

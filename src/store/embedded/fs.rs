@@ -3,7 +3,8 @@
 //!
 //! The store's code is generic over [`FileSystem`], so that tests can replace the kernel with a simulator;
 //! [`Os`] uses the kernel. Every failure is an error, with one exception: if a file does not exist
-//! (`ENOENT`), the result is `None` or `false`. Callers therefore need not interpret error kinds.
+//! (`ENOENT`), the result is `None`, `false` or an empty list. Callers therefore need not interpret error
+//! kinds.
 
 use std::ffi::OsString;
 use std::fmt::Debug;
@@ -20,7 +21,7 @@ use super::queue;
 /// The device and the inode of a file, which identify it.
 pub type FileId = (u64, u64);
 
-/// What a file is opened for.
+/// The purpose for which a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Reading.
@@ -35,8 +36,8 @@ pub trait FileSystem: Clone + Debug + Send + Sync + 'static {
     type File: OpenFile;
 
     /// Opens a regular file; `None` if there is no file. Never blocks, and does not follow a symbolic link in
-    /// the last component of the path. The error is `IsADirectory` for a folder, and `InvalidInput` for
-    /// anything else that is not a regular file.
+    /// the last component of the path. The error is `IsADirectory` for a folder, and `InvalidInput` for any
+    /// other file that is not a regular file.
     fn open(&self, path: &Path, access: Access) -> io::Result<Option<Self::File>>;
 
     /// Creates an empty file with mode 0600, open for reading and writing. The error is `AlreadyExists` if
@@ -50,7 +51,7 @@ pub trait FileSystem: Clone + Debug + Send + Sync + 'static {
     /// Gives a file a second name. The error is `AlreadyExists` if that name exists.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
 
-    /// Renames a file. An existing file of the new name is replaced.
+    /// Renames a file. If a file with the new name exists, it is replaced.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Exchanges two names in one step (`renameat2` with `RENAME_EXCHANGE`).
@@ -62,26 +63,28 @@ pub trait FileSystem: Clone + Debug + Send + Sync + 'static {
     /// Returns the names in a folder; an empty list if there is no folder.
     fn list(&self, folder: &Path) -> io::Result<Vec<OsString>>;
 
-    /// Creates a folder with mode 0700, and missing folders above it. An existing folder keeps its mode.
+    /// Creates a folder and missing parent folders with mode 0700. An existing folder keeps its mode.
     fn make_folder(&self, folder: &Path) -> io::Result<()>;
 
     /// Makes the names in a folder durable.
     fn sync_folder(&self, folder: &Path) -> io::Result<()>;
 
-    /// Returns whether other machines may use this folder, because it is on a network or cluster file system.
+    /// Returns whether other machines may have access to this folder, because it is on a network or cluster
+    /// file system.
     fn is_shared(&self, folder: &Path) -> io::Result<bool>;
 
-    /// Returns the IDs of the processes that hold the lock of a file, as far as they can be determined.
+    /// Returns the IDs of the processes that hold the lock of a file. Some may be missing, if they cannot be
+    /// determined.
     fn lock_holders(&self, file: FileId) -> Vec<u32>;
 
-    /// Waits for some time. Returns how much time has passed.
+    /// Waits for about `time`. Returns how much time has passed.
     fn pause(&self, time: Duration) -> Duration;
 }
 
 /// An open regular file. Dropping it releases its lock.
 pub trait OpenFile: Debug + Send + Sync + Sized + 'static {
     /// Reads bytes from `offset` on, until `buffer` is full or the file ends. Returns the number of bytes
-    /// read.
+    /// that were read.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
     /// Writes all bytes at `offset`.
@@ -90,7 +93,7 @@ pub trait OpenFile: Debug + Send + Sync + Sized + 'static {
     /// Returns the length of the file, in bytes.
     fn length(&self) -> io::Result<u64>;
 
-    /// Truncates the file, or appends zeros.
+    /// Sets the file's length, in bytes: truncates the file, or appends zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
     /// Makes the content of the file durable (`fdatasync`).
@@ -111,23 +114,23 @@ pub trait OpenFile: Debug + Send + Sync + Sized + 'static {
     /// Returns whether a process is waiting in the queue for the lock.
     fn has_queue(&self) -> bool;
 
-    /// Joins the queue for the lock, and returns the position in it; `None` if the file system does not
-    /// support queues.
+    /// Joins the queue for the lock, and returns this process's position in the queue; `None` if the file
+    /// system does not support queues.
     fn join_queue(&self) -> Option<u64>;
 
-    /// Returns the number of positions ahead of this position in the queue; 0 at the head of the queue.
+    /// Returns the number of positions ahead of `place` in the queue; 0 at the head of the queue.
     fn places_ahead(&self, place: u64) -> u64;
 
     /// Leaves the queue.
     fn leave_queue(&self, place: u64);
 }
 
-/// Fills `buffer` with bytes from `offset` on. Returns `false` if the file ends too early.
+/// Fills `buffer` with bytes from `offset` on. Returns `false` if the file ends before the buffer is full.
 pub fn read_exact<F: OpenFile>(file: &F, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
     Ok(file.read_at(buffer, offset)? == buffer.len())
 }
 
-/// Reads a whole file. The error is `FileTooLarge` if it has more than `limit` bytes.
+/// Reads a whole file. The error is `FileTooLarge` if the file has more than `limit` bytes.
 pub fn read_all<F: OpenFile>(file: &F, limit: u64) -> io::Result<Vec<u8>> {
     let len = file.length()?;
     if len > limit {
@@ -139,7 +142,7 @@ pub fn read_all<F: OpenFile>(file: &F, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The kernel's file system.
+/// The operating system's file system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Os;
 
@@ -147,7 +150,7 @@ impl FileSystem for Os {
     type File = File;
 
     fn open(&self, path: &Path, access: Access) -> io::Result<Option<File>> {
-        // `NONBLOCK` is needed because opening a FIFO would otherwise wait for a process at its other end.
+        // Without `NONBLOCK`, opening a FIFO would wait until a process opens its other end.
         let flags = (OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC).bits();
         let mut options = OpenOptions::new();
         options.read(true).write(access == Access::Write);
@@ -215,8 +218,7 @@ impl FileSystem for Os {
     }
 
     fn is_shared(&self, folder: &Path) -> io::Result<bool> {
-        // The magic numbers are from linux/magic.h and from the headers of the file systems. They have 32
-        // bits.
+        // 32-bit magic numbers, from linux/magic.h and from the file systems' own headers.
         const SHARED: [u32; 13] = [
             0x6969,      // NFS
             0x517b,      // SMB
@@ -233,14 +235,13 @@ impl FileSystem for Os {
             0x564c,      // NCP
         ];
         let found = rustix::fs::statfs(folder)?;
-        // The type of `f_type` has different sizes on different architectures, but the magic numbers always
-        // fit into 32 bits.
+        // The size of `f_type` depends on the architecture, but the magic numbers always fit into 32 bits.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::unnecessary_cast)]
         Ok(SHARED.contains(&(found.f_type as u32)))
     }
 
-    /// Finds the processes that hold the lock, in `/proc/locks`. The device is not compared, because file
-    /// systems with subvolumes show a different device there than `stat(2)` returns.
+    /// Finds the processes that hold the lock, in `/proc/locks`. The device is not compared, because for file
+    /// systems with subvolumes `/proc/locks` shows a different device than `stat(2)` returns.
     fn lock_holders(&self, file: FileId) -> Vec<u32> {
         let table = fs::read_to_string("/proc/locks").unwrap_or_default();
         let holder = |line: &str| -> Option<u32> {
@@ -312,7 +313,7 @@ impl OpenFile for File {
     }
 
     fn has_queue(&self) -> bool {
-        // If the queue cannot be read, it counts as empty.
+        // If the queue cannot be read, it is treated as empty.
         matches!(queue::held(self, 0, 0), Ok(Some(_)))
     }
 

@@ -1,9 +1,9 @@
 //! History and counters. They are in the same table as the leases, and are written in the same transaction as
 //! the changes that they record.
 //!
-//! This module decides which events are kept, and for how long. The allocator makes the events.
-//! Invariant: storing an event costs one insertion, and the removal of at most a few old events. Nothing is
-//! searched. If the history cannot be read, allocations still work.
+//! This module decides which events are kept, and for how long. The allocator makes the events. Invariant:
+//! storing an event costs one insertion and the removal of at most a few old events, without a search. Even
+//! if the history cannot be read, addresses can be allocated.
 
 use super::view::{Kv, KvMut, Tables};
 use super::{Result, keys};
@@ -11,12 +11,12 @@ use crate::alloc::Context;
 use crate::model::{Counter, Ending, Event, Face, History, Kind, SetName, Timestamp, Verb, What};
 use crate::store::codec;
 
-/// Each write removes up to this many old events in addition to one for each new event. After the limit was
-/// lowered, the history therefore shrinks to the new limit.
+/// In addition to one old event for each new event, each write removes up to this many old events. So if the
+/// limit is lowered, the history gradually shrinks to the new limit.
 const MORE: usize = 4;
 
-/// Returns the limits of a set's history: the limits in this call's configuration if there are any, otherwise
-/// the last stored limits.
+/// Returns the limits of a set's history: the limits in this call's configuration if it has any, otherwise
+/// the limits that were stored last.
 fn bounds<K: Kv>(tables: &Tables<'_, K>, set: &SetName, said: History) -> Result<History> {
     if said != History::Standing {
         return Ok(said);
@@ -26,7 +26,7 @@ fn bounds<K: Kv>(tables: &Tables<'_, K>, set: &SetName, said: History) -> Result
     Ok(kept.and_then(|bytes| codec::read_bounds(&key, &bytes).ok()).unwrap_or_default())
 }
 
-/// Appends events to the history of their sets of leases, and removes the oldest events of these sets.
+/// Appends each event to the history of its set of leases, and removes the oldest events of these sets.
 pub fn append<K: KvMut>(
     tables: &mut Tables<'_, K>,
     events: &[Event],
@@ -62,13 +62,13 @@ fn append_to<K: KvMut>(
         let key = keys::event(set, number, event.time);
         tables.kv.put(&key, &codec::event(&key, event))?;
     }
-    // The numbers of events have no gaps, so the first and the last number determine how many events there
-    // are.
+    // Event numbers have no gaps, so the number of events follows from the first and the last number.
     let most = events.len() + MORE;
     remove_while(tables, &from, &to, most, |n, time| {
         number - n.min(number) >= count || time.saturating_add(age) < now
     })?;
-    // A network without new events never removes its own old events, so networks with new events remove them.
+    // A network without new events never removes its old events, so each write also removes events of one
+    // other network.
     let all = [keys::EVENT];
     let Some(next) = next_set(tables, &to, &keys::behind(&all))?.or(next_set(tables, &all, &from)?)
     else {
@@ -81,13 +81,13 @@ fn append_to<K: KvMut>(
     })
 }
 
-/// Returns the first set of leases with events, among the keys from `from` to before `to`.
+/// Returns the first set of leases that has an event with a key from `from` to before `to`.
 fn next_set<K: Kv>(tables: &Tables<'_, K>, from: &[u8], to: &[u8]) -> Result<Option<SetName>> {
     let first = tables.kv.first(from, to)?;
     Ok(first.and_then(|(key, _)| keys::read_event(&key)).map(|(set, ..)| set))
 }
 
-/// Removes the first events, at most `most`, as long as `old` returns true for their number and time.
+/// Removes the first events, at most `most`, as long as `old` returns true for an event's number and time.
 fn remove_while<K: KvMut>(
     tables: &mut Tables<'_, K>,
     from: &[u8],
@@ -106,10 +106,10 @@ fn remove_while<K: KvMut>(
     found.iter().try_for_each(|key| tables.kv.remove(key))
 }
 
-/// Records as they are stored: keys and values.
+/// Records in their stored form: keys and values.
 pub type Stored = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// At most `most` stored events with keys after `after`, and whether there are more.
+/// Returns at most `most` stored events with keys after `after`, and whether there are more.
 pub fn page<K: Kv>(
     tables: &Tables<'_, K>,
     after: Option<&[u8]>,
@@ -168,8 +168,8 @@ pub fn begun<K: Kv>(tables: &Tables<'_, K>) -> Result<Option<Timestamp>> {
     Ok(bytes.and_then(|bytes| codec::unseal::<u64>(keys::BEGUN, &bytes).ok()))
 }
 
-/// Returns the selected events of a boot that has ended, and one event at the time `end` for each lease that
-/// ended with it. Carried-over leases, leases of other machines, and reservations have not ended.
+/// Returns the selected events of a boot that has ended. Adds an event at the time `end` for each lease that
+/// ended with the boot. Reservations and leases of other machines did not end with it.
 pub fn of_ended_boot<K: Kv>(
     tables: &Tables<'_, K>,
     end: Timestamp,

@@ -1,9 +1,9 @@
 //! The keys of the embedded store's only table: their format and order.
 //!
 //! Because all records are in one table, a small store fits into one leaf of the B-tree, and a commit changes
-//! few pages.
-//! Invariant: no key of one kind is a prefix of a key of another kind, whatever text a name contains.
-//! Depending on the kind, the keys of one set of leases are ordered by address, by owner or by time.
+//! few pages. Invariant: no key of one kind is a prefix of a key of another kind, whatever characters a name
+//! contains. Depending on the kind, the keys of one set of leases are ordered by address, by owner or by
+//! time.
 
 use crate::alloc::PodKey;
 use crate::model::{NetworkName, Owner, PoolId, SetName, Timestamp};
@@ -15,19 +15,19 @@ pub const LEASE: u8 = b'L';
 pub const OWNER: u8 = b'O';
 /// An occupancy block of addresses (see `occupancy`).
 pub const BLOCK: u8 = b'B';
-/// The cursor of a range set: the last allocated address.
+/// The cursor of a range set: the address that was allocated last.
 pub const CURSOR: u8 = b'C';
 /// The cooldown of an address.
 pub const COOLING: u8 = b'K';
-/// The queue of cooling addresses: the same addresses, ordered by the end of their cooldown.
+/// The queue of cooling addresses: the addresses of [`COOLING`], ordered by the end of their cooldown.
 pub const QUEUE: u8 = b'Q';
 /// A pod's former address.
 pub const STICKY: u8 = b'S';
-/// The reverse index of [`STICKY`]: for each address, the key of the pod's record.
+/// The reverse index of [`STICKY`]: for each address, the key of the record of the pod that had it.
 pub const STUCK: u8 = b'T';
 /// The ranges of a network.
 pub const RANGES: u8 = b'D';
-/// A copy of a reservation from the policy. The key contains the reservation's last address.
+/// A copy of a reservation from the policy. The key contains the last address of the reservation.
 pub const RESERVED: u8 = b'R';
 /// A pool. The key contains its name.
 pub const POOL: u8 = b'P';
@@ -51,14 +51,14 @@ pub const BEGUN: &[u8] = b"Mbegun";
 /// The key of the ID of the machine that created a boot file.
 pub const MACHINE: &[u8] = b"Mmachine";
 
-/// The key of the policy's nonce at the time when the reservations were copied.
+/// The key of the nonce that the policy had when its reservations were copied into this file.
 pub const POLICY: &[u8] = b"Mpolicy";
 
-/// The prefix of the keys for the limits of each history.
+/// The prefix of the keys for the limits of each set's history.
 pub const BOUNDS: &[u8] = b"Mhistory";
 
-/// Appends text and an end mark. The mark sorts before every continuation of the text: a 0 byte in the text
-/// is written as 0 255, and the end as 0 1.
+/// Appends text and an end mark. A 0 byte in the text is written as 0 255, and the end mark is 0 1, so the
+/// end mark sorts before every continuation of the text.
 fn text(key: &mut Vec<u8>, text: &str) {
     for byte in text.bytes() {
         key.push(byte);
@@ -99,7 +99,7 @@ fn read_family(byte: u8) -> Option<Family> {
     [Family::V4, Family::V6].into_iter().find(|of| family(*of) == byte)
 }
 
-/// Encodes an address as 17 bytes, which sort in the order of addresses.
+/// Encodes an address as 17 bytes, which sort in address order.
 pub fn addr(addr: Addr) -> [u8; 17] {
     let mut bytes = [0; 17];
     bytes[0] = family(addr.family());
@@ -113,24 +113,25 @@ pub fn read_addr(bytes: &[u8]) -> Option<Addr> {
     Addr::from_bits(read_family(*first)?, u128::from_be_bytes(rest.try_into().ok()?))
 }
 
-/// Makes a key that begins with a kind and a name.
+/// Makes a key that consists of a kind and a name.
 fn named(kind: u8, name: &str) -> Vec<u8> {
     let mut key = vec![kind];
     text(&mut key, name);
     key
 }
 
-/// Returns the prefix of all keys of one kind that belong to a set of leases.
+/// Returns the prefix of all keys of a kind that belong to one set of leases.
 pub fn of_set(kind: u8, set: &SetName) -> Vec<u8> {
     named(kind, &set.0)
 }
 
-/// Makes a key of one kind from a set of leases and an address (for [`CURSOR`], the key of a range set).
+/// Makes a key of a kind from a set of leases and an address. (For [`CURSOR`], the address is the key of a
+/// range set.)
 pub fn at(kind: u8, set: &SetName, at: Addr) -> Vec<u8> {
     [&of_set(kind, set)[..], &addr(at)].concat()
 }
 
-/// Returns the prefix of all keys of one kind that belong to a set of leases and an address family.
+/// Returns the prefix of all keys of a kind that belong to one set of leases and one address family.
 pub fn of_family(kind: u8, set: &SetName, of: Family) -> Vec<u8> {
     [&of_set(kind, set)[..], &[family(of)]].concat()
 }
@@ -191,7 +192,7 @@ pub fn owner(set: &SetName, owner: &Owner) -> Vec<u8> {
     key
 }
 
-/// Returns the prefix of the owner keys of all leases in a set that belong to one pool. They are sorted by
+/// Returns the prefix of the owner keys of all leases that belong to one pool. These keys are sorted by
 /// address.
 pub fn of_pool(set: &SetName, pool: &PoolId) -> Vec<u8> {
     let mut key = of_set(OWNER, set);
@@ -208,7 +209,7 @@ pub fn of_network(set: &SetName, network: &NetworkName) -> Vec<u8> {
     key
 }
 
-/// Makes the key of an occupancy block. `index` is the number of the block on its level.
+/// Makes the key of an occupancy block. `index` is the number of the block within its level.
 pub fn block(set: &SetName, of: Family, level: u8, index: u128) -> Vec<u8> {
     let kind = if set.0.starts_with(GRID_MARK) { GRID } else { BLOCK };
     [&of_family(kind, set, of)[..], &[level], &index.to_be_bytes()].concat()
@@ -226,8 +227,8 @@ pub fn pool(id: &PoolId) -> Vec<u8> {
     named(POOL, &id.0)
 }
 
-/// Makes the key of a cooling address in the queue. The family comes before the time, because a search is
-/// always for one family.
+/// Makes the key of a cooling address in the queue. The family comes before the time, because each search is
+/// for one family.
 pub fn queued(set: &SetName, until: Timestamp, at: Addr) -> Vec<u8> {
     [&of_family(QUEUE, set, at.family())[..], &until.to_be_bytes(), &addr(at)].concat()
 }
@@ -274,17 +275,17 @@ pub fn history_bounds(set: &SetName) -> Vec<u8> {
     key
 }
 
-/// Makes the key of an event. The numbers of events grow by one in each set of leases. The time is part of
-/// the key, so that old events can be found without reading them.
+/// Makes the key of an event. Within a set of leases, each event's number is one more than the previous
+/// number. The key contains the time, so that old events can be found without reading their records.
 pub fn event(set: &SetName, number: u64, time: Timestamp) -> Vec<u8> {
     [&of_set(EVENT, set)[..], &number.to_be_bytes(), &time.to_be_bytes()].concat()
 }
 
-/// No name of a set of leases begins with this character.
+/// A character with which no real set's name begins.
 const GRID_MARK: char = '\0';
 
-/// Returns the name of a special set that represents all subnets of one prefix length in an address space.
-/// Its occupancy blocks mark subnets, as the occupancy blocks of other sets mark addresses.
+/// Returns the name of a special set that represents all subnets with one prefix length in an address space.
+/// In its occupancy blocks, each bit stands for a subnet instead of an address.
 pub fn grid(space: &str, len: u8) -> SetName {
     SetName(format!("{GRID_MARK}{len} {space}"))
 }
@@ -296,8 +297,8 @@ pub fn place(space: &str, subnet: Subnet, id: &PoolId) -> Vec<u8> {
     key
 }
 
-/// Returns the prefix of the keys of all pools with this subnet. Such keys sort by address, and shorter
-/// prefix lengths first.
+/// Returns the prefix of the keys of all pools with this subnet. These keys sort by the subnet's first
+/// address, then by prefix length, shorter prefixes first.
 pub fn places(space: &str, subnet: Subnet) -> Vec<u8> {
     let mut key = named(PLACE, space);
     key.extend(addr(subnet.first()));
@@ -355,7 +356,7 @@ mod tests {
         let at = |t: &str| addr(t.parse().unwrap());
         assert!(at("9.255.255.255") < at("10.0.0.0"));
         assert!(at("255.255.255.255") < at("::"));
-        // Addresses compare as 128-bit numbers, so a range may cross a /64.
+        // Addresses compare as 128-bit numbers, so a range may span several /64 prefixes.
         assert!(at("fd00::2") < at("fd00:0:0:1::1"));
         assert_eq!(read_addr(&at("fd00::1")), Some("fd00::1".parse().unwrap()));
     }

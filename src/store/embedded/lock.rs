@@ -1,10 +1,10 @@
 //! The two lock files of a store, and all other locks that sublet takes with `flock(2)`.
 //!
-//! The call's [`Patience`] limits the total wait for all of its locks. A waiting process polls the lock, in
-//! the order of [`super::queue`]. There are therefore no threads, and nothing is left behind after a timeout.
-//! A stopped process at the head of the queue delays the other processes by little more than [`GRACE`]. A
-//! [`Lock`] is held until it is dropped. A killed process holds no lock. If a lock file loses its name, no
-//! process gets its lock any more.
+//! The call's [`Patience`] limits the total time that the call waits for all its locks. A waiting process
+//! polls the lock, in the order of [`super::queue`]. So waiting needs no threads, and leaves nothing behind
+//! after a timeout. A stopped process at the head of the queue delays the other processes by little more than
+//! [`GRACE`]. A [`Lock`] is held until it is dropped; the kernel releases the locks of a killed process. If a
+//! lock file is removed or replaced, no process can take the lock of the removed file any more.
 
 use std::cell::Cell;
 use std::io;
@@ -35,7 +35,7 @@ impl<F: FileSystem> Lock<F> {
     }
 }
 
-/// The remaining time that a call may wait.
+/// The time that a call may still wait.
 #[derive(Debug)]
 pub struct Patience {
     wait: Wait,
@@ -70,11 +70,12 @@ impl Patience {
     }
 }
 
-/// The minimum time for which a stopped process at the head of the queue keeps other processes from a free
-/// lock.
+/// If the queue has not advanced for this time although the lock is free, the process at its head is
+/// considered stopped, and other processes may take the lock.
 const GRACE: Duration = Duration::from_millis(20);
 
-/// The time between two attempts of the process at the head of the queue. Processes behind it try less often.
+/// The time between two attempts of the process at the head of the queue. The other processes in the queue
+/// try less often.
 const STEP: Duration = Duration::from_micros(250);
 
 /// Takes the lock file `path`. Creates it with mode 0600 if it is missing.
@@ -95,7 +96,7 @@ pub fn take<F: FileSystem>(fs: &F, path: &Path, patience: &Patience) -> Result<L
 }
 
 /// Takes the lock of an existing file: a lock file (for readers), or a file of another program. `None` if
-/// there is no file.
+/// there is no such file.
 pub fn take_existing<F: FileSystem>(
     fs: &F,
     path: &Path,
@@ -111,8 +112,8 @@ pub fn take_existing<F: FileSystem>(
     }
 }
 
-/// Waits for the lock of an open file. Returns `None` if the file was removed or replaced meanwhile, because
-/// other processes then lock another file.
+/// Waits for the lock of an open file. Returns `None` if the file was removed or replaced in the meantime,
+/// because other processes then lock the file that now has the name.
 pub fn wait<F: FileSystem>(
     fs: &F,
     file: F::File,
@@ -121,7 +122,7 @@ pub fn wait<F: FileSystem>(
 ) -> Result<Option<Lock<F>>> {
     let io = |e| StoreError::io("lock", path, e);
     let id = file.id().map_err(io)?;
-    // A call that must not wait takes a free lock without joining the queue.
+    // A call that must not wait takes a free lock even if other processes are in the queue.
     let passes = patience.wait == Wait::Try || !file.has_queue();
     if !(passes && file.try_lock().map_err(io)?) {
         let place = file.join_queue();
@@ -151,7 +152,7 @@ pub fn lock_to_read(path: &Path, wait: Wait) -> Result<(Lock, std::fs::File)> {
     copy.map(|file| (lock, file)).ok_or_else(|| io(rustix::io::Errno::NOENT.into()))
 }
 
-/// Makes the error of a call whose time is used up.
+/// Makes the error of a call that has used up its waiting time.
 pub fn locked<F: FileSystem>(
     fs: &F,
     file: &F::File,
@@ -162,7 +163,8 @@ pub fn locked<F: FileSystem>(
     Ok(StoreError::Locked { path: path.to_owned(), waited, holders })
 }
 
-/// Tries until this process holds the lock or the time is used up. Returns whether it holds the lock.
+/// Tries to take the lock until it succeeds or the waiting time is used up. Returns whether this process
+/// holds the lock.
 pub fn poll<F: FileSystem>(
     fs: &F,
     file: &F::File,
@@ -174,7 +176,8 @@ pub fn poll<F: FileSystem>(
     let mut since_try = Duration::ZERO;
     loop {
         let ahead = places_ahead();
-        // The number of processes ahead has changed, so the process at the head is slow, not stopped.
+        // The number of processes ahead has changed, so the queue is advancing and the process at its head is
+        // not stopped.
         if ahead != ahead_before {
             ahead_before = ahead;
             since_try = Duration::ZERO;
@@ -187,7 +190,8 @@ pub fn poll<F: FileSystem>(
             }
         } else if since_try >= GRACE {
             since_try = Duration::ZERO;
-            // The queue has not advanced and the lock is free, so the processes ahead must be stopped.
+            // The queue has not advanced. If the lock is free, the process at the head of the queue must be
+            // stopped.
             if file.try_lock()? {
                 file.unlock()?;
                 patience.spend(fs.pause(GRACE / 4));

@@ -101,7 +101,7 @@ pub struct Embedded<F: FileSystem = Os> {
     history: History,
 }
 
-/// One of the two lease files.
+/// One of the two lease files, and its lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct LeaseFile {
     path: PathBuf,

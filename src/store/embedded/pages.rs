@@ -1,15 +1,14 @@
-//! Verifies the checksum of every page before redb reads the page.
+//! Verifies the checksum of every page before redb uses the page.
 //!
 //! redb stores the checksum of each page next to the reference to the page, from the header down to the
 //! leaves. On an ordinary read, redb does not compare the checksums. If a page is damaged, outdated or from
-//! another place in the file, redb accepts the page, panics, or even aborts the process. This module does
-//! what redb does when it repairs a file: it uses each verified page to get the checksums of the pages below
-//! it.
+//! another place in the file, redb accepts the page, panics, or even aborts the process. This module works
+//! like redb's own repair of a file: each verified page supplies the checksums of the pages below it.
 //!
-//! It only knows the part of redb's file format (version 3) that locates pages and their checksums. redb
-//! itself verifies the checksums of the header.
-//! Invariant: content that this module does not know is passed on to redb unchanged. So this module can only
-//! refuse more than redb does, never accept more.
+//! This module only knows the part of redb's file format (version 3) that locates pages and their checksums.
+//! redb itself verifies the checksums of the header. Invariant: content that this module does not know is
+//! passed on to redb unchanged. So this module can only refuse content that redb would accept, never the
+//! reverse.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,8 +19,8 @@ use twox_hash::XxHash3_128;
 const FORMAT: u8 = 3;
 const PAGE: u64 = 4096;
 const HEADER: usize = 320;
-/// The size of a slot in the header, in bytes. There are two slots: one has the last commit, the other has
-/// the previous or the next commit.
+/// The size of a slot in the header, in bytes. There are two slots: one describes the last commit, the other
+/// describes the previous commit or the next commit.
 const SLOT: usize = 128;
 const LEAF: u8 = 1;
 const BRANCH: u8 = 2;
@@ -29,10 +28,11 @@ const BRANCH: u8 = 2;
 const NUMBER: usize = 8;
 const SUM: usize = 16;
 
-/// A flag in the header, which says that the second slot is the current one.
+/// A flag in the header: if it is set, the second slot is the current one.
 const SECOND: u8 = 1;
 const FLAGS: usize = 9;
-/// The offset of the first slot in the header. A slot has its transaction number at the same offset.
+/// The offset of the first slot within the header. `TRANSACTION` is the offset of the transaction number
+/// within a slot.
 const SLOTS: usize = 64;
 const TRANSACTION: usize = 104;
 
@@ -40,12 +40,12 @@ const TRANSACTION: usize = 104;
 #[derive(Debug, Default)]
 pub struct Pages {
     expected: BTreeMap<u64, (u128, Shape)>,
-    /// The regions of the file; `None` until the header was read.
+    /// The regions of the file; `None` until the header has been read.
     regions: Option<Regions>,
 }
 
-/// The layout of the file after its first page. It consists of regions of the same size, each with a header
-/// and pages.
+/// The layout of the file after its first page: regions of equal size, each with a header and pages. Sizes
+/// are in bytes.
 #[derive(Clone, Copy, Debug)]
 struct Regions {
     header: u64,
@@ -55,17 +55,17 @@ struct Regions {
 /// The layout of the keys and values in a tree.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
-    /// The size of each key in bytes, if all keys have the same size.
+    /// The size of each key in bytes; `None` if the keys have different sizes.
     key: Option<usize>,
     value: Option<usize>,
-    /// Whether the values in the tree are the roots of other trees.
+    /// Whether each value in the tree is the root of another tree.
     tables: bool,
 }
 
 const TABLES: Shape = Shape { key: None, value: None, tables: true };
 
 impl Pages {
-    /// Verifies the bytes that were read at this offset.
+    /// Verifies bytes that were read from `offset`.
     pub fn verify(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         if offset == 0 {
             self.read_header(bytes);
@@ -100,7 +100,7 @@ impl Pages {
         }
     }
 
-    /// Reads the roots of the last commit, unless redb is going to read every page of the file anyway.
+    /// Reads the roots of the last commit, unless redb will verify every page of the file itself.
     fn read_header(&mut self, bytes: &[u8]) -> Option<()> {
         const TWO_PHASES: u8 = 4;
         let header = bytes.get(..HEADER)?;
@@ -125,22 +125,22 @@ impl Pages {
         Some(())
     }
 
-    /// Records the expected checksum of a page. A page number encodes a region, the size of the page, and the
-    /// page's index among pages of this size.
+    /// Records the expected checksum of a page. A page number encodes the region, the size of the page, and
+    /// the index of the page among the region's pages of this size.
     fn expect(&mut self, number: u64, sum: u128, shape: Shape) -> Option<()> {
         const TWENTY_BITS: u64 = 0x000f_ffff;
         let regions = self.regions?;
         let order = number >> 59;
         let index = number & (TWENTY_BITS >> order);
         let region = (number >> 20) & TWENTY_BITS;
-        // In a damaged header, the sizes may have any value.
+        // The header may be damaged, so the sizes may have any value.
         let place = region.saturating_mul(regions.size).saturating_add(regions.header);
         let place = place.saturating_add(PAGE + index * (PAGE << order));
         self.expected.insert(place, (sum, shape));
         Some(())
     }
 
-    /// Reads a branch page. It contains the checksums of all child pages, followed by their page numbers.
+    /// Reads a branch page, which contains the checksums of all child pages, followed by their page numbers.
     fn read_branch(&mut self, page: &[u8], shape: Shape) -> Option<()> {
         let children = usize::from(u16_at(page, 2)?) + 1;
         for n in 0..children {
@@ -150,8 +150,8 @@ impl Pages {
         Some(())
     }
 
-    /// Reads a leaf page of the tree of tables. Each value describes a table: its kind, length, root, and the
-    /// widths of its keys and values.
+    /// Reads a leaf page of the tree of tables. Each value describes a table: its kind, length and root, and
+    /// the sizes of its keys and values.
     fn read_tables(&mut self, page: &[u8]) -> Option<()> {
         const ORDINARY: u8 = 3;
         let pairs = usize::from(u16_at(page, 2)?);
@@ -174,18 +174,19 @@ impl Pages {
     }
 }
 
-/// Returns the number of the last transaction in a header. Transaction numbers only grow.
+/// Returns the number of the last committed transaction, from a header. Transaction numbers only grow.
 pub fn last_commit(header: &[u8]) -> Option<u64> {
     let slot = usize::from(header.get(FLAGS)? & SECOND);
     number_at(header, SLOTS + SLOT * slot + TRANSACTION)
 }
 
-/// Returns where the last value of a leaf page ends. The checksum covers the page up to this point.
+/// Returns the offset at which the last value of a leaf page ends. The checksum covers the page up to this
+/// offset.
 fn leaf_end(page: &[u8], shape: Shape) -> Option<usize> {
     let pairs = usize::from(u16_at(page, 2)?);
     let last = 4 * pairs.checked_sub(1)?;
-    // A leaf has a table with the ends of its keys if keys have different sizes, and a table with the ends of
-    // its values if values do.
+    // If keys have different sizes, a leaf contains an array of the offsets at which the keys end. The same
+    // applies to values.
     let table = |width: Option<usize>| if width.is_none() { 4 * pairs } else { 0 };
     let keys = match shape.key {
         Some(width) => 4 + table(shape.value) + width * pairs,
@@ -197,7 +198,7 @@ fn leaf_end(page: &[u8], shape: Shape) -> Option<usize> {
     }
 }
 
-/// Returns where the last key of a branch page ends.
+/// Returns the offset at which the last key of a branch page ends.
 fn branch_end(page: &[u8], shape: Shape) -> Option<usize> {
     let keys = usize::from(u16_at(page, 2)?);
     let start = 8 + (NUMBER + SUM) * (keys + 1);

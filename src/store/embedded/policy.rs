@@ -131,7 +131,7 @@ impl Reservation {
 pub struct Policy {
     /// A number that changes with each change of the policy; 0 if there is no file.
     pub nonce: u64,
-    /// The entries.
+    /// The reservations.
     pub entries: Vec<Reservation>,
 }
 
@@ -144,7 +144,7 @@ const HEADER: usize = NAME.len() + 16 + 1 + 8 + 1;
 /// The first line of a policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header {
-    /// Changes with each change of the policy; 0 if there is no file.
+    /// A number that changes with each change of the policy; 0 if there is no policy file.
     pub nonce: u64,
     /// Whether an entry has a name.
     pub has_names: bool,

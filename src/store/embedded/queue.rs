@@ -14,7 +14,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc::{F_UNLCK, F_WRLCK, SEEK_SET, c_int, flock, off_t};
 
-/// Describes a lock on `len` bytes from `from` on; a length of 0 means all bytes up to the end.
+/// Describes a lock on `len` bytes from offset `from`; a `len` of 0 means all bytes up to the end of the
+/// file.
 fn bytes(kind: c_int, from: u64, len: u64) -> flock {
     flock {
         l_type: i16::try_from(kind).unwrap_or_default(),
@@ -25,7 +26,8 @@ fn bytes(kind: c_int, from: u64, len: u64) -> flock {
     }
 }
 
-/// Returns the first byte and the length of a lock that another open file holds within these bytes.
+/// Returns the offset and the length of a lock that another open file description holds on any of these
+/// bytes.
 pub fn held(file: &File, from: u64, len: u64) -> Result<Option<(u64, u64)>, Errno> {
     let mut found = bytes(F_WRLCK, from, len);
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut found))?;
@@ -34,7 +36,7 @@ pub fn held(file: &File, from: u64, len: u64) -> Result<Option<(u64, u64)>, Errn
     Ok(is_held.then(|| (unsigned(found.l_start), unsigned(found.l_len))))
 }
 
-/// Takes the position after all other processes.
+/// Takes the position after those of all other processes.
 pub fn join(file: &File) -> Option<u64> {
     let mut place = 0;
     loop {
@@ -52,8 +54,8 @@ pub fn join(file: &File) -> Option<u64> {
     }
 }
 
-/// Returns the number of positions before this position in the queue, as far as they are visible; 0 at the
-/// head.
+/// Returns how many positions `place` is behind the head of the queue; 0 at the head, or if the queue cannot
+/// be read.
 pub fn places_ahead(file: &File, place: u64) -> u64 {
     if place == 0 {
         return 0;

@@ -9,8 +9,8 @@ use crate::error::Refusal;
 use crate::model::{Kind, Lease, Owner, StaticName};
 
 impl<F: FileSystem> Embedded<F> {
-    /// Runs a RESTORE. Leases go to the file in which new leases of their kind are made, pools to the file
-    /// with pools, and reservations to the policy.
+    /// Runs a RESTORE. Leases are written to the file in which new leases of the same lifetime are created,
+    /// pools to the durable file, and reservations to the policy.
     pub(super) fn restore(
         &mut self,
         command: &Command,

@@ -2,13 +2,13 @@
 //!
 //! redb stops at the first corrupt page, so this module reads all pages one by one. Each record has its own
 //! checksum, which also covers its key. A record with a correct checksum was therefore written by sublet, but
-//! perhaps long ago. To find out, the record's key is looked up with redb. If redb finds the same record, the
-//! record is current. If redb finds no record or a different one, the record is outdated. If redb cannot read
-//! that part of the tree, the record is doubtful.
+//! perhaps long ago. To find out, this module looks up the record's key with redb. If redb finds the same
+//! record, the record is current. If redb finds no record or a different one, the record is outdated. If redb
+//! cannot read that part of the tree, the record is doubtful.
 //!
 //! This module knows the format of redb's leaf pages (file format 3), just as [`super::pages`] knows the
-//! format of the tree. Invariant: for each key that redb can look up, the current record is exactly the
-//! record that redb finds.
+//! format of the tree. Invariant: for each key that redb can look up, the only record that is returned is the
+//! one that redb finds.
 
 use super::fs::{Access, FileSystem, read_all};
 use super::lock::Lock;
@@ -17,12 +17,12 @@ use super::{Embedded, LeaseFile, Result};
 use crate::error::StoreError;
 use crate::store::codec;
 
-/// Whether a record is known to be up to date.
+/// Whether a record is known to be part of the last commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// The record is part of the last commit.
     Current,
-    /// The record was written at some time. It may have been replaced or removed since then.
+    /// The record was written at some time, and may have been replaced or removed since then.
     Doubtful,
 }
 
@@ -32,15 +32,15 @@ pub type Found<'a> = dyn FnMut(&[u8], &[u8], Standing) -> Result<()> + 'a;
 const PAGE: usize = 4096;
 const LEAF: u8 = 1;
 
-/// Calls `each` with every record, in no particular order. Some records are passed more than once. Returns
-/// whether the whole file could be read.
+/// Calls `each` with every current or doubtful record, in no particular order and possibly more than once.
+/// Returns whether the whole file could be read.
 pub fn records<F: FileSystem>(
     store: &Embedded<F>,
     file: &LeaseFile,
     lock: &Lock<F>,
     each: &mut Found<'_>,
 ) -> Result<bool> {
-    // If redb can read the whole file, no search for further pages is needed.
+    // If redb can read the whole file, its records are complete, and no pages are searched.
     let scan = |each: &mut Each<'_>| {
         store.read(file, lock, |tables| tables.kv.scan(&[], &[0xff], each)).map(drop)
     };
@@ -58,7 +58,8 @@ pub fn records<F: FileSystem>(
         let pairs: Vec<_> = pairs.into_iter().filter(|(k, v)| codec::is_whole(k, v)).collect();
         let mut rest = &pairs[..];
         while !rest.is_empty() {
-            // After redb has read a corrupt page, it refuses all further reads, so the file is opened again.
+            // After redb has encountered a corrupt page, it refuses all further reads, so open the file
+            // again.
             let (mut done, mut opened) = (0, false);
             if !opens {
                 rest.iter().try_for_each(|(key, value)| each(key, value, Standing::Doubtful))?;
@@ -88,7 +89,7 @@ pub fn records<F: FileSystem>(
     Ok(false)
 }
 
-/// Returns the keys and values on a leaf page of a table whose keys and values have variable sizes.
+/// Returns the keys and values on a leaf page of a table in which keys and values have variable sizes.
 fn leaf(page: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
     if *page.first()? != LEAF {
         return None;

@@ -1,8 +1,8 @@
 //! RESERVE and UNRESERVE: change the policy file.
 //!
 //! The new policy is written and flushed under the first lock, and renamed under both locks. So every ADD
-//! sees either the old policy or the new policy. A leased address cannot be reserved; leases are looked up
-//! under the same locks.
+//! sees either the old policy or the new policy. A leased address cannot be reserved; this is checked while
+//! both locks are held.
 
 use super::fs::FileSystem;
 use super::lock::Lock;
@@ -15,12 +15,12 @@ use crate::error::{Refusal, StoreError};
 use crate::model::{Lease, SetName, StaticName};
 use crate::net::{Addr, Span};
 
-/// A function that finds a lease in a file that prevents a reservation.
+/// A function that returns a lease in a file if that lease prevents a reservation.
 type InTheWay<'a, F> = dyn Fn(&LeaseFile, &Lock<F>) -> Result<Option<Lease>> + 'a;
 
 impl<F: FileSystem> Embedded<F> {
-    /// RESERVE: reserves all of the addresses, or none. If `contested` is set, an address is reserved even if
-    /// it is leased.
+    /// RESERVE: reserves either all addresses or none. If `contested` is set, addresses are reserved even if
+    /// they are leased.
     pub(super) fn reserve(&self, reserve: &Reserve, contested: bool, cx: &Context) -> Result<Plan> {
         self.make_folder()?;
         let set = &reserve.set;
@@ -68,7 +68,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(plan)
     }
 
-    /// UNRESERVE: ends the reservations of these addresses. Addresses without a reservation are skipped.
+    /// UNRESERVE: ends the reservations of the given addresses. Addresses that are not reserved are skipped.
     pub(super) fn unreserve(&self, unreserve: &Unreserve, cx: &Context) -> Result<Plan> {
         let path = self.names.policy();
         if !self.is_there(&path)? {
@@ -96,7 +96,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(plan)
     }
 
-    /// Replaces the policy, unless `in_the_way` finds a lease in one of the files.
+    /// Replaces the policy, unless `in_the_way` finds a lease in one of the files. Returns that lease.
     pub(super) fn declare(
         &self,
         lock: &Lock<F>,
@@ -110,8 +110,8 @@ impl<F: FileSystem> Embedded<F> {
             return Ok(Some(lease));
         }
         if after.entries == before.entries {
-            // A killed process may have left the policy file without flushing it, so flush it before it is
-            // used.
+            // A killed process may have replaced the policy file without flushing its name, so flush the name
+            // before anything depends on it.
             if self.is_there(&path)? {
                 files::sync_names(&self.fs, &path)?;
             }
@@ -129,9 +129,9 @@ impl<F: FileSystem> Embedded<F> {
                 .into(),
             });
         }
-        // The new nonce must differ from the nonce in every copy. It differs from the last nonce. If the
-        // policy file was removed, the last nonce is unknown, so the new nonce is random. A nonce of 0 means
-        // that there is no file.
+        // The new nonce must differ from the nonce in every copy of the policy. Normally it is enough that it
+        // differs from the last nonce. If the policy file was removed, the last nonce is unknown, so the new
+        // nonce is random. It is never 0, because 0 means that there is no file.
         after.nonce = before.nonce.wrapping_add(cx.seed | 1).max(1);
         let boot = self.of_boot_if_any(cx)?;
         let (mut second, mut leased) = (None, None);
@@ -142,7 +142,8 @@ impl<F: FileSystem> Embedded<F> {
                 second = Some(lock);
             }
             if leased.is_some() {
-                // This error only stops the replacement; the caller returns the lease that prevents it.
+                // This error only aborts the replacement. It is never reported, because the caller gets the
+                // lease instead.
                 return Err(StoreError::io("reserve in", &path, std::io::ErrorKind::Other.into()));
             }
             Ok(())
@@ -156,9 +157,9 @@ impl<F: FileSystem> Embedded<F> {
         Ok(None)
     }
 
-    /// Adds a change of the policy to the history and to the counters, in the file that has the set's leases.
-    /// If that file does not exist or cannot be written, nothing is recorded, because only the policy itself
-    /// is essential.
+    /// Records a change of the policy in the history and the counters, in the file that has the set's leases.
+    /// If that file does not exist or cannot be written, nothing is recorded. The change is valid without a
+    /// record.
     fn record_events(&self, lock: Lock<F>, command: &Command, plan: &Plan, cx: &Context) {
         drop(lock);
         let Some(set) = command.set() else { return };

@@ -29,7 +29,8 @@ pub trait Kv {
     /// Returns the value under a key.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
 
-    /// Calls `each` with the entries from `from` to before `to`, in order, until it returns `false`.
+    /// Calls `each` with the entries whose keys are from `from` to before `to`, in order, until `each`
+    /// returns `false`.
     fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<()>;
 
     /// Returns the last key from `from` to before `to`.
@@ -58,15 +59,15 @@ pub trait Kv {
 
 /// A sorted table that can be written.
 pub trait KvMut: Kv {
-    /// Writes one entry.
+    /// Writes a value under a key.
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()>;
-    /// Removes one entry.
+    /// Removes a key and its value.
     fn remove(&mut self, key: &[u8]) -> Result<()>;
 }
 
 /// The records of a store, in a sorted table.
 pub struct Tables<'a, K> {
-    /// The table.
+    /// The sorted table.
     pub kv: K,
     /// The path of the file, for messages.
     pub path: &'a Path,

@@ -1,10 +1,11 @@
-//! Reads a whole lease file: leases, history, counters, and all other records except indexes. An unreadable
-//! record is never skipped, because it means that the file is damaged.
+//! Reads whole lease files: leases, history, counters, and all other records except indexes. Apart from
+//! history and counters, an unreadable record is never skipped, because it means that the file is damaged.
 //!
-//! A reader holds the lock while it reads one page of at most [`PAGE`] records, and releases it before it
-//! passes them on. It continues after the last key. So an allocation waits for at most one page, even if the
-//! reader's consumer is slow. If a lease changes between two pages, the reader returns it either as it was
-//! before the change or as it is after it. No address is returned twice.
+//! A reader holds the lock while it reads one page of at most [`PAGE`] records, and releases the lock before
+//! it passes the records on. It continues after the page's last key. So an allocation waits for at most one
+//! page, even if the consumer of the records is slow. If a lease changes while the reader is between two
+//! pages, the reader returns the lease either as it was before the change or as it is after it. No address is
+//! returned twice.
 
 #![allow(clippy::redundant_closure, reason = "the functions are not general enough over lifetimes")]
 
@@ -20,17 +21,17 @@ use crate::model::{Counter, Event, Lease, Persist, Pool, SetName};
 use crate::net::Addr;
 use crate::store::{EachOccupied, EachRecord, EventFilter, Problem, StoreReader, codec};
 
-/// The number of records that a reader reads while it holds the lock once. This takes a few milliseconds.
+/// The number of records that a reader reads while it holds the lock. Reading them takes a few milliseconds.
 const PAGE: usize = 10_000;
 
 /// One page of records. Their keys lack the byte for the kind.
 struct Page {
     records: Vec<(Vec<u8>, Record)>,
-    /// The last of these keys, if there are more records after this page.
+    /// The last key of this page; `None` if there are no records after this page.
     next: Option<Vec<u8>>,
 }
 
-/// The kinds of records to read, except pools.
+/// The kinds of records that a reader reads, except pools.
 const KINDS: [u8; 4] = [keys::LEASE, keys::COOLING, keys::CURSOR, keys::STICKY];
 
 impl<F: FileSystem> StoreReader for Embedded<F> {
@@ -46,7 +47,8 @@ impl<F: FileSystem> StoreReader for Embedded<F> {
         self.walk(true, cx, &mut |set, addr, holder| each(set, addr, &holder))
     }
 
-    /// If both files have ranges of a network, the ranges in the file that has its leases are valid.
+    /// Both files may have ranges of a network. The valid ranges are in the file that has the network's
+    /// leases.
     fn networks(&mut self, cx: &Context) -> Result<Vec<NetworkRanges>> {
         let mut all = BTreeMap::new();
         for file in self.lease_files_own_first(cx)? {
@@ -72,7 +74,7 @@ impl<F: FileSystem> StoreReader for Embedded<F> {
         let begun =
             current.and_then(|path| self.read_earlier(&path, |tables| history::begun(tables)));
         for boot in self.earlier_boots(begun.flatten().unwrap_or(cx.now), cx) {
-            // A boot file is never flushed, so a power cut may have damaged it.
+            // A boot file is never flushed, so a power cut may have damaged it. Skip it then.
             let found = self.read_earlier(&boot.path, |tables| {
                 history::of_ended_boot(tables, boot.ended, cx, filter)
             });
@@ -95,7 +97,7 @@ impl<F: FileSystem> StoreReader for Embedded<F> {
         Ok(all.into_values().collect())
     }
 
-    /// Returns the headers of the lease files, which change with every commit, and the policy's nonce.
+    /// Returns the header of each lease file, which changes with every commit, and the policy's nonce.
     fn version(&mut self, cx: &Context) -> Result<Option<Vec<u8>>> {
         let mut version = Vec::new();
         for file in self.lease_files(cx)? {
@@ -136,8 +138,8 @@ impl<F: FileSystem> StoreReader for Embedded<F> {
                     let Some(page) = page else { break };
                     for (_, record) in page.records {
                         let set = record.set();
-                        // If the leases of a set are in the other file, the records of this set in this file
-                        // (a cursor, a gateway) are outdated.
+                        // If the leases of a set are in the other file, this file's records of the set (a
+                        // cursor, a gateway) are outdated.
                         let is_home = |set| homes.get(set).is_none_or(|home| *home == file.persist);
                         if set.as_ref().is_none_or(|set| !seen.contains(set) && is_home(set)) {
                             here.extend(set);
@@ -186,16 +188,17 @@ impl<F: FileSystem> Embedded<F> {
                         }
                         _ => continue,
                     };
-                    // If the leases of a set are in the other file, the records of this set in this file
-                    // (cooling addresses, a gateway) are outdated. A set whose home changes while the files
-                    // are being read is not listed again.
+                    // If the leases of a set are in the other file, this file's records of the set (cooling
+                    // addresses, a gateway) are outdated. If the home of a set changes while the files are
+                    // read, the set is not listed twice.
                     if homes.get(&set).is_some_and(|home| *home != file.persist)
                         || seen.contains(&set)
                     {
                         continue;
                     }
                     if here.last() != Some(&set) {
-                        // The records are ordered by set, so the previous set is complete.
+                        // The records are ordered by set, so all records of the previous set have been
+                        // listed.
                         here.last().inspect(|before| reserved.rest(Some(before), each));
                         here.insert(set.clone());
                     }
@@ -211,7 +214,8 @@ impl<F: FileSystem> Embedded<F> {
         Ok(())
     }
 
-    /// Adds the events of a file that pass `filter`. Unreadable events are skipped; `doctor` reports them.
+    /// Adds the events in a file for which `filter` returns true. Unreadable events are skipped; `doctor`
+    /// reports them.
     fn events(
         &self,
         file: &LeaseFile,
@@ -222,7 +226,7 @@ impl<F: FileSystem> Embedded<F> {
         while more {
             let page = self.read_page(file, |t| history::page(t, last.as_deref(), PAGE))?;
             let Some((stored, is_more)) = page else { break };
-            // Decoding takes longer than reading, so no lock is held for it.
+            // Decoding takes longer than reading, so the lock is not held while events are decoded.
             for (key, value) in &stored {
                 if let Ok(Some(event)) = codec::read_event(key, value) {
                     all.extend(filter(&event).then_some(event));
@@ -233,7 +237,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(())
     }
 
-    /// Returns the file that has the leases of a set, for each set that has records in both files.
+    /// For each set that has records in both files, returns the file that has the set's leases.
     fn homes(&self, files: &[LeaseFile]) -> Result<BTreeMap<SetName, Persist>> {
         let mut homes = BTreeMap::new();
         for file in files.iter().filter(|_| files.len() > 1) {
@@ -249,7 +253,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(homes)
     }
 
-    /// Reads one page while this process holds the lock of the file.
+    /// Reads one page. Takes the lock of the file, and releases it after the page.
     pub(super) fn read_page<T>(
         &self,
         file: &LeaseFile,
@@ -261,7 +265,7 @@ impl<F: FileSystem> Embedded<F> {
     }
 }
 
-/// Returns the records of one kind with keys after `after`, at most [`PAGE`] records.
+/// Returns at most [`PAGE`] records of one kind, with keys after `after`.
 fn page<K: Kv>(tables: &Tables<'_, K>, kind: u8, after: &[u8]) -> Result<Page> {
     let mut page = Page { records: Vec::new(), next: None };
     let from = if after.is_empty() { vec![kind] } else { [&[kind], after, &[0]].concat() };
@@ -277,15 +281,16 @@ fn page<K: Kv>(tables: &Tables<'_, K>, kind: u8, after: &[u8]) -> Result<Page> {
     Ok(page)
 }
 
-/// Returns the leases with keys after `after`, ordered by set and address. With `cooling`, also returns the
-/// cooling addresses; their keys differ only in the kind.
+/// Returns the leases with keys after `after`, ordered by set and address. If `cooling` is set, cooling
+/// addresses are included; their keys differ from the keys of leases only in the kind.
 fn in_use<K: Kv>(tables: &Tables<'_, K>, after: &[u8], cooling: bool) -> Result<Page> {
     let mut all = page(tables, keys::LEASE, after)?;
     if cooling {
         let more = page(tables, keys::COOLING, after)?;
         all.records.extend(more.records);
         all.records.sort_by(|(one, _), (other, _)| one.cmp(other));
-        // Either of the two pages may end early, so the common page ends where the first of them ends.
+        // Each of the two pages may end before all records have been read, so the combined page ends where
+        // the shorter one ends.
         all.next = [all.next, more.next].into_iter().flatten().min();
         if let Some(end) = &all.next {
             all.records.retain(|(key, _)| key <= end);
@@ -294,7 +299,7 @@ fn in_use<K: Kv>(tables: &Tables<'_, K>, after: &[u8], cooling: bool) -> Result<
     Ok(all)
 }
 
-/// The reservations that have not been listed yet, by set and address.
+/// The reservations that have not been listed yet, ordered by set and address.
 struct Reserved(BTreeMap<SetName, BTreeMap<Addr, Reservation>>);
 
 impl Reserved {
@@ -306,7 +311,7 @@ impl Reserved {
         Reserved(all)
     }
 
-    /// Lists the reservations of the set that come before `addr`, and drops a reservation of `addr` itself.
+    /// Lists the reservations of the set that come before `addr`, and removes a reservation of `addr` itself.
     fn until(&mut self, set: &SetName, addr: Addr, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
         let Some(of_set) = self.0.get_mut(set) else { return };
         while let Some((first, mut entry)) = of_set.pop_first() {
