@@ -1,23 +1,23 @@
-//! Waits for other clients of a server, and for the end of an election. A store waits nowhere else, except
-//! for locks.
+//! Waits for other clients of a server, and for the end of an election. The cluster store waits nowhere else,
+//! except for locks.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::server::Server;
 
-/// Waits for a time, but not longer than until `until`.
+/// Waits for the duration `wait`, but not longer than until `until`.
 #[allow(clippy::disallowed_methods, reason = "nothing to wait on but time; always bounded")]
 pub fn pause(wait: Duration, until: Instant) {
     thread::sleep(wait.min(until.saturating_duration_since(Instant::now())));
 }
 
-/// Waits after other clients were faster `lost` times. The wait is random and grows with `lost`, because
-/// clients that retry at once collide again.
+/// Waits after this client has lost `lost` races against other clients. The wait is random and grows with
+/// `lost`, because clients that retry at once collide again.
 pub fn after_lost_races(server: &dyn Server, lost: u32, seed: u64, until: Instant) {
     const LONGEST: u64 = 64;
-    // Losing a single race is chance. The present records are known now, so the next attempt will probably
-    // succeed.
+    // A single lost race is probably chance. The current records are known now, so the next attempt will
+    // probably succeed without a wait.
     let Some(doublings) = lost.checked_sub(2) else { return };
     let most = 1_000 * (1 << doublings.min(6)).min(LONGEST);
     let chance = seed.rotate_left(lost).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11;

@@ -1,11 +1,10 @@
 //! The local cache: files in which the processes of a node keep data between calls, until the node reboots.
 //!
-//! The cache is a folder (`/run/sublet`). One file contains the node's record as this boot wrote it. Other
-//! files contain the node's counters, the ranges and history settings of networks, and a login token. The
-//! in-flight notes (see [`super::notes`]) are in the same folder.
-//! Invariant: no decision is based on the cached node record alone, because every change compares it with the
-//! server's record. If a cache file is missing, damaged, from another boot or not writable, this only costs
-//! one read.
+//! The cache is a folder (`/run/sublet`). One file contains the node's record as this boot last wrote it.
+//! Other files contain the node's counters, the ranges and history settings of networks, and a login token.
+//! The in-flight notes (see [`super::notes`]) are in the same folder. Invariant: no decision is based on the
+//! cached node record alone, because every change compares it with the server's record. A cache file that is
+//! missing, damaged, from another boot or not writable costs at most one more read.
 
 use std::fs;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
@@ -28,7 +27,7 @@ use crate::sys::files;
 /// The maximum length of a cache file, in bytes.
 const LONGEST: u64 = 1 << 20;
 
-/// The longest wait for another process that is changing a file.
+/// The maximum wait for another process that is changing a cache file.
 const LOCK_WAIT: Wait = Wait::For(Duration::from_millis(50));
 
 /// The local cache for one cluster.
@@ -37,7 +36,7 @@ pub struct LocalCache {
     folder: PathBuf,
     /// The servers and the prefix of the cluster, as text.
     cluster: String,
-    /// The ID of this cache if its folder cannot be used.
+    /// The ID that [`LocalCache::id`] returns if the folder cannot be used.
     own_id: u64,
 }
 
@@ -49,12 +48,13 @@ impl LocalCache {
         LocalCache { folder: folder.to_owned(), cluster, own_id }
     }
 
-    /// Returns the path of the folder, for messages.
+    /// Returns the path of the cache folder, for messages.
     pub fn place(&self) -> std::path::Display<'_> {
         self.folder.display()
     }
 
-    /// Returns the node's record, and the node's name in the cluster, if this boot owns that name.
+    /// Returns the node's record from the cache; `None` if this boot does not own the node's name. The record
+    /// also contains the node's name in the cluster.
     pub fn node(&self, cx: &Context) -> Option<(Entry, NodeRecord)> {
         let (file, key) = self.file("node", "", cx);
         let (name, version, value) =
@@ -64,16 +64,16 @@ impl LocalCache {
         is_ours(&record, cx).then_some((entry, record))
     }
 
-    /// Stores the node's record.
+    /// Stores the node's record in the cache.
     pub fn write_node(&self, cx: &Context, entry: &Entry, record: &NodeRecord) -> io::Result<()> {
         let (file, key) = self.file("node", "", cx);
         let stored = (&record.node.name, entry.version, &entry.value);
         put(&file, &codec::seal(key.as_bytes(), &stored), cx.seed)
     }
 
-    /// Returns the in-flight notes of a node. They depend on the node's record, not on the configured
-    /// servers. So a process that lists the same servers in a different order finds them, and a process of
-    /// another cluster does not.
+    /// Returns the in-flight notes of a node. Their folder depends on the node's record, not on the
+    /// configured servers. So a process that lists the same servers in a different order finds the same
+    /// notes, and a process that uses a different cluster does not.
     pub fn notes(&self, record: Option<&NodeRecord>, cx: &Context) -> Notes {
         let name = match record {
             Some(record) => format!("flight-{:016x}", record.id),
@@ -82,9 +82,9 @@ impl LocalCache {
         Notes::new(self.folder.join(name))
     }
 
-    /// Returns the ID of the folder, which is the same wherever the folder is mounted. Creates the folder if
-    /// it is missing. Processes with the same ID can see each other's notes. A process that cannot write a
-    /// note (`is_blind`) gets an ID that no other process has.
+    /// Returns the ID of the cache folder, which does not depend on where the folder is mounted. Creates the
+    /// folder if it is missing. Processes with the same ID can see each other's notes. A process that cannot
+    /// write a note (`is_blind`) gets an ID that no other process has.
     pub fn id(&self, is_blind: bool, cx: &Context) -> u64 {
         let look = || fs::metadata(&self.folder);
         let found = || match look() {
@@ -99,7 +99,7 @@ impl LocalCache {
         hasher.finish()
     }
 
-    /// Returns the last history setting that a command on this node used for a set.
+    /// Returns the history setting that a command on this node last used for a set.
     pub fn history(&self, set: &SetName, cx: &Context) -> Option<History> {
         let (file, key) = self.file("history", &set.0, cx);
         codec::read_bounds(key.as_bytes(), &content(&file)?).ok()
@@ -109,7 +109,7 @@ impl LocalCache {
     pub fn set_history(&self, set: &SetName, history: History, cx: &Context) {
         let (file, key) = self.file("history", &set.0, cx);
         let bytes = codec::bounds(key.as_bytes(), history);
-        // If this fails, commands without a setting use the default.
+        // If this fails, later commands without a setting use the default.
         let _ = bytes.map(|bytes| put(&file, &bytes, cx.seed));
     }
 
@@ -142,9 +142,9 @@ impl LocalCache {
         codec::read_counts(key.as_bytes(), &bytes).unwrap_or_default()
     }
 
-    /// Returns the path of a cache file of this kind, and a key. The file contains the key too, because two
-    /// keys may have the same hash. The key contains the machine-id if there is one, and otherwise the host
-    /// name, which may change.
+    /// Returns the path of the cache file for a kind and a name, and its full key. The file contains the key
+    /// too, because two keys may have the same hash. The key contains the machine-id if there is one;
+    /// otherwise it contains the host name, which may change.
     fn file(&self, kind: &str, name: &str, cx: &Context) -> (PathBuf, String) {
         let Context { by_host_name, node, .. } = cx;
         let has_id = *by_host_name && !node.machine.is_empty();
@@ -154,31 +154,32 @@ impl LocalCache {
     }
 }
 
-/// The file with the login token of an etcd user, for later processes, because etcd takes 80 ms to check a
-/// password. Nothing depends on the file. The file's token is sent only to the cluster that issued it.
+/// The file in which a process leaves the login token of an etcd user for later processes. The file saves the
+/// 80 ms that etcd takes to check a password, and nothing depends on it. The token is sent only to the
+/// cluster that issued it.
 #[derive(Debug)]
 pub struct TokenFile {
     path: PathBuf,
-    /// The user and the endpoints. They are repeated in the first line of the file, because two files may
-    /// have the same name.
+    /// The user and the endpoints. The first line of the file repeats them, because the names of two files
+    /// may be equal.
     owner: String,
 }
 
 impl TokenFile {
-    /// Returns the token file in `folder`, which need not exist.
+    /// Describes the token file in `folder`, which need not exist.
     pub fn new(folder: &Path, endpoints: &[String], user: &str) -> TokenFile {
         let owner = format!("{user:?} {}", endpoints.join(" "));
         TokenFile { path: folder.join(file_name("etcd", &owner)), owner }
     }
 
-    /// Reads the token.
+    /// Reads the token; `None` if the file is missing or belongs to another user or cluster.
     pub fn read(&self) -> Option<Secret> {
         let text = files::read(&self.path, LONGEST).ok()?;
         let (owner, token) = text.split_once('\n')?;
         (owner == self.owner).then(|| Secret::parse(token))?
     }
 
-    /// Waits for another process of this node that is logging in.
+    /// Waits until no other process of this node is logging in, and takes the lock for a login.
     pub fn lock(&self, until: Instant) -> Option<Lock> {
         let wait = Wait::For(until.saturating_duration_since(Instant::now()) / 2);
         let file = self.path.with_file_name(file_name("login", &self.owner));
@@ -193,7 +194,7 @@ impl TokenFile {
     }
 }
 
-/// Makes a file name for a cache file from its kind and a key with any characters.
+/// Makes the name of a cache file from its kind and a key, which may contain any characters.
 pub fn file_name(kind: &str, key: &str) -> String {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);

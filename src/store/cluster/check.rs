@@ -192,7 +192,7 @@ impl Checker<'_> {
     }
 }
 
-/// For tests: panics at the first problem.
+/// Panics at the first problem.
 #[cfg(test)]
 pub fn assert_sound(server: &dyn Server) {
     let until = Instant::now() + std::time::Duration::from_secs(30);

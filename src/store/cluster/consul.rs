@@ -1,11 +1,10 @@
 //! The Consul client. It uses the transactions of Consul's KV store.
 //!
-//! It translates operations into Consul's operations, and interprets Consul's rollbacks. [`super::http`]
-//! handles the connection.
-//! Invariant: "access denied" is never mistaken for "absent". Consul hides keys that a token may not read.
-//! Therefore each read also makes a comparison that needs write permission. Without this permission the read
-//! fails, and does not report the records as absent. A count makes no such comparison, so it may be too low;
-//! but a read always follows it.
+//! This module translates operations into Consul's operations, and interprets Consul's rollbacks.
+//! [`super::http`] handles the connection. Invariant: "access denied" is never mistaken for "absent". Consul
+//! hides keys that a token may not read. Therefore each read also makes a comparison that needs write
+//! permission. Without that permission, the read fails instead of reporting the records as absent. A count
+//! makes no such comparison, so its result may be too low; but a read always follows a count.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -24,20 +23,20 @@ use crate::model::{Consul as Spec, NetworkName};
 use crate::store::OldKey;
 use crate::sys::percent;
 
-/// The maximum number of operations in a transaction: Consul's limit is 64, and each read needs one for the
-/// probe.
+/// The maximum number of operations in a transaction. Consul allows 64, and each read needs one of them for
+/// [`PROBE`].
 const MAX_OPERATIONS: usize = 63;
 
 /// The approximate number of records in one page of a listing.
 const PAGE: usize = 1024;
 
-/// A key that sublet never writes. A comparison of this key needs write permission.
+/// A key that sublet never writes. Comparing it needs write permission.
 const PROBE: &str = "probe";
 
-/// Consul's text for an unknown data center. The request changed nothing.
+/// The text with which Consul reports an unknown data center. In this case, the request has changed nothing.
 const NO_SUCH_DC: &str = "No path to datacenter";
 
-/// A client for one store in one data center.
+/// A client for one store (a key prefix) in one data center.
 #[derive(Debug)]
 pub struct Consul {
     client: Client,
@@ -47,7 +46,7 @@ pub struct Consul {
     token: Option<Secret>,
 }
 
-/// The reply to a transaction. Consul always sends both fields, and either may be null.
+/// The response to a transaction. Consul always sends both fields, and either may be null.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct TxnReply {
@@ -81,12 +80,12 @@ struct Failed {
 /// The outcome of a transaction.
 enum Answer {
     Committed(Vec<Found>),
-    /// The operations with these indexes failed, and all of them are comparisons.
+    /// The indexes of the operations that failed. All of these operations are comparisons.
     Stale(Vec<usize>),
 }
 
 impl Consul {
-    /// Makes a client. This reads files, but does not connect.
+    /// Makes a client. Reads certificates and secrets from files, but does not connect.
     pub fn new(spec: &Spec) -> Result<Consul, StoreError> {
         let dc =
             spec.dc.as_ref().map(|dc| format!("&dc={}", percent::encode(dc))).unwrap_or_default();
@@ -110,7 +109,7 @@ impl Consul {
             (Write::Put(_), Expect::Absent) => ("cas", Some(0)),
             (Write::Put(_), Expect::Version(version)) => ("cas", Some(version)),
             (Write::Delete, Expect::Anything | Expect::Present) => ("delete", None),
-            // "delete-cas" succeeds if the key is absent, which has the same effect.
+            // "delete-cas" also succeeds if the key is absent, which has the same effect.
             (Write::Delete, Expect::Version(version)) => ("delete-cas", Some(version)),
         };
         let mut made = kv(verb, &self.prefix, &operation.path);
@@ -130,15 +129,15 @@ impl Consul {
         until: Instant,
     ) -> Result<Answer, Failure> {
         let body = json!(operations).to_string();
-        // With `consistent`, the leader confirms that it is still the leader before it answers.
+        // With `consistent`, the leader first confirms that it is still the leader.
         let path = format!("/v1/txn?consistent{}", self.dc);
         let reply = self.client.send(self.request(&path, body.as_bytes(), retryable), until)?;
         self.answer(&reply)
     }
 
-    /// Interprets the reply to a transaction. For a rollback, Consul describes in words each operation that
-    /// failed. Only the texts of failed comparisons mean a conflict. Any other text (missing permission, an
-    /// invalid request) is a failure.
+    /// Interprets the response to a transaction. If Consul has rolled the transaction back, it describes each
+    /// failed operation in words. Only the texts of failed comparisons mean a conflict. Any other text
+    /// (missing permission, an invalid request) is a failure.
     fn answer(&self, reply: &Reply) -> Result<Answer, Failure> {
         const COMPARISONS: [&str; 4] =
             ["index is stale", "doesn't exist", " exists", "current modify index"];
@@ -159,10 +158,10 @@ impl Consul {
         }
     }
 
-    /// Returns the sorted paths below a folder. The values are left out: the paths of 65,536 leases are one
-    /// megabyte, with values they would be thirty.
+    /// Returns the sorted paths below a folder. The values are not requested, because they are much longer:
+    /// the paths of 65,536 leases take one megabyte, and with values they would take thirty.
     fn names(&self, folder: &str, until: Instant) -> Result<Vec<String>, Failure> {
-        // A percent sign in a path is literal, so it is escaped.
+        // Consul decodes the URL, and a path may contain a percent sign, so escape it.
         let folder = folder.replace('%', "%25");
         let reply = self.read(&format!("{folder}?keys&consistent"), until)?;
         let names: Vec<String> = match reply.status {
@@ -179,7 +178,7 @@ impl Consul {
         Ok(paths)
     }
 
-    /// Fails unless the token may read the records, because Consul hides records that a token may not read.
+    /// Fails if the token may not read the records, because Consul hides such records.
     fn check_read(&self, until: Instant) -> Result<(), Failure> {
         let reply = self.read(&format!("{PROBE}?consistent"), until)?;
         match reply.status {
@@ -199,8 +198,8 @@ impl Consul {
         Request { method: "PUT", path, body, secret, retryable }
     }
 
-    /// Returns the records below `folder` whose path, relative to `folder`, starts with one of `prefixes`.
-    /// The result is ordered by the relative path.
+    /// Returns the records below `folder` whose relative paths start with one of `prefixes`, ordered by
+    /// relative path.
     fn trees(
         &self,
         folder: &str,
@@ -213,7 +212,7 @@ impl Consul {
         self.found(folder, &operations, until)
     }
 
-    /// Returns the records that these operations read below `folder`, by their paths relative to `folder`.
+    /// Returns the records below `folder` that these operations read, by relative path.
     fn found(
         &self,
         folder: &str,
@@ -234,8 +233,8 @@ impl Consul {
 
 /// Returns a prefix with which one request reads the first of these sorted paths together with its neighbors,
 /// and the number of paths that start with the prefix. The prefix is a folder of three components (a chunk of
-/// addresses, or a node's leases in a set). It is longer if that folder has more than a page of paths. The
-/// prefix does not match the path `before`, which was already read.
+/// addresses, or a node's leases in a set). If that folder has more than a page of paths, the prefix is
+/// longer. The prefix never matches the path `before`, which has already been read.
 fn shared_prefix<'a>(before: Option<&String>, paths: &'a [String]) -> (&'a str, usize) {
     let Some(first) = paths.first() else { return ("", 0) };
     let folder = first.match_indices('/').take(3).last().map_or(first.len(), |(at, _)| at + 1);
@@ -246,7 +245,7 @@ fn shared_prefix<'a>(before: Option<&String>, paths: &'a [String]) -> (&'a str, 
     counted.find(|(_, count)| *count <= PAGE).unwrap_or((first, 1))
 }
 
-/// Makes a KV operation on the key `folder` + `path`. If the verb needs `Value` and `Index`, the caller adds
+/// Makes a KV operation on the key `folder` + `path`. If the verb needs `Value` or `Index`, the caller adds
 /// them.
 fn kv(verb: &str, folder: &str, path: &str) -> Value {
     json!({ "KV": { "Verb": verb, "Key": format!("{folder}{path}") } })
@@ -262,9 +261,9 @@ impl Server for Consul {
     }
 
     fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError> {
-        // "get" rolls the transaction back if the key is absent. Therefore this reads the tree below each
-        // complete path. That tree contains the record itself, and perhaps a few other records whose paths
-        // begin with the same characters.
+        // "get" rolls the transaction back if the key is absent. Therefore this function reads all records
+        // whose path begins with the requested path. Besides the requested record, these are at most a few
+        // other records.
         let found = self.trees(&self.prefix, paths, until);
         let mut found = found.map_err(|failure| self.client.unavailable("read from", failure))?;
         Ok(paths.iter().map(|path| ((*path).to_owned(), found.remove(*path))).collect())
@@ -284,7 +283,7 @@ impl Server for Consul {
         };
         let mut at = 0;
         Box::new(std::iter::from_fn(move || {
-            // Each request reads as many complete trees as fit into it.
+            // Each request reads as many complete trees as fit into one transaction.
             let (mut trees, begin) = (Vec::new(), at);
             while at - begin < PAGE && trees.len() < MAX_OPERATIONS && at < names.len() {
                 let (prefix, count) = shared_prefix(names[..at].last(), &names[at..]);
@@ -335,8 +334,8 @@ impl Server for Consul {
             .unzip();
         let answer = self.transact(&operations, false, until);
         self.client.committed(answer.map(|answer| match answer {
-            // For a comparison, Consul returns the version of the compared record. This version is older than
-            // the versions of the written records, so the maximum is the version of this commit.
+            // Consul also returns the versions of records that were only compared. These versions are older
+            // than the versions of the written records, so the maximum is the version of this commit.
             Answer::Committed(done) => {
                 Commit::Done(done.iter().map(|found| found.kv.modify_index).max().unwrap_or(0))
             }

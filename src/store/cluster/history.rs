@@ -19,8 +19,8 @@ use crate::error::StoreError;
 use crate::model::{Event, History, SetName, Timestamp};
 use crate::store::codec;
 
-/// Returns the history setting for a command. If the command has no setting, the last setting that was used
-/// on this node applies.
+/// Returns the history setting for a command. If the command's configuration has none, the last setting that
+/// was used on this node applies.
 pub fn setting(
     history: History,
     set: Option<&SetName>,
@@ -45,7 +45,7 @@ pub fn write(history: History, events: &[Event], cx: &Context, nonce: &Nonce) ->
     Some(Operation::write(path, Write::Put(stamped(nonce, value))))
 }
 
-/// In a random fraction of the calls, removes events that are too many or too old.
+/// In a random fraction of the calls, removes the events that exceed the limits on number and age.
 pub fn prune(
     history: History,
     server: &dyn Server,
@@ -54,7 +54,7 @@ pub fn prune(
     until: Instant,
 ) -> Result<(), StoreError> {
     let History::Kept { count, age } = history else { return Ok(()) };
-    // Each transaction gets a new random number, because an import has thousands of transactions.
+    // Each call gets a new random number, because an import has thousands of transactions with the same seed.
     let chance = BuildHasherDefault::<DefaultHasher>::default().hash_one(new_nonce(cx.seed));
     if !chance.is_multiple_of((count / 32).max(1)) {
         return Ok(());
@@ -74,8 +74,8 @@ pub fn prune(
     Ok(())
 }
 
-/// Returns the events that are not too old, in the order in which they were committed. Skips records that
-/// cannot be decoded; `doctor` reports them.
+/// Returns the events that are not too old, in the order in which they were committed. Records that cannot be
+/// decoded are skipped; `doctor` reports them.
 pub fn events(
     server: &dyn Server,
     age: u64,

@@ -59,7 +59,7 @@ impl Secret {
         Secret(text)
     }
 
-    /// Reads a secret from a file, without surrounding white space.
+    /// Reads a secret from a file. White space around it is removed.
     pub fn read(path: &Path) -> Result<Secret, StoreError> {
         Secret::parse(&read(path)?)
             .ok_or_else(|| unusable(path, "it must hold one line of ASCII characters"))
@@ -100,7 +100,7 @@ pub struct Request<'a> {
     pub path: &'a str,
     /// The body, as JSON; empty for a GET.
     pub body: &'a [u8],
-    /// The name and the value of a header with a secret.
+    /// The name and the value of a header that contains a secret.
     pub secret: Option<(&'static str, &'a Secret)>,
     /// Whether the request changes nothing. If so, it may be sent again, also to another server.
     pub retryable: bool,

@@ -49,18 +49,18 @@ pub const RANGES: &str = "ranges/";
 pub const HISTORY: &str = "past/";
 pub const MARK: &str = "mark/";
 
-/// The kinds of records that a transaction compares if its command has read them.
+/// The kinds of records that a transaction compares if the allocator has read them for the command.
 pub const COMPARED_ONCE_READ: [&str; 5] = [POOL, SPACE, NODE, NETWORK, ADOPTED];
 
-/// Returns whether a write of this record requires a comparison. Records that are written without a
+/// Returns whether a transaction that writes this record must compare it. Records that are written without a
 /// comparison are hints.
 pub fn is_compared(path: &str) -> bool {
     [ADDRESS, OWNER].iter().chain(&COMPARED_ONCE_READ).any(|kind| path.starts_with(kind))
 }
 
-/// Encodes a name as one path component. Every byte except a letter, a digit, `-`, `_`, `.` and `~` is
-/// written as %XX. The result is never empty and never consists only of dots, because servers interpret such
-/// components.
+/// Encodes a name as one path component. Every byte that is not a letter, a digit, `-`, `_`, `.` or `~` is
+/// written as %XX. The result is never empty and never consists only of dots, because servers give such
+/// components a special meaning.
 pub fn escape(name: &str) -> String {
     match name {
         "" => "%".to_owned(),
@@ -115,8 +115,7 @@ pub fn of_set(kind: &str, set: &SetName) -> String {
     named(kind, &set.0) + "/"
 }
 
-/// Makes the path of a record of this kind for an address in a set. Not for [`ADDRESS`], which has
-/// [`address`].
+/// Makes the path of a record of this kind for an address in a set. For [`ADDRESS`], use [`address`] instead.
 pub fn of_address(kind: &str, set: &SetName, addr: Addr) -> String {
     of_set(kind, set) + &hex(addr)
 }
@@ -155,9 +154,9 @@ pub fn read_address(path: &str) -> Option<(SetName, Addr)> {
 }
 
 /// Makes the path of the record with an owner's leases on this node. `None` for an address of a Docker pool:
-/// the address is its own owner, so it only has the record of the address.
+/// such an address is its own owner, so only the address has a record.
 pub fn owner(set: &SetName, node: &Node, owner: &Owner) -> Option<String> {
-    // If a lease names a container but no interface, the node of the container is unknown.
+    // If a lease names a container but no interface, its node is unknown, so the path contains no node.
     let no_node = Node::default();
     let is_of_any_node = match owner {
         Owner::Attachment(attachment) => attachment.ifname.is_none(),
@@ -211,8 +210,8 @@ pub fn read_sticky(path: &str) -> Option<(SetName, PodKey, Addr)> {
     parts.next().is_none().then_some((set, pod, range))
 }
 
-/// Makes the path of a record that the transaction with this nonce writes, from the kind, the name, the time
-/// and the nonce. The paths of one kind and name sort by time.
+/// Makes the path of a record from its kind, its name, the time, and the nonce of the transaction that writes
+/// it. The paths of one kind and name sort by time.
 pub fn timed(kind: &str, name: &str, now: Timestamp, nonce: &Nonce) -> String {
     format!("{}/{now:012x}-{:032x}", named(kind, name), u128::from_be_bytes(*nonce))
 }

@@ -1,32 +1,33 @@
-//! The records on the server that one command knows, and its assumptions about all other records.
+//! The server's records that one command knows, and the command's assumptions about all other records.
 //!
 //! Invariant: every known record existed at some moment since the command began, or the commit compares it.
-//! An assumption is compared or read before the command returns a result that depends on it. If the server's
-//! answer contradicts an assumption while the allocator decides, the allocator decides again.
+//! Each assumption is compared or read before the command returns a result that depends on it. If the
+//! server's response contradicts an assumption while the allocator decides, the allocator decides again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 
 use super::server::{Entries, Entry, Expect};
 
-/// The records that one command knows or makes assumptions about.
+/// The records that one command knows, and its assumptions about other records.
 #[derive(Default)]
 pub struct Known {
-    /// Records that were read, or that the server reported in a conflict.
+    /// Records that were read, or that the server reported in a conflict. `None` means that there is no
+    /// record at the path.
     pub entries: Entries,
-    /// The assumptions: paths that were answered without a read, each with the answer [`Expect::Absent`] or
-    /// [`Expect::Present`].
+    /// The paths about which an assumption was made instead of a read. The assumption is [`Expect::Absent`]
+    /// or [`Expect::Present`].
     pub assumed: BTreeMap<String, Expect>,
     /// The prefixes that were listed completely. If a path begins with a listed prefix and is not in
     /// `entries`, there is no record at the path.
     listed: BTreeSet<String>,
-    /// Whether the server reported a record that differs from what was known or assumed when the decision
+    /// Whether the server has reported a record that differs from what was known or assumed when the decision
     /// began.
     pub is_refuted: bool,
 }
 
 impl Known {
-    /// Starts with these known records and no assumptions.
+    /// Starts with these known records, and without assumptions.
     pub fn of(entries: Entries) -> Known {
         Known { entries, ..Known::default() }
     }
@@ -47,7 +48,7 @@ impl Known {
         self.listed.iter().any(|prefix| path.starts_with(prefix.as_str()))
     }
 
-    /// Sets `is_refuted` if the server's answer contradicts something that the decision may depend on.
+    /// Sets `is_refuted` if the server's response contradicts something on which the decision may depend.
     fn compare(&mut self, path: &str, now: Option<&Entry>) {
         let is_as_before = match (self.assumed.get(path), self.entries.get(path)) {
             (Some(Expect::Absent), _) => now.is_none(),
@@ -58,7 +59,7 @@ impl Known {
         self.is_refuted |= !is_as_before;
     }
 
-    /// Adds records that the server reported.
+    /// Adds records that the server has reported.
     pub fn remember(&mut self, entries: Entries) {
         for (path, entry) in &entries {
             self.compare(path, entry.as_ref());
@@ -85,7 +86,7 @@ impl Known {
         self.listed.insert(prefix);
     }
 
-    /// Discards what was listed below a prefix, because it is outdated.
+    /// Discards the listings of a prefix, because they are outdated.
     pub fn invalidate(&mut self, prefix: &str) {
         self.listed.retain(|listed| !listed.starts_with(prefix));
     }
@@ -106,7 +107,7 @@ impl Known {
         below.filter_map(|(path, entry)| Some((path, entry.as_ref()?)))
     }
 
-    /// Returns the paths of a kind for which it is known whether there is a record.
+    /// Returns the paths of this kind that are in `entries`.
     pub fn paths<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a String> {
         let paths = self.entries.range(kind.to_owned()..).map(|(path, _)| path);
         paths.take_while(move |path| path.starts_with(kind))

@@ -64,8 +64,8 @@ impl Role {
     }
 }
 
-/// How often a node tries to advance its record, if no answer arrives or another process changes the record
-/// first.
+/// How often a node tries to advance its record. A try fails if no response arrives, or if another process
+/// changes the record first.
 const TRIES: u32 = 8;
 
 /// This machine as a node, during one command.
@@ -214,7 +214,7 @@ impl<'a> Member<'a> {
         self.settle(false, false)
     }
 
-    /// Records that no lease of this machine's earlier boots is left.
+    /// Records in the node's record that no lease of this machine's earlier boots is left.
     pub fn forget_earlier_boots(&mut self) -> Result<(), StoreError> {
         if let Some(record) = self.node().filter(|record| record.has_earlier) {
             // If another process was faster, the next command tries again.

@@ -1,12 +1,12 @@
-//! In-flight notes: files that show whether a process of this node ended before the server answered its
+//! In-flight notes: files that show whether a process of this node ended before it knew the outcome of its
 //! transaction.
 //!
 //! Every command that changes something first creates a note: a file on tmpfs that the process locks with
-//! `flock(2)`. The command removes the note when all its transactions were answered. The lock shows whether
-//! the process is still running. A note without a lock is abandoned: its transaction may still be applied at
-//! any time. The next command therefore fences this transaction: it writes the node's record again, which
-//! every transaction of the node compares.
-//! Invariant: as long as a process is running, its note is never visible without the lock.
+//! `flock(2)`. The command removes the note when it knows the outcome of all its transactions. The lock shows
+//! whether the process is still running. A note without a lock is abandoned: its transaction may still be
+//! applied at any time. The next command therefore fences this transaction by writing the node's record
+//! again, which every transaction of the node compares. Invariant: as long as a process is running, its note
+//! is never visible without the lock.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::server::Server;
 use crate::sys::files;
 
-/// How often a process tries to take the lock while another process fences. [`BETWEEN_TRIES`] is the time
+/// How often a process tries to take the lock that the fencing process holds. [`BETWEEN_TRIES`] is the time
 /// between two tries.
 const TRIES: u32 = 300;
 const BETWEEN_TRIES: Duration = Duration::from_millis(1);
@@ -30,7 +30,7 @@ pub struct Notes {
 /// The notes that a command finds when it begins.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Left {
-    /// All notes belong to running processes, which wait for their transactions.
+    /// All notes belong to running processes, which are waiting for the outcome of their transactions.
     Nothing,
     /// These notes belong to processes that have ended.
     Abandoned(Vec<PathBuf>),
@@ -38,7 +38,7 @@ pub enum Left {
     Unknown,
 }
 
-/// The note of a command. If it is dropped without [`Note::remove`], it is abandoned.
+/// The note of a command. If it is dropped without [`Note::remove`], the note is abandoned.
 #[derive(Debug)]
 pub struct Note {
     path: PathBuf,
@@ -46,15 +46,16 @@ pub struct Note {
 }
 
 impl Note {
-    /// Removes the note, because every transaction of the command was answered or fenced.
+    /// Removes the note, because the outcome of every transaction of the command is known, or the transaction
+    /// was fenced.
     pub fn remove(self) {
-        // If the note stays, the next command fences, which does no harm.
+        // If the note stays, the next command fences. That does no harm.
         let _ = fs::remove_file(self.path);
     }
 }
 
 impl Notes {
-    /// Returns the notes in `folder`, which need not exist.
+    /// Describes the notes in `folder`, which need not exist.
     pub fn new(folder: PathBuf) -> Notes {
         Notes { folder }
     }
@@ -68,11 +69,11 @@ impl Notes {
             if file.path().extension().is_some() {
                 continue;
             }
-            // The lock is shared, so that two processes that look at the same time do not mistake each other
+            // Take a shared lock, so that two processes that look at the same time do not mistake each other
             // for the owner of the note.
             match File::open(file.path()).map(|file| file.try_lock_shared()) {
                 Ok(Err(TryLockError::WouldBlock)) => {}
-                // The command has removed its note meanwhile.
+                // The command has removed its note in the meantime.
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 Ok(_) | Err(_) => abandoned.push(file.path()),
             }
@@ -80,8 +81,8 @@ impl Notes {
         if abandoned.is_empty() { Left::Nothing } else { Left::Abandoned(abandoned) }
     }
 
-    /// Waits briefly for another process of this node that is fencing, so that only one of the two fences.
-    /// Two fences would be harmless. The lock is released when the file is dropped.
+    /// Waits briefly for another process of this node that is fencing, so that only one process fences. (A
+    /// second fence would be harmless.) The lock is released when the returned file is dropped.
     pub fn lock(&self, server: &dyn Server, until: Instant) -> Option<File> {
         files::make_folder(&self.folder).ok()?;
         let path = self.folder.with_extension("lock");
@@ -94,7 +95,7 @@ impl Notes {
         Some(file)
     }
 
-    /// Creates the folder if it is missing, and removes the notes of transactions that were fenced.
+    /// Creates the folder if it is missing, and removes abandoned notes. Their transactions have been fenced.
     pub fn clear(&self, left: Left) -> io::Result<()> {
         files::make_folder(&self.folder.join("note"))?;
         let Left::Abandoned(paths) = left else { return Ok(()) };
@@ -115,8 +116,8 @@ impl Notes {
         linked.map(|()| Note { path, _lock: lock })
     }
 
-    /// Removes the folder, because this command cannot create a note. The next command then fences, because
-    /// the folder is missing.
+    /// Removes the folder, because this command cannot create a note. The missing folder makes the next
+    /// command fence.
     pub fn give_up(&self) {
         let _ = fs::remove_dir_all(&self.folder);
     }

@@ -1,5 +1,5 @@
-//! Decodes a server's records, kind by kind. Lists all records of a kind, and exports every record that
-//! another store can import.
+//! Decodes a server's records. Also lists all records of a kind, and exports all records that another store
+//! can import.
 //!
 //! Invariant: either every record below the prefix is exported, or the export fails. Leases are exported from
 //! the records of addresses; the records of owners are only an index.
@@ -24,7 +24,8 @@ use crate::store::codec::Bad;
 /// A function that decodes a record of one kind.
 pub type Decode<T> = fn(&str, &Entry) -> Result<T, Bad>;
 
-/// Returns all records of a kind, by path. Fails at the first record that cannot be decoded, and names it.
+/// Returns all records of a kind, sorted by path. Fails at the first record that cannot be decoded, with an
+/// error that names the record.
 pub fn list<T>(
     server: &dyn Server,
     kind: &str,
@@ -57,7 +58,7 @@ pub fn checked<T>(
     decoded.map_err(|Bad(what)| bad_record(server, path, what))
 }
 
-/// Makes the error for a record that differs from what sublet writes.
+/// Makes the error for a record that sublet cannot have written in this form.
 pub fn bad_record(server: &dyn Server, path: &str, what: &str) -> StoreError {
     let place = server.place();
     if what == codec::OTHER_VERSION.0 {
@@ -77,14 +78,14 @@ pub fn export(server: &dyn Server, until: Instant, each: &mut EachRecord<'_>) ->
         (keys::CURSOR, cursor),
         (keys::STICKY, sticky),
     ];
-    // The sets that have boot leases. The hints in these sets end with the boot as well.
+    // The sets that have boot leases. Hints in these sets end with the boot, too.
     let mut boot_sets = BTreeSet::new();
     for (kind, decode) in kinds {
         for page in pages(server, kind, until, decode) {
             for record in page?.into_iter().flatten() {
                 boot_sets.extend(Some(&record).filter(|r| ends_with_boot(r)).and_then(Record::set));
-                // A reservation survives reboots in any set. In a lease file, it is stored beside the leases
-                // of its set.
+                // A reservation is durable in any set. The set's other records must be in the same lease file
+                // as the set's leases.
                 let lease = matches!(&record, Record::Lease(l) if l.kind != Kind::Reserved);
                 let in_boot_set = record.set().is_some_and(|set| boot_sets.contains(&set));
                 let boot = ends_with_boot(&record) || in_boot_set && !lease;
@@ -108,20 +109,21 @@ fn ends_with_boot(record: &Record) -> bool {
 
 const WRONG_KEY: Bad = Bad("a key of another form");
 
-/// Decodes a record whose path contains no part of its value: a pool, the pools of an address space, or the
-/// address in a hint.
+/// Decodes a record that does not depend on its path: a pool, the pools of an address space, or the address
+/// in a hint.
 pub fn plain<T: DeserializeOwned>(path: &str, entry: &Entry) -> Result<T, Bad> {
     codec::unseal(path.as_bytes(), entry.record())
 }
 
-/// Decodes an address and its holder.
+/// Decodes the record of an address: the set and the address from its path, and the holder.
 pub fn address(path: &str, entry: &Entry) -> Result<((SetName, Addr), Holder), Bad> {
     let (set, addr) = keys::read_address(path).ok_or(WRONG_KEY)?;
     let holder = holder(path, &set, addr, entry, None)?;
     Ok(((set, addr), holder))
 }
 
-/// Decodes the holder in the record of an address or of a cooling address, for the node `here`.
+/// Decodes the holder in the record of an address or of a cooling address. `here` is the node that decodes
+/// the record.
 pub fn holder(
     path: &str,
     set: &SetName,
@@ -132,7 +134,7 @@ pub fn holder(
     codec::read_slot(path.as_bytes(), set, addr, entry.record(), here)
 }
 
-/// Decodes the leases of an owner, and their set.
+/// Decodes an owner's record: the set, and the owner's leases in it.
 pub fn owner(path: &str, entry: &Entry) -> Result<(SetName, Vec<Lease>), Bad> {
     let set = keys::read_owner_set(path).ok_or(WRONG_KEY)?;
     let leases = codec::read_owned(path.as_bytes(), &set, entry.record())?;

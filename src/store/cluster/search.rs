@@ -1,7 +1,7 @@
-//! The single steps of the search for a free address. [`super::answers`] defines the order of the steps.
+//! The steps of the search for a free address. [`super::answers`] defines their order.
 //!
-//! Invariant: an address that the search returns is known or assumed to be free, and the commit compares it.
-//! A span is reported as full only after all full spans were counted in one request.
+//! Invariant: an address that the search returns is known or assumed to be free, and the commit compares its
+//! record. A command is refused because of full spans only after all these spans were counted in one request.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,9 +14,9 @@ use crate::error::StoreError;
 use crate::model::SetName;
 use crate::net::{Addr, Span};
 
-/// The maximum number of ranges that one transaction of etcd counts.
+/// The maximum number of ranges that are counted in one etcd transaction.
 const MAX_RANGES: u128 = 100;
-/// If other clients were faster more often than this, any free address is leased, because many clients want
+/// If a command has lost more races than this, it leases any free address, because many clients compete for
 /// the lowest or the next address.
 pub const MAX_LOST_RACES: u32 = 2;
 /// The number of addresses in a chunk.
@@ -25,24 +25,24 @@ const CHUNK: u128 = 256;
 /// The state of the search during one command.
 #[derive(Default)]
 pub struct Search {
-    /// Whether chunks are listed. This starts when an assumption was wrong.
+    /// Whether chunks are listed. Set after an assumption was wrong.
     pub list_chunks: Cell<bool>,
-    /// Whether ranges are counted. This starts when a listed chunk was full.
+    /// Whether ranges are counted. Set after a listed chunk was full.
     pub count_ranges: Cell<bool>,
-    /// How often another client leased the chosen address first.
+    /// How often another client has leased the chosen address first.
     pub lost_races: Cell<u32>,
-    /// Whether other clients recently wanted the lowest address too.
+    /// Whether other clients recently competed for the lowest free address.
     pub is_contended: Cell<bool>,
     /// Whether the search starts after the address that was allocated last.
     pub round_robin: Cell<bool>,
-    /// The spans that were found full, by set of leases.
+    /// The spans that were found to be full, by set of leases.
     pub full: RefCell<BTreeMap<SetName, BTreeSet<Span>>>,
 }
 
 impl ClusterView<'_> {
-    /// Returns an address whose lease has ended with a boot. (Counts include these addresses as in use.)
-    /// Reads the leases of a node only if some of them may have ended. Reads the leases of this node first,
-    /// and then the leases of the other known nodes, one node after the other.
+    /// Returns an address in the span that is leased, but whose lease has ended with its boot. (Counts count
+    /// such an address as in use.) Reads the leases of a node only if some of them may have ended: first the
+    /// leases of this node, and then the leases of the other known nodes, one node after the other.
     pub fn find_ended(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
         let here = &self.cx.node.name;
         let mut nodes = Vec::from_iter(self.has_earlier.get().then(|| here.clone()));
@@ -57,8 +57,8 @@ impl ClusterView<'_> {
             for (path, entry) in self.below(&prefix) {
                 let leases = self.leases_in(&path, &entry)?.into_iter();
                 for lease in leases.filter(|l| span.contains(l.addr) && self.has_ended(l)) {
-                    // The record of the address is authoritative, because it may have changed since the lease
-                    // was read.
+                    // The record of the address is authoritative, because it may have changed since the
+                    // owner's record was read.
                     self.read(&keys::address(set, lease.addr))?;
                     if !self.is_held(set, lease.addr)? {
                         return Ok(Some(lease.addr));
@@ -69,8 +69,9 @@ impl ClusterView<'_> {
         Ok(None)
     }
 
-    /// Returns a free address of the span, in the chunk of the span's first address. This is the lowest free
-    /// address, or a random one, so that clients with similar searches choose different addresses.
+    /// Returns a free address in the span and in the chunk that contains the span's first address. This is
+    /// either the lowest free address or a random one, so that clients with similar searches choose different
+    /// addresses.
     pub fn pick_in_chunk(
         &self,
         set: &SetName,
@@ -86,7 +87,8 @@ impl ClusterView<'_> {
             }
         }
         let lowest = match order {
-            // If the address that the owner's hash selects is free, it is leased.
+            // The span starts at the address that the hash of the owner selects. Lease this address if it is
+            // free.
             Order::Any => free.first() == Some(&span.first),
             Order::Ascending => {
                 self.search.lost_races.get() < MAX_LOST_RACES && !self.search.is_contended.get()
@@ -104,14 +106,15 @@ impl ClusterView<'_> {
         addr
     }
 
-    /// Returns the first address of a part of the span that has free addresses, according to counts. `None`
-    /// if every address has a record.
+    /// Counts records to find a part of the span that has free addresses. Returns the first address of that
+    /// part; `None` if every address in the span has a record.
     pub fn find_room(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
         let mut within = span;
         loop {
             let parts = parts(within);
             let Some((part, n)) = self.first_with_room(set, &parts)? else {
-                // If the last count found room in this span, other clients have filled it since then.
+                // The previous count found free addresses in this part, so other clients have leased them
+                // since then.
                 return Ok((within != span).then_some(within.first));
             };
             if n == 0 || keys::chunk_of(part.first).contains(part.last) {
@@ -138,8 +141,8 @@ impl ClusterView<'_> {
         Ok(counted.find(|(span, n)| u128::from(*n) < span.size()))
     }
 
-    /// Returns whether all spans that were found full are still full, counted in one request. If not, all
-    /// listings are outdated.
+    /// Returns whether all spans that were found to be full are still full. They are counted in one request.
+    /// If one of them is not full, all listings are outdated.
     pub fn confirm_full(&self) -> Result<bool, StoreError> {
         let full = self.search.full.borrow().clone();
         for (set, spans) in full {

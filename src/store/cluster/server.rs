@@ -1,4 +1,4 @@
-//! [`Server`], the operations that a compare-and-set server must have. etcd, Consul and the fake server of
+//! [`Server`]: the operations that a compare-and-set server must provide. etcd, Consul and the fake server of
 //! the tests implement it.
 //!
 //! Invariant: a transaction is applied completely or not at all, and only if every comparison holds.
@@ -17,10 +17,10 @@ pub type Nonce = [u8; 16];
 /// A record on the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The version of the record. It grows with each write of this key and is never 0.
+    /// The version of the record. It increases with each write of this key, and is never 0.
     pub version: u64,
-    /// The nonce of the transaction that wrote the record, followed by the bytes that [`crate::store::codec`]
-    /// encoded.
+    /// The nonce of the transaction that wrote the record, followed by the record as [`crate::store::codec`]
+    /// encodes it.
     pub value: Vec<u8>,
 }
 
@@ -44,9 +44,9 @@ pub type Entries = BTreeMap<String, Option<Entry>>;
 pub struct Operation {
     /// The path, relative to the store's prefix.
     pub path: String,
-    /// The comparison, made before any write.
+    /// The comparison. All comparisons are made before the first write.
     pub expect: Expect,
-    /// The write, made only if all comparisons hold.
+    /// The write. It is made only if all comparisons of the transaction hold.
     pub write: Write,
 }
 
@@ -65,13 +65,13 @@ impl Operation {
 /// The expected state of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
-    /// Any state: there is no comparison.
+    /// Any state. No comparison is made.
     Anything,
     /// There is no record at the path.
     Absent,
     /// There is a record at the path.
     Present,
-    /// There is a record of this version at the path.
+    /// There is a record at the path, and it has this version.
     Version(u64),
 }
 
@@ -86,7 +86,7 @@ pub enum Write {
     Delete,
 }
 
-/// A range of paths. Both ends belong to the range.
+/// A range of paths, including `first` and `last`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRange {
     pub first: String,
@@ -106,16 +106,16 @@ pub enum Commit {
     Unknown(StoreError),
 }
 
-/// What a server reports if comparisons did not hold.
+/// What the server reports if a comparison does not hold.
 #[derive(Debug)]
 pub enum Conflict {
-    /// The records of all compared paths, all from one moment after the comparison.
+    /// The records of all compared paths. They are from one moment after the comparison.
     Current(Entries),
     /// The paths whose comparisons failed, without their records.
     Stale(Vec<String>),
 }
 
-/// The pages of a listing. It ends at the first page that cannot be read.
+/// The pages of a listing. The listing ends at the first page that cannot be read.
 pub type Pages<'a> = Box<dyn Iterator<Item = Result<Vec<(String, Entry)>, StoreError>> + 'a>;
 
 /// A compare-and-set server, or a cluster of such servers. Every call returns by `until`. If a call returns
@@ -124,16 +124,17 @@ pub trait Server {
     /// Returns the server's name, for messages.
     fn place(&self) -> String;
 
-    /// Waits because of other clients, but not longer than until `until`. A simulated server does not really
+    /// Waits for other clients, at most for `wait` and not beyond `until`. A simulated server does not really
     /// wait.
     fn pause(&self, wait: Duration, until: Instant) {
         super::backoff::pause(wait, until);
     }
 
-    /// Returns the maximum number of operations in a transaction, and of paths in one [`Server::get`].
+    /// Returns the maximum number of operations in a transaction. It is also the maximum number of paths in
+    /// one [`Server::get`].
     fn max_operations(&self) -> usize;
 
-    /// Returns the records of these paths, all from one moment between the call and its return.
+    /// Returns the records at these paths. They are all from one moment between the call and its return.
     fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError>;
 
     /// Returns every record whose path starts with `prefix`, which ends in `/`. If there are more than a few
@@ -158,7 +159,7 @@ pub trait Server {
     }
 
     /// Returns the number of records in each range. If there are at most 128 ranges, all numbers are from one
-    /// moment. The ranges lie below `folder`. Records that the server hides from this client are not counted.
+    /// moment. All ranges are below `folder`. Records that the server hides from this client are not counted.
     fn count(
         &self,
         folder: &str,

@@ -151,7 +151,7 @@ fn mark(writes: &mut Writes, view: &ClusterView<'_>, nonce: &Nonce) -> Result<()
 struct Draft<'a, 'k> {
     view: &'a ClusterView<'k>,
     writes: Writes,
-    /// The leases of owners after the changes so far, by the path of the owner's record.
+    /// For each path of an owner's record, the owner's leases after the changes so far.
     owners: BTreeMap<String, Vec<Lease>>,
     events: Vec<Event>,
 }

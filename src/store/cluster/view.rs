@@ -1,6 +1,6 @@
 //! The cluster view: what the allocator knows about the cluster while it decides one command.
 //!
-//! [`super::answers`] answers the allocator's questions, [`super::search`] searches for a free address, and
+//! [`super::answers`] answers the allocator's queries, [`super::search`] searches for a free address, and
 //! [`super::known`] stores the known records and the assumptions.
 
 use std::cell::{Cell, RefCell};
@@ -21,31 +21,31 @@ use crate::net::Addr;
 use crate::store::codec;
 use crate::store::codec::Bad;
 
-/// The owners of a node, each with its leases in all sets, sorted by owner.
+/// The owners on a node, sorted. Each owner has its leases in all sets.
 pub type Owners = Rc<Vec<(Owner, Vec<Lease>)>>;
 
 /// What one command knows about the cluster while the allocator decides it.
 pub struct ClusterView<'a> {
     pub server: &'a dyn Server,
     pub cache: &'a LocalCache,
-    /// The context of the command, with the name that the machine has in the cluster.
+    /// The context of the command. It contains the name that the machine has in the cluster.
     pub cx: &'a Context,
     pub until: Instant,
     pub known: RefCell<Known>,
     /// What the command assumes about the import mark (the record that another program's leases were
-    /// imported). If the mark is assumed to be present, the transaction compares it. `None` if the command
-    /// does not depend on the mark.
+    /// imported). If the assumption is that the mark is present, the transaction compares it. `None` if the
+    /// command does not depend on the mark.
     pub import_mark: Option<Expect>,
-    /// Whether an owner's leases are searched in all sets.
+    /// Whether leases of an owner are looked for in all sets.
     pub in_all_sets: bool,
     /// Whether leases of this machine's earlier boots may still exist.
     pub has_earlier: Cell<bool>,
-    /// The owners that a GC listed.
+    /// The owners that were listed for a GC.
     pub owners: RefCell<Option<Owners>>,
-    /// All nodes by name. A command reads them only before it is refused.
+    /// All nodes, by name. A command reads them only when it would otherwise be refused.
     pub nodes: RefCell<Option<BTreeMap<String, (NodeRecord, Entry)>>>,
     pub search: Search,
-    /// How many commits of this command were not applied.
+    /// The number of this command's commits that were not applied.
     pub lost_commits: Cell<u32>,
     pub warnings: RefCell<Vec<String>>,
 }
@@ -91,7 +91,7 @@ impl<'a> ClusterView<'a> {
         None
     }
 
-    /// Returns whether there is a record at a path. If this is not known, assumes that there is one.
+    /// Returns whether there is a record at a path. If this is not known, assumes that there is a record.
     pub fn assume_present(&self, path: String) -> bool {
         let mut known = self.known.borrow_mut();
         if let Some(entry) = known.get(&path) {
@@ -101,7 +101,7 @@ impl<'a> ClusterView<'a> {
         true
     }
 
-    /// Returns the record at a path, and reads it from the server if it is not known.
+    /// Returns the record at a path. If it is not known, reads it from the server.
     pub fn read(&self, path: &str) -> Result<Option<Entry>, StoreError> {
         if self.known.borrow().get(path).is_none() {
             self.fetch(&[path.to_owned()])?;
@@ -109,7 +109,7 @@ impl<'a> ClusterView<'a> {
         Ok(self.known_entry(path))
     }
 
-    /// Returns the decoded record at a path, and reads it from the server if it is not known.
+    /// Returns the decoded record at a path. If it is not known, reads it from the server.
     pub fn decoded<T>(
         &self,
         path: &str,
@@ -134,13 +134,13 @@ impl<'a> ClusterView<'a> {
         self.known.borrow().assumed.keys().cloned().collect()
     }
 
-    /// Discards all known records, because a transaction may have been applied.
+    /// Discards all known records, because they may be outdated: a transaction may have been applied.
     pub fn forget_all(&self) {
         self.known.take();
         self.owners.take();
     }
 
-    /// Reads all records below a prefix, unless they were listed before.
+    /// Reads all records below a prefix, unless they have been listed already.
     pub fn list(&self, prefix: String) -> Result<(), StoreError> {
         if !self.known.borrow().is_listed(&prefix) {
             let found = self.server.list(&prefix, self.until)?;
@@ -181,8 +181,8 @@ impl<'a> ClusterView<'a> {
         Ok(has_ended)
     }
 
-    /// Returns whether a lease has ended with its boot, according to the context's boot and to the record of
-    /// the lease's node. If the context has no boot, no lease counts as ended.
+    /// Returns whether a lease has ended with its boot, according to this boot or to the record of the
+    /// lease's node. If the context has no boot ID, no lease counts as ended.
     pub fn has_ended(&self, lease: &Lease) -> bool {
         let ends_by = |(record, _): (NodeRecord, Entry)| {
             let (node, boot) = (record.node, record.boot);
@@ -193,13 +193,13 @@ impl<'a> ClusterView<'a> {
         self.cx.boot.is_some() && (has_ended || self.node_of(lease).is_some_and(ends_by))
     }
 
-    /// Returns whether the holder of an address is a lease that has ended.
+    /// Returns whether the holder of an address is an ended lease.
     pub fn is_of_ended(&self, holder: &Holder) -> bool {
         matches!(holder, Holder::Leased(lease) if self.has_ended(lease))
     }
 
-    /// Returns the record of a lease's node, if all nodes are known. If a conflict reported a newer record of
-    /// the node, returns the newer record.
+    /// Returns the record of a lease's node, if the nodes have been read. If a conflict has reported a newer
+    /// record of the node, returns the newer record.
     fn node_of(&self, lease: &Lease) -> Option<(NodeRecord, Entry)> {
         let nodes = self.nodes.borrow();
         let listed = nodes.as_ref()?.get(&lease.node.name)?;
@@ -214,8 +214,8 @@ impl<'a> ClusterView<'a> {
     }
 
     /// Makes the transaction compare the record of a lease's node, because the transaction depends on the
-    /// fact that the lease has ended. The node may have rebooted since its record was read, and the lease may
-    /// belong to its new boot.
+    /// lease having ended. The node may have rebooted since its record was read, and the lease may belong to
+    /// the new boot.
     pub fn compare_node_of(&self, lease: &Lease) {
         if let Some((_, entry)) = self.node_of(lease) {
             self.known.borrow_mut().derive(keys::node(&lease.node.name), entry);
@@ -259,19 +259,20 @@ impl<'a> ClusterView<'a> {
         Ok(checked(self.server, path, records::owner(path, entry))?.1)
     }
 
-    /// Returns whether the known record of an address prevents the address from being leased.
+    /// Returns whether an address cannot be leased, according to its known record.
     pub fn is_held(&self, set: &SetName, addr: Addr) -> Result<bool, StoreError> {
         let entry = self.known_entry(&keys::address(set, addr));
         Ok(match entry.map(|entry| self.living_holder(set, addr, &entry)).transpose()? {
             Some(Holder::Leased(_)) => true,
-            // The record of an ended cooldown stays until a command leases the address.
+            // When a cooldown ends, its record stays until a command leases the address.
             Some(Holder::Cooling(c)) => !c.over(self.cx.now),
             Some(Holder::Free) | None => false,
         })
     }
 
-    /// Derives the record of an address from the record of its owner, which is possible because both are
-    /// always written together. Returns `false` if the known record of the address contradicts it.
+    /// Derives the record of an address from the record of its owner. This is possible because both are
+    /// always written together. Returns `false` if the known record of the address contradicts the owner's
+    /// record.
     pub fn derive_address(&self, lease: &Lease, of_owner: &Entry) -> Result<bool, StoreError> {
         let path = keys::address(&lease.set, lease.addr);
         let entry = self.known.borrow().get(&path).cloned();
@@ -293,7 +294,7 @@ impl<'a> ClusterView<'a> {
         }
     }
 
-    /// Returns the owners of this node in all sets. They are listed only once in a command. Leaves out leases
+    /// Returns the owners on this node, in all sets. They are listed only once per command. Leaves out leases
     /// that a copy of this machine has made since this machine booted.
     pub fn owners(&self) -> Result<Owners, StoreError> {
         if let Some(owners) = self.owners.borrow().as_ref() {
@@ -314,8 +315,8 @@ impl<'a> ClusterView<'a> {
         Ok(owners)
     }
 
-    /// Returns whether a lease of this node was made in another boot, but after this boot began. Either a
-    /// copy of this machine made the lease, or a clock was set. Such a lease counts as held.
+    /// Returns whether a lease of this node was made in another boot, but after this boot began. Then either
+    /// a copy of this machine made the lease, or a clock was set. Such a lease counts as held.
     fn is_of_copy(&self, lease: &Lease) -> bool {
         let is_of_copy = self.cx.has_ended(lease) && is_newer(lease, self.cx.booted);
         if is_of_copy {
@@ -328,7 +329,7 @@ impl<'a> ClusterView<'a> {
         is_of_copy
     }
 
-    /// Adds a warning, which is returned with the outcome of the command.
+    /// Adds a warning that is returned with the outcome of the command.
     pub fn warn(&self, text: String) {
         let mut warnings = self.warnings.borrow_mut();
         if !warnings.contains(&text) {
@@ -336,13 +337,14 @@ impl<'a> ClusterView<'a> {
         }
     }
 
-    /// Returns the pools of an address space, as they were when they were created.
+    /// Returns the pools of an address space as they were when they were created.
     pub fn pools(&self, space: &str) -> Result<Vec<Pool>, StoreError> {
         let pools = self.decoded(&keys::named(keys::SPACE, space), records::plain)?;
         Ok(pools.unwrap_or_default())
     }
 
-    /// Returns the address in a hint. A hint that cannot be decoded is ignored; it will be written again.
+    /// Returns the address in a hint. A hint that cannot be decoded is ignored; a later command overwrites
+    /// it.
     pub fn hint(&self, path: &str) -> Result<Option<Addr>, StoreError> {
         Ok(self.read(path)?.and_then(|entry| records::plain(path, &entry).ok()))
     }
