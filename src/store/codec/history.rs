@@ -1,5 +1,6 @@
-//! Encodes events and counters. Their words are stored as text. If this build does not know a word, it skips
-//! the event or counter when it reads the record, but keeps it when it writes the record again.
+//! Encodes events and counters. Enumeration values are stored as their words. If this build does not know a
+//! word, it skips the event or counter when it reads the record, but keeps the counter when it rewrites the
+//! record.
 
 use serde::Serialize;
 
@@ -48,8 +49,8 @@ pub fn read_events(key: &[u8], bytes: &[u8]) -> Result<Vec<Event>, Bad> {
     Ok(all.into_iter().filter_map(of_fields).collect())
 }
 
-/// Encodes the limits of a history; `None` for the default limits. A limit of 0 events means that the history
-/// is off.
+/// Encodes the limits of a history; `None` for [`History::Standing`]. A limit of 0 events means that no
+/// history is kept.
 pub fn bounds(key: &[u8], history: History) -> Option<Vec<u8>> {
     let bounds: (u64, u64) = match history {
         History::Standing => return None,
@@ -65,7 +66,7 @@ pub fn read_bounds(key: &[u8], bytes: &[u8]) -> Result<History, Bad> {
     Ok(if count == 0 { History::Off } else { History::Kept { count, age } })
 }
 
-/// A counter as it is stored: set of leases, face, verb and outcome, and the number of requests.
+/// A counter in its stored form: set of leases, face, verb, outcome, and the number of requests.
 type Row<'a> = ((&'a str, &'a str, &'a str, &'a str), u64);
 
 /// Adds one request to the counters in the record under `key`. A record that cannot be read counts as empty.

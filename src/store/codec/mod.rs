@@ -1,9 +1,9 @@
 //! Encodes the records of stores as bytes, and decodes them.
 //!
 //! A record in a lease file or a cluster consists of the format version, the fields as encoded by postcard,
-//! and a CRC32C over the key and the record. The checksum is needed for two reasons: redb does not check
-//! pages on an ordinary read, and a valid record that is found under a wrong key must not be accepted.
-//! Invariant: reading a record returns exactly what was written, or an error.
+//! and a CRC32C over the key, the version and the fields. The checksum is needed for two reasons: redb does
+//! not verify pages on an ordinary read, and a valid record that is found under a wrong key must not be
+//! accepted. Invariant: reading a record returns exactly what was written, or an error.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,27 +22,28 @@ use crate::model::{
 };
 use crate::net::Addr;
 
-/// The version of the record formats. A changed format needs a new version. From the first release on, the
-/// present version must stay readable. (Version 1 was used before the first release.)
+/// The version of the record formats. A changed format needs a new version. From the first release on,
+/// records of every released version must stay readable. (Version 1 was used before the first release.)
 const VERSION: u8 = 2;
 
-/// The version of the layout of a whole file: which keys it has and what they mean.
+/// The version of the layout of a whole file, that is, which keys it has and what they mean.
 pub const SCHEMA_VERSION: u32 = 2;
 
-/// The reason why a record is not accepted.
+/// The reason why a record cannot be accepted.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Bad(pub &'static str);
 
-/// The reason why a record with another [`VERSION`] is not accepted.
+/// The reason for a record that has another [`VERSION`].
 pub const OTHER_VERSION: Bad = Bad("it was written by another version of sublet");
 
 fn checksum(key: &[u8], record: &[u8]) -> [u8; 4] {
     crc32c::crc32c_append(crc32c::crc32c(key), record).to_le_bytes()
 }
 
-/// Encodes a value as the record under `key`, with version and checksum.
+/// Encodes a value as the record under `key`, with the version and the checksum.
 pub fn seal<T: Serialize>(key: &[u8], value: &T) -> Vec<u8> {
-    // Encoding these types into memory never fails. If it did, a reader would refuse the empty record.
+    // Encoding these types into memory never fails. If it did, readers would refuse the record, because it
+    // would be empty.
     let mut record = postcard::to_extend(value, vec![VERSION]).unwrap_or_default();
     record.extend(checksum(key, &record));
     record
@@ -76,8 +77,7 @@ pub fn is_whole(key: &[u8], bytes: &[u8]) -> bool {
     bytes.is_empty() || open(key, bytes).is_ok()
 }
 
-/// The fields of a stored lease. The set of leases and the address are missing, because the key contains
-/// them.
+/// The fields of a stored lease. They do not include the set of leases and the address, which are in the key.
 type LeaseFields = (u8, Kind, Owner, Addr, Node, Option<BootId>, Origin, Timestamp, u32);
 
 fn lease_fields(lease: &Lease) -> impl Serialize {
@@ -102,8 +102,8 @@ fn of_fields(set: SetName, addr: Addr, fields: LeaseFields) -> Lease {
     Lease { set, addr, prefix, kind, owner, range, node, boot, origin, time, cooldown }
 }
 
-/// Returns the origin without its attachment if the attachment equals the owner, so that it is stored only
-/// once.
+/// Returns the origin without its attachment, if the attachment equals the owner. The attachment is then
+/// stored only once.
 fn without_owner(origin: &Origin, owner: &Owner) -> Origin {
     let is_owner = matches!((&origin.attachment, owner), (Some(a), Owner::Attachment(b)) if a == b);
     let attachment = origin.attachment.clone().filter(|_| !is_owner);
@@ -129,17 +129,17 @@ pub fn read_lease(key: &[u8], bytes: &[u8]) -> Result<Lease, Bad> {
     Ok(of_fields(set, addr, unseal(key, bytes)?))
 }
 
-/// The state of an address in a cluster.
+/// The state of an address in a cluster, unless it is free.
 #[derive(Serialize, Deserialize)]
 enum Slot<Fields> {
     Lease(Fields),
-    /// The end and the start of the cooldown, and the node that started it. Both times are from the clock of
-    /// this node.
+    /// The end and the start of the cooldown, and the node that started it. Both times are from that node's
+    /// clock.
     Cooling(Timestamp, Timestamp, String),
 }
 
-/// Encodes the state of an address in a cluster; `None` if the address is free. `node` is the node that
-/// starts a cooldown.
+/// Encodes the state of an address in a cluster; `None` if the address is free. `node` is this node, which
+/// starts the cooldown if the address is cooling down.
 pub fn slot(key: &[u8], holder: &Holder, node: &str) -> Option<Vec<u8>> {
     Some(match holder {
         Holder::Free => return None,
@@ -148,8 +148,8 @@ pub fn slot(key: &[u8], holder: &Holder, node: &str) -> Option<Vec<u8>> {
     })
 }
 
-/// Decodes the state of an address in a cluster, for the node `here`. If `here` started the cooldown and its
-/// clock was set back since then, the cooldown has ended. Other nodes cannot know whether that clock was set
+/// Decodes the state of an address in a cluster, on the node `here`. If `here` started the cooldown and its
+/// clock has since been set back, the cooldown has ended. Other nodes cannot know whether that clock was set
 /// back.
 pub fn read_slot(
     key: &[u8],
@@ -168,7 +168,8 @@ pub fn read_slot(
     })
 }
 
-/// Encodes all leases of an owner in a set, for a cluster. A DEL or a repeated ADD then needs only one read.
+/// Encodes all leases of an owner in a set, for a cluster. With this record, a DEL or a repeated ADD needs
+/// only one read.
 pub fn owned(key: &[u8], leases: &[Lease]) -> Vec<u8> {
     seal(key, &leases.iter().map(|l| (l.addr, lease_fields(l))).collect::<Vec<_>>())
 }
@@ -201,12 +202,12 @@ pub fn read_ranges(key: &[u8], network: NetworkName, bytes: &[u8]) -> Result<Net
     Ok(NetworkRanges { set, network, bounds, assignable })
 }
 
-/// Encodes one occupancy block: 512 bits, each for one address or block.
+/// Encodes an occupancy block: 512 bits, each of which stands for an address or a block.
 pub fn bits(key: &[u8], bits: &[u8; 64]) -> Vec<u8> {
     seal(key, &bits.as_slice())
 }
 
-/// Decodes one occupancy block.
+/// Decodes an occupancy block.
 pub fn read_bits(key: &[u8], bytes: &[u8]) -> Result<[u8; 64], Bad> {
     let raw: &[u8] = unseal(key, bytes)?;
     raw.try_into().map_err(|_| Bad("an occupancy block of a wrong size"))
@@ -218,7 +219,7 @@ pub fn node(key: &[u8], record: &NodeRecord) -> Vec<u8> {
     seal(key, &(&node.machine, id, boot, first, since, booted, has_earlier, turn, notes))
 }
 
-/// Decodes the node of this name from the record under `key`.
+/// Decodes the record under `key` of the node with this name.
 pub fn read_node(key: &[u8], name: &str, bytes: &[u8]) -> Result<NodeRecord, Bad> {
     let (machine, id, boot, first, since, booted, has_earlier, turn, notes) = unseal(key, bytes)?;
     let node = Node { name: name.to_owned(), machine };
@@ -328,8 +329,8 @@ mod tests {
         }
     }
 
-    /// If you change one of these lines, give the record format a new [`VERSION`]. After a release, the
-    /// released version must stay readable.
+    /// If a change requires you to change one of these lines, give the record format a new [`VERSION`]. After
+    /// a release, records of the released version must stay readable.
     #[test]
     fn the_bytes_of_a_version_never_change() {
         let (lease, k) = (sample(), b"k");
