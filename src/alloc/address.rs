@@ -1,7 +1,6 @@
-//! Requests and releases of the addresses of Docker pools.
+//! Requests and releases of addresses in Docker pools.
 //!
-//! The pool's existence is checked in the same transaction that leases an address, so no lease outlives its
-//! pool.
+//! The transaction that leases an address also checks that the pool exists, so no lease outlives its pool.
 
 use super::change::Change;
 use super::command::{Outcome, ReleaseAddress, RequestAddress};
@@ -10,7 +9,7 @@ use crate::error::{Error, PoolRefusal};
 use crate::model::{Kind, Lease, Owner, Pool};
 use crate::net::{Addr, Span, hosts};
 
-/// Decides a request for an address.
+/// Decides a request for an address: returns the plan for it.
 pub fn request(request: &RequestAddress, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let Some(pool) = view.pool(&request.pool)?.filter(|pool| !pool.is_closed()) else {
         return Err(PoolRefusal::Unknown(request.pool.clone()).into());
@@ -42,7 +41,7 @@ pub fn request(request: &RequestAddress, view: &dyn View, cx: &Context) -> Resul
     Ok(Plan::new(changes, Outcome::Leased { lease: Box::new(lease), created: true }))
 }
 
-/// Makes a lease in a pool. Its origin is empty.
+/// Makes a lease in a pool, with an empty origin.
 pub fn lease(pool: &Pool, addr: Addr, kind: Kind, cx: &Context) -> Lease {
     Lease {
         prefix: pool.subnet.len(),
@@ -53,8 +52,8 @@ pub fn lease(pool: &Pool, addr: Addr, kind: Kind, cx: &Context) -> Lease {
     }
 }
 
-/// Refuses a requested address that is not free. The address may lie anywhere in the subnet, because gateways
-/// and addresses requested with `--ip` may lie outside the sub-pool.
+/// Returns a requested address, or refuses it if it is not free. The address may lie anywhere in the subnet,
+/// because gateways and addresses requested with `--ip` may lie outside the sub-pool.
 fn requested(addr: Addr, pool: &Pool, view: &dyn View) -> Result<Addr, Error> {
     if !pool.subnet.contains(addr) {
         return Err(PoolRefusal::OutOfRange { addr, subnet: pool.subnet }.into());
@@ -68,8 +67,8 @@ fn requested(addr: Addr, pool: &Pool, view: &dyn View) -> Result<Addr, Error> {
     }
 }
 
-/// Returns the lowest free address. If `serial` is set, returns the next free address after the last
-/// allocated address.
+/// Returns the lowest free address. If `serial` is set, returns the next free address after the address that
+/// was allocated last.
 fn next(serial: bool, pool: &Pool, view: &dyn View) -> Result<Addr, Error> {
     let full = || PoolRefusal::Exhausted(pool.id.clone());
     let all = pool.draws().ok_or_else(full)?;
@@ -91,8 +90,9 @@ fn next(serial: bool, pool: &Pool, view: &dyn View) -> Result<Addr, Error> {
     Err(full().into())
 }
 
-/// Decides a release. The address stays leased if another pool of the same subnet leased it. The gateway of a
-/// shared pool stays leased until the pool is released, because other hosts use the gateway.
+/// Decides the release of an address. The address stays leased if a different pool of the same subnet has
+/// leased it. The gateway of a shared pool stays leased until the pool is released, because other hosts use
+/// the gateway.
 pub fn release(release: &ReleaseAddress, view: &dyn View) -> Result<Plan, Error> {
     let nothing = || Plan::only(Outcome::Freed(Vec::new()));
     let Some(pool) = view.pool(&release.pool)? else { return Ok(nothing()) };

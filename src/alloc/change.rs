@@ -3,7 +3,7 @@
 use crate::model::{Lease, NetworkDefinition, NetworkName, Pool, SetName, Timestamp};
 use crate::net::{Addr, Span};
 
-/// One change to the records of a store. All changes of a plan are made together, or none.
+/// One change to the records of a store. All changes of a plan are made together, or none is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Write a lease. Its address must be free, cooling down, or leased to the same owner.
@@ -19,13 +19,14 @@ pub enum Change {
     Thaw(SetName, Cooling),
     /// Start the cooldown of a free address.
     Cool(SetName, Cooling),
-    /// Store the last allocated address of a range set: set of leases, key of the range set, address.
+    /// Store the address that was allocated last: set of leases, key of the range set, address.
     Cursor(SetName, Addr, Addr),
-    /// Store a pod's former address: set of leases, pod, key of the range set, address. Survives a reboot.
+    /// Store a pod's former address, which survives a reboot: set of leases, pod, key of the range set,
+    /// address.
     Sticky(SetName, PodKey, Addr, Addr),
     /// Store the ranges that a network's ADD used.
     PutRanges(NetworkRanges),
-    /// Record that the host-local folder of a network was imported. Survives a reboot.
+    /// Record that the host-local folder of a network was imported. The record survives a reboot.
     Adopted(NetworkName, Timestamp),
     /// Write a new pool, or change the users of an existing one.
     PutPool(Pool),
@@ -35,8 +36,8 @@ pub enum Change {
     PutDefinition(NetworkDefinition),
 }
 
-/// The ranges of a network at its last ADD. A store keeps them so that an ADD notices changed ranges, and can
-/// then warn about overlapping networks.
+/// The ranges of a network at its last ADD. The store keeps them so that the next ADD notices changed ranges
+/// and can warn about overlapping networks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkRanges {
     /// The set of leases that the network uses.
@@ -56,7 +57,7 @@ pub struct Cooling {
     pub until: Timestamp,
     /// The address that is cooling down.
     pub addr: Addr,
-    /// When the address was freed. If the clock is later set back to a time before this, the cooldown ends.
+    /// When the address was freed. If the clock is set back to an earlier time, the cooldown ends.
     pub freed: Timestamp,
 }
 
@@ -67,7 +68,7 @@ impl Cooling {
     }
 }
 
-/// A pod, as `sticky` identifies it: by namespace and name. The UID is not used, because a recreated pod has
+/// A pod, as `sticky` identifies it: by namespace and name. The UID is not used, because a recreated pod gets
 /// a new UID.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PodKey {

@@ -1,4 +1,4 @@
-//! CHECK and STATUS. Neither changes anything.
+//! CHECK and STATUS, which change nothing.
 
 use super::command::{Check, Outcome, Status};
 use super::view::{Context, Order, Plan, View, held};
@@ -6,9 +6,9 @@ use crate::error::{Error, Refusal};
 use crate::net::Addr;
 
 /// Decides a CHECK. It succeeds if the owner has a lease, each of the owner's addresses is in prevResult, and
-/// each address of prevResult in this network's ranges is leased to the owner. (CNI 0.4.0 requires an error
-/// if a reserved address is missing.) Other addresses of prevResult are ignored: they may come from other
-/// plugins or from former ranges.
+/// each address of prevResult that lies in this network's ranges is leased to the owner. (CNI 0.4.0 requires
+/// an error if a reserved address is missing.) Other addresses of prevResult are ignored, because they may
+/// come from other plugins or from former ranges.
 pub fn check(check: &Check, view: &dyn View) -> Result<Plan, Error> {
     let held = held(view, &check.set, &check.owner, &|_| Ok(true))?;
     if held.is_empty() {

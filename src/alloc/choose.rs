@@ -1,9 +1,9 @@
 //! Chooses a free address in a range set.
 //!
 //! Each strategy searches the spans of a range set in its own order. Round robin works as in host-local
-//! (`allocator.go`): it starts after the last allocated address, follows the ranges of the range set in
-//! order, and tries the last allocated address at the end. Addresses that cool down are used only if no other
-//! address is free.
+//! (`allocator.go`): it starts after the address that was allocated last, follows the ranges of the range set
+//! in order, and tries the last allocated address at the end. Addresses that are cooling down are used only
+//! if no other address is free.
 
 use super::change::Cooling;
 use super::command::{Add, Strategy};
@@ -16,13 +16,14 @@ use crate::net::{Addr, Family, Range, RangeSet, Span};
 /// most one record for each range set, so ended records do not accumulate.
 const THAW: usize = 32;
 
-/// Addresses whose cooldown has ended, so they are free although their cooldown record still exists. A plan
+/// Addresses whose cooldown has ended. They are free, although their cooldown records still exist. A plan
 /// either leases each of these addresses or removes its record.
 #[derive(Default)]
 pub struct Ended(Vec<Cooling>);
 
 impl Ended {
-    /// Finds the ended cooldowns in the address families of `add`, if `add` has a cooldown.
+    /// Finds the ended cooldowns in the address families that `add` uses. Finds none if `add` has no
+    /// cooldown.
     pub fn find(add: &Add, view: &dyn Addresses, cx: &Context) -> Result<Ended, StoreError> {
         let mut ended = Vec::new();
         for family in [Family::V4, Family::V6] {
@@ -34,18 +35,18 @@ impl Ended {
         Ok(Ended(ended))
     }
 
-    /// Returns the lowest address within a span.
+    /// Returns the lowest of these addresses within a span.
     fn within(&self, span: Span) -> Option<Addr> {
         self.0.iter().map(|c| c.addr).filter(|a| span.contains(*a)).min()
     }
 
-    /// Returns all addresses that the plan does not lease.
+    /// Returns all of these addresses that the plan does not lease.
     pub fn left(self, leased: impl Fn(Addr) -> bool) -> impl Iterator<Item = Cooling> {
         self.0.into_iter().filter(move |c| !leased(c.addr))
     }
 }
 
-/// Chooses an address in one of the range sets of `add`, or refuses if no address is free.
+/// Chooses an address in one range set of `add`, or refuses if no address is free.
 pub fn choose(
     add: &Add,
     index: usize,
@@ -69,7 +70,7 @@ pub fn choose(
     })
 }
 
-/// Returns the spans to search, in the order of the search. No address occurs twice.
+/// Returns the spans to search, in search order. No address is in two of them.
 fn walk(
     add: &Add,
     set: &RangeSet,
@@ -92,8 +93,8 @@ fn walk(
     })
 }
 
-/// Returns the spans of the range set from the address after `last` to the end, then from the beginning to
-/// `last`.
+/// Returns the spans of the range set in this order: from the address after `last` to the end, then from the
+/// beginning up to and including `last`.
 fn behind(set: &RangeSet, last: Addr) -> Vec<Span> {
     let at = set.ranges().iter().position(|r| r.contains(last)).unwrap_or(0);
     let (before, from) = set.ranges().split_at(at);
@@ -107,8 +108,8 @@ fn behind(set: &RangeSet, last: Addr) -> Vec<Span> {
     walk
 }
 
-/// Returns the spans from a position to the end, then from the beginning to that position. `place` is the
-/// number of addresses before the position, modulo the size.
+/// Returns the spans in this order: from a position to the end, then from the beginning to that position. The
+/// position is given as the number of addresses before it, modulo the total number of addresses.
 fn from_place(spans: &[Span], place: u128) -> Vec<Span> {
     // The sum only saturates for a range set as large as all of IPv6. The position is then inexact, which
     // does no harm.
@@ -141,8 +142,8 @@ fn mix(seed: u64) -> u128 {
     (u128::from(high) << 64) | u128::from(step(high))
 }
 
-/// Returns a hash of the owner's name (FNV-1a, mixed). Nothing that is stored depends on this hash: if it
-/// changes, searches only start elsewhere.
+/// Returns a hash of the owner's name (FNV-1a, mixed). No stored record depends on this hash. If the hash
+/// function changes, searches only start at other positions.
 fn hash(owner: &Owner) -> u128 {
     let text = match owner {
         Owner::Attachment(a) => format!(

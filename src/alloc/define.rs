@@ -1,7 +1,7 @@
 //! Network definitions, which a cluster stores for all its nodes.
 //!
-//! A caller can replace a definition only if it passes the current version. The new definition gets the next
-//! version. An ADD leases an address only if the version that it used is still current.
+//! A definition can be replaced only by a caller that passes its current version. The new definition gets the
+//! next version. An ADD leases an address only if the version that the ADD used is still current.
 
 use super::change::Change;
 use super::command::{DefineNetwork, Outcome};

@@ -1,4 +1,4 @@
-//! Maps commands and their changes to history events and counters. It makes no decisions.
+//! Determines the history event for a change and the counter for a command. Makes no decisions.
 
 use super::change::Change;
 use super::command::{Command, Outcome, Target};
@@ -6,7 +6,7 @@ use super::view::{Context, Plan};
 use crate::error::{PoolRefusal, Refusal};
 use crate::model::{Ending, Event, Face, Kind, Lease, Owner, SetName, Verb, What};
 
-/// Returns the history event for a change that leases or frees an address.
+/// Returns the history event for a change; `None` if the change neither leases nor frees an address.
 pub fn event(change: &Change, command: &Command, cx: &Context) -> Option<Event> {
     let (lease, what) = match change {
         Change::Put(lease) => (lease, beginning(command, lease)),
@@ -50,8 +50,8 @@ fn end(command: &Command, lease: &Lease, face: Face) -> Option<What> {
     })
 }
 
-/// Returns the counter of a request: its set of leases, face, verb and outcome. A request is counted if it
-/// changes something. A refused ADD is counted only if counting needs no flush.
+/// Returns the counter to which a request is added: set of leases, face, verb and outcome. A request is
+/// counted if it changes something. A refused ADD is counted too, but only if counting it needs no flush.
 pub fn counted(
     command: &Command,
     plan: &Plan,
@@ -69,7 +69,7 @@ pub fn counted(
         _ => None,
     };
     let set = command.set().cloned().or_else(|| plan.changes.iter().find_map(of_change));
-    // A request for a pool that does not exist has no set of leases.
+    // A request for a pool that does not exist belongs to no set of leases.
     let set = set.unwrap_or_else(|| SetName("docker".to_owned()));
     Some((set, cx.face, verb, ending(&plan.outcome)))
 }

@@ -1,7 +1,7 @@
-//! DEL, GC and EVICT (freeing all leases of a machine). Decides which leases are freed, and how long each
+//! DEL, GC and EVICT (which frees all leases of a machine). Decides which leases are freed, and how long each
 //! address cools down.
 //!
-//! Invariant: a lease is freed only if it is unchanged since it was read. A store can check this when it
+//! Invariant: a lease is freed only if it has not changed since it was read. The store verifies this when it
 //! commits.
 
 use std::collections::BTreeSet;
@@ -69,7 +69,7 @@ fn until(lease: &Lease, cx: &Context) -> Option<Timestamp> {
     (lease.cooldown > 0).then(|| cx.now.saturating_add(u64::from(lease.cooldown)))
 }
 
-/// The number of owners that GC reads at a time.
+/// The number of owners that are read at a time.
 const PAGE: usize = 512;
 
 /// Decides one step of a GC: returns the plan for it.
@@ -90,12 +90,13 @@ pub fn evict(evict: &Evict, view: &dyn View, cx: &Context) -> Result<Plan, Error
         let which = if evict.only_ended { cx.has_ended(lease) } else { !kept };
         lease.node.name == cx.node.name && which
     };
-    // There is no cooldown, because no connection can still exist to a machine that is gone.
+    // The addresses need no cooldown, because a machine that is gone has no open connections.
     collect(&evict.set, evict.after.as_ref(), &goes, &|_| None, view)
 }
 
-/// Frees stale leases, as many as one commit can hold. If there are more, it stops after the leases of an
-/// owner. If a single owner has more leases than fit (one for each of many range sets), it stops among them.
+/// Frees stale leases, as many as fit into one commit. If there are more, it stops after an owner's last
+/// lease. If a single owner has more leases than fit (one for each of many range sets), it stops between two
+/// of them.
 fn collect(
     set: &SetName,
     after: Option<&Owner>,
@@ -147,7 +148,7 @@ fn is_stale(lease: &Lease, gc: &Gc) -> bool {
             .binary_search_by(|(c, i)| (c, i).cmp(&(&attachment.container, ifname)))
             .is_err();
     }
-    // A lease without an interface is valid if the runtime lists its container with any interface.
+    // If a lease has no interface, it is valid if the runtime lists any interface of its container.
     let first = valid.partition_point(|(c, _)| *c < attachment.container);
     valid.get(first).is_none_or(|(c, _)| *c != attachment.container)
 }

@@ -1,9 +1,9 @@
-//! IMPORT and EXPORT: transfer leases and last allocated addresses from and to another program.
+//! IMPORT and EXPORT: transfer leases and cursors from and to another program. (A cursor is the address that
+//! was allocated last in a range set.)
 //!
 //! Decides what happens if an imported address is already leased in this store, and under which key a cursor
-//! is stored if its range is unknown. (A cursor is the last allocated address of a range set.)
-//! [`crate::migrate`] reads the other program's files.
-//! Invariant: everything is imported, or nothing. A repeated import changes nothing.
+//! is stored if its range is unknown. [`crate::migrate`] reads the other program's files. Invariant: an
+//! import either imports everything or nothing. A repeated import changes nothing.
 
 use std::collections::BTreeSet;
 
@@ -38,7 +38,7 @@ pub fn run(import: &Import, view: &dyn View, cx: &Context) -> Result<Plan, Error
     }
     for last in &import.cursors {
         for range in possible_ranges(*last) {
-            // If a cursor exists, a later ADD may have moved it, so it stays.
+            // An existing cursor stays, because a later ADD may have moved it.
             if view.cursor(&import.set, range)?.is_none() {
                 changes.push(Change::Cursor(import.set.clone(), range, *last));
             }
@@ -65,12 +65,12 @@ pub fn export_host_local(hand: &ExportHostLocal, view: &dyn View) -> Result<Plan
     Ok(Plan { changes, outcome: Ok(Outcome::Exported(cursors?)) })
 }
 
-/// Makes a lease from an imported one. Its prefix length and range are unknown without a configuration, so
-/// the address itself is used as the range key. The next ADD of the same owner corrects both.
+/// Makes a lease from another program's lease. Without a configuration, its prefix length and range are
+/// unknown, so the address itself is used as the key of the range. The owner's next ADD corrects both.
 fn lease(set: &SetName, imported: &ForeignLease, view: &dyn View, cx: &Context) -> Lease {
     let origin = imported.origin();
     let bare = cx.reservation(set.clone(), imported.addr);
-    // In a cluster, nobody knows on which node the container runs.
+    // In a cluster, it is unknown on which node the container runs.
     let nameless = origin.attachment.as_ref().is_some_and(|a| a.ifname.is_none());
     let (kind, owner) = (imported.kind, imported.owner.clone());
     let lease = Lease { kind, owner, origin, ..bare };
@@ -80,15 +80,15 @@ fn lease(set: &SetName, imported: &ForeignLease, view: &dyn View, cx: &Context) 
     lease
 }
 
-/// Returns the possible keys of the range set that contains `addr`, if the first range of each range set is a
-/// whole subnet: the first host address of each subnet that encloses `addr`. Most bits of an address are
-/// usually zero, so there are only a few keys.
+/// Returns the possible keys of the range set that contains `addr`, provided that the first range of the set
+/// is a whole subnet: the first host address of each subnet that contains `addr`. Most bits of an address are
+/// usually zero, so these are only a few keys.
 pub fn possible_ranges(addr: Addr) -> BTreeSet<Addr> {
     let lens = 1..addr.family().bits().saturating_sub(1);
     lens.filter_map(|len| Subnet::masked(addr, len)?.first().next()).collect()
 }
 
-/// Returns the range keys under which a DEL with `rewind` looks for the cursor of a lease.
+/// Returns the keys under which a DEL with `rewind` looks for the cursor to which a lease belongs.
 pub fn cursors_of(lease: &Lease) -> BTreeSet<Addr> {
     let unknown = lease.range == lease.addr && lease.prefix == lease.addr.family().bits();
     if unknown { possible_ranges(lease.addr) } else { BTreeSet::from([lease.range]) }

@@ -1,9 +1,10 @@
-//! The allocator: a pure function of a [`View`], a [`Command`] and a [`Context`] that returns a [`Plan`].
+//! The allocator: a pure function that decides a [`Command`] on a [`View`] and a [`Context`], and returns a
+//! [`Plan`].
 //!
 //! It decides which address is leased, who may have it, and what a repeated or impossible request means. It
-//! stores nothing. The time, the boot and random numbers come from the context.
-//! Invariant: running a command again over the same view returns the same plan, and the plan of a refused
-//! command changes nothing.
+//! stores nothing. The time, the boot ID and random numbers come from the context. Invariant: running a
+//! command again on the same view and context returns the same plan. The plan of a refused command changes
+//! nothing.
 
 mod add;
 mod address;

@@ -1,15 +1,15 @@
-//! Docker pools. The module implements Docker's default rules, and kontena-ipam's rules for pools that
-//! several hosts share by name.
+//! Docker pools. This module implements the rules of Docker's default driver, and kontena-ipam's rules for
+//! pools that several hosts share by name.
 //!
 //! It decides which subnet a pool gets, which pools may overlap, and what is removed together with a pool.
-//! The module `address` handles the addresses of an existing pool.
-//! Invariant (moby's rule): two pools of one address space overlap only if both are sub-pools, or if one is a
-//! sub-pool inside the other's subnet. A new shared pool overlaps no other pool.
+//! The module `address` handles the addresses of an existing pool. Invariant (moby's rule): two pools of one
+//! address space overlap only if both are sub-pools, or if one is a sub-pool inside the other's subnet. A new
+//! shared pool overlaps no other pool.
 //!
 //! A pool without a user is *closed*: no address is leased from it, and its leases and the pool itself are
 //! being removed. If other nodes use the store, a pool is closed before its leases are listed, so that no
-//! lease can be added after the listing. The next request for the pool or for an overlapping one, the next
-//! release and the next sweep complete an interrupted removal.
+//! lease can be added after the listing. If the removal is interrupted, it is completed by the next request
+//! for this pool or an overlapping one, by the next release, or by the next sweep.
 
 use super::address::lease;
 use super::change::Change;
@@ -19,7 +19,7 @@ use crate::error::{Error, PoolRefusal, StoreError};
 use crate::model::{Kind, Lease, Node, Pool, PoolId};
 use crate::net::{Addr, Span, Subnet, hosts};
 
-/// Decides a request for a pool.
+/// Decides a request for a pool: returns the plan for it.
 pub fn request(request: &RequestPool, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     if let Some(shared) = &request.shared
         && let Some(pool) = view.pool(&shared.id)?
@@ -41,7 +41,7 @@ pub fn request(request: &RequestPool, view: &dyn View, cx: &Context) -> Result<P
         None => PoolId::plain(space, subnet, request.sub),
     };
     let name = request.shared.as_ref().map(|shared| shared.name.clone());
-    // A sub-pool may overlap every pool except a pool with the same subnet and the same sub-pool.
+    // A sub-pool may overlap any pool, except a pool with the same subnet and the same sub-pool.
     let other = if request.sub.is_none() || request.shared.is_some() {
         view.overlapping(space, subnet)?
     } else {
@@ -55,7 +55,7 @@ pub fn request(request: &RequestPool, view: &dyn View, cx: &Context) -> Result<P
     }
     let mut pool = Pool { sub: request.sub, shared: name, ..new(id, space, subnet, cx) };
     let mut leases = Vec::new();
-    // A subnet of a single address has no gateway, because the container needs that address.
+    // In a subnet with a single address there is no gateway, because the container needs that address.
     if pool.shared.is_some() && subnet.len() < subnet.family().bits() {
         let gateway = hosts(subnet).first;
         pool.gateway = Some(gateway);
@@ -64,7 +64,7 @@ pub fn request(request: &RequestPool, view: &dyn View, cx: &Context) -> Result<P
     Ok(put(pool, leases))
 }
 
-/// Makes an unshared pool whose only user is this node.
+/// Makes an unshared pool with this node as its only user.
 fn new(id: PoolId, space: &str, subnet: Subnet, cx: &Context) -> Pool {
     let users = vec![(cx.node.clone(), 1)];
     let (sub, shared, gateway, space) = (None, None, None, space.to_owned());
@@ -77,7 +77,7 @@ fn put(pool: Pool, leases: Vec<Lease>) -> Plan {
     Plan::new(changes, Outcome::Pool(Box::new(pool)))
 }
 
-/// Adds a user to a shared pool, if the request matches the pool.
+/// Adds this node to the users of a shared pool, if the request matches the pool.
 fn join(
     request: &RequestPool,
     name: &str,
@@ -93,8 +93,8 @@ fn join(
         Ask::Exactly(asked) if *asked != subnet => {
             return differs("subnet", subnet.to_string(), asked.to_string());
         }
-        // dockerd rejects an automatic pool that overlaps one of its routes. It would then request the same
-        // pool again forever.
+        // dockerd would reject a pool that overlaps one of the host's routes, and then request the same pool
+        // again, forever.
         Ask::Any(_) if request.avoid.iter().any(|span| span.overlaps(subnet.into())) => {
             return Err(PoolRefusal::Routed { name: name.to_owned(), subnet }.into());
         }
@@ -113,13 +113,14 @@ fn join(
         Some(at) => pool.users[at].1 = pool.users[at].1.saturating_add(1),
         None => pool.users.push((cx.node.clone(), 1)),
     }
-    // Clocks of hosts differ. The pool's time must not be older than the request of any of its users.
+    // The clocks of hosts differ, so keep the latest time: the pool must not look older than the request of
+    // any of its users.
     pool.time = pool.time.max(cx.now);
     Ok(pool)
 }
 
 /// Returns the index of a node among the users of a pool. If no other node uses the store, the only user is
-/// this machine, even under a former name. Otherwise a user is identified only by its name.
+/// this machine, even if it has had another name. Otherwise users are identified by name only.
 fn user(pool: &Pool, node: &Node, view: &dyn View) -> Option<usize> {
     let named = pool.users.iter().position(|(n, _)| n.name == node.name);
     let renamed = || {
@@ -134,8 +135,8 @@ fn user(pool: &Pool, node: &Node, view: &dyn View) -> Option<usize> {
     named.or_else(renamed)
 }
 
-/// Returns the first free subnet of the requested size. Skips subnets that overlap routes or pools of other
-/// sizes.
+/// Returns the first free subnet of the requested size. Skips subnets that overlap routes, or pools with
+/// other prefix lengths.
 fn find(
     space: &str,
     blocks: &[Block],
@@ -160,7 +161,7 @@ fn find(
 }
 
 /// Decides the release of a pool. If other machines still use a shared pool, only the addresses of the
-/// releasing machine are freed. The release by the last machine removes the pool.
+/// releasing machine are freed. If the last machine releases the pool, the pool is removed.
 pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let Some(pool) = view.pool(&release.pool)? else {
         return Ok(Plan::only(collected(Vec::new(), false, true)));
@@ -168,7 +169,7 @@ pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<P
     let mut less = pool.clone();
     let at = user(&pool, &cx.node, view);
     match at {
-        // After the first step of the release, this node has requested the pool again.
+        // This node has requested the pool again since the first step of the release.
         Some(_) if release.resumed => return Ok(Plan::only(collected(Vec::new(), true, true))),
         Some(at) if less.users[at].1 > 1 => {
             less.users[at].1 -= 1;
@@ -207,7 +208,8 @@ fn collected(freed: Vec<Addr>, pool: bool, done: bool) -> Outcome {
     Outcome::Collected(Collected { freed, pool, after: None, done })
 }
 
-/// Returns the change to a pool with one user less. A closed pool is removed once it has no leases.
+/// Returns the change that replaces `pool` with `less`, which has one user less. Removes the pool if `less`
+/// is closed and has no leases.
 fn shrink(pool: Pool, less: Pool, is_empty: bool) -> Option<Change> {
     if less.is_closed() && is_empty {
         return Some(Change::DropPool(pool));
@@ -215,23 +217,25 @@ fn shrink(pool: Pool, less: Pool, is_empty: bool) -> Option<Change> {
     (less != pool).then_some(Change::PutPool(less))
 }
 
-/// Frees leases of a pool and changes the pool record. Returns the freed addresses and the changes.
+/// Frees leases of a pool, and adds the change to the pool itself. Returns the freed addresses and all
+/// changes.
 fn leave(leases: Vec<Lease>, pool: Option<Change>) -> (Vec<Addr>, Vec<Change>) {
     let freed = leases.iter().map(|lease| lease.addr).collect();
     let free = |lease| Change::Free { lease, until: None };
     (freed, leases.into_iter().map(free).chain(pool).collect())
 }
 
-/// The maximum number of leases of a pool that are read in one step.
+/// The maximum number of a pool's leases that are read at a time.
 const PAGE: usize = 512;
 
-/// Returns as many leases of one kind as a commit can hold, and whether these are all.
+/// Returns those leases of a pool that `which` selects, as many as fit into one commit, and whether these are
+/// all.
 fn collect(
     pool: &Pool,
     which: &dyn Fn(&Lease) -> bool,
     view: &dyn View,
 ) -> Result<(Vec<Lease>, bool), StoreError> {
-    // The change to the pool record needs room too.
+    // Leave room for the change to the pool itself.
     let room = view.capacity().saturating_sub(2).max(1);
     let mut found = Vec::new();
     let mut after = None;
@@ -261,8 +265,8 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error
     let alive = |lease: &Lease| sweep.alive.binary_search(&lease.addr).is_ok();
     let mine = |lease: &Lease| lease.node.name == cx.node.name;
     let mut less = pool.clone();
-    // A pool without a Docker network is removed with all of its leases. It is kept if one of its addresses
-    // may be in use.
+    // A pool that no Docker network uses is removed with all its leases, unless one of its addresses may be
+    // in use.
     let is_unused = pool.is_closed() || at.is_some() && pool.time < sweep.before;
     let mut gone = sweep.known.is_none() && is_unused;
     if gone {
@@ -281,7 +285,8 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error
         let kept = known || young(lease) || alive(lease) || lease.kind == Kind::Gateway;
         last || (mine(lease) && if gone { pool.gateway != Some(lease.addr) } else { !kept })
     };
-    // An address without a network is left over if it was being requested while this node released the pool.
+    // If this node no longer uses the pool, its remaining addresses are stale: they were requested while the
+    // node was releasing the pool.
     let is_kept = sweep.known.is_none() && !gone && at.is_some();
     let (stale, done) = if is_kept { (Vec::new(), true) } else { collect(&pool, &stale, view)? };
     let pool = if done && gone { shrink(pool, less, true) } else { None };
@@ -292,8 +297,8 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error
     Ok(Plan::new(changes, collected(freed, gone && done, done)))
 }
 
-/// Decides the import of a gipam pool. gipam's file does not say which address is the gateway. It is the
-/// first address, because dockerd requests the gateway before any other address.
+/// Decides the import of a gipam pool. gipam's file does not say which address is the gateway. The gateway is
+/// the first address, because dockerd requests it before any other address.
 pub fn adopt(adopt: &AdoptPool, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let subnet = adopt.subnet;
     let overlap = |other| Err(PoolRefusal::overlap(subnet, other, None).into());

@@ -1,15 +1,15 @@
-//! The records of a store, in the form in which a copy or an export transfers them.
+//! The records of a store, in the form in which they are copied to another store.
 
 use super::change::{Cooling, PodKey};
 use crate::model::{Lease, NetworkDefinition, NetworkName, Owner, Pool, SetName, Timestamp};
 use crate::net::Addr;
 
-/// One record of a store. Data that is derived from other records (indexes, ranges for warnings) is not
+/// One record of a store. Records that are derived from others (indexes, ranges for warnings) are not
 /// included.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::large_enum_variant, reason = "a slice of a store at a time, and most are leases")]
 pub enum Record {
-    /// A pool of a container engine.
+    /// A pool that Docker has requested.
     Pool(Pool),
     /// A network's definition. Only a cluster stores definitions.
     Definition(NetworkDefinition),
@@ -17,20 +17,20 @@ pub enum Record {
     Lease(Lease),
     /// A freed address that is cooling down.
     Cooling(SetName, Cooling),
-    /// The last address that was allocated from the range set with this key: set of leases, key, address.
+    /// The address that was allocated last from a range set: set of leases, key of the range set, address.
     Cursor(SetName, Addr, Addr),
-    /// The former address of a pod: set of leases, pod, key of the range set, address.
+    /// A pod's former address: set of leases, pod, key of the range set, address.
     Sticky(SetName, PodKey, Addr, Addr),
-    /// The time at which another program's leases for this network were imported.
+    /// A network, and the time at which another program's leases of this network were imported.
     Adopted(NetworkName, Timestamp),
 }
 
 impl Record {
-    /// Returns the set of leases to which the record belongs; `None` for records that belong to no network's
-    /// set.
+    /// Returns the set of leases to which the record belongs; `None` if the record belongs to no set.
     pub fn set(&self) -> Option<SetName> {
         let set = match self {
-            // All networks of a host share these records, no matter which file has the leases of a network.
+            // These records apply to all files of a host, no matter which file contains the leases of a
+            // network.
             Record::Pool(_) | Record::Adopted(..) | Record::Definition(_) => return None,
             Record::Lease(lease) => &lease.set,
             Record::Cooling(set, _) | Record::Cursor(set, ..) | Record::Sticky(set, ..) => set,
@@ -38,7 +38,7 @@ impl Record {
         (!set.is_pools()).then(|| set.clone())
     }
 
-    /// Returns the name of the record for operators. It is unique among the records of a store.
+    /// Returns a name for the record, for operators. No other record of the store has the same name.
     pub fn name(&self) -> String {
         match self {
             Record::Pool(pool) => format!("pool {}", pool.id),

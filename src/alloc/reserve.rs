@@ -11,9 +11,9 @@ use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Kind, Lease, Node, Origin, Owner, StaticName};
 use crate::net::Addr;
 
-/// Decides a RESERVE. `contested` means that this store and host-local have leased the same addresses to
+/// Decides a RESERVE. If `contested` is set, this store and host-local have leased the same addresses to
 /// different owners. The lease in this store then stays, because it protects the address for now. If the
-/// store has a policy file, a reservation is written there in addition, and it lasts longer than the lease.
+/// store has a policy file, a reservation is also written to that file, and it outlasts the lease.
 pub fn reserve(
     reserve: &Reserve,
     contested: bool,

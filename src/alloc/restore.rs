@@ -11,7 +11,7 @@ use super::view::{Holder, Plan, View};
 use crate::error::{Error, PoolRefusal, Refusal};
 use crate::model::{Kind, Lease, Owner, Pool};
 
-/// Decides a RESTORE. Starts with the first record, and writes as many records as one commit can hold.
+/// Decides a RESTORE. Writes the records in order, as many as fit into one commit.
 pub fn run(restore: &Restore, view: &dyn View) -> Result<Plan, Error> {
     let room = view.capacity().saturating_sub(1).max(1);
     let mut work =
@@ -42,7 +42,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Adds the changes for one record, or refuses the record because of a conflict.
+    /// Adds the changes that write one record, or refuses the record because of a conflict.
     fn one(&mut self, record: &Record) -> Result<(), Error> {
         let view = self.view;
         match record {
@@ -62,7 +62,7 @@ impl Work<'_> {
                     self.changes.push(Change::Thaw(set.clone(), other));
                     self.changes.push(Change::Cool(set.clone(), *cooling));
                 }
-                // The address is already leased again, so its cooldown record is not needed.
+                // The address has been leased again, so its cooldown record is not needed.
                 Holder::Leased(_) => {}
             },
             Record::Cursor(set, range, addr) => {
@@ -85,7 +85,7 @@ impl Work<'_> {
     }
 
     fn lease(&mut self, lease: &Lease) -> Result<(), Error> {
-        // A dry run creates no pools, so the pool of a lease may be missing.
+        // A dry run creates no pools, so the lease's pool may be missing.
         if let Owner::Pool(id, _) = &lease.owner
             && !self.dry_run
             && self.view.pool(id)?.is_none_or(|pool| pool.set() != lease.set)
@@ -104,7 +104,7 @@ impl Work<'_> {
                 }
             }
             Holder::Leased(here) if *here == *lease => {}
-            // The same lease, but it was changed after it was read.
+            // This is the same lease, but its details differ in the other store, so write it again.
             Holder::Leased(here) if here.owner == lease.owner && here.node == lease.node => {
                 self.changes.push(Change::Put(lease.clone()));
             }
@@ -124,7 +124,7 @@ impl Work<'_> {
             Some(here) => Some(here),
             None => self.view.overlapping(&pool.space, pool.subnet)?,
         };
-        // A sub-pool may overlap every pool except a pool with the same subnet and the same sub-pool.
+        // A sub-pool may overlap any pool, except a pool with the same subnet and the same sub-pool.
         let clash =
             here.filter(|here| here.id == pool.id || pool.sub.is_none() && here.sub.is_none());
         if let Some(here) = clash {
@@ -143,10 +143,11 @@ fn reserved_for(reserved: &Lease, tenant: &Lease) -> bool {
     }
 }
 
-/// Returns the maximum number of changes that a record needs in a commit.
+/// Returns the maximum number of changes that writing a record needs in a commit.
 fn weight(record: &Record) -> usize {
     match record {
-        // A pod's address has index entries in both directions, and each may replace an older entry.
+        // A pod's former address has an index entry in each direction, and each entry may replace an older
+        // one.
         Record::Sticky(..) => 3,
         // The container's lease is written with its reservation.
         Record::Lease(Lease { owner: Owner::Named(_), .. }) => 2,

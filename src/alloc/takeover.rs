@@ -1,7 +1,7 @@
-//! Imports the leases and cursors of a host-local folder as part of the first ADD that finds the folder.
+//! Imports the leases and cursors of a host-local folder, as part of the first ADD that finds the folder.
 //!
-//! One plan imports the whole folder or is refused. [`crate::migrate::host_local_import`] reads the folder. A
-//! cursor is the last allocated address of a range set.
+//! One plan imports either the whole folder or nothing. [`crate::migrate::host_local_import`] reads the
+//! folder. A cursor is the address that was allocated last in a range set.
 
 use std::collections::BTreeMap;
 
@@ -12,14 +12,14 @@ use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Kind, Lease, Owner, SetName, Timestamp};
 use crate::net::{Addr, Family, RangeSet, Span};
 
-/// The addresses in the store, and the leases and cursors that this plan imports.
+/// The addresses in the store, together with the leases and cursors that this plan imports.
 pub struct Takeover<'a> {
     view: &'a dyn View,
-    /// Leases of the folder that cannot be imported, because this store has leased the same address to
-    /// another owner.
+    /// Leases in the folder that cannot be imported, because this store has leased the same addresses to
+    /// other owners.
     pub contested: Vec<Contested>,
     leases: BTreeMap<Addr, Lease>,
-    /// The imported cursors, by the key of the range set.
+    /// For each imported cursor, the key of its range set.
     cursors: BTreeMap<Addr, Addr>,
 }
 
@@ -29,8 +29,8 @@ impl<'a> Takeover<'a> {
         Takeover { view, contested: Vec::new(), leases: BTreeMap::new(), cursors: BTreeMap::new() }
     }
 
-    /// Converts host-local's files to leases and cursors. Refuses the folder if this store has leased one of
-    /// its addresses to another owner.
+    /// Converts host-local's files to leases and cursors. If this store has leased an address to another
+    /// owner, the lease in the folder becomes `contested`; in a cluster, the whole folder is refused instead.
     pub fn read(
         add: &Add,
         leases: &[ForeignLease],
@@ -48,7 +48,8 @@ impl<'a> Takeover<'a> {
                     continue;
                 }
                 if !view.has_other_nodes() {
-                    // A reserved address conflicts with no container, because no container uses it.
+                    // A reservation conflicts with no container, because no container uses a reserved
+                    // address.
                     if holder.kind != Kind::Reserved {
                         taken.contested.push(Contested { lease: *holder, claimant: lease.owner });
                     }
@@ -67,8 +68,8 @@ impl<'a> Takeover<'a> {
         Ok(taken)
     }
 
-    /// Returns the changes that store the leases and cursors. If the store records imports, they include that
-    /// record.
+    /// Returns the changes that store the imported leases and cursors, and the record of the import if the
+    /// store keeps one.
     pub fn changes(&self, add: &Add, now: Timestamp) -> Vec<Change> {
         let leases = self.leases.values().cloned().map(Change::Put);
         let cursors =
@@ -150,8 +151,8 @@ impl Addresses for Takeover<'_> {
     ) -> Result<Option<Cooling>, StoreError> {
         let free = |c: &Cooling| !self.leases.contains_key(&c.addr);
         match self.view.first_cooling(set, family, spans)? {
-            // An imported address rarely cools down in this store, so it is cheap enough to search all
-            // cooling addresses.
+            // An imported address is rarely cooling down in this store, so searching all cooling addresses is
+            // acceptable here.
             Some(first) if !free(&first) => {
                 let all = self.view.cooling(set, family, usize::MAX)?;
                 let within = |c: &Cooling| spans.iter().any(|s| s.contains(c.addr));

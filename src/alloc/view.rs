@@ -1,8 +1,8 @@
-//! The [`View`]: the questions that the allocator asks a store. The [`Plan`]: the changes and the outcome
+//! The [`View`]: the queries that the allocator sends to a store. The [`Plan`]: the changes and the outcome
 //! that the allocator returns.
 //!
-//! Invariant: no question returns all leases of a set of leases, so the cost of an answer grows only with the
-//! depth of a B-tree.
+//! Invariant: no query returns all leases of a set, so the cost of a query grows only with the depth of a
+//! B-tree.
 
 use super::change::{Change, Cooling, NetworkRanges, PodKey};
 use super::command::Outcome;
@@ -18,23 +18,23 @@ use crate::net::{Addr, Family, Span, Subnet};
 pub enum Holder {
     /// The address is free.
     Free,
-    /// The address is cooling down. It can be leased if no other address is free.
+    /// The address is cooling down. It can be leased only if no other address is free.
     Cooling(Cooling),
     /// The address is leased.
     Leased(Box<Lease>),
 }
 
-/// Which free address [`Addresses::next_free`] must return.
+/// The free address that [`Addresses::next_free`] must return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// The lowest free address of the span.
+    /// The lowest free address in the span.
     Ascending,
-    /// Any free address of the span. A store whose reads are expensive may return the address that is
+    /// Any free address in the span. A store whose reads are expensive may return the address that is
     /// cheapest to find.
     Any,
 }
 
-/// The questions about the addresses in a set of leases, and about their owners.
+/// Queries about the addresses in a set of leases, and about their owners.
 pub trait Addresses {
     /// Returns the state of an address.
     fn holder(&self, set: &SetName, addr: Addr) -> Result<Holder, StoreError>;
@@ -42,10 +42,10 @@ pub trait Addresses {
     /// Returns all leases of an owner, ordered by address.
     fn of(&self, set: &SetName, owner: &Owner) -> Result<Vec<Lease>, StoreError>;
 
-    /// Returns the last address allocated from the range set with this key.
+    /// Returns the address that was allocated last from the range set with this key.
     fn cursor(&self, set: &SetName, range: Addr) -> Result<Option<Addr>, StoreError>;
 
-    /// Returns a free address of the span. An address that cools down does not count as free.
+    /// Returns a free address in the span. An address that is cooling down does not count as free.
     fn next_free(
         &self,
         set: &SetName,
@@ -54,8 +54,8 @@ pub trait Addresses {
     ) -> Result<Option<Addr>, StoreError>;
 
     /// Returns up to `limit` cooling addresses of a family, ordered by the end of their cooldown, followed by
-    /// the address whose cooldown ends last. If the clock was set back, the cooldown of that last address may
-    /// have ended already.
+    /// the address whose cooldown ends last. (If the clock was set back, the cooldown of that address may
+    /// already be over.)
     fn cooling(
         &self,
         set: &SetName,
@@ -63,7 +63,7 @@ pub trait Addresses {
         limit: usize,
     ) -> Result<Vec<Cooling>, StoreError>;
 
-    /// Returns the address within the spans whose cooldown ends first.
+    /// Returns the address in these spans whose cooldown ends first.
     fn first_cooling(
         &self,
         set: &SetName,
@@ -73,8 +73,9 @@ pub trait Addresses {
 }
 
 /// Returns the leases of an owner. If the owner has no lease under its full name (container and interface),
-/// returns the leases that record only its container: some of host-local's leases record no interface. This
-/// happens only if host-local's leases of the network were imported.
+/// returns the leases that record only the owner's container, because some of host-local's leases record no
+/// interface. The second step is made only if `adopted` returns true, so only for networks whose host-local
+/// leases were imported.
 pub fn held(
     addresses: &dyn Addresses,
     set: &SetName,
@@ -90,15 +91,15 @@ pub fn held(
     }
 }
 
-/// The store as one transaction sees it.
+/// The store, as one transaction sees it.
 ///
 /// A store that reads locally returns facts. A compare-and-set store may return assumptions instead of
 /// reading: "absent" for [`Addresses::of`] and [`Addresses::holder`], and the first address of the span for
-/// [`Addresses::next_free`]. Its commit then compares each assumption with the server's data. If a compare
-/// fails, the server returns the actual value, and the store runs the allocator again. An outcome without
-/// changes (a refusal, a DEL of an unknown owner, a CHECK) has no commit. In this case, the store first
-/// verifies its assumptions by reading, and runs the allocator again if an assumption was wrong. The
-/// allocator need not know the kind of store.
+/// [`Addresses::next_free`]. Its commit then compares each assumption with the server's data. If a comparison
+/// fails, the server returns the actual record, and the store runs the allocator again. An outcome without
+/// changes (a refusal, a DEL of an unknown owner, a CHECK) has no commit. In this case, the store verifies
+/// its assumptions by reads, and runs the allocator again if an assumption was wrong. The allocator need not
+/// know which kind of store it uses.
 pub trait View: Addresses {
     /// Returns a pod's former address in the range set with this key.
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError>;
@@ -107,15 +108,15 @@ pub trait View: Addresses {
     fn adopted(&self, network: &NetworkName) -> Result<bool, StoreError>;
 
     /// Returns whether the store has recorded exactly these ranges for the network. A store whose reads are
-    /// expensive may always return `true`.
+    /// expensive may return `true` without reading.
     fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool, StoreError>;
 
-    /// Returns the ranges of all networks. The allocator calls this only if the ranges of one network have
+    /// Returns the ranges of all networks. The allocator calls this only if the ranges of a network have
     /// changed.
     fn networks(&self) -> Result<Vec<NetworkRanges>, StoreError>;
 
-    /// Returns the leases of up to `limit` owners, in the order of the owners. Starts with the first owner
-    /// after `after`. Only GC and EVICT use this.
+    /// Returns the leases of up to `limit` owners, ordered by owner, starting with the first owner after
+    /// `after`. Only GC and EVICT use this.
     fn page(
         &self,
         set: &SetName,
@@ -123,16 +124,16 @@ pub trait View: Addresses {
         limit: usize,
     ) -> Result<Vec<Lease>, StoreError>;
 
-    /// Returns the pool with this ID. This is never an assumption, because the caller got the pool's ID from
-    /// the store.
+    /// Returns the pool with this ID. The result is never an assumption, because the caller got the pool's ID
+    /// from the store.
     fn pool(&self, id: &PoolId) -> Result<Option<Pool>, StoreError>;
 
-    /// Returns a pool of the address space whose subnet overlaps this subnet.
+    /// Returns a pool in the address space that overlaps this subnet.
     fn overlapping(&self, space: &str, subnet: Subnet) -> Result<Option<Pool>, StoreError>;
 
-    /// Returns the lowest prefix of length `len` inside `within` that starts at or after `from` and is not
-    /// the subnet of a pool of the address space. Pools with other prefix lengths may overlap the returned
-    /// prefix.
+    /// Returns the lowest subnet with the prefix length `len` that lies in `within`, starts at or after
+    /// `from`, and is not the subnet of a pool in the address space. The returned subnet may overlap pools
+    /// with other prefix lengths.
     fn next_block(
         &self,
         space: &str,
@@ -149,12 +150,12 @@ pub trait View: Addresses {
         limit: usize,
     ) -> Result<Vec<Lease>, StoreError>;
 
-    /// Returns whether other nodes use this store too, each under its own name.
+    /// Returns whether other nodes also use this store, each under its own name.
     fn has_other_nodes(&self) -> bool {
         false
     }
 
-    /// Returns the stored definition of a network. This is never an assumption. The lease file has no
+    /// Returns the stored definition of a network. The result is never an assumption. A lease file has no
     /// definitions.
     fn definition(&self, _: &NetworkName) -> Result<Option<NetworkDefinition>, StoreError> {
         Ok(None)
@@ -164,7 +165,7 @@ pub trait View: Addresses {
     fn capacity(&self) -> usize;
 }
 
-/// The facts about the host and the request that the allocator needs.
+/// Facts about the host and the request that the allocator needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Context {
     /// The current time.
@@ -179,13 +180,13 @@ pub struct Context {
     pub by_host_name: bool,
     /// A random number for [`super::Strategy::Random`].
     pub seed: u64,
-    /// The face that received the request. It is used for history and counters, never for a decision.
+    /// The face through which the request came. It is used for history and counters, never for a decision.
     pub face: Face,
 }
 
 impl Context {
-    /// Returns whether a lease has ended because this machine made it in an earlier boot. If the boot or the
-    /// machine is unknown, returns false.
+    /// Returns whether a lease has ended because this machine made it in an earlier boot. Returns false if
+    /// the boot ID or the machine-id is unknown.
     pub fn has_ended(&self, lease: &Lease) -> bool {
         let another_boot = match (&self.boot, &lease.boot) {
             (Some(now), Some(then)) => now != then,
@@ -197,7 +198,7 @@ impl Context {
             && lease.ends_with_boot()
     }
 
-    /// Makes a reservation of one address. Callers make other leases by changing its fields.
+    /// Makes a reservation of one address. Callers make other kinds of leases by changing its fields.
     pub fn reservation(&self, set: SetName, addr: Addr) -> Lease {
         Lease {
             set,
@@ -218,9 +219,9 @@ impl Context {
 /// The changes to make, and the outcome to return once they are made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// The changes, which are made together or not at all. Empty if the command is refused.
+    /// The changes, of which either all or none are made. Empty if the command is refused.
     pub changes: Vec<Change>,
-    /// The outcome to return after the changes were made.
+    /// The outcome to return after the changes have been made.
     pub outcome: Result<Outcome, Refusal>,
 }
 
@@ -230,12 +231,12 @@ impl Plan {
         Plan { changes, outcome: Ok(outcome) }
     }
 
-    /// A plan that changes nothing.
+    /// Makes a plan that changes nothing.
     pub fn only(outcome: Outcome) -> Plan {
         Plan::new(Vec::new(), outcome)
     }
 
-    /// A plan for a refused command.
+    /// Makes the plan of a refused command.
     pub fn refuse(refusal: Refusal) -> Plan {
         Plan { changes: Vec::new(), outcome: Err(refusal) }
     }

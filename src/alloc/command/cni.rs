@@ -6,16 +6,17 @@ use super::operator::{DefineNetwork, ForeignLease};
 use crate::model::{ContainerId, IfName, Lease, NetworkName, Origin, Owner, SetName, words};
 use crate::net::{Addr, RangeSet};
 
-/// ADD: leases an address of each range set, or none. The same owner can repeat it and gets the same leases.
+/// ADD: leases an address of each range set, or none at all. If the same owner repeats it, the owner gets the
+/// same leases.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Add {
     /// The set of leases in which the addresses are allocated.
     pub set: SetName,
-    /// The network's name, as users know it. A cluster stores the network's definition under this name.
+    /// The network's name in the configuration. A cluster stores the network's definition under this name.
     pub network: NetworkName,
     /// The owner of the new leases.
     pub owner: Owner,
-    /// The range sets. One address is leased from each of them. They do not overlap.
+    /// The range sets, which do not overlap. One address is leased from each of them.
     pub sets: Vec<RangeSet>,
     /// The requested addresses. Each range set uses the first requested address that lies in it.
     pub requested: Vec<Requested>,
@@ -25,9 +26,9 @@ pub struct Add {
     pub cooldown: Cooldown,
     /// Whether a pod gets its former address, if that address is free.
     pub sticky: bool,
-    /// What happens if the owner already has a lease.
+    /// What the ADD does if the owner already has a lease.
     pub on_duplicate: OnDuplicate,
-    /// Whether the gateways' addresses are recorded as leased. The ADD is then refused if a container holds
+    /// Whether the gateways' addresses are recorded as leased. If so, the ADD is refused if a container holds
     /// one of them (ECS dialect).
     pub claim_gateways: bool,
     /// The origin of the request (pod, network namespace, MAC address), stored with the lease.
@@ -57,16 +58,16 @@ words! {
     /// How an ADD chooses a free address.
     #[derive(Default)]
     pub enum Strategy {
-        /// The next free address after the last allocated address, as in host-local. Freed addresses are
-        /// reused last.
+        /// The next free address after the address that was allocated last, as in host-local. Freed addresses
+        /// are reused last.
         #[default]
         RoundRobin = "round-robin",
         /// The lowest free address.
         Lowest = "lowest",
         /// The next free address after a random position.
         Random = "random",
-        /// The next free address after a position that depends on the owner's name, so nodes need no common
-        /// cursor.
+        /// The next free address after a position that depends on the owner's name. The nodes of a cluster
+        /// then need no common cursor.
         Hash = "hash",
     }
 }
@@ -74,9 +75,9 @@ words! {
 /// How long an address cools down after it is freed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cooldown {
-    /// In seconds; 0 means no cooldown.
+    /// The duration in seconds; 0 means that there is no cooldown.
     pub seconds: u32,
-    /// Whether the address stays unavailable even if no other address is free.
+    /// Whether a cooling address stays unavailable even if no other address is free.
     pub strict: bool,
 }
 
@@ -84,7 +85,7 @@ words! {
     /// What an ADD does if the owner already has a lease.
     #[derive(Default)]
     pub enum OnDuplicate {
-        /// Returns the existing lease. A runtime may repeat an ADD if it lost the result.
+        /// Returns the existing lease. A runtime repeats an ADD if it did not receive the result.
         #[default]
         Same = "same",
         /// Refuses the ADD, as host-local does.
@@ -98,10 +99,10 @@ pub enum Legacy {
     /// host-local has no folder for the network.
     #[default]
     Absent,
-    /// The folder exists, but has not been read. Unless the folder was imported before, the outcome is
-    /// [`super::Outcome::ReadLegacy`].
+    /// The folder exists, but has not been read. The outcome is [`super::Outcome::ReadLegacy`], unless the
+    /// folder has already been imported.
     Unread,
-    /// The content of the folder. It was read under host-local's lock, and the caller holds this lock until
+    /// The content of the folder, which was read under host-local's lock. The caller holds this lock until
     /// the command has ended.
     Read(Vec<ForeignLease>, Vec<LegacyCursor>),
 }
@@ -115,43 +116,44 @@ pub struct LegacyCursor {
     pub addr: Addr,
 }
 
-/// DEL: frees leases. It succeeds if there are no such leases.
+/// DEL: frees leases. It also succeeds if there are none to free.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Del {
-    /// The set of leases in which addresses are freed.
+    /// The set that contains the leases.
     pub set: SetName,
     /// The leases to free.
     pub target: Target,
     /// Whether the cursor moves back to the freed address, as in ecs-ipam.
     pub rewind: bool,
-    /// Whether the address gets no cooldown, as if it had never been leased. Used to undo an ADD whose result
-    /// could not be delivered.
+    /// Whether the freed address gets no cooldown, as if it had never been leased. Used to undo an ADD if its
+    /// result could not be delivered.
     pub undo: bool,
-    /// The network, if host-local has a folder for it. The folder may contain leases of the owner. Unless the
-    /// folder was imported before, the outcome is [`super::Outcome::ReadLegacy`].
+    /// The network, if host-local has a folder for it, which may contain leases of the owner. The outcome is
+    /// [`super::Outcome::ReadLegacy`], unless the folder has already been imported.
     pub legacy: Option<NetworkName>,
 }
 
 /// The leases that a DEL frees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// All leases of an owner. If an owner has no lease under its full name (container and interface), frees
-    /// the leases that record only its container, because some versions of host-local recorded no interface.
+    /// All leases of an owner. If an owner has no lease under its full name (container and interface), the
+    /// DEL frees the leases that record only the owner's container, because some versions of host-local did
+    /// not record the interface.
     Owner(Owner),
-    /// All leases of the owner, but only if the owner holds one of these addresses.
+    /// All leases of an owner, but only if the owner holds one of these addresses.
     OwnerAt(Owner, Vec<Addr>),
-    /// Only these addresses, and only if this owner holds them.
+    /// The leases of these addresses, but only those that the owner holds.
     Some(Owner, Vec<Addr>),
     /// Only this lease, and only if it has not changed since it was read.
     Unchanged(Box<Lease>),
-    /// These addresses, whoever holds them, except gateways and reservations.
+    /// The leases of these addresses, no matter who holds them, except gateways and reservations.
     Addresses(Vec<Addr>),
 }
 
 /// CHECK: compares the owner's leases with prevResult.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// The set of leases in which the owner's leases are.
+    /// The set that contains the owner's leases.
     pub set: SetName,
     /// The owner whose leases are compared.
     pub owner: Owner,
@@ -164,27 +166,27 @@ pub struct Check {
 /// STATUS: checks whether an ADD would find an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// The set of leases in which an ADD would allocate.
+    /// The set in which an ADD would allocate.
     pub set: SetName,
-    /// The network's name, as users know it.
+    /// The network's name in the configuration.
     pub network: NetworkName,
     /// The range sets. Each must have a free address.
     pub sets: Vec<RangeSet>,
-    /// Whether addresses that cool down count as unavailable (`cooldownStrict`).
+    /// Whether addresses that are cooling down count as unavailable (`cooldownStrict`).
     pub strict: bool,
 }
 
-/// GC: frees the leases of containers that the runtime no longer lists. Affects only dynamic and static
+/// GC: frees the leases of containers that the runtime no longer lists. It only affects dynamic and static
 /// leases of this network that have a container ID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gc {
-    /// The set of leases in which leases are freed.
+    /// The set that contains the leases.
     pub set: SetName,
     /// The network whose leases are examined.
     pub network: NetworkName,
-    /// The container interfaces that the runtime lists, sorted. They are behind an `Arc`, because there may
-    /// be many and each step copies the command.
+    /// The container interfaces that the runtime lists, sorted. They are in an `Arc`, because there may be
+    /// many of them, and each step copies the command.
     pub valid: Arc<[(ContainerId, IfName)]>,
-    /// The owner after which to continue; `None` to start at the beginning.
+    /// The owner after which this step continues; `None` for the first step.
     pub after: Option<Owner>,
 }

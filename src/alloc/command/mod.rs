@@ -1,7 +1,7 @@
 //! The commands that a store runs, as plain data.
 //!
-//! A command contains everything that the allocator needs to know about its caller. A store can therefore run
-//! it again after a conflict, and another process can run it for the caller.
+//! A command contains everything that the allocator needs to know about the command's caller. A store can
+//! therefore run a command again after a conflict, and another process can run it on behalf of the caller.
 
 mod cni;
 mod operator;
@@ -33,12 +33,12 @@ pub enum Command {
     Evict(Evict),
     /// Reserve addresses.
     Reserve(Reserve),
-    /// Reserve addresses that this store and host-local have leased to different owners, so that a DEL to
-    /// either program does not free the address.
+    /// Reserve addresses that this store and host-local have leased to different owners, so that no DEL in
+    /// either program frees them.
     ReserveContested(Reserve),
     /// Free reserved addresses.
     Unreserve(Unreserve),
-    /// Import the leases of another program.
+    /// Import leases of another program.
     Import(Import),
     /// Move leases to host-local.
     ExportHostLocal(ExportHostLocal),
@@ -50,9 +50,9 @@ pub enum Command {
     RequestAddress(RequestAddress),
     /// Free an address of a pool.
     ReleaseAddress(ReleaseAddress),
-    /// Free addresses that a container engine no longer knows.
+    /// Free addresses that Docker no longer knows.
     Sweep(Sweep),
-    /// Import another program's pool with its addresses.
+    /// Import another program's pool and the addresses that are leased in it.
     AdoptPool(AdoptPool),
     /// Write records that were read from another store.
     Restore(Restore),
@@ -81,7 +81,7 @@ impl Command {
         self
     }
 
-    /// Returns the network, if the command leases addresses for containers of a network.
+    /// Returns the network, if the command leases addresses for the containers of one network.
     pub fn network(&self) -> Option<&NetworkName> {
         let owner = match self {
             Command::Add(add) => &add.owner,
@@ -94,7 +94,7 @@ impl Command {
         }
     }
 
-    /// Prepares the next step of a command that needs several steps. A GC or EVICT continues after `owner`.
+    /// Prepares the next step of a command that takes several steps. A GC or EVICT continues after `owner`.
     pub fn resume(&mut self, owner: Option<Owner>) {
         match self {
             Command::Gc(Gc { after, .. }) | Command::Evict(Evict { after, .. }) => *after = owner,
@@ -125,9 +125,9 @@ impl Command {
 /// The result of an ADD.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Added {
-    /// One address of each range set, in the order of the range sets.
+    /// One address of each range set, in the order of the range sets in the command.
     pub grants: Vec<Grant>,
-    /// The addresses that this ADD leased newly. The owner already held the other addresses.
+    /// The addresses that this ADD has newly leased. The owner already held the others.
     pub created: Vec<Addr>,
     /// Warnings for the operator's log.
     pub warnings: Vec<String>,
@@ -145,11 +145,11 @@ pub struct Contested {
 /// The result of one step of a command that may need several transactions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
-    /// The freed addresses. In a dry run, the addresses that would be freed.
+    /// The addresses that were freed, or in a dry run, the addresses that would be freed.
     pub freed: Vec<Addr>,
-    /// `ReleasePool`: whether the pool still exists. `Sweep`: whether the pool was removed as well.
+    /// For `ReleasePool`: whether the pool still exists. For `Sweep`: whether the pool was removed as well.
     pub pool: bool,
-    /// GC, EVICT: the owner after whom the next step continues.
+    /// For GC and EVICT: the owner after which the next step continues.
     pub after: Option<Owner>,
     /// Whether this was the last step.
     pub done: bool,
@@ -160,12 +160,13 @@ pub struct Collected {
 pub enum Imported {
     /// The import was carried out.
     Done {
-        /// The newly leased addresses.
+        /// The addresses that were newly leased.
         taken: Vec<Addr>,
-        /// The addresses that the same owner already held here.
+        /// The addresses that the same owner already held in this store.
         present: Vec<Addr>,
     },
-    /// Nothing was done, because the network had been imported, or the file had been converted, before.
+    /// Nothing was done, because the network had already been imported, or the file had already been
+    /// converted.
     Before,
 }
 
@@ -174,12 +175,12 @@ pub enum Imported {
 pub enum Outcome {
     /// ADD: the owner's leases.
     Added(Added),
-    /// ADD, DEL: nothing was done. host-local's folder may have leases of the owner, so the caller must read
+    /// ADD, DEL: nothing was done. host-local's folder may contain leases of the owner. The caller must read
     /// the folder and run the command again.
     ReadLegacy,
-    /// ADD: nothing was done. For these addresses, this store and host-local's folder have different owners.
+    /// ADD: nothing was done. This store and host-local's folder assign these addresses to different owners.
     Contested(Vec<Contested>),
-    /// DEL, UNRESERVE: the freed leases.
+    /// DEL, UNRESERVE: the leases that were freed.
     Freed(Vec<Lease>),
     /// CHECK: the leases match prevResult.
     Checked,
@@ -189,9 +190,9 @@ pub enum Outcome {
     Collected(Collected),
     /// RESERVE: the addresses that were not reserved before.
     Reserved(Vec<Addr>),
-    /// IMPORT: the result.
+    /// IMPORT: what was imported.
     Imported(Imported),
-    /// EXPORT: the last allocated address of each requested range set, in the same order.
+    /// EXPORT: for each requested range set, in the same order, the address that was allocated last.
     Exported(Vec<Option<Addr>>),
     /// The pool that was created, joined or imported.
     Pool(Box<Pool>),
@@ -202,11 +203,11 @@ pub enum Outcome {
         /// Whether this call created the lease.
         created: bool,
     },
-    /// `DefineNetwork`: the version that is stored now.
+    /// `DefineNetwork`: the version of the definition that is stored now.
     Defined(u64),
-    /// RESTORE: the first `done` records are now in the store.
+    /// RESTORE: the result. The first `done` records are now in the store.
     Restored {
-        /// The number of records, counted from the first.
+        /// The number of records that are done, counted from the first record.
         done: usize,
         /// The conflicts that a dry run found.
         clashes: Vec<Refusal>,
@@ -214,8 +215,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Makes the error for an outcome that does not belong to its command. Such an outcome is a bug in the
-    /// store.
+    /// Makes the error for an outcome that does not fit its command. Such an outcome is a bug in the store.
     pub fn unexpected(&self) -> Error {
         let why = format!("unexpected outcome {self:?}");
         StoreError::unavailable("understand the answer of", "the lease store", why).into()

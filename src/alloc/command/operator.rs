@@ -4,23 +4,23 @@ use crate::alloc::record::Record;
 use crate::model::{Kind, Lease, NetworkName, Origin, Owner, Persist, SetName, StaticName};
 use crate::net::Addr;
 
-/// EVICT: frees the leases in one set of leases that belong to the node in the context
-/// ([`crate::alloc::Context::node`]). Reservations stay, because they belong to operators. Addresses of pools
-/// stay, because they are freed together with their pools.
+/// EVICT: frees the leases of one node, the node in the context ([`crate::alloc::Context::node`]), in one set
+/// of leases. Reservations stay, because they belong to operators. Addresses of pools stay, because they are
+/// freed together with their pools.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evict {
-    /// The set of leases in which leases are freed.
+    /// The set that contains the leases.
     pub set: SetName,
     /// Whether only leases that have ended with an earlier boot are freed.
     pub only_ended: bool,
-    /// The owner after whom to continue; `None` to start at the beginning.
+    /// The owner after which this step continues; `None` for the first step.
     pub after: Option<Owner>,
 }
 
-/// Stores a network's definition, if the stored version is the version that the caller expects.
+/// Stores a network's definition, if the stored version is the one that the caller expects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DefineNetwork {
-    /// The network that is defined.
+    /// The network that the definition describes.
     pub network: NetworkName,
     /// The definition, as in [`crate::model::NetworkDefinition::text`].
     pub text: String,
@@ -35,15 +35,15 @@ pub struct Reserve {
     pub set: SetName,
     /// The addresses. If one of them is leased, the command is refused.
     pub addrs: Vec<Addr>,
-    /// The purpose, stored with each address. It replaces an earlier note.
+    /// The purpose, which is stored with each address and replaces an earlier note.
     pub note: Option<String>,
-    /// The owner of the reservation, stored with each address.
+    /// The holder of the reservation, as the operator named it. It is stored with each address.
     pub holder: Option<String>,
     /// The name of the container that gets the addresses.
     pub name: Option<StaticName>,
 }
 
-/// UNRESERVE: frees reserved addresses. Other addresses stay unchanged.
+/// UNRESERVE: frees reserved addresses. Addresses that are not reserved stay unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreserve {
     /// The set of leases to which the addresses belong.
@@ -52,23 +52,24 @@ pub struct Unreserve {
     pub addrs: Vec<Addr>,
 }
 
-/// IMPORT: leases addresses that another program has leased. If the owner already has the same lease in this
-/// store, that lease stays. If another owner holds an address, the command is refused.
+/// IMPORT: leases the addresses that another program has leased. If the owner already has the same lease in
+/// this store, that lease stays. If another owner holds one of the addresses, the command is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Import {
-    /// The set of leases into which leases are imported.
+    /// The set into which the leases are imported.
     pub set: SetName,
     /// The leases of the other program.
     pub leases: Vec<ForeignLease>,
-    /// The last allocated addresses. It is unknown to which range each belongs.
+    /// The addresses that the other program allocated last. It is unknown to which range each of them
+    /// belongs.
     pub cursors: Vec<Addr>,
-    /// The network whose host-local folder is imported. The store records the import. If the network was
-    /// imported before, nothing is done ([`super::Imported::Before`]).
+    /// The network whose host-local folder is imported. The store records this import. If it has been
+    /// recorded before, nothing is done ([`super::Imported::Before`]).
     pub adopts: Option<NetworkName>,
-    /// Whether another command imports more leases of the network. If so, the network is not recorded as
-    /// imported yet.
+    /// Whether a further command will import more leases of the network. If so, this command does not record
+    /// the network as imported yet.
     pub partial: bool,
-    /// Whether to only return the result, without changing anything.
+    /// Whether to only return what would be imported, without changing anything.
     pub dry_run: bool,
 }
 
@@ -90,28 +91,28 @@ impl ForeignLease {
     }
 }
 
-/// EXPORT: moves leases to host-local. Frees `leases`, and returns the last allocated address of each range
-/// set in `ranges`, so that host-local's round robin continues there.
+/// EXPORT: moves leases to host-local. Frees `leases`. Returns the address that was allocated last in each
+/// range set in `ranges`, so that host-local's round robin continues there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportHostLocal {
-    /// The set of leases from which leases are removed.
+    /// The set that contains the leases.
     pub set: SetName,
     /// The keys of the range sets ([`crate::net::RangeSet::key`]) whose last allocated address is returned.
     pub ranges: Vec<Addr>,
-    /// The leases that are already in host-local's folder, as they were read from the store. If a lease has
-    /// changed since then, it is not freed.
+    /// The leases that have already been written to host-local's folder, as they were read from this store. A
+    /// lease that has changed since then is not freed.
     pub leases: Vec<Lease>,
 }
 
 /// RESTORE: writes records that were read from another store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restore {
-    /// The set of leases, if all records belong to one set.
+    /// The set to which the records belong; `None` if they do not belong to a set.
     pub set: Option<SetName>,
-    /// Whether the leases are durable or boot leases, if the store distinguishes them.
+    /// Whether the leases become durable leases or boot leases. Some stores do not distinguish the two.
     pub persist: Persist,
-    /// The records. A command contains at most one pool.
+    /// The records to write, at most one of which is a pool.
     pub records: Vec<Record>,
-    /// Whether to only report conflicts.
+    /// Whether to only report conflicts, without changing anything.
     pub dry_run: bool,
 }

@@ -1,4 +1,4 @@
-//! The commands of Docker for pools and their addresses.
+//! The commands with which Docker manages pools and their addresses.
 
 use crate::model::{Lease, Origin, PoolId, Timestamp};
 use crate::net::{Addr, Span, Subnet};
@@ -14,7 +14,7 @@ pub struct RequestPool {
     pub sub: Option<Subnet>,
     /// The name under which hosts share the pool; `None` for an unshared pool.
     pub shared: Option<Shared>,
-    /// Addresses for which the host has other routes. An automatic pool does not overlap them.
+    /// Spans to which the host already has routes. A pool that is chosen automatically must not overlap them.
     pub avoid: Vec<Span>,
 }
 
@@ -32,7 +32,7 @@ pub enum Ask {
 pub struct Block {
     /// The supernet that contains the automatic pools.
     pub within: Subnet,
-    /// The prefix length of automatic pools, in bits. It is not less than the supernet's prefix length.
+    /// The prefix length of the automatic pools, in bits. It is at least the supernet's prefix length.
     pub len: u8,
 }
 
@@ -41,43 +41,44 @@ pub struct Block {
 pub struct Shared {
     /// The name, from kontena-ipam's option `network=`.
     pub name: String,
-    /// The ID that the pool gets in its address space and family.
+    /// The ID that the pool gets in its address space and address family.
     pub id: PoolId,
 }
 
-/// Releases a pool. It succeeds if the pool does not exist.
+/// Releases a pool. It also succeeds if the pool does not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReleasePool {
     /// The ID of the pool to release.
     pub pool: PoolId,
-    /// Whether this is a step after the first. The first step has already removed this node from the pool's
+    /// Whether this step is not the first one. The first step has already removed this node from the pool's
     /// users.
     pub resumed: bool,
 }
 
 impl ReleasePool {
-    /// Makes the command by which one user releases this pool.
+    /// Makes the command with which one user releases this pool.
     pub fn of(pool: PoolId) -> ReleasePool {
         ReleasePool { pool, resumed: false }
     }
 }
 
-/// Sweeps a pool: frees this node's addresses that Docker does not know.
+/// Sweeps a pool: frees those of this node's addresses that Docker does not know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sweep {
     /// The ID of the pool to sweep.
     pub pool: PoolId,
     /// The addresses that Docker knows, sorted; `None` if Docker knows no network with this pool.
     pub known: Option<Vec<Addr>>,
-    /// Addresses that were leased at this time or later stay, because Docker may not have listed them yet.
+    /// The time from which on leases are spared: an address that was leased at this time or later stays,
+    /// because Docker may not have listed it yet.
     pub before: Timestamp,
     /// Whether to only report the addresses that would be freed.
     pub dry: bool,
-    /// Addresses that answered a ping, sorted. They stay leased.
+    /// The addresses that responded to a ping, sorted. They stay leased.
     pub alive: Vec<Addr>,
 }
 
-/// Imports a pool of another program. It can be repeated; a repeated import adds what is missing.
+/// Imports a pool of another program. The command can be repeated; it then adds what is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdoptPool {
     /// The pool's ID, which stays the same.
@@ -95,10 +96,10 @@ pub struct AdoptPool {
 pub struct RequestAddress {
     /// The ID of the pool.
     pub pool: PoolId,
-    /// The requested address, anywhere in the subnet of the pool; `None` for the lowest free address of the
-    /// sub-pool.
+    /// The requested address, which may lie anywhere in the pool's subnet; `None` for the lowest free address
+    /// of the sub-pool.
     pub requested: Option<Addr>,
-    /// Whether the address becomes the gateway.
+    /// Whether the address is requested for the network's gateway.
     pub gateway: bool,
     /// Whether to allocate the next free address after the last address that was allocated with `serial`,
     /// instead of the lowest free address.
@@ -107,14 +108,14 @@ pub struct RequestAddress {
     pub origin: Origin,
 }
 
-/// Releases an address of a pool. It succeeds if the address is free already.
+/// Releases an address of a pool. It also succeeds if the address is already free.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReleaseAddress {
     /// The ID of the pool.
     pub pool: PoolId,
     /// The address to release.
     pub addr: Addr,
-    /// If set, the address is freed only if it still has this lease. Used to undo a request whose answer
-    /// could not be delivered.
+    /// If set, the address is freed only if it still has exactly this lease. Used to undo a request if its
+    /// response could not be delivered.
     pub only: Option<Box<Lease>>,
 }
