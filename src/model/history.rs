@@ -1,11 +1,11 @@
-//! The types for history (who held an address and when) and for counters (how many requests had which
+//! The types of the history (who held an address, and when) and of the counters (how many requests had which
 //! outcome).
 
 use super::{Attachment, Kind, Lease, Node, Origin, Owner, SetName, Timestamp, words};
 use crate::net::Addr;
 
 words! {
-    /// The face through which a request came: the interface that it used.
+    /// The face of a request: the interface through which it came.
     #[derive(Default)]
     pub enum Face {
         /// The CNI plugin, called by a container runtime.
@@ -21,24 +21,24 @@ words! {
 /// How much history is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum History {
-    /// As much as the last configured limits allow; the default limits if none were configured.
+    /// The limits that were configured last; the default limits if none were configured.
     Standing,
     /// No events.
     Off,
-    /// The newest events, within both limits.
+    /// The newest events that are within both limits.
     Kept {
         /// The maximum number of events; not 0.
         count: u64,
-        /// The maximum age in seconds; not 0.
+        /// The maximum age of an event, in seconds; not 0.
         age: u64,
     },
 }
 
 impl History {
-    /// The default for each network of a cluster: the last 1,000 transactions of 30 days, about 450 KiB.
+    /// The default for each network of a cluster: the last 1,000 transactions within 30 days, about 450 KiB.
     pub const OF_A_NETWORK: History = History::Kept { count: 1_000, age: MONTH };
 
-    /// Returns the maximum age of events in seconds; the default if none was configured.
+    /// Returns the maximum age of an event, in seconds; the default if no limits were configured.
     pub fn age(self) -> u64 {
         match self {
             History::Off => 0,
@@ -51,7 +51,7 @@ impl History {
 const MONTH: u64 = 30 * 24 * 3600;
 
 impl Default for History {
-    /// The default for each network of a lease file: the last 10,000 events of 30 days, about 2 MiB.
+    /// The default for each network of a lease file: the last 10,000 events within 30 days, about 2 MiB.
     fn default() -> History {
         History::Kept { count: 10_000, age: MONTH }
     }
@@ -60,21 +60,22 @@ impl Default for History {
 words! {
     /// What happened to an address, and why.
     pub enum What {
-        /// Leased by an ADD, or by a request of Docker.
+        /// Leased by an ADD, or by a request from Docker.
         Added = "added",
-        /// Leased by host-local, and imported by an ADD.
+        /// Leased by host-local before, and imported by an ADD.
         TakenOver = "taken-over",
-        /// Leased by another program, and imported by an operator.
+        /// Leased by another program before, and imported by an operator.
         Imported = "imported",
         /// Reserved by an operator.
         Reserved = "reserved",
-        /// Freed by a DEL, or by a request of Docker.
+        /// Freed by a DEL, or by a request from Docker.
         Deleted = "deleted",
-        /// Freed right after it was leased, because the answer could not be delivered.
+        /// Freed immediately after it was leased, because the result could not be delivered.
         Undone = "undone",
-        /// Freed by a GC of the runtime, because the runtime no longer lists the container.
+        /// Freed by a CNI GC, because the runtime no longer lists the container.
         Collected = "collected",
-        /// Freed by `sublet gc`, or by an ADD of the next container of its name: the container is gone.
+        /// Freed because the container no longer exists: by `sublet gc`, or by an ADD of the next container with
+        /// the same name.
         Lost = "lost",
         /// Freed by an operator.
         Released = "released",
@@ -84,9 +85,9 @@ words! {
         Swept = "swept",
         /// Freed together with its pool.
         PoolReleased = "pool-released",
-        /// The lease ended with the boot in which it was made.
+        /// Ended with the boot in which the lease was made.
         BootEnded = "boot-ended",
-        /// Freed by `sublet node release`, because the node is gone.
+        /// Freed by `sublet node release`, because the node no longer exists.
         NodeReleased = "node-released",
         /// Moved to host-local by `sublet export host-local`.
         Exported = "exported",
@@ -100,7 +101,7 @@ impl What {
     }
 }
 
-/// An allocation or a release of an address.
+/// One change of an address's holder: the address was leased or freed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// When the event happened.
@@ -119,12 +120,12 @@ pub struct Event {
     pub owner: Owner,
     /// The machine that made the lease.
     pub node: Node,
-    /// The origin, without the network namespace.
+    /// The origin of the lease, without the network namespace.
     pub origin: Origin,
 }
 
 impl Event {
-    /// Makes the event of a change to a lease.
+    /// Makes the event for a change of a lease.
     pub fn of(lease: &Lease, what: What, face: Face, time: Timestamp) -> Event {
         Event {
             time,
@@ -155,15 +156,15 @@ words! {
     pub enum Verb {
         /// ADD, or Docker's `RequestAddress`.
         Add = "add",
-        /// DEL, Docker's `ReleaseAddress`, `sublet release`.
+        /// DEL, Docker's `ReleaseAddress`, or `sublet release`.
         Del = "del",
-        /// GC, `subletd cleanup`.
+        /// GC, or `subletd cleanup`.
         Gc = "gc",
-        /// `sublet reserve` and `sublet unreserve`.
+        /// `sublet reserve` or `sublet unreserve`.
         Reserve = "reserve",
-        /// The imports.
+        /// An import from another program.
         Import = "import",
-        /// Docker's `RequestPool` and `ReleasePool`.
+        /// Docker's `RequestPool` or `ReleasePool`.
         Pool = "pool",
     }
 }
@@ -179,15 +180,16 @@ words! {
         Held = "held",
         /// The request was refused for another reason.
         Refused = "refused",
-        /// The request probably failed, because a cluster did not answer.
+        /// The request probably failed, because a cluster did not respond.
         Failed = "failed",
     }
 }
 
-/// The number of requests of one kind, since the store was created or since the boot began.
+/// The number of requests of one kind. Counting starts when the store is created, or in a cluster, when the
+/// node boots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counter {
-    /// The set of leases that the requests were about.
+    /// The set of leases to which the requests belong.
     pub set: SetName,
     /// The face through which the requests came.
     pub face: Face,

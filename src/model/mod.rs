@@ -1,11 +1,9 @@
 //! The domain types: owners, leases, pools and stores.
 //!
 //! Names are checked when they are made, so they are always valid. Types that derive `Serialize` are stored
-//! with their fields in the order of the declaration. A change of these types requires a new version of the
-//! stored records (`store::codec`).
-//! (`store::codec`).
-//! Invariant: every [`NetworkName`], [`ContainerId`] and [`IfName`] is valid according to the CNI
-//! specification.
+//! with their fields in the order of declaration, so a change of these types requires a new version of the
+//! record formats (`store::codec`). Invariant: every [`NetworkName`], [`ContainerId`] and [`IfName`] is valid
+//! according to the CNI specification.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -24,7 +22,7 @@ pub(crate) use words::words;
 /// Seconds since 1970-01-01 UTC.
 pub type Timestamp = u64;
 
-/// The reason why a name is invalid. The texts are copied from the specification's reference implementation.
+/// The reason why a name is invalid. The texts are those of the specification's reference implementation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameError {
     /// The name is empty.
@@ -39,8 +37,8 @@ pub enum NameError {
     InterfaceCharacters,
 }
 
-/// Checks the form `[a-zA-Z0-9][a-zA-Z0-9_.-]*`, which the specification requires of network names and
-/// container IDs since 1.0.0.
+/// Checks that a name has the form `[a-zA-Z0-9][a-zA-Z0-9_.-]*`. Since version 1.0.0, the specification
+/// requires this form for network names and container IDs.
 fn check_name(text: &str) -> Result<(), NameError> {
     let mut bytes = text.bytes();
     match bytes.next() {
@@ -58,7 +56,7 @@ macro_rules! name {
         pub struct $name(String);
 
         impl $name {
-            /// Makes the name, if the text is valid.
+            /// Makes the name if the text is valid.
             pub fn new(text: impl Into<String>) -> Result<$name, NameError> {
                 let text = text.into();
                 $check(&text)?;
@@ -90,12 +88,12 @@ mod named;
 mod words;
 
 name!(
-    /// The `name` of a network.
+    /// The name of a network, as in the key `name` of a CNI configuration.
     NetworkName,
     check_name
 );
 impl NetworkName {
-    /// Returns the name of the only network in the ECS dialect.
+    /// Returns the name of the single network that the ECS dialect has.
     pub fn ecs() -> NetworkName {
         NetworkName("ecs".to_owned())
     }
@@ -112,8 +110,8 @@ name!(
     check_name
 );
 name!(
-    /// The name of a container's interface, as in `CNI_IFNAME`: at most 15 bytes, not `.` or `..`, no `/`,
-    /// `:` or white space.
+    /// The name of a container's interface, as in `CNI_IFNAME`. It has at most 15 bytes, is not `.` or `..`,
+    /// and contains no `/`, `:` or white space.
     IfName,
     |text: &str| match text {
         "" => Err(NameError::Empty),
@@ -126,15 +124,15 @@ name!(
     }
 );
 
-/// The name of a set of leases. Each address has at most one holder in a set. A CNI network uses the set with
-/// its own name, or with its `shared` name. The ECS dialect has one set for the whole store. The name can be
-/// any text, so that the sets of Docker's pools cannot have the name of a network.
+/// The name of a set of leases. Within a set, each address has at most one holder. A CNI network uses the set
+/// with its own name, or with its `shared` name. The ECS dialect has one set for the whole store. The name
+/// can be any text, so the names of the sets of Docker's pools can differ from all network names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SetName(pub String);
 
 impl SetName {
-    /// Returns whether this set belongs to a pool (see [`Pool::set`]). The names of the pools' sets contain a
-    /// slash, which is not allowed in network names.
+    /// Returns whether this set belongs to a pool (see [`Pool::set`]). The name of a pool's set contains a
+    /// slash, which network names cannot contain.
     pub fn is_pools(&self) -> bool {
         self.0.starts_with("docker/")
     }
@@ -151,8 +149,8 @@ impl fmt::Display for SetName {
 pub struct PoolId(pub String);
 
 impl PoolId {
-    /// Makes the ID of an unshared pool, in the format of moby's default driver. Pools imported from gipam
-    /// keep their former IDs.
+    /// Makes the ID of an unshared pool, in the format of Docker's default driver. Pools that were imported
+    /// from gipam keep their former IDs.
     pub fn plain(space: &str, subnet: Subnet, sub: Option<Subnet>) -> PoolId {
         PoolId(match sub {
             None => format!("{space}/{subnet}"),
@@ -174,24 +172,25 @@ pub struct Pool {
     pub id: PoolId,
     /// The address space of the pool. Pools in different address spaces are independent.
     pub space: String,
-    /// The subnet of the pool. Its prefix length is the prefix length of every lease in the pool.
+    /// The subnet of the pool. Every lease in the pool has its prefix length.
     pub subnet: Subnet,
-    /// The sub-pool: the part of the subnet from which automatic addresses are allocated. A request can name
-    /// any other address of the subnet.
+    /// The sub-pool: the part of the subnet from which an address is chosen if a request names none. A
+    /// request may name any other address of the subnet.
     pub sub: Option<Subnet>,
     /// The name under which several hosts share the pool (kontena-ipam's option `network=`).
     pub shared: Option<String>,
-    /// The gateway of the pool; only shared pools have one.
+    /// The gateway of the pool. Only shared pools have one.
     pub gateway: Option<Addr>,
-    /// The machines that use the pool, each with the number of its requests that were not released yet.
+    /// The machines that use the pool. The number with each machine is the number of its requests that have
+    /// not been released yet.
     pub users: Vec<(Node, u32)>,
     /// When the pool was last requested.
     pub time: Timestamp,
 }
 
 impl Pool {
-    /// Returns the set of leases of this pool. Pools with the same address space and subnet have the same
-    /// set, because their sub-pools may overlap.
+    /// Returns the set of leases of this pool. Pools with the same address space and subnet use the same set,
+    /// because their sub-pools may overlap.
     pub fn set(&self) -> SetName {
         SetName(format!("docker/{}/{}", self.space, self.subnet))
     }
@@ -201,7 +200,7 @@ impl Pool {
         self.users.is_empty()
     }
 
-    /// Returns the span from which automatic addresses are allocated; `None` if the span is empty.
+    /// Returns the span from which an address is chosen if a request names none; `None` if the span is empty.
     pub fn draws(&self) -> Option<Span> {
         let hosts = hosts(self.subnet);
         match self.sub {
@@ -211,16 +210,16 @@ impl Pool {
     }
 }
 
-/// An attachment: one interface of a container in a network. The CNI specification identifies what a plugin
-/// stores by these three values.
+/// An attachment: one interface of a container in one network. According to the CNI specification, a plugin
+/// must identify its stored data by these three values.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Attachment {
     /// The name of the network.
     pub network: NetworkName,
     /// The ID of the container.
     pub container: ContainerId,
-    /// The name of the interface. It is missing in leases that were imported from an old host-local, which
-    /// did not record it.
+    /// The name of the interface. `None` if the lease was imported from an old host-local, which did not
+    /// record the interface.
     pub ifname: Option<IfName>,
 }
 
@@ -229,20 +228,20 @@ pub struct Attachment {
 pub enum Owner {
     /// A container's interface on a network.
     Attachment(Attachment),
-    /// The `id` of a container in the ECS dialect. It can be any text.
+    /// The `id` of a container in the ECS dialect, which can be any text.
     Id(String),
-    /// The gateway with this address. It is no container; the ECS dialect records gateways as leases.
+    /// The gateway with this address. The ECS dialect records gateways as leases. No container is involved.
     Gateway(Addr),
-    /// The reservation of this address by an operator. It is no container.
+    /// The reservation of this address by an operator. No container is involved.
     Reservation(Addr),
-    /// A container of Docker, in this pool. Docker identifies it only by its address.
+    /// A container in this Docker pool. Docker identifies it only by its address.
     Pool(PoolId, Addr),
     /// An operator's reservation for the containers of this name.
     Named(StaticName),
 }
 
 impl Owner {
-    /// Returns the attachment, if the owner is one.
+    /// Returns the attachment, if the owner is an attachment.
     pub fn attachment(&self) -> Option<&Attachment> {
         match self {
             Owner::Attachment(attachment) => Some(attachment),
@@ -290,7 +289,7 @@ impl fmt::Display for Owner {
 }
 
 words! {
-    /// How an address came to be leased.
+    /// The reason for which an address is leased.
     #[derive(Serialize, Deserialize)]
     pub enum Kind {
         /// The allocator chose the address.
@@ -309,7 +308,7 @@ words! {
 }
 
 impl Kind {
-    /// Returns whether a GC of the runtime may free leases of this kind.
+    /// Returns whether a CNI GC may free leases of this kind.
     pub const fn collectable(self) -> bool {
         matches!(self, Kind::Dynamic | Kind::Static | Kind::Named)
     }
@@ -318,7 +317,7 @@ impl Kind {
 /// A machine that leases addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
-    /// The node name: `NODE_ID`, or the host name.
+    /// The node name: `NODE_ID` if it is set, otherwise the host name.
     pub name: String,
     /// The ID in /etc/machine-id; empty if there is none.
     pub machine: String,
@@ -333,23 +332,25 @@ pub struct BootId(pub String);
 pub struct NodeRecord {
     /// The node name, and the machine that uses the name.
     pub node: Node,
-    /// A random number that identifies this record from its creation on.
+    /// A random number that identifies this record. It is chosen when the record is created and then never
+    /// changes.
     pub id: u64,
-    /// The boot that leased last; `None` if the boot ID could not be read.
+    /// The boot that last claimed the name; `None` if the boot ID could not be read.
     pub boot: Option<BootId>,
     /// When this name was first used.
     pub first: Timestamp,
-    /// When the boot in `boot` leased for the first time.
+    /// When the boot in `boot` claimed the name.
     pub since: Timestamp,
-    /// When the boot in `boot` began, by the machine's own clock; `None` if it cannot be determined.
+    /// When the boot in `boot` began, according to the machine's own clock; `None` if this cannot be
+    /// determined.
     pub booted: Option<Timestamp>,
     /// Whether leases of earlier boots of this machine may still exist.
     pub has_earlier: bool,
-    /// A number that grows with each write of the record. The record is also written to make in-flight
-    /// transactions fail: every transaction of the node compares it.
+    /// A number that grows with each write of the record. Writing the record makes in-flight transactions of
+    /// the node fail, because every transaction of the node compares the record.
     pub turn: u64,
     /// The ID of the folder in which the process that wrote this record keeps its in-flight notes. A process
-    /// that uses another folder, for example in a container, cannot see these notes.
+    /// that uses another folder, for example inside a container, cannot see these notes.
     pub notes: u64,
 }
 
@@ -358,9 +359,9 @@ pub struct NodeRecord {
 pub struct NetworkDefinition {
     /// The network that is defined.
     pub network: NetworkName,
-    /// The version of the definition. It starts at 1 and grows by one with each change.
+    /// The version of the definition. The first version is 1, and each change adds one.
     pub version: u64,
-    /// The definition: a JSON object with the keys of `ipam` that define a network.
+    /// The definition: a JSON object with those keys of `ipam` that define a network.
     pub text: String,
     /// The name of the node that wrote this version.
     pub by: String,
@@ -368,7 +369,7 @@ pub struct NetworkDefinition {
     pub time: Timestamp,
 }
 
-/// A network namespace, with the properties that it had when the lease was made.
+/// A network namespace, as it was when the lease was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Netns {
     /// The path in `CNI_NETNS`.
@@ -386,62 +387,63 @@ pub struct Pod {
     pub namespace: String,
     /// The name of the pod (`K8S_POD_NAME`).
     pub name: String,
-    /// `K8S_POD_UID`; may be empty.
+    /// The UID of the pod (`K8S_POD_UID`), or an empty string.
     pub uid: String,
 }
 
-/// The origin of a request, which is stored with the lease. It shows operators which container has the lease,
-/// and shows `gc` whether that container still exists.
+/// The origin of a request. It is stored with the lease, so that operators can see which container has the
+/// lease, and so that `gc` can find out whether that container still exists.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
-    /// The attachment. It is also present if the owner is an ECS `id`.
+    /// The attachment for which the address was requested. It is also present if the owner is an ECS `id`.
     pub attachment: Option<Attachment>,
     /// The network namespace of the container.
     pub netns: Option<Netns>,
     /// The Kubernetes pod of the container.
     pub pod: Option<Pod>,
-    /// The MAC address, if it is known.
+    /// The MAC address of the container's interface, if it is known.
     pub mac: Option<String>,
     /// The container's name: Docker's, if dockerd passes it, or `NAME` of `CNI_ARGS` or `args.cni`.
     pub endpoint: Option<String>,
     /// The note of a reservation, as the operator wrote it.
     pub note: Option<String>,
-    /// The owner of a reservation, as the operator wrote it.
+    /// The holder of a reservation, as the operator named it.
     pub holder: Option<String>,
 }
 
-/// A lease: one address that has one owner.
+/// A lease: the record that one address has one owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
     /// The set of leases to which this lease belongs.
     pub set: SetName,
     /// The address that is leased.
     pub addr: Addr,
-    /// The prefix length that the container got, in bits.
+    /// The prefix length that was returned to the container, in bits.
     pub prefix: u8,
     /// The kind of the lease.
     pub kind: Kind,
     /// The owner of the lease.
     pub owner: Owner,
-    /// The key of the range set in which the address was allocated ([`crate::net::RangeSet::key`]). It is
-    /// also the key of the cursor.
+    /// The key of the range set from which the address was allocated ([`crate::net::RangeSet::key`]). The
+    /// cursor of the range set has the same key.
     pub range: Addr,
     /// The machine that made the lease.
     pub node: Node,
-    /// The boot that made the lease; `None` if the boot ID could not be read.
+    /// The boot in which the lease was made; `None` if the lease is not tied to a boot, or if the boot ID
+    /// could not be read.
     pub boot: Option<BootId>,
     /// The origin of the request that made the lease.
     pub origin: Origin,
     /// When the lease was made.
     pub time: Timestamp,
-    /// How long the address cools down after it is freed, in seconds. This is stored with the lease because a
-    /// DEL must work even if the configuration was changed.
+    /// How long the address cools down after it is freed, in seconds. It is stored with the lease, because a
+    /// DEL must work even if the configuration has changed.
     pub cooldown: u32,
 }
 
 impl Lease {
-    /// Returns whether the lease ends with the boot in which it was made. Leases of containers do.
-    /// Reservations and leases of Docker do not.
+    /// Returns whether the lease ends with the boot in which it was made. This is true for leases of
+    /// containers, but not for reservations or for leases of Docker.
     pub fn ends_with_boot(&self) -> bool {
         matches!(self.owner, Owner::Attachment(_) | Owner::Id(_)) && self.kind.collectable()
     }
@@ -452,7 +454,7 @@ impl Lease {
     }
 }
 
-/// An address that was leased to a container, with the values that are returned together with it.
+/// An address that was leased to a container, and the values that an ADD returns with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
     /// The address that was leased.
@@ -470,7 +472,7 @@ words! {
         /// Leases end with the boot in which they were made. An ADD flushes nothing.
         #[default]
         Boot = "boot",
-        /// Leases last until they are freed. An ADD is on disk before it is answered.
+        /// Leases last until they are freed. The lease is on disk before the ADD returns.
         Disk = "disk",
     }
 }
@@ -478,33 +480,35 @@ words! {
 /// How long a call waits for the lock of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// At most this long.
+    /// At most for this duration.
     For(Duration),
     /// Without a limit (`0s` in the configuration).
     Forever,
-    /// Not at all (a negative duration in the configuration): the call tries once.
+    /// Not at all (a negative duration in the configuration). The call tries to take the lock once.
     Try,
 }
 
-/// Names a store, and says how to access it.
+/// Which store to use, and how to access it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreSpec {
     /// Lease files on this host.
     Embedded {
         /// The file with durable leases. Boot leases are in `<path>.boot-<boot ID>`.
         path: PathBuf,
-        /// The file in which new networks make their leases.
+        /// Where networks that have no leases yet make their leases: in the boot file, or in the durable
+        /// file.
         persist: Persist,
-        /// How long a call waits for the lock.
+        /// How long a call waits for a lock of the store.
         wait: Wait,
         /// How much history is kept.
         history: History,
     },
-    /// An etcd cluster. It is in a `Box`, so that the more frequent lease files do not need the space.
+    /// An etcd cluster. It is in a `Box` to keep this type small, because lease files are more common.
     Etcd(Box<Etcd>),
     /// A Consul cluster.
     Consul(Box<Consul>),
-    /// A configuration that names a cluster but is invalid. No lease file of this node is used instead.
+    /// A configuration that names a cluster, but is invalid. Every command fails, because using a lease file
+    /// of this node instead could lease addresses twice.
     Unreadable {
         /// What is wrong with the configuration.
         why: String,
@@ -521,7 +525,7 @@ impl StoreSpec {
         }
     }
 
-    /// Returns the name of the store: its file or servers.
+    /// Returns the file or the servers of the store, for messages.
     pub fn place(&self) -> String {
         match self {
             StoreSpec::Embedded { path, .. } => path.display().to_string(),
@@ -533,22 +537,23 @@ impl StoreSpec {
         }
     }
 
-    /// Returns whether the store is a cluster, which other nodes use too.
+    /// Returns whether the store is a cluster, which other nodes may use, too.
     pub fn is_cluster(&self) -> bool {
         !matches!(self, StoreSpec::Embedded { .. })
     }
 }
 
-/// How to connect to the servers of a cluster. Secrets are in files, and only their paths are stored here.
+/// How to connect to the servers of a cluster. Secrets are in files, and this type contains only the paths of
+/// these files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Servers {
     /// The endpoints: `http://host:port` or `https://host:port`. The list is not empty.
     pub endpoints: Vec<String>,
-    /// The first part of every key, without a slash at its beginning or end.
+    /// The prefix of every key, without a slash at its beginning or end.
     pub prefix: String,
-    /// The file with trusted certificate authorities; `None` for the authorities that the system trusts.
+    /// The file with the certificate authorities to trust; `None` for the authorities that the system trusts.
     pub ca: Option<PathBuf>,
-    /// The files with the client's certificate and its key.
+    /// The file with the client's certificate, and the file with its private key.
     pub identity: Option<(PathBuf, PathBuf)>,
     /// The time limit for each command; not zero.
     pub timeout: Duration,
@@ -556,7 +561,7 @@ pub struct Servers {
     pub persist: Persist,
     /// How much history of each network is kept.
     pub history: History,
-    /// The folder for in-flight notes, counters and tokens. It is empty after a reboot.
+    /// The folder for in-flight notes, counters and tokens. A reboot empties it.
     pub notes: PathBuf,
 }
 
@@ -574,7 +579,7 @@ pub struct Etcd {
 pub struct Consul {
     /// How to connect to the servers.
     pub servers: Servers,
-    /// The data center; `None` for the data center of the agent.
+    /// The data center; `None` for the data center of the agent that responds.
     pub dc: Option<String>,
     /// The file with the ACL token.
     pub token: Option<PathBuf>,

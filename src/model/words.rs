@@ -1,7 +1,7 @@
-//! Enumerations whose values have a word each.
+//! Enumerations in which each value has a word.
 
-/// Defines an enumeration whose values have a word each. A word must never change, because scripts,
-/// dashboards and stores use it.
+/// Defines an enumeration in which each value has a word. A word must never change, because scripts,
+/// dashboards and stored records contain it.
 macro_rules! words {
     (
         $(#[$about:meta])*
