@@ -1,7 +1,7 @@
-//! Addresses and prefixes. They are based on the standard library's `IpAddr` and `ipnet`'s `IpNet`.
+//! Addresses and prefixes, based on the standard library's `IpAddr` and on `ipnet`'s `IpNet`.
 //!
-//! Invariants: an IPv4-mapped IPv6 address is read as an IPv4 address, as in Go's package `net`. A [`Subnet`]
-//! has no host bits.
+//! Invariants: an IPv4-mapped IPv6 address is parsed as an IPv4 address, as in Go's package `net`. A
+//! [`Subnet`] has no host bits.
 
 use std::fmt;
 use std::iter;
@@ -29,7 +29,7 @@ impl Family {
     }
 }
 
-/// One IP address. Addresses are ordered by family, then by number.
+/// An IP address. Addresses are ordered by family, then by number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Addr(IpAddr);
 
@@ -55,12 +55,12 @@ impl Addr {
         }
     }
 
-    /// Returns the next address; `None` after the last address of the family.
+    /// Returns the next address; `None` if this is the last address of the family.
     pub fn next(self) -> Option<Addr> {
         Addr::from_bits(self.family(), self.bits().checked_add(1)?)
     }
 
-    /// Returns the previous address; `None` before the first address of the family.
+    /// Returns the previous address; `None` if this is the first address of the family.
     pub fn prev(self) -> Option<Addr> {
         Addr::from_bits(self.family(), self.bits().checked_sub(1)?)
     }
@@ -78,7 +78,7 @@ impl Addr {
         found.map_or(self.prefix(0), Subnet)
     }
 
-    /// Returns the address as the standard library's type.
+    /// Returns the address as a value of the standard library's type.
     pub const fn ip(self) -> IpAddr {
         self.0
     }
@@ -110,9 +110,9 @@ impl fmt::Debug for Addr {
     }
 }
 
-/// Parses CIDR notation and keeps the host bits. An IPv4-mapped prefix becomes an IPv4 prefix.
+/// Parses CIDR notation, and keeps the host bits. An IPv4-mapped prefix becomes an IPv4 prefix.
 ///
-/// `ipnet` differs from Go in two points, which this function corrects: `ipnet` accepts leading zeros in an
+/// This function corrects two differences between `ipnet` and Go: `ipnet` accepts leading zeros in an
 /// address, and refuses leading zeros in a prefix length.
 pub fn parse_cidr(text: &str) -> Option<IpNet> {
     let (ip, len) = text.split_once('/')?;
@@ -145,8 +145,8 @@ impl Subnet {
         IpNet::new(addr.0, len).ok().map(Subnet::from)
     }
 
-    /// Returns the prefix, if it has no host bits. Otherwise returns `Err` with the same prefix without its
-    /// host bits.
+    /// Returns the prefix if it has no host bits. Otherwise returns, as `Err`, the prefix without its host
+    /// bits.
     pub fn strict(net: IpNet) -> Result<Subnet, Subnet> {
         let subnet = Subnet::from(net);
         if subnet.0 == net { Ok(subnet) } else { Err(subnet) }

@@ -1,7 +1,7 @@
 //! Addresses, prefixes, ranges and range sets.
 //!
-//! `ipnet` does the arithmetic of prefixes. This module has the rules for ranges, with host-local's messages.
-//! Invariant: values of these types are always valid.
+//! `ipnet` implements prefix arithmetic. This module implements the rules for ranges, and reports errors with
+//! host-local's messages. Invariant: values of these types are always valid.
 
 mod addr;
 mod range;

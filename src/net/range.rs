@@ -1,10 +1,10 @@
-//! A range: a subnet with its first and last address, its gateway, and its excluded addresses.
+//! A range: a subnet, its first and last address, its gateway, and its excluded addresses.
 //!
-//! The rules are the rules of host-local, in the same order and with the same texts (in the CNI plugins,
-//! `ipam/host-local/backend/allocator/range.go`). Additional rules cover /31, /32, /127, /128, a range
-//! without a gateway, excluded addresses, and a `rangeStart` after the default end.
-//! Invariant: `start <= end`, and both lie in the subnet. `spans` are in ascending order and do not overlap.
-//! They lie between `start` and `end`, and contain neither the gateway nor an excluded address.
+//! Rules, their order and their messages are those of host-local (in the CNI plugins,
+//! `ipam/host-local/backend/allocator/range.go`). sublet adds rules for /31, /32, /127 and /128, a range
+//! without a gateway, excluded addresses, and a `rangeStart` that comes after the default end. Invariant:
+//! `start <= end`, and both lie in the subnet. `spans` are in ascending order and do not overlap. They lie
+//! between `start` and `end`, and contain neither the gateway nor an excluded address.
 
 use std::fmt;
 
@@ -12,12 +12,12 @@ use ipnet::IpNet;
 
 use super::{Addr, Family, Subnet};
 
-/// Consecutive addresses of one family. Both ends belong to the span.
+/// Consecutive addresses of one family, including both ends.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span {
     /// The first address.
     pub first: Addr,
-    /// The last address. It is not before `first`.
+    /// The last address, which is not before `first`.
     pub last: Addr,
 }
 
@@ -38,8 +38,8 @@ impl Span {
         self.first <= other.last && other.first <= self.last
     }
 
-    /// Returns the number of addresses. For the span of all IPv6 addresses, the result is one less, because
-    /// the number does not fit.
+    /// Returns the number of addresses. For the span of all IPv6 addresses, the result is one too low,
+    /// because the number does not fit.
     pub fn size(self) -> u128 {
         (self.last.bits() - self.first.bits()).saturating_add(1)
     }
@@ -50,24 +50,25 @@ impl Span {
             .take_while(move |addr| self.contains(*addr))
     }
 
-    /// Returns the prefix whose addresses, or whose host addresses, are exactly the addresses of this span.
+    /// Returns the prefix that consists of exactly the addresses of this span, or whose host addresses are
+    /// exactly these addresses.
     pub fn prefix(self) -> Option<Subnet> {
         let prefix = self.first.enclosing(self.last);
         (self == hosts(prefix) || self == prefix.into()).then_some(prefix)
     }
 
-    /// Returns the span in CIDR notation, if it consists of all addresses or all host addresses of a prefix.
-    /// Otherwise returns `first-last`.
+    /// Returns the span in CIDR notation, if it consists of all addresses or of all host addresses of a
+    /// prefix. Otherwise returns `first-last`.
     pub fn brief(self) -> String {
         self.prefix().map_or_else(|| self.to_string(), |prefix| prefix.to_string())
     }
 
-    /// Returns the part of the span from `from` on.
+    /// Returns the part of the span that starts at `from`; `None` if it is empty.
     pub fn starting(self, from: Addr) -> Option<Span> {
         Span::new(self.first.max(from), self.last)
     }
 
-    /// Returns the part of the span up to `to`.
+    /// Returns the part of the span that ends at `to`; `None` if it is empty.
     pub fn up_to(self, to: Addr) -> Option<Span> {
         Span::new(self.first, self.last.min(to))
     }
@@ -91,10 +92,10 @@ impl fmt::Debug for Span {
     }
 }
 
-/// A range as it is configured, before the rules are applied.
+/// A range as configured, before the rules are applied.
 #[derive(Clone, Debug)]
 pub struct RangeSpec {
-    /// The subnet as it is written, with its host bits.
+    /// The subnet as written in the configuration, including host bits.
     pub subnet: IpNet,
     /// The first allocatable address. The default is the address after the network address.
     pub start: Option<Addr>,
@@ -103,30 +104,31 @@ pub struct RangeSpec {
     pub end: Option<Addr>,
     /// The gateway. The default is the address after the network address.
     pub gateway: GatewaySpec,
-    /// The excluded spans.
+    /// The spans that are excluded from allocation.
     pub exclude: Vec<Span>,
 }
 
 impl RangeSpec {
-    /// Makes the range of a whole subnet, with default values.
+    /// Makes the range of a whole subnet, with default values for all other settings.
     pub fn of(subnet: IpNet) -> RangeSpec {
         let (start, end, exclude) = (None, None, Vec::new());
         RangeSpec { subnet, start, end, gateway: GatewaySpec::Default, exclude }
     }
 }
 
-/// The gateway as it is configured.
+/// The gateway as configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GatewaySpec {
-    /// The gateway is not configured. It is the first host address of the subnet.
+    /// No gateway is configured, so the gateway is the first host address of the subnet.
     Default,
-    /// The gateway is "none": containers get no gateway, and the first host address can be allocated.
+    /// The configured gateway is "none": containers get no gateway, and the first host address can be
+    /// allocated.
     None,
     /// The gateway is this address, inside or outside the range.
     At(Addr),
 }
 
-/// The reason why a range is invalid. If host-local has the same error, the text is host-local's.
+/// The reason why a range is invalid. If host-local has the same error, the text is the same, too.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RangeError {
     /// The subnet has host bits.
@@ -136,7 +138,7 @@ pub enum RangeError {
         .meant.first()
     )]
     HostBits {
-        /// The same subnet without host bits, which was probably meant.
+        /// The subnet without host bits, which was probably meant.
         meant: Subnet,
     },
     /// `rangeStart` lies outside the subnet.
@@ -160,7 +162,7 @@ pub enum RangeError {
 }
 
 impl RangeError {
-    /// Returns an explanation of the error, if host-local's text does not explain it.
+    /// Returns an explanation of the error, if host-local's text does not explain it well.
     pub fn meaning(&self) -> Option<String> {
         Some(match self {
             RangeError::StartAfterEnd(_, end, subnet) if !subnet.contains(*end) => {
@@ -192,7 +194,7 @@ pub struct Range {
 }
 
 impl Range {
-    /// Checks the rules in host-local's order: host bits, gateway, start, end.
+    /// Checks the rules in host-local's order (host bits, gateway, start, end), and makes the range.
     pub fn new(spec: &RangeSpec) -> Result<Range, RangeError> {
         let subnet = Subnet::strict(spec.subnet).map_err(|meant| RangeError::HostBits { meant })?;
         let gateway = match spec.gateway {
@@ -213,7 +215,8 @@ impl Range {
             return Err(RangeError::End(end, subnet));
         }
         let Some(bounds) = Span::new(start, end) else {
-            // Only one of the two bounds is configured, and it lies beyond the default of the other.
+            // Only one of the two bounds is configured, and it lies beyond the default value of the other
+            // bound.
             return Err(if spec.start.is_some() {
                 RangeError::StartAfterDefaultEnd(start, end, subnet)
             } else {
@@ -239,7 +242,7 @@ impl Range {
         self.gateway
     }
 
-    /// Returns the allocatable spans in ascending order. There are none if the gateway and the excluded
+    /// Returns the allocatable spans, in ascending order. The result is empty if the gateway and the excluded
     /// addresses cover the whole range.
     pub fn spans(&self) -> &[Span] {
         &self.spans
@@ -262,15 +265,15 @@ impl fmt::Display for Range {
     }
 }
 
-/// Returns the address after the network address, as in host-local; `None` if the subnet has only one
+/// Returns the address after the network address, as host-local does; `None` if the subnet has only one
 /// address.
 fn default_gateway(subnet: Subnet) -> Option<Addr> {
     (subnet.len() < subnet.family().bits()).then(|| subnet.first().next()).flatten()
 }
 
-/// Returns the addresses of a subnet that hosts can have: from the address after the network address to the
-/// address before the broadcast address (IPv4) or to the last address (IPv6). In a subnet of one or two
-/// addresses there is no network address and no broadcast address (RFC 3021, RFC 6164), so hosts can have all
+/// Returns the addresses of a subnet that hosts can use: from the address after the network address to the
+/// address before the broadcast address (IPv4) or to the last address (IPv6). A subnet with one or two
+/// addresses has no network address and no broadcast address (RFC 3021, RFC 6164), so hosts can use all its
 /// addresses.
 pub fn hosts(subnet: Subnet) -> Span {
     let whole = Span::from(subnet);

@@ -28,7 +28,7 @@ pub enum SetError {
     NothingToGive(String),
 }
 
-/// One or more ranges of one family.
+/// One or more ranges of the same family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RangeSet(Vec<Range>);
 
