@@ -62,7 +62,7 @@ pub enum Refusal {
         release(.holder)
     )]
     Predecessor {
-        /// Index of the set in the configuration.
+        /// The index of the range set in the configuration.
         index: usize,
         /// The name.
         name: StaticName,
@@ -108,7 +108,7 @@ pub enum Refusal {
         /// The requested address.
         addr: Addr,
     },
-    /// The requested address is the range's gateway.
+    /// The requested address is the gateway of the range.
     #[error(
         "failed to allocate for range {index}: requested ip {addr} is subnet's gateway; request \
          another address, or set \"gateway\""
@@ -393,7 +393,7 @@ pub enum StoreError {
          container has that address"
     )]
     BadRecord {
-        /// The server.
+        /// The server that has the record.
         place: String,
         /// The key of the record, without the store's prefix.
         key: String,

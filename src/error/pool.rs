@@ -46,7 +46,7 @@ pub enum PoolRefusal {
         what: &'static str,
         /// The property's value in the existing pool.
         has: String,
-        /// The requested value.
+        /// The value that was requested.
         asked: String,
     },
     /// The host has a route for the subnet of a shared pool, and the route does not lead to the pool's
