@@ -1,4 +1,5 @@
-//! Boot files: the boot ID in the name, that nothing is flushed, and what happens to files of earlier boots.
+//! Tests of boot files: the boot ID in the file name, the absence of flushes, and the fate of files from
+//! earlier boots.
 
 use std::fs;
 
@@ -27,7 +28,7 @@ fn the_leases_of_a_boot_end_with_it() {
         Status { set: net(), network: super::contract::network(), sets: range(), strict: false };
     assert_eq!(store.apply(&Command::Status(status), &boot(2)).unwrap(), Outcome::Ready);
     assert!(!host.of_boot(2).exists());
-    // The first ADD of the boot creates a new boot file, and does not touch the old boot file.
+    // The first ADD of the boot creates a new boot file, and does not change the old one.
     assert_eq!(added(&mut store, &lowest("c3"), &boot(2)), [addr("10.0.0.2")]);
     assert_eq!(fs::read(host.of_boot(1)).unwrap(), before);
     assert_eq!(listed(&mut store, &boot(2)).len(), 1);
@@ -81,7 +82,7 @@ fn earlier_files_are_removed_beyond_the_retention_of_history_if_they_name_this_m
     for n in 1..=5 {
         added(&mut store, &lowest(&format!("c{n}")), &boot(n));
     }
-    // Boot 3 ended at time 4000, which is at most 1500 s ago. Boot 2 ended at time 3000.
+    // Boot 3 ended at time 4000, which is at most 1500 s ago, so its file stays. Boot 2 ended at time 3000.
     let kept: Vec<bool> = (1..=5).map(|n| host.of_boot(n).exists()).collect();
     assert_eq!(kept, [false, false, true, true, true]);
     assert!(host.path(".boot-theirs").exists(), "another machine's file was removed");
@@ -141,7 +142,7 @@ fn a_sticky_pod_whose_address_was_taken_is_remembered_with_its_new_one() {
     let host = Host::new();
     let mut store = host.store(Persist::Boot);
     added(&mut store, &sticky("c1", "db-0"), &boot(1));
-    // Meanwhile host-local has leased the address to another container, and the ADD imports that lease.
+    // In the meantime, host-local has leased the address to another container. The ADD imports that lease.
     let leases = vec![super::contract::foreign("old", "10.0.0.2", Some("eth0"))];
     let legacy = crate::alloc::Legacy::Read(leases, vec![]);
     let add = crate::alloc::Add { legacy, ..sticky("c2", "db-0") };
@@ -172,11 +173,11 @@ fn a_file_of_an_earlier_boot_that_does_not_verify_is_never_removed() {
 fn two_machines_on_one_folder_share_durable_leases_and_no_boot_leases() {
     let host = Host::new();
     let (a, b) = (elsewhere("a", 1), elsewhere("b", 1));
-    // With "disk", both machines have their leases in the same file, so they can share a folder.
+    // With "disk", both machines keep their leases in the same file, so they can share a folder.
     let one = added(&mut host.store(Persist::Disk), &lowest("c1"), &a);
     let other = added(&mut host.store(Persist::Disk), &lowest("c2"), &b);
     assert_ne!(one, other);
-    // Boot leases belong to one machine, so they are refused if machines share a folder.
+    // Boot leases belong to one machine, so they are refused in a folder that machines share.
     let of_boot = |name: &str| of_network("boot", lowest(name));
     added(&mut host.store(Persist::Boot), &of_boot("c3"), &a);
     added(&mut host.store(Persist::Boot), &of_boot("c4"), &b);
@@ -201,16 +202,16 @@ fn a_cloned_disk_carries_durable_leases_and_nothing_of_a_boot() {
     let all = listed(&mut clone.store(Persist::Boot), &cx);
     assert_eq!(all.iter().map(|lease| lease.addr).collect::<Vec<_>>(), durable);
     assert_ne!(added(&mut clone.store(Persist::Disk), &lowest("c3"), &cx), durable);
-    // The original's pods have former addresses. The clone does not use them, and does not remove the
+    // The original's pods have former addresses. The clone neither uses these addresses nor removes the
     // original's files.
     assert_ne!(added(&mut clone.store(Persist::Boot), &of_boot("c4"), &cx), former);
     assert!(clone.path(".boot-a-1").exists() && clone.path(".boot-b-2").exists());
 }
 
-/// A container mounts its own boot ID over `/proc/sys/kernel/random/boot_id`, and also mounts the host's
-/// folder. Each of the two boot IDs leases an address only once, neither boot changes the other's file, and
-/// reservations and durable leases hold for both. The two boot files may still lease the same address: this
-/// is not guaranteed.
+/// A container mounts its own boot ID over `/proc/sys/kernel/random/boot_id`, and uses the host's store
+/// folder. Each of the two boots leases each address only once and leaves the other boot's file unchanged.
+/// Reservations and durable leases are valid for both. But the two boot files may contain leases of the same
+/// address; sublet does not prevent this.
 #[test]
 fn a_container_with_a_boot_id_of_its_own_leases_beside_the_host() {
     let host = Host::new();
@@ -232,8 +233,8 @@ fn a_container_with_a_boot_id_of_its_own_leases_beside_the_host() {
     assert_ne!(added(&mut host.store(Persist::Disk), &durable("c2"), &inside), one);
 }
 
-/// The file's content is not flushed either; `tests/it/peers/flushes.rs` checks that by counting system
-/// calls.
+/// Checks that no name is flushed. `tests/it/peers/flushes.rs` checks, by counting system calls, that the
+/// file's content is not flushed either.
 #[test]
 fn a_boot_lease_flushes_no_name() {
     use super::watched::Watched;

@@ -1,4 +1,4 @@
-//! Runs the contract on the fake cluster, with concurrent clients and lost answers, and counts round trips.
+//! Runs the contract on the fake cluster, with concurrent clients and lost responses, and counts round trips.
 
 use std::rc::Rc;
 
@@ -18,7 +18,8 @@ use crate::net::RangeSet;
 use crate::store::cluster::keys;
 use crate::store::{Store, StoreReader};
 
-/// Returns servers of three kinds: reliable, never answering commits, and failing at random.
+/// Returns servers of three kinds: servers without failures, servers that never respond to commits, and
+/// servers that fail at random.
 fn servers() -> impl Iterator<Item = (String, Rc<FakeServer>)> {
     [false, true].into_iter().flat_map(|is_etcd| {
         let kind = if is_etcd { "as etcd" } else { "as Consul" };
@@ -90,7 +91,7 @@ fn a_transaction_that_is_repeated_after_the_del_leases_nothing() {
     }
 }
 
-/// The helper `del`, and the CHECK and the GC of this test, name the set "net".
+/// The helper `del`, and the CHECK and the GC in this test, name the set "net".
 #[test]
 fn del_check_and_gc_find_leases_of_the_set_before_shared_was_edited() {
     for is_etcd in [false, true] {
@@ -162,7 +163,7 @@ fn gc_of_many_leases_takes_many_steps() {
     assert!(leases(&mut store).is_empty());
 }
 
-/// The other client acts right before the commit.
+/// The other client acts immediately before the commit.
 #[test]
 fn a_concurrent_client_leases_the_same_address_or_for_the_same_owner() {
     let sets = [set("10.0.0.0/29")];
@@ -212,8 +213,8 @@ fn a_concurrent_client_changes_the_pools() {
     assert_eq!(paths.collect::<Vec<_>>(), ["node/node"]);
 }
 
-/// One daemon runs two requests in the same second, and each leases an address from the same pool. Their
-/// records differ only in the nonce. One of the requests is not answered.
+/// One daemon runs two requests in the same second. Each request leases an address from the same pool, so the
+/// two records differ only in the nonce. One of the requests gets no response.
 #[test]
 fn a_transaction_is_recognized_by_its_nonce() {
     for is_etcd in [false, true] {
@@ -248,7 +249,7 @@ fn a_pool_that_is_not_shared_is_released_by_its_node_only() {
     assert_eq!(release(&mut store, &id.0, &at(3)), (true, 0));
 }
 
-/// The control of the suite: without comparisons, an address gets two owners. The suite must detect this.
+/// Checks the suite itself: without comparisons, an address gets two owners, and the suite must detect this.
 #[test]
 #[should_panic(expected = "has another holder")]
 fn a_server_that_does_not_compare_is_detected() {
@@ -261,7 +262,7 @@ fn a_server_that_does_not_compare_is_detected() {
     leases(&mut store);
 }
 
-/// The test changes a record without changing its version.
+/// The test changes a record without changing the version of the record.
 #[test]
 fn a_damaged_record_is_reported() {
     let server = FakeServer::new(false);
@@ -287,7 +288,7 @@ fn a_damaged_record_is_reported() {
     }
 }
 
-/// A server that was stopped applies a commit after the container was deleted.
+/// A server that was stopped resumes, and applies a commit after the container has been deleted.
 #[test]
 fn no_lease_is_made_after_its_container_is_deleted() {
     let lost = |server: &Rc<FakeServer>, n| {
@@ -309,7 +310,7 @@ fn no_lease_is_made_after_its_container_is_deleted() {
         }
         assert!(matches!(lost(&server, 1), Ok(Outcome::Added(_))));
         assert!(matches!(deleted(&server), Outcome::Freed(freed) if freed.len() == 2));
-        // Neither the ADD nor the fence is answered. Another process then deletes the container.
+        // Neither the ADD nor the fence gets a response. Then another process deletes the container.
         assert!(lost(&server, usize::MAX).is_err());
         server.stalled_commits.set(0);
         assert_eq!(deleted(&server), Outcome::Freed(vec![]));
@@ -320,8 +321,7 @@ fn no_lease_is_made_after_its_container_is_deleted() {
     }
 }
 
-/// The pool's record does not change when an address is leased, so it does not show whether a lease was
-/// committed.
+/// A lease leaves the pool's record unchanged, so that record does not show whether the lease was committed.
 #[test]
 fn a_lease_of_a_pool_whose_commit_was_lost_is_made_again() {
     for is_etcd in [false, true] {
@@ -337,7 +337,7 @@ fn a_lease_of_a_pool_whose_commit_was_lost_is_made_again() {
     }
 }
 
-/// This case runs only on the fake cluster, because the other cases and other servers would take minutes.
+/// This case runs only on the fake cluster. On the real servers it would take minutes.
 #[test]
 fn a_cluster_finds_its_cooling_addresses() {
     for is_etcd in [false, true] {
@@ -348,7 +348,7 @@ fn a_cluster_finds_its_cooling_addresses() {
     }
 }
 
-/// At each moment exactly one address is free. By the time the second range is listed, it is a different
+/// At each moment exactly one address is free, but by the time the second range is listed, it is a different
 /// address.
 #[test]
 fn a_range_is_full_only_if_all_of_it_is_full_at_one_moment() {

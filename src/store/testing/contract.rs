@@ -2,8 +2,8 @@
 //! lease file with boot leases and with durable leases, the fake cluster (`cluster_test`), and real servers
 //! (`servers_test`).
 //!
-//! A case gets a function that opens the same new, empty store. If the case calls the function twice, the two
-//! results act as two processes or two nodes.
+//! Each case gets a function that opens the case's store, which is empty at first. If the case calls the
+//! function twice, the results act as two processes or two nodes that use the same store.
 
 use std::rc::Rc;
 
@@ -29,8 +29,8 @@ pub fn addr(text: &str) -> Addr {
     text.parse().unwrap()
 }
 
-/// Makes a range set with one range: from `10.0.0.0/29`, or with its first and last address from `10.0.0.0/24
-/// 10.0.0.5 10.0.0.9`.
+/// Makes a range set with one range. The text is a subnet such as `10.0.0.0/29`, or a subnet with the first
+/// and last address, such as `10.0.0.0/24 10.0.0.5 10.0.0.9`.
 pub fn set(text: &str) -> RangeSet {
     let mut words = text.split(' ');
     let subnet = words.next().unwrap().parse().unwrap();
@@ -47,7 +47,7 @@ pub fn attachment(container: &str) -> Attachment {
     }
 }
 
-/// Makes a lease that host-local has made on the network "net".
+/// Makes a lease of host-local for the network "net".
 pub fn foreign(container: &str, at: &str, ifname: Option<&str>) -> ForeignLease {
     let ifname = ifname.map(|i| IfName::new(i).unwrap());
     let owner = Owner::Attachment(Attachment { ifname, ..attachment(container) });
@@ -230,7 +230,7 @@ fn fixed_addresses(make: Make<'_>) {
     let Command::Add(excluded) = excluded else { unreachable!() };
     let excluded = Command::Add(Add { owner: owner("c2"), ..excluded });
     assert!(matches!(refused(&mut *store, &excluded, &cx), Refusal::Excluded { .. }));
-    // The owner requests another address, but it keeps its lease.
+    // The owner requests a different address, but keeps its lease.
     assert!(matches!(
         refused(&mut *store, &requested("c1", "10.0.0.8"), &cx),
         Refusal::Misfit { asked: Some(_), .. }
@@ -251,7 +251,7 @@ fn all_or_nothing(make: Make<'_>) {
     let refusal = refused(&mut *store, &Command::Add(add("c2", &both)), &at(2));
     assert!(matches!(refusal, Refusal::Exhausted { index: 1, .. }), "{refusal:?}");
     assert_eq!(leases(&mut *store), before);
-    // If a range set is added to the configuration, the owner gets an address of it and keeps its lease.
+    // If a range set is added to the configuration, the owner gets an address in it and keeps its lease.
     let got = added(&mut *store, &add("c1", &both), &at(3));
     assert_eq!(got[1], before[0].addr);
     // After a range was removed from the configuration, the ADD is refused and nothing changes.
@@ -310,8 +310,8 @@ fn check_compares(make: Make<'_>) {
         check("c1", Some(got[..1].to_vec())),
         Err(Error::Refused(Refusal::Different { .. }))
     ));
-    // prevResult has an address of our ranges that the owner does not hold: it was freed, or another owner
-    // has it.
+    // prevResult contains an address in the network's ranges that the owner does not hold: the address was
+    // freed, or another owner holds it.
     let lost = vec![got[0], got[1], addr("10.0.0.77")];
     assert!(matches!(check("c1", Some(lost)), Err(Error::Refused(Refusal::Lost { .. }))));
     assert!(matches!(check("c2", None), Err(Error::Refused(Refusal::Missing { .. }))));
@@ -321,14 +321,14 @@ fn garbage_collection(make: Make<'_>) {
     collect(make, 300);
 }
 
-/// Makes leases of three kinds that a GC must keep, and `count` leases that the GC must check.
+/// Makes leases of three kinds that a GC must keep, and `count` leases that the GC has to examine.
 fn collect(make: Make<'_>, count: usize) {
     let mut store = make();
     let sets = [set("10.0.0.0/8")];
     for i in 0..count {
         added(&mut *store, &add(&format!("c{i}"), &sets), &at(1));
     }
-    // A container of a network that is not the network of the GC. The GC must not free its lease.
+    // This container belongs to another network, so the GC must not free its lease.
     let foreign = Attachment { network: NetworkName::new("other").unwrap(), ..attachment("c1") };
     let foreign = Add { owner: Owner::Attachment(foreign), ..add("c1", &sets) };
     added(&mut *store, &foreign, &at(1));
@@ -371,13 +371,13 @@ fn cooldown_of_the_only_address(make: Make<'_>, range: &str, only: &str) {
         refused(&mut *store, &strict, &at(129)),
         Refusal::Exhausted { cooling: true, .. }
     ));
-    // No other address is free. So the address is leased before its cooldown ends, unless the cooldown is
+    // No other address is free, so the address is leased before its cooldown ends, unless the cooldown is
     // strict.
     assert_eq!(added(&mut *store, &cool("c2", false), &at(129)), only);
     freed(&mut *store, &del("c2"), &at(129));
     assert_eq!(added(&mut *store, &cool("c3", true), &at(159)), only);
     freed(&mut *store, &del("c3"), &at(159));
-    // If the clock is set back, the cooldown does not last longer.
+    // Setting the clock back does not prolong the cooldown.
     assert_eq!(added(&mut *store, &cool("c4", true), &at(50)), only);
     freed(&mut *store, &del("c4"), &at(50));
 }
@@ -598,8 +598,8 @@ fn the_first_add_imports_the_leases_of_host_local() {
     }
 }
 
-/// Each network has its own set of leases. An overlap is reported once. Networks that share a set on purpose
-/// are not reported.
+/// Each network has its own set of leases. An overlap is reported once. Networks that deliberately share a
+/// set are not reported.
 #[test]
 fn overlapping_networks_are_reported_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -626,7 +626,7 @@ fn overlapping_networks_are_reported_once() {
         assert_eq!(warned("b", "b", "10.0.0.128/25", "c2"), "");
         let warning = warned("c", "a", "10.0.0.0/24", "c3");
         assert!(warning.contains("network b") && !warning.contains("network a"), "{warning}");
-        // If the range of a network changes, it is compared with other networks again.
+        // After the range of a network has changed, the network is compared with the others again.
         assert!(!warned("b", "b", "10.0.0.0/25", "c5").is_empty());
     }
 }

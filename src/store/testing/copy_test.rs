@@ -17,7 +17,7 @@ use crate::model::{
 };
 use crate::store::{Store, StoreReader};
 
-/// Creates a lease of every kind of owner, and every other kind of record.
+/// Makes a lease for every kind of owner, and one record of every other kind.
 fn fill(store: &mut dyn Store) {
     let sets = [set("10.0.0.0/24"), set("fd00::/64")];
     let pod = Pod { namespace: "ns".into(), name: "db-0".into(), uid: "u".into() };
@@ -64,7 +64,7 @@ fn fill(store: &mut dyn Store) {
     }
 }
 
-/// Returns the lifetime of the leases that a store makes.
+/// Returns whether the store makes boot leases or durable leases.
 fn lifetime(store: &mut dyn Store) -> Persist {
     let probe = SetName("probe".into());
     let network = NetworkName::new("probe").unwrap();
@@ -117,7 +117,7 @@ pub fn every_record_is_copied(make: Make<'_>) {
     assert!(comparison.missing.is_empty() && comparison.different.is_empty(), "{comparison:?}");
     assert_eq!(copy_all(&mut *store, &mut back).unwrap(), expected.len());
     assert_eq!(all(&mut back), expected);
-    // The copy can be used: no leased address is leased again, and every owner can free its lease.
+    // The copy is usable: no leased address is leased again, and every owner can free its lease.
     let taken: Vec<_> = leases(&mut *store).into_iter().map(|l| (l.set, l.addr)).collect();
     let new = added(&mut *store, &add("new", &[set("10.0.0.0/24")]), &at(101));
     assert!(!taken.contains(&(net(), new[0])));
@@ -153,8 +153,8 @@ pub fn another_holder_is_reported(make: Make<'_>) {
     assert_eq!(leases(&mut *store), [here]);
 }
 
-/// If a copy is stopped after any portion, it can be repeated from the start. A node that was renamed
-/// meanwhile counts as another holder.
+/// A copy that was stopped after any portion can be repeated from the start. If a node has been renamed in
+/// the meantime, it counts as a different holder.
 pub fn stopped_and_repeated(make: Make<'_>) {
     let mut model = Memory::default();
     fill(&mut model);

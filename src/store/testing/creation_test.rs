@@ -1,5 +1,5 @@
-//! Creation and replacement of files: at any time, a name leads to a complete file or to no file. Once the
-//! file exists, the name never leads to no file again.
+//! Tests of the creation and replacement of files: a name always leads to a complete file or to no file. Once
+//! the file exists, the name leads to a file at every moment.
 
 use std::fs;
 use std::io::{ErrorKind, Result};
@@ -128,7 +128,7 @@ fn a_store_that_cannot_be_written_is_read() {
     for persist in MODES {
         let host = Host::new();
         added(&mut host.store(persist), &lowest("c1"), &boot(1));
-        // Remove the lock file, because a read-only file system would not allow creating it.
+        // Remove the lock files, because they could not have been created on a read-only file system.
         let _ = fs::remove_file(host.path(".lock"));
         let _ = fs::remove_file(host.path(".boot.lock"));
         let mut store = watched(&host, persist, |what, _| match what {
@@ -149,7 +149,7 @@ fn a_store_that_cannot_be_written_is_read() {
     }
 }
 
-/// If a path cannot be examined, a file may exist there. So every command fails, and nothing is created.
+/// If a path cannot be examined, there may be a file. Therefore every command fails, and nothing is created.
 #[test]
 fn a_look_that_fails_is_never_taken_for_absence() {
     for persist in MODES {
@@ -158,7 +158,7 @@ fn a_look_that_fails_is_never_taken_for_absence() {
         let file = if persist == Persist::Disk { host.path("") } else { host.of_boot(1) };
         for away in [false, true] {
             if away {
-                // This happens for example if a volume is not mounted.
+                // For example, the volume that contains the file may not be mounted yet.
                 fs::rename(&file, host.path(".away")).unwrap();
             }
             let before = host.names();
@@ -195,8 +195,7 @@ fn only_enoent_means_that_there_is_no_file() {
     }
 }
 
-/// If a symbolic link is in place of the lock file, the header note must not be written to the target of the
-/// link.
+/// If the lock file is a symbolic link, the header note must not be written to the target of the link.
 #[test]
 fn a_symbolic_link_is_not_followed() {
     for name in ["", ".lock", ".policy"] {
@@ -210,7 +209,7 @@ fn a_symbolic_link_is_not_followed() {
     }
 }
 
-/// A full disk can leave an empty file, or the beginning of a file.
+/// A full disk can leave an empty file, or only the beginning of a file.
 #[test]
 fn an_empty_or_torn_file_is_neither_overwritten_nor_trusted() {
     for persist in MODES {

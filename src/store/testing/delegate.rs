@@ -54,7 +54,8 @@ macro_rules! delegate_repairs {
 }
 pub(super) use delegate_repairs;
 
-/// Delegates every method of a server except commits: limits to `$server`, and reads to `$read`.
+/// Delegates every method of a server except `commit`: reads to `$read`, and the methods that return limits
+/// to `$server`.
 macro_rules! delegate_server {
     ($me:ident => $server:expr, $read:expr) => {
         fn place(&$me) -> String {

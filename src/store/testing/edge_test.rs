@@ -1,4 +1,5 @@
-//! Edge cases: how two range sets, two interfaces, two files, two processes or a wrong clock affect each other.
+//! Tests of edge cases: how two range sets, two interfaces, two files, two processes or a wrong clock affect
+//! each other.
 
 use std::path::Path;
 
@@ -39,7 +40,7 @@ fn cooled(container: &str, sets: &[RangeSet]) -> Add {
     Add { cooldown, strategy: Strategy::Lowest, ..add(container, sets) }
 }
 
-/// Two range sets of the same family both find the same ended cooldowns.
+/// Two range sets of the same family find the same ended cooldowns, and each of them is ended only once.
 #[test]
 fn two_sets_of_a_family_end_a_cooldown_once() {
     each(|store| {
@@ -51,8 +52,8 @@ fn two_sets_of_a_family_end_a_cooldown_once() {
     });
 }
 
-/// The first range set leases an address whose cooldown has ended. The second range set, which removes ended
-/// cooldowns, must not change that address.
+/// The first range set leases an address whose cooldown has ended. The second range set removes the records
+/// of ended cooldowns, and must leave that address alone.
 #[test]
 fn the_cooldown_of_an_address_that_was_just_leased_is_not_ended() {
     each(|store| {
@@ -70,8 +71,8 @@ fn legacy(container: &str, at: &str, ifname: Option<&str>) -> Legacy {
     Legacy::Read(vec![foreign(container, at, ifname)], vec![])
 }
 
-/// Otherwise the owner would have two names: a repeated ADD would return another address, and a DEL would
-/// leave the imported lease.
+/// If this failed, the owner would have leases under two names: a repeated ADD would return a different
+/// address, and a DEL would leave the imported lease.
 #[test]
 fn an_imported_container_keeps_its_address_when_a_set_is_added() {
     each(|store| {
@@ -149,8 +150,8 @@ fn gc_frees_an_owner_in_several_steps() {
     assert_eq!(leases(&mut store), []);
 }
 
-/// If the clock is set back, a cooldown ends. Newer cooldowns, which come before it in the queue, must not
-/// hide it.
+/// Setting the clock back ends a cooldown. The search must find this cooldown even if newer cooldowns come
+/// before it in the queue.
 #[test]
 fn a_clock_that_is_set_back_exhausts_no_range() {
     each(|store| {
@@ -161,12 +162,12 @@ fn a_clock_that_is_set_back_exhausts_no_range() {
             added(store, &cool(&format!("c{i}")), &at(1_000_000));
         }
         store.apply(&del("c0"), &at(1_000_000)).unwrap();
-        // Now the clock is correct again.
+        // The clock is correct again.
         for i in 1..=32 {
             store.apply(&del(&format!("c{i}")), &at(500)).unwrap();
         }
         assert_eq!(added(store, &cool("d"), &at(510)), [addr("10.0.0.2")]);
-        // The ADD has ended the other cooldowns too, so the other addresses are free again.
+        // The ADD has also ended the other cooldowns, so their addresses are free again.
         for n in 0..7 {
             added(store, &cool(&format!("e{n}")), &at(545));
         }
@@ -179,8 +180,8 @@ fn of_other_network() -> Add {
     Add { set: SetName("other".into()), network, owner, ..add("o", &[set("10.9.0.0/24")]) }
 }
 
-/// The reservation was made while the leases of the set were in the durable file, so it is not in the boot
-/// file.
+/// The reservation was made while the leases of the set were in the durable file, so the boot file has no
+/// copy of it.
 #[test]
 fn a_reservation_holds_whatever_persist_says() {
     let folder = tempfile::tempdir().unwrap();
@@ -193,7 +194,7 @@ fn a_reservation_holds_whatever_persist_says() {
     assert_ne!(got, [addr("10.0.0.2")], "a reserved address was leased");
 }
 
-/// The import of the folder is not recorded in the boot file, so the folder is imported again.
+/// The boot file does not record that the folder was imported, so the folder is imported again.
 #[test]
 fn a_folder_is_taken_over_once_whatever_persist_says() {
     let folder = tempfile::tempdir().unwrap();
@@ -211,7 +212,7 @@ fn a_folder_is_taken_over_once_whatever_persist_says() {
     assert_ne!(outcome, Outcome::ReadLegacy, "ended leases are imported again");
 }
 
-/// The file was begun on another machine and cloned, so its machine ID does not distinguish the boots of this
+/// The boot file was created on another machine and cloned, so the machine ID in it does not match this
 /// machine.
 #[test]
 fn leases_of_this_machine_end_with_the_boot_whoever_began_the_file() {
@@ -232,7 +233,7 @@ fn leases_of_this_machine_end_with_the_boot_whoever_began_the_file() {
     }
 }
 
-/// A DEL has to read host-local's folder. Meanwhile an ADD imports that folder.
+/// A DEL finds that it must read host-local's folder. Before it does so, an ADD imports that folder.
 #[test]
 fn a_del_during_an_import_leaves_no_lease() {
     struct Meanwhile<'a>(&'a mut Memory, bool);
@@ -269,7 +270,7 @@ fn a_del_during_an_import_leaves_no_lease() {
     assert!(left.iter().all(|l| l.owner != owner("old")), "{left:?}");
 }
 
-/// The gateway in the configuration is an address that a container already has.
+/// The configuration names a gateway address that a container already holds.
 #[test]
 fn a_container_is_not_its_own_gateway() {
     each(|store| {
@@ -285,7 +286,8 @@ fn a_container_is_not_its_own_gateway() {
     });
 }
 
-/// A DEL names one address twice (ECS: ipv4-address and an IPv4-mapped ipv6-address), and frees it once.
+/// A DEL names the same address twice (in the ECS dialect, as `ipv4-address` and as an IPv4-mapped
+/// `ipv6-address`). It is freed once.
 #[test]
 fn an_address_named_twice_is_freed_once() {
     each(|store| {
@@ -296,7 +298,7 @@ fn an_address_named_twice_is_freed_once() {
     });
 }
 
-/// The number of former addresses that are stored is never larger than the number of addresses.
+/// There are never more stored former addresses than addresses.
 #[test]
 fn the_addresses_of_pods_that_never_return_are_forgotten() {
     let folder = tempfile::tempdir().unwrap();
@@ -339,7 +341,7 @@ fn a_pod_that_moves_leaves_no_index_behind() {
         let moved = added(&mut store, &sticky("c2", "db-0"), &at(1));
         assert_eq!(moved, [addr("10.0.0.3")]);
         store.problems(&at(1), &mut |problem| panic!("{problem:?}")).unwrap();
-        // From now on, the pod's first address is stored for another pod, which keeps it.
+        // From now on, the pod's first address is recorded as the former address of another pod.
         store.apply(&del("x"), &at(1)).unwrap();
         store.apply(&del("c2"), &at(1)).unwrap();
         added(&mut store, &sticky("c3", "db-1"), &at(1));

@@ -1,9 +1,10 @@
-//! A fake compare-and-set server in memory, with the limits of Consul or the abilities of etcd.
+//! A fake compare-and-set server in memory, which behaves like Consul or like etcd.
 //!
-//! It has keys, versions, atomic transactions of at most 64 operations, and listing by prefix. If a
+//! It has keys, versions, atomic transactions of at most 64 operations, and listings by prefix. If a
 //! comparison fails, it reports either the paths, as Consul does, or the records, as etcd does. It counts
-//! round trips. A test can make another client act in between, commits conflict at random, or answers get
-//! lost before or after the commit is applied. The store that uses the server is the production code.
+//! round trips. A test can make another client act before or after a call, make commits conflict at random,
+//! or make responses get lost before or after the commit is applied. The store that uses this server is the
+//! production code.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -25,8 +26,8 @@ use crate::store::{Cluster, OldKey, Store, StoreReader};
 /// The maximum number of operations in a transaction (Consul 1.8).
 const LIMIT: usize = 64;
 
-/// A prefix or path, and the action of another client. The action runs once, after the prefix was listed or
-/// the path was read.
+/// A prefix or path, and the action of another client. The action runs once, after the prefix has been listed
+/// or the path has been read.
 pub type AfterList = (&'static str, Box<dyn FnOnce()>);
 
 /// The fake server.
@@ -37,21 +38,21 @@ pub struct FakeServer {
     pub round_trips: Cell<usize>,
     /// Whether the server behaves like etcd. Otherwise it behaves like Consul.
     pub is_etcd: Cell<bool>,
-    /// Whether all comparisons hold, even wrong ones. The suite must detect this.
+    /// Whether all comparisons hold, even wrong ones. The suite must detect such a server.
     pub ignores_comparisons: Cell<bool>,
-    /// The seed of random failures; 0 for no failures. A commit conflicts without a reason, or its answer is
-    /// lost before or after the commit is applied.
+    /// The seed of random failures; 0 for no failures. If a commit fails, it conflicts without a reason, or
+    /// its response is lost before or after the commit is applied.
     pub failure_seed: Cell<u64>,
-    /// Whether every commit is applied but not answered. [`apply_stalled`] applies these commits a second
-    /// time.
+    /// Whether every commit is applied, but gets no response. [`apply_stalled`] applies these commits a
+    /// second time.
     pub never_answers: Cell<bool>,
-    /// The number of next commits that are neither answered nor applied. [`apply_stalled`] applies them
-    /// later.
+    /// The number of commits, starting with the next, that get no response and are not applied.
+    /// [`apply_stalled`] applies them later.
     pub stalled_commits: Cell<usize>,
     /// The commits that [`apply_stalled`] will apply.
     pub stalled: RefCell<Vec<Vec<Operation>>>,
     /// Whether the client is killed during its next commit that changes an address: the commit is stalled,
-    /// and every later call fails.
+    /// and every later call of the client fails.
     pub kills_in_commit: Cell<bool>,
     /// Whether the server has no room for further records.
     pub is_full: Cell<bool>,
@@ -59,16 +60,16 @@ pub struct FakeServer {
     pub old_keys: RefCell<BTreeMap<String, Vec<u8>>>,
     /// The action of another client, which runs once, before the next commit.
     pub before_commit: RefCell<Option<Box<dyn FnOnce()>>>,
-    /// The action of another client, which runs once, after the next commit was applied. The client of that
-    /// commit gets no answer, and checks the outcome after the action.
+    /// The action of another client, which runs once, after the next commit has been applied. The client that
+    /// made this commit gets no response, and checks the outcome after the action.
     pub after_commit: RefCell<Option<Box<dyn FnOnce()>>>,
     /// The action of another client, which runs once, after the next read of a path.
     pub after_get: RefCell<Option<AfterList>>,
     /// The action of another client, which runs once, after the next listing of a prefix.
     pub after_list: RefCell<Option<AfterList>>,
-    /// After this number of commits, every call fails, as if the client had been killed.
+    /// The number of further commits after which every call fails, as if the client had been killed.
     pub commits_left: Cell<Option<usize>>,
-    /// The folder for the local cache of the nodes.
+    /// The folder for the local caches of the nodes.
     pub cache: Folder,
 }
 
@@ -124,7 +125,7 @@ impl FakeServer {
         self.records.borrow().entries[path].value.clone()
     }
 
-    /// Writes a value that was at the path earlier.
+    /// Restores an earlier value of the record at a path.
     pub fn restore(&self, path: &str, value: Vec<u8>) {
         let records = &mut *self.records.borrow_mut();
         records.version += 1;
@@ -132,7 +133,7 @@ impl FakeServer {
         records.entries.insert(path.to_owned(), entry);
     }
 
-    /// Writes a key in the form in which cni-ipam-consul does.
+    /// Writes a key in the format of cni-ipam-consul.
     pub fn write_old_key(&self, key: &str, value: &str) {
         self.old_keys.borrow_mut().insert(key.to_owned(), value.as_bytes().to_vec());
     }
@@ -142,8 +143,8 @@ impl FakeServer {
         self.records.borrow().entries.keys().cloned().collect()
     }
 
-    /// Returns the next random failure. 0: the commit conflicts. 1: it is not applied. 2: it is applied but
-    /// not answered. Other numbers: no failure.
+    /// Returns the next random failure. 0: the commit conflicts. 1: it is not applied and gets no response.
+    /// 2: it is applied, but gets no response. Any other number: no failure.
     fn next_failure(&self) -> u64 {
         match self.failure_seed.get() {
             0 => u64::MAX,
@@ -259,7 +260,8 @@ impl Server for Rc<FakeServer> {
     }
 }
 
-/// The production store on a fake server. Listing the leases also checks that the server's records agree.
+/// The production store on a fake server. Each listing of the leases also checks that the server's records
+/// agree.
 pub struct FakeStore {
     server: Rc<FakeServer>,
     store: ClusterStore<Rc<FakeServer>>,
@@ -293,7 +295,7 @@ impl Store for FakeStore {
 
 impl StoreReader for FakeStore {
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
-        // The check must not count as a call of the client that is going to be killed.
+        // The check must not count as a call of the client that is about to be killed.
         let left = self.server.commits_left.take();
         assert_sound(&self.server);
         self.server.commits_left.set(left);

@@ -1,5 +1,5 @@
-//! Tests of history and counters: cases for the model, for lease files with boot leases and with durable
-//! leases, and for a cluster; and tests of the differences between these stores.
+//! Tests of history and counters. The cases run on the model, on lease files with boot leases and with
+//! durable leases, and on a cluster. Further tests cover the differences between these stores.
 
 use std::time::Duration;
 
@@ -89,7 +89,7 @@ fn every_event_is_recorded_once(make: Make<'_>) {
     assert_eq!(count(&mut *store, Verb::Reserve, Ending::Ok), 3);
 }
 
-/// There are leased, reserved and cooling addresses.
+/// Some addresses are leased, some are reserved, and some are cooling down.
 fn addresses_in_use_are_listed_once_and_in_order(make: Make<'_>) {
     let mut store = make();
     let sets = [set("10.0.0.0/24")];
@@ -203,7 +203,7 @@ fn history_of_a_cluster_is_bounded_and_can_be_off() {
 }
 
 /// The end of a boot lease is recorded once, by the transaction that removes the lease. The events of all
-/// nodes are in the order of their transactions, even if the clocks differ.
+/// nodes are in transaction order, even if the clocks of the nodes differ.
 #[test]
 fn events_of_a_cluster_are_in_order() {
     let server = FakeServer::new(false);
@@ -212,7 +212,7 @@ fn events_of_a_cluster_are_in_order() {
     let mut store = FakeStore::new(server.clone());
     added(&mut store, &low("c1"), &at(50));
     let next = |now| Context { boot: Some(BootId("boot-2".to_owned())), ..at(now) };
-    // This is the only address, and its lease has ended.
+    // The range has only one address, and its lease has ended.
     added(&mut store, &low("c2"), &next(40));
     store.apply(&del("c2"), &next(30)).unwrap();
     let other = Node { name: "other".to_owned(), machine: "m2".to_owned() };
@@ -236,7 +236,7 @@ fn events_of_a_cluster_are_in_order() {
     assert!(matches!(&problems[..], [place] if place.contains(&path)), "{problems:?}");
 }
 
-/// The history of a node is kept when the node is released, until its events are too old.
+/// When a node is released, its history stays until its events are too old.
 #[test]
 fn history_of_forgotten_nodes_ends() {
     const DAY: u64 = 24 * 3600;
@@ -260,7 +260,7 @@ fn history_of_forgotten_nodes_ends() {
     }
 }
 
-/// If a server has no space, a DEL must not fail. An ADD must not fail either, if only the history does not
+/// If a server has no space, a DEL must succeed. An ADD must succeed too, if only its history record does not
 /// fit.
 #[test]
 fn a_full_server_drops_history() {
@@ -281,7 +281,7 @@ fn a_full_server_drops_history() {
     assert_eq!(all, [1, 1, 4]);
 }
 
-/// Requests that the servers did not answer are counted too.
+/// Requests that got no response from the servers are counted, too.
 #[test]
 fn each_node_of_a_cluster_counts_its_own_requests() {
     let server = FakeServer::new(false);
@@ -303,7 +303,7 @@ fn each_node_of_a_cluster_counts_its_own_requests() {
     assert_eq!(store.counters(&other).unwrap(), []);
 }
 
-/// A refused ADD is counted only if that needs no flush.
+/// A refused ADD is counted only if counting it needs no flush.
 #[test]
 fn refusals_are_counted_where_a_commit_flushes_nothing() {
     for (persist, counted) in [(Persist::Boot, 2), (Persist::Disk, 0)] {
@@ -374,7 +374,7 @@ fn a_busy_network_does_not_erase_the_history_of_a_quiet_one() {
                 assert!(problem.what.contains("overlap"), "{problem:?}");
             })
             .unwrap();
-        // Events of a network that are too old are removed even if the network has no new events.
+        // A network's events are removed when they are too old, even if the network has no new events.
         added(&mut store, &of("busy", "late"), &at(60));
         assert_eq!(quiet(&mut store), 0);
     }

@@ -1,4 +1,5 @@
-//! The home of a network: all leases of a set are in one file, even if `persist` differs from call to call.
+//! Tests of the home of a network: all leases of a set are in one file, even if `persist` differs from call
+//! to call.
 
 use super::contract::{added, addr, del};
 use super::host::{Host, added_with_warnings, boot, listed, lowest, of_network};
@@ -21,7 +22,7 @@ fn leases_go_where_the_set_has_one_already_with_a_warning_until_it_is_empty() {
         assert!(warnings.iter().any(|w| w.contains("persist")), "{warnings:?}");
         let new: Vec<_> = host.names().into_iter().filter(|n| !files.contains(n)).collect();
         assert!(new.iter().all(|name| name.strip_suffix(".lock").is_some()), "{new:?}");
-        // The leases are listed and freed with either value of `persist`.
+        // With either value of `persist`, the leases can be listed and freed.
         for persist in [before, after] {
             assert_eq!(listed(&mut host.store(persist), &boot(1)).len(), 2);
         }
@@ -36,8 +37,8 @@ fn leases_go_where_the_set_has_one_already_with_a_warning_until_it_is_empty() {
     }
 }
 
-/// A copy reads the records of a set from the file that has the leases of the set, even if the other file has
-/// a cursor of the set.
+/// A copy reads the records of a set from the file that has the set's leases, even if the other file has a
+/// cursor of the set.
 #[test]
 fn the_records_of_a_set_are_those_of_its_home() {
     for (before, after) in BOTH {
@@ -104,7 +105,7 @@ fn an_unreadable_boot_id_is_an_error_where_boot_leases_may_be() {
         assert!(host.store(persist).apply(&add("c4"), &blind(4)).is_err(), "{persist:?}");
         assert!(host.store(persist).apply(&del("c3"), &blind(5)).is_err(), "{persist:?}");
     }
-    // The durable lease was freed, so the network no longer has to stay in the durable file.
+    // The durable lease has been freed, so the network may move to the boot file.
     let (_, warnings) =
         added_with_warnings(&mut host.store(Persist::Boot), &lowest("c5"), &boot(1));
     assert!(warnings.is_empty(), "{warnings:?}");
@@ -112,7 +113,8 @@ fn an_unreadable_boot_id_is_an_error_where_boot_leases_may_be() {
 
 #[test]
 fn another_process_s_first_lease_is_seen() {
-    // Two stores have different values of `persist`. In each round, both are the first to lease from the set.
+    // Two stores have different values of `persist`. In each round, both try to make the first lease of the
+    // set.
     let host = Host::new();
     for round in 0..20 {
         let (one, other) = BOTH[round % 2];
@@ -158,7 +160,7 @@ fn a_set_is_listed_from_its_home_whatever_else_the_other_file_has() {
         let host = Host::new();
         let cooldown = Cooldown { seconds: 9, strict: false };
         let ecs = |name: &str| Add { cooldown, claim_gateways: true, ..lowest(name) };
-        // Only the records of a gateway and of a cooling address are left.
+        // Only the records of a gateway and of a cooling address are left in the file.
         added(&mut host.store(before), &ecs("c1"), &boot(1));
         host.store(before).apply(&del("c1"), &boot(1)).unwrap();
         added(&mut host.store(after), &ecs("c2"), &boot(1));
@@ -233,7 +235,7 @@ fn persist_edited_back_and_forth_with_live_leases_moves_nothing() {
                 listed(&mut host.store(persist), &boot(1)).iter().map(|lease| lease.addr).collect();
             assert_eq!(addrs, all);
         }
-        // The leases have the same lifetime as the first lease of the network.
+        // All leases have the same lifetime as the network's first lease.
         let left = if before == Persist::Disk { 6 } else { 0 };
         assert_eq!(listed(&mut host.store(after), &boot(2)).len(), left);
     }

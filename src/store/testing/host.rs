@@ -1,4 +1,4 @@
-//! A host in a temporary folder, for testing the files of the embedded store.
+//! A host in a temporary folder, for tests of the embedded store's files.
 
 use std::fs;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ impl Host {
         Host { folder: tempfile::tempdir().unwrap() }
     }
 
-    /// Returns the path of the store's file whose name ends with `suffix`.
+    /// Returns the path of a file of the store: the name of the lease file, followed by `suffix`.
     pub fn path(&self, suffix: &str) -> PathBuf {
         self.folder.path().join(format!("leases.redb{suffix}"))
     }
@@ -37,7 +37,7 @@ impl Host {
         Embedded::new(self.path(""), persist, Wait::Try)
     }
 
-    /// Returns the names in the folder, without the first part that all of them have.
+    /// Returns the names in the folder, without the part that they all begin with.
     pub fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.folder.path()).unwrap();
         let name = |e: std::io::Result<fs::DirEntry>| e.unwrap().file_name().into_string().unwrap();

@@ -1,5 +1,5 @@
-//! Leases of cni-ipam-consul on the same server. An ADD is refused until they are imported. Afterwards, the
-//! import mark costs no additional round trip.
+//! Tests with leases of cni-ipam-consul on the same server. An ADD is refused until they are imported. After
+//! the import, the import mark costs no additional round trip.
 
 use std::rc::Rc;
 
@@ -142,7 +142,7 @@ fn the_next_import_completes_an_interrupted_one() {
         })
     };
     store.apply(&portion(&[2, 3, 4]), &at(1)).unwrap();
-    // Another node completes the import at the same moment.
+    // Another node completes the import immediately before the commit.
     let other = server.clone();
     *server.before_commit.borrow_mut() = Some(Box::new(move || {
         import(&mut FakeStore::new(other), &at(1));
@@ -151,8 +151,9 @@ fn the_next_import_completes_an_interrupted_one() {
     assert_eq!(leases(&mut store).len(), 199);
 }
 
-/// This node has read the old keys. Then another node imports all leases, and one of the containers ends. The
-/// test does this before the first commit of this node, and again before its second attempt after a conflict.
+/// This node has read the old keys. Then another node imports all leases, and one of the containers ends. In
+/// one case this happens before this node's first commit, in the other case before its second attempt after a
+/// conflict.
 #[test]
 fn a_late_import_restores_no_freed_lease() {
     for (is_etcd, conflict) in [(false, false), (true, false), (false, true), (true, true)] {

@@ -1,5 +1,5 @@
-//! A wait for a lock ends at its timeout. Only the holder of the lock can delay a process that long, not a
-//! process ahead in the queue.
+//! A process that waits for a lock stops waiting at its timeout. Until then, only the holder of the lock can
+//! delay it, not a process that is ahead of it in the queue.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ fn a_wait_ends_when_its_time_is_over() {
     holder.make_folder("/data".as_ref()).unwrap();
     let lock = holder.create("/data/leases.redb.lock".as_ref()).unwrap();
     assert!(lock.try_lock().unwrap());
-    // A wait without a time limit would end at this step.
+    // A process that waits without a time limit would be killed at this step.
     let process = Process::new(Some((20_000, Fate::KilledBefore)));
     let wait = Wait::For(Duration::from_millis(500));
     let mut store = Embedded::on(disk.of(&process), file.into(), Persist::Disk, wait);
@@ -31,7 +31,7 @@ fn a_wait_ends_when_its_time_is_over() {
     assert!(matches!(answer, Err(Error::Store(StoreError::Locked { .. }))), "{answer:?}");
 }
 
-/// A process ahead in the queue may be stopped or asleep; it does not hold the lock.
+/// A process ahead in the queue may be stopped or asleep without holding the lock.
 #[test]
 fn a_place_in_front_keeps_nobody_from_a_lock_that_is_free() {
     let host = Host::new();
@@ -45,12 +45,12 @@ fn a_place_in_front_keeps_nobody_from_a_lock_that_is_free() {
     lock.leave_queue(place);
 }
 
-/// While the queue advances, the lock is often free for a moment, until the next process in the queue takes
-/// it. A process further behind must not take it in that moment.
+/// While the queue advances, the lock is often free for a moment, until the process at the head of the queue
+/// takes it. A process further back must not take it in that moment.
 #[test]
 fn a_queue_that_advances_is_passed_by_nobody() {
-    // If this test itself was not scheduled for longer than a waiting process waits, the attempt proves
-    // nothing.
+    // If this test was not scheduled for longer than a process waits at the head of the queue, the attempt
+    // proves nothing.
     let passed = (0..50).find_map(|_| passes_an_advancing_queue(Duration::from_millis(15)));
     assert_eq!(passed, Some(false), "None: this machine was always too busy");
 }

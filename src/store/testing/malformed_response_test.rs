@@ -1,5 +1,5 @@
-//! Servers with malformed or slow responses. The result must be an error in time, and never a panic, a lease,
-//! or the conclusion that nothing is leased.
+//! Tests with servers that send malformed or slow responses. The result must be an error within the time
+//! limit. It must never be a panic, a lease, or the conclusion that nothing is leased.
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use crate::model::{Consul, Etcd, History, Persist, Servers, StoreSpec};
 use crate::store::cluster::server::{Commit, Expect, Operation, Server, Write};
 use crate::store::{Store, open};
 
-/// Starts a server that always sends this answer, byte by byte if `slow` is set.
+/// Starts a server that always sends this response, one byte at a time if `slow` is set.
 fn server_of(answer: Vec<u8>, slow: bool) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -1,8 +1,8 @@
 //! The model: a store in memory that is as simple as possible. Tests compare the other stores with it.
 //!
-//! To answer a question, the model reads every lease. It has no index that could contradict a lease.
-//! [`Memory`] is the model of one lease file. [`Machine`] is the model of a host with two lease files, a
-//! policy file and reboots.
+//! The model reads every lease for every query, so it has no index that could contradict a lease. [`Memory`]
+//! is the model of one lease file. [`Machine`] is the model of a host with two lease files, a policy file and
+//! reboots.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -119,7 +119,7 @@ impl View for Memory {
         after: Option<&Owner>,
         limit: usize,
     ) -> Result<Vec<Lease>, StoreError> {
-        // The owners may be in any order, as long as the order stays the same.
+        // The owners may be in any order that does not change.
         let mut owners: BTreeMap<&Owner, Vec<Lease>> = BTreeMap::new();
         for lease in self.leases.values().filter(|l| l.set == *set) {
             if after.is_none_or(|after| lease.owner > *after) {
@@ -323,7 +323,7 @@ impl StoreReader for Memory {
 /// The model of a host: its durable leases, its boot leases, and its reservations.
 #[derive(Default)]
 pub struct Machine {
-    /// The value of `persist` in the configuration of the calling network.
+    /// The value of `persist` in the configuration of the network that makes the next call.
     pub persist: Persist,
     durable: Memory,
     boot: Memory,
@@ -333,7 +333,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Starts another boot. With `power_cut`, the boot file of the current boot is lost.
+    /// Starts a new boot. If `power_cut` is set, the boot file of the previous boot is lost.
     pub fn reboot(&mut self, power_cut: bool) {
         let old = std::mem::take(&mut self.boot);
         let was_whole = self.begun && !power_cut;
@@ -349,8 +349,8 @@ impl Machine {
         }
     }
 
-    /// Returns where an ADD leases: whether in the file that `persist` names, and in which set. The existing
-    /// leases of the network determine both; if there are none, the leases of the set determine the file.
+    /// Returns where an ADD leases: whether in the file that `persist` names, and in which set. The network's
+    /// existing leases determine both. If it has none, the leases of the set determine the file.
     fn home(&mut self, set: &SetName, network: Option<&NetworkName>) -> (bool, SetName) {
         let [own, other] = self.files();
         if let Some(network) = network {
@@ -512,8 +512,8 @@ impl Memory {
         self.leases.values().filter(of_network).map(|lease| lease.set.clone()).collect()
     }
 
-    /// Stores a pod's former address in the current boot's file, if the ADD leased that address to the pod
-    /// again.
+    /// Copies a pod's former address from an earlier boot into the current boot's file, if the ADD has leased
+    /// that address to the pod again.
     fn remember(&mut self, add: &Add, added: &Added) {
         let carried: Vec<_> = self
             .earlier

@@ -30,7 +30,7 @@ mod sim;
 mod takeover_test;
 mod watched;
 
-/// Returns whether `scripts/test.sh --long` runs. Tests may then take minutes.
+/// Returns whether the tests were started by `scripts/test.sh --long`. They may then take minutes.
 #[expect(clippy::disallowed_methods, reason = "a test's own setting")]
 fn long() -> bool {
     std::env::var_os("SUBLET_LONG").is_some()

@@ -1,12 +1,12 @@
-//! Runs random commands on a host with a lease file and on the model. Both must return equal answers and have
+//! Runs random commands on a host with lease files and on the model. Both must return equal results and have
 //! equal leases.
 //!
-//! Three networks share one store. Between the commands, `persist`, `shared` and `history` are edited, the
-//! host reboots, and new folders of host-local appear. After each step, the answer and the listing are
-//! compared with the answer and listing of the model. The lease file and the model use the same allocator, so
-//! [`Ledger`] also checks the listing against the results that commands have returned.
+//! Three networks share one store. Between commands, `persist`, `shared` and `history` are changed, the host
+//! reboots, and new host-local folders appear. After each step, the result and the listing are compared with
+//! those of the model. Because the lease file and the model use the same allocator, [`Ledger`] also checks
+//! the listing against the results that commands have returned.
 //!
-//! The test does not compare history and counters (`history_test` does), nor paths in warnings.
+//! The test does not compare history and counters (`history_test` does), or paths in warnings.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -31,7 +31,7 @@ use crate::model::{
 use crate::net::{Addr, Range, RangeSet};
 use crate::store::{Embedded, Store, StoreReader};
 
-/// Whether the test edits `shared` between calls.
+/// Whether the test changes `shared` between calls.
 const EDITS_SHARED: bool = true;
 
 const NETWORKS: u8 = 3;
@@ -110,8 +110,8 @@ enum Op {
     Reboot {
         power_cut: bool,
     },
-    /// host-local's folder gets leases of a network. For each lease: the address, the container, and whether
-    /// host-local recorded the interface.
+    /// Adds leases of a network to host-local's folder. Each lease consists of the address, the container,
+    /// and whether host-local recorded the interface.
     Folder {
         net: u8,
         leases: Vec<(u8, u8, bool)>,
@@ -283,7 +283,7 @@ fn alive(valid: u8) -> Vec<(ContainerId, IfName)> {
     all.map(|who| (attachment(0, who).container, IfName::new("eth0").unwrap())).collect()
 }
 
-/// Writes host-local's folder of a network anew.
+/// Replaces host-local's folder of a network.
 fn write_folder(host: &Host, net: u8, leases: &[(u8, u8, bool)], last: Option<u8>) {
     let dir = host.folder.path().join(network(net).as_str());
     let _ = fs::remove_file(&dir);
@@ -324,8 +324,8 @@ fn run(
     }
 }
 
-/// Returns a result in a form that can be compared: without paths and without the order of owners, which
-/// differ in the model.
+/// Returns a result in a form that can be compared: without paths and without the order of owners, because
+/// both differ in the model.
 fn comparable(mut answer: Result<Outcome, Error>) -> String {
     match &mut answer {
         Ok(Outcome::Collected(step)) => step.freed.sort_unstable(),
@@ -350,7 +350,7 @@ fn comparable(mut answer: Result<Outcome, Error>) -> String {
 
 type Key = (SetName, Addr);
 
-/// The results that commands have returned. They are recorded without the allocator or the model.
+/// The results that commands have returned, recorded without help from the allocator or the model.
 #[derive(Default)]
 struct Ledger {
     listed: BTreeMap<Key, Lease>,
@@ -360,12 +360,12 @@ struct Ledger {
     home: BTreeMap<SetName, bool>,
     /// When a freed address becomes free again.
     cooling: BTreeMap<(bool, SetName, Addr), u64>,
-    /// The last address of a sticky pod in a range set, and the boot in which the pod had it.
+    /// The last address of a sticky pod in a range set, and the boot in which the pod had that address.
     former: BTreeMap<(bool, SetName, String, Addr), (Addr, u32)>,
 }
 
-/// Returns the set in which an ADD leases: a set with leases of its network, otherwise the set that `shared`
-/// names.
+/// Returns the set in which an ADD leases: a set that has leases of the ADD's network, otherwise the set that
+/// `shared` names.
 fn set_of(add: &Add, listed: &BTreeMap<Key, Lease>) -> SetName {
     let of_network = |lease: &&Lease| {
         lease.kind.collectable() && lease.attachment().is_some_and(|a| a.network == add.network)
@@ -373,7 +373,7 @@ fn set_of(add: &Add, listed: &BTreeMap<Key, Lease>) -> SetName {
     listed.values().find(of_network).map_or_else(|| add.set.clone(), |lease| lease.set.clone())
 }
 
-/// The state that the ledger does not contain: settings, time, boots.
+/// The state that the ledger does not contain: settings, time and boots.
 struct World {
     settings: Settings,
     now: u64,
@@ -385,8 +385,8 @@ struct World {
 }
 
 impl Ledger {
-    /// Returns the leases of containers, and reservations. The record of a gateway is left out, because it is
-    /// made with the first lease that needs it and disappears together with its file.
+    /// Returns the leases of containers and the reservations. Gateways are left out, because the record of a
+    /// gateway is made with the first lease that needs it and disappears together with its file.
     fn holders(&mut self, listed: Vec<Lease>) -> BTreeMap<Key, Lease> {
         let all = listed.into_iter().map(|lease| ((lease.set.clone(), lease.addr), lease));
         let (gateways, holders) = all.partition(|(_, lease)| lease.kind == Kind::Gateway);
@@ -400,7 +400,7 @@ impl Ledger {
         self.home.get(set).copied().unwrap_or(own)
     }
 
-    /// Checks the changes that a command made, and its answer.
+    /// Checks the changes that a command made, and the result that it returned.
     fn judge(
         &mut self,
         op: &Op,
@@ -421,7 +421,8 @@ impl Ledger {
             .filter(|(key, new)| before.get(*key).is_none_or(|old| old.owner != new.owner))
             .map(|(_, lease)| lease)
             .collect();
-        // If two programs have leased an address, its reservation becomes visible when the lease ends.
+        // If two programs have leased an address, it is also reserved, and the reservation becomes visible
+        // when the lease ends.
         let is_contested = |lease: &&&Lease| {
             let note = lease.origin.note.as_deref().unwrap_or_default();
             lease.kind == Kind::Reserved && note.contains("and by host-local to")
@@ -431,7 +432,7 @@ impl Ledger {
         let reserved_again = new.iter().filter(is_kept).count();
         match (command, answer) {
             (Command::Add(add), Ok(Outcome::Added(added))) => {
-                // An imported owner may get its full name. No other owner may lose a lease.
+                // An imported owner may get its full name. Otherwise, no owner may lose a lease.
                 for lease in gone {
                     let heir = &after[&(lease.set.clone(), lease.addr)];
                     let (old, new) = (lease.attachment().unwrap(), heir.attachment().unwrap());
@@ -497,8 +498,8 @@ impl Ledger {
         self.judge_listing(&after);
     }
 
-    /// Returns an address of a range set that an ADD could lease. An address that cools down counts only if
-    /// the cooldown is not strict.
+    /// Returns an address in a range set that an ADD could lease. A cooling address is included only if the
+    /// cooldown is not strict.
     fn free(
         &self,
         op: &Op,
@@ -567,15 +568,15 @@ impl Ledger {
                 assert!(!add.cooldown.strict, "{grant:?} is cooling down");
             }
             if let Some(key) = sticky {
-                // In one file, each address is stored for only one pod. The file of an earlier boot does not
-                // change.
+                // Within a file, each address is recorded as the former address of only one pod. The file of
+                // an earlier boot stays unchanged.
                 self.former.retain(|(h, s, ..), f| {
                     (*h, s, f.0) != (home, &set, grant.addr) || (!home && f.1 != world.boot)
                 });
                 self.former.insert(key, (grant.addr, world.boot));
             }
         }
-        // An address that both programs have leased stays reserved, whichever program frees it.
+        // An address that both programs have leased stays reserved, no matter which program frees it.
         let unreserve = |warning: &String| {
             let mut words =
                 warning.split_once("`sublet unreserve ")?.1.trim_end_matches('`').split(' ');
@@ -611,7 +612,7 @@ impl Ledger {
         });
     }
 
-    /// Checks that the boot leases have ended together with the boot.
+    /// Checks that exactly the boot leases have ended with the boot.
     fn judge_reboot(&mut self, after: Vec<Lease>) {
         let after = self.holders(after);
         let is_container = |lease: &&Lease| lease.kind.collectable();

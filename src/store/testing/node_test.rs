@@ -1,5 +1,5 @@
-//! Nodes of a cluster: boots that end, node names that belong to another machine, machines that are gone.
-//! Also: definitions of networks.
+//! Tests of the nodes of a cluster: boots that end, node names that belong to another machine, and machines
+//! that no longer exist. Also tests network definitions.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -82,7 +82,7 @@ fn a_full_range_is_empty_after_a_boot() {
     let check = Check { set: net(), owner: owner("c7"), sets: sets.to_vec(), expected: None };
     assert!(store.apply(&Command::Check(check), &boot(2)).is_err());
     assert_eq!(freed(&mut store, &del("c7"), &boot(2)), []);
-    // An ADD requests an address whose lease has ended. The owner of that lease also has a lease of the other
+    // An ADD requests an address whose lease has ended. That lease's owner also has a lease of the other
     // address family.
     let before = lease_records(&server);
     assert_eq!(before, 253 * 3);
@@ -99,8 +99,8 @@ fn a_full_range_is_empty_after_a_boot() {
     assert_eq!(listed(&mut store, &boot(2)).len(), 253 * 2);
 }
 
-/// The node that rebooted does not use this set any more. Other nodes lease the addresses of its ended leases
-/// when they need them.
+/// The node that rebooted no longer uses this set. Other nodes lease the addresses of its ended leases when
+/// they need them.
 #[test]
 fn ended_leases_of_another_node_are_free() {
     let server = FakeServer::new(false);
@@ -165,7 +165,7 @@ fn a_lease_of_a_boot_that_has_just_started_is_held() {
     }
 }
 
-/// The server does not answer a DEL in time. Then the same container is added again.
+/// A DEL gets no response from the server in time. Then the same container is added again.
 #[test]
 fn a_del_that_is_still_in_flight_frees_nothing_later() {
     let server = FakeServer::new(false);
@@ -181,8 +181,8 @@ fn a_del_that_is_still_in_flight_frees_nothing_later() {
     assert_eq!(freed(&mut store, &del("c"), &boot(1)), first);
 }
 
-/// A client is killed while the server has its transaction. The runtime adds the same container again and
-/// gets an answer. Only then does the server apply the transaction.
+/// A client is killed after it has sent its transaction. The runtime adds the same container again, and this
+/// ADD succeeds. Only then does the server apply the first transaction.
 #[test]
 fn a_late_transaction_of_a_killed_client_undoes_nothing() {
     // The range has only one address.
@@ -202,7 +202,7 @@ fn a_late_transaction_of_a_killed_client_undoes_nothing() {
     ];
     for is_etcd in [false, true] {
         for (name, command, cx) in &commands {
-            // "elsewhere" and "unwritable" mean that the killed client runs in a container with another
+            // "elsewhere" and "unwritable" mean that the killed client ran in a container with a different
             // `/run`.
             for notes in ["kept", "lost", "none", "elsewhere", "unwritable"] {
                 let server = FakeServer::new(is_etcd);
@@ -238,7 +238,7 @@ fn a_late_transaction_of_a_killed_client_undoes_nothing() {
     }
 }
 
-/// The killed client sent an ADD, and the container is deleted afterwards. The late transaction must not
+/// The killed client has sent an ADD, and the container is deleted afterwards. The late transaction must not
 /// lease an address.
 #[test]
 fn a_late_add_of_a_killed_client_leases_nothing() {
@@ -260,7 +260,7 @@ fn a_late_add_of_a_killed_client_leases_nothing() {
     }
 }
 
-/// The first attempt of an ADD is not answered. The fence makes this attempt invalid, and the second attempt
+/// The first attempt of an ADD gets no response. The fence invalidates this attempt, and the second attempt
 /// is applied.
 #[test]
 fn an_attempt_that_was_not_answered_is_void() {
@@ -302,14 +302,14 @@ fn a_renamed_host_keeps_its_leases() {
         assert_eq!(freed(&mut store, &del("b"), &new), b);
         assert_eq!(engine::gc(&mut store, gc_all(), &new).unwrap(), 2);
         added(&mut store, &add("c", &sets), &new);
-        // The host boots again under a third name, so the lease has ended.
+        // The host reboots under a third name, so the lease has ended.
         added(&mut store, &add("d", &sets), &host("third", 2));
         let left = listed(&mut store, &host("third", 2));
         assert!(
             left.len() == 2 && left.iter().all(|l| l.owner == owner("d") && l.node.name == "old")
         );
         assert_eq!(lease_records(&server), 3 + 1, "with the record of the machine");
-        // A machine that was released and is started again leases under its new name.
+        // If a released machine is started again, it leases under its new name.
         engine::release_node(&mut store, "old", &on("operator", "m2", 1)).unwrap();
         drop(folders);
         added(&mut store, &add("e", &sets), &host("fourth", 3));
@@ -365,8 +365,8 @@ fn a_restored_record_of_an_earlier_boot_is_claimed_again() {
     assert_eq!(listed(&mut store, &boot(2)).len(), 4);
 }
 
-/// A host whose clock is slow cannot end a cooldown early. If a clock is set back, this ends a cooldown only
-/// on the node that started the cooldown.
+/// A host with a slow clock cannot end a cooldown early. Setting a clock back ends a cooldown only on the
+/// node that started it.
 #[test]
 fn a_cooldown_ends_by_no_other_clock_early() {
     for is_etcd in [false, true] {
@@ -383,8 +383,8 @@ fn a_cooldown_ends_by_no_other_clock_early() {
             let outcome = store.apply(&strict("b"), &there(now));
             assert!(matches!(outcome, Err(Error::Refused(_))), "{now}: {outcome:?}");
         }
-        // According to this clock, the cooldown starts in the future, so it might never end. It therefore
-        // counts as over.
+        // According to this clock, the cooldown starts in the future, so it might never end. Therefore it
+        // counts as ended.
         store.apply(&strict("c"), &here(9_999)).unwrap();
         freed(&mut store, &del("c"), &here(10_000));
         store.apply(&strict("d"), &there(13_600)).unwrap();
@@ -392,7 +392,7 @@ fn a_cooldown_ends_by_no_other_clock_early() {
 }
 
 /// All nodes have rebooted and claimed their names, but stopped before they removed their ended leases. The
-/// range is full of ended leases, and an ADD reads the leases of only one node to find a free address.
+/// range is full of ended leases. An ADD reads the leases of only one node to find a free address.
 #[test]
 fn one_address_after_a_mass_reboot_takes_few_round_trips() {
     let server = FakeServer::new(false);
@@ -465,7 +465,7 @@ fn a_damaged_or_outdated_cache_costs_a_read() {
     fs::remove_file(node_file(&folder)).unwrap();
     added(&mut store, &add("d", &sets), &boot(1));
     assert_eq!(fs::read(node_file(&folder)).unwrap(), good);
-    // The server was replaced by an empty one, so it does not have the cached record.
+    // The server has been replaced by an empty one, which does not have the cached record.
     let new = FakeServer::new(false);
     let cache = LocalCache::new(&folder, "fake".to_owned());
     let mut other = FakeStore::with_cache(new.clone(), Persist::Boot, cache);
@@ -507,7 +507,7 @@ fn only_boot_leases_of_this_machine_end_with_the_boot() {
     for name in ["kept", "blind", "theirs", "gateway", "reservation", "pool", "new"] {
         assert!(left.iter().any(|l| l.contains(name)), "{name}: {left:?}");
     }
-    // Two nodes that have no machine-id may be two machines.
+    // Two nodes without a machine-id may be different machines.
     let server = FakeServer::new(false);
     let mut store = FakeStore::new(server);
     added(&mut store, &lowest("a", &sets), &on("node", "", 1));
@@ -517,7 +517,7 @@ fn only_boot_leases_of_this_machine_end_with_the_boot() {
 
 /// The plan assumes that the owner's record is absent. Then the search for an address of an earlier boot
 /// lists that record and finds a cooling address. So the plan to lease the cooling address depends on an
-/// assumption that has turned out wrong.
+/// assumption that has proved wrong.
 #[test]
 fn an_assumption_that_is_refuted_while_deciding_is_not_relied_on() {
     for is_etcd in [false, true] {
@@ -598,8 +598,8 @@ fn a_second_machine_is_refused_until_the_first_is_released() {
         lease_records(&server) == 0 && !server.paths().iter().any(|path| path.starts_with("node/"))
     );
     added(&mut store, &add("d", &sets), &two);
-    // The first machine is still running. Its cache says that it owns the name, but another machine owns it
-    // now.
+    // The first machine is still running. According to its cache, it owns the name, but another machine has
+    // claimed the name since then.
     name_refusal(&mut store, &Command::Add(add("f", &sets)), &one);
     assert_eq!(listed(&mut store, &two).len(), 2);
 }
@@ -646,7 +646,7 @@ fn two_clients_race_for_the_first_add_of_a_boot() {
     }
 }
 
-/// The machine is killed after each possible number of commits, and started again.
+/// The machine is killed after one commit, after two commits, and so on, and started again each time.
 #[test]
 fn the_removal_of_ended_leases_may_be_interrupted() {
     let sets = [set("10.0.0.0/24"), set("fd00::/120")];
@@ -708,8 +708,8 @@ fn the_release_of_a_node_frees_only_its_leases() {
         assert!(engine::release_node(&mut store, "dead", &alive).unwrap().forgotten);
         let left = listed(&mut store, &alive);
         let of_dead: Vec<&Lease> = left.iter().filter(|l| l.node.name == "dead").collect();
-        // One lease of the node is left: the gateway of the pool, because the other node uses the pool. A
-        // reservation belongs to no node.
+        // One lease of the node is left: the gateway of a pool that the other node uses. Reservations belong
+        // to no node.
         assert_eq!(of_dead.len(), 1, "{commits}: {of_dead:?}");
         assert!(of_dead.iter().all(|l| l.kind == Kind::Gateway));
         assert_eq!(left.iter().filter(|l| l.kind == Kind::Reserved).count(), 1);
@@ -744,13 +744,13 @@ fn nodes_are_listed_and_forgotten() {
         store.cluster().unwrap().forget(&all[1], &boot(3)).unwrap()
             && store.cluster().unwrap().nodes().unwrap().len() == 1
     );
-    // The machine that was released is still running, and its next ADD claims the name again.
+    // The released machine is still running, and its next ADD claims the name again.
     added(&mut store, &add("d", &sets), &boot(3));
     assert_eq!(store.cluster().unwrap().nodes().unwrap().len(), 2);
 }
 
-/// Two nodes add, delete and reboot at random, with random failures and killed clients. At the end, each
-/// container that was not deleted must have its leases, and there must be no other lease.
+/// Two nodes add, delete and reboot at random, with random failures and killed clients. In the end, each
+/// container that has not been deleted must have its leases, and there must be no other leases.
 #[test]
 fn random_commands_of_two_nodes() {
     let sets = [set("10.0.0.0/28"), set("fd00::/124")];
@@ -809,7 +809,7 @@ fn random_commands_of_two_nodes() {
     }
 }
 
-/// A client is killed while it claims the first name of its machine. Then the machine gets a different name.
+/// A client is killed while it claims its machine's first name. Then the machine gets a different name.
 #[test]
 fn a_late_claim_does_not_rename_the_machine() {
     for is_etcd in [false, true] {

@@ -7,8 +7,8 @@ use crate::alloc::{
 use crate::error::Refusal;
 use crate::model::{Kind, Lease, Origin, Owner};
 
-/// Leases of another program are imported once, even if the import is repeated. If one lease conflicts, no
-/// lease is imported. A DEL with `rewind` finds the cursor although the range is unknown.
+/// Leases of another program are imported once, even if the import is repeated. If one lease conflicts, none
+/// is imported. A DEL with `rewind` finds the cursor, although its range is unknown.
 pub fn imports_are_atomic_and_repeatable(make: Make<'_>) {
     let (mut store, sets) = (make(), [set("10.0.0.0/24")]);
     let lease = |ip: &str, id: &str| ForeignLease {
@@ -76,8 +76,8 @@ pub fn a_changed_lease_is_not_freed(make: Make<'_>) {
     assert_eq!(leases(&mut *make()).len(), 1);
 }
 
-/// Leases that were written to host-local's folder are freed in this store. A lease that has changed since it
-/// was written stays.
+/// Leases that have been written to host-local's folder are freed in this store. A lease that has changed
+/// since then stays.
 pub fn an_export_moves_the_leases(make: Make<'_>) {
     let (mut store, sets) = (make(), [set("10.0.0.0/24")]);
     let rr = |c: &str| Add { strategy: Strategy::RoundRobin, ..add(c, &sets) };

@@ -1,4 +1,4 @@
-//! The policy file (`<file>.policy`): reservations, and their copies in the lease files.
+//! Tests of the policy file (`<file>.policy`): reservations, and their copies in the lease files.
 
 use std::fs;
 
@@ -65,7 +65,8 @@ fn every_add_compares_the_nonce_and_refreshes_the_copy_if_it_differs() {
         let host = Host::new();
         let mut store = host.store(persist);
         added(&mut store, &lowest("c1"), &boot(1));
-        // Another store with the same folder writes the policy file, so this store's copy is outdated.
+        // Another store that uses the same folder has written the policy file, so this store's copy is
+        // outdated.
         let other = Host::new();
         reserve(&mut other.store(persist), &[addr("10.0.0.3")], &boot(1)).unwrap();
         fs::copy(other.path(".policy"), host.path(".policy")).unwrap();
@@ -131,12 +132,12 @@ fn at_most_4096_entries_then_advice_to_use_ranges() {
     assert_eq!(reserve(&mut store, &many, &boot(1)).unwrap().len(), 4096);
     let error = reserve(&mut store, &[addr("10.9.0.1")], &boot(1)).unwrap_err();
     assert!(error.to_string().contains("ranges"), "{error}");
-    // Two neighboring addresses become one entry. A range is one entry too.
+    // Two adjacent addresses become one entry, and so does a range.
     reserve(&mut store, &[addr("10.1.0.1")], &boot(1)).unwrap();
     let range: Vec<Addr> = (1..200).map(|n| addr(&format!("10.9.0.{n}"))).collect();
     reserve(&mut store, &range, &boot(1)).unwrap();
     assert_eq!(reserved(&mut store, 1).len(), 4097 + 199);
-    // Even many reservations do not slow the allocator down, because the copy is an index.
+    // Many reservations do not slow the allocator down, because the copy is an index.
     assert_eq!(added(&mut store, &lowest("c1"), &boot(1)), [addr("10.0.0.2")]);
 }
 
@@ -236,7 +237,7 @@ fn a_contested_address_is_listed_once_whichever_file_its_set_is_in() {
         name: None,
     };
     host.store(Persist::Disk).apply(&Command::ReserveContested(contested), &boot(1)).unwrap();
-    // The name of this set comes after the other names, and its leases are in the file that is listed first.
+    // The name of this set sorts after the other names, and its leases are in the file that is listed first.
     let other = crate::model::Attachment {
         network: crate::model::NetworkName::new("other").unwrap(),
         ..super::contract::attachment("x")
@@ -248,7 +249,7 @@ fn a_contested_address_is_listed_once_whichever_file_its_set_is_in() {
     assert_eq!(rows.iter().filter(|row| row.set == net()).count(), 1, "{rows:?}");
 }
 
-/// The second process makes a reservation right before the first process takes the lock.
+/// The second process makes a reservation immediately before the first process takes the lock.
 #[test]
 fn of_two_changes_at_once_none_is_lost() {
     use super::watched::Watched;

@@ -120,7 +120,8 @@ pub fn automatic_pools(make: Make<'_>) {
     let got = |store: &mut dyn Store, request: &RequestPool| {
         pool(store, request, &at(1)).subnet.to_string()
     };
-    // Pools of other sizes that lie inside a block, or contain blocks, are skipped.
+    // Subnets that overlap pools of other sizes are skipped: pools inside the subnet, and pools that contain
+    // it.
     pool(&mut *a, &ask("l", "10.80.1.64/26"), &at(1));
     pool(&mut *a, &ask("l", "10.80.2.0/23"), &at(1));
     let route = Span::from(subnet("10.80.4.128/25"));
@@ -135,8 +136,8 @@ pub fn automatic_pools(make: Make<'_>) {
     }
     let command = Command::RequestPool(auto.clone());
     assert_eq!(pool_refusal(&mut *b, &command), PoolRefusal::NoBlock);
-    // A pool of another size comes from the remaining space. When a supernet is full, the next supernet is
-    // used.
+    // A pool of a different size is placed in the remaining space. When a supernet is full, the next supernet
+    // is used.
     assert_eq!(got(&mut *a, &ask("l", "auto 10.80.0.0/20 26")), "10.80.1.0/26");
     let mut more = auto;
     more.ask = Ask::Any(vec![
@@ -156,10 +157,10 @@ pub fn sub_pools(make: Make<'_>) {
     let same = Command::RequestPool(ask("l", "10.0.0.0/8 10.10.0.0/16"));
     assert!(matches!(pool_refusal(store, &same), PoolRefusal::Overlap { .. }));
     let inner = pool(store, &ask("l", "10.0.0.0/8 10.10.0.0/17"), &cx).id.0;
-    // Both pools have the same set of leases.
+    // Both pools use the same set of leases.
     assert_eq!(lease(store, &want(&id, None), &cx).addr, addr("10.10.0.0"));
     assert_eq!(lease(store, &want(&inner, None), &cx).addr, addr("10.10.0.1"));
-    // A pool of the whole subnet would overlap. A sub-pool of another subnet has its own set of leases.
+    // A pool of the whole subnet would overlap. A sub-pool in another subnet uses its own set of leases.
     let whole = Command::RequestPool(ask("l", "10.0.0.0/8"));
     assert!(matches!(pool_refusal(store, &whole), PoolRefusal::Overlap { .. }));
     let other = pool(store, &ask("l", "10.10.0.0/16 10.10.0.0/24"), &cx).id.0;
@@ -187,7 +188,7 @@ pub fn addresses(make: Make<'_>) {
     assert_eq!(lease(&mut *b, &want(&id, None), &cx).addr, addr("192.168.0.6"));
     let request = |requested| Command::RequestAddress(want(&id, requested));
     assert!(matches!(pool_refusal(&mut *a, &request(None)), PoolRefusal::Exhausted(_)));
-    // Refused are: a leased address, the network address, the broadcast address, an address outside the
+    // These are refused: a leased address, the network address, the broadcast address, an address outside the
     // subnet, and an unknown pool.
     for taken in ["192.168.0.4", "192.168.0.0", "192.168.0.7"] {
         assert!(matches!(pool_refusal(&mut *a, &request(Some(taken))), PoolRefusal::Taken { .. }));
@@ -211,7 +212,7 @@ pub fn addresses(make: Make<'_>) {
     let undo = ReleaseAddress { pool: PoolId(id), addr: stale.addr, only: Some(Box::new(stale)) };
     let undone = a.apply(&Command::ReleaseAddress(undo), &cx).unwrap();
     assert_eq!(undone, Outcome::Freed(vec![]));
-    // This tests a subnet with two addresses and a subnet with one address.
+    // Subnets with two addresses and with one address.
     for (of, all) in
         [("10.9.0.2/31", vec!["10.9.0.2", "10.9.0.3"]), ("fd00::7/128", vec!["fd00::7"])]
     {
@@ -272,7 +273,7 @@ pub fn shared_pool(make: Make<'_>) {
     assert_eq!((first.id.0.as_str(), first.gateway), ("test", Some(addr("10.80.0.1"))));
     let joined = pool(&mut *b, &auto, &two);
     assert_eq!((joined.subnet, joined.users.len()), (first.subnet, 2));
-    // A request with other settings is refused.
+    // A request with different settings is refused.
     let other = Command::RequestPool(shared("test", ask("l", "10.80.1.0/24")));
     assert!(matches!(pool_refusal(&mut *a, &other), PoolRefusal::Differs { what: "subnet", .. }));
     let other = Command::RequestPool(shared("test", ask("l", "10.80.0.0/24 10.80.0.0/25")));
@@ -329,7 +330,8 @@ pub fn sweep(make: Make<'_>) {
     sweep.dry = false;
     assert_eq!(swept(store, &sweep, &at(10)), (vec!["10.0.0.2".into()], false));
     assert_eq!(leases(store).len(), 5);
-    // No network has the pool, but one of its leases is young, or one of its addresses answers a ping.
+    // No Docker network uses the pool, but one of its leases is recent, or one of its addresses responds to a
+    // ping.
     sweep.known = None;
     assert_eq!(swept(store, &sweep, &at(10)), (vec![], false));
     sweep.before = 10;

@@ -1,4 +1,5 @@
-//! Pools in a cluster: several clients change a pool at once, answers are lost, and removals are interrupted.
+//! Tests of pools in a cluster: several clients change a pool at once, responses are lost, and removals are
+//! interrupted.
 
 use std::rc::Rc;
 
@@ -33,8 +34,8 @@ fn users(server: &Rc<FakeServer>) -> Vec<(String, u32)> {
     users
 }
 
-/// The answer to a commit is lost. Before its client checks the outcome, another client changes the pool: a
-/// client of another node, or another request to the same daemon.
+/// The response to a commit is lost. Before the client checks the outcome, another client changes the pool: a
+/// client on another node, or another request to the same daemon.
 #[test]
 fn users_are_counted_once_if_an_answer_is_lost() {
     for (is_etcd, other) in [(false, "two"), (true, "two"), (false, "one"), (true, "one")] {
@@ -60,8 +61,8 @@ fn users_are_counted_once_if_an_answer_is_lost() {
     }
 }
 
-/// A release was interrupted after its first step. It is completed by the next request that conflicts with
-/// the pool, by any release of the pool, and by a sweep.
+/// A release was interrupted after its first step. Each of these completes it: the next request that
+/// conflicts with the pool, any release of the pool, and a sweep.
 #[test]
 fn an_interrupted_removal_is_finished() {
     let finish: [(&str, Act); 5] = [
@@ -127,7 +128,7 @@ fn a_release_leaves_a_pool_that_was_requested_again() {
     assert_eq!(leases(&mut store).len(), 2);
 }
 
-/// A machine was copied together with its host name and with dockerd's networks. When the copy boots, it
+/// A machine was copied together with its host name and dockerd's networks. After the copy has booted, it
 /// cleans up these networks.
 #[test]
 fn a_copy_of_a_machine_releases_nothing_of_the_original() {
@@ -151,8 +152,8 @@ fn a_copy_of_a_machine_releases_nothing_of_the_original() {
     assert_eq!(leases(&mut store).len(), 2);
 }
 
-/// A host whose clock is slow starts to use a pool. Another host has just requested the same pool, and that
-/// host's dockerd does not list the network yet.
+/// A host with a slow clock starts to use a pool. Another host has just requested the same pool, but its
+/// dockerd does not list the network yet.
 #[test]
 fn a_clock_that_is_behind_makes_no_pool_older() {
     let server = FakeServer::new(false);
@@ -167,7 +168,7 @@ fn a_clock_that_is_behind_makes_no_pool_older() {
 }
 
 /// dockerd removes a host's last network with a shared pool, while a request for an address of the pool is
-/// still under way.
+/// still in progress.
 #[test]
 fn an_address_that_was_leased_after_the_pool_s_release_is_swept() {
     let server = FakeServer::new(false);

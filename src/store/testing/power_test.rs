@@ -1,5 +1,5 @@
-//! Power cuts on a simulated disk in memory. All data that was acknowledged must survive, whichever of the
-//! unflushed writes reached the disk.
+//! Power cuts on a simulated disk in memory. Everything that a command has reported must survive, no matter
+//! which of the unflushed writes have reached the disk.
 
 use std::sync::Arc;
 
@@ -20,7 +20,8 @@ fn undisturbed(disk: &Disk) -> Embedded<SimFs> {
     store(disk, &Process::new(None))
 }
 
-/// Opens the store after each of `cuts` power cuts, and calls `judge` with it.
+/// Cuts the power `cuts` times, each time on a copy of the disk. Opens the store after each cut, and calls
+/// `judge` with it.
 fn cut(disk: &Disk, cuts: u64, judge: impl Fn(&mut Embedded<SimFs>)) {
     for seed in 0..cuts {
         let disk = disk.copied();
@@ -47,7 +48,8 @@ fn what_was_acknowledged_survives_a_power_cut() {
     });
 }
 
-/// Runs `work` on a copy of the disk and kills it after one step, then after two steps, and so on.
+/// Runs `work` on copies of the disk. The first run is killed after one step, the second after two steps, and
+/// so on.
 fn killed_everywhere(disk: &Disk, work: impl Fn(&mut Embedded<SimFs>), then: impl Fn(&Disk)) {
     for step in 1.. {
         let disk = disk.copied();
@@ -60,7 +62,8 @@ fn killed_everywhere(disk: &Disk, work: impl Fn(&mut Embedded<SimFs>), then: imp
     }
 }
 
-/// The ADD returns the lease that a killed ADD has made, and writes nothing itself.
+/// The ADD returns the lease that a killed ADD has made. It writes nothing itself, but has to flush that
+/// lease.
 #[test]
 fn a_repeated_add_flushes_what_a_killed_one_has_written() {
     let fresh = Disk::default();
@@ -104,8 +107,8 @@ fn a_reservation_survives_a_power_cut() {
     }
 }
 
-/// Nothing was acknowledged yet. But if the store's name led to an incomplete file, every later command would
-/// fail.
+/// No command has reported a result yet. But if the store's name led to an incomplete file, every later
+/// command would fail.
 #[test]
 fn a_power_cut_after_a_kill_leaves_a_whole_store_or_none() {
     let disk = Disk::default();

@@ -1,4 +1,4 @@
-//! Readers hold a lock while they read one page, and never while their consumer works.
+//! Readers hold a lock while they read one page, but never while the consumer of the page runs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -43,7 +43,7 @@ fn a_consumer_may_lease_and_free_and_no_address_appears_twice() {
         let mut seen: Vec<Addr> = Vec::new();
         let mut steps = 0;
         let list = |lease: crate::model::Lease| {
-            // No lock is held here: a call with `Wait::Try` would fail otherwise.
+            // If a lock were held here, a call with `Wait::Try` would fail.
             if [1, 9_000, 10_200].contains(&seen.len()) {
                 steps += 1;
                 added(&mut host.store(persist), &lowest(&format!("new{steps}")), &boot(1));
@@ -71,7 +71,7 @@ fn history_is_read_without_a_lock_between_its_pages() {
         let host = filled(persist, 10_500);
         let mut read = 0;
         let mut filter = |_: &Event| {
-            // No lock is held: `Wait::Try` would fail.
+            // If a lock were held here, a call with `Wait::Try` would fail.
             if [1, 9_000, 10_200].contains(&read) {
                 added(&mut host.store(persist), &lowest(&format!("new{read}")), &boot(1));
             }
@@ -139,7 +139,7 @@ fn watch_compares_the_header_first() {
             }
             let now = version();
             assert!(!versions.contains(&now), "{persist:?}, step {step}");
-            // These two change nothing: a DEL of an unknown container, and a reader.
+            // These two calls change nothing: a DEL of an unknown container, and a listing.
             change(&del("unknown"));
             host.store(persist).list(&boot(1), &mut |_| ()).unwrap();
             assert_eq!(version(), now, "{persist:?}, step {step}");

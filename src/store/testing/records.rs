@@ -64,7 +64,7 @@ impl Records {
         }
     }
 
-    /// Returns what a server reports if comparisons do not hold: etcd reports the records, Consul reports the
+    /// Returns what the server reports if comparisons fail: etcd reports the records, and Consul reports the
     /// paths.
     pub fn conflict(&self, operations: &[Operation], is_etcd: bool) -> Conflict {
         if is_etcd {

@@ -1,5 +1,5 @@
-//! The import from host-local: an ADD imports the folder in its own transaction, and then replaces the folder
-//! with a text file.
+//! Tests of the automatic import from host-local: an ADD imports the folder in its own transaction, and then
+//! replaces the folder with a text file.
 
 use std::fs;
 use std::path::PathBuf;
@@ -60,7 +60,7 @@ fn a_takeover_that_died_before_the_exchange_is_done_again_by_the_next_add() {
         let host = Host::new();
         folder(&host, &[("10.0.0.2", "old")]);
         add(&host, persist, lowest("new"), &boot(1)).unwrap();
-        // Restore the state right before the folder was replaced.
+        // Restore the state immediately before the folder was replaced.
         fs::remove_file(host.folder.path().join("net")).unwrap();
         fs::rename(host.folder.path().join("net~adopted-1000"), host.folder.path().join("net"))
             .unwrap();
@@ -118,7 +118,7 @@ fn an_address_that_both_sides_claim_is_reserved_with_both_named_and_the_rest_is_
         for word in ["ours", "theirs", "sublet unreserve net 10.0.0.2"] {
             assert!(warning.contains(word), "{warning}");
         }
-        // A DEL of either of the two containers does not free the address.
+        // A DEL of one of the two containers does not free the address.
         for container in ["ours", "theirs"] {
             let del = super::contract::del(container);
             crate::store::Store::apply(&mut host.store(persist), &del, &boot(1)).unwrap();

@@ -1,4 +1,5 @@
-//! The kernel's file system with a hook, through which a test sees each operation before it happens.
+//! The operating system's file system with a hook, through which a test sees each operation before it is
+//! made.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -10,13 +11,13 @@ use std::time::Duration;
 
 use crate::store::embedded::fs::{Access, FileId, FileSystem, Os};
 
-/// The kernel's file system with a hook.
+/// The operating system's file system with a hook.
 #[derive(Clone)]
 pub struct Watched {
     /// Whether folders count as being on a network file system.
     pub is_shared: bool,
-    /// Called before each operation on a name, with a description of the operation. If it returns an error,
-    /// the operation fails with this error.
+    /// A function that is called before each operation on a name, with a description of the operation. If the
+    /// function returns an error, the operation fails with this error.
     pub before: Arc<Before>,
 }
 

@@ -1,11 +1,11 @@
-//! Clients on real servers are killed before or after their transactions arrive. Their recorded histories are
-//! checked.
+//! Clients on real servers are killed before or after their transactions arrive. The test checks the recorded
+//! histories.
 //!
-//! Each command has its own store, as in a separate process. Some transactions are lost, some are not
-//! answered, and some arrive late. Some clients are killed: a killed client sends nothing more and leaves its
-//! in-flight note. Afterwards another process repeats the command or runs the opposite command. The histories
-//! are sound if no two containers held an address at the same time, and if at the end exactly the held
-//! addresses have leases.
+//! Each command has its own store, as in a separate process. Some transactions are lost, some get no
+//! response, and some arrive late. Some clients are killed: a killed client sends nothing more and leaves its
+//! in-flight note. Afterwards, another process repeats the command or runs the opposite command. The
+//! histories are sound on two conditions: no two containers held an address at the same time, and at the end
+//! exactly the held addresses have leases.
 //!
 //! In the control runs, the comparisons, the fence or the nonce are missing. The histories of these runs must
 //! be unsound.
@@ -35,7 +35,7 @@ use crate::store::cluster::server::{
 use crate::store::cluster::{ClusterStore, LocalCache, keys};
 
 const CLIENTS: u64 = 12;
-/// By how much a transaction is late, and how long a client waits for an answer that does not come.
+/// How late a late transaction arrives, and how long a client waits for a response that does not come.
 const LATE: Duration = Duration::from_millis(40);
 const UNANSWERED: Duration = Duration::from_millis(8);
 
@@ -47,11 +47,11 @@ enum Without {
     Compare,
     /// Transactions do not compare the node's record, so a fence has no effect.
     Fence,
-    /// A client takes every record at its transaction's paths for a record of its own transaction.
+    /// A client takes every record at the paths of its transaction for a record that this transaction wrote.
     Nonce,
 }
 
-/// The connection of a client that may be killed to a server.
+/// The connection to a server of a client that may be killed.
 struct Network<S> {
     server: S,
     /// A client that delivers late transactions.
@@ -59,7 +59,7 @@ struct Network<S> {
     without: Without,
     chance: u64,
     is_killed: Cell<bool>,
-    /// The nonce of the transaction that was not answered.
+    /// The nonce of the transaction that got no response.
     unanswered: Cell<Option<[u8; 16]>>,
 }
 
@@ -86,7 +86,7 @@ impl<S: Server> Network<S> {
         kept
     }
 
-    /// Returns the result that a client gets if no answer arrives.
+    /// Returns the outcome that a client gets if there is no response.
     fn unanswered(&self, operations: &[Operation]) -> Commit {
         let nonce = operations.iter().find_map(|operation| match &operation.write {
             Write::Put(value) => value.first_chunk().copied(),
@@ -157,7 +157,7 @@ impl<S: Server + Send + 'static> Server for Network<S> {
     }
 }
 
-/// A client: its history, and the numbers of its commands that were answered and not answered.
+/// A client: its history, and the numbers of its commands with and without a response.
 struct Client<'a, S, F: Fn() -> S> {
     make: &'a F,
     without: Without,
@@ -210,7 +210,7 @@ impl<S: Server + Send + 'static, F: Fn() -> S> Client<'_, S, F> {
         }
     }
 
-    /// Frees the address of a container. Repeats the DEL until it is answered.
+    /// Frees the address of a container. Repeats the DEL until there is a response.
     fn delete(&mut self, name: &str) {
         loop {
             match self.apply(&del(name)) {
@@ -221,8 +221,8 @@ impl<S: Server + Send + 'static, F: Fn() -> S> Client<'_, S, F> {
         }
     }
 
-    /// Leases an address for a container. Returns false if the container certainly has no lease. With
-    /// `may_give_up`, the client may stop using the container after a failure.
+    /// Leases an address for a container. Returns false if the container certainly has no lease. If
+    /// `may_give_up` is set, the client may stop using the container after a failure.
     fn lease(&mut self, name: &str, may_give_up: bool) -> bool {
         loop {
             match self.apply(&Command::Add(add(name, &[set("10.0.0.0/27")]))) {
@@ -261,7 +261,7 @@ impl<S: Server + Send + 'static, F: Fn() -> S> Client<'_, S, F> {
                 if self.apply(&del(&name)).is_some() {
                     break;
                 }
-                // The container is added again although its DEL was not answered.
+                // Sometimes add the container again although its DEL got no response.
                 if self.next().is_multiple_of(2) && self.lease(&name, false) {
                     continue;
                 }
@@ -272,8 +272,8 @@ impl<S: Server + Send + 'static, F: Fn() -> S> Client<'_, S, F> {
     }
 }
 
-/// Runs the clients, and checks their histories. Returns the numbers of commands that were answered and not
-/// answered, or the reason why the histories are unsound.
+/// Runs the clients, and checks their histories. Returns the numbers of commands with and without a response,
+/// or the reason why the histories are unsound.
 fn run<S: Server + Send + 'static>(
     make: &(impl Fn() -> S + Sync),
     without: Without,

@@ -1,10 +1,11 @@
-//! Many clients use a cluster whose members are killed and paused. The test checks the answers.
+//! Many clients use a cluster while its members are killed and paused. The test checks the results that the
+//! clients get.
 //!
-//! Each client adds and deletes its own containers, and records the times of its requests and of their
-//! answers. The run is correct on two conditions. No two containers held an address at the same time; a
-//! container holds an address from the answer to its ADD until its DEL is sent. And at the end exactly the
-//! held addresses have leases. If a command is not answered, the client does not know what its container
-//! holds, so it repeats the command until it is answered.
+//! Each client adds and deletes its own containers, and records when it sent each request and when it got
+//! each response. The run is correct on two conditions. First, no two containers held an address at the same
+//! time, where a container holds an address from the response to its ADD until its DEL is sent. Second, at
+//! the end exactly the held addresses have leases. A client whose command gets no response does not know
+//! which address its container holds, so it repeats the command until there is a response.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,7 +29,7 @@ use crate::store::cluster::server::{Commit, Entries, Entry, KeyRange, Operation,
 
 const CLIENTS: u64 = 16;
 
-/// An address that a client held from the answer to its ADD until it sent its DEL.
+/// An address that a client held, from the response to its ADD until it sent its DEL.
 #[derive(Debug)]
 pub struct Held {
     pub addr: Addr,
@@ -37,7 +38,7 @@ pub struct Held {
     pub to: Option<Instant>,
 }
 
-/// The control: a client that makes no comparisons.
+/// A client that makes no comparisons, for the control run.
 struct Blind(Etcd);
 
 impl Server for Blind {
@@ -199,7 +200,7 @@ fn no_address_is_held_twice_while_members_die() {
     assert_eq!(there, kept, "{answered} answers, {unanswered} failures");
 }
 
-/// The control: the same check must detect a store that makes no comparisons.
+/// The control run: the same check must detect a store that makes no comparisons.
 #[test]
 fn a_server_that_does_not_compare_is_detected() {
     let server = servers::ready_etcd();
@@ -212,7 +213,7 @@ fn a_server_that_does_not_compare_is_detected() {
             no_cache(),
         )
     };
-    // The records on the server may contradict each other, which makes the store panic. That also counts as
+    // The store may also panic, because the records on the server contradict each other. That counts as
     // detected.
     let seen = std::panic::catch_unwind(|| doubly_held(&run_all(make, || wait(1500)).history));
     assert!(seen.is_err() || seen.is_ok_and(|addrs| !addrs.is_empty()));

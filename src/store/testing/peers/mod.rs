@@ -1,5 +1,5 @@
-//! Tests on real servers of etcd and Consul, which `scripts/test.sh --fast` leaves out: it skips every
-//! test with `peers` in its path.
+//! Tests on real etcd and Consul servers. `scripts/test.sh --fast` skips them: it skips every test with
+//! `peers` in its path.
 
 use super::{contract, delegate, fake_cluster, history_test};
 

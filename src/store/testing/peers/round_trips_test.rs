@@ -1,6 +1,6 @@
-//! Counts the round trips of commands: on an empty, a nearly full and a full set, and with sixteen nodes at
-//! the same time. The tests run on real servers and on the fake server. The owners are the same in each run,
-//! so the numbers are the same too.
+//! Counts the round trips of commands: on an empty, a nearly full and a full set, and with sixteen nodes that
+//! lease concurrently. The tests run on real servers and on the fake server. The owners are the same in each
+//! run, so the numbers are the same, too.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,7 +67,7 @@ impl Member {
         let count = Rc::new(Cell::new(0));
         let cache = LocalCache::new(folder, String::new());
         let (server, timeout) = (Counted(server, count.clone()), Duration::from_secs(60));
-        // Removing old history would need round trips too, so this setting keeps all history.
+        // Removing old events would need round trips, too, so keep all history.
         let history = History::Kept { count: u64::MAX, age: u64::MAX };
         let store = ClusterStore::new(server, timeout, Persist::Boot, cache).keeping(history);
         let node = Node { name: format!("node-{number}"), machine: format!("m{number}") };
@@ -78,7 +78,7 @@ impl Member {
         member
     }
 
-    /// Runs a command. Returns its round trips and its outcome.
+    /// Runs a command. Returns the number of its round trips, and its outcome.
     fn ask(&mut self, command: &Command) -> (usize, Result<Outcome, Error>) {
         self.count.set(0);
         self.cx.seed = self.cx.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -101,7 +101,7 @@ impl Member {
         }
     }
 
-    /// Reserves addresses. Each transaction contains as many addresses as every server accepts.
+    /// Reserves addresses, as many per transaction as every server accepts.
     fn reserve(&mut self, addrs: impl Iterator<Item = Addr>) {
         for some in addrs.collect::<Vec<_>>().chunks(30) {
             let reserve =
@@ -128,7 +128,7 @@ fn number(addr: Addr) -> u64 {
     u64::try_from(addr.bits() & 0xffff_ffff).unwrap()
 }
 
-/// The chosen address is leased already: the server reports the conflict, and the store lists the chunk.
+/// The chosen address is already leased. The server reports the conflict, and the store lists the chunk.
 fn a_lost_race(make: Make<'_>) {
     let folder = tempfile::tempdir().unwrap();
     let mut one = Member::new(make("race"), folder.path(), 1);
@@ -142,7 +142,7 @@ fn a_lost_race(make: Make<'_>) {
         one.reserve(std::iter::once(candidate));
         let (asked, other) = one.add(add(&name, &sets));
         assert_ne!(other, candidate);
-        // The answer contains the address that was leased.
+        // The response of the server contains the lease of the chosen address.
         assert_eq!(one.add(add(&name, &sets)).1, other);
         trips += asked;
     }
@@ -164,8 +164,8 @@ fn ninety_percent(make: Make<'_>) {
     assert!(trips <= 600, "{trips} trips for 200 ADDs");
 }
 
-/// The last free address is found wherever it is, and until it is leased the set does not count as exhausted.
-/// Finding it and reporting "exhausted" both need only a few round trips.
+/// The last free address is found wherever it is, and the set is not reported as exhausted until that address
+/// is leased. Both finding it and reporting "exhausted" need only a few round trips.
 fn full(make: Make<'_>, len: u8) {
     let folder = tempfile::tempdir().unwrap();
     let mut one = Member::new(make("full"), folder.path(), 1);
@@ -189,11 +189,11 @@ fn full(make: Make<'_>, len: u8) {
         let (trips, exhausted) = two.is_exhausted(named("d"));
         assert!(exhausted && trips <= 10, "{strategy:?}: {exhausted} after {trips} trips");
         one.ask(&del("c")).1.unwrap();
-        // A set that was exhausted may have a free address a moment later.
+        // A set that was exhausted may have a free address again a moment later.
         assert_eq!(two.add(named("d")).1, last);
         two.ask(&del("d")).1.unwrap();
     }
-    // An address that cools down is found too, as soon as its cooldown has ended.
+    // An address that was cooling down is found, too, as soon as its cooldown has ended.
     let cool =
         |name: &str, strict| Add { cooldown: Cooldown { seconds: 30, strict }, ..add(name, &sets) };
     one.add(cool("c", true));
@@ -207,7 +207,7 @@ fn full(make: Make<'_>, len: u8) {
     assert_eq!(one.add(cool("c", false)).1, last, "no other address is free");
 }
 
-/// An address whose lease ended with an earlier boot is free, although its record still exists and is
+/// An address is free if its lease ended with an earlier boot, although the record still exists and is
 /// counted.
 fn full_of_ended_leases(make: Make<'_>) {
     let folder = tempfile::tempdir().unwrap();
@@ -275,7 +275,7 @@ fn in_order(make: Make<'_>) {
     }
 }
 
-/// Runs sixteen nodes at the same time. Returns the average number of round trips of an ADD.
+/// Returns the average number of round trips that one ADD takes while sixteen nodes lease concurrently.
 fn at_once(make: &(dyn Fn(&str) -> Box<dyn Server> + Sync), strategy: Strategy) -> f64 {
     const EACH: u64 = 40;
     let prefix = format!("once-{strategy:?}");
@@ -340,7 +340,7 @@ fn consul_takes_few_round_trips() {
     });
 }
 
-/// The set has 65,000 leases.
+/// The large set has 65,000 leases.
 #[test]
 fn a_search_in_a_large_set_takes_few_round_trips() {
     for is_etcd in [false, true] {

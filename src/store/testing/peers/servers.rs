@@ -1,4 +1,5 @@
-//! Starts real servers for tests, on loopback. Each server has its own ports and its own folder.
+//! Starts real servers for tests, on the loopback interface. Each server has its own ports and its own
+//! folder.
 //!
 //! Invariant: a server ends together with its test, even if the test is killed. If a server cannot be
 //! started, the test fails.
@@ -34,13 +35,13 @@ impl Drop for Running {
 }
 
 fn free_ports<const N: usize>() -> [u16; N] {
-    // All ports are reserved at the same time, so that they are different.
+    // Hold all ports open at the same time, so that they are different.
     let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     held.map(|listener| listener.local_addr().unwrap().port())
 }
 
 fn start(endpoint: String, folder: TempDir, program: &str, args: &[String]) -> Running {
-    // `setpriv` makes the kernel end the server when this process ends.
+    // With `setpriv --pdeathsig`, the kernel kills the server when this process ends.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", program]).args(args);
     let log = folder.path().join("log");
@@ -64,7 +65,7 @@ impl Running {
         self.child = self.command.spawn().unwrap();
     }
 
-    /// Waits until the server answers.
+    /// Waits until the server responds.
     pub fn await_ready(mut self, probe: &dyn Server) -> Running {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
@@ -107,14 +108,14 @@ impl Running {
     }
 }
 
-/// Starts an etcd server with one member, and waits until it answers.
+/// Starts an etcd server with one member, and waits until it responds.
 pub fn ready_etcd() -> Running {
     let server = etcd(&[]);
     let probe = EtcdClient::new(&server.etcd("tests")).unwrap();
     server.await_ready(&probe)
 }
 
-/// Starts a Consul server, and waits until it answers.
+/// Starts a Consul server, and waits until it responds.
 pub fn ready_consul() -> Running {
     let server = consul("");
     let probe = ConsulClient::new(&server.consul("tests")).unwrap();

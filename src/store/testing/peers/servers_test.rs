@@ -1,4 +1,4 @@
-//! Runs the contract on real servers: etcd and Consul.
+//! Runs the contract on real etcd and Consul servers.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -23,7 +23,7 @@ use crate::store::{Store, StoreReader};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A store that also checks, when it lists the leases, that the server's records agree.
+/// A store that checks, each time it lists the leases, that the server's records agree.
 struct Checked<S: Server, F: Fn() -> S>(ClusterStore<S>, F);
 
 impl<S: Server, F: Fn() -> S> Store for Checked<S, F> {
@@ -76,12 +76,12 @@ fn keeps_history<S: Server + 'static>(make: &(impl Fn(&str) -> S + Clone + 'stat
 }
 
 fn takes_the_fewest_round_trips(server: impl Server) {
-    // If a comparison fails, etcd reports the owner's record. Consul only reports that the record exists, so
-    // it must be read.
+    // If a comparison fails, etcd reports the owner's record. Consul only reports that the comparison failed,
+    // so the record must be read.
     let repeated = if server.place().starts_with("etcd") { 1 } else { 2 };
     let count = Rc::new(Cell::new(0));
     let folder = tempfile::tempdir().unwrap();
-    // Removing old history would need round trips too, so this setting keeps all history.
+    // Removing old events would need round trips, too, so keep all history.
     let history = History::Kept { count: u64::MAX, age: u64::MAX };
     let store = store_of(Counted(server, count.clone()), folder.path(), "trips");
     let mut store = store.keeping(history);
@@ -97,11 +97,11 @@ fn takes_the_fewest_round_trips(server: impl Server) {
     assert_eq!(trips(&Command::Add(add("c1", &dual_stack()))), repeated, "repeated ADD");
     assert_eq!(trips(&Command::Add(Add { requested, ..add("c2", &dual_stack()) })), 1, "fixed ADD");
     assert_eq!(trips(&del("c1")), 2, "DEL");
-    // `shared` may have been edited, so the DEL searches all sets.
+    // `shared` may have been changed, so the DEL looks in all sets.
     assert_eq!(trips(&del("c1")), 2, "DEL of nothing");
 }
 
-/// There are more leases than one page of a listing. Each node frees its own leases by a GC.
+/// There are more leases than fit into one page of a listing. Each node frees its own leases with a GC.
 fn holds_thousands_of_leases(server: impl Server) {
     let sets = [set("10.0.0.0/16")];
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Servers that are down, hang, or reject a client.
+//! Tests with servers that are down, that do not respond, or that reject a client.
 
 use std::fs;
 use std::io::{Read, Write as _};
@@ -48,7 +48,8 @@ fn file(folder: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// Checks that ADD, DEL and listing fail with this text. None of them may conclude that nothing is leased.
+/// Checks that an ADD, a DEL and a listing fail with this text. None of them may conclude that nothing is
+/// leased.
 fn is_unavailable(mut store: Box<dyn Store>, why: &str) {
     let add = store.apply(&Ask::Add(add("c9", &dual_stack())), &at(1));
     let del = store.apply(&del("c1"), &at(1));
@@ -104,19 +105,20 @@ fn etcd_with_users() {
     etcd.forge_token("nonsense.1");
     works(&mut ClusterStore::new(etcd, Duration::from_secs(10), Persist::Boot, no_cache()));
     let open = |spec: EtcdSpec| open(&StoreSpec::Etcd(Box::new(spec))).unwrap();
-    // Only the owner of the token file can read it, and with it the next process needs no password.
+    // Only the owner of the token file can read the file. With its token, the next process needs no password.
     let kept = only_file(&spec.servers.notes);
     let token = fs::read_to_string(&kept).unwrap();
     assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o7777, 0o600);
     works(&mut *open(login("sublet", &wrong)));
     assert_eq!(fs::read_to_string(&kept).unwrap(), token);
-    // If the server does not know the token in the file, the token is replaced.
+    // If the server does not know the token in the file, a new token replaces it.
     let whose = token.lines().next().unwrap();
     fs::write(&kept, format!("{whose}\nnonsense.1\n")).unwrap();
     works(&mut *open(login("sublet", &right)));
     let renewed = fs::read_to_string(&kept).unwrap();
     assert!(renewed.starts_with(whose) && !renewed.contains("nonsense"), "{renewed}");
-    // The token of another cluster is not sent. If the token file cannot be written, commands still work.
+    // A token that another cluster issued is not sent. Commands work even if the token file cannot be
+    // written.
     fs::write(&kept, renewed.replacen("127.0.0.1", "127.0.0.2", 1)).unwrap();
     works(&mut *open(login("sublet", &right)));
     assert_eq!(fs::read_to_string(&kept).unwrap().lines().next(), Some(whose));
@@ -154,7 +156,7 @@ fn consul_with_tokens() {
     let read = token("read", "key_prefix \"sublet/\" { policy = \"read\" }");
     let open = |spec| open(&StoreSpec::Consul(Box::new(spec))).unwrap();
     works(&mut *open(with(&server, &write)));
-    // With a token that has only read permission, a client can list and do nothing else.
+    // With a token that only has read permission, a client can list, but nothing else.
     let mut reader = open(with(&server, &read));
     let mut seen = 0;
     reader.list(&at(1), &mut |_| seen += 1).unwrap();
@@ -172,8 +174,8 @@ fn consul_with_tokens() {
     is_unavailable(open(elsewhere), "No path to datacenter");
 }
 
-/// Makes a certificate authority, and a certificate for 127.0.0.1 that it has signed, as `NAME.ca.pem`,
-/// `NAME.pem` and `NAME.key`.
+/// Makes a certificate authority and a certificate for 127.0.0.1 that the authority has signed:
+/// `NAME.ca.pem`, `NAME.pem` and `NAME.key`.
 fn certificate(folder: &Path, name: &str) -> [PathBuf; 3] {
     let script = r#"set -e
         cd "$1"
@@ -227,8 +229,8 @@ fn etcd_with_tls() {
     }
 }
 
-/// Starts a proxy for TLS connections. If `breaks` is set, it sends a TLS alert instead of the answer to a
-/// request.
+/// Starts a proxy for TLS connections. If `breaks` is set, the proxy sends a TLS alert instead of the
+/// server's response.
 fn proxy(server: &Running, breaks: &'static AtomicBool) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let proxy = format!("https://{}", listener.local_addr().unwrap());
@@ -272,7 +274,7 @@ fn proxy(server: &Running, breaks: &'static AtomicBool) -> String {
     proxy
 }
 
-/// The alert arrives after the request was written, so the server may have applied the request.
+/// The alert arrives after the request has been written, so the server may have applied the request.
 #[test]
 fn a_tls_alert_after_the_request_does_not_mean_that_nothing_was_done() {
     static BREAKS: AtomicBool = AtomicBool::new(false);
@@ -286,8 +288,8 @@ fn a_tls_alert_after_the_request_does_not_mean_that_nothing_was_done() {
     let probe = Etcd::new(&spec).unwrap();
     let server = server.await_ready(&probe);
     let proxy = proxy(&server, &BREAKS);
-    // If the client took the request for not sent, it would send it to the next endpoint, where it would fail
-    // because the record exists already.
+    // If the client concluded that the request had not been sent, it would send the request to the next
+    // endpoint, where it would fail because the record already exists.
     spec.servers.endpoints = vec![proxy, server.endpoint.clone()];
     let write = Write::Put(vec![1; 20]);
     let operation = Operation { path: "ip/a".to_owned(), expect: Expect::Absent, write };
@@ -301,8 +303,8 @@ fn a_tls_alert_after_the_request_does_not_mean_that_nothing_was_done() {
     assert!(probe.get(&["ip/a"], until).unwrap()["ip/a"].is_some(), "the server has applied it");
 }
 
-/// A process finds that a server hangs. The next process does not wait for that server again. The first
-/// server to ask is random.
+/// One process notices that a server does not respond. The next process does not wait for that server again,
+/// although it would otherwise choose the first server at random.
 #[test]
 fn a_server_that_hangs_is_remembered() {
     let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -389,7 +391,7 @@ fn processes_of_a_node_share_a_login() {
 
 #[test]
 fn servers_that_hang_or_are_down_fail_in_time() {
-    // This server accepts connections and never answers.
+    // This server accepts connections, but never responds.
     let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
     let hangs = (hangs.local_addr().unwrap().port(), hangs);
     let hangs_at = format!("http://127.0.0.1:{}", hangs.0);
@@ -404,15 +406,15 @@ fn servers_that_hang_or_are_down_fail_in_time() {
         let outcome = store.apply(&Ask::Add(add("c1", &dual_stack())), &at(1));
         (outcome, begin.elapsed())
     };
-    // If a server is down, the command fails at once. If a server hangs, the command fails in time, when it
-    // reads the node's record.
+    // If a server is down, the command fails without waiting. If a server does not respond, the command fails
+    // within the time limit, when it reads the node's record.
     let (outcome, took) = timed(&[down], 5000);
     assert!(matches!(outcome, Err(Error::Store(StoreError::Unavailable { .. }))), "{outcome:?}");
     assert!(took < Duration::from_secs(1), "{took:?}");
     let (outcome, took) = timed(&[&hangs_at], 600);
     assert!(matches!(outcome, Err(Error::Store(StoreError::Unavailable { .. }))), "{outcome:?}");
     assert!(took < Duration::from_millis(1600), "{took:?}");
-    // If one of the endpoints works, it is found.
+    // If one of the endpoints works, the command succeeds.
     for endpoints in [[down, &hangs_at, &server.endpoint], [&hangs_at, &server.endpoint, down]] {
         let (outcome, took) = timed(&endpoints, 4000);
         assert!(matches!(outcome, Ok(Outcome::Added(_))), "{outcome:?}");
@@ -420,15 +422,15 @@ fn servers_that_hang_or_are_down_fail_in_time() {
     }
 }
 
-/// If a connection cannot be made, the server has received nothing, so the next server is asked. A request
-/// that a server may have received is not sent again.
+/// If no connection can be made, the server has received nothing, so the request is sent to the next server.
+/// A request that a server may have received is not sent again.
 #[test]
 fn a_request_that_was_not_sent_goes_to_the_next_server() {
     let folder = tempfile::tempdir().unwrap();
     let [ca, ..] = certificate(folder.path(), "ours");
     let server = servers::ready_consul();
-    // The queue of this listener is full, so further connections are ignored, as by a host that is switched
-    // off.
+    // The queue of this listener is full, so the kernel ignores further connection attempts, as if the host
+    // were switched off.
     let drops = TcpListener::bind("127.0.0.1:0").unwrap();
     let drops_at = drops.local_addr().unwrap();
     let wait = Duration::from_millis(100);
@@ -436,7 +438,7 @@ fn a_request_that_was_not_sent_goes_to_the_next_server() {
         .take_while(Result::is_ok)
         .collect();
     assert!(queue.len() < 5000);
-    // This server accepts connections and never answers.
+    // This server accepts connections, but never responds.
     let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
     let hangs_at = hangs.local_addr().unwrap();
     let ask = |first: &str, spare: usize| {
@@ -450,7 +452,7 @@ fn a_request_that_was_not_sent_goes_to_the_next_server() {
         let client = clients.find(|client| client.asks_first() == first).unwrap();
         client.send(request, Instant::now() + servers.timeout)
     };
-    // This host name is too long to be valid, so no DNS server is asked.
+    // This host name is too long to be valid, so no DNS request is sent.
     let nameless = format!("http://{}:1", "x".repeat(64));
     for (first, why) in [
         (format!("http://{drops_at}"), "connect"),
@@ -467,7 +469,7 @@ fn a_request_that_was_not_sent_goes_to_the_next_server() {
     assert!(matches!(failure, Failure::Unknown(_)), "{failure:?}");
 }
 
-/// The server is a different product than the client expects.
+/// The server runs a different product than the client expects.
 #[test]
 fn a_server_of_another_kind_is_unavailable() {
     let consul = servers::ready_consul();

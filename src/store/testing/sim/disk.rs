@@ -1,9 +1,9 @@
-//! A file system in memory. A simulation can stop its processes, make its operations fail, and cut the power.
+//! A file system in memory. A simulation can stop its processes, make operations fail, and cut the power.
 //!
-//! After a power cut, the content of a file is its flushed content plus any subset of the later changes, in
-//! order. Each write among them is either complete or truncated to a multiple of 512 bytes (one sector). The
-//! content of a folder is its flushed names plus the first few of the later changes. Every operation is one
-//! step of its process, and may be its last step.
+//! After a power cut, a file has its flushed content, changed by any subset of the later changes, in order.
+//! Each of these writes is either complete or truncated to a multiple of 512 bytes (one sector). A folder has
+//! its flushed names, changed by the first few of the later changes. Every operation is one step of its
+//! process, and may be the last step.
 
 mod fs;
 
@@ -50,13 +50,13 @@ fn as_size(n: u64) -> usize {
 struct Content {
     data: Vec<u8>,
     durable: Vec<u8>,
-    /// The changes that were not flushed yet, in order.
+    /// The changes that have not been flushed yet, in order.
     pending: Vec<Change>,
     /// The open file that holds the lock.
     locked: Option<u64>,
 }
 
-/// Changes of names in one folder that happen in one step.
+/// Changes to the names in one folder that are made in one step.
 #[derive(Clone, Debug)]
 struct Naming {
     folder: PathBuf,
@@ -103,7 +103,7 @@ impl Disk {
         self.0.lock().unwrap()
     }
 
-    /// Returns the file system in the form in which a process sees it.
+    /// Returns the file system as a process sees it.
     pub fn of(&self, process: &Arc<Process>) -> SimFs {
         SimFs::new(self, process)
     }
@@ -122,7 +122,7 @@ impl Disk {
         self.state().is_full = is_full;
     }
 
-    /// Shuts down in an orderly way: everything is flushed.
+    /// Shuts down in an orderly way, so that everything is flushed.
     pub fn shut_down(&self) {
         let state = &mut *self.state();
         for file in state.files.values_mut() {
@@ -168,7 +168,7 @@ impl Disk {
                 }
             }
         }
-        // If a folder is lost, its content is lost too.
+        // If a folder is lost, its content is lost, too.
         let names = state.durable.clone();
         state.durable.retain(|path, _| {
             path.ancestors().skip(1).all(|a| a.parent().is_none() || names.contains_key(a))

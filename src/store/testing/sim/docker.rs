@@ -1,6 +1,7 @@
-//! Docker daemons. Their requests reach the store through one or more processes of the IPAM driver.
+//! Simulates Docker daemons. Their requests reach the store through one or more processes of the IPAM driver.
 //!
-//! dockerd sends each release only once. If a release is lost, `cleanup` frees what it would have freed.
+//! dockerd sends each release only once. If a release is lost, `cleanup` frees what the release would have
+//! freed.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -62,16 +63,17 @@ pub struct Engine {
     /// When each suspended request began, on the machine's clock.
     since: Vec<u64>,
     /// The number of sweeps that have begun or ended. A sweep may have freed any address that was in use
-    /// during the sweep and unknown to the engine.
+    /// during the sweep, but unknown to the engine.
     sweeps: u64,
     /// The number of suspended sweeps. During a sweep the clock must not be set back, because a sweep
     /// compares times.
     pub sweeping: u32,
-    /// The number of suspended releases. A sweep must not run during a release: it could free the address or
-    /// pool first, another request could lease it again, and then the release would free it although it is in
-    /// use. Therefore cleanup waits until no release can be under way.
+    /// The number of suspended releases. A sweep must not run during a release: the sweep could free the
+    /// address or pool first, another request could lease it again, and then the release would free it while
+    /// it is in use. Therefore a cleanup waits until no release can be in progress.
     releasing: u32,
-    /// Whether an operator runs a sweep without a grace period. In this case no other request is made.
+    /// Whether an operator is running a sweep without a grace period. No other request is made during this
+    /// time.
     is_quiet: bool,
 }
 
@@ -101,13 +103,13 @@ pub fn act<W: Docker>(world: &Shared<W>, machine: usize) {
 }
 
 impl Engine {
-    /// Returns whether a sweep is running, or has run since `sweeps` was read.
+    /// Returns whether a sweep is running, or has run since the number `sweeps` was read.
     fn may_be_swept(&self, sweeps: u64) -> bool {
         self.sweeping > 0 || self.sweeps != sweeps
     }
 }
 
-/// Sends a request of the daemon, and returns the answer.
+/// Sends a request of the daemon, and returns the result.
 pub fn send<W: Docker>(world: &Shared<W>, machine: usize, command: &Command) -> Ran<Outcome> {
     let now = world.borrow().now(machine);
     world.borrow_mut().engine(machine).since.push(now);
@@ -174,7 +176,7 @@ fn request_pool<W: Docker>(world: &Shared<W>, machine: usize) {
     }
 }
 
-/// Returns the pool that a request is about; `None` if the store is going to choose the pool.
+/// Returns the pool that a request asks for; `None` if the store is going to choose the pool.
 fn named(request: &RequestPool) -> Option<Pool> {
     let subnet = match &request.ask {
         Ask::Exactly(subnet) => *subnet,
@@ -242,7 +244,7 @@ fn request_address<W: Docker>(world: &Shared<W>, machine: usize) {
         }
     };
     if is_lost {
-        // The answer could not be delivered, so the driver frees the lease.
+        // The response could not be delivered, so the driver frees the lease.
         free(world, machine, ReleaseAddress { pool: id, addr: lease.addr, only: Some(lease) });
     }
 }
@@ -276,7 +278,7 @@ fn free<W: Docker>(world: &Shared<W>, machine: usize, release: ReleaseAddress) {
     world.engine(machine).releasing -= 1;
     let name = format!("docker {machine} release {addr} of {id}");
     let pools = world.pools(machine);
-    // If the pool is released at the same time, its addresses are freed with it.
+    // If the pool is being released at the same time, its addresses are freed with it.
     let is_alone = pools.removals == removals;
     pools.removals += 1;
     let known = pools.all.get_mut(&id).filter(|known| known.generation == generation);
@@ -306,7 +308,8 @@ fn release_pool<W: Docker>(world: &Shared<W>, machine: usize) {
         let world = &mut *world.borrow_mut();
         let Some(id) = world.pool_in_use(machine) else { return };
         let user = world.pools(machine).all[&id].users[&machine];
-        // dockerd does not release a network while it connects a container to it, unless it has given up.
+        // dockerd does not release a network while it is connecting a container to it, unless it has given up
+        // on the connection.
         if user.in_flight > 0 && user.least == 1 && !world.random().one_in(3) {
             return;
         }
@@ -331,8 +334,8 @@ fn release_pool<W: Docker>(world: &Shared<W>, machine: usize) {
     }
 }
 
-/// Runs `cleanup`: frees the addresses and pools that the daemon does not list, if they were leased before
-/// the listing.
+/// Runs `cleanup`, which frees the addresses and pools that the daemon does not list, if they were leased
+/// before the listing.
 fn sweep<W: Docker>(world: &Shared<W>, machine: usize) {
     let (id, sweep) = {
         let world = &mut *world.borrow_mut();
@@ -343,8 +346,8 @@ fn sweep<W: Docker>(world: &Shared<W>, machine: usize) {
         let Some(id) = all.get(world.random().below(all.len())).cloned() else { return };
         let known = &world.pools(machine).all[&id];
         let listed = known.is_used_by(machine).then(|| known.certain(machine).collect());
-        // The grace period must be longer than the age of the oldest request that is under way. If an
-        // operator knows that there is no such request, no grace period is needed.
+        // The grace period must be longer than the oldest request in progress has been running. If an
+        // operator knows that no request is in progress, no grace period is needed.
         let since = world.engine(machine).since.iter().min().copied();
         let is_quiet = since.is_none() && world.random().one_in(2);
         let now = world.now(machine);

@@ -1,9 +1,9 @@
 //! Simulations of hosts. The code of the embedded store runs on a disk in memory, and the code of the cluster
-//! store with a server in memory.
+//! store uses a server in memory.
 //!
 //! A seed determines the whole run: time is virtual, and there are no threads. Each file system operation and
-//! each call of the server is a step. At any step, a process may be killed, get an error or be suspended;
-//! other processes run while it is suspended. A turn is one event from outside, such as an ADD or a power
+//! each call to the server is a step. At any step, a process may be killed, get an error or be suspended.
+//! While it is suspended, other processes run. A turn is one event from outside, such as an ADD or a power
 //! cut. After each turn, the store must agree with the results that commands have returned.
 
 mod cluster;
@@ -27,8 +27,8 @@ fn simulated_hosts_never_lease_an_address_twice() {
     runs::seeds::<Hosts>("hosts", 20);
 }
 
-/// Runs with all events that the code can survive. `SUBLET_EVENTS` selects other events
-/// (`cluster/events.rs`).
+/// Runs with all events that the code can survive. `SUBLET_EVENTS` selects different events (see
+/// `cluster/events.rs`).
 #[test]
 fn simulated_clusters_never_lease_an_address_twice() {
     runs::seeds::<Cluster>("clusters", 20);

@@ -11,13 +11,14 @@ use crate::net::{Addr, Span, hosts};
 /// How the engine of a machine uses a pool.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct User {
-    /// The number of requests that were answered and not released yet. The store must count at least this
-    /// many uses.
+    /// The number of requests that got a response and have not been released yet. The store must count at
+    /// least this many uses.
     pub least: u32,
-    /// The same number, including requests and releases that were not answered. The store may count at most
+    /// The same number, including requests and releases that got no response. The store may count at most
     /// this many uses.
     pub most: u32,
-    /// Whether a request for any address of the pool was not answered.
+    /// Whether a request for an address of the pool got no response, so that any address may have been
+    /// leased.
     pub has_lost: bool,
     /// The number of suspended requests for addresses of the pool.
     pub in_flight: u32,
@@ -27,12 +28,12 @@ pub struct User {
 #[derive(Clone, Copy, Debug)]
 pub struct Held {
     pub user: usize,
-    /// Whether the engine certainly has the address. If not, the address is being released, or its request or
-    /// release was not answered.
+    /// Whether the engine certainly has the address. If not, the address is being released, or the request or
+    /// release of the address got no response.
     pub is_certain: bool,
 }
 
-/// A pool that was requested.
+/// A pool that an engine has requested.
 #[derive(Clone, Debug)]
 pub struct Known {
     pub pool: Pool,
@@ -76,18 +77,18 @@ impl Known {
 #[derive(Clone, Debug, Default)]
 pub struct Pools {
     pub all: BTreeMap<PoolId, Known>,
-    /// The number of requests for automatic pools that were not answered.
+    /// The number of requests for automatic pools that got no response.
     pub lost: u32,
     /// The number of suspended requests for automatic pools.
     pub in_flight: u32,
-    /// The number of releases that have begun. A request may be refused because of a pool that was removed
-    /// just now.
+    /// The number of releases that have begun. A request may be refused because of a pool that has just been
+    /// removed.
     pub removals: u64,
     generation: u64,
 }
 
 impl Pools {
-    /// Returns the same pools for another machine that is a copy of `machine`.
+    /// Returns the same pools as seen by `copy`, a machine that is a copy of `machine`.
     pub fn of_copy(&self, machine: usize, copy: usize) -> Pools {
         let mut pools = self.clone();
         pools.lost += std::mem::take(&mut pools.in_flight);
@@ -99,8 +100,7 @@ impl Pools {
         pools
     }
 
-    /// Records that a pool was requested by name, and that there is no answer yet. Returns the pool's
-    /// generation.
+    /// Records that a pool was requested by name, without a response so far. Returns the pool's generation.
     pub fn requested(&mut self, machine: usize, id: &PoolId, pool: &Pool) -> u64 {
         self.generation += 1;
         let new = Known {
@@ -116,8 +116,8 @@ impl Pools {
         known.generation
     }
 
-    /// Records that the request was refused. If the pool was created again meanwhile, the request no longer
-    /// counts.
+    /// Records that the request was refused. If the pool has been created again in the meantime, the request
+    /// no longer counts.
     pub fn refused(&mut self, machine: usize, id: &PoolId, generation: u64) {
         if self.is_of(id, generation) {
             self.less(machine, id);
@@ -125,8 +125,8 @@ impl Pools {
         }
     }
 
-    /// Records that the request was not answered. If the pool was created again meanwhile, the request counts
-    /// again.
+    /// Records that the request got no response. If the pool has been created again in the meantime, the
+    /// request counts again.
     pub fn unanswered(&mut self, machine: usize, pool: &Pool, generation: u64) {
         if !self.is_of(&pool.id, generation) {
             self.requested(machine, &pool.id, pool);
@@ -154,7 +154,7 @@ impl Pools {
         }
     }
 
-    /// Records that a request was answered with this pool.
+    /// Records that a request returned this pool.
     pub fn made(&mut self, machine: usize, pool: &Pool) -> Result<(), Finding> {
         if pool.shared.is_some() {
             let known = self.all.get_mut(&pool.id).ok_or("a pool that was never requested")?;
@@ -184,7 +184,7 @@ impl Pools {
         known.generation
     }
 
-    /// Records that a release was answered.
+    /// Records that a release got a response.
     pub fn released(&mut self, machine: usize, id: &PoolId, generation: u64) {
         self.removals += 1;
         if self.is_of(id, generation)
@@ -196,7 +196,7 @@ impl Pools {
         }
     }
 
-    /// Records that a sweep freed everything that the engine does not have.
+    /// Records that a sweep has freed everything that the engine does not have.
     pub fn swept(&mut self, machine: usize, id: &PoolId) {
         let Some(known) = self.all.get_mut(id) else { return };
         known.forget_uncertain(machine);
@@ -208,8 +208,8 @@ impl Pools {
         self.drop_unused(id);
     }
 
-    /// Records that a machine is being released, or (`is_done`) was released. Then everything that its engine
-    /// had is gone.
+    /// Records that the release of a machine has begun or, if `is_done` is set, has ended. After the release,
+    /// everything that its engine had is freed.
     pub fn machine_is_gone(&mut self, machine: usize, is_done: bool) {
         self.removals += 1;
         for id in self.all.keys().cloned().collect::<Vec<_>>() {
@@ -235,7 +235,7 @@ impl Pools {
         self.lost > 0 || self.in_flight > 0 || self.all.contains_key(with)
     }
 
-    /// Returns whether there is a known or possible reason for refusing an address.
+    /// Returns whether a known or possible state of the pool explains why an address was refused.
     pub fn explains(&self, machine: usize, id: &PoolId, refusal: &PoolRefusal) -> bool {
         let Some(known) = self.all.get(id) else { return true };
         let set = known.pool.set();
@@ -271,15 +271,15 @@ impl Pools {
         if let Some(known) = self.all.get_mut(id)
             && known.pool.gateway != Some(*addr)
         {
-            // Meanwhile the engine may have released the pool.
+            // The engine may have released the pool in the meantime.
             let is_certain = known.is_used_by(machine);
             known.addrs.insert(*addr, Held { user: machine, is_certain });
         }
         Ok(())
     }
 
-    /// Compares the model with a store. `machine` maps a node to its machine. If no request is in transit any
-    /// more (`is_final`), the outcome of unanswered requests is now known.
+    /// Compares the model with a store. `machine` maps a node to its machine. If `is_final` is set, no
+    /// request is in transit any more, so the outcome of requests without a response is known now.
     pub fn compare(
         &mut self,
         stored: &[Pool],
@@ -311,7 +311,7 @@ impl Pools {
                 return Err(format!("pool {} has users {users:?}, not {:?}", pool.id, known.users));
             }
             let overlaps = |other: &&Pool| {
-                // As in moby, a sub-pool may overlap every pool except a pool with the same subnet and the
+                // As in moby, a sub-pool may overlap any pool, except a pool with the same subnet and the
                 // same sub-pool.
                 let is_sub = |pool: &Pool| pool.sub.is_some() && pool.shared.is_none();
                 let may = is_sub(pool) || is_sub(other);
@@ -355,7 +355,8 @@ impl Pools {
         Ok(())
     }
 
-    /// Gives unanswered requests their final outcome. Something that only the store has stays uncertain.
+    /// Takes the final outcome of requests without a response from the store. Pools and addresses that only
+    /// the store has stay uncertain.
     fn settle(
         &mut self,
         counts: &BTreeMap<&PoolId, BTreeMap<usize, u32>>,

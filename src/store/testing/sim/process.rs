@@ -12,7 +12,7 @@ use crate::error::{Refusal, StoreError};
 pub enum Fate {
     KilledBefore,
     KilledAfter,
-    /// The operation fails with this error number and has no effect. But a write may be done in part.
+    /// The operation fails with this error number and has no effect. Exception: part of a write may be done.
     Fails(i32),
     /// The process is suspended, and other processes run.
     Suspended,
@@ -25,7 +25,7 @@ pub enum Stop {
     Fails(i32),
 }
 
-/// How a process ended.
+/// The way in which a process ended.
 pub enum Ran<T> {
     Done(T),
     Refused(Refusal),
@@ -103,7 +103,7 @@ thread_local! {
     static CLOCK: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
-/// Sets the function that runs the next time a process is suspended.
+/// Sets the function that runs when a process is suspended next.
 pub fn meanwhile(run: Option<Box<dyn FnMut()>>) {
     MEANWHILE.with(|hook| *hook.borrow_mut() = run);
 }

@@ -1,10 +1,10 @@
-//! Random numbers from a seed (splitmix64). They are the same on every machine.
+//! Random numbers from a seed (splitmix64). The same seed gives the same numbers on every machine.
 
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// Starts the sequence of a seed. Sequences with a different `part` are independent.
+    /// Starts the sequence for a seed. Sequences with different values of `part` are independent.
     pub fn new(seed: u64, part: u64) -> Random {
         let mut random = Random(seed ^ part.wrapping_mul(0xd6e8_feb8_6659_fd93));
         random.next();

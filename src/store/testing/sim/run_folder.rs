@@ -1,7 +1,7 @@
-//! The `/run` of a machine, as one process uses it. A process that was killed must not change it.
+//! The `/run` folder of a machine, as one process uses it. A killed process must not change it any more.
 //!
-//! In the simulation, a killed process continues to run until its calls have failed. Therefore the folder is
-//! restored afterwards.
+//! In the simulation, the code of a killed process continues to run until its calls have failed. Therefore
+//! the folder is restored afterwards.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -9,15 +9,15 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The folder, as one process uses it.
+/// The `/run` folder, as one process uses it.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
     at_death: RefCell<Option<BTreeMap<PathBuf, Vec<u8>>>>,
 }
 
-/// Releases the locks on the notes of a killed process. The process still has the notes open until its code
-/// has ended. The names of the notes begin with the process's seed.
+/// Releases the locks on the notes of a killed process. Without this, the notes would stay locked until the
+/// code of the process has ended. The names of the notes begin with the process's seed.
 pub fn unlock(folder: &Path, seed: u64) {
     let is_its = |path: &&PathBuf| {
         let name = path.file_name().and_then(OsStr::to_str);
@@ -42,8 +42,8 @@ impl RunFolder {
         }
     }
 
-    /// Undoes the changes that the process made after it was killed. Files that it did not change are not
-    /// touched, because other processes may have them open.
+    /// Undoes the changes that the process made after it was killed. Unchanged files are left alone, because
+    /// other processes may have them open.
     pub fn restore(&self) {
         let Some(before) = self.at_death.take() else { return };
         let now = self.files();
@@ -62,7 +62,7 @@ impl RunFolder {
         let mut files = BTreeMap::new();
         let mut folders = vec![self.path.clone()];
         while let Some(folder) = folders.pop() {
-            // If no client has run on the machine yet, there is no folder.
+            // If no client has run on the machine yet, the folder does not exist.
             for entry in fs::read_dir(&folder).into_iter().flatten() {
                 let path = entry.unwrap().path();
                 if path.is_dir() {

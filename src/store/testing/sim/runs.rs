@@ -1,4 +1,4 @@
-//! Runs a simulation with one seed after another. If a run fails, it is shortened.
+//! Runs a simulation with one seed after another. If a run fails, shortens it.
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,7 +15,7 @@ pub type Finding = String;
 /// The number of turns in a run.
 const TURNS: usize = 250;
 
-/// The state of a simulation, which one seed determines.
+/// A simulation. A seed determines its whole run.
 pub trait Simulation {
     fn new(seed: u64) -> Self;
 
@@ -25,15 +25,14 @@ pub trait Simulation {
     fn with_story(&self, act: &mut dyn FnMut(&mut Story));
 }
 
-/// The record of a run: its events and its finding.
+/// The record of a run: its events and, if a check failed, its finding.
 #[derive(Clone, Debug, Default)]
 pub struct Story {
     pub trace: Vec<String>,
     pub finding: Option<Finding>,
     /// The number of processes that are suspended.
     pub depth: usize,
-    /// The optional parts of the turn: the events while a process is suspended, and what happens to
-    /// processes.
+    /// The optional parts of the turns: events while a process is suspended, and failures of processes.
     pub optional: Vec<Optional>,
     turn: usize,
     left_out: Rc<BTreeSet<Optional>>,
@@ -41,11 +40,11 @@ pub struct Story {
     pub steps: u64,
 }
 
-/// Identifies an optional part: the number of its turn, and its number in that turn.
+/// Identifies an optional part: the number of its turn, and its number within that turn.
 type Optional = (usize, usize);
 
 impl Story {
-    /// Returns whether the next optional part happens. If it is left out, later parts stay the same.
+    /// Returns whether the next optional part happens. Leaving a part out does not change the later parts.
     pub fn happens(&mut self) -> bool {
         let before = self.optional.iter().rev().take_while(|(turn, _)| *turn == self.turn).count();
         let next = (self.turn, before);
@@ -66,8 +65,8 @@ impl Story {
     }
 }
 
-/// Runs these turns of a seed, without the parts in `left_out`, up to the first finding. A panic counts as a
-/// finding.
+/// Runs these turns of a seed, without the parts in `left_out`. Stops at the first finding. A panic counts as
+/// a finding.
 fn run<S: Simulation>(seed: u64, turns: &[usize], left_out: &[Optional]) -> Story {
     let world = S::new(seed);
     world.with_story(&mut |story| story.left_out = Rc::new(left_out.iter().copied().collect()));
@@ -90,7 +89,7 @@ fn run<S: Simulation>(seed: u64, turns: &[usize], left_out: &[Optional]) -> Stor
     story
 }
 
-/// Removes as many turns and optional parts from a failing run as possible, so that it still fails.
+/// Removes as many turns and optional parts from a failing run as possible, such that the run still fails.
 fn shrink<S: Simulation>(seed: u64, until: Instant) -> Story {
     let all: Vec<usize> = (0..TURNS).collect();
     let mut failure = run::<S>(seed, &all, &[]);
@@ -136,8 +135,8 @@ fn shrunk<T: Clone>(
     list
 }
 
-/// Runs seeds until the time is over. `SUBLET_SEED` is the first seed, and `SUBLET_SECONDS` the time. In
-/// continuous integration, each run uses new seeds, unless `SUBLET_SEED` is set.
+/// Runs one seed after another until the time is up. `SUBLET_SEED` sets the first seed, and `SUBLET_SECONDS`
+/// the duration. In continuous integration, each run uses new seeds, unless `SUBLET_SEED` is set.
 #[expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a test's own settings")]
 pub fn seeds<S: Simulation>(what: &str, default_seconds: u64) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());

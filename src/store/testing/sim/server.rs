@@ -1,8 +1,8 @@
-//! A simulated compare-and-set server with the limits of etcd or of Consul, and the network between the
-//! server and its clients.
+//! A simulated compare-and-set server with the limits of etcd or Consul, and the network between the server
+//! and its clients.
 //!
-//! Each call is one step of the process that makes it. A transaction may be lost, may be applied without an
-//! answer, or may still be in transit when its client has ended. In the last case it arrives later, once or
+//! Each call is one step of the process that makes it. A transaction may be lost, may be applied without a
+//! response, or may still be in transit when its client has ended. In the last case it arrives later, once or
 //! twice, between the calls of other clients. The server reports a transaction as not sent only if it can
 //! never arrive.
 
@@ -43,14 +43,14 @@ struct State {
     random: Random,
     /// The transactions that have not arrived yet.
     in_transit: Vec<InTransit>,
-    /// The number of calls until the next leader is elected. Until then every call fails, but some
+    /// The number of calls until the next leader has been elected. Until then every call fails, although some
     /// transactions are still applied.
     election: u32,
-    /// Whether the server is full. Then records can be removed but not written.
+    /// Whether the server is full. A full server can remove records, but not write any.
     is_full: bool,
     /// The number of calls that were affected by a failure.
     troubles: u64,
-    /// The number of transactions that arrived after their clients had ended or given up.
+    /// The number of transactions that arrived after their clients had ended or stopped waiting.
     arrived_late: u64,
 }
 
@@ -76,7 +76,7 @@ impl SimServer {
         SimServer { state: Rc::new(RefCell::new(state)), events }
     }
 
-    /// Returns a server with the same records, without failures and with nothing in transit.
+    /// Returns a server with the same records, without failures and without transactions in transit.
     pub fn copied(&self) -> SimServer {
         let (records, is_etcd) = (self.state.borrow().records.clone(), self.state.borrow().is_etcd);
         let copy = SimServer::new(is_etcd, Events::NONE, Random::new(0, 0));
@@ -84,7 +84,7 @@ impl SimServer {
         copy
     }
 
-    /// Returns a connection to the server, for the process of `caller`.
+    /// Returns a connection to the server, for the process in `caller`.
     pub fn of(&self, caller: &Rc<RefCell<Caller>>, note: Note) -> Connection {
         Connection { server: self.clone(), caller: caller.clone(), note }
     }
@@ -94,7 +94,7 @@ impl SimServer {
         self.state.borrow_mut().random = random;
     }
 
-    /// Returns a number that changes with every change of the records.
+    /// Returns a number that changes whenever the records change.
     pub fn version(&self) -> u64 {
         self.state.borrow().records.version
     }
@@ -124,7 +124,7 @@ impl SimServer {
         state.is_full
     }
 
-    /// Lets some of the transactions in transit arrive. Others are lost.
+    /// Lets some of the transactions in transit arrive, and loses others.
     pub fn arrive(&self, random: &mut Random) -> Vec<String> {
         let mut notes = Vec::new();
         while !self.state.borrow().in_transit.is_empty() && random.one_in(6) {
@@ -179,8 +179,8 @@ fn writes(sent: &[Operation]) -> bool {
 }
 
 /// Describes a transaction for the trace. `+` means that a record is written, `-` that it is removed, and `=`
-/// that it is only compared. `@` is followed by the expected version of the record; `@0` means that there
-/// must be no record. History is left out.
+/// that it is only compared. `@` comes before the expected version of the record; `@0` means that there must
+/// be no record. History is left out.
 fn text(operations: &[Operation]) -> String {
     let word = |operation: &Operation| {
         let sign = match operation.write {
@@ -202,13 +202,13 @@ fn text(operations: &[Operation]) -> String {
     operations.iter().filter(is_lease).map(word).collect::<Vec<_>>().join(" ")
 }
 
-/// The caller of a connection. A daemon keeps its connection from one request to the next.
+/// The caller at the other end of a connection. A daemon keeps its connection from one request to the next.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// The process of one command, or of one request of a daemon.
     pub process: Arc<Process>,
     pub run: Rc<RunFolder>,
-    /// Whether the network is down, so that neither requests nor answers arrive.
+    /// Whether the network is down, so that neither requests nor responses arrive.
     pub is_cut_off: bool,
 }
 
@@ -277,7 +277,7 @@ impl Connection {
             }
             match state.random.below(3) {
                 0 if events.late_of_unanswered => state.in_transit.push(sent()),
-                // The old leader may have replicated the transaction before another leader was elected.
+                // The old leader may have replicated the transaction before a new leader was elected.
                 1 if !is_cut_off && state.records.all_hold(operations) => {
                     state.records.apply(operations);
                 }
@@ -319,7 +319,7 @@ impl Server for Connection {
         "the server".to_owned()
     }
 
-    /// Messages arrive during the pause, but suspended processes do not continue.
+    /// Messages arrive during the wait, but suspended processes do not continue.
     fn pause(&self, _: Duration, _: Instant) {
         let mut random = self.server.state.borrow().random.clone();
         self.server.arrive(&mut random).into_iter().for_each(|note| (self.note)(note));
@@ -354,7 +354,7 @@ impl Server for Connection {
         });
         if matches!(done, Err(Stop::Killed)) && may_arrive.get() {
             let state = &mut *self.server.state.borrow_mut();
-            // The process was killed while it was waiting for the answer.
+            // The process was killed while it was waiting for the response.
             if state.random.one_in(2) {
                 state.in_transit.push(self.in_transit(operations));
             }

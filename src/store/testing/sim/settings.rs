@@ -17,7 +17,7 @@ pub fn attachment(network: usize, container: &str) -> Attachment {
     }
 }
 
-/// The configuration of a network, which operators edit during the simulation.
+/// The configuration of a network, which operators change during the simulation.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub is_shared: bool,

@@ -19,7 +19,8 @@ use crate::store::cluster::{ClusterStore, check, keys};
 use crate::store::testing::fake_cluster::no_cache;
 use crate::store::{Store, StoreReader};
 
-/// Checks that the records agree with each other, and that `list` agrees with the answers.
+/// Checks that the records agree with each other, and that `list` agrees with the results that commands have
+/// returned.
 pub(super) fn look(world: &mut World, thoroughly: bool) -> Result<(), Finding> {
     if world.seen.0 != world.server.version() || thoroughly {
         read(world)?;
@@ -53,7 +54,7 @@ fn examine(server: &SimServer) -> Result<(), Finding> {
     }
 }
 
-/// Reads the leases and pools, and compares them with the answers.
+/// Reads the leases and pools, and compares them with the results that commands have returned.
 fn read(world: &mut World) -> Result<(), Finding> {
     let server = world.server.copied();
     examine(&server)?;
@@ -151,7 +152,7 @@ fn leaks(world: &World, server: &SimServer) -> Result<(), Finding> {
             let (set, name) =
                 (world.settings[network].set(network), attachment(network, "c").network);
             let gc = Gc { set, network: name, valid: [].into(), after: None };
-            // If another machine has the same name, this machine may be unable to do anything.
+            // If another machine has the same name, the GC may be refused.
             let done = engine::collect(&mut store, Command::Gc(gc), &context(machine));
             if let Err(error) = done
                 && !world.events.clones
@@ -195,7 +196,7 @@ fn leaks(world: &World, server: &SimServer) -> Result<(), Finding> {
     examine(server)
 }
 
-/// Each user releases its pools. If a removal was interrupted, the next release completes it.
+/// Releases the pools of each user. If a removal was interrupted, the next release completes it.
 fn release_pools(store: &mut ClusterStore<Connection>, cx: &Context) -> Result<(), Finding> {
     let failed = |error| format!("release everything: {error}");
     for pool in store.pools().map_err(|error| format!("pools: {error}"))? {

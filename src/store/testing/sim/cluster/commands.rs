@@ -1,5 +1,4 @@
-//! Runs commands as processes. Each call of the server may fail, suspend the process, or be the point at
-//! which it is killed.
+//! Runs commands as processes. At each call to the server, the process may fail, be suspended or be killed.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -18,7 +17,7 @@ use crate::store::Store;
 use crate::store::cluster::{ClusterStore, LocalCache};
 use crate::store::testing::fake_cluster::no_cache;
 
-/// The work of a process: it uses the store with a context.
+/// The work of a process. It gets the store and a context.
 type Work<'a, T> = dyn FnMut(&mut ClusterStore<Connection>, &Context) -> Result<T, Error> + 'a;
 
 /// Runs one command.
@@ -140,8 +139,8 @@ impl World {
     }
 }
 
-/// Runs what happens while a process is suspended: events on any machine, and the arrival of late
-/// transactions.
+/// Runs other parts of the simulation while a process is suspended: events on any machine, and the arrival of
+/// late transactions.
 fn suspended(world: &Shared, is_daemon: bool) {
     let turns = {
         let world = &mut *world.borrow_mut();

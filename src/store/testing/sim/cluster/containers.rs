@@ -1,4 +1,4 @@
-//! Containers: ADD, DEL and GC.
+//! The calls of container runtimes: ADD, DEL and GC.
 
 use super::super::process::Ran;
 use super::commands::{run, run_steps};
@@ -12,7 +12,7 @@ use crate::store::testing::contract;
 /// The number of containers on each machine in each network.
 const NUMBERS: u8 = 6;
 
-/// Chooses a container of a machine. No suspended call may be about this container.
+/// Chooses a container of a machine for which no call is suspended.
 fn choose(world: &mut World, machine: usize) -> Option<Key> {
     let number = u8::try_from(world.random.below(NUMBERS.into())).unwrap();
     let key = (world.random.below(NETWORKS.len()), machine, number);
@@ -52,7 +52,7 @@ pub(super) fn add(world: &Shared, machine: usize) {
     let name = format!("m{machine} ADD {}/{}", NETWORKS[key.0], name(key));
     world.busy.remove(&key);
     if world.machines[machine].boot != boot || !world.machines[machine].is_on {
-        // The containers of the machine ended with its boot, unless their leases are durable.
+        // Unless their leases are durable, the machine's containers ended with its boot.
         world.unsure(key);
         return world.note(format!("{name}: the machine went down"));
     }
@@ -99,14 +99,15 @@ pub(super) fn add(world: &Shared, machine: usize) {
 }
 
 impl World {
-    /// Records that an ADD was not answered, so its outcome is unknown.
+    /// Records that an ADD got no response, so its outcome is unknown.
     fn unsure(&mut self, key: Key) {
         if let Some(Container::Live { is_exact, .. }) = self.containers.get_mut(&key) {
             *is_exact = false;
         }
     }
 
-    /// Checks newly leased addresses. `began` is the time on the ADD's clock at its start.
+    /// Checks newly leased addresses. `began` is the time when the ADD started, according to the clock of its
+    /// machine.
     fn conflict(
         &self,
         key: Key,
@@ -122,13 +123,13 @@ impl World {
                 return Some(format!("{addr} is held by {}", name(*other)));
             }
         }
-        // A cooldown only keeps an address from other pods: with `sticky`, a pod gets its former address even
-        // if the address is cooling down.
+        // A cooldown only protects an address from other pods. With `sticky`, a pod gets its former address
+        // even if that address is cooling down.
         let is_strict = add.cooldown.strict && !add.sticky && self.events.cooldown_between_machines;
         for addr in created.iter().filter(|_| is_strict) {
             let Some(cooling) = self.cooling.get(&(add.set.clone(), *addr)) else { continue };
-            // If a clock is set back, cooldowns end on the machine that started them. If the clock is set
-            // forward during an ADD, that ADD still has the earlier time, as if the clock had been set back.
+            // Setting a clock back ends the cooldowns that this machine started. If the clock is set forward
+            // during an ADD, the ADD continues with the earlier time, as if the clock had been set back.
             let is_set_back = cooling.machine == key.1 && began < cooling.freed;
             if self.now(key.1) < cooling.until && !is_set_back {
                 return Some(format!("{addr} cools until {}, and it was {began}", cooling.until));
@@ -137,8 +138,8 @@ impl World {
         None
     }
 
-    /// Records that leases were freed. If their cooldown is not 0, their addresses cool down from `began`:
-    /// the time on the command's clock at its start.
+    /// Records that leases were freed. If their cooldown is not 0, their addresses cool down from `began` on,
+    /// which is the time when the command started, according to the clock of its machine.
     fn freed(&mut self, machine: usize, leases: &[Lease], began: u64) {
         for lease in leases {
             let at = (lease.set.clone(), lease.addr);
@@ -185,7 +186,7 @@ pub(super) fn delete(world: &Shared, machine: usize) {
     }
 }
 
-/// Runs a GC that frees everything except the live containers of a machine in a network.
+/// Runs a GC that frees everything except the leases of live containers, for one machine and one network.
 pub(super) fn collect(world: &Shared, machine: usize) {
     let (network, gc, persist, judged) = {
         let world = &mut *world.borrow_mut();
@@ -196,7 +197,7 @@ pub(super) fn collect(world: &Shared, machine: usize) {
                 && !matches!(world.containers[key], Container::Live { .. })
         };
         let judged: Vec<Key> = world.containers.keys().copied().filter(is_judged).collect();
-        // If the runtime has given up a container, it never uses the container's ID again.
+        // If the runtime has given up a container, it never uses that container's ID again.
         world.busy.extend(judged.iter().copied());
         let mut valid: Vec<_> = (0..NUMBERS)
             .map(|number| (network, machine, number))

@@ -1,4 +1,5 @@
-//! Docker on the machines of a cluster. A `subletd` keeps its stores open from one request to the next.
+//! Docker on the machines of a cluster. A `subletd` process keeps its stores open from one request to the
+//! next.
 
 use super::super::docker::{self, Docker, Engine};
 use super::super::pools::{Known, Pools};
@@ -23,7 +24,7 @@ pub(super) struct Daemon {
     pub engine: Engine,
     /// The open stores of the workers that are idle.
     idle: Vec<Opened>,
-    /// The node that the process uses. A daemon reads the host name only when it starts.
+    /// The node name that the process uses. A daemon reads the host name only when it starts.
     node: Option<Node>,
 }
 
@@ -60,7 +61,7 @@ impl Docker for World {
         let kept = {
             let world = &mut *world.borrow_mut();
             let (idle, random) = (&mut world.machines[machine].daemon.idle, &mut world.random);
-            // Any idle worker may get the request.
+            // Any of the idle workers may get the request.
             let at = random.below(WORKERS);
             (at < idle.len()).then(|| idle.swap_remove(at))
         };
@@ -120,7 +121,7 @@ pub(super) fn act(world: &Shared, machine: usize) {
         let world = &mut *world.borrow_mut();
         let name = &world.machines[machine].node.name;
         let is_copied = world.machines.iter().filter(|other| other.node.name == *name).count() > 1;
-        // A copy of a machine also has the networks of the original's dockerd.
+        // A copy of a machine also has the Docker networks of the original.
         world.random.one_in(if is_copied { 3 } else { 20 })
     };
     if is_of_another {
@@ -151,7 +152,7 @@ fn release_of_another(world: &Shared, machine: usize) {
         {
             world.note(name);
         }
-        // Meanwhile the pool was released.
+        // The pool was released in the meantime.
         Ran::Done(Outcome::Collected(Collected { pool, .. }))
             if !world.pools.all.get(&id).is_some_and(Known::is_used)
                 || !pool && world.pools.removals != removals =>

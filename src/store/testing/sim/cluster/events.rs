@@ -2,12 +2,12 @@
 
 use super::super::settings::Settings;
 
-/// The kinds of events that may happen. Each kind can be switched off, because not every store can survive
-/// it.
+/// The kinds of events that may happen in a run. Each kind can be switched off, because not every store can
+/// survive every kind.
 #[derive(Clone, Copy, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is one kind of event")]
 pub struct Events {
-    /// Transactions that are applied, but whose answer is lost.
+    /// Transactions that are applied, but their response is lost.
     pub lost_answers: bool,
     /// Transactions that are lost before they reach the server.
     pub lost_requests: bool,
@@ -15,32 +15,32 @@ pub struct Events {
     pub late_of_unanswered: bool,
     /// Transactions that arrive after their clients were killed.
     pub late_of_killed: bool,
-    /// Transactions that are applied, whose answer is lost, and that arrive a second time.
+    /// Transactions that are applied and arrive a second time, while the response is lost.
     pub duplicates: bool,
-    /// Transactions that are answered and then arrive a second time. If the copy of an ADD arrives after the
-    /// DEL, it makes a lease again, unless the node has changed its record meanwhile. No implementation can
-    /// prevent this, so this kind is off by default. No HTTP client or proxy repeats a request that was
-    /// answered.
+    /// Transactions that get a response and then arrive a second time. If the copy of an ADD arrives after
+    /// the DEL, it makes the lease again, unless the node has changed its record in the meantime. No
+    /// implementation can prevent this, so this kind is off by default. In practice, no HTTP client or proxy
+    /// repeats a request that got a response.
     pub answered_duplicates: bool,
     /// Reads that fail.
     pub failing_reads: bool,
-    /// Machines whose host name changes, during a boot or with the next boot.
+    /// Machines that change their host name, during a boot or with the next boot.
     pub renames: bool,
-    /// Machines whose disks are copied to a new machine. The copy keeps the host name or gets a new one. It
+    /// Machines whose disk is copied to a new machine. The copy keeps the host name or gets a new one, and it
     /// has its own machine-id.
     pub clones: bool,
-    /// Copies with the same machine-id as the original, which is still running. Leases that the original made
-    /// before the copy booted cannot be distinguished from leases that the copy made before it rebooted. No
-    /// implementation can prevent this, so this kind is off by default.
+    /// Copies that have the machine-id of the original while the original is still running. Two kinds of
+    /// leases then look the same: leases that the original made before the copy booted, and leases that the
+    /// copy made before it rebooted. No implementation can prevent this, so this kind is off by default.
     pub twins: bool,
-    /// Machines whose clocks show different times.
+    /// Machines with clocks that show different times.
     pub skew: bool,
-    /// Strict cooldowns that also apply to the ADDs of other machines.
+    /// Requires that a strict cooldown also keeps an address from the ADDs of other machines.
     pub cooldown_between_machines: bool,
-    /// Networks whose `shared` is edited.
+    /// Networks in which `shared` is changed.
     pub shared: bool,
-    /// If `shared` is edited, the network keeps its set of leases as long as it has leases, as in a lease
-    /// file. In a cluster, no record stores which set a network uses, so this is off by default.
+    /// Requires that a network whose `shared` is changed keeps its set of leases as long as it has leases, as
+    /// in a lease file. In a cluster, no record stores which set a network uses, so this is off by default.
     pub one_set: bool,
     /// Clients that cannot write to `/run`, or that have a different `/run`, as in a container.
     pub private_run: bool,
@@ -50,7 +50,7 @@ pub struct Events {
     pub docker: bool,
     /// Requires that a repeated ADD returns an existing durable lease even after a reboot.
     pub repeats_after_reboot: bool,
-    /// Requires that a refused ADD has leased nothing, even if one of its transactions was not answered.
+    /// Requires that a refused ADD has leased nothing, even if one of its transactions got no response.
     pub refusals_after_no_answer: bool,
 }
 
@@ -100,7 +100,7 @@ impl Events {
         refusals_after_no_answer: false,
     };
 
-    /// Returns [`Events::ALL`], unless `SUBLET_EVENTS` selects others. Its value is `none`, or a list such as
+    /// Returns [`Events::ALL`], as changed by `SUBLET_EVENTS`. Its value is `none`, or a list such as
     /// `-renames,twins`, which switches `renames` off and `twins` on.
     #[expect(clippy::disallowed_methods, reason = "a test's own setting")]
     pub fn of_environment() -> Events {

@@ -1,4 +1,4 @@
-//! Events of the machines and of the server: power, clocks, network failures, elections, names, clones.
+//! Events of the machines and of the server: power, clocks, network failures, elections, names and clones.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use crate::model::Persist;
 /// The maximum number of machines, including clones.
 const MACHINES: usize = 5;
 
-/// A machine goes down or comes up again, usually both. Its containers end with the boot.
+/// Turns a machine off or on, usually off and on again. Its containers end with the boot.
 pub(super) fn power(world: &Shared, machine: usize) {
     let running = std::mem::take(&mut world.borrow_mut().machines[machine].running);
     for running in running {
@@ -21,7 +21,7 @@ pub(super) fn power(world: &Shared, machine: usize) {
             return world.note(format!("m{machine} goes down"));
         }
     }
-    // If an operator is releasing the machine, the machine is lost, so it does not come up again.
+    // If an operator is releasing the machine, the machine is gone for good, so it does not come up again.
     if !world.machines[machine].is_being_released {
         world.turn_on(machine);
         world.note(format!("m{machine} boots: b{}", world.machines[machine].boot));
@@ -46,7 +46,7 @@ impl World {
         let of_machine = &mut self.machines[machine];
         (of_machine.is_on, of_machine.boot) = (true, self.boots);
         of_machine.booted = super::super::process::clock();
-        // `/run` is on tmpfs, so it is empty after a boot.
+        // `/run` is on tmpfs, so a boot empties it.
         let _ = fs::remove_dir_all(&of_machine.run);
         let settings = &self.settings;
         // The leases of earlier boots count as free, even if their records still exist.
@@ -110,15 +110,15 @@ pub(super) fn rename(world: &Shared, machine: usize) {
     world.note(format!("m{machine} is called {name} from now on"));
 }
 
-/// The disk is copied to a new machine. The new machine boots with the same host name or with a different
-/// one.
+/// Copies a machine's disk to a new machine. The new machine boots with the same host name or with a
+/// different one.
 pub(super) fn clone(world: &Shared, machine: usize) {
     let world = &mut *world.borrow_mut();
     if !world.events.clones || world.machines.len() >= MACHINES {
         return;
     }
     let n = world.machines.len();
-    // `sublet node release` may only be used for a name that no running machine has.
+    // `sublet node release` may be used only for a name that no running machine has.
     let has_name = world.random.one_in(2) && !world.machines[machine].is_being_released;
     let id = if world.events.twins {
         world.machines[machine].node.machine.clone()

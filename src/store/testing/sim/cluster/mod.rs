@@ -1,5 +1,5 @@
-//! Machines that run the code of the cluster store with one simulated server, and the conditions that must
-//! hold.
+//! Simulates machines that run the code of the cluster store on one simulated server, and checks the
+//! conditions that must hold.
 
 mod checks;
 mod commands;
@@ -39,14 +39,14 @@ type Key = (usize, usize, u8);
 /// What a runtime knows about the leases of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Container {
-    /// An ADD was answered with these leases. If a further ADD was not answered, `is_exact` is false: the
-    /// container may also have an address of another range set.
+    /// An ADD has returned these leases. If a later ADD got no response, `is_exact` is false: the container
+    /// may also have an address of another range set.
     Live { set: SetName, addrs: Vec<Addr>, is_exact: bool },
     /// A call failed or was killed, so the container may hold any address.
     Open,
 }
 
-/// A freed address that is cooling down, with times on the clock of its machine.
+/// A freed address that is cooling down. The times are from the clock of the machine that freed it.
 #[derive(Clone, Copy, Debug)]
 struct Cooling {
     machine: usize,
@@ -76,12 +76,12 @@ struct Machine {
     boot: u64,
     /// When the present boot began, on the clock of the simulation.
     booted: Duration,
-    /// The difference between the clock of the machine and that of the simulation, in seconds.
+    /// The difference between the clock of the machine and the clock of the simulation, in seconds.
     skew: i64,
     /// All host names that the machine has had.
     names: Vec<String>,
     is_on: bool,
-    /// Whether `sublet node release` is running for this machine, because the machine is lost.
+    /// Whether `sublet node release` is running for this machine, because the machine is gone for good.
     is_being_released: bool,
     /// Whether the machine cannot reach the server.
     is_cut_off: bool,
@@ -105,19 +105,19 @@ pub struct World {
     reserved: BTreeMap<(SetName, Addr), Reserved>,
     /// The names that a reserved address may be for.
     named: BTreeMap<(SetName, Addr), BTreeSet<StaticName>>,
-    /// Reservations that a transaction in transit may still change. Another machine has sent the transaction,
-    /// so no fence of this node stops it.
+    /// Reservations that a transaction in transit may still change. The transaction was sent by another
+    /// machine, so no fence of this node stops it.
     doubtful: BTreeSet<(SetName, Addr)>,
     cooling: BTreeMap<(SetName, Addr), Cooling>,
     /// The pools of the Docker daemons on all machines.
     pools: Pools,
-    /// The containers and reservations that a suspended call is about.
+    /// The containers and reservations for which a call is suspended.
     busy: BTreeSet<Key>,
     reserving: BTreeSet<(SetName, Addr)>,
     random: Random,
     boots: u64,
     story: Story,
-    /// Whether the last call met a failure.
+    /// Whether a failure occurred during the last call.
     had_trouble: bool,
     /// The number of steps at the last thorough check.
     checked: u64,
@@ -127,7 +127,7 @@ pub struct World {
     folder: TempDir,
 }
 
-/// A random choice of this value or more means a Docker request.
+/// The random choices from this value on are Docker requests.
 const DOCKER: usize = 98;
 
 type Shared = Rc<RefCell<World>>;

@@ -1,4 +1,4 @@
-//! The actions of operators: reservations, edits of configurations, and the release of a lost machine.
+//! The actions of operators: reservations, changes of configurations, and the release of a lost machine.
 
 use super::super::process::Ran;
 use super::commands::{run, run_steps};
@@ -38,7 +38,7 @@ pub(super) fn reserve(world: &Shared, machine: usize) {
     let ran = run(world, machine, persist, &Command::Reserve(command));
     let world = &mut *world.borrow_mut();
     world.reserving.remove(&at);
-    // A reservation ends the cooldown of its address, even if the command is not answered.
+    // A reservation ends the cooldown of its address, even if the command gets no response.
     world.cooling.remove(&at);
     let for_whom = of.as_ref().map_or("nobody", StaticName::as_str);
     let name = format!("m{machine} reserve {} {} for {for_whom}", at.0, at.1);
@@ -102,8 +102,8 @@ pub(super) fn unreserve(world: &Shared, machine: usize) {
     }
 }
 
-/// An operator edits the configuration of a network on all machines. `persist` stays the same, because
-/// existing leases do not change their lifetime.
+/// Changes the configuration of a network on all machines, as an operator would. `persist` stays the same,
+/// because existing leases keep their lifetime.
 pub(super) fn edit(world: &Shared) {
     let world = &mut *world.borrow_mut();
     let network = world.random.below(NETWORKS.len());

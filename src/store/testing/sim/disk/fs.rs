@@ -1,4 +1,4 @@
-//! The file system in the form in which a process sees it. Each operation on the [`Disk`] is one step.
+//! The file system as a process sees it. Each operation on the [`Disk`] is one step.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};

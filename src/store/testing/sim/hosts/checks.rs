@@ -10,7 +10,7 @@ use crate::model::{Kind, Lease, Pool, SetName};
 use crate::net::Addr;
 use crate::store::{Embedded, Store, StoreReader};
 
-/// Checks that `list` and `doctor` agree with the answers.
+/// Checks that `list` and `doctor` agree with the results that commands have returned.
 pub(super) fn look(world: &Shared, host: usize, thoroughly: bool) {
     let world = &mut *world.borrow_mut();
     let cx = world.context(host);

@@ -79,7 +79,7 @@ mod libc_errno {
     pub const ESTALE: i32 = 116;
 }
 
-/// Runs what happens while a process is suspended.
+/// Runs other parts of the simulation while a process is suspended.
 pub(super) fn suspended(world: &Shared, host: usize) {
     let turns = {
         let world = &mut *world.borrow_mut();

@@ -1,4 +1,4 @@
-//! Containers: ADD, DEL and GC.
+//! The calls of container runtimes: ADD, DEL and GC.
 
 use super::{
     Container, Key, NETWORKS, Ran, Reserved, Shared, World, attachment, key_of, owner, run,
@@ -9,7 +9,7 @@ use crate::model::{IfName, Lease, Origin, Owner, Persist, Pod};
 use crate::net::Addr;
 use crate::store::testing::contract;
 
-/// Chooses a network and a container. No suspended call may be about this container.
+/// Chooses a network and a container for which no call is suspended.
 pub(super) fn choose(world: &mut World, host: usize) -> Option<Key> {
     let key = (world.random.below(NETWORKS.len()), u8::try_from(world.random.below(14)).unwrap());
     (!world.hosts[host].busy.contains(&key)).then_some(key)
@@ -40,7 +40,7 @@ pub(super) fn add(world: &Shared, host: usize) {
             return;
         }
         for lease in folder.iter().flatten() {
-            // The importing ADD may or may not have imported the leases of the folder before this call.
+            // The other ADD may or may not have imported the leases of the folder before this call.
             let Owner::Attachment(a) = &lease.owner else { continue };
             let old = (key.0, a.container.as_str()[1..].parse().unwrap());
             of_host.containers.entry(old).or_insert(Container::Open(Some(vec![lease.addr])));
@@ -75,7 +75,7 @@ pub(super) fn add(world: &Shared, host: usize) {
             let addrs: Vec<Addr> = added.grants.iter().map(|grant| grant.addr).collect();
             of_host.folders.remove(&key.0);
             let same = match &before {
-                // If another range set was added to the configuration, the container gets one more address.
+                // If a range set was added to the configuration, the container gets an additional address.
                 Some(Container::Live(before)) => before.iter().all(|addr| addrs.contains(addr)),
                 _ => true,
             };
@@ -184,7 +184,7 @@ pub(super) fn delete(world: &Shared, host: usize) {
     }
 }
 
-/// Runs a GC that frees everything except the live containers of a network.
+/// Runs a GC that frees everything except the leases of live containers, for one network.
 pub(super) fn collect(world: &Shared, host: usize) {
     let (network, gc, persist, judged) = {
         let world = &mut *world.borrow_mut();
@@ -198,7 +198,7 @@ pub(super) fn collect(world: &Shared, host: usize) {
             .copied()
             .filter(|key| is_dead(key) && !of_host.busy.contains(key))
             .collect();
-        // If the runtime has given up a container, it never uses the container's ID again.
+        // If the runtime has given up a container, it never uses that container's ID again.
         world.hosts[host].busy.extend(judged.iter().copied());
         let mut valid: Vec<_> = (0..14)
             .filter(|c| !judged.contains(&(network, *c)))

@@ -1,4 +1,4 @@
-//! Events of machines: reboots, power cuts, clocks, clones, full disks.
+//! Events of machines: reboots, power cuts, clocks, clones and full disks.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use crate::alloc::Record;
 use crate::model::Persist;
 use crate::store::StoreReader;
 
-/// The host shuts down or loses power, and boots again. Its containers end.
+/// Shuts a host down or cuts its power, and boots it again. Its containers end.
 pub(super) fn reboot(world: &Shared, host: usize) {
     let running = std::mem::take(&mut world.borrow_mut().hosts[host].running);
     for process in running {
@@ -52,7 +52,7 @@ pub(super) fn reboot(world: &Shared, host: usize) {
             Container::Open(None) => {}
         }
     }
-    // No boot lease may be left of a container that ended with the reboot.
+    // No boot lease of a container that ended with the reboot may be left.
     let gone = |key: &Key| !durable.contains(key) && !of_host.busy.contains(key);
     of_host.containers.retain(|key, _| !gone(key));
 }
@@ -67,7 +67,7 @@ pub(super) fn clock_jump(world: &Shared, host: usize) {
     world.note(format!("h{host} the clock jumps by {jump} s"));
 }
 
-/// The disk is copied to a new machine, with the same machine ID or with a different one.
+/// Copies a host's disk to a new machine, which has the same machine ID or a different one.
 pub(super) fn clone(world: &Shared, host: usize) {
     let world = &mut *world.borrow_mut();
     if world.hosts.len() >= 3 || world.story.depth > 0 {

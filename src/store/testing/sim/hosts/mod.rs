@@ -1,5 +1,5 @@
-//! Hosts that run the code of the embedded store, the actions of their operators and runtimes, and the
-//! conditions that must hold.
+//! Simulates hosts that run the code of the embedded store, and the actions of their operators and runtimes.
+//! Checks the conditions that must hold.
 
 mod checks;
 mod commands;
@@ -35,7 +35,7 @@ const STORE: &str = "/data/leases.redb";
 /// What a runtime knows about the leases of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Container {
-    /// An ADD was answered with exactly these leases.
+    /// An ADD has returned exactly these leases.
     Live(Vec<Addr>),
     /// A call failed or was killed, so the container may hold these addresses. If this is `None`, it may hold
     /// any address.
@@ -54,22 +54,22 @@ struct Host {
     disk: Disk,
     machine: String,
     boot: u64,
-    /// The difference between the clock of the host and that of the simulation, in seconds.
+    /// The difference between the clock of the host and the clock of the simulation, in seconds.
     skew: i64,
     settings: Vec<Settings>,
     containers: BTreeMap<Key, Container>,
-    /// The live containers whose second ADD was not answered. They may also have an address of another range
-    /// set.
+    /// The live containers that got no response to a second ADD. They may also have an address of another
+    /// range set.
     unsure: BTreeSet<Key>,
     /// The reservations, by set of leases and address.
     reserved: BTreeMap<(SetName, Addr), Reserved>,
     /// The names that a reserved address may be for.
     named: BTreeMap<(SetName, Addr), BTreeSet<StaticName>>,
-    /// The addresses that two programs had leased when the address was reserved.
+    /// The addresses that were reserved because two programs had leased them.
     contested: BTreeSet<(SetName, Addr)>,
-    /// For each network, host-local's folder if it was not imported yet.
+    /// For each network, the content of host-local's folder, if the folder has not been imported yet.
     folders: BTreeMap<usize, Vec<ForeignLease>>,
-    /// The containers and reservations that a suspended call is about.
+    /// The containers and reservations for which a call is suspended.
     busy: BTreeSet<Key>,
     reserving: BTreeSet<(SetName, Addr)>,
     docker: Engine,

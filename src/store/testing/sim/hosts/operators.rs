@@ -1,4 +1,4 @@
-//! Actions of operators: reservations, edited configurations, and installing host-local for some time.
+//! Actions of operators: reservations, changed configurations, and the temporary use of host-local.
 
 use super::{NETWORKS, Ran, Reserved, Settings, Shared, owner, run};
 use crate::alloc::{Command, ForeignLease, Reserve, Unreserve};
@@ -82,7 +82,7 @@ pub(super) fn unreserve(world: &Shared, host: usize) {
     }
 }
 
-/// An operator edits the configuration of a network.
+/// Changes the configuration of a network, as an operator would.
 pub(super) fn edit(world: &Shared, host: usize) {
     let world = &mut *world.borrow_mut();
     let network = world.random.below(NETWORKS.len());
@@ -91,7 +91,7 @@ pub(super) fn edit(world: &Shared, host: usize) {
     world.hosts[host].settings[network] = settings;
 }
 
-/// Makes a folder with leases of containers, as if host-local had served the network before or between.
+/// Makes a folder with leases of containers, as if host-local had served the network until now.
 pub(super) fn host_local_was_here(world: &Shared, host: usize) {
     let world = &mut *world.borrow_mut();
     let network = world.random.below(NETWORKS.len());
