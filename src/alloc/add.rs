@@ -1,9 +1,8 @@
 //! ADD: leases one address of each range set, or none.
 //!
-//! Decides what a repeated ADD returns, which requested addresses are refused, who gets an address that is
-//! reserved for a name, and when a warning about overlapping networks is needed. [`super::choose`] finds a
-//! free address, [`super::takeover`] imports
-//! host-local's leases.
+//! Decides what a repeated ADD returns, which requested addresses are refused, which container gets an
+//! address that is reserved for a name, and when a warning about overlapping networks is needed.
+//! [`super::choose`] finds a free address, and [`super::takeover`] imports host-local's leases.
 
 use std::collections::BTreeSet;
 
@@ -120,7 +119,7 @@ struct Named {
 }
 
 impl Named {
-    /// The addresses that the configuration and the store reserve for the name.
+    /// Finds the addresses that the configuration and the store reserve for the container's name.
     fn find(add: &Add, view: &dyn View) -> Result<Named, StoreError> {
         let Some(name) = StaticName::of(&add.origin) else { return Ok(Named::default()) };
         let reserved = view.of(&add.set, &Owner::Named(name.clone()))?;
@@ -225,12 +224,13 @@ impl Work<'_> {
             owner: add.owner.clone(),
             range: set.key(),
             origin: add.origin.clone(),
-            // Nobody else gets the address after this container.
+            // No other container gets the address after this one, so it needs no cooldown.
             cooldown: if kind == Kind::Named { 0 } else { add.cooldown.seconds },
             ..bare
         };
         self.changes.push(Change::Put(lease.clone()));
-        // The next search starts where this one ended. For a name there is no search.
+        // The next search starts after this address. An address that is reserved for a name is found without
+        // a search.
         if add.strategy == Strategy::RoundRobin && named.is_none() {
             self.changes.push(Change::Cursor(add.set.clone(), set.key(), addr));
         }
@@ -242,9 +242,9 @@ impl Work<'_> {
         Ok(lease)
     }
 
-    /// Returns the address of the set that is reserved for this container's name: the requested one, otherwise
-    /// the first one that no earlier container of the name holds. `None` if no such address is reserved. A
-    /// cooldown does not matter.
+    /// Returns an address of the range set that is reserved for this container's name: the requested one,
+    /// otherwise the first one that no earlier container of the name holds. `None` if no such address is
+    /// reserved. The address may be cooling down.
     fn take_named(
         &mut self,
         index: usize,
@@ -301,8 +301,8 @@ impl Work<'_> {
         }
     }
 
-    /// Returns a pod's former address if it is free. An address that cools down counts as free, because the
-    /// cooldown only keeps other pods from the address.
+    /// Returns a pod's former address if it is free. The address may be cooling down, because a cooldown only
+    /// protects it from other pods.
     fn free_former(&self, set: &RangeSet, former: Option<Addr>) -> Result<Option<Addr>, Error> {
         let assignable = |addr: &Addr| set.range_of(*addr).is_some_and(|r| r.gives(*addr));
         let Some(addr) = former.filter(assignable) else { return Ok(None) };

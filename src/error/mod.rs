@@ -64,12 +64,12 @@ pub enum Refusal {
     Predecessor {
         /// The index of the range set in the configuration.
         index: usize,
-        /// The name.
+        /// The name for which the address is reserved.
         name: StaticName,
         /// The lease of the earlier container.
         holder: Box<Lease>,
-        /// Why the address does not move: the earlier container lives, or that cannot be determined. Empty if
-        /// the evidence has not been examined.
+        /// Why the address does not move to the new container: the earlier container is running, or this
+        /// cannot be determined. Empty if this has not been checked.
         why: String,
     },
     /// A requested address is cooling down, and `cooldownStrict` is set.
@@ -159,8 +159,8 @@ pub enum Refusal {
     Misfit {
         /// The owner's lease.
         lease: Box<Lease>,
-        /// The requested address. `None`: nothing was requested, but the leased address is no longer in any
-        /// range.
+        /// The requested address; `None` if the leased address is no longer in any range and no address was
+        /// requested.
         asked: Option<Addr>,
     },
     /// The present configuration uses the owner's address as the gateway.
@@ -181,7 +181,7 @@ pub enum Refusal {
          again"
     )]
     Missing {
-        /// The owner that CHECK was called for.
+        /// The owner for which CHECK was called.
         owner: Box<Owner>,
     },
     /// CHECK: `prevResult` has an address in a range of this network that the owner has not leased.
@@ -189,7 +189,7 @@ pub enum Refusal {
         "prevResult has {addr}, but {owner} has no lease of it; delete the container and add it again"
     )]
     Lost {
-        /// The owner that CHECK was called for.
+        /// The owner for which CHECK was called.
         owner: Box<Owner>,
         /// The address in `prevResult` without a lease.
         addr: Addr,
@@ -372,7 +372,7 @@ pub enum StoreError {
         /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A change was sent or written, but it is unknown whether it was applied: the server did not answer, or
+    /// A change was sent or written, but it is unknown whether it was applied: the server did not respond, or
     /// an error occurred after other processes could already see the change (for example, the last flush
     /// failed).
     #[error(
@@ -430,8 +430,8 @@ pub enum StoreError {
         /// The file; or the record and the server.
         place: String,
     },
-    /// The folder for boot leases is on a network file system. Other machines, which boot at other times, may
-    /// use the same folder.
+    /// Boot leases would be in a folder on a network file system, which other machines with other boot IDs
+    /// may use, too.
     #[error(
         "{} is on a network file system, where leases cannot end with this machine's boot: set \
          \"persist\": \"disk\", or set dataDir to a folder on a disk of this host",

@@ -74,8 +74,8 @@ words! {
         Undone = "undone",
         /// Freed by a CNI GC, because the runtime no longer lists the container.
         Collected = "collected",
-        /// Freed because the container no longer exists: by `sublet gc`, or by an ADD of the next container with
-        /// the same name.
+        /// Freed because the container no longer exists: by `sublet gc`, or by an ADD of the next container
+        /// with the same name.
         Lost = "lost",
         /// Freed by an operator.
         Released = "released",

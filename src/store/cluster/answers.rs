@@ -1,4 +1,4 @@
-//! Answers the allocator's questions ([`Addresses`] and [`View`]) in a cluster. Decides which questions are
+//! Answers the allocator's queries ([`Addresses`] and [`View`]) in a cluster. Decides which queries are
 //! answered with an assumption, and which require a read.
 //!
 //! A search for a free address takes only a few round trips, even in a full set. It first assumes that one
@@ -31,7 +31,8 @@ impl ClusterView<'_> {
             };
             let leases = self.leases_in(path, &entry)?;
             if matches!(owner, Owner::Named(_)) {
-                // The container of that name may have a lease of the address.
+                // The reservation may be under a lease: the container of that name may have leased the
+                // address.
                 return Ok(leases);
             }
             let mut agree = true;
@@ -133,8 +134,8 @@ impl Addresses for ClusterView<'_> {
     }
 
     fn cooling(&self, _: &SetName, _: Family, _: usize) -> Result<Vec<Cooling>, StoreError> {
-        // Nothing searches for addresses whose cooldown has ended. Such an address is leased if a search
-        // finds it.
+        // No search is made for addresses whose cooldown has ended. Such an address is leased when a search
+        // for a free address finds it.
         Ok(Vec::new())
     }
 

@@ -97,7 +97,8 @@ impl Checker<'_> {
         Ok(())
     }
 
-    /// The owners of leases, and apart from them the reservations for names, which may be under a lease.
+    /// Reads the owners' records. Returns the owners of leases, and separately the reservations for names,
+    /// because such a reservation may be under a lease.
     fn owners(&mut self) -> Result<(Owners, Owners), StoreError> {
         let (mut owners, mut named) = (Owners::new(), Owners::new());
         self.each(keys::OWNER, records::owner, REMOVE, &mut |checker, path, (set, leases)| {

@@ -1,5 +1,5 @@
 //! Commits transactions. Determines the outcome of a commit, what the view learns if another client was
-//! faster, and whether a commit without an answer was applied.
+//! faster, and whether a commit without a response was applied.
 //!
 //! Invariant: if a command is reported as done, it was applied completely. If a command is reported as failed
 //! or runs again, then either none of its transactions can be applied any more, or its in-flight note is left
@@ -72,8 +72,8 @@ pub fn commit(
     Ok(is_applied)
 }
 
-/// Determines whether a transaction without an answer was applied. First fences it, because the server might
-/// still apply it later, or a proxy might repeat it.
+/// Determines whether a transaction without a response was applied. Fences the transaction first, because the
+/// server might still apply it later, or a proxy might send it again.
 fn resolve(
     transaction: &Transaction,
     view: &ClusterView<'_>,

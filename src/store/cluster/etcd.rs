@@ -2,9 +2,9 @@
 //!
 //! It defines how paths, values and transactions are encoded, and when a login token is renewed.
 //! [`super::http`] handles the connection, and [`super::cache`] the file with the token.
-//! Invariant: if the comparisons of a transaction fail, the answer contains all compared records. So no
-//! further round trip is needed to read them after another client was faster.
-//! The gateway omits fields that are false, 0 or empty, and encodes 64-bit numbers as strings.
+//! Invariant: if the comparisons of a transaction fail, the response contains all compared records. So a
+//! client that has lost a race needs no further round trip to read them. The gateway omits fields that are
+//! false, 0 or empty, and encodes 64-bit numbers as strings.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -123,7 +123,7 @@ impl Etcd {
         })
     }
 
-    /// Returns the endpoint that the next request is sent to.
+    /// Returns the endpoint to which the next request is sent first.
     #[cfg(test)]
     pub fn asks_first(&self) -> String {
         self.client.asks_first()
@@ -205,11 +205,11 @@ impl Etcd {
         let body = json!({ "name": login.user, "password": login.password.expose() }).to_string();
         let reply = self.post("/v3/auth/authenticate", &body, None, true, until)?;
         if reply.status != 200 {
-            // The answer may quote the request, which contains the password.
+            // The response may quote the request, which contains the password.
             let mask = |why: &str| why.replace(login.password.expose(), "(password)");
             return Err(self.refused(&reply, &Refusal::of(&reply)).map(mask));
         }
-        // The error must not quote the answer, which may contain a token.
+        // The error must not quote the response, which may contain a token.
         let reply = self.client.parse::<Value>(&reply).ok();
         let token = reply.and_then(|reply| Secret::parse(reply["token"].as_str()?));
         let token = token.ok_or_else(Failure::malformed)?;
@@ -282,7 +282,7 @@ impl Etcd {
 
     /// Returns the records that a transaction read at these paths.
     fn entries(&self, paths: &[&str], replies: Vec<OneReply>) -> Result<Entries, Failure> {
-        // For a record that does not exist, the server sends an empty answer. A missing answer is an error.
+        // For a record that does not exist, the server sends an empty reply. A missing reply is an error.
         if replies.len() != paths.len() {
             return Err(Failure::malformed());
         }

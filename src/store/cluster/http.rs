@@ -1,10 +1,9 @@
 //! The HTTP client for etcd and Consul. It is blocking, and can use several endpoints.
 //!
 //! It handles fail-over, timeouts, TLS and size limits. [`super::etcd`] and [`super::consul`] interpret
-//! requests and answers.
-//! Invariant: a request that changes something is never sent twice, and a [`Failure`] says whether the
-//! request may have been applied. No message contains a secret. Proxies that the environment names are
-//! ignored, because a node connects to its store directly.
+//! requests and responses. Invariant: a request that changes something is never sent twice, and a [`Failure`]
+//! says whether the request may have been applied. No message contains a secret. Proxy settings in the
+//! environment are ignored, because a node connects to its store directly.
 
 use std::cell::Cell;
 use std::fmt;
@@ -31,17 +30,17 @@ use crate::error::StoreError;
 use crate::model::Servers;
 use crate::sys::files;
 
-/// The maximum length of an answer, in bytes. The longest answers are a page of a listing, and the names of a
-/// million keys.
+/// The maximum length of a response, in bytes. The longest responses are a page of a listing, and the names
+/// of a million keys.
 const LONGEST_ANSWER: u64 = 128 << 20;
 /// The maximum length of a file with certificates, a key or a password, in bytes. A system's complete list of
 /// certificate authorities is shorter.
 const LONGEST_FILE: u64 = 4 << 20;
-/// The maximum time to connect. A host that is running answers much faster.
+/// The maximum time to connect. A host that is running accepts a connection much faster.
 const CONNECT: Duration = Duration::from_secs(2);
-/// For how long other processes remember which endpoint answered.
+/// How long other processes use the record of the endpoint that last responded.
 const REMEMBERED: Duration = Duration::from_secs(600);
-/// The wait before all endpoints are asked again, if they are running but cannot serve the request, for
+/// The wait before all endpoints are tried again, if they are running but cannot serve the request, for
 /// example during an election.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// The files with the system's certificate authorities: on Debian, Alpine and Arch, and on Fedora and RHEL.
@@ -106,7 +105,7 @@ pub struct Request<'a> {
     pub retryable: bool,
 }
 
-/// A server's answer.
+/// A server's response.
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
@@ -121,7 +120,7 @@ impl Reply {
     }
 }
 
-/// The reason why a request has no usable answer.
+/// The reason why a request has no usable response.
 #[derive(Debug)]
 pub enum Failure {
     /// Nothing was changed: either no server received the request, or a server received it and rejected it.
@@ -131,7 +130,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Makes the failure for an answer that can be parsed, but that no correct server sends.
+    /// Makes the failure for a response that can be parsed, but that no correct server sends.
     pub fn malformed() -> Failure {
         Failure::Unknown("an answer that makes no sense".to_owned())
     }
@@ -160,14 +159,14 @@ pub struct Client {
     /// The text of a server error that does not end by itself; `None` if the product has no permanent errors.
     permanent: Option<&'static str>,
     endpoints: Vec<String>,
-    /// The index of the endpoint that answered last; `None` before the first request.
+    /// The index of the endpoint that responded last; `None` before the first request.
     current: Cell<Option<usize>>,
-    /// Whether an endpoint has failed since the last answer.
+    /// Whether an endpoint has failed since the last response.
     has_failed: Cell<bool>,
-    /// The index of the endpoint to ask first. It is chosen at random, so that the clients use all endpoints
+    /// The index of the endpoint to try first. It is chosen at random, so that the clients use all endpoints
     /// evenly.
     first: usize,
-    /// The file in which a process records, for later processes, which endpoint answered after another
+    /// The file in which a process records, for later processes, which endpoint responded after another
     /// endpoint had failed.
     memory: PathBuf,
     /// Whether at least one byte of the request was written to a connection.
@@ -207,14 +206,14 @@ impl Client {
         })
     }
 
-    /// Returns the endpoint to ask first.
+    /// Returns the endpoint to try first.
     #[cfg(test)]
     pub fn asks_first(&self) -> String {
         self.endpoints[self.current()].clone()
     }
 
-    /// Returns the index of the endpoint to ask first. This is the endpoint that answered last in this
-    /// process or, if recent, in another process.
+    /// Returns the index of the endpoint to try first: the endpoint that responded last to this process, or
+    /// recently to another process.
     fn current(&self) -> usize {
         let remembered = || {
             if self.endpoints.len() < 2 {
@@ -253,17 +252,17 @@ impl Client {
         }
     }
 
-    /// Parses an answer as JSON.
+    /// Parses a response as JSON.
     pub fn parse<T: DeserializeOwned>(&self, reply: &Reply) -> Result<T, Failure> {
         serde_json::from_slice(&reply.body)
             .map_err(|e| Failure::Unknown(format!("an answer that is not {}'s: {e}", self.product)))
     }
 
-    /// Asks the servers one after the other, until a server answers or `until` is reached. If a server is
-    /// running but cannot serve the request, it is asked again, provided the request is `retryable`. If no
-    /// server is running, fails at once.
+    /// Sends a request to one server after the other, until a server responds or `until` is reached. A server
+    /// that is running but cannot serve the request is tried again, if the request is `retryable`. If no
+    /// server is running, fails without waiting.
     pub fn send(&self, request: Request<'_>, until: Instant) -> Result<Reply, Failure> {
-        // A listing has more time than each of its requests.
+        // `until` may allow more time than one request may take, because a listing consists of many requests.
         let until = until.min(Instant::now() + self.timeout);
         loop {
             let (mut why, mut is_any_up) = (String::new(), false);
@@ -278,7 +277,7 @@ impl Client {
                     Ok(reply) => {
                         self.current.set(Some(at));
                         if self.has_failed.take() {
-                            // If this fails, the next process first asks other endpoints.
+                            // If this fails, the next process may try the failed endpoint again.
                             let _ = files::put(&self.memory, at.to_string().as_bytes(), "new");
                         }
                         return Ok(reply);
@@ -303,12 +302,12 @@ impl Client {
         }
     }
 
-    /// Returns whether the answer is a server error that may end soon, such as a missing leader.
+    /// Returns whether the response is a server error that may end soon, such as a missing leader.
     fn is_transient(&self, reply: &Reply) -> bool {
         reply.status >= 500 && self.permanent.is_none_or(|text| !reply.text().contains(text))
     }
 
-    /// Makes the failure for an answer with a status other than 200; `why` explains it. A status below 500
+    /// Makes the failure for a response with a status other than 200; `why` explains it. A status below 500
     /// means that the server rejected the request, with two exceptions: 408 and 499 ("client closed the
     /// connection"). etcd's gateway also sends these while its server is stopping, and then the request may
     /// still be applied.
@@ -319,7 +318,7 @@ impl Client {
     }
 
     fn ask(&self, endpoint: &str, request: Request<'_>, until: Instant) -> Result<Reply, Failure> {
-        // If this server hangs, enough time must be left to ask the other servers.
+        // If this server does not respond, enough time must be left to try the other servers.
         let share = match u32::try_from(self.endpoints.len()) {
             Ok(1) | Err(_) => self.timeout,
             Ok(others) => self.timeout / (others + 1),
@@ -343,7 +342,7 @@ impl Client {
             .configure_request(http)
             .timeout_global(Some(left))
             // The limits of these steps add up to less than the total timeout, so that other servers can
-            // still be asked.
+            // still be tried.
             .timeout_resolve(Some(left / 5))
             .timeout_connect(Some(CONNECT.min(left * 3 / 4)))
             .build();

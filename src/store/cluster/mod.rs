@@ -28,9 +28,9 @@
 //!    history and hints, and writes all changes.
 //! 4. [`mod@commit`] sends the transaction. If a comparison fails, the view learns the present records, and
 //!    step 2 runs again.
-//! 5. If there is no answer, the node's record is written again, and the records of the transaction are read.
-//!    They can no longer change. If a record has the nonce of the transaction, the transaction was applied. A
-//!    DEL was applied if its records are gone.
+//! 5. If there is no response, the node's record is written again, and the records of the transaction are
+//!    read. The transaction can no longer change them. If a record has the nonce of the transaction, the
+//!    transaction was applied. A transaction that only removes records was applied if the records are absent.
 //! 6. The note is removed, and the command returns.
 //!
 //! # Why a crash or a late message is harmless
@@ -308,8 +308,9 @@ fn is_in_all_sets(command: &Command) -> bool {
     matches!(command, Command::Check(_) | Command::Del(Del { undo: false, .. }))
 }
 
-/// Reads all pools that a request depends on in one step. If they were read at different moments, a pool that
-/// another node creates in between could block that node's own request.
+/// Reads all pools on which a request depends in one step. If they were read at different moments, a shared
+/// pool that another node creates between the reads could be missing under its own ID, but count as an
+/// overlapping pool.
 fn fetch_pools(view: &ClusterView<'_>, request: &RequestPool) -> Result<(), StoreError> {
     let shared = request.shared.as_ref().map(|shared| keys::named(keys::POOL, &shared.id.0));
     let space = keys::named(keys::SPACE, &request.space);

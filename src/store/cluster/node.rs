@@ -24,7 +24,7 @@ use crate::error::StoreError;
 use crate::model::NodeRecord;
 use crate::store::codec;
 
-/// What a command needs the name of its node for.
+/// What a command does as a node of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The command changes nothing.
@@ -256,8 +256,8 @@ impl<'a> Member<'a> {
     }
 
     /// Claims the name if the command needs it. Fences if `fences` is set, or if this process cannot see the
-    /// notes of the process that wrote the record. If a node has no record, it has no transactions in flight
-    /// that compare the record, unless the record `must_exist`.
+    /// notes of the process that wrote the record. A node without a record needs no fence, because nothing in
+    /// flight compares the record. If `must_exist` is set, the record is created nevertheless.
     fn settle(&mut self, mut fences: bool, must_exist: bool) -> Result<(), StoreError> {
         for lost in 1..=TRIES {
             if let Some(record) = self.node()
@@ -314,7 +314,8 @@ impl<'a> Member<'a> {
         NodeRecord { node, id, boot, first, since: now, booted, has_earlier, turn, notes }
     }
 
-    /// Writes the record with the next turn. Returns whether the record had not changed before this write.
+    /// Writes the record with the next turn. Returns `false` if another process changed the record first, or
+    /// if it is unknown whether the write was applied.
     fn advance(&mut self, record: NodeRecord) -> Result<bool, StoreError> {
         let record = NodeRecord { turn: record.turn + 1, notes: self.folder, ..record };
         let (path, nonce) = (self.path(), new_nonce(self.cx.seed));

@@ -224,7 +224,7 @@ impl Draft<'_, '_> {
         }
         let own = keys::owner(&lease.set, &lease.node, &lease.owner);
         let entry = self.view.known_entry(own.as_deref().unwrap_or(&path));
-        // The container that an address is reserved for may have a lease of it.
+        // The container for which an address is reserved may have a lease of that address.
         let is_under_a_lease = matches!(lease.owner, Owner::Named(_));
         if is_under_a_lease && let Some(entry) = self.view.known_entry(&path) {
             let holder = self.view.holder_in(&lease.set, lease.addr, &entry)?;
@@ -253,8 +253,8 @@ impl Draft<'_, '_> {
         Ok(())
     }
 
-    /// What becomes of the record of a lease's address without the lease: it is removed, or has the reservation
-    /// that was under the lease.
+    /// Returns the new content of an address's record when the lease is removed: the reservation that was
+    /// under the lease, or `None` if there is none and the record is removed.
     fn left_by(&self, lease: &Lease) -> Result<Option<Vec<u8>>, StoreError> {
         let Some(reserved) = self.view.reservation_under(lease)? else { return Ok(None) };
         let path = keys::address(&lease.set, lease.addr);

@@ -155,7 +155,7 @@ const PAGE: usize = 5_000;
 pub struct Judgement {
     /// For each kind of record: the number of faulty records, and a description of the first one.
     faults: BTreeMap<&'static str, (usize, String)>,
-    /// The next step: its position in [`PARTS`], and the key to start after.
+    /// Where the next step starts: an index into [`PARTS`], and a key.
     part: usize,
     from: Vec<u8>,
 }

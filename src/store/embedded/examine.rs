@@ -150,9 +150,10 @@ impl<F: FileSystem> Embedded<F> {
         Ok(repair)
     }
 
-    /// Rewrites a file from its readable records. Before that, reserves the addresses that are in use but
-    /// whose owner cannot be recovered. If the process dies in between, more addresses than necessary are
-    /// reserved, and the next repair finds them reserved.
+    /// Writes the readable records of a damaged file to a new file, which then replaces it. Addresses that
+    /// are in use, but whose owner cannot be recovered, are reserved before the replacement. If the process
+    /// is killed after the reservations and before the replacement, the damaged file is unchanged and the
+    /// reservations remain. That is harmless: the next repair reserves the same addresses.
     fn rebuild(
         &self,
         file: &LeaseFile,
@@ -345,8 +346,8 @@ impl Work<'_, '_, '_> {
             // The address was freed after this lease was made.
             return Ok(());
         }
-        // An owner has at most one address in each range. If two doubtful leases of an owner are in the same
-        // range, both addresses stay reserved.
+        // An owner has at most one address in each range. If a doubtful lease would be the owner's second
+        // one, its address is reserved.
         let held = self.tables.of(&set, &lease.owner)?;
         if standing == Standing::Doubtful && held.iter().any(|l| l.range == lease.range) {
             self.unread.insert((set, addr));
@@ -354,8 +355,7 @@ impl Work<'_, '_, '_> {
         }
         if standing == Standing::Doubtful {
             lease.origin.note = Some(DOUBTFUL.to_owned());
-            // If the leases of the set are in the other file now, the leases in this file are out of date, so
-            // all of them are doubtful.
+            // The set's home may have become the other file since then. In that case, this lease has ended.
             self.doubtful.insert((set, addr));
         }
         self.make(&Change::Put(lease))?;

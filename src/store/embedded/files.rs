@@ -22,12 +22,12 @@ impl Names {
         Names { durable: file }
     }
 
-    /// `<file>`, which has the durable leases.
+    /// Returns `<file>`, the path of the file with durable leases.
     pub fn durable(&self) -> &Path {
         &self.durable
     }
 
-    /// The file with the boot leases of one boot.
+    /// Returns the path of the file with the boot leases of one boot.
     pub fn boot(&self, boot: &BootId) -> PathBuf {
         beside(&self.durable, &format!("{BOOT}{}", boot.0))
     }
@@ -40,22 +40,22 @@ impl Names {
         is_id.then(|| BootId(id.to_owned()))
     }
 
-    /// The policy file, which has the operators' reservations.
+    /// Returns the path of the policy file, which contains the operators' reservations.
     pub fn policy(&self) -> PathBuf {
         beside(&self.durable, ".policy")
     }
 
-    /// The lock file of `<file>` and of the policy. It is the first of the two locks.
+    /// Returns the path of the first lock file, which protects `<file>` and the policy.
     pub fn lock(&self) -> PathBuf {
         beside(&self.durable, ".lock")
     }
 
-    /// The lock file of the boot files. It is the second of the two locks.
+    /// Returns the path of the second lock file, which protects the boot files.
     pub fn boot_lock(&self) -> PathBuf {
         beside(&self.durable, ".boot.lock")
     }
 
-    /// The folder of all these files.
+    /// Returns the folder that contains all these files.
     pub fn folder(&self) -> &Path {
         folder(&self.durable)
     }

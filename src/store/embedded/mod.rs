@@ -7,8 +7,8 @@
 //! | `<file>` | networks with `persist: disk`, Docker's pools and their leases, the history of both | at most twice per ADD or DEL |
 //! | `<file>.boot-<boot ID>` | networks with `persist: boot`, their history, the machine's ID | never |
 //! | `<file>.policy` | reserved addresses, as text | by the commands that change it |
-//! | `<file>.lock` | only hints. This is the first lock; it protects `<file>` and the policy | - |
-//! | `<file>.boot.lock` | only hints. This is the second lock; it protects the boot files | - |
+//! | `<file>.lock` | may contain a header note, which is only a hint. The first lock; it protects `<file>` and the policy | - |
+//! | `<file>.boot.lock` | may contain a header note. The second lock; it protects the boot files | - |
 //!
 //! A name that ends with `.new` is temporary: the file is renamed when it is complete. `doctor --repair`
 //! keeps a damaged file as `<file>.damaged-<time>`. The conversion of ecs-ipam's file keeps the original as
@@ -647,8 +647,8 @@ impl<F: FileSystem> Store for Embedded<F> {
     }
 }
 
-/// Decides a command that searches for a container's leases in all sets, because `shared` may have changed
-/// since the container was started.
+/// Runs the allocator for one command. Looks for a container's leases in all sets, because `shared` may have
+/// been changed since the container was started.
 fn run_in_all_sets<K: Kv>(command: &Command, tables: &Tables<'_, K>, cx: &Context) -> Result<Plan> {
     let mut plan = alloc::run(command, tables, cx)?;
     let is_of_container = match command {

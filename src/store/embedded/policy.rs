@@ -23,7 +23,7 @@ pub const LIMIT: usize = 4096;
 /// The maximum size of the file, in bytes. [`LIMIT`] entries with notes of a normal length are far smaller.
 const LONGEST: u64 = 16 << 20;
 
-/// The reserved addresses of one entry.
+/// A span of reserved addresses in one set of leases.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, try_from = "Line", into = "Line")]
 pub struct Reservation {
@@ -33,11 +33,11 @@ pub struct Reservation {
     pub span: Span,
     /// The purpose of the reservation.
     pub note: Option<String>,
-    /// The owner of the reservation.
+    /// The holder of the addresses, as the operator named it.
     pub holder: Option<String>,
     /// The name of the container that gets the addresses; `None`: no container gets them.
     pub name: Option<StaticName>,
-    /// When the addresses were reserved, in seconds.
+    /// When the addresses were reserved, in seconds since 1970.
     pub time: Timestamp,
 }
 
@@ -136,7 +136,7 @@ pub struct Policy {
 }
 
 const NAME: &str = "sublet-policy 1 ";
-/// The same for a policy with names.
+/// The beginning of the first line of a policy that has names.
 const WITH_NAMES: &str = "sublet-policy 2 ";
 /// The length of the first line: name, nonce and checksum in hexadecimal, and the newline.
 const HEADER: usize = NAME.len() + 16 + 1 + 8 + 1;
@@ -241,7 +241,7 @@ impl Policy {
         self.entries.iter().find(|e| e.set == *set && e.span.contains(addr))
     }
 
-    /// The entry that overlaps this one and is for another name.
+    /// Returns an entry that overlaps `new` and is for a different name.
     pub fn of_other_name(&self, new: &Reservation) -> Option<&Reservation> {
         let is_other =
             |e: &Reservation| e.name.is_some() && new.name.is_some() && e.name != new.name;

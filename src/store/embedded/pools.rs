@@ -1,8 +1,8 @@
 //! Stores pools in a sorted table of bytes.
 //!
 //! There are three kinds of records: the pools, an index of the pools by address, and bits that mark which
-//! subnets of each prefix length belong to pools.
-//! Invariant: the three kinds of records agree, and no question reads all pools.
+//! subnets of each prefix length belong to pools. Invariant: the three kinds of records agree, and no lookup
+//! reads all pools.
 
 use super::view::{Kv, KvMut, Tables};
 use super::{Result, keys, occupancy};

@@ -1,8 +1,8 @@
-//! Answers the allocator's questions from a sorted table of bytes.
+//! Answers the allocator's queries from a sorted table of bytes.
 //!
 //! The table records twice which addresses are free: by the occupancy bits and by the leases. If the two
-//! disagree, the file is damaged and no address is leased.
-//! Invariant: each question takes only a few lookups, however many leases there are.
+//! disagree, the file is damaged and no address is leased. Invariant: each query takes only a few lookups,
+//! however many leases there are.
 
 use std::cell::OnceCell;
 use std::path::Path;
@@ -73,7 +73,7 @@ pub struct Tables<'a, K> {
     pub path: &'a Path,
     /// The policy file, if it is used instead of the lease file's copy of the policy.
     policy: OnceCell<Policy>,
-    /// The entries of the policy with the name that the command is about.
+    /// The entries of the policy that are for the name of the command's container.
     named: OnceCell<Vec<Reservation>>,
     /// Finds former addresses of pods in the files of earlier boots, if this file does not have them.
     pub earlier: Option<&'a Former<'a>>,
@@ -134,7 +134,7 @@ impl<K: Kv> Tables<'_, K> {
         self.read(&key, |key, bytes| codec::read_cooling(key, addr, bytes))
     }
 
-    /// Calls `each` with every lease of one set, or of all sets.
+    /// Calls `each` with every lease of one set, or of all sets, until `each` returns `false`.
     pub fn leases(&self, set: Option<&SetName>, each: &mut dyn FnMut(Lease) -> bool) -> Result<()> {
         let from = set.map_or_else(|| vec![keys::LEASE], |set| keys::of_set(keys::LEASE, set));
         self.kv.scan(&from, &keys::behind(&from), &mut |key, value| {
@@ -197,13 +197,13 @@ impl<K: Kv> Tables<'_, K> {
         let _ = self.policy.set(policy);
     }
 
-    /// Uses these entries as the ones of the name that the command is about.
+    /// Sets the entries that are for the name of the command's container.
     pub fn use_named(&self, entries: Vec<Reservation>) {
-        // As above.
+        // As above, only the code that opened the file sets them, and only once.
         let _ = self.named.set(entries);
     }
 
-    /// The reservations of a set for a name, by address.
+    /// Returns the reservations in a set that are for a name, ordered by address.
     fn named(&self, set: &SetName, name: &StaticName) -> Vec<Lease> {
         let entries = match self.policy.get() {
             Some(policy) => &policy.entries,

@@ -1,4 +1,4 @@
-//! Cases of the contract for addresses that are reserved for a name.
+//! The contract's cases for addresses that are reserved for a name.
 
 use super::contract::{
     Make, add, added, addr, at, del, dual_stack, freed, gc_all, leases, lowest, net, owner,
@@ -36,7 +36,7 @@ fn unreserve(addrs: &[&str]) -> Command {
     Command::Unreserve(Unreserve { set: net(), addrs })
 }
 
-/// An ADD of a pod in namespace `shop`.
+/// Makes an ADD for a pod in the namespace `shop`.
 pub fn of_pod(container: &str, pod: &str, sets: &[RangeSet]) -> Add {
     let pod = Pod { namespace: "shop".into(), name: pod.into(), uid: container.into() };
     let add = lowest(container, sets);
@@ -64,7 +64,8 @@ pub fn only_the_name_gets_them(make: Make<'_>) {
     let both = ["10.0.0.2", "fd00::5"];
     assert_eq!(reserved(&mut *a, &reserve_for(&both, "shop/db-0"), 1), both.map(addr));
     for n in 0..4 {
-        // A stranger that searches, another pod, and a stranger that requests the address.
+        // None of these gets the address: another container that searches, another pod, and another container
+        // that requests the address.
         let got = added(&mut *b, &lowest(&format!("x{n}"), &sets), &at(2));
         assert!(got[0] != addr(both[0]) && got[1] != addr(both[1]), "{got:?}");
     }
@@ -76,7 +77,7 @@ pub fn only_the_name_gets_them(make: Make<'_>) {
         assert_eq!(holder.owner, Owner::Named(name("shop/db-0")));
     }
     for n in 3..6 {
-        // The same pod in another sandbox, through either process.
+        // The same pod in a different sandbox gets the address, through either process.
         let container = format!("c{n}");
         let store = if n % 2 == 0 { &mut a } else { &mut b };
         let mut pod = of_pod(&container, "db-0", &sets);
@@ -97,7 +98,7 @@ pub fn only_the_name_gets_them(make: Make<'_>) {
     assert_eq!(added(&mut *a, &lowest("free", &sets), &at(9))[0], addr(both[0]));
 }
 
-/// A range in which nothing but the reserved address is left.
+/// In the range, only the reserved address is left.
 pub fn a_full_range_has_the_reserved_address(make: Make<'_>) {
     let mut store = make();
     let sets = [set("10.0.0.0/29")];
@@ -134,7 +135,7 @@ pub fn an_earlier_container_of_the_name(make: Make<'_>) {
     let gone = Add { gone: vec![changed], ..newer.clone() };
     let refusal = refused(&mut *store, &Command::Add(gone), &at(3));
     assert!(matches!(refusal, Refusal::Predecessor { .. }), "{refusal:?}");
-    // Each address has a lease of its own.
+    // Each of the pod's addresses has its own lease.
     let gone = Add { gone: vec![(*holder).clone()], ..newer.clone() };
     let refusal = refused(&mut *store, &Command::Add(gone), &at(3));
     assert!(
@@ -167,7 +168,8 @@ pub fn a_reservation_under_a_lease(make: Make<'_>) {
     assert_eq!(lease_of(&mut *store, &text).kind, Kind::Reserved);
     assert!(matches!(refused(&mut *store, &other, &at(3)), Refusal::Held { .. }));
     assert_ne!(added(&mut *store, &lowest("x", &sets), &at(3)), held);
-    // Unreserved while the pod has the address: it keeps its lease, and nobody gets the address after it.
+    // The reservation ends while the pod has the address. The pod keeps its lease. After the pod's DEL, any
+    // container can get the address.
     assert_eq!(added(&mut *store, &of_pod("c2", "db-0", &sets), &at(4)), held);
     assert_eq!(freed(&mut *store, &unreserve(&[&text]), &at(5)), held);
     assert_eq!(freed(&mut *store, &unreserve(&[&text]), &at(5)), []);
@@ -184,7 +186,7 @@ pub fn a_plain_reservation_gets_a_name(make: Make<'_>) {
     freed(&mut *store, &del("c1"), &at(2));
     assert_eq!(reserved(&mut *store, &reserve_for(&["10.0.0.9"], "shop/db-0"), 3), []);
     assert_eq!(added(&mut *store, &of_pod("c2", "db-0", &sets), &at(4)), [addr("10.0.0.9")]);
-    // A name may have addresses of its own for more containers, and requests one of them.
+    // A name may have further addresses for further containers, and a container may request one of them.
     reserved(&mut *store, &reserve_for(&["10.0.0.3"], "shop/db-0"), 5);
     assert_eq!(added(&mut *store, &of_pod("c3", "db-0", &sets), &at(6)), [addr("10.0.0.3")]);
     freed(&mut *store, &del("c2"), &at(7));
@@ -192,7 +194,7 @@ pub fn a_plain_reservation_gets_a_name(make: Make<'_>) {
     let requested = request(of_pod("c4", "db-0", &sets), "10.0.0.9");
     let Ok(Outcome::Added(got)) = store.apply(&requested, &at(8)) else { panic!("added") };
     assert_eq!(got.grants[0].addr, addr("10.0.0.9"));
-    // A name without an address in the ranges gets any.
+    // If a name has no address in the ranges, its container gets any free address.
     let elsewhere = [set("10.9.0.0/24")];
     assert_eq!(added(&mut *store, &of_pod("c5", "db-0", &elsewhere), &at(9)), [addr("10.9.0.2")]);
 }
@@ -217,7 +219,7 @@ pub fn a_reservation_survives_whatever_frees_the_lease(make: Make<'_>) {
     assert!(now.len() == 2 && now.iter().all(|lease| lease.kind == Kind::Reserved), "{now:?}");
 }
 
-/// `static` in the configuration: the allocator gets the addresses with the request.
+/// Addresses from the key `static` of the configuration, which the allocator gets with the request.
 pub fn statics_of_the_configuration(make: Make<'_>) {
     let mut store = make();
     let sets = [set("10.0.0.0/24")];
@@ -232,14 +234,14 @@ pub fn statics_of_the_configuration(make: Make<'_>) {
     assert_eq!(added(&mut *store, &gone, &at(3)), statics[..1]);
     freed(&mut *store, &del("c2"), &at(4));
     assert_eq!(leases(&mut *store), []);
-    // Another container got the address before it was declared.
+    // Another container got the address before the configuration declared it.
     let Command::Add(early) = request(add("early", &sets), "10.0.0.77") else { unreachable!() };
     added(&mut *store, &early, &at(5));
     let refusal = refused(&mut *store, &Command::Add(pod("c3")), &at(6));
     assert!(matches!(refusal, Refusal::Held { .. }), "{refusal:?}");
 }
 
-/// The network namespace of a process, as an ADD records it.
+/// Returns the network namespace of a process, as an ADD records it.
 fn namespace(path: &str) -> Netns {
     use std::os::unix::fs::MetadataExt as _;
     let inode = |path: &str| std::fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
@@ -271,9 +273,9 @@ fn an_address_moves_once_the_namespace_of_the_earlier_container_is_gone() {
         assert_eq!(leased(&mut store, pod("c2", "/no/such/netns"), 2).unwrap(), both);
         let rows = super::host::listed(&mut store, &boot(2));
         assert!(rows.iter().all(|lease| lease.owner == owner("c2")), "{rows:?}");
-        // Only a user who can look into every process can prove that a namespace is gone.
+        // Only a user who can inspect every process can prove that a namespace no longer exists.
         if let Liveness::Stale(_) = liveness::of(&rows[0], None, &boot(2)) {
-            // The kernel has given the number of the namespace to the next container's.
+            // The kernel has reused the namespace's inode number for the namespace of the next container.
             let next = namespace(alive);
             let netns = Some(Netns { path: "/no/such/netns".to_owned(), ..next.clone() });
             let origin = Origin { netns, ..rows[0].origin.clone() };
@@ -314,7 +316,7 @@ fn a_name_keeps_its_address_over_reboots_and_the_loss_of_the_lease_file() {
     }
 }
 
-/// A policy without names has the format that earlier versions read, and costs an ADD nothing more.
+/// A policy without names has the format that earlier versions read, and causes no additional cost in an ADD.
 #[test]
 fn the_version_of_the_policy_says_whether_it_has_names() {
     let host = Host::new();
