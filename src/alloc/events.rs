@@ -30,8 +30,8 @@ fn beginning(command: &Command, lease: &Lease) -> What {
 fn end(command: &Command, lease: &Lease, face: Face) -> Option<What> {
     Some(match command {
         Command::Add(add) if add.gone.contains(lease) => What::Lost,
-        // The container keeps an imported lease, which now records the full name of the owner. A reserved
-        // address stays reserved, now for a name.
+        // The container keeps an imported lease, which only gets the owner's full name. A reserved address
+        // stays reserved, and only gets a name.
         Command::Add(_) | Command::Reserve(_) => return None,
         Command::Del(del) if del.undo => What::Undone,
         Command::Del(del) if face == Face::Cli => match del.target {

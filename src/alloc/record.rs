@@ -43,7 +43,7 @@ impl Record {
         match self {
             Record::Pool(pool) => format!("pool {}", pool.id),
             Record::Definition(record) => format!("definition of network {}", record.network),
-            // The container of that name may have a lease of the same address.
+            // The container of that name may have a lease of the same address, which has its own record.
             Record::Lease(Lease { owner: Owner::Named(name), addr, set, .. }) => {
                 format!("reservation of {addr} for {name} in {set}")
             }

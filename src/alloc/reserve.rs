@@ -1,8 +1,8 @@
-//! RESERVE and UNRESERVE: keep addresses from being leased, except to the container of one name, and end
-//! that.
+//! RESERVE and UNRESERVE: make and end reservations. A reserved address is leased to no container, or only to
+//! the container of one name.
 //!
-//! Invariant: a reservation never takes an address away from its holder, and UNRESERVE frees only
-//! reservations. A reservation never changes from one name to another.
+//! Invariant: a RESERVE never takes an address away from its holder, and an UNRESERVE frees only
+//! reservations. A reservation for a name never becomes a reservation for a different name.
 
 use super::change::Change;
 use super::command::{Outcome, Reserve, Unreserve};
@@ -68,7 +68,7 @@ fn new(reserve: &Reserve, addr: Addr, name: Option<StaticName>, cx: &Context) ->
     }
 }
 
-/// A reservation with what the command adds to it.
+/// Returns an existing reservation with the note, holder and name of the command, where these are set.
 fn renewed(before: &Lease, reserve: &Reserve) -> Result<Lease, Refusal> {
     let owner = match (&before.owner, &reserve.name) {
         (Owner::Named(name), Some(other)) if name != other => {
@@ -86,7 +86,7 @@ fn renewed(before: &Lease, reserve: &Reserve) -> Result<Lease, Refusal> {
     Ok(Lease { owner, origin, ..before.clone() })
 }
 
-/// The name of the container that has a lease, if the command may reserve the address for it.
+/// Returns the name of the container that has a lease, if the command may reserve the address for that name.
 fn name_of(tenant: &Lease, reserve: &Reserve) -> Option<StaticName> {
     let name = StaticName::of(&tenant.origin)?;
     let is_meant = match &reserve.name {
@@ -96,7 +96,8 @@ fn name_of(tenant: &Lease, reserve: &Reserve) -> Option<StaticName> {
     is_meant.then_some(name)
 }
 
-/// The reservation under the lease of the container that it is for.
+/// Returns the reservation under a lease: the reservation of the same address for the name of the lease's
+/// container.
 fn reservation(
     tenant: &Lease,
     name: &StaticName,
@@ -118,7 +119,7 @@ pub fn unreserve(unreserve: &Unreserve, view: &dyn View) -> Result<Plan, Error> 
         };
         let Some(reserved) = reserved else { continue };
         changes.push(Change::Free { lease: reserved.clone(), until: None });
-        // The container keeps its lease, which no longer rests on a reservation.
+        // The container keeps its lease, under which there is no reservation any more.
         changes.extend(tenant.map(|lease| Change::Put(Lease { kind: Kind::Static, ..*lease })));
         freed.push(reserved);
     }

@@ -93,7 +93,8 @@ impl Work<'_> {
             return Err(PoolRefusal::Unknown(id.clone()).into());
         }
         match self.view.holder(&lease.set, lease.addr)? {
-            // A name and its container can both have the address.
+            // An address may be reserved for a name and, at the same time, leased to the container of that
+            // name.
             Holder::Leased(here) if reserved_for(&here, lease) => {
                 self.changes.push(Change::Put(lease.clone()));
             }
@@ -135,7 +136,7 @@ impl Work<'_> {
     }
 }
 
-/// Whether the first lease is the reservation of the second one's address for the second one's name.
+/// Returns whether `reserved` is a reservation of the address of `tenant`, for the name of its container.
 fn reserved_for(reserved: &Lease, tenant: &Lease) -> bool {
     match &reserved.owner {
         Owner::Named(name) => tenant.kind.collectable() && name.is_of(&tenant.origin),
@@ -149,7 +150,7 @@ fn weight(record: &Record) -> usize {
         // A pod's former address has an index entry in each direction, and each entry may replace an older
         // one.
         Record::Sticky(..) => 3,
-        // The container's lease is written with its reservation.
+        // The container's lease is written in the same command as the reservation under it.
         Record::Lease(Lease { owner: Owner::Named(_), .. }) => 2,
         _ => 1,
     }

@@ -236,7 +236,7 @@ pub enum Owner {
     Reservation(Addr),
     /// A container in this Docker pool. Docker identifies it only by its address.
     Pool(PoolId, Addr),
-    /// An operator's reservation for the containers of this name.
+    /// An operator's reservation of addresses for the container of this name.
     Named(StaticName),
 }
 
@@ -302,7 +302,7 @@ words! {
         Aux = "aux",
         /// An operator reserved the address.
         Reserved = "reserved",
-        /// Leased to the container that an operator reserved the address for.
+        /// The address was reserved for the name of the container to which it is leased.
         Named = "named",
     }
 }
@@ -403,7 +403,8 @@ pub struct Origin {
     pub pod: Option<Pod>,
     /// The MAC address of the container's interface, if it is known.
     pub mac: Option<String>,
-    /// The container's name: Docker's, if dockerd passes it, or `NAME` of `CNI_ARGS` or `args.cni`.
+    /// The container's name: in Docker, if dockerd has passed it; otherwise `NAME` of `CNI_ARGS` or
+    /// `args.cni`.
     pub endpoint: Option<String>,
     /// The note of a reservation, as the operator wrote it.
     pub note: Option<String>,

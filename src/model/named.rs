@@ -1,4 +1,4 @@
-//! The names that addresses are reserved for.
+//! The names for which addresses can be reserved.
 
 use std::fmt;
 
@@ -6,11 +6,12 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{NameError, Origin, check_name};
 
-/// The longest name in bytes: a namespace and a pod's name of Kubernetes have at most 63 and 253.
+/// The maximum length of a name, in bytes. In Kubernetes, a namespace has at most 63 bytes, and a pod's name
+/// at most 253.
 const LONGEST: usize = 320;
 
 name!(
-    /// The name that an address is reserved for: a pod as `namespace/name`, or the name of a container.
+    /// A name for which an address can be reserved: a pod as `namespace/name`, or the name of a container.
     StaticName,
     |text: &str| {
         if text.len() > LONGEST {
@@ -22,8 +23,8 @@ name!(
 );
 
 impl StaticName {
-    /// The name of a request's container: the pod if it is known, otherwise the container's name. `None` if the
-    /// request has neither, or a name that no address can be reserved for.
+    /// Returns the name of a request's container: the pod if it is known, otherwise the container's name.
+    /// `None` if the request has neither, or if no address can be reserved for the name.
     pub fn of(origin: &Origin) -> Option<StaticName> {
         let name = match &origin.pod {
             Some(pod) => format!("{}/{}", pod.namespace, pod.name),
@@ -32,7 +33,7 @@ impl StaticName {
         StaticName::new(name).ok()
     }
 
-    /// Whether a request with this origin has the name.
+    /// Returns whether the container of a request with this origin has this name.
     pub fn is_of(&self, origin: &Origin) -> bool {
         StaticName::of(origin).as_ref() == Some(self)
     }

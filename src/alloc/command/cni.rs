@@ -33,10 +33,11 @@ pub struct Add {
     pub claim_gateways: bool,
     /// The origin of the request (pod, network namespace, MAC address), stored with the lease.
     pub origin: Origin,
-    /// The addresses that the configuration has for the container's name (`static`).
+    /// The addresses that the configuration reserves for the container's name (key `static`).
     pub statics: Vec<Addr>,
-    /// Leases of earlier containers of the same name whose network namespaces are gone. The address of such a
-    /// lease moves to this container, if the lease has not changed since it was read.
+    /// Leases of earlier containers of the same name, for which it is known that the network namespace no
+    /// longer exists. The address of such a lease moves to this container, if the lease has not changed since
+    /// it was read.
     pub gone: Vec<Lease>,
     /// What is known about host-local's leases for this network.
     pub legacy: Legacy,

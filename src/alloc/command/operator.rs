@@ -28,7 +28,8 @@ pub struct DefineNetwork {
     pub version: Option<u64>,
 }
 
-/// RESERVE: keeps addresses from being leased, except to the container of one name.
+/// RESERVE: reserves addresses, so that they are leased to no container, or only to the container of one
+/// name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reserve {
     /// The set of leases to which the addresses belong.
@@ -39,7 +40,8 @@ pub struct Reserve {
     pub note: Option<String>,
     /// The holder of the reservation, as the operator named it. It is stored with each address.
     pub holder: Option<String>,
-    /// The name of the container that gets the addresses.
+    /// The name of the container to which the addresses may be leased; `None` if they are leased to no
+    /// container.
     pub name: Option<StaticName>,
 }
 

@@ -1,31 +1,32 @@
 //! The keys of a cluster's records. They are readable paths, relative to the configured prefix.
 //!
 //! ```text
-//! ip/<set>/<chunk>/<address>        the holder of an address: authoritative. Addresses are hexadecimal with
-//!                                   a fixed width, so that paths sort as addresses do. The chunk is the
-//!                                   enclosing /24 or /120 and is listed at once. `v6-` before the chunk
-//!                                   sorts IPv6 behind IPv4
-//! cooling/<set>/<address>           a cooling address: written together with the record of its address, to
-//!                                   find the cooling addresses without listing all
-//! own/<node>/<set>/<owner...>       all leases of an owner. The node comes first, because a node's leases
-//!                                   are listed at once after a reboot. Reservations have no node (`%`).
-//! own/%/<set>/for/<name>            the addresses that are reserved for a pod or a container. While it has
-//!                                   one of them, the record of the address has its lease
-//! cursor/<set>/<range>              the address allocated last: a hint
-//! sticky/<set>/<ns>/<pod>/<range>   a pod's former address: a hint
+//! ip/<set>/<chunk>/<address>        the holder of an address; this record is authoritative. Addresses are
+//!                                   hexadecimal with a fixed width, so that paths sort in address order. The
+//!                                   chunk is the enclosing /24 or /120, and is listed as a whole. `v6-`
+//!                                   before the chunk sorts IPv6 after IPv4
+//! cooling/<set>/<address>           a cooling address. Written together with the record of the address, so
+//!                                   that cooling addresses are found without listing all addresses
+//! own/<node>/<set>/<owner...>       all leases of an owner. The node comes first, because all leases of a
+//!                                   node are listed together after a reboot. Reservations have no node (`%`)
+//! own/%/<set>/for/<name>            the addresses that are reserved for a pod or a container. While the
+//!                                   container has one of them, the address record contains its lease
+//! cursor/<set>/<range>              a hint: the address that was allocated last
+//! sticky/<set>/<ns>/<pod>/<range>   a hint: a pod's former address
 //! stuck/<set>/<address>             the sticky key that names the address
-//! pool/<pool>                       a pool; each lease from it compares the record
-//! space/<space>                     all pools of an address space, as they were created
-//! adopted/<network>                 another program's leases of this network were imported
-//! node/<node>                       the machine that has this node name, and its boot
+//! pool/<pool>                       a pool. Each transaction that leases from the pool compares this record
+//! space/<space>                     all pools of an address space, as they were when they were created
+//! adopted/<network>                 the import mark: another program's leases of this network were imported
+//! node/<node>                       the machine that owns this node name, and its boot
 //! machine/<machine-id>              the node name of a machine, which it keeps if its host name changes
 //! net/<network>                     the definition of a network, if its nodes keep it in the cluster
-//! ranges/<network>                  the ranges of a network, as the last ADD wrote them: a hint
-//! past/<set>/<time>-<nonce>         the events of one transaction
-//! mark/<node>/<time>-<nonce>        a transaction that changed a pool was applied
+//! ranges/<network>                  a hint: the ranges of a network, as the last ADD wrote them
+//! past/<set>/<time>-<nonce>         the history events of one transaction
+//! mark/<node>/<time>-<nonce>        the mark of an applied transaction that changed a pool
 //! ```
 //!
-//! Invariant: a name is one path component, whatever text it is, and no listed prefix ends within one.
+//! Invariant: each name is encoded as exactly one path component, whatever characters it contains. A prefix
+//! that is listed never ends within a component.
 
 use super::server::Nonce;
 use crate::alloc::PodKey;
@@ -160,7 +161,7 @@ pub fn owner(set: &SetName, node: &Node, owner: &Owner) -> Option<String> {
     let no_node = Node::default();
     let is_of_any_node = match owner {
         Owner::Attachment(attachment) => attachment.ifname.is_none(),
-        // Every node finds the addresses of a name.
+        // The path contains no node, so that every node finds the addresses that are reserved for a name.
         Owner::Named(_) => true,
         _ => false,
     };

@@ -67,8 +67,9 @@ pub fn bad_record(server: &dyn Server, path: &str, what: &str) -> StoreError {
     StoreError::BadRecord { place, key: path.to_owned(), what: what.to_owned() }
 }
 
-/// Calls `each` with every record, kind by kind and sorted by path. The reservations for names come last: while
-/// its container has the address, the record of the address has the container's lease.
+/// Calls `each` with every record that can be imported, kind by kind and sorted by path. Reservations for
+/// names come last: while a name's container has the address, the record of the address contains the
+/// container's lease.
 pub fn export(server: &dyn Server, until: Instant, each: &mut EachRecord<'_>) -> Result<(), Error> {
     let kinds: [(&str, Decode<Option<Record>>); 6] = [
         (keys::ADOPTED, adopted),
@@ -167,7 +168,7 @@ pub fn events(path: &str, entry: &Entry) -> Result<Vec<Event>, Bad> {
 fn lease_or_cooling(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
     let ((set, _), holder) = address(path, entry)?;
     Ok(match holder {
-        // Exported with its name.
+        // The owner's record exports this reservation.
         Holder::Leased(lease) if matches!(lease.owner, Owner::Named(_)) => None,
         Holder::Leased(lease) => Some(Record::Lease(*lease)),
         Holder::Cooling(cooling) => Some(Record::Cooling(set, cooling)),

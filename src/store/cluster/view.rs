@@ -222,8 +222,8 @@ impl<'a> ClusterView<'a> {
         }
     }
 
-    /// The reservation under a lease of the container that it is for. It holds the address once the lease is freed or
-    /// has ended.
+    /// Returns the reservation under a lease: the reservation of the same address for the name of the lease's
+    /// container. This reservation holds the address once the lease has been freed or has ended.
     pub fn reservation_under(&self, lease: &Lease) -> Result<Option<Lease>, StoreError> {
         let name = StaticName::of(&lease.origin).filter(|_| lease.kind == Kind::Named);
         let path = name.and_then(|name| keys::owner(&lease.set, &lease.node, &Owner::Named(name)));
@@ -232,7 +232,8 @@ impl<'a> ClusterView<'a> {
         Ok(self.leases_in(&path, &entry)?.into_iter().find(|l| l.addr == lease.addr))
     }
 
-    /// The holder in the record of an address. If the lease has ended, the address is free or reserved.
+    /// Decodes the holder in the record of an address. If the lease has ended, the address counts as free, or
+    /// as reserved if there is a reservation under the lease.
     pub fn living_holder(
         &self,
         set: &SetName,
@@ -243,7 +244,8 @@ impl<'a> ClusterView<'a> {
         self.without_ended(holder)
     }
 
-    /// The same holder, or what is left of it if it is a lease that has ended.
+    /// Returns the same holder, unless it is a lease that has ended. In that case, returns the reservation
+    /// under the lease, or [`Holder::Free`] if there is none.
     pub fn without_ended(&self, holder: Holder) -> Result<Holder, StoreError> {
         match holder {
             Holder::Leased(lease) if self.has_ended(&lease) => {

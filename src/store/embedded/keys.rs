@@ -183,7 +183,7 @@ pub fn owner(set: &SetName, owner: &Owner) -> Vec<u8> {
             key = of_pool(set, pool);
             key.extend(addr(*at));
         }
-        // The policy has these reservations, so no record has this key.
+        // The policy file contains these reservations, so no record has this key.
         Owner::Named(name) => {
             key.push(b'n');
             text(&mut key, name.as_str());

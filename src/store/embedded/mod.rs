@@ -7,8 +7,8 @@
 //! | `<file>` | networks with `persist: disk`, Docker's pools and their leases, the history of both | at most twice per ADD or DEL |
 //! | `<file>.boot-<boot ID>` | networks with `persist: boot`, their history, the machine's ID | never |
 //! | `<file>.policy` | reserved addresses, as text | by the commands that change it |
-//! | `<file>.lock` | may contain a header note, which is only a hint. The first lock; it protects `<file>` and the policy | - |
-//! | `<file>.boot.lock` | may contain a header note. The second lock; it protects the boot files | - |
+//! | `<file>.lock` | at most a header note (a hint). The first lock; protects `<file>` and the policy | - |
+//! | `<file>.boot.lock` | at most a header note (a hint). The second lock; protects the boot files | - |
 //!
 //! A name that ends with `.new` is temporary: the file is renamed when it is complete. `doctor --repair`
 //! keeps a damaged file as `<file>.damaged-<time>`. The conversion of ecs-ipam's file keeps the original as

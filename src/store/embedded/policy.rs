@@ -1,11 +1,11 @@
 //! The policy file, `<file>.policy`: the addresses that operators have reserved, as text.
 //!
-//! The first line has the version of the format, a checksum and a nonce, a number that changes with each
-//! change of the policy. The version is 2 if an entry has a name, and otherwise 1, so that an ADD need not
-//! look for names if there are none. Each further line is an entry as JSON. A lease file has a copy of the
-//! entries and of the nonce (see [`refresh_reservations`](super::view::Tables::refresh_reservations)). The
-//! policy is replaced under both locks, and every ADD compares the nonces under its lock, so an outdated copy
-//! is never used.
+//! The first line contains the version of the format, a checksum and a nonce, which is a number that changes
+//! with each change of the policy. The version is 2 if an entry has a name, and otherwise 1, so that an ADD
+//! need not look for names if there are none. Each further line is an entry as JSON. Each lease file has a
+//! copy of the entries and of the nonce (see
+//! [`refresh_reservations`](super::view::Tables::refresh_reservations)). The policy is replaced under both
+//! locks, and every ADD compares the nonces under its lock, so an outdated copy is never used.
 
 use std::path::Path;
 
@@ -35,7 +35,8 @@ pub struct Reservation {
     pub note: Option<String>,
     /// The holder of the addresses, as the operator named it.
     pub holder: Option<String>,
-    /// The name of the container that gets the addresses; `None`: no container gets them.
+    /// The name of the container to which the addresses may be leased; `None` if they are leased to no
+    /// container.
     pub name: Option<StaticName>,
     /// When the addresses were reserved, in seconds since 1970.
     pub time: Timestamp,
@@ -249,8 +250,8 @@ impl Policy {
         others.find(|entry| entry.set == new.set && entry.span.overlaps(new.span))
     }
 
-    /// Reserves a span. Addresses that are already reserved get the new note, the new holder and the new name,
-    /// if these are set. Returns the parts of the span that were not reserved before.
+    /// Reserves a span. Addresses that are already reserved get the new note, the new holder and the new
+    /// name, if these are set. Returns the parts of the span that were not reserved before.
     pub fn reserve(&mut self, new: &Reservation) -> Vec<Span> {
         let mut fresh = Policy { nonce: 0, entries: vec![new.clone()] };
         let mut entries = Vec::new();

@@ -82,7 +82,7 @@ impl<F: FileSystem> Embedded<F> {
     }
 }
 
-/// The name that an address is reserved for.
+/// Returns the name for which an address is reserved.
 fn name_of(reservation: &Lease) -> Option<&StaticName> {
     match &reservation.owner {
         Owner::Named(name) => Some(name),

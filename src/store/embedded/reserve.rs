@@ -215,7 +215,7 @@ fn first_lease<K: Kv>(
     Ok(found)
 }
 
-/// Whether the lease is of a container with this name.
+/// Returns whether the lease belongs to a container with this name.
 pub(super) fn is_of(lease: &Lease, name: Option<&StaticName>) -> bool {
     lease.kind.collectable() && name.is_some_and(|name| name.is_of(&lease.origin))
 }

@@ -114,7 +114,7 @@ fn del_check_and_gc_find_leases_of_the_set_before_shared_was_edited() {
     }
 }
 
-/// A range in which nothing but the reserved address is left.
+/// In the range, only the reserved address is left.
 #[test]
 fn a_reservation_for_a_name_outlives_the_boot_and_the_node_of_its_container() {
     for is_etcd in [false, true] {
@@ -133,7 +133,7 @@ fn a_reservation_for_a_name_outlives_the_boot_and_the_node_of_its_container() {
         let refusal = refused(&mut store, &Command::Add(pod("c2")), &there(3));
         let Refusal::Predecessor { holder, .. } = refusal else { panic!("{refusal:?}") };
         assert_eq!(holder.node.name, "node");
-        // The node reboots: the lease has ended, and the reservation has not.
+        // After the node's reboot, the lease has ended, but the reservation has not.
         let refusal = refused(&mut store, &Command::Add(add("y", &sets)), &here("boot-2", 100));
         assert!(matches!(refusal, Refusal::Exhausted { .. }), "{refusal:?}");
         let refusal = refused(&mut store, &Command::Add(add("y", &sets)), &there(101));

@@ -41,7 +41,8 @@ fn fill(store: &mut dyn Store) {
         name: None,
     };
     store.apply(&Command::Reserve(reserve), &at(6)).unwrap();
-    // Addresses that are reserved for a name, with and without its container.
+    // Addresses that are reserved for a name. Some of them are leased to the name's container, the others to
+    // no container.
     store
         .apply(&reserve_for(&["10.0.0.201", "10.0.1.1", "fd00::201"], "shop/db-1"), &at(6))
         .unwrap();

@@ -32,7 +32,7 @@ pub struct Memory {
     pools: BTreeMap<PoolId, Pool>,
     events: Vec<Event>,
     counters: BTreeMap<(SetName, Face, Verb, Ending), u64>,
-    /// The reservations of a [`Machine`], and those for names.
+    /// The reservations of a [`Machine`], and all reservations for names.
     reserved: BTreeMap<(SetName, Addr), Lease>,
     /// The addresses that sticky pods had in earlier boots.
     earlier: BTreeMap<(SetName, PodKey, Addr), Addr>,

@@ -142,8 +142,9 @@ fn engine(
     }
 }
 
-/// A container that has a lease of an address that is reserved for its pod ends, if no call of it was answered. It
-/// is busy until the ADD of the next container of the pod is over.
+/// Ends the container with this lease, if its state is unknown because a call got no response. The lease's
+/// address is reserved for the container's pod. The container stays busy until the ADD of the pod's next
+/// container is over.
 fn predecessor_ends(world: &mut World, host: usize, lease: &Lease) -> Option<Key> {
     let of_host = &mut world.hosts[host];
     let key = key_of(lease)?;
