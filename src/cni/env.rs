@@ -1,9 +1,9 @@
 //! Reads the `CNI_*` variables and returns a typed [`Invocation`].
 //!
-//! This module decides which variables a command needs, and which values are malformed. Whether a missing
-//! variable is acceptable is decided later, when the configuration is known.
-//! Invariant: a malformed value is an error at once. Missing variables are collected in the order of the
-//! table, because the reference implementation lists all of them in one error.
+//! This module knows which variables each command requires, and which values are malformed. The caller
+//! decides whether a missing variable is acceptable, as soon as it knows the configuration.
+//! Invariant: a malformed value is an error at once. Missing variables are collected in the order of `TABLE`,
+//! because the reference implementation lists all of them in one error.
 
 use std::ffi::OsString;
 
@@ -26,7 +26,7 @@ pub enum Verb {
     Status,
     /// Report the supported versions.
     Version,
-    /// Any other text. It is reported only after the configuration was checked.
+    /// Any other text. It is reported as an error only after the configuration has been checked.
     Unknown(String),
 }
 
@@ -54,9 +54,9 @@ pub struct Invocation {
     pub inputs: Inputs,
     /// The value of `CNI_NETNS`.
     pub netns: Option<String>,
-    /// `CNI_NETNS_OVERRIDE`: whether the container may have the plugin's own network namespace.
+    /// `CNI_NETNS_OVERRIDE`: whether `CNI_NETNS` may be the plugin's own network namespace.
     pub own_netns: bool,
-    /// The variables that the command needs but that are missing, in the order of the table.
+    /// The variables that the command requires but that are not set, in the order of the table.
     pub missing: Vec<&'static str>,
 }
 
@@ -91,8 +91,8 @@ impl EnvError {
 
 const ADD_CHECK_DEL: &[Verb] = &[Verb::Add, Verb::Check, Verb::Del];
 
-/// The variables, in the order in which missing variables are reported. Each has the commands that require
-/// it, and the commands that only use it if it is present.
+/// The variables, in the order in which missing variables are reported. Each entry lists the commands that
+/// require the variable, and then the commands that accept the variable but do not require it.
 const TABLE: [(&str, &[Verb], &[Verb]); 6] = [
     ("CNI_CONTAINERID", ADD_CHECK_DEL, &[]),
     ("CNI_NETNS", &[Verb::Add, Verb::Check], &[]),
@@ -102,7 +102,7 @@ const TABLE: [(&str, &[Verb], &[Verb]); 6] = [
     ("CNI_NETNS_OVERRIDE", &[], &[Verb::Add]),
 ];
 
-/// Reads the variables that the command `verb` needs or uses.
+/// Reads the variables that the command `verb` requires or accepts.
 pub fn read(verb: Verb, env: &Env<'_>) -> Result<Invocation, EnvError> {
     let (inputs, missing) = (Inputs::default(), Vec::new());
     let mut found = Invocation { verb, inputs, netns: None, own_netns: false, missing };
@@ -142,7 +142,8 @@ pub fn read(verb: Verb, env: &Env<'_>) -> Result<Invocation, EnvError> {
 }
 
 /// Returns a variable that only sublet uses; a blank value counts as unset. Text that is not UTF-8 is an
-/// error even for a DEL: the variable may name the store, and a DEL in a different store would free nothing.
+/// error even for a DEL. The variable may name the store, and a DEL that used a different store would free
+/// nothing.
 fn own(env: &Env<'_>, name: &'static str) -> Result<Option<String>, EnvError> {
     match env(name).map(OsString::into_string) {
         None => Ok(None),

@@ -1,8 +1,8 @@
 //! Maps errors to the error codes of the CNI specification.
 //!
-//! This module makes the codes and the `details`. The texts come from the errors themselves.
-//! Invariant: the code tells a runtime what to do. A refusal by the allocator never has the same code as an
-//! unavailable store.
+//! This module selects the code and makes the `details`. The message is the text of the error itself.
+//! Invariant: the code alone tells a runtime what to do. A refusal by the allocator therefore never has the
+//! same code as an unavailable store.
 
 use serde::Serialize;
 use serde_with::skip_serializing_none;

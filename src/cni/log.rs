@@ -1,6 +1,6 @@
-//! The log of one call. It is written to standard error and to the log file.
+//! The log of one call, which is written to standard error and to the log file.
 //!
-//! The log also collects facts about the call, which each line contains. It never writes to standard output.
+//! The log collects facts about the call and writes them in each line. It never writes to standard output.
 //! [`crate::telemetry::log`] formats the lines and appends them to the file.
 
 use std::io::Write;
@@ -28,8 +28,8 @@ impl<'a> Journal<'a> {
         Journal { stderr, file, now: 0, began, call: vec![("face", "cni".to_owned())] }
     }
 
-    /// From now on, also writes to the log file that the configuration names. The lines in the file contain
-    /// the time.
+    /// Makes the log write to the file that the configuration names, in addition to standard error. The lines
+    /// in the file contain the time.
     pub fn attach(&mut self, file: &Log, network: &str, now: Timestamp) {
         self.file = file.clone();
         self.now = now;

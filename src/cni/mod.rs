@@ -1,10 +1,10 @@
 //! The CNI plugin. It handles one call of a container runtime, from the environment to the exit code.
 //!
 //! This module follows the order that the protocol requires (environment, standard input, name, command,
-//! version, network namespace), and makes sure that each call gets exactly one answer. It contains no rules
+//! version, network namespace). It prints exactly one result or error for each call. It contains no rules
 //! about addresses, configurations or stores.
-//! Invariant: standard output gets one JSON document or none, in a single write. If the answer to an ADD
-//! cannot be written, the ADD leaves no lease.
+//! Invariant: the process writes at most one JSON document to standard output, in a single write. If the
+//! result of an ADD cannot be written, the ADD leaves no lease.
 
 mod env;
 mod error;
@@ -35,7 +35,7 @@ pub struct World<'a> {
     pub env: &'a Env<'a>,
     /// The network configuration.
     pub stdin: &'a mut dyn Read,
-    /// The stream for the answer.
+    /// The stream for the result or the error.
     pub stdout: &'a mut dyn Write,
     /// The stream for the log.
     pub stderr: &'a mut dyn Write,
@@ -65,13 +65,14 @@ pub fn run(world: World<'_>) -> u8 {
     }
 }
 
-/// Writes the answer of the call, and its log.
+/// Writes the result or the error of the call, and logs the call.
 struct Output<'a> {
     stdout: &'a mut dyn Write,
     journal: Journal<'a>,
-    /// The CNI version of the answer. This is the configuration's version as soon as it is known.
+    /// The CNI version in which the result or the error is formatted: the configuration's version, as soon as
+    /// it is known.
     version: CniVersion,
-    /// Whether anything was written to standard output, even if it is incomplete.
+    /// Whether anything has been written to standard output, even if the document is incomplete.
     answered: bool,
 }
 
@@ -150,9 +151,10 @@ fn read(stdin: &mut dyn Read) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// Returns whether this call works without the variables that are missing. Users run configurations of the
-/// ECS and Consul dialects by hand, without all variables. The ECS agent releases an address by `id`, long
-/// after the container is gone. A DEL without a configuration frees nothing, so it needs no variable.
+/// Returns whether this call can be served without the variables that are missing. Users run ECS and Consul
+/// configurations by hand, with only some of the variables. The ECS agent releases an address by `id`, long
+/// after the container is gone. A DEL whose configuration has no settings for addresses frees nothing, so it
+/// needs no variable.
 fn may_lack_all(invocation: &Invocation, netconf: &Netconf) -> bool {
     let del = invocation.verb == Verb::Del;
     let dialect = netconf.dialect();
@@ -172,7 +174,8 @@ fn unwritten(error: &io::Error) -> Failure {
     Failure::new(error::IO, format!("cannot write to standard output: {error}"))
 }
 
-/// Returns the answer for the ECS agent, which runs its plugin `ecs-ipam` with one of these two options.
+/// Returns what the plugin prints if the ECS agent runs it as `ecs-ipam` with `--capabilities` or
+/// `--version`.
 pub fn ecs_agent_answer(args: &[OsString]) -> Option<String> {
     if Path::new(args.first()?).file_name()? != "ecs-ipam" {
         return None;

@@ -17,7 +17,7 @@ use crate::config::{CniVersion, Dialect, Dns, Route};
 use crate::model::Grant;
 use crate::net::Family;
 
-/// The parts of the result for a container.
+/// What the result of an ADD contains.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer<'a> {
     /// The addresses of the container, in the order of the range sets.
@@ -28,8 +28,8 @@ pub struct Answer<'a> {
     pub dns: &'a Dns,
 }
 
-/// Formats the result for `version`. For the ECS dialect and version 0.3.0, the result contains no version,
-/// as in the original ecs-ipam, which only had 0.3.0.
+/// Formats the result for `version`. In the ECS dialect, a result for version 0.3.0 contains no version, as
+/// in the original ecs-ipam, which supported no other version.
 pub fn render(version: CniVersion, dialect: Dialect, answer: Answer<'_>) -> io::Result<Vec<u8>> {
     let Answer { grants, routes, dns } = answer;
     let silent = dialect == Dialect::Ecs && version == CniVersion::V0_3_0;
@@ -53,12 +53,12 @@ pub fn render(version: CniVersion, dialect: Dialect, answer: Answer<'_>) -> io::
         return pretty(&wire);
     }
     wire.dns = wire.dns.filter(|dns| **dns != Dns::default());
-    // A map sorts its keys, as the reference implementation does here.
+    // Converting to a `Value` sorts the keys, as the reference implementation does from version 1.0.0 on.
     pretty(&serde_json::to_value(wire)?)
 }
 
-/// Formats the answer to VERSION. As in the reference implementation, it is one line, although every other
-/// answer is indented.
+/// Formats the result of VERSION. Like the reference implementation, it is one line, although every other
+/// result is indented.
 pub fn render_versions() -> Vec<u8> {
     let newest = CniVersion::NEWEST.word();
     let answer = json!({ "cniVersion": newest, "supportedVersions": CniVersion::texts() });
@@ -92,8 +92,8 @@ fn pretty(value: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(text.replace('&', "\\u0026").into_bytes())
 }
 
-/// The parts of a result, for serialization. Before 0.3.0 the addresses are in `ip4` and `ip6`, each with the
-/// routes of its family. Later they are in `ips`.
+/// The content of a result, for serialization. Before 0.3.0, the addresses are in `ip4` and `ip6`, each with
+/// the routes of the same family. From 0.3.0 on, they are in `ips`.
 #[skip_serializing_none]
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -1,5 +1,5 @@
-//! Tests of the protocol's order and of its single answer. The environment is in memory. Tests that need a
-//! store run the binary (`tests/it/cni.rs`).
+//! Tests that the checks of a call happen in the protocol's order, and that a call prints one result or
+//! error. The environment is in memory. Tests that need a store run the binary (`tests/it/cni.rs`).
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -159,7 +159,7 @@ fn a_malformed_value_goes_first() {
 #[test]
 fn what_other_dialects_may_lack() {
     let ecs = |ipam: Value| json!({"cniVersion": "9.9.9", "name": "net", "ipam": ipam});
-    // The version is checked after the environment.
+    // The version 9.9.9 is an error, but the environment is checked first.
     let code = |call: Call| call.run().error().0;
     let some = ["CNI_NETNS", "CNI_IFNAME", "CNI_PATH"];
     let id = ecs(json!({"id": "c1", "ipv4-subnet": "10.0.0.0/24"}));

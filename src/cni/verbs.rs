@@ -1,9 +1,9 @@
-//! The five CNI commands that work on leases: ADD, DEL, CHECK, STATUS and GC.
+//! Implements the five CNI commands that work on leases.
 //!
-//! This module gets from the configuration what each command needs, and translates the engine's outcome to a
-//! CNI answer.
-//! Invariant: if an ADD can be refused, this happens before it leases anything. A DEL only needs the location
-//! and the owner of the leases from its configuration.
+//! For each command, this module decides which parts of the configuration are required, and translates the
+//! engine's outcome into a CNI result or error.
+//! Invariant: an ADD with an invalid environment or configuration is refused before anything is leased. From
+//! its configuration, a DEL needs only the location and the owner of the leases.
 
 use super::Output;
 use super::env::{EnvError, Invocation, Verb};
@@ -25,17 +25,17 @@ use crate::sys::host::Facts;
 /// The plugin's own network namespace.
 const OWN_NETNS: &str = "/proc/self/ns/net";
 
-/// How often an ADD is run again if an operator changes the network's definition at the same time.
+/// The maximum number of times that an ADD is tried if its network is redefined at the same time.
 const TRIES: u32 = 5;
 
-/// A call whose environment and configuration were checked.
+/// A call with a valid environment and a decoded configuration.
 struct Call {
     invocation: Invocation,
     netconf: Netconf,
     facts: Facts,
 }
 
-/// Runs the command, if the CNI version of the configuration has it.
+/// Runs the command, if the configuration's CNI version has this command.
 pub fn dispatch(
     mut invocation: Invocation,
     netconf: Netconf,
@@ -48,7 +48,7 @@ pub fn dispatch(
         Verb::Check => version_since(text, "CHECK", CniVersion::V0_4_0)?,
         Verb::Gc => version_since(text, "GC", CniVersion::V1_1_0)?,
         Verb::Status => version_since(text, "STATUS", CniVersion::V1_1_0)?,
-        // VERSION was answered earlier.
+        // The caller has already handled VERSION.
         Verb::Version => return Ok(()),
         Verb::Unknown(word) => {
             let msg = format!("unknown CNI_COMMAND: {word}");
@@ -116,7 +116,7 @@ impl Call {
 
     fn del(&mut self, output: &mut Output<'_>) -> Result<(), Failure> {
         let mut done = Ok(());
-        // If one attempt fails, the other attempts still run.
+        // If one cleanup fails, the others are still tried.
         for cleanup in self.netconf.cleanups(&self.invocation.inputs) {
             self.attach(&cleanup, output);
             done = done.and(self.free(&cleanup, output));
@@ -139,8 +139,8 @@ impl Call {
         let freed =
             match engine::del(&mut *store, del, legacy, &self.facts.context_of(&cleanup.store)) {
                 Ok(freed) => freed,
-                // The configuration names no store, and the default file belongs to another program. So
-                // sublet has no lease of this container.
+                // If the configuration has no settings for addresses, it does not name this file. A file that
+                // another program wrote has no lease of this container.
                 Err(Error::Store(error @ StoreError::Foreign { .. })) if self.netconf.is_bare() => {
                     output.journal.done(Level::Info, error.to_string());
                     return Ok(());
@@ -215,8 +215,8 @@ impl Call {
             strict: config.cooldown.strict,
         };
         match engine::status(&mut *store, status, &cx) {
-            // If STATUS fails, a runtime reports that the node has no network, and Kubernetes then evicts the
-            // pods of the node.
+            // A runtime treats a node on which STATUS fails as a node without a network, and Kubernetes then
+            // evicts the node's pods.
             Err(Error::Refused(full @ Refusal::Exhausted { .. }))
                 if !config.status_fails_when_full =>
             {
@@ -230,8 +230,8 @@ impl Call {
         Ok(())
     }
 
-    /// Returns the container's network namespace. Refuses the plugin's own network namespace, because an ADD
-    /// would then lease an address to the host.
+    /// Returns the container's network namespace. The plugin's own network namespace is refused, because the
+    /// address would then be assigned to the host.
     fn netns(&self) -> Result<Option<Netns>, Failure> {
         let Some(path) = self.invocation.netns.clone() else {
             return Ok(None);
@@ -244,7 +244,7 @@ impl Call {
         Ok(Some(self.facts.netns(path)))
     }
 
-    /// Returns the complete configuration, and its store.
+    /// Returns the complete configuration, and opens its store.
     fn config(&self, output: &mut Output<'_>) -> Result<(Config, Box<dyn Store>), Failure> {
         match self.netconf.config(&self.invocation.inputs) {
             Ok(config) => {
@@ -263,8 +263,9 @@ impl Call {
         }
     }
 
-    /// Returns the configuration. If it has `define`, the ranges, routes and name resolution come from the
-    /// definition in the cluster. Also returns what an ADD must know about that definition.
+    /// Returns the configuration to use. If it has `define` and the cluster stores a definition of the
+    /// network, the stored definition replaces its own. Also returns what an ADD must compare with the
+    /// cluster's definition.
     fn as_defined(
         &self,
         mut config: Config,
@@ -311,8 +312,9 @@ fn open(cleanup: &Cleanup) -> Result<Box<dyn Store>, Failure> {
     store::open(&cleanup.store).map_err(|error| Failure::of(&error.into(), &cleanup.network))
 }
 
-/// Returns what a DEL frees; `None` if the call names nothing. In the ECS dialect, an address together with
-/// an `id` selects one lease. An address without an `id` is freed, even if another owner holds it.
+/// Returns what a DEL frees; `None` if the configuration and the environment name nothing. In the ECS
+/// dialect, an address together with an `id` selects one lease. An address alone is freed regardless of its
+/// holder.
 fn target(cleanup: &Cleanup) -> Option<Target> {
     let owner = cleanup.owner.clone();
     if cleanup.dialect != Dialect::Ecs || cleanup.addrs.is_empty() {
@@ -325,7 +327,8 @@ fn target(cleanup: &Cleanup) -> Option<Target> {
     })
 }
 
-/// Returns the addresses that host-local leased to a container, if host-local's folder was not imported yet.
+/// Returns the addresses that host-local leased to a container, if host-local's folder has not been imported
+/// yet.
 fn before_takeover(config: &Config, owner: &Owner) -> Result<Option<Vec<Addr>>, Error> {
     match (&config.cleanup.legacy_dir, owner.attachment()) {
         (Some(dir), Some(attachment)) => Ok(host_local_import::holds(dir, attachment)?),
@@ -346,9 +349,8 @@ fn config_version(text: &str) -> Result<CniVersion, Failure> {
     })
 }
 
-/// Returns the CNI version of a configuration, for a command that was introduced in version `since`. A text
-/// that is not a version is an error with code 6, because it must be compared. For ADD and DEL, it is an
-/// unknown version.
+/// Returns the version of a configuration for a command that version `since` introduced. A text that is not a
+/// version is an error with code 6 here. For ADD and DEL, it is an error with code 1.
 fn version_since(text: &str, command: &str, since: CniVersion) -> Result<CniVersion, Failure> {
     let asked = numbers(text).map_err(|why| Failure::new(DECODING, why))?;
     let needed = numbers(since.word()).unwrap_or_default();
