@@ -1,10 +1,10 @@
-//! Parses what the runtime requests outside of the `ipam` section: `CNI_ARGS`, `args.cni` and
+//! Parses what the runtime requests outside of the network configuration's keys: `CNI_ARGS`, `args.cni` and
 //! `runtimeConfig`.
 //!
-//! This module implements the grammar of `CNI_ARGS` with the messages of Go's libraries, and the precedence
-//! of requested addresses: `IP` in `CNI_ARGS`, then `args.cni.ips`, then `runtimeConfig.ips`. The module
-//! `host_local` reads `runtimeConfig.ipRanges`.
-//! Invariant: each address is requested at most once.
+//! This module implements Go's grammar of `CNI_ARGS` with Go's messages. Requested addresses have this order:
+//! `IP` in `CNI_ARGS`, then `args.cni.ips`, then `runtimeConfig.ips`. `host_local` reads
+//! `runtimeConfig.ipRanges`.
+//! Invariant: an address is requested at most once.
 
 use super::error::ConfigError;
 use super::fields::Fields;
@@ -18,9 +18,9 @@ const MOST_REQUESTED: usize = 1024;
 /// The content of `CNI_ARGS`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Args {
-    /// The value of `IP`.
+    /// The value of `IP`: the requested address.
     pub(super) ip: Option<Addr>,
-    /// The value of `MAC`.
+    /// The value of `MAC`, as written.
     pub(super) mac: Option<String>,
     /// `NAME`: the container's name.
     name: Option<String>,
@@ -28,7 +28,7 @@ pub(super) struct Args {
 }
 
 impl Args {
-    /// Parses the text. As in the specification's plugins, invalid pairs and unknown keys are errors.
+    /// Parses `CNI_ARGS` as the specification's plugins do: an invalid pair or an unknown key is an error.
     pub(super) fn parse(text: &str) -> Result<Args, ConfigError> {
         let mut args = Args::default();
         let mut unknown = Vec::new();
@@ -71,7 +71,8 @@ impl Args {
         }
     }
 
-    /// Parses the text and ignores invalid parts, for dialects whose original plugin ignored `CNI_ARGS`.
+    /// Parses the values that are only recorded, and ignores everything else. This is for the ECS dialect,
+    /// because the original ecs-ipam ignored `CNI_ARGS`.
     pub(super) fn parse_leniently(text: &str) -> Args {
         let mut args = Args::default();
         for (key, value) in text.split(';').filter_map(|pair| pair.split_once('=')) {
@@ -80,7 +81,8 @@ impl Args {
         args
     }
 
-    /// Stores a value that is only recorded in the lease. Returns false if `key` has another purpose.
+    /// Records a value that does not affect the allocation. Returns false if `key` is not the key of such a
+    /// value.
     fn record(&mut self, key: &str, value: &str) -> bool {
         match key {
             "MAC" => self.mac = Some(value.to_owned()).filter(|mac| !mac.is_empty()),
@@ -94,7 +96,8 @@ impl Args {
         true
     }
 
-    /// Returns the origin of the request. The caller adds the network namespace.
+    /// Returns the origin of the request: attachment, pod and MAC address. The caller adds the network
+    /// namespace.
     pub(super) fn origin(&self, root: &Fields, attachment: Option<Attachment>) -> Origin {
         let endpoint = in_args(root, "name").or_else(|| self.name.clone());
         Origin { attachment, pod: self.pod(), mac: mac(root, self), endpoint, ..Origin::default() }
@@ -115,7 +118,8 @@ fn parse_bool(value: &str) -> Option<bool> {
     }
 }
 
-/// Returns the requested addresses, in the order of their precedence. Their prefix lengths are ignored.
+/// Returns the requested addresses, in their order of precedence and without duplicates. Prefix lengths are
+/// ignored.
 pub(super) fn wanted(root: &Fields, args: &Args) -> Result<Vec<Requested>, ConfigError> {
     let mut addrs: Vec<Addr> = args.ip.into_iter().collect();
     let in_args = root.object("args")?.map(|args| args.object("cni"));
@@ -155,8 +159,7 @@ fn mac(root: &Fields, args: &Args) -> Option<String> {
     is_mac(&mac).then(|| mac.to_ascii_lowercase().replace('-', ":"))
 }
 
-/// Returns whether the text is a MAC address of 6 octets (Ethernet), 8 octets (EUI-64) or 20 octets
-/// (InfiniBand).
+/// Returns whether the text is a MAC address: 6 octets for Ethernet, 8 for EUI-64, 20 for InfiniBand.
 fn is_mac(text: &str) -> bool {
     let octets: Vec<&str> = text.split([':', '-']).collect();
     let is_octet = |o: &&str| o.len() == 2 && o.bytes().all(|b| b.is_ascii_hexdigit());

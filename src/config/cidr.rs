@@ -1,4 +1,4 @@
-//! Parses addresses and prefixes in a configuration, with the messages of Go's package `net`.
+//! Parses addresses and prefixes in a configuration. The errors have the messages of Go's package `net`.
 
 use ipnet::IpNet;
 
@@ -6,23 +6,23 @@ use super::error::ConfigError;
 use super::fields::{Fields, Node};
 use crate::net::{Addr, Span, Subnet, parse_cidr};
 
-/// A prefix, as it is written in the configuration.
+/// A prefix, as it is written in a configuration.
 #[derive(Clone, Copy)]
 pub(super) struct Cidr {
-    /// The prefix with its host bits.
+    /// The prefix, including its host bits.
     pub(super) net: IpNet,
-    /// Whether the prefix is an IPv4 prefix in IPv6 notation (`::ffff:10.0.0.0/120`).
+    /// Whether the text is an IPv4 prefix in IPv6 notation (`::ffff:10.0.0.0/120`).
     pub(super) mapped: bool,
 }
 
-/// Parses the value as a prefix in CIDR notation.
+/// Parses a value in CIDR notation.
 pub(super) fn cidr(node: &Node) -> Result<Cidr, ConfigError> {
     let text = node.text()?;
     let net = parse_cidr(text).ok_or_else(|| bad_cidr(text, node.path()))?;
     Ok(Cidr { net, mapped: net.addr().is_ipv4() && text.contains(':') })
 }
 
-/// Makes Go's message for text that is not in CIDR notation.
+/// Makes the error that has Go's message for a text that is not in CIDR notation.
 pub(super) fn bad_cidr(text: &str, path: &str) -> ConfigError {
     ConfigError::invalid(format!(
         "invalid CIDR address: {}; {path} takes an address and a prefix length, such as 10.1.2.0/24 or \
@@ -32,7 +32,7 @@ pub(super) fn bad_cidr(text: &str, path: &str) -> ConfigError {
     .at(path)
 }
 
-/// Parses the value of `name` as an address. An empty text counts as absent.
+/// Parses the value of `name` as an address. Empty text counts as absent.
 pub(super) fn addr(fields: &Fields, name: &str) -> Result<Option<Addr>, ConfigError> {
     let Some(text) = fields.text(name)? else {
         return Ok(None);
@@ -65,7 +65,7 @@ pub(super) fn span(node: &Node) -> Result<Span, ConfigError> {
     })
 }
 
-/// Returns the text, shortened if it is long.
+/// Returns `text`, shortened if it is long.
 fn shorten(text: &str) -> String {
     match text.char_indices().nth(64) {
         Some((end, _)) => format!("{}...", &text[..end]),

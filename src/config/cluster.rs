@@ -1,9 +1,9 @@
-//! Parses the cluster in a configuration: the key `store`, or the keys of cni-ipam-consul.
+//! Parses the cluster that stores the leases: the key `store`, and cni-ipam-consul's own keys.
 //!
 //! This module defines the keys inside `store`, their defaults and their valid values. It opens neither
-//! servers nor files.
-//! Invariant: an endpoint consists of a scheme, a host and a port. It contains no user, password or path, so
-//! messages may show it.
+//! connections nor files.
+//! Invariant: an endpoint is a scheme, a host and a port. It contains no user, password or path, so messages
+//! can show it.
 
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest accepted timeout. No runtime waits longer than this.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Parses the value of `store`, in the form that `--store` takes: `{"etcd": {...}}`.
+/// Parses a cluster in the form in which the command line and `store` name it: `{"etcd": {...}}`.
 pub fn store(json: &str) -> Result<(StoreSpec, Vec<Warning>), ConfigError> {
     let json = Json::parse(json.as_bytes())
         .map_err(|e| ConfigError::decode(format!("the store is not valid JSON: {e}")))?;
@@ -41,7 +41,7 @@ pub(super) fn has_consul_keys(ipam: &Fields) -> bool {
     ["consul_addr", "consul_port", "dc"].iter().any(|key| ipam.has(key))
 }
 
-/// Returns the cluster in a configuration, if the configuration names one.
+/// Returns the cluster that a configuration names; `None` if it names no cluster.
 pub(super) fn from_ipam(
     ipam: &Fields,
     dialect: Dialect,
@@ -113,7 +113,7 @@ fn servers(fields: &Fields, port: u16, agent: Option<String>) -> Result<Servers,
         nodes.iter().map(|node| endpoint(node, port)).collect();
     let mut endpoints = endpoints?;
     if endpoints.is_empty() {
-        // Consul usually runs an agent on each host, so the default is the agent on this host.
+        // Users of Consul and of cni-ipam-consul usually run a Consul agent on each host.
         endpoints.push(agent.unwrap_or_else(|| format!("http://127.0.0.1:{port}")));
     }
     let ca = fields.text("caFile")?.map(PathBuf::from);
@@ -139,7 +139,7 @@ fn servers(fields: &Fields, port: u16, agent: Option<String>) -> Result<Servers,
     })
 }
 
-/// Warns about a secret that would be sent without encryption.
+/// Warns about a password or token that would be sent unencrypted.
 fn warn_of_plain_text(
     fields: &Fields,
     servers: &Servers,
@@ -153,14 +153,14 @@ fn warn_of_plain_text(
     }
 }
 
-/// Returns whether the endpoint is on this host. Connections to it are usually not encrypted.
+/// Returns whether the endpoint is on this host, where connections are usually not encrypted.
 fn is_loopback(endpoint: &str) -> bool {
     ["http://127.", "http://localhost:", "http://[::1]:"]
         .iter()
         .any(|start| endpoint.starts_with(start))
 }
 
-/// Returns the values of two keys that require each other.
+/// Returns the values of two keys, of which neither is valid without the other.
 fn pair<'a>(
     fields: &Fields<'a>,
     one: &str,
@@ -176,7 +176,7 @@ fn pair<'a>(
     Err(ConfigError::invalid(why).at(fields.path_of(has)))
 }
 
-/// Parses `http://host:port` or `https://host:port`. The port is optional.
+/// Parses `http://host:port` or `https://host:port`; the port is optional.
 fn endpoint(node: &Node, default_port: u16) -> Result<String, ConfigError> {
     let text = node.text()?.trim();
     let bad = || {
@@ -189,7 +189,7 @@ fn endpoint(node: &Node, default_port: u16) -> Result<String, ConfigError> {
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     let (host, port) = match rest.rsplit_once(':') {
         Some((host, "")) if host.ends_with(']') => (host, Some(default_port)),
-        // If there is no port, the last colon may be part of an IPv6 address.
+        // If the text ends with `]`, the last colon is part of an IPv6 address.
         Some((host, port)) if !port.ends_with(']') => {
             (host, port.parse().ok().filter(|port| *port > 0))
         }
@@ -207,7 +207,7 @@ fn is_host(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
 }
 
-/// Returns the agent that `consul_addr` and `consul_port` name.
+/// Returns the endpoint of the agent that `consul_addr` and `consul_port` name.
 pub(super) fn consul_endpoint(ipam: &Fields) -> Result<String, ConfigError> {
     let host = ipam.text("consul_addr")?.unwrap_or("127.0.0.1");
     let host = match host.parse::<Ipv6Addr>() {
@@ -278,7 +278,7 @@ mod tests {
         let consul = |host: &str| {
             format!(r#"{{"consul":{{"endpoints":["http://{host}"],"tokenFile":"/t"}}}}"#)
         };
-        // The agent of this host.
+        // A token for the agent on this host causes no warning.
         assert_eq!((warned(&consul("10.0.0.1")), warned(&consul("127.0.0.1:8500"))), (1, 0));
     }
 }

@@ -1,9 +1,9 @@
-//! The key `define`: the cluster stores one definition of a network for all nodes.
+//! `define`: the definition of a network that the cluster stores for all nodes.
 //!
-//! This module decides which keys of `ipam` belong to a definition, and how they are spelled in it. `native`
-//! interprets the keys.
-//! Invariant: a configuration into which a definition was inserted is read by the same rules as a
-//! configuration that was written that way.
+//! This module decides which keys of `ipam` belong to a definition, and how they are spelled. `native`
+//! interprets the values.
+//! Invariant: after a definition is inserted into a configuration, the result is read by the same rules as a
+//! configuration that was written in this form.
 
 use serde_json::{Map, Value};
 
@@ -15,11 +15,11 @@ use super::netconf::Netconf;
 use super::{Config, Dialect, Inputs, cluster, keys};
 use crate::model::{NetworkName, StoreSpec};
 
-/// The keys that belong to the definition of a network.
+/// The keys that belong to a definition, because they must be the same on all nodes of the network.
 const KEYS: &[&str] =
     &["subnet", "rangeStart", "rangeEnd", "gateway", "ranges", "exclude", "routes", "dns"];
 
-/// Returns the definition in this configuration, if the configuration has `define`.
+/// Returns the definition in this configuration; `None` if the configuration does not set `define`.
 pub(super) fn requested(
     conf: &Netconf,
     dialect: Dialect,
@@ -44,12 +44,12 @@ pub(super) fn requested(
     text(&ipam, dialect == Dialect::Consul).map(Some)
 }
 
-/// Returns the definition in `ipam`, as a JSON object. With `mask`, the host bits of subnets are cleared.
+/// Returns the definition in `ipam` as a JSON object. With `mask`, host bits of subnets are cleared.
 fn text(ipam: &Fields, mask: bool) -> Result<String, ConfigError> {
     Ok(Value::Object(pick(ipam, KEYS, mask)?).to_string())
 }
 
-/// Returns the values of these keys. The keys are written in sublet's spelling.
+/// Returns the values of the keys in `names`. The returned keys have sublet's spelling.
 fn pick(fields: &Fields, names: &[&str], mask: bool) -> Result<Map<String, Value>, ConfigError> {
     let mut picked = Map::new();
     for name in names {
@@ -66,7 +66,7 @@ fn pick(fields: &Fields, names: &[&str], mask: bool) -> Result<Map<String, Value
     Ok(picked)
 }
 
-/// Picks the same keys from objects inside lists, and inside lists of lists.
+/// Does the same as [`pick`] for objects inside a list, or inside a list of lists.
 fn pick_nested(node: &Node, names: &[&str], mask: bool) -> Result<Value, ConfigError> {
     Ok(match node.json() {
         Json::Array(_) => {
@@ -80,7 +80,7 @@ fn pick_nested(node: &Node, names: &[&str], mask: bool) -> Result<Value, ConfigE
 }
 
 impl Netconf {
-    /// Returns the same configuration, with this definition of its network.
+    /// Returns the same configuration with `text` as the definition of its network.
     pub fn defined(&self, text: &str) -> Result<Netconf, ConfigError> {
         let Ok(Json::Object(definition)) = Json::parse(text.as_bytes()) else {
             return Err(ConfigError::invalid("it is not a JSON object"));
@@ -92,9 +92,9 @@ impl Netconf {
     }
 }
 
-/// Reads a network's definition from a file. If the file contains a version, returns this version too; the
-/// definition was then made from that version. The file can be a network configuration, a list of plugins, or
-/// the output of `sublet network show --json`.
+/// Reads a network's definition from a file: a network configuration, a plugin list, or the output of `sublet
+/// network show --json`. If the file contains the version from which the definition was made, returns the
+/// version too.
 pub fn from_file(
     bytes: &[u8],
     network: &NetworkName,
@@ -121,7 +121,7 @@ pub fn from_file(
     Ok((text(&ipam, cluster::has_consul_keys(&ipam))?, version))
 }
 
-/// Parses a definition, by the same rules as any configuration.
+/// Parses a definition by the rules for configurations.
 pub fn read(text: &str, network: &NetworkName) -> Result<Config, ConfigError> {
     let name = Value::from(network.as_str());
     let conf = Netconf::decode(format!(r#"{{"name":{name},"ipam":{{}}}}"#).as_bytes())?;

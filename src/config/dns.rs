@@ -1,7 +1,7 @@
 //! Parses name resolution: `dns` inside `ipam`, and the file that `resolvConf` names.
 //!
-//! This module reads resolv.conf as host-local does (`host-local/dns.go`). Invariant: a field in the file of
-//! `resolvConf` overrides the same field of `dns`.
+//! This module reads resolv.conf as host-local does (`host-local/dns.go`).
+//! Invariant: a field in the file that `resolvConf` names overrides the same field of `dns`.
 
 use std::io;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::error::ConfigError;
 use super::fields::Fields;
 use crate::sys::files;
 
-/// The maximum size of a resolv.conf, in bytes. Resolvers read much less.
+/// The maximum size of a resolv.conf file, in bytes. The resolvers of C libraries read much less.
 const LARGEST: u64 = 1 << 20;
 
 /// Returns the name resolution from both sources.

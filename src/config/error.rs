@@ -1,7 +1,7 @@
 //! Errors and warnings about a configuration.
 //!
-//! Each error is about the JSON syntax and types, or about the meaning of a value. A face translates these
-//! two kinds to the CNI codes 6 and 7.
+//! An error is either about the JSON syntax and types, or about the meaning of a value. A face translates
+//! these two kinds to the CNI codes 6 and 7.
 //! Invariant: each message has the path of the value, the value, and what to do.
 
 use std::fmt;
@@ -13,8 +13,8 @@ pub struct ConfigError {
     decode: bool,
     message: String,
     details: Option<String>,
-    /// Whether an operator needs the details too. Some messages must equal host-local's and do not explain
-    /// the error.
+    /// Whether an operator can understand the message without the details. Some messages must equal
+    /// host-local's messages, which do not explain the error.
     stands_alone: bool,
     place: Option<String>,
     /// The further errors in the same configuration.
@@ -53,7 +53,7 @@ impl ConfigError {
         ConfigError { details: Some(details.into()), ..self }
     }
 
-    /// Adds an explanation of the error, for a message that must equal host-local's.
+    /// Adds an explanation for the operator, because the message must equal host-local's.
     pub(super) fn meaning(self, text: impl Into<String>) -> ConfigError {
         ConfigError { details: Some(text.into()), stands_alone: true, ..self }
     }
@@ -74,7 +74,7 @@ impl ConfigError {
     }
 
     /// Returns the text for an operator. If host-local's message is misleading, this is the explanation
-    /// instead.
+    /// instead of the message.
     pub fn plain(&self) -> String {
         match &self.details {
             Some(details) if self.stands_alone => details.clone(),

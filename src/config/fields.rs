@@ -1,7 +1,7 @@
 //! The values of a JSON tree, each with its path for messages.
 //!
-//! Keys match in upper and lower case and in kebab-case. If a key occurs several times, the last value
-//! counts. `null` counts as absent.
+//! The case of keys is ignored, and keys may be written in kebab-case. If a key occurs several times, the
+//! last value takes effect. `null` counts as absent.
 //! Invariant: a value of the wrong type is always a decode error that contains the value's path.
 
 use super::error::ConfigError;
@@ -139,7 +139,7 @@ impl<'a> Node<'a> {
         bad_text(&self.path, text, takes).at(&self.path)
     }
 
-    /// Makes the error "must be `wanted`, not ...".
+    /// Makes the error that says what the value must be (`wanted`), and what it is.
     pub(super) fn must_be(&self, wanted: &str) -> ConfigError {
         let text = format!("{} must be {wanted}, not {}", self.path, self.json.describe());
         ConfigError::decode(text).at(&self.path)

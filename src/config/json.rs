@@ -1,7 +1,8 @@
 //! Parses JSON as Go does.
 //!
 //! The result is a small tree that keeps duplicate keys and their order, so that the last of several equal
-//! keys counts. Invariant: the parser limits the depth of the tree, so recursive functions on it are safe.
+//! keys takes effect.
+//! Invariant: the parser limits the depth of the tree, so recursive functions on the tree are safe.
 
 use std::fmt;
 
@@ -66,8 +67,8 @@ impl Json {
         Ok(json)
     }
 
-    /// Converts the value to a `serde_json::Value`. The order of keys stays, and the last of several equal
-    /// keys counts.
+    /// Converts the value to a `serde_json::Value`. The order of the keys stays the same. If a key occurs
+    /// several times, the last value takes effect.
     pub(super) fn value(&self) -> Value {
         match self {
             Json::Null => Value::Null,

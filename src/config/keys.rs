@@ -1,6 +1,6 @@
 //! The known keys of a configuration, and the detection of misspelled keys.
 //!
-//! Invariant: an unknown key causes at most a warning, and a known key of another program causes none.
+//! Invariant: an unknown key causes at most a warning, and a known key of another program causes no warning.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use super::json::is_spelling_of;
 
 /// The keys inside `ipam`.
 pub(super) const IPAM: &[&str] = &[
-    // The keys of sublet. host-local has the keys of the first line too.
+    // sublet's keys. host-local also has the keys in the first line.
     "type",
     "subnet",
     "rangeStart",
@@ -38,7 +38,7 @@ pub(super) const IPAM: &[&str] = &[
     "logLevel",
     "logFormat",
     "history",
-    // The keys of ecs-ipam, and the keys that the ECS agent adds.
+    // ecs-ipam's keys, and the keys that the ECS agent adds.
     "id",
     "ipv4-subnet",
     "ipv4-address",
@@ -53,11 +53,11 @@ pub(super) const IPAM: &[&str] = &[
     "cniVersion",
     "connectedSubnetMaskSizeIPv4",
     "connectedSubnetMaskSizeIPv6",
-    // The keys of cni-ipam-consul.
+    // cni-ipam-consul's keys.
     "consul_addr",
     "consul_port",
     "dc",
-    // Keys of other plugins that resemble one of the keys above.
+    // Keys of other plugins. They resemble one of the keys above, but are not misspelled.
     "name",
     "args",
     "addresses",
@@ -99,7 +99,7 @@ pub(super) fn typo(fields: &Fields, key: &str, known: &[&str]) -> Option<Warning
     Some(Warning { place, text, typo: true })
 }
 
-/// Returns unknown keys. Their number is limited, because a report needs only some of them.
+/// Returns the unknown keys. Their number is limited, because a report needs only some of them.
 pub(super) fn unknown<'a>(fields: &Fields<'a>, known: &[&str]) -> impl Iterator<Item = &'a str> {
     fields
         .keys()
@@ -117,7 +117,7 @@ fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
         return None;
     }
     let key = normalized(key);
-    // In a short word, two different letters are probably not a spelling mistake.
+    // In a short word, two different letters usually make a different word, not a misspelled one.
     let typo = if key.len() <= 4 { 1 } else { 2 };
     known
         .iter()

@@ -54,8 +54,8 @@ pub(super) struct Offsets {
     pub(super) value: usize,
 }
 
-/// Returns the offsets of the `places` that the text contains; empty if the text is not JSON. If a key occurs
-/// several times, returns the offsets of its last value, because only that value counts.
+/// Returns the offsets of those `places` that occur in the text; empty if the text is not JSON. If a key
+/// occurs several times, returns the offsets of its last value, because only the last value takes effect.
 pub(super) fn offsets(text: &str, places: &BTreeSet<&str>) -> HashMap<String, Offsets> {
     let mut walk = Walk { text, places, found: HashMap::new() };
     if let Ok(value) = serde_json::from_str(text) {
@@ -72,8 +72,8 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn value(&mut self, path: String, key: Option<&'a RawValue>, value: &'a RawValue) {
-        // Skip values that contain none of the searched paths, because each level of the tree is parsed
-        // again.
+        // Skip values that do not contain one of the searched paths, because every level of the tree is
+        // parsed again.
         let next = self.places.range(&*path..).next();
         if !next.is_some_and(|place| place.starts_with(&path)) {
             return;

@@ -1,6 +1,6 @@
-//! Determines where leases and log lines are stored: the store, the maximum wait for its lock, and the log
-//! file. They come from keys and environment variables, in a fixed order of precedence. Nothing is opened
-//! here.
+//! Determines where leases and log lines are stored: the store, how long to wait for its lock, and the log
+//! file. The values come from keys and environment variables, in their order of precedence. This module opens
+//! nothing.
 //!
 //! Invariant: if a configuration names a cluster, a lease file of this node is never used. A DEL uses the
 //! same store as an ADD with the same configuration.
@@ -17,11 +17,11 @@ use crate::model::{History, NetworkName, Persist, StoreSpec, Wait};
 const NATIVE_FILE: &str = "/var/lib/cni/sublet/leases.redb";
 const ECS_FILE: &str = "/data/eni-ipam.db";
 const FILE_NAME: &str = "leases.redb";
-/// host-local's default for `dataDir`.
+/// The value of host-local's `dataDir` if a configuration does not set it.
 pub const HOST_LOCAL_DIR: &str = "/var/lib/cni/networks";
 const DEFAULT_WAIT: Wait = Wait::For(Duration::from_secs(5));
 
-/// The sources from which locations are determined.
+/// The keys and environment variables from which the locations are determined.
 #[derive(Clone, Copy)]
 pub(super) struct Locations<'a> {
     pub(super) ipam: &'a Fields<'a>,
@@ -30,7 +30,7 @@ pub(super) struct Locations<'a> {
 }
 
 impl Locations<'_> {
-    /// Returns the store.
+    /// Returns the store. An invalid value is an error.
     pub(super) fn store(self, warnings: &mut Vec<Warning>) -> Result<StoreSpec, ConfigError> {
         let path = self.path(self.data_dir()?);
         let persist = self.persist()?;
@@ -52,8 +52,8 @@ impl Locations<'_> {
         })
     }
 
-    /// Returns the store, and replaces invalid values by defaults. If the configuration of a cluster is
-    /// invalid, the result is [`StoreSpec::Unreadable`], never a lease file of this node.
+    /// Returns the store, with defaults in place of invalid values. If the cluster's configuration is
+    /// invalid, returns [`StoreSpec::Unreadable`], never this node's file.
     pub(super) fn store_or_default(self) -> StoreSpec {
         match cluster::from_ipam(self.ipam, self.dialect, &mut Vec::new()) {
             Ok(None) => {}
@@ -87,8 +87,8 @@ impl Locations<'_> {
         choice(self.ipam, "persist", Persist::ALL, Persist::word)
     }
 
-    /// Returns the limits of the history; `absent` if there is no key `history`. A limit that the key does
-    /// not set is taken from `usual`.
+    /// Returns the limits of the history. Without the key `history`, this is `absent`. If the key sets only
+    /// one of the two limits, `usual` supplies the other.
     fn history(self, usual: History, absent: History) -> Result<History, ConfigError> {
         const SYNTAX: &str = "it takes \"off\", or {\"count\": 10000, \"age\": \"720h\"}";
         let Some(node) = self.ipam.get("history") else {
@@ -118,8 +118,8 @@ impl Locations<'_> {
         Ok(History::Kept { count, age })
     }
 
-    /// Returns the maximum wait: `lockTimeout`, else `IPAM_DB_CONNECTION_TIMEOUT`. In the ECS dialect, the
-    /// variable has precedence.
+    /// Returns how long to wait for the lock: `lockTimeout`, otherwise `IPAM_DB_CONNECTION_TIMEOUT`. In the
+    /// ECS dialect, the variable takes precedence over the key.
     fn wait(self, warnings: &mut Vec<Warning>) -> Result<Wait, ConfigError> {
         let env = self.inputs.db_timeout.as_deref().map(str::trim).filter(|text| !text.is_empty());
         let env = env.map(|text| ("IPAM_DB_CONNECTION_TIMEOUT", text));
@@ -143,7 +143,7 @@ impl Locations<'_> {
         Ok(wait)
     }
 
-    /// Refuses log settings that are not text, and warns about invalid values.
+    /// Fails if a log key is not text, and warns about invalid values.
     pub(super) fn check_log(self, warnings: &mut Vec<Warning>) -> Result<(), ConfigError> {
         self.ipam.text("logFile")?;
         let mut check = |key, known: fn(&str) -> bool, words| {
@@ -157,8 +157,9 @@ impl Locations<'_> {
         check("logFormat", |t| LogFormat::named(t).is_some(), "text, json; text")
     }
 
-    /// Returns the log settings: `logFile`, `logLevel` and `logFormat`. In the ECS dialect, the ECS
-    /// environment variables have precedence. Invalid values are replaced by defaults.
+    /// Returns the settings of the log: `logFile`, `logLevel` and `logFormat`. In the ECS dialect, the
+    /// environment variables for the file and the level take precedence. Invalid values are replaced by
+    /// defaults.
     pub(super) fn log(self) -> Log {
         let env = |text: &Option<String>| {
             let text = text.as_deref().filter(|_| self.dialect == Dialect::Ecs);
@@ -181,7 +182,7 @@ impl Locations<'_> {
     }
 }
 
-/// Returns the log level with this name. The names that ecs-ipam uses are accepted too.
+/// Returns the log level with this name. The names that ecs-ipam uses are also valid.
 fn level(word: &str) -> Option<Level> {
     match word.trim().to_ascii_lowercase().as_str() {
         "trace" => Some(Level::Debug),

@@ -2,7 +2,8 @@
 //!
 //! This module implements JSON as Go parses it, the dialects, the precedence of requested addresses, and all
 //! messages about a configuration.
-//! Invariant: a [`Config`] is completely valid. An error that only matters for an ADD never stops a DEL.
+//! Invariant: a [`Config`] is completely valid. A DEL never fails because of an error that only matters for
+//! an ADD.
 
 mod args;
 mod cidr;
@@ -102,7 +103,7 @@ pub struct Config {
     pub define: Option<String>,
     /// The routes that are returned with the addresses.
     pub routes: Vec<Route>,
-    /// The name resolution that is returned with the addresses.
+    /// The name resolution to return with the addresses.
     pub dns: Dns,
     /// Warnings for the operator, for example about a misspelled key or a gateway outside its subnet.
     pub warnings: Vec<Warning>,
@@ -141,7 +142,7 @@ impl Config {
     }
 }
 
-/// What a DEL or GC needs. Every configuration has it, even an invalid one.
+/// What a DEL or GC needs. It can be made from every configuration, even from an invalid one.
 #[derive(Clone, Debug)]
 pub struct Cleanup {
     /// The dialect of the configuration.
@@ -152,9 +153,9 @@ pub struct Cleanup {
     pub set: SetName,
     /// The owner of the leases; `None` if the call names no owner (STATUS, GC).
     pub owner: Option<Owner>,
-    /// The addresses in the configuration (ECS).
+    /// The addresses that the configuration names (ECS dialect).
     pub addrs: Vec<Addr>,
-    /// Whether the cursor moves back to the freed address (ECS).
+    /// Whether a DEL moves the cursor back to the freed address (ECS dialect).
     pub rewind: bool,
     /// The store that has the leases.
     pub store: StoreSpec,
@@ -164,11 +165,12 @@ pub struct Cleanup {
     pub log: Log,
 }
 
-/// A route. It is returned as it is configured.
+/// A route. It is returned as the configuration contains it.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Route {
-    /// The destination in CIDR notation. Host bits are kept if the replaced plugin keeps them.
+    /// The destination in CIDR notation. Its host bits are kept if the original plugin of the dialect keeps
+    /// them.
     pub dst: String,
     /// The destination as a prefix without host bits.
     #[serde(skip)]
@@ -195,7 +197,7 @@ fn is_unset(number: &Option<i64>) -> bool {
     matches!(number, None | Some(0))
 }
 
-/// Name resolution. It is returned as it is configured.
+/// Name resolution. It is returned as the configuration contains it.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Dns {
@@ -236,19 +238,19 @@ words! {
 }
 
 words! {
-    /// The importance of a log line.
+    /// The severity of a log line. As a setting, the lowest severity that is written.
     #[derive(Default)]
     pub enum Level {
-        /// Write everything.
+        /// Details, such as a successful CHECK.
         Debug = "debug",
-        /// Write each allocation and release.
+        /// An allocation or a release.
         #[default]
         Info = "info",
-        /// Write warnings for the operator.
+        /// A warning for the operator.
         Warn = "warning",
-        /// Write failures.
+        /// A failure.
         Error = "error",
-        /// Write nothing.
+        /// As a setting: nothing is written.
         Off = "off",
     }
 }
@@ -274,7 +276,7 @@ words! {
 }
 
 impl CniVersion {
-    /// The newest version. Results use it if no configuration names a version.
+    /// The newest version. A result has this version if no configuration names another.
     pub const NEWEST: CniVersion = CniVersion::V1_1_0;
 
     /// Returns the version with exactly this text; empty text means 0.1.0.
@@ -300,7 +302,8 @@ impl LogFormat {
     }
 }
 
-/// Parses the value of `name`, which must be one of a few words. Returns the default if it is absent.
+/// Parses the value of `name`, which must be the word for one of the values in `all`. Returns the default if
+/// the key is absent.
 fn choice<T: Copy + Default>(
     fields: &Fields,
     name: &str,

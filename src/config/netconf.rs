@@ -1,4 +1,4 @@
-//! A decoded network configuration, before the command is known.
+//! A decoded network configuration whose dialect and command have not been determined yet.
 //!
 //! This module reads only the top level of the configuration. The dialects read the keys inside `ipam`.
 
@@ -10,7 +10,7 @@ use super::runtime::{Attachments, VALID, prev_addresses};
 use crate::model::{Attachment, ContainerId, IfName, NameError, NetworkName};
 use crate::net::Addr;
 
-/// The CNI version of a configuration without `cniVersion`.
+/// The CNI version of a configuration that has no `cniVersion`.
 const FIRST_VERSION: &str = "0.1.0";
 
 /// A decoded network configuration.
@@ -19,13 +19,13 @@ pub struct Netconf {
     pairs: Vec<(String, Json)>,
     version: String,
     pub(super) name: Option<String>,
-    /// The attachments that a GC lists as valid. They are not in `pairs`.
+    /// The attachments that a GC names as valid. They are kept separately from `pairs`.
     attachments: Attachments,
 }
 
 impl Netconf {
-    /// Decodes JSON. Errors inside `ipam` are reported later, by [`Netconf::config`], so that they cannot
-    /// stop a DEL.
+    /// Decodes JSON. Errors inside `ipam` are not reported here but by [`Netconf::config`], so that they
+    /// cannot prevent a DEL.
     pub fn decode(bytes: &[u8]) -> Result<Netconf, ConfigError> {
         let mut attachments = Attachments::default();
         let mut take = |key: &str, item: Option<(usize, Json)>| attachments.take(key, item);
@@ -52,8 +52,8 @@ impl Netconf {
         &self.version
     }
 
-    /// Returns whether the configuration has no settings for addresses: no `ipam`, or an `ipam` with only a
-    /// `type`.
+    /// Returns whether the configuration has no settings for addresses: it has no `ipam`, or an `ipam` that
+    /// contains only `type`.
     pub fn is_bare(&self) -> bool {
         match self.root().object("ipam") {
             Ok(None) => true,
@@ -70,7 +70,7 @@ impl Netconf {
         Netconf { pairs, ..self.clone() }
     }
 
-    /// Returns the attachments that a GC lists as valid, sorted. They are moved out of the configuration,
+    /// Returns the attachments that a GC names as valid, sorted. They are moved out of the configuration,
     /// because there may be many and they are used only once.
     pub fn take_valid_attachments(&mut self) -> Result<Vec<(ContainerId, IfName)>, ConfigError> {
         let valid = std::mem::take(&mut self.attachments).of(&self.root());

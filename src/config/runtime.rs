@@ -1,7 +1,8 @@
-//! Parses what a runtime adds to a configuration: the valid attachments for GC, and the previous result.
+//! Parses what a runtime adds to a configuration: the valid attachments and the previous result.
 //!
-//! This module accepts both names of GC's key, and the formats of `prevResult` in all CNI versions.
-//! Invariant: if the list of attachments is absent or malformed, it is never treated as a shorter list.
+//! This module accepts both names of GC's key, and `prevResult` in the formats of all versions.
+//! Invariant: if the list of attachments is absent or malformed, it is an error. It is never treated as a
+//! shorter list, because a GC would then free leases of running containers.
 
 use super::cidr::bad_cidr;
 use super::error::ConfigError;
@@ -10,13 +11,12 @@ use super::json::{Json, is_spelling_of, quote};
 use crate::model::{ContainerId, IfName, NameError};
 use crate::net::{Addr, parse_addr};
 
-/// The two names of GC's key: the specification's name, and the name in the specification's text when 1.1.0
-/// was tagged.
+/// The key in the current specification, and the key in the text of the specification when 1.1.0 was tagged.
 pub(super) const VALID: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
-/// The attachments under each of the two keys, or the error for the first malformed attachment. They are
-/// parsed at once, because a runtime may list very many, and as JSON they would need several times the
-/// memory.
+/// The attachments under each of the two keys, or the error about the first malformed attachment. The JSON is
+/// parsed at once, because a runtime may list very many attachments, and JSON would need several times as
+/// much memory.
 #[derive(Clone, Debug)]
 pub(super) struct Attachments([Result<Vec<(ContainerId, IfName)>, ConfigError>; 2]);
 
@@ -27,7 +27,8 @@ impl Default for Attachments {
 }
 
 impl Attachments {
-    /// Adds an item. `None` clears the list: if the key occurs several times, only the last list counts.
+    /// Adds an item of the list `key`. `None` begins a new list, because only the last of several equal keys
+    /// takes effect.
     pub(super) fn take(&mut self, key: &str, item: Option<(usize, Json)>) {
         let Some(which) = VALID.iter().position(|name| is_spelling_of(key, name)) else { return };
         let list = &mut self.0[which];
@@ -41,8 +42,8 @@ impl Attachments {
         }
     }
 
-    /// Returns the sorted attachments under the first of the two keys that `root` has. `null` counts as an
-    /// empty list. If both keys are missing, the result is an error.
+    /// Returns the attachments under the first of the two keys that `root` contains, sorted. `null` counts as
+    /// an empty list; a missing key is an error.
     pub(super) fn of(self, root: &Fields) -> Result<Vec<(ContainerId, IfName)>, ConfigError> {
         let found = VALID.iter().zip(self.0).find_map(|(key, list)| {
             let node = root.get_or_null(key)?;
@@ -68,10 +69,10 @@ fn attachment(key: &str, index: usize, item: &Json) -> Result<(ContainerId, IfNa
     Ok((container, name(&fields, "ifname", IfName::new)?))
 }
 
-/// The maximum number of addresses in `prevResult`, which may include addresses from other plugins.
+/// The maximum number of addresses in `prevResult`, which may contain addresses of other plugins.
 const MOST_ADDRESSES: usize = 4096;
 
-/// Returns the addresses of `prevResult`, in the format of any CNI version; `None` if there is no
+/// Returns the addresses in `prevResult`, which may have the format of any version; `None` if there is no
 /// `prevResult`.
 pub(super) fn prev_addresses(root: &Fields) -> Result<Option<Vec<Addr>>, ConfigError> {
     let Some(result) = root.object("prevResult")? else {

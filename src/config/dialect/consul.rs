@@ -1,16 +1,15 @@
-//! The dialect of cni-ipam-consul, with the keys `consul_addr`, `consul_port` and `dc`.
+//! The dialect of cni-ipam-consul: `consul_addr`, `consul_port`, `dc`.
 //!
-//! It differs from host-local's dialect in two points: host bits of a subnet are ignored, and the network's
-//! name may be missing.
-//! Invariant: the store is always Consul, whatever other keys the configuration contains. Nothing is stored
-//! in a file of this node.
+//! Unlike in host-local's dialect, host bits of a subnet are ignored, and the network's name may be missing.
+//! Invariant: the store is always Consul, whatever else the configuration contains. No leases are stored in a
+//! file of this node.
 
 use crate::config::cluster;
 use crate::config::error::ConfigError;
 use crate::config::fields::Fields;
 
-/// Checks the keys that only this dialect has. This is called first, so that an error in these keys is
-/// reported first.
+/// Checks the keys that only this dialect has. This is called first, so that their errors are reported before
+/// all others.
 pub fn check(ipam: &Fields) -> Result<(), ConfigError> {
     cluster::consul_endpoint(ipam)?;
     ipam.text("dc")?;

@@ -1,9 +1,10 @@
-//! The dialect of ecs-ipam, with keys such as `id` and `ipv4-subnet`. A store has only one set of leases.
+//! The dialect of ecs-ipam: `id`, `ipv4-subnet` and related keys. All networks share one set of leases in a
+//! store.
 //!
-//! The keys, the rules and the order of the rules are copied from the original ecs-ipam. The messages are
-//! copied too, except for their first words. The dialect differs from the original where the original is
-//! wrong: host bits of a subnet are ignored, so the default gateway is the first host address. IPv4 /0 and a
-//! route without `dst` are refused.
+//! Keys, rules, the order of the rules, and messages (except for their beginning) are those of the original
+//! ecs-ipam. This module deviates from the original where the original is wrong: it ignores host bits of a
+//! subnet, so that the default gateway is the first host, and it refuses an IPv4 prefix /0 and a route
+//! without `dst`.
 //! Invariant: a resulting address or gateway lies in its subnet, and is neither the network address nor the
 //! broadcast address.
 
@@ -21,7 +22,7 @@ use crate::config::{Cleanup, Config, Dialect, Dns, Inputs, keys};
 use crate::model::{NetworkName, Owner, SetName};
 use crate::net::{Addr, Family, GatewaySpec, Range, RangeSet, RangeSpec, Subnet, parse_addr};
 
-/// Returns whether there is a key of one address family, or an `id` without ranges in host-local's form.
+/// Returns whether `ipam` has a key of one address family, or `id` without ranges in host-local's form.
 pub fn has_own_keys(ipam: &Fields) -> bool {
     let keys = ["subnet", "address", "gateway", "routes"];
     let own = |family: &FamilyKeys| keys.iter().any(|key| ipam.has(&family.key(key)));
@@ -33,7 +34,7 @@ pub fn has_own_keys(ipam: &Fields) -> bool {
 struct FamilyKeys {
     family: Family,
     word: &'static str,
-    /// The longest prefix that contains an allocatable address.
+    /// The longest prefix length with which a subnet still has an allocatable address.
     longest: u8,
 }
 
@@ -55,7 +56,7 @@ fn owner(id: Option<&str>, inputs: &Inputs) -> Option<Owner> {
     }
 }
 
-/// Parses the complete configuration.
+/// Returns the complete configuration.
 pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
     let mut warnings = Vec::new();
     let ipam = conf.ipam()?;
@@ -76,8 +77,8 @@ pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
             Ok(None) => {}
             Err(e) => errors.push(e),
         }
-        // The routes as written, of both families. If the destination is missing, the original returns
-        // `<nil>`, which no reader of a result accepts.
+        // The routes are returned as written, regardless of their family. For a missing destination, the
+        // original returns `<nil>`, which no program that reads a result accepts.
         let items = ipam.list(&family.key("routes"));
         for item in items.unwrap_or_else(|e| {
             errors.push(e);
@@ -134,7 +135,8 @@ pub fn cleanup(conf: &Netconf, inputs: &Inputs) -> Cleanup {
     }
 }
 
-/// Returns the range and the requested address of one family; nothing if the family has no subnet.
+/// Returns the range and the requested address of one family; nothing if the configuration has no subnet of
+/// the family.
 fn range_set(
     ipam: &Fields,
     family: &FamilyKeys,
@@ -192,7 +194,7 @@ fn subnet(Cidr { net, mapped }: Cidr, family: &FamilyKeys) -> Result<IpNet, Conf
     Ok(net.trunc())
 }
 
-/// Checks that an address or a gateway is usable in its subnet.
+/// Checks that an address or a gateway can be used in its subnet.
 fn verify(
     addr: Addr,
     mapped: bool,

@@ -1,9 +1,8 @@
-//! Parses the keys of host-local: ranges and routes.
+//! Parses host-local's part of a configuration: ranges and routes.
 //!
-//! The order, the rules and the messages are those of host-local (in the CNI plugins,
-//! `ipam/host-local/backend/allocator/config.go`). [`crate::net`] has the rules inside one range or range
-//! set.
-//! Invariant: the resulting range sets do not overlap.
+//! The order and the rules of the checks, and the messages, are those of host-local (plugins,
+//! `ipam/host-local/backend/allocator/config.go`). The rules for one range or one set are in [`crate::net`].
+//! Invariant: the resulting sets are disjoint.
 
 use crate::config::cidr::{Cidr, addr, cidr};
 use crate::config::error::{ConfigError, Warning};
@@ -16,23 +15,23 @@ use crate::net::{
 /// The maximum number of ranges in one configuration, over all range sets.
 const MOST_RANGES: usize = 1024;
 
-/// The sources from which ranges are read.
+/// The parts of a configuration from which the ranges are read.
 pub struct Sources<'a> {
-    /// The whole configuration. `runtimeConfig.ipRanges` is read from it.
+    /// The top level of the configuration, for `runtimeConfig.ipRanges`.
     pub root: &'a Fields<'a>,
-    /// The object `ipam` in the configuration.
+    /// The object `ipam`.
     pub ipam: &'a Fields<'a>,
     /// The excluded addresses. They apply to all ranges.
     pub exclude: &'a [Span],
-    /// Whether host bits of a subnet are ignored, as in cni-ipam-consul. Otherwise they are refused.
+    /// Whether host bits of a subnet are ignored (as cni-ipam-consul does) or refused.
     pub mask: bool,
-    /// The CNI version of the configuration, if it allows only one address per family.
+    /// The configuration's CNI version, if this version allows only one address per family.
     pub one_per_family: Option<&'a str>,
 }
 
-/// A range as written in the configuration.
+/// A range, as it is written in the configuration.
 struct Draft<'a> {
-    /// The object as written. Its path locates errors.
+    /// The object that contains the range, for the location of an error.
     fields: Fields<'a>,
     subnet: Option<Cidr>,
     start: Option<Addr>,
@@ -40,8 +39,8 @@ struct Draft<'a> {
     gateway: GatewaySpec,
 }
 
-/// Returns the range sets, in this order: `runtimeConfig.ipRanges`, `subnet`, `ranges`. If there are errors,
-/// the returned error contains the errors of all ranges.
+/// Returns the range sets in this order: `runtimeConfig.ipRanges`, `subnet`, `ranges`. An error contains the
+/// errors of all ranges.
 pub fn range_sets(
     sources: &Sources,
     warnings: &mut Vec<Warning>,
@@ -99,7 +98,7 @@ pub fn range_sets(
     Ok(sets)
 }
 
-/// Returns the ranges of each range set; `None` for a range set with an error.
+/// Returns the ranges of each set; `None` for a set that has an error.
 fn draft_sets<'a>(
     fields: &Fields<'a>,
     name: &str,
@@ -147,7 +146,7 @@ fn draft<'a>(fields: &Fields<'a>) -> Result<Draft<'a>, ConfigError> {
     })
 }
 
-/// Returns one range set; `None` if one of its ranges has an error.
+/// Makes one set; `None` if one of its ranges has an error.
 fn range_set(
     drafts: &[Option<Draft>],
     sources: &Sources,
@@ -180,7 +179,7 @@ fn range_set(
     })
 }
 
-/// Returns one range. The error contains all errors of the range.
+/// Makes one range. An error contains all errors of the range.
 fn range(draft: &Draft, sources: &Sources) -> Result<Range, ConfigError> {
     let Some(subnet) = draft.subnet else {
         let text = "IP <nil> not v4 nor v6; every range needs a subnet";
@@ -207,7 +206,7 @@ fn range(draft: &Draft, sources: &Sources) -> Result<Range, ConfigError> {
             Ok(_) => break,
             Err(e) => e,
         };
-        // Leave the invalid value out, and check the other values.
+        // Leave out an invalid value, and check the other values.
         let key = match wrong {
             RangeError::HostBits { .. } => {
                 spec.subnet = spec.subnet.trunc();
@@ -236,13 +235,14 @@ fn range(draft: &Draft, sources: &Sources) -> Result<Range, ConfigError> {
     Err(ConfigError::invalid("invalid range"))
 }
 
-/// Parses `routes`. The destinations keep their host bits as written.
+/// Parses `routes`. The destination's host bits are kept as written.
 pub fn routes(ipam: &Fields, warnings: &mut Vec<Warning>) -> Result<Vec<Route>, ConfigError> {
     let mut read = |item: Node| {
         let fields = item.fields()?;
         keys::warn_of_typos(&fields, keys::ROUTE, warnings);
         let route = route(&fields)?;
-        // Go leaves out a zero from the result, except for fields in which zero and absence differ.
+        // Go omits a zero from the result, except for the keys for which it distinguishes zero from an absent
+        // value.
         let positive = |name| Ok(fields.integer(name)?.filter(|n| *n != 0));
         Ok(Route {
             mtu: positive("mtu")?,

@@ -1,7 +1,7 @@
-//! The dialects, and the detection of a configuration's dialect. There is one file for each program whose
-//! configurations sublet accepts.
+//! The dialects, and the detection of a configuration's dialect. Each file implements the dialect of one
+//! program.
 //!
-//! Invariant: a DEL gets its [`Cleanup`] from any content of `ipam`.
+//! Invariant: a DEL gets its [`Cleanup`] from every configuration, whatever `ipam` contains.
 
 mod consul;
 mod ecs;
@@ -14,8 +14,8 @@ use super::{Cleanup, Config, Dialect, Inputs, cluster};
 use crate::model::NetworkName;
 
 impl Netconf {
-    /// Detects the dialect from the keys inside `ipam`. Consul's keys are checked first, because the leases
-    /// of that dialect are never in a file of this node.
+    /// Detects the dialect from the keys inside `ipam`. Consul's keys are checked first, because the Consul
+    /// dialect never stores leases in a file of this node.
     pub fn dialect(&self) -> Dialect {
         let ipam = self.ipam_or_empty();
         if cluster::has_consul_keys(&ipam) {

@@ -1,8 +1,8 @@
-//! The native dialect, which has host-local's keys and sublet's additional keys.
+//! The native dialect: host-local's keys and sublet's own keys.
 //!
-//! This module interprets the additional keys. `host_local` reads ranges and routes, and `locations`
-//! determines where the leases are stored.
-//! Invariant: an error contains the path of the invalid value, and describes the valid values.
+//! This module interprets sublet's own keys. `host_local` reads ranges and routes, and `locations` reads
+//! where the leases are stored.
+//! Invariant: an error names the path of the invalid value, and the valid values.
 
 use super::host_local::{Sources, range_sets, routes};
 use crate::alloc::{Cooldown, OnDuplicate, Strategy};
@@ -21,8 +21,8 @@ use crate::net::{Range, RangeSet, Span};
 /// The maximum number of entries in `exclude`.
 const MOST_EXCLUDED: usize = 4096;
 
-/// Parses a configuration with host-local's keys and sublet's additional keys. The Consul dialect is parsed
-/// in the same way.
+/// Returns the complete configuration, from host-local's keys and sublet's own. The Consul dialect is read in
+/// the same way.
 pub fn config(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Config, ConfigError> {
     let mut warnings = Vec::new();
     let root = conf.root();
@@ -60,7 +60,8 @@ pub fn config(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Confi
     let sticky = ipam.flag("sticky");
     let on_duplicate = choice(&ipam, "onDuplicate", OnDuplicate::ALL, OnDuplicate::word);
     let status_fails_when_full = status_fails_when_full(&ipam);
-    // If `store` is invalid, it is unknown whether the configuration names a cluster.
+    // If `store` is invalid, it is unknown whether the configuration names a cluster, so `define` is not
+    // checked.
     let define = store.as_ref().map_or(Ok(None), |store| define::requested(conf, dialect, store));
     let routes = routes(&ipam, &mut warnings);
     let dns = dns::dns(&ipam);
@@ -115,7 +116,7 @@ pub fn cleanup(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Cleanup {
     let network = conf.name().unwrap_or_else(|_| NetworkName::unnamed());
     let set = shared(&ipam).ok().flatten().unwrap_or_else(|| network.clone());
     let store = locations.store_or_default();
-    // host-local only has the leases of this host, so a cluster never imports them.
+    // host-local's folder has the leases of this host only, so a cluster never imports it.
     let legacy_dir = (dialect == Dialect::Native && !store.is_cluster())
         .then(|| locations.host_local_dir(&network));
     Cleanup {
@@ -180,7 +181,7 @@ fn warn_of_unused_exclusions(exclude: &[Span], sets: &[RangeSet], warnings: &mut
 
 fn strategy(ipam: &Fields, store: &StoreSpec) -> Result<Strategy, ConfigError> {
     if ipam.text("strategy")?.is_none() && store.is_cluster() {
-        // In a cluster, all nodes would compete for the same next address with any other default.
+        // In a cluster, every other default would make all nodes compete for the same next address.
         return Ok(Strategy::Hash);
     }
     choice(ipam, "strategy", Strategy::ALL, Strategy::word)

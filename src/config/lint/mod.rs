@@ -1,9 +1,9 @@
-//! Checks a configuration file, which contains one network or a list of plugins.
+//! Checks a configuration file that contains one network or a list of plugins.
 //!
-//! This module finds the plugins that call sublet, and locates each error and warning in the text. It applies
-//! the same rules as an ADD.
-//! Invariant: if an ADD would refuse a configuration, this is an error here. A misspelled key is also an
-//! error, because it has no effect.
+//! This module finds the plugins that call sublet, and locates each error and warning in the text. The rules
+//! are the same as for an ADD.
+//! Invariant: if an ADD would refuse a configuration, it is an error here. A misspelled key is an error too,
+//! because it would have no effect.
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Read};
@@ -18,13 +18,14 @@ use super::locate::Position;
 use super::netconf::Netconf;
 use super::{Cleanup, CniVersion, Config, Inputs, keys};
 
-/// The names under which sublet is called: its own name, and the names of the plugins that it replaces.
+/// The names under which a plugin may call sublet: its own name, and the names of the plugins that it
+/// replaces.
 const OURS: [&str; 5] = ["sublet", "host-local", "ecs-ipam", "consul", "cni-ipam-consul"];
 
-/// The keys that a list of plugins passes to each of its plugins.
+/// The keys that libcni copies from a list to each plugin in it.
 const LIST: [&str; 2] = ["name", "cniVersion"];
 
-/// The maximum length of a configuration, in bytes.
+/// The maximum size of a configuration, in bytes. A plugin does not read a longer one.
 const LONGEST: u64 = 16 << 20;
 
 /// The result of checking a file.
@@ -37,7 +38,7 @@ pub struct Inspection {
 }
 
 impl Inspection {
-    /// Makes the result for a file that could not be read.
+    /// Returns the result for a file that could not be read.
     pub fn unreadable(why: &io::Error) -> Inspection {
         let text = format!("cannot read it: {why}");
         let finding = Finding::of_file(Position { line: 1, column: 1 }, text);
@@ -50,7 +51,7 @@ impl Inspection {
 pub struct Part {
     /// The name of the plugin.
     pub plugin: String,
-    /// The IPAM plugin that the plugin calls; empty if it calls none.
+    /// The name of the IPAM plugin that this plugin calls; empty if it calls none.
     pub ipam: String,
     /// Whether the IPAM plugin is sublet.
     pub ours: bool,
@@ -65,10 +66,10 @@ pub struct Part {
 /// An error or a warning about a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The position of the finding in the text.
+    /// The line and column of the finding.
     #[serde(flatten)]
     pub at: Position,
-    /// The path of the value, such as `plugins[0].ipam.subnet`; empty for the whole file.
+    /// The path of the value, such as `plugins[0].ipam.subnet`; empty if the finding is about the whole file.
     pub place: String,
     /// Whether the finding is an error. Otherwise it is a warning.
     #[serde(rename = "level", serialize_with = "level")]
@@ -123,7 +124,7 @@ pub fn bytes_of(bytes: &[u8]) -> Inspection {
 fn syntax(text: &str, e: &serde_json::Error) -> Finding {
     let message = e.to_string();
     let what = message.split(" at line ").next().unwrap_or(&message);
-    // serde_json counts bytes. If a word is cut off by the end of a line, serde_json reports the next line.
+    // serde_json counts bytes. If a word is cut off at the end of a line, it reports the next line.
     let (line, column) = match (e.line(), e.column()) {
         (line @ 2.., 0) => (line - 1, usize::MAX),
         (line, column) => (line.max(1), column.saturating_sub(1)),
@@ -136,7 +137,7 @@ fn syntax(text: &str, e: &serde_json::Error) -> Finding {
     Finding::of_file(at, format!("not valid JSON: {what}{bom}"))
 }
 
-/// A finding whose position in the text is not determined yet.
+/// A finding whose position in the text has not been determined yet.
 struct Pending {
     place: String,
     at_key: bool,
@@ -161,8 +162,8 @@ impl Linter {
         self.pending.push(Pending { place, at_key: true, error: false, text });
     }
 
-    /// Adds an error and the further errors that it contains. An error about the name or the version of a
-    /// list is reported once, not once for each of its plugins.
+    /// Adds an error, and the other errors that it contains. Errors about the name and the version of a list
+    /// are reported only once, although every plugin of the list inherits them.
     fn refused(&mut self, prefix: &str, e: &ConfigError, otherwise: &str) {
         for e in e.clone().each() {
             let place = prefixed(prefix, e.place().unwrap_or(otherwise));
@@ -294,7 +295,7 @@ impl Linter {
         Some(config)
     }
 
-    /// Checks for unknown keys inside `ipam` and in the objects below it.
+    /// Checks for unknown keys in `ipam` and in the objects inside it.
     fn check_keys(&mut self, place: &str, ipam: &Fields) {
         self.warn_of_duplicates(place, ipam);
         self.check_unknown(place, ipam, keys::IPAM);
@@ -332,7 +333,7 @@ impl Linter {
         }
     }
 
-    /// Warns about keys that occur several times, possibly in different spellings.
+    /// Warns about keys that occur several times, even if their spelling differs.
     fn warn_of_duplicates(&mut self, place: &str, fields: &Fields) {
         let mut seen = HashSet::new();
         for key in fields.keys() {
@@ -343,7 +344,7 @@ impl Linter {
         }
     }
 
-    /// Returns the findings in the order of the text. At the same position, errors come first.
+    /// Returns the findings in the order of the text. At the same position, errors come before warnings.
     fn locate(&self, text: &str) -> Vec<Finding> {
         let paths: Vec<Vec<&str>> =
             self.pending.iter().map(|note| ancestors(&note.place)).collect();
@@ -367,7 +368,7 @@ impl Linter {
     }
 }
 
-/// Returns a path and the paths that enclose it, from the inside to the outside.
+/// Returns a path and the paths of the values that contain it, outermost last.
 fn ancestors(place: &str) -> Vec<&str> {
     let mut ways = vec![place];
     let mut rest = place;
@@ -379,8 +380,8 @@ fn ancestors(place: &str) -> Vec<&str> {
     ways
 }
 
-/// Converts a path in a plugin's configuration to a path in the file. The name and the version belong to the
-/// list.
+/// Converts a path in a plugin's configuration to a path in the file. The name and the version are values of
+/// the list.
 fn prefixed(prefix: &str, place: &str) -> String {
     match place {
         _ if prefix.is_empty() => place.to_owned(),
@@ -390,13 +391,13 @@ fn prefixed(prefix: &str, place: &str) -> String {
     }
 }
 
-/// Returns a plugin's configuration as libcni passes it: with the name and the version of the list.
+/// Returns a plugin's configuration as libcni passes it: with the list's name and version.
 fn injected(given: &[(String, Json)], plugin: &Fields) -> Vec<(String, Json)> {
     let own = plugin.pairs().iter().filter(|(key, _)| !LIST.contains(&&**key));
     own.chain(given).cloned().collect()
 }
 
-/// Returns whether a configuration without ranges expects the runtime to pass them.
+/// Returns whether a configuration has no ranges because the runtime supplies them.
 fn ranges_come_from_runtime(conf: &Netconf) -> bool {
     let capable = |root: &Fields| -> Option<bool> {
         root.object("capabilities").ok()??.flag("ipRanges").ok()
