@@ -36,8 +36,8 @@ pub fn open_to_write(path: &Path) -> io::Result<File> {
     open_as(path, OpenOptions::new().read(true).write(true))
 }
 
-/// Opens a regular file. The check is made on the open descriptor, because a check before opening could be
-/// about another file.
+/// Opens a regular file. The file type is checked on the open descriptor. If it were checked by path before
+/// opening, another file could be opened than the one that was checked.
 fn open_as(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let other = || io::Error::new(ErrorKind::InvalidInput, "not a regular file");
     options.custom_flags(OFlags::NONBLOCK.bits().cast_signed());

@@ -1,8 +1,8 @@
 //! Converts panics to errors.
 //!
-//! This module records where the last panic happened, and interprets the panic. The faces report it.
-//! Invariant: a panic prints nothing by itself. So a panic of redb because of a damaged file, which the store
-//! catches, prints nothing.
+//! This module records where the last panic happened, and decides what the panic means. The faces report it.
+//! Invariant: a panic prints nothing by itself. If a damaged file makes redb panic, the store catches the
+//! panic, and nothing is printed.
 
 use std::any::Any;
 use std::panic::PanicHookInfo;
@@ -57,8 +57,8 @@ pub fn explain(payload: &(dyn Any + Send)) -> Panic {
     Panic { is_damage, msg }
 }
 
-/// Returns whether the panic comes from redb, which panics if pages are invalid. sublet's own code does not
-/// panic because of a damaged file.
+/// Returns whether the panic comes from redb, which panics if pages of a file are invalid. sublet's own code
+/// never panics because of a damaged file.
 fn is_store(place: &str) -> bool {
     place.contains("/redb-")
 }

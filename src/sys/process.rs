@@ -12,20 +12,21 @@ use rustix::fs::{OFlags, fcntl_getfl, fstat, makedev};
 /// Prepares the process. Call this in the first line of `main`, so that threads that start later inherit the
 /// settings.
 ///
-/// A write beyond `RLIMIT_FSIZE` then fails with the error `EFBIG`. Without this, the kernel ends the process
-/// with `SIGXFSZ`, and the caller gets no answer.
+/// A write beyond `RLIMIT_FSIZE` then fails with the error `EFBIG`. Otherwise the kernel would end the
+/// process with `SIGXFSZ`, and the caller would get no result.
 pub fn prepare() {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGXFSZ);
-    // If this fails, the signal still ends the process; nothing else depends on it.
+    // If blocking the signal fails, the kernel still ends the process as before. Nothing else depends on
+    // this.
     let _ = signals.thread_block();
 }
 
-/// Standard output without the buffer of the standard library, which could split an answer into two writes.
+/// Standard output without the buffer of the standard library, which could split a result into two writes.
 ///
 /// If standard output is closed, the standard library opens `/dev/null` for reading and writing in its place,
-/// before `main` runs. A write would then seem to succeed although the answer is lost. `Stdout` returns an
-/// error in this case. A caller that does not want the answer opens `/dev/null` only for writing.
+/// before `main` runs. A write would then seem to succeed although the result is lost. `Stdout` returns an
+/// error in this case. A caller that wants to discard the result opens `/dev/null` only for writing.
 pub struct Stdout;
 
 impl Write for Stdout {
@@ -45,8 +46,9 @@ impl Write for Stdout {
     }
 }
 
-/// Receives SIGTERM and SIGINT, for a program that runs until it is stopped. This is needed in a container,
-/// because the first process of a container only gets signals for which it has a handler.
+/// Receives SIGTERM and SIGINT, for a program that runs until it is stopped. Without these handlers, such a
+/// program could not be stopped in a container: the first process of a container gets only signals for which
+/// it has a handler.
 pub struct Stop(mpsc::Receiver<()>);
 
 impl Stop {
@@ -65,7 +67,7 @@ impl Stop {
         Ok(Stop(receiver))
     }
 
-    /// Waits for a signal, at most for this time. Returns whether a signal came.
+    /// Waits for a signal for at most `time`. Returns whether a signal arrived.
     pub fn came_within(&self, time: Duration) -> bool {
         self.0.recv_timeout(time) != Err(RecvTimeoutError::Timeout)
     }
