@@ -1,5 +1,5 @@
-//! Collects the evidence that containers are gone: which network namespaces exist. A network namespace exists
-//! as long as a process is in it, it is mounted, or a process has it open.
+//! Gathers evidence that a container is gone: which network namespaces exist on this machine. A namespace
+//! exists as long as a process is in it, it is mounted, or an open file refers to it.
 //!
 //! This module reads `/proc` for every process and thread, and looks up paths. [`stale`] draws the
 //! conclusions.
@@ -32,8 +32,8 @@ const PROC: &str = "/proc";
 const NO_PROCESS: i32 = 3;
 const NO_NAMESPACE: i32 = 22;
 
-/// Collects the evidence about these leases on this machine. Leases younger than `grace` seconds are not
-/// examined. With `by_netns`, a lease is stale if its network namespace is gone.
+/// Gathers the evidence about these leases on this machine. Leases that are younger than `grace` seconds are
+/// not examined. With `by_netns`, a missing network namespace alone is proof that the container is gone.
 pub fn evidence(
     leases: &[Lease],
     cx: &Context,
@@ -70,9 +70,9 @@ pub fn of(lease: &Lease, newcomer: Option<&Netns>, cx: &Context) -> Liveness {
 /// The number of leases that are examined together. Only so many leases are in memory at the same time.
 const TOGETHER: usize = 10_000;
 
-/// Calls `each` with every problem that the store finds. Also calls `each` with a problem for each lease
-/// whose network namespace is provably gone, which a store cannot find by itself; the second argument is then
-/// `true`. No container runtime is asked.
+/// Calls `each` with every problem that the store finds (and `false`), and with a problem for each lease
+/// whose network namespace is provably gone (and `true`), which a store cannot find. No container runtime is
+/// asked.
 pub fn problems(
     store: &mut dyn Store,
     cx: &Context,
@@ -84,7 +84,7 @@ pub fn problems(
         each(problem, false);
     })?;
     let stale = stale_problems(store, cx, &mut |problem| each(problem, true));
-    // Leases of a damaged store may be impossible to list. The damage is reported already.
+    // If the store is damaged, its leases may not be readable. The damage has already been reported.
     if is_damaged { Ok(()) } else { stale }
 }
 
@@ -109,7 +109,7 @@ fn stale_problems(
     Ok(())
 }
 
-/// Describes the holder of a lease: the pod if it is known, and the container.
+/// Returns the pod, if it is known, and the container.
 fn holder(lease: &Lease) -> String {
     match &lease.origin.pod {
         Some(pod) => format!("pod {}/{}, {}", pod.namespace, pod.name, lease.owner.short()),
@@ -133,7 +133,7 @@ fn stale_leases(leases: &[Lease], cx: &Context) -> Vec<Problem> {
     problems.collect()
 }
 
-/// Returns the network namespaces of this machine, and the states of these paths.
+/// Returns the network namespaces of this machine, and the state of these paths.
 pub fn namespaces<'a>(paths: impl Iterator<Item = &'a str>) -> Namespaces {
     look(&Mounts::own(), paths)
 }
@@ -144,8 +144,8 @@ fn look<'a>(mounts: &Mounts, paths: impl Iterator<Item = &'a str>) -> Namespaces
         paths: paths.map(|path| (path.to_owned(), mounts.state_of(path))).collect(),
         ..Namespaces::default()
     };
-    // Read all processes twice. In a single pass, a new process could be missed: it may get a number that the
-    // pass has already reached, while its parent ends before the pass reaches the parent.
+    // Read all processes twice. Otherwise a process could be missed: it may start at a position that has
+    // already been read, while its parent ends before it is read.
     for _ in 0..2 {
         if let Err(gap) = processes(&mut found.held) {
             found.gap = Some(gap);
@@ -154,7 +154,7 @@ fn look<'a>(mounts: &Mounts, paths: impl Iterator<Item = &'a str>) -> Namespaces
     found
 }
 
-/// Adds the network namespaces that processes use. An error says what could not be read.
+/// Adds the network namespaces that the processes hold. An error says what could not be read.
 fn processes(held: &mut BTreeSet<u64>) -> Result<(), String> {
     let mut mounts = BTreeSet::new();
     let mut gap = Ok(());
@@ -166,8 +166,8 @@ fn processes(held: &mut BTreeSet<u64>) -> Result<(), String> {
             open_files(&process, held)
         };
         match ignore_ended(read()) {
-            // A sandbox may hide the first process even from root. Ignoring that process is safe: it is older
-            // than every container, and it is in the host's network namespace.
+            // A sandbox may prevent even root from reading the first process. This process is older than
+            // every container, and it is in the host's network namespace.
             Err(e) if e.kind() == ErrorKind::PermissionDenied && process.ends_with("1") => {}
             Err(e) => {
                 gap = Err(format!(
@@ -181,7 +181,7 @@ fn processes(held: &mut BTreeSet<u64>) -> Result<(), String> {
     gap
 }
 
-/// Ignores the error of reading a process that has ended.
+/// Treats the errors of a process that has ended as success.
 fn ignore_ended(read: io::Result<()>) -> io::Result<()> {
     match read {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
@@ -190,7 +190,7 @@ fn ignore_ended(read: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Adds the network namespace of a thread, and the network namespaces that are mounted in its mount
+/// Adds the network namespace of a thread, and the network namespaces that are mounted in the thread's mount
 /// namespace.
 fn task_namespaces(
     task: &Path,
@@ -207,21 +207,21 @@ fn task_namespaces(
     Ok(())
 }
 
-/// Returns the number of the network namespace that a line of mountinfo describes (proc(5)). The fourth field
-/// is the root of the mount, and the first field after the hyphen is the file system type.
+/// Returns the inode number of the network namespace that a line of mountinfo (proc(5)) mounts. The fourth
+/// field is the root of the mount, and the first field after the hyphen is the file system type.
 fn mounted(line: &str) -> Option<u64> {
     let (mount, file_system) = line.split_once(" - ")?;
     let root = mount.split(' ').nth(3)?;
     file_system.starts_with("nsfs ").then(|| in_brackets(root, "net"))?
 }
 
-/// Adds the inode numbers of all open files of a process, because an open file alone keeps a namespace alive.
-/// The kind of an open file cannot be determined: its path does not show it, and a `stat` could block
-/// forever. So if another file has the same inode number as a namespace, the namespace counts as existing.
-/// Kernels before 5.14 do not report the inode numbers.
+/// Adds the inode numbers of all open files of a process, because an open file may be the only thing that
+/// holds a namespace. All kinds of files are added: the path of an unmounted file does not show its kind, and
+/// a stat could block forever. If a different file has the same number as a namespace, the namespace counts
+/// as held. Kernels before 5.14 do not report these numbers.
 fn open_files(process: &Path, held: &mut BTreeSet<u64>) -> io::Result<()> {
     for file in fs::read_dir(process.join("fdinfo"))? {
-        // A file that was closed meanwhile keeps nothing alive.
+        // A file that has been closed in the meantime holds nothing.
         let info = fs::read_to_string(file?.path()).unwrap_or_default();
         let number = info.lines().find_map(|line| line.strip_prefix("ino:"));
         held.extend(number.and_then(|n| n.trim().parse::<u64>().ok()));
@@ -237,14 +237,14 @@ fn numbered(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(names?.iter().filter(|name| is_number(name)).map(|name| dir.join(name)).collect())
 }
 
-/// Returns the number of a namespace, from the target of its link in `/proc`.
+/// Returns the inode number of a namespace, from the target of its link in `/proc`.
 fn number(link: &Path, kind: &str) -> io::Result<u64> {
     let target = fs::read_link(link)?;
     let number = target.to_str().and_then(|t| in_brackets(t, kind));
     number.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "it names no namespace"))
 }
 
-/// Returns the number N in the text `net:[N]`.
+/// Returns the number N in `net:[N]`.
 fn in_brackets(text: &str, kind: &str) -> Option<u64> {
     text.strip_prefix(kind)?.strip_prefix(":[")?.strip_suffix(']')?.parse().ok()
 }

@@ -1,8 +1,8 @@
-//! The mount namespace in which paths of network namespaces are looked up.
+//! Determines the mount namespace in which the paths of network namespaces are looked up.
 //!
 //! Usually this is the mount namespace of this process. If this process runs in a container that shares the
-//! process IDs of its host, it is the mount namespace of the host's first process: a runtime of the host
-//! recorded the paths, and they do not exist in the container.
+//! process IDs of its host, it is the mount namespace of the host's first process. In this case a runtime on
+//! the host recorded the paths, and they do not exist in the container.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -19,7 +19,7 @@ use crate::model::Netns;
 
 /// A mount namespace.
 pub struct Mounts {
-    /// The number of the mount namespace; `None` if it cannot be read.
+    /// The inode number of the mount namespace; `None` if it cannot be read.
     pub number: Option<u64>,
     /// The root folder of the mount namespace; `None` for the mount namespace of this process.
     root: Option<OwnedFd>,
@@ -31,9 +31,9 @@ impl Mounts {
         Mounts { number: number(Path::new("/proc/self/ns/mnt"), "mnt").ok(), root: None }
     }
 
-    /// Returns the mount namespace in which these paths were recorded. If some of the paths were recorded in
-    /// the mount namespace of the first process, and none in the mount namespace of this process, returns the
-    /// namespace of the first process. Otherwise returns the namespace of this process.
+    /// Returns the mount namespace in which these network namespaces were recorded. If some were recorded in
+    /// the mount namespace of the first process, and none in that of this process, this is the mount
+    /// namespace of the first process. Otherwise it is the mount namespace of this process.
     pub fn of(recorded: &[&Netns]) -> Mounts {
         let is_place = |mounts: &Mounts| {
             mounts.number.is_some() && recorded.iter().any(|n| n.mount_ns == mounts.number)

@@ -1,8 +1,8 @@
-//! Lists the containers of a container runtime, whether they run or not.
+//! Lists the containers of a container runtime, including those that do not run.
 //!
-//! Docker answers on its socket (`GET /containers/json?all=1`, API v1.24 and later), containerd through its
-//! command `ctr`, and any CRI runtime through `crictl`.
-//! Invariant: an incomplete answer is an error.
+//! Docker is asked through its socket (`GET /containers/json?all=1`, API v1.24 and later), containerd through
+//! its command `ctr`, and other CRI runtimes through `crictl`.
+//! Invariant: an incomplete response is an error.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
@@ -21,9 +21,9 @@ pub const DOCKER: &str = "/var/run/docker.sock";
 /// The default socket of containerd.
 pub const CONTAINERD: &str = "/run/containerd/containerd.sock";
 
-/// The maximum time to wait for an answer.
+/// The maximum time to wait for a response.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// The maximum length of an answer, in bytes. It is enough for several hundred thousand containers.
+/// The maximum length of a response, in bytes. This is enough for several hundred thousand containers.
 const LONGEST: u64 = 1 << 28;
 
 /// Returns all containers of the Docker daemon that listens on a socket.
@@ -35,20 +35,20 @@ pub fn docker(socket: &Path) -> Result<Listing> {
     Ok(Listing { runtime: "docker".to_owned(), containers })
 }
 
-/// Sends a request for a path of dockerd's API. Returns the whole answer, including its head. Each read takes
-/// at most `timeout`.
+/// Sends a request to dockerd's API. Returns the whole response, including its head. Each read takes at most
+/// `timeout`.
 pub fn ask(socket: &Path, path: &str, timeout: Duration) -> io::Result<Vec<u8>> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
-    // With HTTP 1.0, the answer is not divided into chunks and ends with the connection.
+    // With HTTP 1.0, the response is not divided into chunks, and it ends when the connection is closed.
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: docker\r\n\r\n").as_bytes())?;
     let mut answer = Vec::new();
     stream.take(LONGEST).read_to_end(&mut answer)?;
     Ok(answer)
 }
 
-/// Parses the JSON in an HTTP answer, if the answer is complete and its status is 200.
+/// Parses the JSON in an HTTP response, if the response is complete and its status is 200.
 pub fn read(answer: &[u8]) -> Result<Value> {
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n").context("no HTTP")?;
     let head = String::from_utf8_lossy(&answer[..end]);
@@ -70,7 +70,7 @@ pub fn read(answer: &[u8]) -> Result<Value> {
     serde_json::from_slice(body).context("no JSON")
 }
 
-/// Returns the container IDs in an HTTP answer.
+/// Returns the container IDs in an HTTP response.
 fn containers(answer: &[u8]) -> Result<BTreeSet<String>> {
     let Value::Array(all) = read(answer)? else { bail!("no list of containers") };
     let id = |container: &Value| container["Id"].as_str().map(str::to_owned);
@@ -82,7 +82,8 @@ pub fn containerd(socket: &Path, ctr: &str) -> Result<Listing> {
     let mut containers = BTreeSet::new();
     for namespace in lines(ctr, socket, &["namespaces", "list", "-q"])? {
         for id in lines(ctr, socket, &["-n", &namespace, "containers", "list", "-q"])? {
-            // For nerdctl, the container ID that CNI gets begins with the containerd namespace.
+            // If nerdctl created the container, CNI gets a container ID that begins with the containerd
+            // namespace.
             containers.insert(format!("{namespace}-{id}"));
             containers.insert(id);
         }
@@ -90,7 +91,7 @@ pub fn containerd(socket: &Path, ctr: &str) -> Result<Listing> {
     Ok(Listing { runtime: "containerd".to_owned(), containers })
 }
 
-/// Returns all pod sandboxes of the CRI runtime that `crictl` is configured for, whether they are ready or
+/// Returns all pod sandboxes of the CRI runtime for which `crictl` is configured, whether they are ready or
 /// not. The ID of a sandbox is the container ID that CNI gets.
 pub fn crictl(crictl: &str) -> Result<Listing> {
     let timeout = format!("--timeout={}s", TIMEOUT.as_secs());

@@ -1,12 +1,12 @@
-//! Decides from the evidence which leases are stale: those whose container is gone.
+//! Decides from the evidence which leases are stale, that is, which containers are gone.
 //!
-//! Two facts count as proof that a container is gone. One: the network namespace that the lease recorded is
-//! gone. It is identified by its inode, not by its path, and only on the machine, in the boot and in the
-//! mount namespace in which it was recorded. Two: the container runtime does not know the container.
-//! Invariant: if any fact is missing, the lease stays. The evidence is gathered after the lease was read, and
-//! the lease is freed only if it has not changed since then. So an ADD in between is noticed. The only
-//! exception is a container that is created again in this time with the same ID and with a network namespace
-//! of the same path and inode.
+//! A container is provably gone in two cases. First, its network namespace is gone, identified by its inode
+//! and not only by its path. This is checked only on the machine, in the boot and in the mount namespace in
+//! which the namespace was recorded. Second, the container runtime does not know the container.
+//! Invariant: if a fact is missing, the lease stays. The evidence is gathered after the lease is read, and
+//! the lease is freed only if it has not changed since it was read. Therefore an ADD that happens in the
+//! meantime keeps its lease. The only exception is a container that returns at that moment with the same ID,
+//! and with a network namespace at the same path and with the same inode.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,14 +17,14 @@ use crate::model::{Kind, Lease, Netns, Owner};
 /// The evidence about the leases of a machine.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
-    /// The present time, this machine, and the present boot.
+    /// The current time, this machine, and this boot.
     pub cx: Context,
     /// A lease that is younger than this, in seconds, is not examined, because its container may still be
     /// starting.
     pub grace: u64,
     /// The network namespaces of this machine.
     pub namespaces: Namespaces,
-    /// Whether a lease is stale if its network namespace is gone.
+    /// Whether a missing network namespace alone is proof that the container is gone.
     pub by_netns: bool,
     /// The containers of each runtime that was asked.
     pub listings: Vec<Listing>,
@@ -35,17 +35,17 @@ pub struct Evidence {
 pub struct Namespaces {
     /// The mount namespace in which [`Namespaces::paths`] were looked up.
     pub mount_ns: Option<u64>,
-    /// The state of each path that a lease recorded.
+    /// The state of each path that a lease records.
     pub paths: BTreeMap<String, PathState>,
-    /// The numbers of the network namespaces that exist because of a process, a mount or an open file.
+    /// The inode numbers of the namespaces that a process, a mount or an open file holds.
     pub held: BTreeSet<u64>,
     /// The reason why `held` may be incomplete; `None` if it is complete.
     pub gap: Option<String>,
 }
 
 impl Namespaces {
-    /// Returns the reason why the network namespace at a path is gone. `None` if it exists, or if this cannot
-    /// be determined.
+    /// Returns why the network namespace at a path is gone. Returns `None` if the namespace exists, if this
+    /// cannot be determined, or if the path was not looked up.
     pub fn gone(&self, path: &str) -> Option<String> {
         match self.paths.get(path)? {
             PathState::Missing => Some(format!("its network namespace {path} is gone")),
@@ -60,9 +60,9 @@ impl Namespaces {
 /// What was found at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathState {
-    /// There is no file.
+    /// Nothing exists at the path.
     Missing,
-    /// There is a file with this device and inode.
+    /// A file with this device and inode exists at the path.
     Inode(u64, u64),
     /// The path could not be looked up.
     Unknown,
@@ -73,7 +73,7 @@ pub enum PathState {
 pub struct Listing {
     /// The name of the runtime, for messages.
     pub runtime: String,
-    /// The IDs of its containers, running or not.
+    /// The IDs of its containers, including those that do not run.
     pub containers: BTreeSet<String>,
 }
 
@@ -88,19 +88,19 @@ pub enum Liveness {
     Unknown(String),
 }
 
-/// What is known about a lease's container, and what to do next.
+/// The conclusion about a lease's container, and what to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict<'a> {
     /// `running`, `gone` or `unknown`; `None` if the lease is not for a container.
     pub container: Option<&'static str>,
-    /// The evidence.
+    /// The evidence for the conclusion.
     pub reason: Option<&'a str>,
     /// A command that is safe to run.
     pub next: Option<String>,
 }
 
 impl Liveness {
-    /// The verdict for a lease that was assessed.
+    /// Returns the conclusion for a lease that was assessed with this result.
     pub fn verdict(&self, lease: &Lease) -> Verdict<'_> {
         let (container, reason) = match self {
             Liveness::Alive(why) => ("running", why),
@@ -130,15 +130,14 @@ impl Liveness {
 enum NetnsState {
     Alive,
     Gone(String),
-    /// A network namespace with this number exists. It may be the recorded one, or a later one with the same
-    /// number.
+    /// Some namespace with the recorded inode number exists. It may be the recorded one or a later one.
     Held,
     Unknown(String),
 }
 
-/// Returns the state of each lease's container.
+/// Returns for each lease whether its container exists.
 pub fn assess(leases: &[Lease], evidence: &Evidence) -> Vec<Liveness> {
-    // A runtime that knows none of the leases' containers may be the wrong runtime.
+    // If a runtime knows none of these containers, it may not be the runtime that created them.
     let is_theirs = leases.iter().any(|lease| runtime_of(lease, evidence).is_some());
     leases.iter().map(|lease| assess_one(lease, is_theirs, evidence)).collect()
 }
@@ -180,7 +179,7 @@ fn assess_one(lease: &Lease, is_theirs: bool, evidence: &Evidence) -> Liveness {
     }
 }
 
-/// Returns the runtime that knows a lease's container.
+/// Returns the name of the runtime that knows a lease's container.
 fn runtime_of<'e>(lease: &Lease, evidence: &'e Evidence) -> Option<&'e str> {
     let container = lease.attachment()?.container.as_str();
     let knows = |listing: &&Listing| listing.containers.contains(container);
@@ -263,7 +262,7 @@ mod tests {
         Context { now, boot, node, ..Context::default() }
     }
 
-    /// Returns evidence that proves that the lease is stale.
+    /// Returns evidence that proves the lease stale.
     fn gone() -> Evidence {
         Evidence {
             cx: at(1000),
@@ -357,16 +356,15 @@ mod tests {
         let found = assess(&[lease(), other.clone()], &evidence);
         assert!(matches!(found[0], Liveness::Stale(_)), "{found:?}");
         assert!(matches!(found[1], Liveness::Alive(_)), "{found:?}");
-        // A container that the runtime knows counts as alive, even if its network namespace is gone.
+        // A container that the runtime knows is alive, even if its network namespace is gone.
         evidence = Evidence { listings: vec![listing(&["c1"])], ..gone() };
         assert!(matches!(assess_lease(&lease(), &evidence), Liveness::Alive(_)));
-        // A container whose network namespace exists counts as alive, if no runtime was found that knows the
-        // leases' containers.
+        // If the runtime knows none of the containers, a container whose network namespace exists is alive.
         evidence.listings = vec![listing(&["c2"])];
         evidence.namespaces.paths.insert("/run/netns/a".into(), PathState::Inode(4, 70));
         assert!(matches!(assess_lease(&lease(), &evidence), Liveness::Alive(_)));
-        // The runtime knows the other container but not this one. The network namespace was left behind and
-        // may still be in use.
+        // The runtime knows another container, but not this one. Its network namespace still exists and may
+        // be in use.
         let found = assess(&[lease(), other], &evidence);
         assert!(matches!(&found[0], Liveness::Unknown(why) if why.contains("left behind")));
     }
