@@ -1,7 +1,7 @@
 //! The counters of this process since it started: the durations of requests and lock waits, conflicts and
-//! failures. These counters are in memory, unlike the store's counters.
+//! failures. Unlike the store's counters, they are only in memory.
 //!
-//! Invariant: counting never waits, except for another thread that is counting.
+//! Invariant: counting waits for nothing except another thread that is also counting.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -39,7 +39,7 @@ pub struct Counters {
     pub waits: Histogram,
     /// The number of commits in a cluster that failed because another client committed first.
     pub conflicts: u64,
-    /// The number of times that a store did not answer or was damaged.
+    /// The number of times that a store did not respond or was damaged.
     pub failures: u64,
 }
 
@@ -54,7 +54,7 @@ fn counters() -> MutexGuard<'static, Counters> {
     COUNTERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Counts a request that was answered, by face, command and outcome.
+/// Counts a finished request by face, command and outcome.
 pub fn request(request: (&'static str, &'static str, &'static str), took: Duration) {
     counters().requests.entry(request).or_insert(Histogram::EMPTY).add(took);
 }
@@ -69,7 +69,7 @@ pub fn conflict() {
     counters().conflicts += 1;
 }
 
-/// Counts that a store did not answer or was damaged.
+/// Counts that a store did not respond or was damaged.
 pub fn failure() {
     counters().failures += 1;
 }

@@ -209,8 +209,8 @@ impl Log {
 /// Formats a time as RFC 3339. (jiff is not used, because it would load its time zone code in every ADD.)
 pub fn utc(seconds: Timestamp) -> String {
     let (days, clock) = (seconds / 86_400, seconds % 86_400);
-    // If years begin in March, a leap day is the last day of a year. There are 719,468 days from March 1 of
-    // year 0 to January 1, 1970.
+    // If a year begins in March, its leap day is the last day. From March 1 of year 0 to January 1, 1970,
+    // there are 719,468 days.
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;

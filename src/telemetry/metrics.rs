@@ -1,7 +1,7 @@
 //! Writes Prometheus' text format, version 0.0.4, and the metrics that `sublet stats` and the daemon's
-//! `/metrics` have in common. Their names must not change, because dashboards use them.
+//! `/metrics` have in common. Dashboards rely on the names of these metrics.
 //!
-//! Invariants: each metric family is written once, after its help text and type. A label may contain any
+//! Invariants: each metric family is written once, after its help and type lines. A label may contain any
 //! text.
 
 use std::fmt::{Display, Write as _};
@@ -14,28 +14,29 @@ use crate::net::Span;
 words! {
     /// The type of a metric family.
     pub enum Kind {
-        /// The values grow until the process restarts.
+        /// The values only increase, until they restart at zero.
         Counter = "counter",
-        /// The values go up and down.
+        /// The values increase and decrease.
         Gauge = "gauge",
         /// The values are distributions of durations.
         Histogram = "histogram",
     }
 }
 
-/// A text in Prometheus' format.
+/// The metrics that have been written so far, in Prometheus' text format.
 #[derive(Debug, Default)]
 pub struct Text {
-    /// The name of each family, and its lines.
+    /// The name and the lines of each family.
     families: Vec<(String, String)>,
-    /// The current family.
+    /// The index of the current family in `families`.
     at: usize,
-    /// A label of all samples that follow.
+    /// The label that is added to all samples that follow.
     label: Option<(&'static str, String)>,
 }
 
 impl Text {
-    /// Begins a family, or continues it. Its samples must follow.
+    /// Makes a family the current one, and begins the family if it is new. The samples that follow belong to
+    /// it.
     pub fn family(&mut self, name: &str, help: &str, kind: Kind) {
         if let Some(at) = self.families.iter().position(|(known, _)| known == name) {
             self.at = at;
@@ -48,7 +49,7 @@ impl Text {
         self.families.push((name.to_owned(), lines));
     }
 
-    /// Adds a label to all samples that follow, or none.
+    /// Sets the label that is added to all samples that follow. `None` adds no label.
     pub fn label(&mut self, label: Option<(&'static str, String)>) {
         self.label = label;
     }
@@ -62,7 +63,7 @@ impl Text {
         for (i, (label, text)) in all.iter().enumerate() {
             let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
             let open = if i == 0 { '{' } else { ',' };
-            // Writing into memory does not fail.
+            // Writing to memory does not fail.
             let _ = write!(lines, "{open}{label}=\"{text}\"");
         }
         let close = if all.is_empty() { "" } else { "}" };
@@ -85,7 +86,7 @@ impl Text {
         self.sample(&format!("{name}_count"), labels, below);
     }
 
-    /// The text so far.
+    /// Returns the whole text.
     pub fn text(&self) -> String {
         self.families.iter().map(|(_, lines)| lines.as_str()).collect()
     }
@@ -96,7 +97,7 @@ const GAP: &str = "sublet_pool_largest_gap_addresses";
 const OUTSIDE: &str = "sublet_pool_outside_addresses";
 const REQUESTS: &str = "sublet_requests_total";
 
-/// Writes the usage of ranges.
+/// Writes the metrics about the usage of ranges.
 pub fn pools(text: &mut Text, usage: &[Usage]) {
     if usage.is_empty() {
         return;
@@ -126,7 +127,7 @@ pub fn pools(text: &mut Text, usage: &[Usage]) {
     });
 }
 
-/// Writes the store's counters of requests.
+/// Writes the metrics about the store's counters of requests.
 pub fn requests(text: &mut Text, counters: &[Counter]) {
     if counters.is_empty() {
         return;

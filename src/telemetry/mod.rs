@@ -1,4 +1,4 @@
-//! Log lines, counters and metrics.
+//! Writes log lines, counters and metrics.
 
 pub mod counters;
 pub mod log;

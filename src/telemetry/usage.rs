@@ -243,8 +243,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// The test compares the result with counting address by address. Some ranges overlap, as ranges of
-        /// networks with a common set do.
+        /// Compares the result with a count that goes through all addresses one by one. Some ranges overlap,
+        /// as the ranges of networks with a common set do.
         #[test]
         fn the_numbers_are_right(
             ranges in prop::collection::vec((0..40_u128, 1..30_u128, prop::collection::vec(0..70_u128, 0..5)), 1..5),
