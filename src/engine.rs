@@ -1,8 +1,9 @@
-//! The use cases that all faces share.
+//! Implements the use cases for all faces.
 //!
-//! A use case may need more than one command, such as an import of host-local's folder or a GC in steps. The
-//! faces make error codes and texts, and [`alloc`] makes every decision about an address.
-//! Invariant: every request of a face becomes one or more commands to a [`Store`].
+//! A use case may consist of several commands, such as the import of host-local's folder or a GC in several
+//! steps. The faces are responsible for error codes and messages, and [`alloc`] makes every decision about an
+//! address.
+//! Invariant: the faces change leases only through the commands that this module passes to a [`Store`].
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ use crate::store;
 use crate::store::{Converted, Store};
 use crate::telemetry::usage::{Extent, Meter, Usage};
 
-/// Returns the content of the outcome that belongs to a command; any other outcome is an error.
+/// Returns the part of an outcome that belongs to the command. Any other outcome is an error.
 macro_rules! answer {
     ($outcome:expr, $pattern:pat => $value:expr) => {
         match $outcome {
@@ -38,7 +39,7 @@ macro_rules! answer {
     };
 }
 
-/// Defines a function for each command that needs one step.
+/// Defines use cases that consist of a single command.
 macro_rules! one_step {
     ($($(#[$about:meta])* $name:ident($command:ident) -> $answer:ty {
         $outcome:pat => $value:expr
@@ -64,11 +65,11 @@ one_step! {
     /// Imports the leases of another program.
     import(Import) -> Imported { Outcome::Imported(imported) => imported }
 
-    /// Removes leases that were written to host-local's folder, and records that the next ADD imports the
-    /// folder again. Returns the last allocated address of each requested range set.
+    /// Records that the leases of a network were exported to host-local's folder, so that the next ADD
+    /// imports the folder again. Returns the last allocated address of each requested range set.
     export_host_local(ExportHostLocal) -> Vec<Option<Addr>> { Outcome::Exported(last) => last }
 
-    /// Frees reserved addresses. Returns the addresses that were reserved.
+    /// Ends the reservation of addresses. Returns the addresses that were reserved.
     unreserve(Unreserve) -> Vec<Addr> {
         Outcome::Freed(freed) => freed.iter().map(|lease| lease.addr).collect()
     }
@@ -78,16 +79,16 @@ one_step! {
         Outcome::Leased { lease, created } => (*lease, created)
     }
 
-    /// Frees an address of a pool. Returns whether the address was leased.
+    /// Frees an address of a pool. Returns whether the address had a holder.
     release_address(ReleaseAddress) -> bool { Outcome::Freed(freed) => !freed.is_empty() }
 
     /// Stores a network's definition in a cluster. Returns the version of the definition.
     define(DefineNetwork) -> u64 { Outcome::Defined(version) => version }
 }
 
-/// Leases an address of each range set. If host-local has a folder with leases of this network, the same
-/// transaction imports them, and then a text file replaces the folder. Both happen while host-local's lock is
-/// held.
+/// Leases one address from each range set. If host-local has a folder with leases of this network, the same
+/// transaction imports these leases, and a text file replaces the folder. Both happen while host-local's lock
+/// is held.
 pub fn add(
     store: &mut dyn Store,
     mut add: Add,
@@ -102,7 +103,7 @@ pub fn add(
         let mut outcome = lease(store, &mut add, cx)?;
         if outcome == Outcome::ReadLegacy {
             consul::require_none(store, &add.network, None)?;
-            // Passing empty lists makes this ADD record that there are no old leases.
+            // No old leases exist. This ADD records that, so that later calls need not check again.
             add.legacy = alloc::Legacy::Read(Vec::new(), Vec::new());
             outcome = lease(store, &mut add, cx)?;
         }
@@ -115,8 +116,7 @@ pub fn add(
         match lease(store, &mut add, cx)? {
             Outcome::Added(mut added) => {
                 if let Err(error) = folder.retire(cx.now) {
-                    // The folder could not be replaced, so undo the ADD. The next ADD imports the folder
-                    // again.
+                    // Because the folder could not be replaced, the next ADD imports it again.
                     undo(store, &set, &owner, &added.created, cx)?;
                     return Err(error.into());
                 }
@@ -183,9 +183,9 @@ pub fn undo(
     del(store, undo, None, cx).map(|_| ())
 }
 
-/// Frees leases and returns them. If host-local's folder was not imported yet, this first removes the
-/// container's files from the folder, while holding host-local's lock. Otherwise a later ADD would import a
-/// lease of a container that is gone.
+/// Frees leases and returns them. If host-local's folder has not been imported yet, this function first
+/// removes the container's files from the folder, while it holds host-local's lock. Otherwise a later ADD
+/// would import a lease of a container that is gone.
 pub fn del(
     store: &mut dyn Store,
     del: Del,
@@ -208,13 +208,13 @@ pub fn del(
     answer!(outcome, Outcome::Freed(leases) => leases)
 }
 
-/// Frees the leases of containers that the runtime no longer lists. Returns the number of freed addresses.
+/// Frees the leases of attachments that the runtime does not list. Returns the number of freed addresses.
 pub fn gc(store: &mut dyn Store, gc: Gc, cx: &Context) -> Result<usize, Error> {
     Ok(collect(store, Command::Gc(gc), cx)?.freed.len())
 }
 
-/// Creates a pool, or joins a shared pool. If an earlier release of the pool was interrupted, completes it
-/// first.
+/// Creates a pool, or joins a shared pool. If an earlier release of the pool was interrupted, completes the
+/// release first.
 pub fn request_pool(
     store: &mut dyn Store,
     request: RequestPool,
@@ -230,7 +230,7 @@ pub fn request_pool(
     }
 }
 
-/// Runs a command that may free many addresses (the release or the sweep of a pool), in as many transactions
+/// Runs a command that may free many addresses (the release of a pool, or a sweep), in as many transactions
 /// as the store needs.
 pub fn collect(
     store: &mut dyn Store,
@@ -252,8 +252,8 @@ pub fn collect(
     Ok(all)
 }
 
-/// Converts the bolt file of ecs-ipam: imports its leases into a new lease file, which then replaces the bolt
-/// file. Also returns the new path of the bolt file.
+/// Converts a bolt file: imports its leases into a new store, and puts the store in the place of the bolt
+/// file. Also returns the path at which the bolt file is kept.
 pub fn convert(
     path: &Path,
     wait: Wait,
@@ -268,8 +268,8 @@ pub fn convert(
     }
 }
 
-/// Imports host-local's leases of a network while holding host-local's lock. This needs no configuration. The
-/// first ADD of the network then finds the leases imported.
+/// Imports host-local's leases of a network while it holds host-local's lock. The network's configuration is
+/// not needed. The first ADD of the network then finds that its leases have already been imported.
 pub fn import_host_local(
     store: &mut dyn Store,
     legacy: HostLocalFolder<'_>,
@@ -298,17 +298,17 @@ pub fn usage(store: &mut dyn Store, cx: &Context) -> Result<Vec<Usage>, StoreErr
     Ok(meter.done())
 }
 
-/// A reservation that failed after some addresses were reserved.
+/// A reservation of several addresses that failed after some were reserved.
 #[derive(Debug)]
 pub struct Unreserved {
     /// The error at which the reservation failed.
     pub error: Error,
-    /// The addresses that were reserved and could not be freed again.
+    /// The addresses that are still reserved, because undoing their reservation failed.
     pub left: Vec<Addr>,
 }
 
-/// Reserves addresses, in transactions of limited size. Returns the addresses that were not reserved before.
-/// If a transaction fails, undoes the reservations of the earlier transactions.
+/// Reserves addresses in transactions of limited size. Returns the addresses that were not reserved before.
+/// If a transaction fails, the reservations of the earlier transactions are undone.
 pub fn reserve(
     store: &mut dyn Store,
     reserve: &Reserve,
@@ -353,7 +353,8 @@ pub fn adopt_pool(store: &mut dyn Store, adopt: &AdoptPool, cx: &Context) -> Res
     }
 }
 
-/// Returns the machines that lease from a cluster, ordered by name; empty for a lease file.
+/// Returns the machines that lease from a cluster, ordered by name. For any other store, returns an empty
+/// list.
 pub fn nodes(store: &mut dyn Store) -> Result<Vec<NodeRecord>, StoreError> {
     store.cluster().map_or(Ok(Vec::new()), store::Cluster::nodes)
 }
@@ -371,23 +372,23 @@ pub fn definition(
 pub struct Left {
     /// The number of freed addresses.
     pub freed: usize,
-    /// Whether the node's name is free now; `false` if another boot or machine has claimed the name
-    /// meanwhile.
+    /// Whether the node's name is free. `false` means that another boot or machine has claimed the name in
+    /// the meantime.
     pub forgotten: bool,
 }
 
-/// Frees everything that a lost node holds in a cluster, except reservations: first its use of pools, then
-/// the addresses of its containers, and finally its name. It can be interrupted and repeated.
+/// Frees everything that a lost node holds in a cluster, except reservations: its use of pools, its
+/// containers' addresses, and finally its name. The release can be interrupted and repeated.
 pub fn release_node(store: &mut dyn Store, name: &str, cx: &Context) -> Result<Left, Error> {
     let mut left = Left { freed: 0, forgotten: true };
     let record = nodes(store)?.into_iter().find(|record| record.node.name == name);
-    // Leases that ended with an earlier boot of the node still exist. With `boot: None`, they are listed and
-    // freed too.
+    // The records of leases that ended with an earlier boot still exist. Without a boot in the context, they
+    // are listed and freed too.
     let there = |node: Node| Context { node, boot: None, ..cx.clone() };
     let node = Node { name: name.to_owned(), machine: String::new() };
     for pool in store.pools()? {
         if pool.is_closed() {
-            // The node may have died while it was removing the pool, so complete the removal.
+            // The node may have failed while it was removing the pool, so complete the removal.
             let rest = ReleasePool { pool: pool.id.clone(), resumed: true };
             let rest = collect(store, Command::ReleasePool(rest), &there(node.clone()))?;
             left.freed += rest.freed.len();

@@ -1,6 +1,6 @@
-//! sublet leases IP addresses to containers, from one lease store: a file of the host, etcd or Consul.
-//! `sublet` is a CNI IPAM plugin and an operator's command line; `subletd` is a Docker IPAM driver and
-//! serves the status page. This page is the map of the code; `docs/design.md` explains the design.
+//! sublet leases IP addresses to containers. The leases are in one store: a file on the host, etcd or Consul.
+//! `sublet` is a CNI IPAM plugin and an operator's command line. `subletd` is a Docker IPAM driver and serves
+//! the status page. This page is the map of the code; `docs/design.md` explains the design.
 //!
 //! # Layers
 //!
@@ -19,9 +19,9 @@
 //! net model error     prefixes, ranges, leases, owners, errors: valid by construction
 //! ```
 //!
-//! A layer uses only the layers below it. The faces never use each other and never name a kind of store.
-//! Below the faces nothing prints, exits, or reads the environment or the clock; the faces read them through
-//! [`sys::host`]. `tests/it/tidy.rs` checks the `use` lines.
+//! A layer uses only the layers below it. The faces never use each other, and never depend on the kind of
+//! store. In the layers below the faces, nothing prints, exits, or reads the environment or the clock; the
+//! faces get these values from [`sys::host`]. `tests/it/tidy.rs` checks the `use` lines.
 //!
 //! # The path of an ADD
 //!
@@ -36,19 +36,21 @@
 //! 5. `cni` writes the result to stdout in one write, in the format of the requested CNI version. If the
 //!    write fails, the lease is undone. A failure is one JSON error and exit status 1.
 //!
-//! A Docker request takes the same path from `docker::handle`, which `subletd` runs on one thread.
+//! A Docker request takes the same path. It begins in `docker::handle`, which a worker thread of `subletd`
+//! calls.
 //!
 //! # Command, view and plan
 //!
 //! - A **command** is plain data, so a store may run it again after a conflict.
-//! - A **view** answers point questions. No question returns all leases.
-//! - A cluster's view may assume that a key is absent. The transaction compares each assumption with the
-//!   server's data, so an ADD without competitors takes one round trip. If a compare fails, the server
-//!   returns the actual value, and the command runs again.
-//! - A refusal, or any other outcome that changes nothing, rests on verified answers only.
+//! - A **view** answers questions about single keys. No question returns all leases.
+//! - The view of a cluster may assume that a key is absent. The transaction compares each assumption with the
+//!   server's data. Therefore an ADD without competitors takes one round trip. If a comparison fails, the
+//!   server returns the actual value, and the command runs again.
+//! - A refusal, or any other outcome that changes nothing, is based only on values that the server has
+//!   confirmed.
 //! - A **plan** is committed as a whole: leases, owners, cursor, history and counters.
 //!
-//! `store/testing/contract.rs` runs the same cases on every store, and on a model in memory.
+//! `store/testing/contract.rs` runs the same cases on every store and on a model in memory.
 //!
 //! # Where do I add ...
 //!

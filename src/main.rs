@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         let written = writeln!(io::stdout(), "{answer}");
         return ExitCode::from(u8::from(written.is_err()));
     }
-    // If a user types `sublet` without arguments, print the usage.
+    // If a user types `sublet` without arguments on a terminal, print the usage.
     let typed = || environment("CNI_COMMAND").is_none() && io::stdin().is_terminal();
     if args.len() > 1 || typed() { command_line(args) } else { plugin() }
 }

@@ -1,4 +1,5 @@
-//! The fields of leases, events, ranges, nodes, problems and counters. All faces use the same fields.
+//! The fields of leases, events, ranges, nodes, problems and counters, in the form in which every face writes
+//! them.
 //!
 //! Tables, `--json`, the JSON API and JSON lines are made from these rows. docs/api.md documents each field.
 //! Invariant: an absent value has no field, and a field has the same name, unit and format everywhere.
@@ -23,10 +24,10 @@ use crate::store::Problem;
 use crate::telemetry::log::utc;
 use crate::telemetry::usage::Usage;
 
-/// A text in a row. It is borrowed if the row is being written, and owned if the row was read.
+/// A text in a row: borrowed when the row is written, owned after it has been read.
 pub type Str<'a> = Cow<'a, str>;
 
-/// A value that JSON represents as text, such as an address.
+/// A value that is a text in JSON, such as an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Text<T>(pub T);
 
@@ -43,7 +44,7 @@ impl<'de, T: FromStr> Deserialize<'de> for Text<T> {
     }
 }
 
-/// A time, which JSON represents as RFC 3339, in UTC, to the second.
+/// A time. In JSON it is a text as in RFC 3339, in UTC, to the second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(pub Timestamp);
 
@@ -80,13 +81,13 @@ impl<'de> Deserialize<'de> for Time {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LeaseRow<'a> {
-    /// The name of the network, or the set of leases of a Docker pool.
+    /// Name of the network. For the lease of a Docker pool, name of the pool's set of leases.
     pub network: Str<'a>,
-    /// The set of leases that the network uses, if it is not the network's own set (`shared`).
+    /// Set of leases from which the network leases, if `shared` gives it a name other than `network`.
     pub set: Option<Str<'a>>,
-    /// The address, without its prefix length.
+    /// The address, without a prefix length.
     pub address: Text<Addr>,
-    /// The prefix length in bits, as the container got it.
+    /// The prefix length that the container got, in bits.
     pub prefix: Option<u8>,
     /// The kind of lease: `dynamic`, `static`, `named`, `gateway`, `aux` or `reserved`.
     pub kind: Str<'a>,
@@ -97,9 +98,9 @@ pub struct LeaseRow<'a> {
     pub ifname: Option<Str<'a>>,
     /// The `id` of an ECS lease.
     pub id: Option<Str<'a>>,
-    /// The ID of Docker's pool.
+    /// ID of the Docker pool.
     pub pool: Option<Str<'a>>,
-    /// The container's name: Docker's, or from `CNI_ARGS` or `args.cni`.
+    /// Name of the container, as Docker knows it.
     pub endpoint: Option<Str<'a>>,
     /// The namespace of the Kubernetes pod.
     pub pod_namespace: Option<Str<'a>>,
@@ -119,7 +120,7 @@ pub struct LeaseRow<'a> {
     pub reserved_for: Option<Str<'a>>,
     /// The node that made the lease.
     pub node: Option<Str<'a>>,
-    /// The /etc/machine-id of the node.
+    /// The /etc/machine-id of that node.
     #[serde(rename = "machineID")]
     pub machine_id: Option<Str<'a>>,
     /// The boot ID that the node had when it made the lease.
@@ -131,21 +132,21 @@ pub struct LeaseRow<'a> {
     pub netns_inode: Option<(u64, u64)>,
     /// The inode of the mount namespace in which `netns` was opened.
     pub mount_namespace: Option<u64>,
-    /// The key of the range set in which the address was allocated: an address of its first range.
+    /// Key of the range set from which the address was leased: an address of the set's first range.
     pub range_key: Option<Text<Addr>>,
     /// How long the address cools down after it is freed, in seconds.
     pub cooldown: Option<u32>,
-    /// When the lease was made, or the event happened.
+    /// When the lease was made. In an event, when the event happened.
     pub time: Time,
 }
 
-/// Returns the text; `None` if it is empty.
+/// Returns the text, or `None` if it is empty.
 fn some(text: &str) -> Option<Str<'_>> {
     (!text.is_empty()).then_some(Cow::Borrowed(text))
 }
 
 impl<'a> LeaseRow<'a> {
-    /// Makes the row of a lease with all fields.
+    /// Makes a row with all fields of a lease.
     pub fn new(lease: &'a Lease) -> LeaseRow<'a> {
         let netns = lease.origin.netns.as_ref();
         LeaseRow {
@@ -160,7 +161,8 @@ impl<'a> LeaseRow<'a> {
         }
     }
 
-    /// Makes the row of a lease without machine, boot, namespaces, range set and cooldown, for long lists.
+    /// Makes a row without the machine, boot, namespaces, range set and cooldown. Lists of many leases use
+    /// this.
     pub fn short(lease: &'a Lease) -> LeaseRow<'a> {
         let Lease { set, addr, prefix, kind, owner, node, origin, time, .. } = lease;
         let row = LeaseRow::of_owner(set, *addr, *kind, owner, node, origin, *time);
@@ -216,7 +218,7 @@ impl<'a> LeaseRow<'a> {
         }
     }
 
-    /// Returns the address with its prefix length, if the prefix length is known.
+    /// Returns the address with its prefix length, if that is known.
     pub fn cidr(&self) -> String {
         let address = self.address.0;
         self.prefix.map_or_else(|| address.to_string(), |prefix| format!("{address}/{prefix}"))
@@ -227,7 +229,7 @@ impl<'a> LeaseRow<'a> {
         Some(format!("{}/{}", self.pod_namespace.as_ref()?, self.pod_name.as_ref()?))
     }
 
-    /// Converts a row with all fields to a lease.
+    /// Returns the lease from which [`LeaseRow::new`] made this row.
     pub fn into_lease(self) -> Result<Lease, String> {
         let addr = self.address.0;
         let prefix = self.prefix.filter(|prefix| *prefix <= addr.family().bits());
@@ -298,14 +300,14 @@ pub fn name<T, E>(field: &str, text: &str, new: fn(String) -> Result<T, E>) -> R
     new(text.to_owned()).map_err(|_| format!("{field:?} is {text:?}, which is not a valid name"))
 }
 
-/// The row of a lease that `release` or `gc` examined.
+/// The result of `release` or `gc` for a lease.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Serialize)]
 pub struct FreedRow<'a> {
     /// The row of the lease.
     #[serde(flatten)]
     pub lease: LeaseRow<'a>,
-    /// The state of the container according to `gc`: `alive`, `lost` or `cannotTell`.
+    /// The conclusion of `gc` about the container: `alive`, `lost` or `cannotTell`.
     pub verdict: Option<&'static str>,
     /// The reason for the verdict.
     pub reason: Option<&'a str>,
@@ -313,7 +315,7 @@ pub struct FreedRow<'a> {
     pub freed: bool,
 }
 
-/// The row of an address that is cooling down.
+/// An address that is cooling down.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CoolingRow<'a> {
@@ -328,7 +330,7 @@ pub struct CoolingRow<'a> {
 }
 
 impl<'a> CoolingRow<'a> {
-    /// Makes the row of an address that is cooling down.
+    /// Makes the row for an address that is cooling down.
     pub fn new(set: &'a SetName, cooling: &Cooling) -> CoolingRow<'a> {
         CoolingRow {
             set: Cow::Borrowed(&set.0),
@@ -347,9 +349,9 @@ pub struct EventRow<'a> {
     pub event: &'static str,
     /// Whether the address has a holder after the event.
     pub held: bool,
-    /// The face through which the request came: `cni`, `docker` or `cli`; absent if it is unknown.
+    /// The face through which the change was made: `cni`, `docker` or `cli`. Absent if it is unknown.
     pub face: Option<&'static str>,
-    /// The fields of the lease. Their `time` is the time of the event.
+    /// The lease. Its `time` is the time of the event.
     #[serde(flatten)]
     pub lease: LeaseRow<'a>,
 }
@@ -376,20 +378,20 @@ pub struct PoolRow {
     pub network: String,
     /// The set of leases, if its name is not `network`.
     pub set: Option<String>,
-    /// The kind of range: `network`, `docker`, or `seen` for a subnet that is only known from leases.
+    /// `network`, `docker`, or `seen`. `seen` is the subnet of some leases; no ADD has recorded its range.
     pub kind: &'static str,
-    /// The subnet of a Docker pool. For a network, the range in CIDR notation, if it consists of all hosts of
-    /// a prefix.
+    /// For a Docker pool, its subnet. For another range, the range in CIDR notation, if it consists of all
+    /// hosts of a prefix.
     pub subnet: Option<String>,
-    /// The gateway of a shared Docker pool.
+    /// Gateway of the pool, if it is a shared Docker pool.
     pub gateway: Option<Text<Addr>>,
     /// First address of the range.
     pub first: Text<Addr>,
     /// Last address of the range.
     pub last: Text<Addr>,
-    /// The spans from which addresses are allocated, each with its first and last address.
+    /// First and last address of each span from which addresses are allocated.
     pub allocatable: Vec<[Text<Addr>; 2]>,
-    /// The number of allocatable addresses: the sum of used, reserved, cooling and free addresses.
+    /// The number of addresses in these spans: the sum of `used`, `reserved`, `cooling` and `free`.
     pub size: u128,
     /// The number of leased addresses.
     pub used: u128,
@@ -399,25 +401,26 @@ pub struct PoolRow {
     pub cooling: u128,
     /// The number of free addresses.
     pub free: u128,
-    /// The number of addresses that are leased or reserved but not allocatable.
+    /// The number of addresses in the range that are leased or reserved but not allocatable.
     pub outside: u128,
     /// The length of the longest run of free addresses.
     pub largest_gap: u128,
     /// The first address of the longest run of free addresses.
     pub gap_first: Option<Text<Addr>>,
-    /// Allocations in the last hour, by the history.
+    /// The number of allocations in the last hour, according to the history.
     pub allocated_last_hour: Option<u32>,
-    /// Releases in the last hour, by the history.
+    /// The number of releases in the last hour, according to the history.
     pub released_last_hour: Option<u32>,
-    /// Seconds until the range is full if the last three hours go on; absent without such a trend.
+    /// Seconds until the range is full if the trend of the last three hours continues. Absent if there is no
+    /// such trend.
     pub full_in: Option<u64>,
-    /// Nodes that use a Docker pool.
+    /// Names of the nodes that use a Docker pool.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<String>,
 }
 
 impl PoolRow {
-    /// Makes the rows of all ranges. `pools` are Docker's pools; `network` is the kind for all other ranges.
+    /// Makes the rows of ranges. `pools` are Docker's pools. `network` is the `kind` of all other ranges.
     pub fn all(usage: &[Usage], pools: &[Pool], network: &'static str) -> Vec<PoolRow> {
         usage.iter().map(|usage| PoolRow::new(usage, pools, network)).collect()
     }
@@ -457,14 +460,13 @@ impl PoolRow {
     }
 }
 
-/// The row of a group of addresses: the addresses of a network and family, of a pod namespace, or of a node.
-/// All counts are numbers of addresses.
+/// The number of addresses of a network and family, of a pod namespace, or of a node.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct GroupRow {
     /// The name of the network, or the ID of the pool.
     pub network: Option<String>,
-    /// The family of the ranges that are summed up: `ipv4` or `ipv6`.
+    /// `ipv4` or `ipv6`: the address family of the ranges whose counts are added.
     pub family: Option<&'static str>,
     /// The namespace of the pods.
     pub namespace: Option<String>,
@@ -499,22 +501,22 @@ pub struct NodeRow {
     /// The machine's /etc/machine-id.
     #[serde(rename = "machineID", skip_serializing_if = "String::is_empty")]
     pub machine_id: String,
-    /// Whether the row is about this machine.
+    /// Whether this node is the one that makes the row.
     pub here: bool,
     /// The boot that leased last, if the store is a cluster.
     #[serde(rename = "bootID")]
     pub boot_id: Option<String>,
-    /// When that boot leased for the first time.
+    /// When the boot in `boot_id` leased for the first time.
     pub boot_since: Option<Time>,
     /// When this name was first used.
     pub first_seen: Option<Time>,
-    /// When the node made its newest lease.
+    /// When the newest lease of the node was made.
     pub last_lease: Option<Time>,
-    /// The number of the node's leases, without reservations and the gateways of shared pools.
+    /// Number of the node's leases, without reservations and the gateways of shared pools.
     pub leases: usize,
-    /// The number of Docker pools that the node uses.
+    /// Number of Docker pools that the node uses.
     pub pools: usize,
-    /// The number of the node's leases in each network.
+    /// Number of the node's leases, by network.
     pub networks: BTreeMap<String, usize>,
 }
 
@@ -531,8 +533,8 @@ impl Nodes {
 
     /// Counts one lease.
     pub fn lease(&mut self, lease: &Lease) {
-        // The gateway of a shared pool belongs to the pool, and a reservation to an operator, no matter which
-        // node made it.
+        // The gateway of a shared pool belongs to the pool, and a reservation belongs to the operator.
+        // Neither is a lease of the node that made it.
         let is_pools = lease.kind == Kind::Gateway && matches!(lease.owner, Owner::Pool(..));
         if is_pools || lease.kind == Kind::Reserved {
             return;
@@ -543,7 +545,7 @@ impl Nodes {
         *row.networks.entry(shown_network(lease).to_owned()).or_default() += 1;
     }
 
-    /// Returns the rows, ordered by name. They include data from the pools and from the cluster's node
+    /// Returns the rows in the order of their names, and adds the data of the pools and of the cluster's
     /// records. `here` is this machine.
     pub fn rows(mut self, pools: &[Pool], records: Vec<NodeRecord>, here: &Node) -> Vec<NodeRow> {
         for (user, _) in pools.iter().flat_map(|pool| &pool.users) {
@@ -569,7 +571,7 @@ impl Nodes {
 pub struct ProblemRow {
     /// `error` for damage, `warning` for everything else.
     pub level: &'static str,
-    /// The file, record or lease.
+    /// The file, record or lease with the problem.
     pub place: String,
     /// What is wrong with the store.
     pub what: String,
@@ -588,7 +590,7 @@ impl ProblemRow {
     }
 }
 
-/// The row of a counter: the number of requests of one kind with one outcome.
+/// The number of requests with the same set, face, command and outcome.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CounterRow<'a> {
@@ -670,7 +672,7 @@ mod tests {
         lease(Kind::Static, Owner::Attachment(attachment), origin)
     }
 
-    /// Returns one lease for each kind of owner.
+    /// Returns a lease for each kind of owner.
     fn leases() -> Vec<Lease> {
         let at = addr("10.0.0.2");
         let text = |text: &str| Some(text.to_owned());
@@ -699,7 +701,7 @@ mod tests {
             let text = serde_json::to_string(&LeaseRow::new(&lease)).unwrap();
             let row: LeaseRow<'_> = serde_json::from_str(&text).unwrap();
             assert_eq!(row.into_lease(), Ok(lease), "{text}");
-            // Only an ECS `id` may be empty text.
+            // Only the field `id` may be an empty text.
             assert!(!text.contains("null") && !text.replace("\"id\":\"\"", "").contains("\"\""));
         }
     }
@@ -714,12 +716,12 @@ mod tests {
         assert!(LeaseRow::short(&lease).into_lease().unwrap_err().contains("rangeKey"));
     }
 
-    /// docs/api.md must contain the name of each field.
+    /// docs/api.md must contain the name of each field, formatted as code.
     #[test]
     fn the_document_has_every_field() {
         let lease = of_container("shares");
         let (row, at) = (LeaseRow::new(&lease), Text(lease.addr));
-        // If a field is unknown, the error of serde lists all known fields.
+        // Serde's error for an unknown field lists the known fields.
         let unknown = serde_json::from_str::<LeaseRow<'_>>("{\"?\":0}").unwrap_err().to_string();
         let mut fields: Vec<String> =
             unknown.split('`').skip(3).step_by(2).map(str::to_owned).collect();

@@ -1,7 +1,9 @@
-//! The last day of each range: how full it was, what was allocated and released, and when it will be full.
+//! Computes how full each range was in the last day, what was allocated and released, and when the range will
+//! be full.
 //!
-//! All of it is computed from the store's history, backwards from now: no number is kept for it.
-//! Invariant: a time that the history does not reach has no value.
+//! Everything is computed backwards from the present usage and the store's history. No other data is stored
+//! for it.
+//! Invariant: a time before the beginning of the history has no value.
 
 use serde::Serialize;
 use serde_with::skip_serializing_none;
@@ -14,29 +16,29 @@ use crate::rows::{PoolRow, Text, Time};
 use crate::store::StoreReader;
 use crate::telemetry::usage::Usage;
 
-/// Seconds of a step.
+/// The length of a step, in seconds.
 const STEP: u64 = 900;
-/// Steps of a day.
+/// The number of steps in a day.
 const STEPS: usize = 96;
 const STEPS_PER_HOUR: usize = 4;
-/// Steps that a forecast rests on.
+/// The maximum number of steps from which a forecast is made.
 const WINDOW: usize = 12;
-/// In at least so many of them the use has to rise.
+/// A forecast requires that the usage rises in at least this many steps.
 const LEAST: usize = 3;
-/// A forecast rests on at least this many addresses more.
+/// A forecast requires that the usage rises by at least this many addresses in total.
 const RISE: i128 = 3;
-/// Further ahead nothing is forecast: 7 days, in seconds.
+/// The furthest time that is forecast: 7 days, in seconds.
 const HORIZON: f64 = 7.0 * 86_400.0;
 
-/// The last day of all ranges.
+/// The trends of all ranges in the last day.
 pub struct Trends {
-    /// Until when.
+    /// The end of the day.
     pub time: Time,
-    /// In the order of the usage that they were made from.
+    /// The trends, in the order of the usage from which they were made.
     pub rows: Vec<TrendRow>,
 }
 
-/// The last day of a range. Each list has one value for each step, the oldest first.
+/// How the usage of a range changed in the last day. Each list has one value for each step, oldest first.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -45,20 +47,21 @@ pub struct TrendRow {
     pub network: String,
     /// First address of the range.
     pub first: Text<Addr>,
-    /// Addresses that were leased or reserved at the end of the step; `null` before the history begins.
+    /// The number of addresses that were leased or reserved at the end of the step; `null` before the
+    /// beginning of the history.
     pub used: Vec<Option<i128>>,
-    /// Allocations in the step.
+    /// The number of allocations in the step.
     pub allocated: Vec<u32>,
-    /// Releases in the step.
+    /// The number of releases in the step.
     pub released: Vec<u32>,
-    /// The oldest event of the network's history.
+    /// The time of the oldest event in the network's history.
     pub oldest: Option<Time>,
-    /// Seconds until the range is full, if it goes on as in the last three hours.
+    /// Seconds until the range is full if the trend of the last three hours continues.
     pub full_in: Option<u64>,
 }
 
 impl Trends {
-    /// Reads the history of these ranges.
+    /// Reads the history of these ranges, and computes their trends.
     pub fn take(
         store: &mut dyn StoreReader,
         cx: &Context,
@@ -77,7 +80,7 @@ impl Trends {
         Ok(Trends { time: Time(cx.now), rows })
     }
 
-    /// The trend of a range; `at` is its probable index.
+    /// Returns the trend of a range. `at` is the index at which the range probably is.
     pub fn of(&self, at: usize, pool: &PoolRow) -> Option<&TrendRow> {
         let is_it = |row: &&TrendRow| row.network == pool.network && row.first == pool.first;
         self.rows.get(at).filter(is_it).or_else(|| self.rows.iter().find(is_it))
@@ -85,7 +88,8 @@ impl Trends {
 }
 
 impl TrendRow {
-    /// The number of allocations and of releases in the last hour; `None` if there is no history of it.
+    /// Returns the number of allocations and of releases in the last hour; `None` if the history does not
+    /// cover it.
     pub fn last_hour(&self) -> Option<(u32, u32)> {
         self.used[STEPS - STEPS_PER_HOUR]?;
         let sum = |counts: &[u32]| counts.iter().rev().take(STEPS_PER_HOUR).sum();
@@ -93,7 +97,7 @@ impl TrendRow {
     }
 }
 
-/// A duration as `40 min` or `3 h`; `seconds` is an estimate.
+/// Formats an estimated number of seconds, such as `40 min` or `3 h`.
 pub fn about(seconds: u64) -> String {
     if seconds < 5400 {
         format!("{} min", (seconds / 60).max(1))
@@ -102,11 +106,11 @@ pub fn about(seconds: u64) -> String {
     }
 }
 
-/// The events of a range.
+/// The events of a range, counted by step.
 struct Trend {
     allocated: Vec<u32>,
     released: Vec<u32>,
-    /// The oldest event of the range's set.
+    /// The time of the oldest event in the set of the range.
     oldest: Option<Timestamp>,
 }
 
@@ -134,7 +138,8 @@ impl Trend {
         let mut used = vec![None; STEPS];
         let mut level = now;
         for at in (0..STEPS).rev() {
-            // A step is known if the history reaches its end, or if it began with nothing in use.
+            // The value of a step is known if the history covers the end of the step, or if nothing was in
+            // use then.
             let end = begin + STEP * (at as u64 + 1);
             let is_known =
                 at + 1 == STEPS || level == 0 || self.oldest.is_some_and(|oldest| oldest <= end);
@@ -153,8 +158,8 @@ impl Trend {
     }
 }
 
-/// Seconds until `free` addresses are used up, by a straight line through the newest steps. `None`: they are
-/// not rising to their highest value, or too slowly to say.
+/// Returns the seconds until `free` addresses are in use, along a straight line through the newest steps.
+/// Returns `None` if the newest value is not the highest, or if the usage rises too little for a forecast.
 #[allow(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -164,7 +169,7 @@ impl Trend {
 fn forecast(used: &[Option<i128>], free: u128) -> Option<u64> {
     let window: Vec<i128> = used.iter().rev().map_while(|level| *level).take(WINDOW).collect();
     let (newest, oldest) = (*window.first()?, *window.last()?);
-    // One burst is no trend.
+    // A single burst is not a trend.
     let rises = window.windows(2).filter(|pair| pair[0] > pair[1]).count();
     let is_rising =
         rises >= LEAST && newest - oldest >= RISE && window.iter().all(|level| *level <= newest);
@@ -191,7 +196,7 @@ mod tests {
     #[test]
     fn a_line_is_followed_and_noise_is_not() {
         let known = |levels: &[i128]| levels.iter().map(|level| Some(*level)).collect::<Vec<_>>();
-        // Ten addresses each quarter of an hour: 80 last two hours.
+        // Ten more addresses in each quarter of an hour: the remaining 80 last for two hours.
         let rising = known(&[0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120]);
         assert_eq!(forecast(&rising, 80), Some(2 * 3600));
         assert_eq!(forecast(&rising, 0), None, "it is full");

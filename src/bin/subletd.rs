@@ -1,7 +1,7 @@
 //! `subletd`: Docker's IPAM plugin with the status page, or only the status page.
 //!
-//! This file handles the arguments, the environment, the streams and the exit code of the process (0:
-//! success, 1: failure, 2: invalid usage). Everything that needs tests is in the library.
+//! This file only handles the process: arguments, environment, streams and exit code (0: success, 1: failure,
+//! 2: invalid usage). Everything that needs tests is in the library.
 
 use std::env;
 use std::ffi::OsString;
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         Ok(text) => ExitCode::from(u8::from(write!(io::stdout(), "{text}").is_err())),
         Err((error, code)) => {
             let text = format!("{error:#}");
-            // clap's messages already have a prefix and a newline.
+            // Messages from clap already have a prefix and a newline at the end.
             let (before, after) = if code == 2 { ("", "") } else { ("subletd: ", "\n") };
             let _ = write!(io::stderr(), "{before}{text}{after}");
             ExitCode::from(code)
@@ -33,7 +33,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// The page is a face of its own. The two faces are connected here.
+/// Starts the status page for the driver. The page is a separate face, and faces do not use each other, so
+/// the program connects them here.
 fn page(page: &Page, stores: Vec<PageStore>, log: &Log) -> Result<()> {
     let Some(address) = &page.http else { return Ok(()) };
     web::open(address, page.http_public, page.http_name.clone(), stores, log.clone())
