@@ -1,8 +1,8 @@
 //! `sublet agent`: keeps sublet installed on a node, and frees stale leases on that node.
 //!
-//! It repeats the work of `sublet install` and of `sublet gc --netns --yes`.
-//! Invariant: the agent keeps no state in memory that is not also on disk. If a step fails, it prints the
-//! error and repeats the step later.
+//! The agent repeats what `sublet install` and `sublet gc --netns --yes` do.
+//! Invariant: the agent keeps no state in memory that is not on disk as well. If a step fails, the agent
+//! reports the failure and tries the step again.
 
 use std::time::{Duration, Instant};
 
@@ -50,8 +50,8 @@ impl Agent {
         let mut collected: Option<Instant> = None;
         let mut refusal = None;
         loop {
-            // Read the state before the files are written. The next check then finds a change that happens
-            // while they are written.
+            // Read the state before the files are written. The next check then finds changes that were made
+            // while the files were being written.
             let found = self.install.state();
             if refusal.is_some() || found != installed {
                 let failed = self.restore(call).err().map(|e| explained(&e));
@@ -73,7 +73,7 @@ impl Agent {
     }
 
     /// Installs each file that is missing or different, and prints the changes. If the configuration is
-    /// invalid, installs all other files.
+    /// invalid, the other files are still installed.
     fn restore(&self, call: &mut Call<'_>) -> Result<()> {
         let conf = self.install.configuration();
         let rows = self.install.put(conf.as_ref().ok().and_then(Option::as_ref))?;
@@ -83,7 +83,7 @@ impl Agent {
         conf.map(drop).context("the configuration was not installed")
     }
 
-    /// Frees stale leases. If the store cannot be read, prints the error: a later search may succeed.
+    /// Frees stale leases. If the store cannot be read now, the next search tries again.
     fn collect(&self, call: &mut Call<'_>) -> Result<()> {
         let facts = host::facts(call.world.env).named(call.args.node_name.as_deref());
         let facts = Facts { face: Face::Cli, ..facts };

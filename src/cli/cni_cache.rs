@@ -1,11 +1,10 @@
 //! `sublet import cni-cache`: leases the addresses of running containers again, from the results that libcni
 //! caches.
 //!
-//! Each cached record contains the configuration of its ADD. This configuration names the store, unless the
-//! operator passes `--store`. The import runs an ordinary ADD for the container. The ADD requests the
-//! recorded addresses.
-//! Invariant: nothing is leased for a record whose network namespace is gone. If another container holds an
-//! address, that container keeps the address, and the conflict is reported.
+//! Each cached record contains the configuration of its ADD. This configuration names the store, unless
+//! `--store` does. The import is an ordinary ADD for the container that requests the addresses in the record.
+//! Invariant: a record whose network namespace is gone leases nothing. If another container holds an address,
+//! that container keeps the address, and the conflict is reported.
 
 use std::ffi::OsString;
 use std::fs;
@@ -48,7 +47,7 @@ pub struct CniCache {
     dry_run: bool,
 }
 
-/// A cached record, and the outcome of its import.
+/// A cached record, and the result of importing it.
 #[skip_serializing_none]
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -64,13 +63,13 @@ struct Row {
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 enum Outcome {
-    /// The addresses are now leased to the container.
+    /// The import leased the addresses to the container.
     Imported,
-    /// The container had leased the addresses already.
+    /// The container already held the addresses.
     Present,
     /// The container's network namespace is gone.
     Gone,
-    /// Not imported: another container holds an address, or the record is invalid.
+    /// The record was not imported: another container holds an address, or the record is invalid.
     Refused,
 }
 
@@ -148,7 +147,7 @@ impl CniCache {
     }
 
     fn import(&self, record: &Cached, call: &mut Call<'_>) -> Result<Outcome> {
-        // Fail if the variable is not valid UTF-8, because it may name another store.
+        // Fail if the variable cannot be read, because it may name another store.
         let variable = |name| match (call.world.env)(name).map(OsString::into_string) {
             Some(Err(_)) => Err(anyhow!("the value of {name} is not valid UTF-8")),
             found => Ok(found.and_then(Result::ok)),
@@ -233,8 +232,8 @@ impl CniCache {
     }
 }
 
-/// Restricts the request to exactly these addresses. A range set that contains none of these addresses leases
-/// nothing. Returns the addresses that lie in a range.
+/// Restricts the request to exactly these addresses. A range set that contains none of these addresses is
+/// left out. Returns the addresses that lie in a range.
 fn restrict(config: &mut Config, addrs: &[Addr]) -> Result<Vec<Addr>> {
     let holds = |addr: &Addr| config.sets.iter().any(|set| set.range_of(*addr).is_some());
     let addrs: Vec<Addr> = addrs.iter().copied().filter(holds).collect();

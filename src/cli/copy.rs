@@ -1,6 +1,6 @@
 //! `sublet copy`: copies the records of one store to another store, and compares the two stores.
 //!
-//! Invariant: if an address has another holder in the destination, nothing is written. The source never
+//! Invariant: if an address has a different holder at the destination, nothing is written. The source never
 //! changes. The command succeeds only if both stores agree at the end.
 
 use std::ffi::OsString;
@@ -32,7 +32,7 @@ pub struct Copy {
     how: How,
 }
 
-/// Options that `copy` and the imports have in common.
+/// The options that `sublet copy` and imports have in common.
 #[derive(Debug, Args)]
 pub struct How {
     /// Lifetime of the copied leases in a lease file: the `persist` of the networks' configurations [default:
@@ -44,7 +44,7 @@ pub struct How {
     pub dry_run: bool,
 }
 
-/// Parses the value `boot` or `disk` of `--persist`.
+/// Parses `boot` or `disk` on the command line.
 pub fn persist(text: &str) -> Result<Persist, String> {
     match text {
         "boot" => Ok(Persist::Boot),
@@ -53,7 +53,7 @@ pub fn persist(text: &str) -> Result<Persist, String> {
     }
 }
 
-/// How many entries of a long list are printed.
+/// The maximum number of entries of a list that are printed.
 const SHOWN: usize = 20;
 
 impl Copy {
@@ -112,8 +112,8 @@ impl Copy {
 }
 
 impl OpenStore {
-    /// Tries to write the records that `push` supplies, as a first pass that only finds conflicts. Unless it
-    /// is a dry run, a second pass then writes the records. Returns the number of records of the first pass.
+    /// Checks whether the records that `push` supplies can be written. Unless this is a dry run, then calls
+    /// `push` again and writes the records. Returns the number of records in the first pass.
     pub(super) fn restore(
         &mut self,
         dry_run: bool,
@@ -127,8 +127,8 @@ impl OpenStore {
         Ok(moved)
     }
 
-    /// Runs one pass over the records that `push` supplies and returns their number. If an address has
-    /// another holder, prints the conflicts, fails and writes nothing.
+    /// Writes the records that `push` supplies, and returns their number. If an address has a different
+    /// holder, this function prints the conflicts, fails and writes nothing.
     pub(super) fn pass(
         &mut self,
         dry_run: bool,

@@ -1,8 +1,8 @@
 //! `sublet doctor`: finds and repairs problems in a store.
 //!
-//! The store examines and repairs its own files. This command also finds leases whose container is gone,
-//! because a store knows nothing about containers.
-//! Invariant: without `--repair` nothing changes. With `--repair`, a copy of the damaged file is kept.
+//! The store examines and repairs itself. This command also finds leases whose container is gone, which the
+//! store cannot find.
+//! Invariant: without `--repair`, nothing changes. With `--repair`, a copy of the damaged file is kept.
 
 use anyhow::{Result, anyhow};
 use clap::Args;
@@ -92,14 +92,14 @@ impl Doctor {
     }
 }
 
-/// The numbers of records that were examined.
+/// The number of records that were examined.
 #[derive(Clone, Copy, Default, Serialize)]
 struct Checked {
     leases: usize,
     ranges: usize,
 }
 
-/// A range is reported if at least this part of its addresses is in use, in percent.
+/// The usage from which on a range is reported, in percent.
 const NEARLY_FULL: u128 = 80;
 
 fn examine(open: &mut OpenStore) -> Result<(Vec<Problem>, Checked)> {
@@ -108,7 +108,7 @@ fn examine(open: &mut OpenStore) -> Result<(Vec<Problem>, Checked)> {
     liveness::problems(&mut *open.store, &open.cx, &mut |problem, _| problems.push(problem))?;
     drop(busy);
     if problems.iter().any(|problem| problem.damage) {
-        // The leases of a damaged store cannot be counted.
+        // The leases of a damaged store may not be readable, so they are not counted.
         return Ok((problems, Checked::default()));
     }
     let usage = open.usage(None)?;
@@ -118,11 +118,11 @@ fn examine(open: &mut OpenStore) -> Result<(Vec<Problem>, Checked)> {
     Ok((problems, Checked { leases, ranges: usage.len() }))
 }
 
-/// Finds networks with leases outside the ranges of their last ADD. Also returns the number of all leases
+/// Returns the networks that have leases outside the ranges of their last ADD, and the number of all leases
 /// except reservations.
 fn moved_away(open: &mut OpenStore) -> Result<(Vec<Problem>, usize)> {
-    // Each ECS task has its own configuration, with or without IPv6, so its leases may lie outside the last
-    // ranges.
+    // ECS tasks have separate configurations, some with IPv6 and some without. So the last ADD does not
+    // describe the other tasks.
     let is_ecs = |ranges: &NetworkRanges| ranges.network == NetworkName::ecs();
     let networks = open.store.networks(&open.cx)?.into_iter().filter(|ranges| !is_ecs(ranges));
     let mut astray = Astray::new(networks.map(|n| (n.set, n.network.to_string(), n.bounds)));
@@ -165,7 +165,7 @@ fn nearly_full(usage: &Usage) -> Option<Problem> {
     })
 }
 
-/// Prints problems, each with its advice. A problem that this command repairs needs no advice.
+/// Prints the problems, each with its advice. If this run repairs a problem, the advice is left out.
 fn print(problems: &[Problem], repairs: bool, call: &mut Call<'_>) -> Result<()> {
     for Problem { place, what, advice, repairable, .. } in problems {
         let mut text = format!("{}: {}", visible(place), visible(what));

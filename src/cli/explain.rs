@@ -1,7 +1,7 @@
 //! `sublet explain`: shows what is known about an address, and what to do next.
 //!
-//! Invariant: nothing is changed. A container is reported as running or gone only with evidence, and that
-//! evidence is gathered after the leases are read.
+//! Invariant: the command changes nothing. It reports a container as running or gone only if there is
+//! evidence, and it gathers the evidence after it has read the leases.
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -47,11 +47,11 @@ struct Row<'a> {
     /// `notAllocatable`.
     state: &'static str,
     lease: Option<LeaseRow<'a>>,
-    /// The end of the cooldown, if the address is cooling down.
+    /// When the address stops cooling down.
     until: Option<Time>,
-    /// The state of the container that has the lease: `running`, `gone` or `unknown`.
+    /// The state of the lease's container: `running`, `gone` or `unknown`.
     container: Option<&'static str>,
-    /// The evidence for the state of the container.
+    /// The evidence for the container's state.
     reason: Option<&'a str>,
     /// The last events of the address, oldest first.
     events: Vec<EventRow<'a>>,
@@ -66,7 +66,7 @@ impl Explain {
         let mut open = call.open()?;
         let network = self.network.as_deref();
         let addr: Option<Addr> = self.name.parse().ok();
-        // Only a successful listing of the leases proves that an address has no holder.
+        // Only a successful listing proves that the address has no holder.
         let leases = match addr {
             Some(addr) => {
                 let is_here = |lease: &Lease| network.is_none_or(|n| shown_network(lease) == n);
@@ -78,7 +78,7 @@ impl Explain {
             },
         };
         let cx = call.world.facts.context();
-        // This command frees nothing, so it examines young leases too.
+        // Leases of any age are examined, because this command frees nothing.
         let evidence = liveness::evidence(&leases, &cx, 0, true, Vec::new());
         let verdicts = stale::assess(&leases, &evidence);
         let all = open.usage(None)?;
@@ -122,7 +122,7 @@ impl Explain {
     }
 }
 
-/// Returns the end of an address's cooldown, for each set of leases in which the address is cooling down.
+/// Returns for each set in which an address is cooling down, when it stops cooling down.
 fn cooling(open: &mut OpenStore, addr: Addr) -> Result<Vec<(SetName, Timestamp)>> {
     let (mut found, now) = (Vec::new(), open.cx.now);
     open.store.occupancy(&open.cx, &mut |set, other, holder| {
@@ -135,10 +135,10 @@ fn cooling(open: &mut OpenStore, addr: Addr) -> Result<Vec<(SetName, Timestamp)>
     Ok(found)
 }
 
-/// The data of the store that describes the addresses.
+/// What the store contains about the addresses.
 struct About<'a> {
     all: &'a [Usage],
-    /// The ranges of `all`, as rows.
+    /// The rows of all ranges.
     ranges: &'a [PoolRow],
     history: &'a [Event],
 }

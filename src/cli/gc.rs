@@ -1,8 +1,8 @@
-//! `sublet gc`: frees stale leases. A lease is stale if its container is gone but the DEL was lost.
+//! `sublet gc`: frees stale leases, that is, leases of containers whose DEL was lost.
 //!
 //! [`crate::liveness`] decides which leases are stale.
 //! Invariant: the leases are read first, and the evidence is gathered afterwards. A lease is freed only if it
-//! has not changed since it was read. If a runtime does not answer, nothing is freed.
+//! has not changed since it was read. If a runtime does not respond, nothing is freed.
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -68,14 +68,14 @@ pub struct Gc {
     yes: bool,
 }
 
-/// A duration in whole seconds, rounded up.
+/// Parses a duration, and rounds it up to whole seconds.
 pub(super) fn seconds(text: &str) -> Result<u64, String> {
     let nanos = config::duration::parse(text).and_then(|nanos| u64::try_from(nanos).ok());
     nanos.map(|n| n.div_ceil(1_000_000_000)).ok_or_else(|| "use 90s, 5m or 1h".to_owned())
 }
 
 impl Gc {
-    /// Returns a `gc` that asks no question and uses network namespaces as its only evidence.
+    /// Returns a search that uses network namespaces as evidence, and frees stale leases without asking.
     pub(super) fn unattended(grace: u64) -> Gc {
         Gc {
             netns: true,
@@ -93,8 +93,8 @@ impl Gc {
 
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
-        // A cluster may have hundreds of thousands of leases that only other machines can check; they are
-        // skipped here.
+        // Do not examine the leases of other machines. A cluster may have hundreds of thousands of them, and
+        // only their own machines can examine them.
         let machine = open.cx.node.machine.clone();
         let elsewhere = Cell::new(0_usize);
         let wanted = |l: &Lease| {
@@ -192,8 +192,8 @@ impl Gc {
         call.confirm(&format!("free these {lost} leases"))
     }
 
-    /// Returns the first word of the printed line; `None` for leases of running containers, which are not
-    /// printed.
+    /// Returns the first word of the line for a lease; `None` for the lease of a running container, which is
+    /// not printed.
     fn word(&self, verdict: &Liveness, done: bool) -> Option<&'static str> {
         match verdict {
             Liveness::Alive(_) => None,

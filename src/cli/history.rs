@@ -41,7 +41,7 @@ pub struct History {
     limit: Option<usize>,
 }
 
-/// The number of events that are printed without an argument.
+/// The number of events that are printed if neither an argument nor a time is given.
 const LATEST: usize = 50;
 
 impl History {
@@ -97,7 +97,7 @@ impl History {
     }
 }
 
-/// Returns the last event of each address that was leased at the requested time.
+/// Returns the last event of each address that has a holder after all of these events.
 fn held(events: Vec<Event>) -> Vec<Event> {
     let mut last = BTreeMap::new();
     for event in events {

@@ -1,6 +1,6 @@
 //! `sublet import`: imports leases of another program.
 //!
-//! Invariant: a second run changes nothing. Each lease that is left out is reported with the reason.
+//! Invariant: a second run changes nothing. Each lease that is not imported is reported with the reason.
 
 use std::path::{Path, PathBuf};
 
@@ -150,7 +150,7 @@ impl EcsIpam {
             report.before = true;
             return Ok(report);
         }
-        // `ecs::read` locks the file until the leases are imported.
+        // The lock is held until the leases have been imported.
         let old = ecs::read(&self.file, WAIT)?;
         let import = alloc::Import {
             set: SetName(NetworkName::ecs().to_string()),
@@ -181,7 +181,7 @@ impl HostLocal {
     fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let named = call.args.named(call.world.env)?;
         let is_default = self.dir == Path::new(HOST_LOCAL_DIR);
-        // The lease file that an ADD with this `dataDir` would use.
+        // An ADD of a network with this `dataDir` uses the same file.
         let usual = || if is_default { DEFAULT.into() } else { self.dir.join("leases.redb") };
         let mut open =
             call.open_file(named.unwrap_or_else(usual), self.how.persist.unwrap_or_default())?;
@@ -206,7 +206,7 @@ impl HostLocal {
         for done in done {
             match done {
                 Ok(report) => reports.push(report),
-                // If one network fails, the other networks are still imported.
+                // If one network fails, the others are still imported.
                 Err(e) => report_error(call.stderr, &call.screen, &e),
             }
         }

@@ -1,7 +1,7 @@
-//! `sublet export jsonl`, `sublet import jsonl`: write and read all records of a store as text.
+//! `sublet export jsonl` and `sublet import jsonl`: convert a store to text and back.
 //!
-//! This module reads and writes lines. [`crate::migrate::jsonl`] defines their content. Invariant: a file is
-//! read completely before anything is written. At any time, only a few lines are in memory.
+//! This module reads and writes lines. [`crate::migrate::jsonl`] defines the content of a line.
+//! Invariant: a file is read completely before anything is written. Only a few lines are in memory at a time.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
@@ -18,7 +18,7 @@ use crate::migrate::copy::Copier;
 use crate::migrate::jsonl;
 use crate::sys::files;
 
-/// The maximum length of a line, in bytes. The longest line is a pool that many nodes use.
+/// The maximum length of a line, in bytes. The longest lines are pools that many nodes use.
 const LONGEST: u64 = 16 << 20;
 
 #[derive(Debug, Args)]
@@ -44,7 +44,7 @@ impl Export {
     }
 }
 
-/// Writes all records of a store as lines, and returns the number of records.
+/// Writes all records of a store, and returns their number.
 fn write(open: &mut OpenStore, out: &mut dyn Write) -> Result<usize> {
     writeln!(out, "{}", jsonl::head())?;
     let (mut count, mut failed) = (0, Ok(()));
@@ -89,7 +89,7 @@ impl Import {
         Ok(writeln!(call.stdout, "{verb} {} into {}", number_of(moved, "record"), open.place)?)
     }
 
-    /// Reads all lines and passes their records to the copier.
+    /// Passes the records in all lines to `copier`.
     fn push(&self, name: &str, input: &mut dyn BufRead, copier: &mut Copier<'_>) -> Result<()> {
         let mut number = 0_usize;
         while let Some(line) = next(input).with_context(|| format!("cannot read {name}"))? {

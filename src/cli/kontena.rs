@@ -97,7 +97,7 @@ impl Kontena {
     }
 }
 
-/// Records that kontena's pools are imported. In a dry run, only checks whether that can be recorded.
+/// Records that the import is complete. In a dry run, only checks whether this can be recorded.
 fn mark(open: &mut OpenStore, dry_run: bool) -> Result<Imported> {
     let name = NetworkName::new("kontena-ipam")
         .map_err(|_| anyhow!("kontena-ipam is not a valid network name"))?;

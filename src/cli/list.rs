@@ -103,13 +103,13 @@ impl Column {
     }
 }
 
-/// The leases, sorted by a column.
+/// The leases that have been read, in the order of a column.
 struct Sorted {
     column: Column,
     leases: Vec<Sortable>,
 }
 
-/// A lease as JSON text, which needs much less memory than a [`Lease`].
+/// A lease and its sort key. The lease is stored as JSON, which needs much less memory than a [`Lease`].
 struct Sortable {
     key: Box<[u8]>,
     json: Box<[u8]>,
@@ -130,7 +130,7 @@ impl Sorted {
     }
 }
 
-/// Parses the value of `--kind`.
+/// Parses the kind of a lease on the command line.
 fn kind(text: &str) -> Result<Kind, &'static str> {
     Kind::from_word(text).ok_or("use dynamic, static, named, gateway, aux or reserved")
 }
@@ -143,7 +143,7 @@ impl List {
         let mut sorted = self.sort.map(|column| Sorted { column, leases: Vec::new() });
         let (mut count, mut done) = (0, Ok(()));
         let mut busy = Some(Progress::new(None, "reading the leases"));
-        // The store holds no lock while `list` prints a row.
+        // The store holds no lock while a row is printed, so a slow reader of the output delays no one.
         open.store.list(&open.cx, &mut |lease| {
             if done.is_err() || count >= limit || !self.filter.passes(&lease) {
                 return;
@@ -172,8 +172,8 @@ impl List {
     }
 }
 
-/// The number of rows whose column widths are computed together. If a later page has a wider cell, the column
-/// is wider from that page on.
+/// The number of rows whose column widths are determined together. If a later page has a wider cell, the
+/// column is wider from that page on.
 const PAGE: usize = 1000;
 
 /// Prints leases as they are read.
@@ -188,7 +188,7 @@ struct Printer {
 
 impl Printer {
     fn new(format: Format, screen: Screen, now: Timestamp) -> Printer {
-        // The format `wide` never cuts a table to the width of the screen.
+        // With `-o wide`, tables are not cut to the width of the screen.
         let width = if format == Format::Wide { usize::MAX } else { screen.width };
         let (screen, rows) = (Screen { width, ..screen }, Rows::new(format));
         Printer { format, screen, now, rows, page: Vec::new(), widths: Vec::new() }
@@ -202,8 +202,7 @@ impl Printer {
             }
             Format::Name => writeln!(out, "{}", lease.addr)?,
             Format::Table | Format::Wide => {
-                // Reservations of consecutive addresses are printed as one row, so a page does not end
-                // between them.
+                // A page does not end after a reservation, because consecutive reservations form one row.
                 let is_full = self.page.len() >= PAGE && lease.kind != Kind::Reserved;
                 self.page.push(lease);
                 if is_full {

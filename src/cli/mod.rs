@@ -3,7 +3,7 @@
 //! This module handles arguments, exit codes (0: success, 1: failure, 2: invalid usage) and questions. The
 //! engine decides what a command does to leases, and [`crate::rows`] defines the fields that a command
 //! prints.
-//! Invariant: nothing is freed without `--yes` or the operator's answer "y".
+//! Invariant: without `--yes`, nothing is freed unless the operator answers "y".
 
 mod agent;
 mod astray;
@@ -139,15 +139,15 @@ enum Command {
 
 /// The streams of the process.
 pub struct Terminal<'a> {
-    /// Standard output, to which rows are written.
+    /// Standard output, for the rows that a command prints.
     pub stdout: &'a mut dyn Write,
-    /// Standard error, for everything else.
+    /// Standard error, for questions and messages.
     pub stderr: &'a mut dyn Write,
     /// The properties of the terminal.
     pub screen: Screen,
 }
 
-/// The inputs of the command line besides its arguments.
+/// The environment and the host, as inputs of the program.
 #[derive(Clone, Copy)]
 pub struct World<'a> {
     /// The environment variables.
@@ -156,8 +156,7 @@ pub struct World<'a> {
     pub facts: &'a Facts,
 }
 
-/// Returns the definition of all commands with their options and texts. Man pages and completions are
-/// generated from it.
+/// Returns all commands with their options and texts. Man pages and completions are generated from them.
 pub fn definition() -> clap::Command {
     Cli::command()
 }
@@ -165,7 +164,7 @@ pub fn definition() -> clap::Command {
 /// Runs the command line and returns the exit code. If it panics, prints the panic in one line and returns a
 /// failure.
 pub fn run(args: Vec<OsString>, world: World<'_>, terminal: &mut Terminal<'_>) -> u8 {
-    // `AssertUnwindSafe` is correct: after a panic, only the terminal is still used.
+    // A panic drops everything that it interrupts. After a panic, only the terminal is used.
     let done = catch_unwind(AssertUnwindSafe(|| serve(args, world, terminal)));
     done.unwrap_or_else(|payload| fail(terminal, &anyhow!(panic::explain(&*payload).msg)))
 }
@@ -259,7 +258,7 @@ fn version(call: &mut Call<'_>) -> Result<()> {
 }
 
 fn fail(terminal: &mut Terminal<'_>, error: &anyhow::Error) -> u8 {
-    // A closed pipe is not an error, as in `sublet list | head`.
+    // If the reader closes the pipe, as in `sublet list | head`, that is not an error.
     let closed = error.downcast_ref::<io::Error>().map(io::Error::kind);
     if !error.is::<ProblemsFound>() && closed != Some(io::ErrorKind::BrokenPipe) {
         report_error(terminal.stderr, &terminal.screen, error);
@@ -267,8 +266,8 @@ fn fail(terminal: &mut Terminal<'_>, error: &anyhow::Error) -> u8 {
     if error.is::<Misuse>() { 2 } else { 1 }
 }
 
-/// Returns the text of an error and its causes. If access was denied, the text suggests to run the command as
-/// root.
+/// Returns the text of an error with its causes. If access was denied, the text suggests to run the command
+/// as root.
 fn explained(error: &anyhow::Error) -> String {
     let mut text = with_causes(error.as_ref());
     if error.chain().any(is_denied) && !rustix::process::geteuid().is_root() {
@@ -278,18 +277,18 @@ fn explained(error: &anyhow::Error) -> String {
 }
 
 fn report_error(stderr: &mut dyn Write, screen: &Screen, error: &anyhow::Error) {
-    // If this write fails, there is no other place to report the error.
+    // If this fails, there is no other place to report the error.
     let screen = Screen { color: screen.alert, ..*screen };
     let text = explained(error);
     let _ = writeln!(stderr, "{} {text}", screen.paint(Tone::Bad, "sublet:"));
 }
 
-/// The error of a command that found problems and has already printed them.
+/// The error of a command that found problems and has already reported them.
 #[derive(Debug, thiserror::Error)]
 #[error("problems were found")]
 struct ProblemsFound;
 
-/// A usage error that clap does not find, such as options that contradict each other.
+/// The error for arguments that contradict each other.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Misuse(String);
@@ -302,17 +301,17 @@ fn misuse(text: impl Into<String>) -> anyhow::Error {
 struct Call<'a> {
     args: &'a StoreArgs,
     format: Format,
-    /// Whether rows and reports are printed as JSON or YAML.
+    /// Whether the output is JSON or YAML.
     as_json: bool,
     world: World<'a>,
-    /// Standard output; it is flushed when the command has ended.
+    /// Standard output. It is flushed after the command has run.
     stdout: &'a mut dyn Write,
     stderr: &'a mut dyn Write,
     screen: Screen,
 }
 
 impl Call<'_> {
-    /// Prints a document, as JSON or YAML.
+    /// Prints a single document as JSON or YAML.
     fn json(&mut self, value: &impl Serialize) -> Result<()> {
         if self.format == Format::Yaml {
             return Ok(write!(self.stdout, "{}", yaml(value)?)?);
@@ -321,7 +320,7 @@ impl Call<'_> {
         Ok(writeln!(self.stdout, "{}", escaped(&text))?)
     }
 
-    /// Prints one row of a continuous output, as a line of JSON or as a YAML document.
+    /// Prints one row of a stream, as a line of JSON or as a YAML document.
     fn json_line(&mut self, row: &impl Serialize) -> Result<()> {
         if self.format == Format::Yaml {
             return Ok(write!(self.stdout, "---\n{}", yaml(row)?)?);
@@ -329,14 +328,14 @@ impl Call<'_> {
         Ok(writeln!(self.stdout, "{}", escaped(&serde_json::to_string(row)?))?)
     }
 
-    /// Prints an array: as JSON with a row on each line, or as YAML.
+    /// Prints an array of rows. In JSON, each row is on its own line.
     fn json_rows<T: Serialize>(&mut self, rows: impl IntoIterator<Item = T>) -> Result<()> {
         let mut array = Rows::new(self.format);
         rows.into_iter().try_for_each(|row| array.push(&row))?;
         Ok(self.stdout.write_all(&array.finish())?)
     }
 
-    /// Asks the operator a question. Any answer but "y" or "yes" means no. Fails if there is no terminal.
+    /// Asks the operator. Only the answers "y" and "yes" mean yes. Fails if there is no terminal.
     fn confirm(&mut self, question: &str) -> Result<bool> {
         self.stdout.flush()?;
         if !io::stdin().is_terminal() {
@@ -351,26 +350,26 @@ impl Call<'_> {
     }
 }
 
-/// Returns whether a terminal would interpret a character that the serializers do not escape.
+/// Returns whether a terminal could interpret this character, although serializers do not escape it.
 fn is_raw(c: char) -> bool {
     !c.is_ascii() && (c.is_control() || screen::steers(c))
 }
 
-/// Returns the value as a YAML document, without characters that a terminal would interpret.
+/// Returns a YAML document. Characters that a terminal could interpret are escaped.
 fn yaml(value: &impl Serialize) -> Result<String> {
     let text = serde_norway::to_string(value)?;
     if !text.contains(is_raw) {
         return Ok(text);
     }
-    // YAML without quotes has no escapes. JSON with escapes is valid YAML.
+    // A plain scalar in YAML has no escapes, so print JSON instead. It is valid YAML, and all its strings are
+    // quoted.
     let json = serde_json::to_string(value)?;
     let escape =
         |c: char| if is_raw(c) { format!("\\U{:08x}", u32::from(c)) } else { c.to_string() };
     Ok(json.chars().map(escape).collect::<String>() + "\n")
 }
 
-/// Replaces characters that a terminal would interpret with JSON escapes. Such characters occur only in
-/// strings.
+/// Escapes the characters in JSON that a terminal could interpret. Only strings can contain these characters.
 fn escaped(json: &str) -> Cow<'_, str> {
     if !json.contains(is_raw) {
         return Cow::Borrowed(json);
@@ -386,7 +385,7 @@ fn escaped(json: &str) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
-/// The JSON text of an array of rows, built row by row.
+/// Writes an array of rows in parts, so that only a part of the text is in memory.
 struct Rows {
     format: Format,
     text: Vec<u8>,
@@ -431,7 +430,7 @@ impl Rows {
     }
 }
 
-/// Writes a file completely or not at all: writes to a temporary name in the same folder and then renames it.
+/// Writes a file completely or not at all: the content is written under a temporary name in the same folder.
 fn write_file<T>(
     path: &Path,
     create: fn(&Path) -> io::Result<File>,
@@ -448,13 +447,13 @@ fn write_file<T>(
         Ok(answer)
     });
     if done.is_err() {
-        // If this fails, the next write overwrites the temporary file.
+        // This is best effort, because the next write replaces the file.
         let _ = std::fs::remove_file(&next);
     }
     done.with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Parses a network name that is an argument.
+/// Parses the name of a network on the command line.
 fn network_name(name: &str) -> Result<NetworkName> {
     NetworkName::new(name).map_err(|_| misuse(format!("{name:?} is not a valid network name")))
 }

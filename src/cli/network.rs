@@ -1,8 +1,8 @@
 //! `sublet network`: shows and changes the definition of a network that a cluster stores.
 //!
-//! This module reads a definition from a file, and asks the operator if existing leases lie outside of it.
+//! This module reads a definition from a file, and asks if existing leases lie outside the new ranges.
 //! [`crate::config`] validates definitions.
-//! Invariant: a new definition replaces only the version that was read.
+//! Invariant: a new definition replaces the version that was read, and no other version.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -22,9 +22,9 @@ use crate::model::Lease;
 use crate::net::{RangeSet, describe};
 use crate::rows::Time;
 
-/// The maximum length of a definition, in bytes. etcd and Consul accept a value of this length.
+/// The maximum length of a definition, in bytes. This fits into a single value of etcd and of Consul.
 const LONGEST: u64 = 256 << 10;
-/// The maximum number of leases that are listed; the rest is only counted.
+/// The maximum number of leases that are listed. The other leases are only counted.
 const NAMED: usize = 10;
 
 /// Show or change a network's definition in a cluster.

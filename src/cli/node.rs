@@ -1,7 +1,7 @@
-//! `sublet node`: lists and releases the nodes of a cluster, which are the machines that share it.
+//! `sublet node`: shows and releases the machines that share a cluster.
 //!
-//! This module asks before a node's leases are freed; the engine frees them. Invariant: without `--force`, no
-//! lease of this machine is freed.
+//! This module asks before a node's leases are freed. The engine frees them.
+//! Invariant: without `--force`, no lease of this machine is freed.
 
 use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
@@ -47,7 +47,7 @@ impl Node {
     }
 }
 
-/// Returns all nodes that have a record or leases.
+/// Returns a row for each node that has a record or leases.
 fn rows(open: &mut OpenStore, cx: &Context) -> Result<Vec<NodeRow>> {
     let mut nodes = Nodes::default();
     open.store.list(cx, &mut |lease| nodes.lease(&lease))?;
@@ -77,7 +77,7 @@ impl Release {
                 open.place
             )));
         }
-        // `boot: None` includes the leases that ended with an earlier boot, because they are freed too.
+        // The release also frees leases that ended with an earlier boot, so they are counted.
         let cx = Context { boot: None, ..open.cx.clone() };
         let Some(row) = rows(&mut open, &cx)?.into_iter().find(|row| row.node == *name) else {
             return Err(anyhow!(
@@ -117,7 +117,7 @@ impl Release {
     }
 }
 
-/// Describes the leases and pools of a node in words.
+/// Describes in words what a node holds.
 fn describe(row: &NodeRow) -> String {
     let networks: Vec<String> =
         row.networks.iter().map(|(name, count)| format!("{count} of {name}")).collect();

@@ -1,4 +1,4 @@
-//! Opens the store that a command works on, and answers the questions that several commands ask the store.
+//! Opens the store on which a command works, and reads what several commands need from it.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -24,7 +24,7 @@ use crate::sys::host::Env;
 use crate::telemetry::usage::Usage;
 use crate::trends::Trends;
 
-/// The options that select the store.
+/// The arguments that name the store.
 #[derive(Debug, Args)]
 #[allow(clippy::doc_markdown, reason = "as above")]
 pub struct StoreArgs {
@@ -38,12 +38,12 @@ pub struct StoreArgs {
 }
 
 impl StoreArgs {
-    /// Returns the JSON of the cluster that `--store` names, if it names a cluster.
+    /// Returns the JSON in `--store`, if the option names a cluster.
     pub fn cluster(&self) -> Option<&str> {
         cluster(self.store.as_ref()?)
     }
 
-    /// Returns the file that `--store` names. Fails if it names a cluster.
+    /// Returns the file that `--store` names. Fails if the option names a cluster.
     pub fn file(&self) -> Result<Option<PathBuf>> {
         if self.cluster().is_some() {
             return Err(misuse(
@@ -60,7 +60,7 @@ impl StoreArgs {
     }
 }
 
-/// Returns the value of `--store` as JSON text, if it names a cluster.
+/// Returns the value if it is the JSON of a cluster.
 fn cluster(named: &OsStr) -> Option<&str> {
     let text = named.to_str()?.trim_start();
     text.starts_with('{').then_some(text)
@@ -71,7 +71,7 @@ pub const DEFAULT: &str = "/var/lib/cni/sublet/leases.redb";
 /// The default lease file for ECS configurations.
 const ECS_DEFAULT: &str = "/data/eni-ipam.db";
 
-/// The longest time that a command waits for the lock.
+/// How long a command waits for the lock of the store.
 pub const WAIT: Wait = Wait::For(Duration::from_secs(5));
 
 impl Call<'_> {
@@ -89,7 +89,7 @@ impl Call<'_> {
         Ok(open)
     }
 
-    /// Opens the same store as [`Call::open`], for a command that creates the store if it is missing.
+    /// Opens the same store for a command that creates the store if it does not exist.
     pub fn open_or_create(&mut self) -> Result<OpenStore> {
         if let (Some(_), Some(store)) = (self.args.cluster(), &self.args.store) {
             return self.open_named(store, "--store");
@@ -98,7 +98,8 @@ impl Call<'_> {
             Some(path) => path,
             None => PathBuf::from(self.default_store()?),
         };
-        // The file is opened with both durable leases and boot leases, because most commands need both.
+        // This opens the boot leases as well as the durable leases, and most commands treat both in the same
+        // way.
         self.open_file(path, Persist::Boot)
     }
 
@@ -129,7 +130,7 @@ impl Call<'_> {
         Ok(OpenStore { store, place, cx: self.world.facts.context_of(&spec), file: None })
     }
 
-    /// Opens the store of Docker's pools: a cluster, or the durable part of a lease file.
+    /// Opens the store for Docker's pools: a cluster, or a lease file with durable leases.
     pub fn open_pools(&mut self) -> Result<OpenStore> {
         if self.args.cluster().is_some() {
             return self.open();
@@ -166,10 +167,10 @@ pub fn lease_file(path: PathBuf, persist: Persist) -> StoreSpec {
 /// An open store, and the context for commands on it.
 pub struct OpenStore {
     pub store: Box<dyn Store>,
-    /// The name of the store, for messages.
+    /// The name of the store in messages.
     pub place: String,
     pub cx: Context,
-    /// The lease file; `None` for a cluster.
+    /// The path of the lease file; `None` for a cluster.
     file: Option<PathBuf>,
 }
 
@@ -178,7 +179,8 @@ impl OpenStore {
         self.file.is_none()
     }
 
-    /// Returns whether the store exists. A cluster counts as existing, because no server has been asked yet.
+    /// Returns whether the store exists. A cluster is assumed to exist, because no server has been contacted
+    /// yet.
     pub fn exists(&self) -> Result<bool> {
         self.file.as_deref().map_or(Ok(true), is_store)
     }
@@ -193,18 +195,18 @@ impl OpenStore {
         if !self.is_cluster() || lease.node == self.cx.node {
             return self.cx.clone();
         }
-        // This machine does not know the boots of that node.
+        // This machine does not know the boots of the other node.
         Context { node: lease.node.clone(), boot: None, ..self.cx.clone() }
     }
 
-    /// Frees the leases that `target` selects in the lease's set. Returns false if there were none.
+    /// Frees the leases that `target` selects in the set of `lease`. Returns false if there were none.
     pub fn free(&mut self, lease: &Lease, target: Target) -> Result<bool> {
         let del = Del { set: lease.set.clone(), target, rewind: false, undo: false, legacy: None };
         let cx = self.cx_for(lease);
         Ok(!engine::del(&mut *self.store, del, None, &cx)?.is_empty())
     }
 
-    /// Fails if the store does not know the network or pool of this name.
+    /// Fails if the store has no network or pool with this name.
     pub fn check_network(&mut self, name: Option<&str>) -> Result<()> {
         match name {
             Some(name) => self.unknown(name)?.map_or(Ok(()), Err),
@@ -212,8 +214,8 @@ impl OpenStore {
         }
     }
 
-    /// Returns the error for a network or pool that has neither ranges nor leases; `None` if it has any. The
-    /// error lists the most similar names. Reads all leases only if no range belongs to the name.
+    /// Returns the error for a network or pool that has neither ranges nor leases; `None` if it has ranges or
+    /// leases. The error lists the most similar names. All leases are read only if no range has the name.
     pub fn unknown(&mut self, name: &str) -> Result<Option<anyhow::Error>> {
         let defined = self.store.networks(&self.cx)?;
         let mut known: BTreeSet<String> =
@@ -238,12 +240,13 @@ impl OpenStore {
         Ok(usage)
     }
 
-    /// Converts the usage of ranges to rows.
+    /// Makes the rows for ranges.
     pub fn pool_rows(&mut self, usage: &[Usage]) -> Result<Vec<PoolRow>> {
         Ok(PoolRow::all(usage, &self.store.pools()?, "network"))
     }
 
-    /// The rows of ranges with what the history shows: the changes of the last hour, and when each will be full.
+    /// Makes the rows for ranges, with the allocations and releases of the last hour and the estimate of when
+    /// each range will be full.
     pub fn pool_trends(&mut self, usage: &[Usage]) -> Result<Vec<PoolRow>> {
         let mut rows = self.pool_rows(usage)?;
         let trends = Trends::take(&mut *self.store, &self.cx, usage)?;
@@ -256,7 +259,7 @@ impl OpenStore {
         Ok(rows)
     }
 
-    /// The leases that `wanted` selects.
+    /// Returns the leases that `wanted` selects.
     pub fn leases(&mut self, wanted: &dyn Fn(&Lease) -> bool) -> Result<Vec<Lease>> {
         let _busy = Progress::new(None, "reading the leases");
         let mut found = Vec::new();
@@ -268,9 +271,9 @@ impl OpenStore {
         Ok(found)
     }
 
-    /// Returns the leases of an address or of a container. `name` can be an address, a container ID, a unique
-    /// prefix of a container ID with at least `shortest` bytes, an ECS `id`, or a pod as namespace/name.
-    /// Fails if there is no lease.
+    /// Returns the leases of an address or of a container. The name of a container may be its ID, a unique
+    /// prefix of its ID with at least `shortest` bytes, an ECS `id`, or its pod as namespace/name. Fails if
+    /// there is no lease.
     pub fn named(
         &mut self,
         name: &str,
@@ -309,7 +312,7 @@ impl OpenStore {
     }
 }
 
-/// The number of known networks that the error for an unknown network lists.
+/// The maximum number of similar networks that a message lists.
 const NAMED: usize = 5;
 
 fn unknown_network(name: &str, known: &BTreeSet<String>) -> anyhow::Error {
@@ -327,11 +330,11 @@ fn unknown_network(name: &str, known: &BTreeSet<String>) -> anyhow::Error {
 pub enum Fit {
     /// The name is the container's ID, the ECS `id`, or the pod as namespace/name.
     Exactly,
-    /// The name is a prefix of the container's ID, with at least `shortest` bytes.
+    /// The name is a prefix of the container's ID with at least `shortest` bytes.
     Begins,
 }
 
-/// Returns whether `name` is the pod's name, or its namespace/name.
+/// Returns whether a pod has this name, or this namespace/name.
 pub fn is_pod(name: &str, origin: &Origin) -> bool {
     origin.pod.as_ref().is_some_and(|pod| match name.split_once('/') {
         Some((namespace, name)) => pod.namespace == namespace && pod.name == name,
@@ -339,7 +342,8 @@ pub fn is_pod(name: &str, origin: &Origin) -> bool {
     })
 }
 
-/// A prefix of this many bytes is unlikely to match another container ID by chance.
+/// The minimum length of a prefix that identifies a container, in bytes. A shorter prefix could match by
+/// chance.
 pub const UNIQUE: usize = 4;
 
 pub fn fit(name: &str, shortest: usize, owner: &Owner, origin: &Origin) -> Option<Fit> {

@@ -1,4 +1,5 @@
-//! `sublet pools`: shows the usage of each range, or the number of addresses by network, namespace or node.
+//! `sublet pools`: shows the usage of each range, or the number of addresses of each network, namespace or
+//! node.
 
 use std::collections::BTreeMap;
 
@@ -87,8 +88,8 @@ impl Pools {
     }
 }
 
-/// Sums up the ranges of each network, separately for IPv4 and IPv6. A common sum would hide a full IPv4
-/// range.
+/// Adds up the ranges of each network and family. The families are separate, because a sum of IPv4 and IPv6
+/// would hide that an IPv4 range is full.
 fn networks(rows: &[PoolRow]) -> Vec<GroupRow> {
     let mut sums: BTreeMap<(&str, Family), GroupRow> = BTreeMap::new();
     for row in rows {

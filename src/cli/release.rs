@@ -1,7 +1,7 @@
 //! `sublet release`: frees leases whose DEL was lost.
 //!
-//! Invariant: a lease is freed only if it was shown to the operator and still has the same owner. A single
-//! "y" never frees leases in several networks. A reservation is freed only with `--reservation`.
+//! Invariant: a lease is freed only if the command has shown it and it still has the same owner. A single "y"
+//! never frees leases in several networks. A reservation is freed only with `--reservation`.
 
 use std::collections::BTreeSet;
 
@@ -49,7 +49,7 @@ impl Release {
                 }
             }
         }
-        // Look up all names before anything is freed.
+        // All names are checked before any lease is freed.
         let evidence = liveness::evidence(&leases, &open.cx, 0, true, Vec::new());
         let alive = stale::assess(&leases, &evidence);
         let mut rows = Vec::new();
@@ -80,7 +80,7 @@ impl Release {
     /// and `--reservation` is not set.
     fn check(&self, name: &str, found: &[Lease]) -> Result<()> {
         let networks: BTreeSet<&str> = found.iter().map(shown_network).collect();
-        // Leases of a container are confirmed one by one. An address that is leased in several networks is
+        // The command asks for each of a container's leases. An address that is leased in several networks is
         // ambiguous.
         if networks.len() > 1 && (self.yes || name.parse::<Addr>().is_ok()) {
             let networks: Vec<&str> = networks.into_iter().collect();

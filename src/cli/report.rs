@@ -28,10 +28,10 @@ pub struct Report {
     present: Vec<Text<Addr>>,
     /// The entries of the source that are invalid, each with the reason.
     pub skipped: Vec<Skipped>,
-    /// The last allocated addresses, where round robin continues.
+    /// The last allocated addresses. Round robin continues after them.
     #[serde(rename = "last")]
     pub cursors: Vec<Text<Addr>>,
-    /// Whether the source had been imported before this run.
+    /// Whether the source had already been imported before this run.
     pub before: bool,
     /// The path under which the original is kept.
     #[serde(rename = "keptAs")]
@@ -48,7 +48,7 @@ pub struct Skipped {
 }
 
 impl Report {
-    /// Makes the report of an import that has not run yet.
+    /// Makes the report for an import that has not been run yet.
     pub fn new(source: &Path, store: &Path, dry_run: bool) -> Report {
         Report { source: source.into(), store: store.into(), dry_run, ..Report::default() }
     }

@@ -1,9 +1,8 @@
-//! `sublet reserve` and `sublet unreserve`: keep addresses from being allocated, except to the container of
-//! one name.
+//! `sublet reserve` and `sublet unreserve`: mark addresses that must never be allocated.
 //!
 //! Invariant: either all named addresses are reserved, or none. If the addresses do not fit into one
-//! transaction of a cluster, the command uses several transactions. If one of them fails, it undoes the
-//! earlier transactions. The error lists the addresses that could not be undone.
+//! transaction of a cluster, the command uses several transactions. If one fails, the command undoes the
+//! earlier ones. The error lists the addresses whose reservation could not be undone.
 
 use std::path::PathBuf;
 
@@ -20,13 +19,13 @@ use crate::net::{Addr, Span, Subnet, parse_cidr};
 use crate::rows::Text;
 use crate::sys::files;
 
-/// The maximum number of addresses for one command. Each address is a record.
+/// The maximum number of addresses in one command. Each address is a record in the store.
 const MOST: u128 = 65_536;
 
-/// The maximum length of a file with addresses, in bytes.
+/// The maximum length of a file of addresses, in bytes.
 const LONGEST_FILE: u64 = 4 << 20;
 
-/// More addresses than this are reserved only after a question.
+/// The number of addresses up to which the command does not ask.
 const FEW: usize = 256;
 
 /// The maximum number of addresses for a name at a time: one transaction of a cluster.
@@ -62,7 +61,7 @@ fn static_name(text: &str) -> Result<StaticName, &'static str> {
     })
 }
 
-/// The network and the addresses that both commands take.
+/// The addresses, and the network to which they belong.
 #[derive(Debug, Args)]
 pub struct What {
     /// The network's name in its configuration
@@ -95,7 +94,7 @@ impl What {
     }
 
     /// Returns the network's set of leases and the addresses. With `inside`, each address must lie in a range
-    /// of the network. `unreserve` does not require this, because the ranges may have changed.
+    /// of the network. A reservation can be ended even if the ranges have changed.
     fn find(&self, inside: bool, open: &mut OpenStore) -> Result<(SetName, Vec<Addr>)> {
         let texts = self.texts()?;
         let spans = texts.iter().map(|text| span(text)).collect::<Result<Vec<Span>>>()?;
@@ -128,9 +127,9 @@ impl What {
         Ok((set, addrs))
     }
 
-    /// Returns the maximum number of addresses in one transaction of this store.
+    /// Returns the number of addresses that fit into one transaction of this store.
     fn slice(open: &OpenStore, addrs: &[Addr]) -> usize {
-        // A transaction of Consul has at most 64 records; an address needs two.
+        // A transaction in Consul has at most 64 operations, and each address needs two records.
         if open.is_cluster() { 16 } else { addrs.len().max(1) }
     }
 
@@ -206,7 +205,7 @@ impl Reserve {
     }
 }
 
-/// Parses `10.0.0.7`, `10.0.0.7-10.0.0.9` or `10.0.0.8/29`.
+/// Parses an address, a range or a prefix: `10.0.0.7`, `10.0.0.7-10.0.0.9` or `10.0.0.8/29`.
 fn span(text: &str) -> Result<Span> {
     let bad = || misuse(format!("{text:?} is not an address, FIRST-LAST or prefix"));
     if text.contains('/') {

@@ -1,6 +1,6 @@
-//! Determines the properties of the terminal: color, width, and characters beyond ASCII.
+//! Determines the properties of the terminal: color, size, and whether it shows Unicode.
 //!
-//! Invariant: output to a pipe or a file has no escape sequences and is not cut.
+//! Invariant: if the output is a pipe or a file, it contains no escape sequences, and tables are not cut.
 
 use std::fmt;
 use std::io;
@@ -13,12 +13,12 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::sys::host::Env;
 
-/// The properties of the output streams.
+/// The properties of the terminal to which the output is written.
 #[derive(Clone, Copy, Debug)]
 pub struct Screen {
-    /// Whether to use color on standard output.
+    /// Whether standard output has color.
     pub color: bool,
-    /// Whether to use color on standard error.
+    /// Whether standard error has color.
     pub alert: bool,
     /// The number of characters in a line; `usize::MAX` without a terminal.
     pub width: usize,
@@ -47,19 +47,19 @@ pub enum Tone {
     Head,
     /// The text is less important.
     Dim,
-    /// The text is about an error.
+    /// The text is an error.
     Bad,
-    /// The text is about a warning.
+    /// The text is a warning.
     Odd,
-    /// The text is about a success.
+    /// The text reports a success.
     Good,
-    /// The text is about leased addresses or a full range.
+    /// The address is leased, or the range is full.
     Used,
-    /// The text is about addresses that an operator has reserved.
+    /// The address is reserved.
     Reserved,
-    /// The text is about a gateway.
+    /// The address is a gateway.
     Gateway,
-    /// The text is about addresses that are cooling down.
+    /// The address is cooling down.
     Cooling,
 }
 
@@ -80,7 +80,7 @@ impl Tone {
 }
 
 impl Screen {
-    /// A screen without color, without a maximum width, and with ASCII only.
+    /// A screen without color and without a limit of the width, on which only ASCII is shown.
     pub const PLAIN: Screen =
         Screen { color: false, alert: false, width: usize::MAX, height: None, unicode: false };
 
@@ -103,7 +103,7 @@ impl Screen {
         }
     }
 
-    /// Returns the same screen, with color switched on or off as `when` says.
+    /// Returns the same screen with color switched on or off, as requested.
     #[must_use]
     pub fn with(self, when: When) -> Screen {
         match when {
@@ -113,14 +113,14 @@ impl Screen {
         }
     }
 
-    /// Returns the text in the color of this tone, if color is used.
+    /// Returns the text with the color for `tone`, if the screen has color.
     pub fn paint(&self, tone: Tone, text: &str) -> String {
         let style = tone.style();
         if self.color { format!("{style}{text}{style:#}") } else { text.to_owned() }
     }
 }
 
-/// Escapes the characters of an untrusted text that could control a terminal.
+/// Escapes the characters in an untrusted text that could control a terminal.
 pub fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -129,8 +129,8 @@ pub fn visible(text: &str) -> String {
     shown
 }
 
-/// Breaks a text into lines of at most `width` characters, and indents all lines but the first. A word longer
-/// than `width` is not broken.
+/// Breaks a text into lines of at most `width` characters. All lines but the first are indented. A longer
+/// word is not broken.
 pub fn wrapped(text: &str, width: usize) -> String {
     let (mut shown, mut used) = (String::with_capacity(text.len()), 0);
     for word in text.split(' ') {
@@ -148,24 +148,24 @@ pub fn wrapped(text: &str, width: usize) -> String {
     shown
 }
 
-/// Returns whether a character moves or hides the characters after it: line and paragraph separators,
-/// bidirectional controls, zero-width characters, the byte order mark, and tags.
+/// Returns whether a character could move or hide the characters after it. These are line and paragraph
+/// separators, bidirectional controls, zero-width characters, the byte order mark, and tags.
 pub fn steers(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
         | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// A progress line on standard error, shown if that is a terminal and the work takes longer than a second.
-/// Dropping the value removes the line, so drop it before writing anything else.
+/// A progress line on standard error, for work that takes longer than a second. It is shown only on a
+/// terminal. Dropping the value removes the line, so drop it before you write anything else.
 pub struct Progress(ProgressBar);
 
-/// Progress is shown only after this time.
+/// How long to wait before progress is shown.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The width of a progress bar.
+/// The width of a progress bar, in characters.
 const WIDTH: usize = 30;
 
 impl Progress {
-    /// Starts to show progress: of `total` steps, or of work of unknown length.
+    /// Starts to measure the progress of `total` steps. `None` means that the number of steps is unknown.
     pub fn new(total: Option<usize>, what: &'static str) -> Progress {
         let total = total.map(|n| u64::try_from(n).unwrap_or(u64::MAX));
         let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
@@ -190,7 +190,7 @@ impl Progress {
         Progress(bar)
     }
 
-    /// Counts a finished step.
+    /// Counts a step that has finished.
     pub fn step(&self) {
         self.0.inc(1);
     }
@@ -223,7 +223,7 @@ mod tests {
             Screen::find(&move |name: &str| (name == "COLUMNS").then(|| columns.into())).width
         };
         assert_eq!(width("40"), 40);
-        // The test's own terminal must not affect the result.
+        // The result must not depend on the terminal in which this test runs.
         assert_eq!(width("0"), width("wide"));
     }
 

@@ -1,4 +1,4 @@
-//! `sublet show`: prints everything known about a lease, a container's leases, or a network.
+//! `sublet show`: shows everything that is known about a lease, a container's leases, or a network.
 
 use anyhow::Result;
 use clap::Args;
@@ -29,7 +29,7 @@ impl Show {
         let leases = match open.named(&self.name, UNIQUE, network) {
             Ok(leases) => leases,
             Err(_) if network.is_none() && self.show_network(&mut open, call)? => return Ok(()),
-            // There is no network with this name, so the name may be a short prefix of a container ID.
+            // No network has this name, so it may be a prefix of a container ID, however short.
             Err(_) => open.named(&self.name, 1, network)?,
         };
         if call.as_json {
@@ -48,7 +48,7 @@ impl Show {
         Ok(())
     }
 
-    /// Shows a network or a pool. Returns false if there is no network or pool of this name.
+    /// Shows a network or a pool. Returns false if no network or pool has this name.
     fn show_network(&self, open: &mut OpenStore, call: &mut Call<'_>) -> Result<bool> {
         let usage = open.usage(Some(&self.name))?;
         let ranges = open.pool_rows(&usage)?;
@@ -82,8 +82,7 @@ struct NetworkRow<'a> {
     ranges: &'a [PoolRow],
 }
 
-/// Returns the fields of a lease with their names, in the order in which `show` prints them. A field without
-/// a value is an empty string.
+/// Returns the fields of a lease with the names that `show` prints. The value of an absent field is empty.
 fn fields(row: &LeaseRow<'_>) -> [(&'static str, String); 17] {
     let text = |text: &Option<Str<'_>>| visible(text.as_deref().unwrap_or_default());
     [

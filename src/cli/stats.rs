@@ -1,4 +1,4 @@
-//! `sublet stats`: prints how full each range is, and the counters of requests.
+//! `sublet stats`: shows the usage of ranges, and the counters of requests.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ impl Stats {
             if file == Path::new("-") {
                 return Ok(call.stdout.write_all(text.text().as_bytes())?);
             }
-            // node_exporter runs as another user that must be able to read the file.
+            // node_exporter runs as another user, so the file must be readable by all users.
             let create = |path: &Path| File::create(path);
             return write_file(file, create, |out| Ok(out.write_all(text.text().as_bytes())?));
         }

@@ -1,5 +1,5 @@
-//! Formats tables to fit the screen. Cells can have a color, columns can be cut, and the last columns can be
-//! left out.
+//! Formats tables so that they fit on the screen. Cells can have a color. Some columns can be shortened, and
+//! the last columns can be left out.
 //!
 //! Invariant: no line is wider than the screen, unless the screen is too narrow for two columns.
 
@@ -23,7 +23,7 @@ struct Column<'a, T> {
     cell: Box<dyn Fn(&T) -> Cell + 'a>,
 }
 
-/// The text and color of one cell.
+/// The text of one cell, and its color.
 #[derive(Clone, Debug)]
 pub struct Cell {
     text: String,

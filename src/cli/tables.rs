@@ -181,7 +181,8 @@ pub fn usage(rows: &[PoolRow], screen: &Screen) -> String {
     table.number("FULL IN", |row| maybe(row.full_in.map(about)).toned(Tone::Odd)).render(screen)
 }
 
-/// Ranges with the allocations and releases of the last hour; empty if there is none.
+/// Formats ranges with the allocations and releases of the last hour. Returns an empty string if there is no
+/// range.
 pub fn rates(rows: &[PoolRow], screen: &Screen) -> String {
     Table::of(rows)
         .text("NETWORK", 8, |row| cell(&row.network))

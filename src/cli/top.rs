@@ -1,4 +1,4 @@
-//! `sublet top`: the ranges and how fast they fill up, the fullest first, again and again.
+//! `sublet top`: shows repeatedly how full ranges are and how fast they fill up, the fullest range first.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ impl Top {
         let on_terminal = call.screen.height.is_some() && !call.as_json;
         let most = self.count.unwrap_or(if on_terminal { u64::MAX } else { 1 });
         for n in 1..=most {
-            // The command may run for days.
+            // Use the current time for each table, because the command may run for days.
             open.cx.now = if n == 1 { open.cx.now } else { host::now() };
             let rows = self.rows(&mut open)?;
             if call.as_json {
@@ -54,7 +54,7 @@ impl Top {
         Ok(())
     }
 
-    /// The ranges, the fullest first.
+    /// Returns the rows of the ranges, with the fullest first.
     fn rows(&self, open: &mut OpenStore) -> Result<Vec<PoolRow>> {
         let usage = open.usage(self.network.as_deref())?;
         if usage.is_empty() {
@@ -66,7 +66,7 @@ impl Top {
     }
 }
 
-/// Prints the table; if it `renews`, from the top of the screen.
+/// Prints the table. With `renews`, the table replaces the previous one on the screen.
 fn print(rows: &[PoolRow], open: &OpenStore, renews: bool, call: &mut Call<'_>) -> Result<()> {
     let screen = call.screen;
     let table = tables::rates(rows, &screen);
@@ -78,7 +78,8 @@ fn print(rows: &[PoolRow], open: &OpenStore, renews: bool, call: &mut Call<'_>) 
     }
     let ranges = number_of(rows.len(), "range");
     let title = format!("{ranges} in {}, {}", open.place, Time(open.cx.now));
-    // Cursor to the top left, erase to the end of the screen (ECMA-48). The title and the prompt need a line each.
+    // Move the cursor to the top left, and erase the rest of the screen (ECMA-48). The title and the prompt
+    // need one line each.
     writeln!(call.stdout, "\u{1b}[H\u{1b}[J{}", screen.paint(Tone::Dim, &visible(&title)))?;
     let lines = screen.height.unwrap_or(usize::MAX).saturating_sub(2);
     for line in table.lines().take(lines) {

@@ -1,6 +1,7 @@
 //! `sublet watch`: prints a line for each address that is leased or freed, as it happens.
 //!
-//! Invariant: each event is printed once, in order. Nothing is written, and the store need not exist yet.
+//! Invariant: each event is printed once, in order. The command writes nothing, and the store need not exist
+//! yet.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -43,11 +44,12 @@ pub(super) fn interval(text: &str) -> Result<Duration, String> {
     Some(interval).filter(|i| *i >= Duration::from_millis(10)).ok_or("at least 10ms".to_owned())
 }
 
-/// Where new events come from.
+/// Where the command finds new events.
 enum Source {
-    /// The history: the latest second for which events were seen, and the events seen in that second.
+    /// In the history. The fields are the newest second of which an event has been seen, and the events of
+    /// that second that have been seen.
     History(Timestamp, Vec<Event>),
-    /// A comparison with the leases at the last check.
+    /// In the differences between the present leases and these leases of the last check.
     Leases(Leases),
 }
 
@@ -69,7 +71,7 @@ impl Watch {
         let mut version = open.store.version(&open.cx)?;
         let mut source = self.begin(&mut open)?;
         while wait(self.interval)? {
-            // Set the current time again before each check, because the command may run for days.
+            // Use the current time for each check, because the command may run for days.
             open.cx.now = host::now();
             let now = open.store.version(&open.cx)?;
             if now.is_some() && now == version {
@@ -102,7 +104,8 @@ impl Watch {
         let (mut last, mut seen) = (0, Vec::new());
         new_events(open, &mut last, &mut seen)?;
         if last == 0 {
-            // There is no history: either the history is off, or the store is still empty.
+            // There is no history: either it is off, or nothing has been leased yet that could have a
+            // history.
             let now = leases(open)?;
             if !now.is_empty() {
                 return Ok(Source::Leases(now));
@@ -136,7 +139,7 @@ fn leases(open: &mut OpenStore) -> Result<Leases> {
     Ok(all.into_iter().map(|lease| ((lease.set.clone(), lease.addr), lease)).collect())
 }
 
-/// Returns the events in the history that have not been printed yet.
+/// Returns the events in the history that have not been seen yet.
 fn new_events(
     open: &mut OpenStore,
     last: &mut Timestamp,
@@ -147,8 +150,8 @@ fn new_events(
     Ok(fresh(events, last, seen))
 }
 
-/// Returns the newest events that have not been seen. More events may follow in the newest second, so the
-/// events seen in that second are remembered, each as often as it occurred.
+/// Returns the events that have not been seen yet. Further events may still be written in the newest second.
+/// The events of that second that have been seen are therefore remembered, each as often as it occurred.
 fn fresh(events: Vec<Event>, last: &mut Timestamp, seen: &mut Vec<Event>) -> Vec<Event> {
     let mut known = std::mem::take(seen);
     let newest = events.iter().map(|event| event.time).max().unwrap_or(*last);
@@ -168,7 +171,7 @@ fn fresh(events: Vec<Event>, last: &mut Timestamp, seen: &mut Vec<Event>) -> Vec
     new
 }
 
-/// Returns the allocations and releases between two checks, sorted by set of leases and address.
+/// Returns the allocations and releases between two checks, in the order of set and address.
 fn differences(before: &Leases, now: &Leases, time: Timestamp) -> Vec<Event> {
     let event = |lease: &Lease, what, time| Event::of(lease, what, Face::default(), time);
     let same = |a: &Lease, b: &Lease| a.owner == b.owner && a.time == b.time;
@@ -186,7 +189,7 @@ fn differences(before: &Leases, now: &Leases, time: Timestamp) -> Vec<Event> {
     events
 }
 
-/// Waits for the time of `interval`. Returns false once standard output has no reader.
+/// Waits for `interval`. Returns false as soon as standard output has no reader.
 pub(super) fn wait(interval: Duration) -> Result<bool> {
     let stdout = io::stdout();
     let until = Timespec::try_from(interval).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
@@ -230,7 +233,7 @@ mod tests {
         let (mut last, mut seen) = (0, Vec::new());
         let new = fresh(vec![at("a", 5), at("b", 6)], &mut last, &mut seen);
         assert_eq!(words(&new), ["5 added id a", "6 added id b"]);
-        // More events of the same second, two of them equal.
+        // Another event of the same second, and two events that are equal.
         let new = fresh(vec![at("b", 6), at("c", 6), at("c", 6)], &mut last, &mut seen);
         assert_eq!(words(&new), ["6 added id c", "6 added id c"]);
         assert!(fresh(vec![at("b", 6), at("c", 6), at("c", 6)], &mut last, &mut seen).is_empty());

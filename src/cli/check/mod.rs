@@ -1,7 +1,8 @@
-//! `sublet check`: reports what is wrong with a configuration before a container fails.
+//! `sublet check`: reports what a configuration would do, before a container fails.
 //!
 //! This module finds overlapping ranges. [`crate::config::lint`] finds the errors in a file, and [`standing`]
-//! finds conflicts with existing leases. Invariant: nothing is leased, written or created.
+//! finds conflicts with existing leases.
+//! Invariant: nothing is leased, written or created.
 
 mod shape;
 mod standing;
@@ -38,7 +39,7 @@ pub struct Check {
 /// The file name extensions that a container runtime reads.
 const ENDINGS: [&str; 3] = ["conf", "conflist", "json"];
 
-/// A file to check, and the result.
+/// A file that is checked, and the result.
 pub struct File {
     /// The path of the file.
     pub name: String,
@@ -46,14 +47,14 @@ pub struct File {
     pub found: Inspection,
 }
 
-/// A range that a network uses, according to a file or a store.
+/// A range of a network, as a file or a store defines it.
 struct Claim {
-    /// The file or the store that has the range.
+    /// The path of the file or of the store.
     place: String,
     network: String,
     set: String,
     bounds: Span,
-    /// Whether the range comes from a file to check, not from a store.
+    /// Whether a file defines the range. Otherwise a store does.
     asked: bool,
 }
 
@@ -126,7 +127,7 @@ impl Check {
     }
 }
 
-/// Reads a file, or standard input.
+/// Reads and checks a file, or standard input.
 fn file(path: &Path) -> Result<File> {
     let name = path.display().to_string();
     let found = match &*name {
@@ -136,7 +137,7 @@ fn file(path: &Path) -> Result<File> {
     Ok(File { found: found.with_context(|| name.clone())?, name })
 }
 
-/// Checks the files of a folder that a runtime would read. A file that cannot be read is included, with its
+/// Checks the files in a folder that a runtime would read. A file that cannot be read is included, with its
 /// error.
 pub fn files_in(folder: &Path) -> Result<Vec<File>> {
     let paths = paths_in(folder).with_context(|| folder.display().to_string())?;
@@ -177,16 +178,15 @@ fn claims(files: &[File]) -> Vec<Claim> {
     claims
 }
 
-/// Finds overlapping ranges that belong to different sets of leases. Each range is reported with at most one
-/// other range: one that begins before it and ends inside or after it. There are therefore never more
-/// overlaps than ranges.
+/// Returns ranges that overlap although they belong to different sets of leases. Each range is reported with
+/// at most one other range, which begins before it and overlaps it, so there are never more overlaps than
+/// ranges.
 fn overlaps(claims: &[Claim]) -> Vec<Overlap> {
     let mut sorted: Vec<&Claim> = claims.iter().collect();
     sorted.sort_by_key(|c| (c.bounds.first, c.bounds.last));
     let mut found = Vec::new();
-    // For stores and for files separately: of all ranges seen so far, the two that end last, from two
-    // different sets of leases. Two are needed because one of them may belong to the same set as the next
-    // range.
+    // From the stores and from the files, the two ranges of different sets that reach farthest. Two are
+    // needed, because one of them may belong to the same set as the next claim.
     let mut farthest: [Vec<&Claim>; 2] = [Vec::new(), Vec::new()];
     for claim in sorted {
         for far in &mut farthest {

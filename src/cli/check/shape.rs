@@ -17,9 +17,9 @@ pub(super) struct Report<'a> {
     pub(super) warnings: usize,
     pub(super) files: Vec<FileRow<'a>>,
     pub(super) overlaps: &'a [Overlap],
-    /// Conflicts with existing leases.
+    /// Contradictions between the configuration and existing leases.
     pub(super) conflicts: &'a [Conflict],
-    /// The reasons why stores could not be compared.
+    /// The reasons why some stores could not be compared.
     pub(super) unseen: &'a [String],
 }
 

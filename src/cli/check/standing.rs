@@ -1,5 +1,5 @@
-//! Compares the networks in configuration files with stores. Finds overlaps with ranges of other networks,
-//! and leases that conflict with a network's configuration.
+//! Compares the networks in files with the stores. Finds overlaps with the ranges of other networks, and
+//! leases that contradict the configuration of their network.
 //!
 //! Invariant: stores are only read.
 
@@ -20,22 +20,22 @@ use crate::model::{Persist, StoreSpec};
 use crate::net::{Addr, Range, RangeSet, Span};
 use crate::store;
 
-/// A conflict of a configuration with existing leases.
+/// Existing leases that contradict a configuration.
 #[derive(Serialize)]
 pub(super) struct Conflict {
     /// The kind of conflict: `gatewayHeld` or `movedAway`.
     kind: &'static str,
     pub(super) file: String,
     network: String,
-    /// The number of leases in conflict.
+    /// The number of these leases.
     leases: usize,
-    /// The first conflicting lease, with its holder.
+    /// The first of these leases, with its holder.
     lease: String,
 }
 
 impl Conflict {
-    /// Returns whether the conflict is an error. A gateway that a container holds breaks the network, so it
-    /// is an error. Leases outside the ranges are only a warning, because they end with their containers.
+    /// Returns whether the conflict is an error. If a container holds the gateway's address, the network does
+    /// not work. Leases outside the ranges are only a warning, because they end when their containers end.
     pub(super) fn is_error(&self) -> bool {
         self.kind == "gatewayHeld"
     }
@@ -63,8 +63,8 @@ impl fmt::Display for Conflict {
 /// A store, and the configurations that use it, each with its file name.
 type Compared<'a> = (StoreSpec, Vec<(&'a str, &'a Config)>);
 
-/// Returns the stores to compare, each with the configurations that use it. An option or the environment may
-/// name one store for all files; otherwise each configuration names its own.
+/// Returns the stores to compare, each with the configurations that use it. If an option or the environment
+/// names a store, it is used for all configurations. Otherwise each configuration names its own store.
 pub(super) fn stores<'a>(
     args: &StoreArgs,
     world: World<'_>,
@@ -90,8 +90,7 @@ pub(super) fn stores<'a>(
     Ok(stores)
 }
 
-/// Returns whether two configurations keep their leases in the same store, even if other settings of the
-/// store differ.
+/// Returns whether two configurations store their leases in the same place, even if other settings differ.
 fn same_place(one: &StoreSpec, other: &StoreSpec) -> bool {
     match (one, other) {
         (StoreSpec::Embedded { path, .. }, StoreSpec::Embedded { path: other, .. }) => {
@@ -101,9 +100,9 @@ fn same_place(one: &StoreSpec, other: &StoreSpec) -> bool {
     }
 }
 
-/// Adds the networks and pools of a store that none of the files configures. For a network in the files, only
-/// the ranges in the file count. Returns the conflicts with the store's leases. A store that does not exist
-/// yet has no conflicts.
+/// Adds the ranges of those networks and pools in a store that no file contains. For a network in a file, the
+/// file already describes the future ranges. Returns the conflicts with the store's leases; none if the store
+/// does not exist yet.
 pub(super) fn compare(
     claims: &mut Vec<Claim>,
     spec: &StoreSpec,

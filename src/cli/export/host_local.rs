@@ -21,7 +21,7 @@ use crate::rows::Text;
 /// The leases to export, selected from one store.
 #[derive(Default)]
 pub struct Chosen {
-    /// The networks to export, each with the set of leases that it uses.
+    /// The networks with leases to export, by their set of leases and their name.
     pub networks: BTreeMap<(SetName, NetworkName), Network>,
     /// Leases that host-local cannot represent.
     pub left: Vec<Lease>,
@@ -29,23 +29,23 @@ pub struct Chosen {
 
 /// The leases of one network to export.
 pub struct Network {
-    /// The folder for the network: its `dataDir`, followed by the network's name.
+    /// The folder for this network: its name below `dataDir`.
     folder: PathBuf,
     leases: Vec<Lease>,
 }
 
-/// The result of exporting one network.
+/// The result of exporting a network.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Exported {
     dry_run: bool,
     folder: PathBuf,
-    /// The last allocated address of each range set.
+    /// The last allocated addresses of the network.
     last: Vec<Text<Addr>>,
     network: String,
-    /// Addresses that have a file in the folder, but no lease in the store.
+    /// Addresses that have a file in the folder but no lease in the store.
     others: Vec<Text<Addr>>,
-    /// Addresses for which the folder already had a file.
+    /// Addresses that already had a file with the right content.
     present: Vec<Text<Addr>>,
     written: Vec<Text<Addr>>,
 }
@@ -88,7 +88,7 @@ pub fn export(
 }
 
 impl Chosen {
-    /// Fails if leases were made in the store during the export.
+    /// Fails if the store still has leases of these networks, because they were made during the export.
     pub fn check_is_empty(&self) -> Result<()> {
         if let Some(((_, name), network)) = self.networks.first_key_value() {
             bail!(
@@ -134,8 +134,8 @@ impl Network {
         let last = last(leases, cursors.into_iter().flatten().collect());
         folder.write_last(&last)?;
         folder.finish()?;
-        // The files are written, so now both the folder and the store have the leases. The leases are never
-        // missing in both.
+        // The files have been written, so both programs have the leases. The leases are never missing in
+        // both.
         hand.leases.clone_from(leases);
         engine::export_host_local(&mut *open.store, hand, &open.cx)?;
         exported.last = texts(last);
@@ -163,8 +163,7 @@ impl Exported {
     }
 }
 
-/// Returns the owner of a lease in the form that host-local records (container ID and interface); `None` if
-/// the owner is no container.
+/// Returns the owner in the form in which host-local identifies it.
 fn attachment(lease: &Lease) -> Option<&Attachment> {
     match &lease.owner {
         Owner::Attachment(attachment) => Some(attachment),
@@ -172,8 +171,8 @@ fn attachment(lease: &Lease) -> Option<&Attachment> {
     }
 }
 
-/// Returns the last allocated address of each range set, IPv4 first. If a family has no cursor, the address
-/// of its latest lease is used. host-local starts at the beginning of a range if the address is not in the
+/// Returns the last allocated address of each range set, IPv4 first. If a family has no cursor, its newest
+/// lease is used. If the address lies in no range of the set, host-local starts at the beginning of the
 /// range.
 fn last(leases: &[Lease], mut cursors: Vec<Addr>) -> Vec<Addr> {
     for family in [Family::V4, Family::V6] {

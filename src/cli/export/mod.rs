@@ -51,7 +51,7 @@ impl Export {
 
 impl HostLocal {
     fn run(&self, call: &mut Call<'_>) -> Result<()> {
-        // host-local keeps the leases of one host, so the leases of a cluster cannot be exported to it.
+        // host-local's leases belong to one host, so the leases of a cluster cannot be exported.
         call.args.file()?;
         let mut open = call.open()?;
         let wanted = |network: &str| self.network.as_deref().is_none_or(|name| name == network);

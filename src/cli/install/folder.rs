@@ -1,8 +1,9 @@
-//! A folder in which file names are replaced, kept and restored, each in one step.
+//! Replaces, keeps and restores the files in a folder. Each change of a name is a single step.
 //!
 //! Invariant: at any time, a name leads to the complete old file or to the complete new file, and the old
-//! file is kept as NAME.old. No file is overwritten in place, because the old file may be running. The folder
-//! itself is locked while a [`Folder`] exists. This lock needs no file, and ends with the process.
+//! file is kept as NAME.old. Files are never changed in place, because the old file may be running. The
+//! folder itself is locked as long as [`Folder`] exists. This lock needs no lock file, and ends with the
+//! process.
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, Metadata, Permissions};
@@ -19,12 +20,12 @@ use crate::cli::misuse;
 use crate::store::{FileSystem as _, Os};
 use crate::sys::files;
 
-/// The temporary name of a new file. No plugin and no configuration has this name. A run that is killed
-/// leaves the temporary file behind, and the next run removes it.
+/// The temporary names. No plugin and no configuration has such a name. If a run is killed, its temporary
+/// files remain, and the next run removes them.
 const NEXT: &str = ".sublet.new";
 const FORMER: &str = ".sublet.old";
 
-/// The longest wait for another run that uses the same folder.
+/// How long to wait for another run that has locked the folder.
 const WAIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -36,13 +37,13 @@ pub struct Folder {
 
 /// What a name is to lead to.
 pub enum New {
-    /// A file with this content and mode.
+    /// A regular file with this content and mode.
     File { bytes: Vec<u8>, mode: u32 },
     /// A symbolic link to this path.
     Link(PathBuf),
 }
 
-/// A change that was made to a name.
+/// What was done to a name. One line of the output.
 #[derive(Debug, Serialize)]
 pub struct Row {
     file: PathBuf,
@@ -80,13 +81,13 @@ impl fmt::Display for Row {
 }
 
 impl Folder {
-    /// Creates the folder if it is missing, and waits for its lock.
+    /// Creates the folder if it is missing, and locks it.
     pub fn make(path: &Path) -> Result<Folder> {
         let made = DirBuilder::new().recursive(true).mode(0o755).create(path);
         made.and_then(|()| Folder::open(path)).with_context(|| cannot("write into", path))
     }
 
-    /// Waits for the lock of a folder; `None` if the folder does not exist.
+    /// Locks a folder; returns `None` if the folder does not exist.
     pub fn find(path: &Path) -> Result<Option<Folder>> {
         match Folder::open(path) {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
@@ -114,7 +115,7 @@ impl Folder {
         Ok(Folder { path: path.to_owned(), file })
     }
 
-    /// Refuses options that name the same folder as `--to`, because a folder cannot be locked twice.
+    /// Fails if one of these options names this same folder, because a folder cannot be locked twice.
     pub fn refuse_same(&self, others: &[(&str, Option<&Path>)]) -> Result<()> {
         let own = self.file.metadata().with_context(|| cannot("look at", &self.path))?;
         for (option, path) in others {
@@ -127,7 +128,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Refuses names that belong to existing subfolders.
+    /// Fails if one of the names is a folder.
     pub fn check_names<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Result<()> {
         for name in names {
             let at = self.path.join(name);
@@ -138,8 +139,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Makes a name lead to a new file or link. The old file is kept as NAME.old, unless it is equal to the
-    /// new file.
+    /// Makes a name lead to `new`. The old file is kept as NAME.old, unless its content is already the same.
     pub fn put(&self, name: &str, new: &New) -> Result<Row> {
         let at = self.path.join(name);
         let put = || -> io::Result<Action> {
@@ -150,37 +150,37 @@ impl Folder {
             write(&next, new)?;
             let is_kept = self.keep(name)?;
             fs::rename(&next, &at)?;
-            // Flush the folder, because the caller relies on the new name even after a power loss.
+            // The caller relies on the new name, even after a power failure.
             self.file.sync_all()?;
             Ok(if is_kept { Action::Replaced } else { Action::Installed })
         };
         let done = put();
         if done.is_err() {
-            // If this fails, the next run removes the temporary file.
+            // This is best effort, because the next run removes the file too.
             let _ = Os.remove(&self.path.join(NEXT));
         }
         let action = done.with_context(|| cannot("write", &at))?;
         Ok(Row { file: at, action })
     }
 
-    /// Returns whether a name is a link to `target`, whichever program made the link.
+    /// Returns whether a name is a link to `target`. It does not matter which program created the link.
     pub fn is_link_to(&self, name: &str, target: &Path) -> Result<bool> {
         self.leads_to(name, target).with_context(|| cannot("look at", &self.path.join(name)))
     }
 
-    /// Returns whether a name already leads to this content.
+    /// Returns whether a name already leads to the same content.
     pub fn is_already(&self, name: &str, new: &New) -> Result<bool> {
         self.has(name, new).with_context(|| cannot("read", &self.path.join(name)))
     }
 
-    /// Returns whether a former run was killed after [`Folder::restore`] and before [`Folder::forget`].
+    /// Returns whether an earlier run was killed between [`Folder::restore`] and [`Folder::forget`].
     pub fn is_restored(&self, name: &str) -> Result<bool> {
         let (own, former) = (self.look(name)?, self.look(&old(name))?);
         Ok(own.zip(former).is_some_and(|(own, former)| is_same(&own, &former)))
     }
 
-    /// Makes a name lead to NAME.old, or removes the name if there is no NAME.old. NAME.old is kept, so that
-    /// an unfinished uninstall can be distinguished from a finished uninstall.
+    /// Makes a name lead to NAME.old. If there is no NAME.old, removes the name. NAME.old is not removed, so
+    /// that an unfinished uninstall can be distinguished from a finished one.
     pub fn restore(&self, name: &str) -> Result<Row> {
         let at = self.path.join(name);
         let restore = || -> io::Result<Action> {
@@ -207,14 +207,14 @@ impl Folder {
         self.remove(&old(name)).map(drop)
     }
 
-    /// Removes a file; `None` if the file does not exist.
+    /// Removes a file; returns `None` if it does not exist.
     pub fn remove(&self, name: &str) -> Result<Option<Row>> {
         let at = self.path.join(name);
         let removed = Os.remove(&at).with_context(|| cannot("remove", &at))?;
         Ok(removed.then_some(Row { file: at, action: Action::Removed }))
     }
 
-    /// Returns the metadata of the file or link with this name. Links are not followed.
+    /// Returns the metadata of the file or link with this name. It does not follow a link.
     fn look(&self, name: &str) -> Result<Option<Metadata>> {
         let at = self.path.join(name);
         look(&at).with_context(|| cannot("look at", &at))
@@ -224,7 +224,7 @@ impl Folder {
         match new {
             New::Link(target) => self.leads_to(name, target),
             New::File { bytes, mode } => {
-                // Keep a link that a package made, if it leads to the same program.
+                // If a package created a link to the same program, keep the link.
                 let found = files::look(&self.path.join(name))?;
                 let is_alike =
                     |m: Metadata| m.is_file() && m.permissions().mode() & 0o7777 == *mode;
@@ -233,8 +233,8 @@ impl Folder {
         }
     }
 
-    /// Returns whether a link leads to `target`, either by its text or because both paths resolve to the same
-    /// file.
+    /// Returns whether a link leads to `target`. This includes a link with a different path that resolves to
+    /// the same file.
     fn leads_to(&self, name: &str, target: &Path) -> io::Result<bool> {
         let at = self.path.join(name);
         if !look(&at)?.is_some_and(|found| found.is_symlink()) {
@@ -256,7 +256,7 @@ impl Folder {
         }
     }
 
-    /// Gives the file or link with this name the additional name NAME.old; `false` if it does not exist.
+    /// Gives the file or link the additional name NAME.old. Returns `false` if it does not exist.
     fn keep(&self, name: &str) -> io::Result<bool> {
         let former = self.path.join(FORMER);
         match fs::hard_link(self.path.join(name), &former) {
@@ -264,8 +264,8 @@ impl Folder {
             linked => linked?,
         }
         fs::rename(&former, self.path.join(old(name)))?;
-        // NAME.old already leads to this file, and rename(2) does nothing if both names lead to the same
-        // file.
+        // rename(2) does nothing if both names lead to the same file. In this case NAME.old already led to
+        // this file.
         Os.remove(&former)?;
         Ok(true)
     }
@@ -287,7 +287,7 @@ fn look(path: &Path) -> io::Result<Option<Metadata>> {
     }
 }
 
-/// Writes a complete file and flushes it, or makes a link. The mode of the file does not depend on the umask.
+/// Writes a complete file durably and sets its mode, regardless of the umask. For a link, creates the link.
 fn write(path: &Path, new: &New) -> io::Result<()> {
     match new {
         New::Link(target) => symlink(target, path),

@@ -1,10 +1,10 @@
-//! `sublet install` and `sublet uninstall`. `install` copies the program to a runtime's folder of plugins and
-//! to PATH, and replaces other plugins by links to it. `uninstall` restores them.
+//! `sublet install` and `sublet uninstall`: put the program into the folder of a runtime's plugins and into a
+//! folder on PATH, and put it in the place of other plugins.
 //!
-//! No record says what is installed; the files on disk show it. Every step can be repeated, so the next run
-//! completes a run that was killed.
-//! Invariant: a runtime always finds the old program or the new program, and no configuration names a program
-//! that is not installed yet.
+//! The files on disk show what is installed; nothing else records it. Every step can be repeated, so a run
+//! completes what an earlier run did not finish because it was killed.
+//! Invariant: a runtime finds the former program or the new one at any time, and no configuration names a
+//! program that is not installed yet.
 
 mod folder;
 mod rollback;
@@ -53,7 +53,7 @@ pub struct Install {
 const CONF_DIR: &str = "/etc/cni/net.d";
 const SUBLET: &str = "sublet";
 const SUBLETD: &str = "subletd";
-/// The file of the running program. It stays available even if the program's path now leads to another file.
+/// The program that is running. This path remains valid if the program's file is renamed or replaced.
 const RUNNING: &str = "/proc/self/exe";
 const PROGRAM_MODE: u32 = 0o755;
 
@@ -71,7 +71,7 @@ impl Install {
         rows.iter().try_for_each(|row| Ok(writeln!(call.stdout, "{row}")?))
     }
 
-    /// Returns the configuration to copy. Fails if every ADD of its network would fail.
+    /// Returns the configuration to copy. Fails if the configuration would make the ADDs of its network fail.
     pub(super) fn configuration(&self) -> Result<Option<(String, New)>> {
         let conf = self.conf.as_deref().map(configuration).transpose()?;
         if let (Some(path), Some((_, conf))) = (&self.conf, &conf) {
@@ -80,7 +80,7 @@ impl Install {
         Ok(conf)
     }
 
-    /// Installs all files, this configuration last. Files that are already up to date stay unchanged.
+    /// Installs all files, and `conf` last. A file that already has the right content is not written.
     pub(super) fn put(&self, conf: Option<&(String, New)>) -> Result<Vec<Row>> {
         let program = program(Path::new(RUNNING))?;
         let daemon = self.bin.as_ref().map(|_| daemon()).transpose()?;
@@ -106,7 +106,7 @@ impl Install {
     }
 
     /// Returns the state of every file that [`Install::put`] writes, and of the configuration that it copies.
-    /// If the state is unchanged since an earlier call of `put`, another call changes nothing.
+    /// As long as the state is the same, another call of [`Install::put`] changes nothing.
     pub(super) fn state(&self) -> Vec<Result<State, ErrorKind>> {
         let names = self.names.iter().map(String::as_str).chain([SUBLET]);
         let mut written: Vec<PathBuf> = names.map(|name| self.to.join(name)).collect();
@@ -122,13 +122,12 @@ impl Install {
     }
 }
 
-/// The properties of a file that change when it is replaced or written.
+/// The properties of a file, of which at least one changes if the file is replaced or written.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct State {
     place: (u64, u64),
     size: u64,
-    /// When the content changed, and when the metadata changed. Each time is two numbers: seconds and
-    /// nanoseconds.
+    /// When the content and the metadata last changed, each in seconds and nanoseconds.
     changed: [i64; 4],
 }
 
@@ -146,7 +145,7 @@ fn program_in(folder: &Path) -> Result<PathBuf> {
     Ok(whole.join(SUBLET))
 }
 
-/// Returns subletd, read from the folder of the running program.
+/// Returns subletd, which is in the same folder as the running program.
 fn daemon() -> Result<New> {
     let own = fs::read_link(RUNNING).with_context(|| format!("cannot read {RUNNING}"))?;
     program(&own.with_file_name(SUBLETD))
@@ -157,7 +156,7 @@ fn program(path: &Path) -> Result<New> {
     Ok(New::File { bytes, mode: PROGRAM_MODE })
 }
 
-/// Refuses a configuration that would fail every ADD of its network.
+/// Fails if a configuration would make every ADD of its network fail.
 fn check(path: &Path, conf: &New) -> Result<()> {
     let New::File { bytes, .. } = conf else { return Ok(()) };
     match lint::bytes_of(bytes).findings.iter().find(|finding| finding.error) {
@@ -169,7 +168,7 @@ fn check(path: &Path, conf: &New) -> Result<()> {
     }
 }
 
-/// Reads a network configuration. Returns the name of its file, and its content and mode.
+/// Returns a network configuration, with the name and the mode for its copy.
 fn configuration(path: &Path) -> Result<(String, New)> {
     let cannot = || format!("cannot read {}", path.display());
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else {

@@ -1,8 +1,9 @@
 //! Finds and exports the leases that host-local needs before `sublet uninstall` restores it.
 //!
 //! The runtime's configurations show which networks have their own `dataDir`, and which networks use sublet.
-//! Invariant: a configuration that cannot be parsed is an error. It may be the only file that names the store
-//! of its network. If these leases were ignored, host-local would lease their addresses a second time.
+//! Invariant: a configuration that cannot be parsed is an error, because it may be the only file that names
+//! the store of its network. If the leases in that store were ignored, host-local would lease their addresses
+//! a second time.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,14 +20,14 @@ use crate::config::HOST_LOCAL_DIR;
 use crate::model::{Persist, StoreSpec};
 use crate::sys::files;
 
-/// The networks in a runtime's folder of configurations.
+/// The networks in the runtime's folder of configurations.
 #[derive(Default)]
 pub struct Networks {
-    /// The networks that use sublet, each with its file.
+    /// The networks that use sublet, each with the file of its configuration.
     pub of_sublet: BTreeMap<String, String>,
-    /// The networks of host-local that set `dataDir`, each with its `dataDir`.
+    /// The host-local networks that set `dataDir`, each with its `dataDir`.
     data_dirs: BTreeMap<String, PathBuf>,
-    /// The lease files of networks of host-local that set `dataDir`, each with the `dataDir`.
+    /// The lease files of host-local networks that set `dataDir`, each with the `dataDir`.
     stores: BTreeMap<PathBuf, PathBuf>,
 }
 
@@ -76,8 +77,8 @@ impl Networks {
         Ok(())
     }
 
-    /// Writes the leases of all networks that do not use sublet into host-local's folders. A network without
-    /// `dataDir` gets its folder in `usual`.
+    /// Exports the leases of all networks that do not use sublet to host-local's folders. The folder of a
+    /// network without `dataDir` is in `usual`.
     pub fn export(&self, usual: &Path, call: &mut Call<'_>) -> Result<Vec<Exported>> {
         let mut exported = Vec::new();
         for (mut open, dir) in self.open(usual, call)? {
@@ -94,8 +95,8 @@ impl Networks {
             .try_for_each(|(open, dir)| self.choose(open, dir)?.check_is_empty())
     }
 
-    /// Opens the stores that exist. Each store is returned with the `dataDir` for its networks that no
-    /// configuration names.
+    /// Opens the stores that exist. Each store is returned with a `dataDir`, which is for the networks in
+    /// this store that no configuration names.
     fn open(&self, usual: &Path, call: &mut Call<'_>) -> Result<Vec<(OpenStore, PathBuf)>> {
         let named = call.args.named(call.world.env)?;
         let is_named = named.is_some();
@@ -104,7 +105,7 @@ impl Networks {
         stores.insert(own.clone(), usual.to_owned());
         let mut opened = Vec::new();
         for (path, dir) in stores {
-            // Durable leases and boot leases are exported.
+            // This returns durable leases as well as boot leases.
             let open = call.open_file(path.clone(), Persist::Boot)?;
             if open.exists()? {
                 opened.push((open, dir));

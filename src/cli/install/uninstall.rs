@@ -64,7 +64,7 @@ impl Uninstall {
         Ok(())
     }
 
-    /// Restores the plugins that sublet replaced, after exporting their leases.
+    /// Restores the plugins that sublet replaced. Before it restores host-local, it exports the leases.
     fn give_back(
         &self,
         to: &Folder,
@@ -89,8 +89,8 @@ impl Uninstall {
                 rows.push(to.restore(name)?);
             }
             if let Some(networks) = &networks {
-                // Before the name host-local was restored, an ADD may have imported a folder again. Export
-                // once more.
+                // Until host-local's name was restored, an ADD may have imported a folder again, so export
+                // again.
                 exported.extend(networks.export(&self.networks, call)?);
                 networks.check_exported(&self.networks, call)?;
             }

@@ -1,6 +1,6 @@
-//! `sublet map`: draws the address space as a picture.
+//! `sublet map`: shows the address space as a picture.
 //!
-//! This module chooses the part of the address space to draw, and determines the state of its addresses.
+//! This module chooses the part of the address space to draw, and reads its state from the store.
 //! Invariant: the cost grows with the number of leases, never with the number of addresses.
 
 mod page;
@@ -40,7 +40,7 @@ pub struct Map {
     height: Option<u16>,
 }
 
-/// Parses a prefix that is an argument.
+/// Parses a prefix on the command line.
 pub(super) fn subnet(text: &str) -> Result<Subnet, String> {
     let net = parse_cidr(text).ok_or("use a prefix, such as 10.1.0.0/16 or fd00::/64")?;
     Ok(net.into())
@@ -49,7 +49,7 @@ pub(super) fn subnet(text: &str) -> Result<Subnet, String> {
 /// A range with at most this many host bits is drawn completely.
 const WHOLE: u8 = 32;
 
-/// The addresses in use, and the pieces of the address space to draw.
+/// What the store contains about the part of the address space to draw.
 struct Known {
     title: String,
     extents: Vec<Extent>,
@@ -59,7 +59,7 @@ struct Known {
 impl Map {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
-        // An argument with a slash may also be the ID of a pool.
+        // The argument may also be the ID of a pool, which contains a slash like a prefix.
         let prefix = subnet(&self.what).ok();
         let known = known(&self.what, prefix, &mut open)?;
         let wholes = match (self.zoom, prefix) {
@@ -116,7 +116,7 @@ fn mark(holder: &Holder) -> Option<Mark> {
     })
 }
 
-/// Determines the state of a prefix in all networks, or of one network or pool.
+/// Reads the state of a prefix in all networks, or the state of a network or pool.
 fn known(name: &str, prefix: Option<Subnet>, open: &mut OpenStore) -> Result<Known> {
     let mut extents = Extent::all(&open.store.networks(&open.cx)?, &open.store.pools()?);
     extents.retain(|e| prefix.map_or(e.network == name, |prefix| e.range.overlaps(prefix.into())));
@@ -124,8 +124,8 @@ fn known(name: &str, prefix: Option<Subnet>, open: &mut OpenStore) -> Result<Kno
     open.store.occupancy(&open.cx, &mut |set, addr, holder| {
         let is_wanted = prefix.map_or_else(
             || {
-                // Networks that share a set of leases cannot lease the same address, so the address has one
-                // state in all of them.
+                // If networks share a set of leases, an address that one of them has leased is in use for all
+                // of them.
                 let shared = extents.iter().any(|e| e.set == *set && e.range.contains(addr));
                 shared || matches!(holder, Holder::Leased(lease) if shown_network(lease) == name)
             },
@@ -136,7 +136,7 @@ fn known(name: &str, prefix: Option<Subnet>, open: &mut OpenStore) -> Result<Kno
         }
     })?;
     if prefix.is_some() {
-        // Several networks may use the same address, but the picture shows it once.
+        // Several networks may lease the same address. The picture shows the address only once.
         marks.sort_by_key(|(addr, _)| *addr);
         marks.dedup_by_key(|(addr, _)| *addr);
         return Ok(Known { title: "all networks".to_owned(), extents, marks });
@@ -151,7 +151,7 @@ fn known(name: &str, prefix: Option<Subnet>, open: &mut OpenStore) -> Result<Kno
     Ok(Known { title: format!("network {}", visible(name)), extents, marks })
 }
 
-/// Returns the prefixes in which a network's ranges are drawn. Neighboring ranges are drawn as one piece.
+/// Returns the prefixes to draw for a network's ranges. Neighboring ranges are drawn together.
 fn pieces(known: &Known) -> Vec<Subnet> {
     let mut pieces = Vec::new();
     for family in [Family::V4, Family::V6] {
@@ -164,7 +164,7 @@ fn pieces(known: &Known) -> Vec<Subnet> {
         let of_family = || known.marks.iter().map(|(a, _)| *a).filter(|a| a.family() == family);
         let bounds = match (apart.first(), apart.iter().map(|s| s.last()).max()) {
             (Some(first), Some(last)) => Some((first.first(), last)),
-            // The network's ranges are unknown, so draw the prefix that contains its leases.
+            // No ranges are known, so the prefix is determined from the leases.
             _ => of_family().min().zip(of_family().max()),
         };
         let Some((first, last)) = bounds else { continue };
@@ -179,8 +179,8 @@ fn pieces(known: &Known) -> Vec<Subnet> {
     pieces
 }
 
-/// Returns the part of a prefix to draw. This is the whole prefix, or, if that is too large, the smallest
-/// prefix that contains all addresses in use.
+/// Returns the part of a prefix to draw: the whole prefix or, if it is too large, the smallest prefix that
+/// contains all addresses in use.
 fn inhabited(whole: Subnet, marks: &[(Addr, Mark)]) -> Subnet {
     let bits = whole.family().bits();
     let inside = || marks.iter().map(|(addr, _)| *addr).filter(|addr| whole.contains(*addr));
@@ -205,7 +205,7 @@ fn space(subnet: Subnet, known: &Known) -> Space {
     Space { subnet, allocatable: union(allocatable), bounds: union(bounds), marks }
 }
 
-/// Returns disjoint spans that contain the same addresses.
+/// Merges spans that overlap, so that the returned spans are disjoint.
 fn union(mut spans: Vec<Span>) -> Vec<Span> {
     spans.sort_unstable();
     let mut all: Vec<Span> = Vec::new();
@@ -234,7 +234,7 @@ fn shape(piece: &Piece, frame: &Frame) -> Shape {
     }
 }
 
-/// A picture, for JSON.
+/// A picture, in the form in which it is printed as JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Shape {
@@ -245,7 +245,7 @@ struct Shape {
     cells: Vec<Cell>,
 }
 
-/// A cell that contains addresses in use, for JSON.
+/// A cell that is not empty, in the form in which it is printed as JSON.
 #[derive(Serialize)]
 struct Cell {
     block: String,

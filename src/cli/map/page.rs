@@ -1,7 +1,7 @@
 //! Prints the output of `sublet map`: pictures with their labels, and one legend.
 //!
-//! Invariant: the output of one or two pieces fits the terminal, if the terminal has at least 80 columns and
-//! 24 lines.
+//! Invariant: if a page has one or two pieces and the terminal has at least 80 columns and 24 lines, the page
+//! fits on the terminal.
 
 use std::io::Write;
 
@@ -13,7 +13,7 @@ use crate::cli::screen::{Screen, Tone};
 use crate::cli::tables::count;
 use crate::net::Subnet;
 
-/// A piece of the address space, and the part of the piece that is drawn.
+/// A piece of the address space, and the part of it that is drawn.
 pub struct Piece {
     /// The whole piece.
     pub whole: Subnet,
@@ -21,10 +21,10 @@ pub struct Piece {
     pub space: Space,
 }
 
-/// Columns between two adjacent pictures.
+/// The number of columns between two adjacent pictures.
 const GAP: usize = 2;
 
-/// The number of lines besides the picture: title, notes, legend (two lines if it is long), and the shell's
+/// The number of lines besides the picture: the title, notes, the legend (two lines if it is long), and the
 /// next prompt.
 const OTHER_LINES: usize = 6;
 
@@ -62,7 +62,7 @@ pub fn print(
     write_lines(out, &legend(&pictures, single, frame))
 }
 
-/// Returns the size that a single picture may have on the screen.
+/// Returns the area of a screen that is left for a single picture.
 pub fn alone(frame: &Frame) -> Frame {
     Frame { height: frame.height.saturating_sub(OTHER_LINES).max(1), ..*frame }
 }
@@ -73,7 +73,7 @@ fn write_lines(out: &mut dyn Write, lines: &[String]) -> Result<()> {
     Ok(lines.iter().try_for_each(|line| writeln!(out, "{line}"))?)
 }
 
-/// Draws the pieces with a given number of pictures in each row; `None` if a label is too long for the row.
+/// Draws the pieces with this number of pieces in each row; returns `None` if a label does not fit.
 fn draw_rows(
     pieces: &[Piece],
     frame: &Frame,
@@ -81,7 +81,7 @@ fn draw_rows(
 ) -> Option<(Vec<Picture>, Vec<String>)> {
     let rows = pieces.len().div_ceil(across).max(1);
     let notes = pieces.iter().filter(|piece| piece.space.subnet != piece.whole).count();
-    // Each row has two lines of labels, and an empty line before the next row.
+    // Each row has two lines of labels. An empty line separates two rows.
     let lines = frame.height.saturating_sub(OTHER_LINES - 1 + notes + 3 * rows - 1);
     let width = frame.width.saturating_sub(GAP * (across - 1)) / across;
     let each = Frame { width, height: (lines / rows).max(1), ..*frame };
@@ -119,7 +119,7 @@ fn block(piece: &Piece, picture: &Picture) -> Vec<String> {
     labels.into_iter().chain(picture.lines.iter().cloned()).collect()
 }
 
-/// The width of a line on the screen.
+/// Returns the width of a line on the screen.
 fn shown_width(line: &str) -> usize {
     strip_str(line).to_string().chars().count()
 }
@@ -142,7 +142,7 @@ fn unit(piece: &Piece, picture: &Picture) -> String {
     }
 }
 
-/// Returns the legend: the kinds of cells in the pictures, in lines that fit the screen.
+/// Returns the legend for all kinds of cells in the pictures, in lines that fit on the screen.
 fn legend(pictures: &[Picture], single: bool, frame: &Frame) -> Vec<String> {
     let is_drawn = |look: &&Look| pictures.iter().any(|picture| picture.looks.contains(look));
     let mut lines: Vec<String> = vec![String::new()];

@@ -1,5 +1,5 @@
-//! A piece of the address space as a picture of characters, along a Hilbert curve: nearby addresses are
-//! near each other in the picture, and a prefix is a square.
+//! Draws a piece of the address space with characters, along a Hilbert curve. Therefore addresses that are
+//! close together are also close together in the picture, and a prefix is a square.
 //!
 //! Invariant: the work grows with the number of marks and cells, never with the number of addresses.
 
@@ -231,7 +231,7 @@ impl Grid {
         let high = frame.rows_in_line();
         let wide = if high == 1 { 2 } else { 1 };
         let (across, down) = (floor(frame.width / wide), floor(frame.height * high));
-        // The picture is a square, or two squares side by side.
+        // The picture is one square, or two squares next to each other.
         let bits = if across > down { 2 * down + 1 } else { 2 * across };
         let bits = bits.min(host).min(MOST_BITS);
         let across = bits.div_ceil(2);
