@@ -1,7 +1,7 @@
 //! The methods of the protocol. Each method takes a path and a body, and returns a [`Reply`].
 //!
-//! The methods do not depend on HTTP. Only the path selects the method, because dockerd sends no content type
-//! and an arbitrary host name.
+//! The methods do not depend on HTTP. Only the path of a request selects the method, because dockerd sends no
+//! content type and an arbitrary host name.
 //! Invariant: an empty, malformed or unknown request changes nothing.
 
 use super::names::{ADDRESS_TYPE, BAD_POOL, ENDPOINT, GATEWAY, MAC, SERIAL};
@@ -25,21 +25,21 @@ pub struct Driver {
     pub routes: fn() -> Vec<Span>,
 }
 
-/// The answer to a request.
+/// The response to a request, and what to do with its outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     /// The HTTP status.
     pub status: u16,
-    /// The body, a JSON object.
+    /// The body of the response, a JSON object.
     pub body: String,
-    /// How to undo the change if the answer cannot be delivered.
+    /// How to undo the change if the response cannot be delivered.
     pub undo: Option<Undo>,
     /// The log entry. Requests are logged at `Debug`, changes at `Info`, refusals at `Warn`, and failures at
     /// `Error`.
     pub entry: Entry,
 }
 
-/// How a change is undone if its answer cannot be delivered.
+/// How to undo a change if its response cannot be delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Undo {
     /// Free this lease, if it has not changed since it was made.
@@ -60,7 +60,7 @@ impl Reply {
         self
     }
 
-    /// Makes the answer for a failure, with this HTTP status. dockerd shows the text to the user, and never
+    /// Makes the response for a failure, with this HTTP status. dockerd shows the text to the user, and never
     /// repeats the request.
     pub fn failed(status: u16, text: &str, more: &str) -> Reply {
         let level = if status < 500 { Level::Warn } else { Level::Error };
@@ -70,13 +70,13 @@ impl Reply {
         Reply { status, body: wire::failure(text), undo: None, entry }
     }
 
-    /// Makes the answer for a refusal. Its HTTP status is 200, as the protocol requires.
+    /// Makes the response for a refusal. Its HTTP status is 200, as the protocol requires.
     fn refused(text: &str, more: &str) -> Reply {
         Reply { status: 200, ..Reply::failed(400, text, more) }
     }
 }
 
-/// The answer of a method that failed before it did anything.
+/// The response of a method that failed before it changed anything.
 type Failure = Box<Reply>;
 
 impl From<Error> for Failure {
@@ -97,7 +97,7 @@ fn bad_request(text: impl AsRef<str>) -> Failure {
     Box::new(Reply::refused(text.as_ref(), ""))
 }
 
-/// Answers one request of dockerd.
+/// Handles one request of dockerd.
 pub fn handle(
     driver: &Driver,
     store: &mut dyn Store,
@@ -122,7 +122,7 @@ pub fn handle(
     done.unwrap_or_else(|failure| *failure)
 }
 
-/// Undoes a change, because the answer that reported it could not be delivered.
+/// Undoes a change, because the response that reported the change could not be delivered.
 pub fn undo(store: &mut dyn Store, cx: &Context, undo: &Undo) -> Result<(), Error> {
     match undo {
         Undo::Address(pool, lease) => {

@@ -1,9 +1,9 @@
-//! Parses subletd's command line and environment. There are three dialects: subletd's own flags, gipam's and
+//! The command line and the environment of subletd. There are three dialects: subletd's own, gipam's and
 //! kontena-ipam's.
 //!
-//! This module defines the flags, the variables and their defaults. A flag has precedence over variables;
-//! `SUBLET_*` comes before `GIPAM_*`, and `GIPAM_*` before `KONTENA_IPAM_*`.
-//! Invariant: before all settings are checked, nothing is opened and subletd does not listen.
+//! This module defines flags, variables, their order of precedence (a flag, `SUBLET_*`, `GIPAM_*`,
+//! `KONTENA_IPAM_*`) and defaults.
+//! Invariant: until all settings have been checked, subletd opens nothing and does not listen.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -147,14 +147,14 @@ struct Serve {
     cleanup_every: Option<Duration>,
 }
 
-/// The limits of a cleanup.
+/// What a cleanup must not free.
 #[derive(Clone, Debug, Args)]
 pub struct Limits {
-    /// Whether to only report what would be freed.
+    /// Report what would be freed, but free nothing.
     #[arg(skip)]
     pub dry_run: bool,
-    /// Whether to free nothing if dockerd lists no network with a pool of this store. In that case it may be
-    /// the wrong dockerd.
+    /// Free nothing if no network that dockerd lists has a pool of this store. The pools may belong to
+    /// another dockerd.
     #[arg(skip)]
     pub only_if_served: bool,
     /// Keep leases that are younger than this when the cleanup starts
@@ -165,7 +165,7 @@ pub struct Limits {
     pub probe: bool,
 }
 
-/// The TCP address, and which clients may connect.
+/// The TCP address of the server, and the clients that may connect to it.
 #[derive(Clone, Debug, Args)]
 #[allow(clippy::doc_markdown, reason = "as above")]
 pub struct Tcp {
@@ -178,7 +178,7 @@ pub struct Tcp {
     /// Allow plain TCP on an address that other hosts can reach
     #[arg(long)]
     pub insecure: bool,
-    /// The files for TLS with client certificates.
+    /// The server's certificate, and the authority that signs the clients' certificates.
     #[command(flatten)]
     pub tls: Option<Tls>,
     /// Certificate for dockerd, which the .json file names [default: the server's]
@@ -203,7 +203,8 @@ pub struct Tls {
     pub ca: PathBuf,
 }
 
-/// The options of the status page, which is another face in the same process.
+/// The options of the status page. The page is a separate face, which the program runs in the same process as
+/// the driver.
 #[derive(Debug, Args)]
 pub struct Page {
     /// Serve a read-only status page, its JSON API and Prometheus metrics, over plain HTTP
@@ -218,24 +219,24 @@ pub struct Page {
     pub http_name: Vec<String>,
 }
 
-/// Opens the status page of these stores if it is configured. It ends with the process.
+/// Starts the status page for these stores, if the page is configured. The page runs until the process ends.
 pub type OpenPage<'a> = &'a dyn Fn(&Page, Vec<PageStore>, &Log) -> Result<()>;
 
 /// A store that the page shows, with this node's context in it.
 pub type PageStore = (StoreSpec, alloc::Context);
 
-/// A function that returns the value of an environment variable.
+/// Looks up an environment variable.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
-/// gipam's flags. They begin with a single dash.
+/// gipam's flags. gipam accepted them with a single dash.
 const GIPAM: [&str; 6] = ["address", "file", "v6", "v6ab", "v4", "v4ab"];
 
-/// Returns the definition of the flags, from which the man page is made.
+/// Returns the definition of all flags with their texts. The man page is generated from it.
 pub fn definition() -> clap::Command {
     Cli::command()
 }
 
-/// Runs subletd. Returns the text to print, or clap's message with its exit code.
+/// Runs subletd. Returns the text to print, or clap's message and the exit code.
 pub fn run(
     args: Vec<OsString>,
     env: Env<'_>,
@@ -255,7 +256,7 @@ pub fn run(
     done.map_err(|e| (e, 1))
 }
 
-/// Replaces the single dash of a gipam flag with two: `-v4` becomes `--v4`.
+/// Converts gipam's flags to the form with two dashes: `-v4` to `--v4`.
 fn with_two_dashes(arg: OsString) -> OsString {
     let Some(text) = arg.to_str() else { return arg };
     let name = text.split('=').next().unwrap_or_default();
@@ -265,7 +266,7 @@ fn with_two_dashes(arg: OsString) -> OsString {
     }
 }
 
-/// Returns the first of these variables that is set and not empty, as its name and its value.
+/// Returns the name and the value of the first of these variables that is set and not empty.
 fn first_set<'n>(env: Env<'_>, names: &[&'n str]) -> Result<Option<(&'n str, String)>> {
     for name in names {
         if let Some(value) = env(name).filter(|value| !value.is_empty()) {
@@ -276,7 +277,7 @@ fn first_set<'n>(env: Env<'_>, names: &[&'n str]) -> Result<Option<(&'n str, Str
     Ok(None)
 }
 
-/// Returns the value of a flag; if it is not set, the value of the first of these variables that is set.
+/// Returns the value of a flag or, if the flag is absent, of the first of these variables that is set.
 fn flag_or_variable(flag: Option<&String>, env: Env<'_>, names: &[&str]) -> Result<Option<String>> {
     match flag {
         Some(text) => Ok(Some(text.clone())),
@@ -284,14 +285,14 @@ fn flag_or_variable(flag: Option<&String>, env: Env<'_>, names: &[&str]) -> Resu
     }
 }
 
-/// Returns whether `JOURNAL_STREAM` (a device and an inode) is this process's standard error. A child process
-/// may inherit the variable although its standard error is something else (systemd.exec(5)).
+/// Returns whether standard error is the stream that `JOURNAL_STREAM` names by its device and inode. A child
+/// process may inherit the variable although its own standard error goes elsewhere (systemd.exec(5)).
 fn is_stderr(stream: &OsString) -> bool {
     let stat = rustix::fs::fstat(std::io::stderr());
     stat.is_ok_and(|s| stream.to_str() == Some(&format!("{}:{}", s.st_dev, s.st_ino)))
 }
 
-/// Returns the cluster in the value of a flag or variable.
+/// Returns the cluster that a flag or a variable names.
 fn cluster(name: &str, json: &str, timeout: Duration, log: &Log) -> Result<StoreSpec> {
     let (mut spec, warnings) = config::store(json).with_context(|| name.to_owned())?;
     for warning in warnings {
@@ -303,7 +304,7 @@ fn cluster(name: &str, json: &str, timeout: Duration, log: &Log) -> Result<Store
     Ok(spec)
 }
 
-/// Makes the context with the node and the boot. In a cluster, the node must have a name.
+/// Makes the context for commands on a store. In a cluster, this fails if the node has no name.
 fn context(facts: &Facts, store: &StoreSpec) -> Result<alloc::Context> {
     let cx = alloc::Context { face: Face::Docker, ..facts.context_of(store) };
     ensure!(
@@ -323,7 +324,7 @@ impl Cli {
         Ok(settings)
     }
 
-    /// The stores; the first one is the driver's.
+    /// Returns the stores. The driver uses the first one.
     fn stores(&self, env: Env<'_>, facts: &Facts, log: &Log) -> Result<Vec<PageStore>> {
         let named: Vec<Option<&OsString>> = match self.common.store.as_slice() {
             [] => vec![None],
@@ -343,7 +344,8 @@ impl Cli {
         Ok(stores)
     }
 
-    /// The store of this name. The timeout of a cluster is at most that of a request.
+    /// Returns the store that `named`, or otherwise the environment, names. The timeout of a cluster is
+    /// limited to the timeout of a request.
     fn store(&self, named: Option<OsString>, env: Env<'_>, log: &Log) -> Result<StoreSpec> {
         let timeout = self.serve.timeout;
         let json = named.as_ref().and_then(|s| s.to_str()).map(str::trim_start);
@@ -390,7 +392,7 @@ impl Cli {
         let stores = self.stores(env, facts, &log)?;
         let (store, cx) = stores[0].clone();
         let config = self.server(env, store, cx, log)?;
-        // Open the page before readiness is reported.
+        // Open the page before the driver reports that it is ready.
         page(&self.serve.page, stores, &config.backend.log)?;
         server::run(config)
     }
@@ -454,7 +456,7 @@ impl Cli {
         })
     }
 
-    /// Returns the supernets of automatic pools in an address family.
+    /// Returns the supernets of automatic pools for an address family.
     fn blocks(&self, env: Env<'_>, family: Family, imported: &[Block]) -> Result<Vec<Block>> {
         let serve = &self.serve;
         let (flag, flags, len, names, sizes, usual): (_, _, _, &[&str], &[&str], u8) = match family
@@ -503,7 +505,8 @@ impl Cli {
         supernets.into_iter().map(block).collect()
     }
 
-    /// Imports gipam's lease file, if there is one. Returns gipam's main pools.
+    /// Imports gipam's lease file, if one is named. Returns gipam's main pools, even if the file was imported
+    /// earlier.
     fn import_gipam(
         &self,
         env: Env<'_>,

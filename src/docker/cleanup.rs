@@ -1,10 +1,11 @@
-//! Frees the addresses and pools that the local dockerd no longer lists. Their endpoints and networks were
-//! removed while subletd was not running, or their release was lost; dockerd sends each release only once.
+//! Frees the addresses and pools that the local dockerd no longer lists. dockerd removed their endpoints and
+//! networks while subletd was not running, or the requests that release them were lost. dockerd sends each
+//! release only once.
 //!
-//! The allocator decides what may be freed.
-//! Invariant: cleanup never frees an address that dockerd lists or that may be in use, that was leased after
-//! dockerd was asked, that is a gateway or an auxiliary address, or that belongs to another node or to a
-//! swarm.
+//! This module compares the store with dockerd's list. The allocator decides what may be freed.
+//! Invariant: a cleanup never frees an address that dockerd lists or that may be in use, an address that was
+//! leased after dockerd was asked, a gateway or an auxiliary address, or anything that belongs to another
+//! node or to a swarm.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,7 +28,7 @@ use crate::store::{FileSystem as _, Os, Store};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     dry_run: bool,
-    /// The freed addresses of each pool, and whether the pool itself is freed.
+    /// The freed addresses of each pool, and whether the pool itself is freed too.
     pools: BTreeMap<PoolId, (Vec<Addr>, bool)>,
 }
 
@@ -51,13 +52,13 @@ impl fmt::Display for Report {
     }
 }
 
-/// The maximum time that a request of dockerd needs to arrive and to be handled.
+/// The maximum time from when dockerd sends a request until the request has been handled.
 const UNDER_WAY: Duration = Duration::from_secs(10);
 
-/// Compares the pools of this node with a listing of dockerd's networks, and frees what is not listed. First
-/// waits for the grace period, but not longer than [`UNDER_WAY`]. Without this wait, a release that dockerd
-/// sent before the listing could arrive too late: after cleanup has freed the address and another request has
-/// leased it.
+/// Compares the pools of this node with dockerd's networks, and frees what dockerd does not list. Before it
+/// frees anything, it waits for the grace period, but not longer than [`UNDER_WAY`]. Otherwise a release that
+/// dockerd sent before it was asked could arrive too late. Cleanup could already have freed the address, and
+/// another request could have leased it.
 pub fn clean(
     store: &mut dyn Store,
     cx: &Context,
@@ -102,20 +103,21 @@ pub fn clean(
     Ok(report)
 }
 
-/// Whether a pool is in a listing.
+/// How dockerd lists a pool.
 enum Listed {
-    /// A network has the pool, and these addresses are in use.
+    /// A network uses the pool, and has these addresses.
     Addresses(Vec<Addr>),
-    /// No network has the pool.
+    /// No network uses the pool.
     Nothing,
-    /// It is unknown whether the pool is in use. Either it belongs to a swarm, or it may belong to a network
-    /// that is listed with a different subnet.
+    /// It cannot be determined whether the pool is in use. The pool belongs to a swarm, or it may belong to a
+    /// network that dockerd lists with a different subnet.
     Unknown,
 }
 
-/// Compares one of the `pools` with the networks. dockerd 26 and later list the requested subnet instead of
-/// the allocated one: a network that was created with `--subnet 0.0.0.0/20` is listed with that subnet. Only
-/// the network's addresses then show which pool it has.
+/// Finds out whether one of the networks uses a pool. `pools` are all pools of the node. dockerd 26 and later
+/// list the requested subnet instead of the allocated subnet: a network that was created with `--subnet
+/// 0.0.0.0/20` is listed with this subnet. Which pool such a network uses can then be determined only from
+/// its addresses.
 fn listed(pool: &Pool, pools: &[Pool], settings: &Settings, listing: &Listing) -> Listed {
     if pool.space != settings.local {
         return Listed::Unknown;
@@ -132,7 +134,7 @@ fn listed(pool: &Pool, pools: &[Pool], settings: &Settings, listing: &Listing) -
     let (mut found, mut unknown) = (false, false);
     for network in listing.networks.iter().filter(|network| network.shared == pool.shared) {
         let inside = |pool: &Pool| network.addrs.iter().any(|addr| pool.subnet.contains(*addr));
-        // A network that is listed without a subnet may have any pool.
+        // If dockerd lists a network without a subnet, the network may use any pool.
         let is_any = network.pools.is_empty();
         let asks = |(subnet, _): &&(Subnet, Option<Subnet>)| is_any_block(*subnet, pool.subnet);
         let asked = network.pools.iter().filter(asks).count() + usize::from(is_any);
@@ -160,9 +162,9 @@ fn listed(pool: &Pool, pools: &[Pool], settings: &Settings, listing: &Listing) -
     }
 }
 
-/// Compares a pool that was imported from gipam with the networks. gipam ignored the requested subnet and
-/// allocated its next block, but dockerd lists the requested subnet. So only a network's addresses show which
-/// pool it has.
+/// Finds out whether one of the networks uses a pool that was imported from gipam. gipam ignored the
+/// requested subnet and allocated its next block, but dockerd lists the requested subnet. Which pool a
+/// network uses can therefore be determined only from its addresses.
 fn imported(pool: &Pool, pools: &[Pool], listing: &Listing) -> Listed {
     let family = pool.subnet.family();
     let (mut addrs, mut unknown) = (Vec::new(), false);
@@ -184,7 +186,7 @@ fn imported(pool: &Pool, pools: &[Pool], listing: &Listing) -> Listed {
     }
 }
 
-/// Returns whether a listed subnet means any free subnet of the same size (`0.0.0.0/20`, `::/64`).
+/// Returns whether a listed subnet stands for any free subnet of the same size (`0.0.0.0/20`, `::/64`).
 fn is_any_block(listed: Subnet, subnet: Subnet) -> bool {
     listed.first().bits() == 0 && is_alike(listed, subnet)
 }

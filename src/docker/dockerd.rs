@@ -1,7 +1,7 @@
 //! Reads the networks and endpoints of the local dockerd, through the API on its unix socket.
 //!
-//! Only cleanup uses this. The handler of a request must not use it, because dockerd holds its locks during
-//! the request.
+//! Only cleanup uses this module. The handler of a request must not use it, because dockerd holds its locks
+//! during the request and would not respond.
 //! Invariant: the result is complete, or an error.
 
 use std::path::Path;
@@ -15,10 +15,10 @@ use crate::model::Timestamp;
 use crate::net::{Addr, Subnet, parse_addr, parse_cidr};
 use crate::sys::host;
 
-/// All networks. None of the data is older than `started`.
+/// All networks of dockerd. No part of this data is older than `started`.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
-    /// When the reading began.
+    /// When reading the networks began.
     pub started: Timestamp,
     /// The networks whose IPAM driver is not built into dockerd.
     pub networks: Vec<Network>,
@@ -37,7 +37,7 @@ pub struct Network {
     pub swarm: bool,
 }
 
-/// The maximum time that dockerd may take before an answer, and between two parts of an answer.
+/// The maximum time that dockerd may take before a response, and between two parts of a response.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Reads the networks of the dockerd that listens on `socket`.
@@ -65,7 +65,7 @@ fn get(socket: &Path, path: &str) -> Result<Value> {
     runtimes::read(&answer).with_context(what)
 }
 
-/// Parses one network. Unknown content is an error, because it may contain an address in use.
+/// Parses one network. Content that is not understood is an error, because it may contain an address in use.
 fn read(raw: &Value) -> Result<Network> {
     let mut network = Network {
         shared: raw["IPAM"]["Options"]["network"].as_str().map(str::to_owned),

@@ -1,10 +1,11 @@
 //! Docker's IPAM plugin protocol: `docker network create --ipam-driver sublet`.
 //!
-//! [`handle`] interprets a request and makes the answer, with the texts of Docker's `ipamapi`. It depends
+//! [`handle`] interprets a request and makes the response, with the texts of Docker's `ipamapi`. It depends
 //! only on the store that is passed to it. The other parts are the server, its command line, and `cleanup`.
 //! `alloc` decides which subnet or address is allocated.
-//! Invariant: a pool or a lease is durable before it is answered. Every answer is a JSON object. A failure
-//! has both `Err` and `Error`: which of them dockerd reads depends on the status.
+//! Invariant: a pool or a lease is durable before the response is sent. Every response is a JSON object. The
+//! response to a failure has both `Err` and `Error`, because dockerd reads one or the other, depending on the
+//! HTTP status.
 
 mod api;
 pub mod args;
@@ -20,6 +21,5 @@ mod wire;
 pub use api::{Driver, Undo, handle};
 pub use settings::{Settings, block, supernet};
 
-/// The largest accepted body, in bytes. Bodies from dockerd are smaller than 1 KiB, unless an operator sets
-/// long options.
+/// The maximum size of a body, in bytes. dockerd sends less than 1 KiB, unless an operator sets long options.
 pub const LARGEST_BODY: usize = 1 << 20;

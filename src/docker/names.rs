@@ -1,10 +1,10 @@
 //! The names in the protocol: options, and the texts of errors that do not come from the allocator. They are
-//! the same as in moby's `ipamapi`, because users and scripts search for them.
+//! identical to those in moby's `ipamapi`, because users and scripts search for them.
 
-/// The value of [`ADDRESS_TYPE`] if `RequestAddress` requests the gateway's address. `RequestPool` may return
-/// a gateway under the same name.
+/// The value of [`ADDRESS_TYPE`] with which `RequestAddress` requests the gateway's address. `RequestPool`
+/// may also return a gateway under this name.
 pub const GATEWAY: &str = "com.docker.network.gateway";
-/// The option that says what an address is for.
+/// The option that says for what an address is requested.
 pub const ADDRESS_TYPE: &str = "RequestAddressType";
 /// The option to allocate addresses in ascending order, without reusing them at once. Swarm sets it.
 pub const SERIAL: &str = "com.docker.network.ipam.serial";

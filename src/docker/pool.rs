@@ -1,4 +1,4 @@
-//! `RequestPool`: determines which pool a request means.
+//! Determines which pool a `RequestPool` means.
 //!
 //! This module interprets `Pool`, `SubPool` and `V6` as moby does, and the option `network` as kontena-ipam
 //! does.
@@ -25,7 +25,8 @@ pub fn read(
     let family = asked.map_or(family, |net| Addr::from(net.addr()).family());
     let ask = match asked {
         None => Ask::Any(settings.blocks(family).to_vec()),
-        // "0.0.0.0/24" means any free subnet of this size, and "0.0.0.0/0" any free subnet of the usual size.
+        // "0.0.0.0/24" means any free subnet of this size, and "0.0.0.0/0" means any free subnet of the
+        // default size.
         Some(net) if net.addr().is_unspecified() => {
             Ask::Any(sized(settings.blocks(family), net.prefix_len())?)
         }
@@ -47,7 +48,7 @@ pub fn read(
     Ok(RequestPool { space: space.to_owned(), ask, sub, shared, avoid })
 }
 
-/// Returns one of the two address spaces. A request in kontena-ipam's form need not name an address space.
+/// Returns the address space of a request. A request in kontena-ipam's form need not name one.
 fn space<'a>(
     name: &'a str,
     network: Option<&String>,
@@ -61,7 +62,7 @@ fn space<'a>(
     }
 }
 
-/// Returns the supernets, with another prefix length for their pools.
+/// Returns the same supernets, with `len` as the prefix length of their pools.
 fn sized(blocks: &[Block], len: u8) -> Result<Vec<Block>, String> {
     if len == 0 {
         return Ok(blocks.to_vec());
@@ -83,8 +84,9 @@ fn part(text: &str, subnet: Subnet) -> Result<Option<Subnet>, String> {
     Err(INVALID_SUB_POOL.to_owned())
 }
 
-/// Makes the name and the ID of a shared pool. As in kontena-ipam, the ID is the name, provided that this is
-/// unique: a dual-stack network requests two pools, and a swarm requests pools in two address spaces.
+/// Makes the name and the ID of a shared pool. As in kontena-ipam, the ID is usually the name. If the name
+/// alone would not be unique, the ID has more parts: a dual-stack network requests two pools, and a swarm
+/// requests pools in two address spaces.
 fn shared(name: &str, space: &str, family: Family, settings: &Settings) -> Result<Shared, String> {
     if name.is_empty() {
         return Err("Network can't be nil".to_owned());

@@ -1,9 +1,9 @@
-//! Reads the host's routes. Automatic pools do not overlap them, just as dockerd's own pools do not.
+//! Reads the host's routes. Automatic pools avoid them, as dockerd's own automatic pools do.
 //!
 //! This module reads `/proc/net/route`, `/proc/net/ipv6_route` and the name servers in `/etc/resolv.conf`,
-//! because dockerd compares an automatic pool with all of them. Entries that cannot be read are ignored:
-//! dockerd then rejects the pool and requests another pool.
-//! Invariant: a default route does not count.
+//! because dockerd compares an automatic pool with all of them. An entry that cannot be read is ignored. If
+//! the pool then overlaps with the entry, dockerd rejects the pool and requests another one.
+//! Invariant: a default route is ignored.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! The operator's settings of a driver: address spaces and supernets.
+//! The operator's settings for the driver: address spaces and supernets.
 //!
 //! Invariant: the two address spaces have different names that are valid in a pool ID, and a pool is not
 //! larger than its supernet.

@@ -1,5 +1,5 @@
-//! The bodies of requests and responses. The fields have exactly the names that they have in Docker's
-//! `ipamapi` and `plugins`.
+//! The bodies of requests and responses. The fields have the names that they have in Docker's `ipamapi` and
+//! `plugins`.
 //!
 //! This module accepts everything that dockerd sends: an empty body, `null` for a map, unknown fields.
 //! Invariant: [`read`] never panics, whatever bytes it gets.
@@ -41,22 +41,22 @@ pub fn read(body: &[u8]) -> Result<Request, String> {
     }
 }
 
-/// Makes the answer to `Plugin.Activate`.
+/// Makes the response to `Plugin.Activate`.
 pub fn activated() -> String {
     json!({ "Implements": ["IpamDriver"] }).to_string()
 }
 
-/// Makes the answer to `IpamDriver.GetCapabilities`.
+/// Makes the response to `IpamDriver.GetCapabilities`.
 pub fn capabilities(mac: bool) -> String {
     json!({ "RequiresMACAddress": mac, "RequiresRequestReplay": false }).to_string()
 }
 
-/// Makes the answer to `IpamDriver.GetDefaultAddressSpaces`.
+/// Makes the response to `IpamDriver.GetDefaultAddressSpaces`.
 pub fn spaces(local: &str, global: &str) -> String {
     json!({ "LocalDefaultAddressSpace": local, "GlobalDefaultAddressSpace": global }).to_string()
 }
 
-/// Makes the answer with a pool, and with its gateway if it has one.
+/// Makes the response with a pool. It includes the pool's gateway, if the pool has one.
 pub fn pool(pool: &Pool) -> String {
     let mut data = Options::new();
     if let Some(gateway) = pool.gateway {
@@ -65,12 +65,12 @@ pub fn pool(pool: &Pool) -> String {
     json!({ "PoolID": pool.id.0, "Pool": pool.subnet.to_string(), "Data": data }).to_string()
 }
 
-/// Makes the answer with an address and its prefix length.
+/// Makes the response with an address and its prefix length.
 pub fn address(lease: &Lease) -> String {
     json!({ "Address": format!("{}/{}", lease.addr, lease.prefix), "Data": {} }).to_string()
 }
 
-/// Makes the answer for a failure.
+/// Makes the response for a failure.
 pub fn failure(text: &str) -> String {
     json!({ "Err": text, "Error": text }).to_string()
 }

@@ -1,8 +1,10 @@
 //! Serves one HTTP/1.1 connection, for as long as dockerd keeps it open.
 //!
-//! This module limits the size of bodies, and detects when an answer has reached the kernel.
+//! This module limits the size of bodies, and detects when a response has been written to the kernel
+//! completely.
 //! Invariant: until shutdown, an idle connection is never closed, because dockerd repeats a request on a
-//! broken connection with an empty body. A change is only kept if the last byte of its answer was written.
+//! broken connection with an empty body. A change is kept only if the last byte of its response has been
+//! written.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -28,15 +30,15 @@ const MEDIA_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 /// The maximum time for a body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The path of the first request that dockerd sends after it has started, or after it has found the plugin
+/// The path of the request that dockerd sends first after it has started, or after it has found the plugin
 /// again.
 const ACTIVATE: &str = "/Plugin.Activate";
 
-/// The minimum length of the head of an HTTP answer. A shorter write belongs to a body.
+/// The minimum length of the head of an HTTP response. A shorter write is part of a body.
 const MIN_HEAD: usize = 64;
 
-/// Serves one connection until it ends. After `stop`, only serves it until its present request is answered.
-/// `activated` is notified whenever dockerd activates the plugin.
+/// Serves one connection until it ends. After `stop`, the connection is served only until the present request
+/// has its response. `activated` is notified whenever dockerd activates the plugin.
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     queue: Queue,
@@ -53,17 +55,17 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         let (queue, unsent) = (queue.clone(), unsent.clone());
         async move { Ok::<_, Infallible>(respond(request, &queue, timeout, &unsent).await) }
     });
-    // A client that has closed only its sending side still gets its answer. If the client is gone, the write
-    // of the answer fails.
+    // A client that has closed only its sending side still gets its response. If the client is gone, writing
+    // the response fails.
     let mut http = hyper::server::conn::http1::Builder::new();
     let connection = http.half_close(true).serve_connection(io, service);
     let mut connection = pin!(connection);
     tokio::select! {
-        // If the connection has failed, dropping `unsent` undoes the changes whose answers were not
+        // If the connection has failed, dropping `unsent` undoes the changes whose responses were not
         // delivered.
         _ = connection.as_mut() => {}
         () = stopped(&mut stop) => {
-            // If another request has already arrived at the socket, read and answer it first.
+            // If another request has already arrived on the connection, handle it first.
             if tokio::time::timeout(LINGER, connection.as_mut()).await.is_ok() {
                 return;
             }
@@ -93,7 +95,7 @@ async fn respond(
     response
 }
 
-/// Reads the whole body. An error is the HTTP status and the reason.
+/// Reads a whole body. An error consists of the HTTP status and the reason.
 async fn read(body: Incoming) -> Result<Vec<u8>, (u16, &'static str)> {
     const LARGE: (u16, &str) = (413, "the request body is larger than 1 MiB");
     if body.size_hint().lower() > LARGEST_BODY as u64 {
@@ -108,8 +110,9 @@ async fn read(body: Incoming) -> Result<Vec<u8>, (u16, &'static str)> {
     }
 }
 
-/// The answers that have not reached the kernel completely, in order, each with the number of its remaining
-/// bytes. If the connection ends, the remaining answers are dropped, which undoes their changes.
+/// The responses that have not been written to the kernel completely, in their order. Each has the number of
+/// bytes that still have to be written. If the connection ends, the remaining responses are dropped, which
+/// undoes their changes.
 #[derive(Clone, Default)]
 struct Unsent(Arc<Mutex<Vec<(usize, PendingUndo)>>>);
 

@@ -1,7 +1,8 @@
-//! Opens the sockets on which dockerd finds the driver, and writes the file that contains a TCP address.
+//! Opens the sockets on which dockerd reaches the driver, and writes the file in which dockerd looks up a TCP
+//! address.
 //!
-//! A socket first gets its mode under a temporary name, and is then renamed. So the final name always leads
-//! to a socket, and other users can never connect.
+//! A socket gets its mode while it has a temporary name, and is then renamed. Therefore its final name always
+//! leads to a usable socket, and other users can never connect.
 //! Invariant: an existing socket is replaced only if no process serves it. Only files that this process
 //! created are removed.
 
@@ -17,7 +18,7 @@ use serde_json::json;
 
 use crate::docker::args::Tcp;
 
-/// A file that is removed when the server ends, unless another process has replaced the file.
+/// A file or socket that is removed when the server ends, unless another process has replaced it.
 pub struct Published {
     path: PathBuf,
     inode: u64,

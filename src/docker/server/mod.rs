@@ -1,7 +1,7 @@
-//! The server of `subletd`: its sockets, its startup and shutdown, and when it cleans up.
+//! The server of `subletd`: its sockets, its startup and shutdown, and the times at which it cleans up.
 //!
-//! Invariant: the server reports that it is ready only when it listens on all sockets. At shutdown, every
-//! request that has arrived is answered. If an answer cannot be delivered, its change is undone.
+//! Invariant: the server reports that it is ready only after it listens on all sockets. At shutdown, it
+//! responds to every request that has arrived. If a response cannot be delivered, its change is undone.
 
 mod http;
 mod listen;
@@ -34,18 +34,19 @@ use crate::store;
 use crate::telemetry::log::Entry;
 pub use worker::Backend;
 
-/// The maximum time for open requests after the shutdown has begun.
+/// The maximum time that open requests may take after the shutdown has begun.
 const DRAIN: Duration = Duration::from_secs(15);
 
-/// How long the server waits at shutdown for requests that dockerd has already sent: on idle connections, and
-/// on connections that were not accepted yet.
+/// How long the server waits at shutdown for requests that dockerd has already sent, on idle connections or
+/// on connections that have not been accepted yet.
 const LINGER: Duration = Duration::from_millis(250);
 
-/// When and how the server cleans up: frees what dockerd no longer lists.
+/// When and how the server cleans up, that is, frees what dockerd no longer lists.
 pub struct Cleanup {
-    /// The time between two cleanups; `None` for only one cleanup after each activation.
+    /// The time between two cleanups. `None` means that the server cleans up only after dockerd has activated
+    /// the driver.
     pub every: Option<Duration>,
-    /// dockerd's socket.
+    /// The path of dockerd's socket.
     pub docker: PathBuf,
     /// What a cleanup must not free.
     pub limits: Limits,
@@ -73,7 +74,8 @@ pub fn run(config: ServerConfig) -> Result<()> {
     let (queue, workers) = Queue::start(&backend)?;
     let served = runtime.block_on(async {
         let (stop, stopping) = watch::channel(false);
-        // Every connection has a sender of this channel. The channel ends when all connections have ended.
+        // Every connection has a sender of this channel, so the channel is closed when all connections have
+        // ended.
         let (alive, mut ended) = mpsc::channel::<()>(1);
         let (backend, queue) = (backend.clone(), queue.clone());
         let activated = Arc::new(Notify::new());
@@ -109,15 +111,14 @@ pub fn run(config: ServerConfig) -> Result<()> {
         }
         notify_systemd(notify.as_deref(), "STOPPING=1");
         listeners.backend.log(Level::Info, "stopping: answering the open requests");
-        // Dropping the listeners removes the names of the sockets. From now on, only connected clients are
-        // served.
+        // Dropping the listeners removes the names of the sockets. From now on, no new client can connect.
         drop(listeners);
         let _ = stop.send(true);
         let _ = tokio::time::timeout(DRAIN, ended.recv()).await;
         Ok(())
     });
-    // Stopping the runtime closes the connections that are still open. The workers undo changes whose answers
-    // were not delivered. A cleanup that waits for dockerd does not delay the exit.
+    // This ends the connections that are still open. The workers then undo the changes whose responses were
+    // not delivered. A cleanup that waits for dockerd does not delay the exit.
     runtime.shutdown_timeout(DRAIN);
     drop(queue);
     for worker in workers {
@@ -146,7 +147,8 @@ struct Listeners {
     queue: Queue,
     stopping: Stopping,
     alive: mpsc::Sender<()>,
-    /// Notified when dockerd activates the plugin over a unix socket. Such a dockerd runs on this host.
+    /// Notified when dockerd activates the plugin over a unix socket, because such a dockerd runs on this
+    /// host.
     activated: Arc<Notify>,
     published: Vec<listen::Published>,
 }
@@ -202,7 +204,7 @@ impl Listeners {
         Ok(())
     }
 
-    /// Uses the sockets that systemd opened. systemd also removes them.
+    /// Uses the sockets that systemd has opened and passed to this process. systemd also removes them.
     fn inherit(&mut self, inherited: &mut ListenFd) -> Result<()> {
         for at in 0..inherited.len() {
             match inherited.take_unix_listener(at) {
@@ -269,12 +271,13 @@ async fn stopped(stopping: &mut Stopping) {
     let _ = stopping.wait_for(|stop| *stop).await;
 }
 
-/// How often a cleanup after an activation is tried, because dockerd does not answer while it starts.
+/// The number of times that a cleanup after an activation is tried. dockerd does not respond while it is
+/// starting.
 const TRIES: u32 = 5;
 
-/// Cleans up after each activation and at intervals. After an activation it waits first, so that dockerd has
-/// loaded its networks. It uses a store of its own, so that no request waits for a cleanup. If dockerd does
-/// not answer, nothing is freed.
+/// Cleans up after each activation and at regular intervals. After an activation, it first waits until
+/// dockerd has loaded its networks. It opens a store of its own, so that no request waits for a cleanup. If
+/// dockerd does not respond, nothing is freed.
 async fn clean_repeatedly(
     cleanup: Arc<Cleanup>,
     activated: Option<Arc<Notify>>,
@@ -309,7 +312,7 @@ async fn clean_repeatedly(
     }
 }
 
-/// Cleans up once, and logs what was freed. Returns whether dockerd answered.
+/// Cleans up once, and logs what was freed. Returns whether dockerd responded.
 async fn clean_once(docker: PathBuf, limits: Limits, backend: &Arc<Backend>) -> bool {
     let own = backend.clone();
     let work = tokio::task::spawn_blocking(move || {

@@ -1,9 +1,9 @@
-//! The worker threads. They run requests on the store, in the order in which the requests arrive.
+//! The worker threads, which apply requests to the store in the order in which they arrive.
 //!
-//! There is only one worker for a lease file, because a lease file has one writer at a time. There are
-//! several workers for a cluster, so that no request waits for the round trip of another request.
-//! Invariant: when the workers end, the kernel has each answer completely and its [`PendingUndo`] is
-//! confirmed, or the change that the answer reports was undone.
+//! Only one process or thread at a time can write to a lease file, so a lease file has a single worker. A
+//! cluster has several workers, so that no request waits for the round trip of another request.
+//! Invariant: when the workers end, every change is settled. Either its response was written to the kernel
+//! completely and its [`PendingUndo`] was confirmed, or the change was undone.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -24,7 +24,7 @@ use crate::sys::{host, panic};
 use crate::telemetry::counters;
 use crate::telemetry::log::{Entry, Log};
 
-/// The number of workers for a cluster.
+/// The number of requests to a cluster that run at the same time.
 const CLUSTER_WORKERS: usize = 8;
 
 /// The paths of the protocol's methods.
@@ -38,15 +38,15 @@ const METHODS: [&str; 7] = [
     "ReleaseAddress",
 ];
 
-/// The driver and its store, with the settings for requests.
+/// The driver, its store, and the settings for running a request.
 pub struct Backend {
     /// The configuration of the driver.
     pub driver: Driver,
-    /// The store. The maximum wait for its lock is set for each request.
+    /// The store. The time to wait for its lock is set for each request.
     pub store: StoreSpec,
-    /// The context with the node and the boot.
+    /// The node and the boot, for the context of each command.
     pub cx: Context,
-    /// The maximum time for a request, including its wait.
+    /// The maximum time for a request, including the wait for the lock.
     pub timeout: Duration,
     /// The log of subletd.
     pub log: Log,
@@ -58,7 +58,7 @@ impl Backend {
         self.log.write(&Entry::new(level, text));
     }
 
-    /// Returns the context with the node and the boot, the present time and a random number.
+    /// Returns the context for a command, with the current time and a random number.
     pub(super) fn context(&self) -> Context {
         Context { now: host::now(), seed: host::chance(), ..self.cx.clone() }
     }
@@ -75,29 +75,29 @@ struct Job {
     received: Instant,
     deadline: Instant,
     answer: oneshot::Sender<Answer>,
-    /// The queue, from which each answer's [`PendingUndo`] gets a copy. The workers themselves hold no
-    /// sender; otherwise they would never end.
+    /// A sender for the [`PendingUndo`] of the response. The workers keep no sender of their own, because
+    /// they end when all senders are dropped.
     queue: Queue,
 }
 
-/// The answer to a request, and how to undo the change that it reports.
+/// A response, and how to undo the change that it reports.
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
     /// The body, a JSON object.
     pub body: String,
-    /// Undoes the change, unless it is confirmed once the answer is written.
+    /// Confirmed after the response has been written.
     pub undo: PendingUndo,
 }
 
-/// Undoes a change when this value is dropped, unless the answer was delivered.
+/// Undoes a change when it is dropped, unless the response was delivered.
 pub struct PendingUndo {
     undo: Option<Undo>,
     queue: Queue,
 }
 
 impl PendingUndo {
-    /// Confirms that the kernel has the answer, so the change stays.
+    /// Keeps the change, because the response has been written to the kernel.
     pub fn confirm(&mut self) {
         self.undo = None;
     }
@@ -106,18 +106,18 @@ impl PendingUndo {
 impl Drop for PendingUndo {
     fn drop(&mut self) {
         if let Some(undo) = self.undo.take() {
-            // This can only fail if the workers have ended, but they end after all connections.
+            // This fails only after the workers have ended, but the workers outlive all connections.
             let _ = self.queue.0.send(Work::Undo(undo));
         }
     }
 }
 
-/// The queue from which the workers take their work.
+/// The queue of work for the workers.
 #[derive(Clone)]
 pub struct Queue(mpsc::Sender<Work>);
 
 impl Queue {
-    /// Starts the workers. They end when the last copy of the queue is dropped.
+    /// Starts the workers. They end when the last clone of the queue has been dropped.
     pub fn start(backend: &Arc<Backend>) -> std::io::Result<(Queue, Vec<JoinHandle<()>>)> {
         let (sender, receiver) = mpsc::channel();
         let count = if backend.store.is_cluster() { CLUSTER_WORKERS } else { 1 };
@@ -137,15 +137,15 @@ impl Queue {
         Ok((Queue(sender), threads.collect::<Result<_, _>>()?))
     }
 
-    /// Runs one request and returns its answer. If that takes longer than `timeout`, returns a failure. If
-    /// the change is made later, it is undone.
+    /// Runs one request. If it does not finish within `timeout`, returns a failure. A change that is made
+    /// after that is undone.
     pub async fn ask(&self, path: String, body: Vec<u8>, timeout: Duration) -> Answer {
         let (answer, get) = oneshot::channel();
         let received = Instant::now();
         let deadline = received + timeout;
         let job = Job { path, body, received, deadline, answer, queue: self.clone() };
         let sent = self.0.send(Work::Request(job));
-        // The workers have their own timeout, but it does not help if the disk hangs.
+        // The workers observe the timeout themselves, so this timeout matters only if the disk hangs.
         let grace = Duration::from_secs(2);
         match (sent, tokio::time::timeout(timeout + grace, get).await) {
             (Ok(()), Ok(Ok(answer))) => answer,
@@ -153,7 +153,7 @@ impl Queue {
         }
     }
 
-    /// Makes an answer that reports no change.
+    /// Makes the response for a failure, which reports no change.
     pub fn failed(&self, status: u16, text: &str) -> Answer {
         self.reply(Reply::failed(status, text, ""))
     }
@@ -164,7 +164,7 @@ impl Queue {
     }
 }
 
-/// Counts a request. All requests with unknown paths are counted together.
+/// Counts a request. All unknown methods are counted under one name.
 fn count(command: &str, reply: &Reply, took: Duration) {
     let known = METHODS.iter().find(|known| **known == command).unwrap_or(&"unknown");
     let fact = reply.entry.facts.iter().find(|(name, _)| *name == "outcome");
@@ -179,7 +179,7 @@ fn count(command: &str, reply: &Reply, took: Duration) {
     }
 }
 
-/// Waits for the next piece of work; `None` at the end.
+/// Waits for the next piece of work; returns `None` when all senders have been dropped.
 fn next(receiver: &Mutex<mpsc::Receiver<Work>>) -> Option<Work> {
     receiver.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
 }
@@ -187,7 +187,7 @@ fn next(receiver: &Mutex<mpsc::Receiver<Work>>) -> Option<Work> {
 /// A worker thread.
 struct Worker {
     backend: Arc<Backend>,
-    /// The open connections of a cluster, which are used again for later requests.
+    /// The connections to a cluster, which later requests reuse.
     connected: Option<Box<dyn Store>>,
 }
 
@@ -219,7 +219,7 @@ impl Worker {
         entry.took = Some(received.elapsed());
         self.backend.log.write(&entry);
         count(command, &reply, received.elapsed());
-        // If the client is gone, the answer is dropped here, so its undo is put into the queue.
+        // If the client is gone, the response is dropped here, and its undo is added to the queue.
         drop(answer.send(queue.reply(reply)));
     }
 
@@ -233,8 +233,8 @@ impl Worker {
         });
         match catch_unwind(work) {
             Ok(Ok((reply, store))) => {
-                // After a failure, open the store again and read all of its files, because a certificate may
-                // have been renewed.
+                // After a failure, connect again and read all files again, because a certificate may have
+                // been renewed.
                 self.connected =
                     Some(store).filter(|_| self.backend.store.is_cluster() && reply.status < 500);
                 reply
