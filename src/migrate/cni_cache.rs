@@ -1,7 +1,7 @@
-//! Reads the results that libcni caches in `/var/lib/cni/results/<network>-<container>-<interface>`. Each
-//! file has the configuration of an ADD, its arguments, and its result.
+//! Reads the results that libcni caches in `/var/lib/cni/results/<network>-<container>-<interface>`. There is
+//! one record for each attachment, with the configuration of the ADD, its arguments and its result.
 //!
-//! If a store was lost, or an older backup was restored, these files make it possible to lease the same
+//! After a store was lost or an older backup was restored, these records make it possible to lease the same
 //! addresses to the same containers again.
 
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::sys::files;
 /// The maximum length of a cached result, in bytes.
 const LONGEST: u64 = 1 << 20;
 
-/// The cached result for one interface of a container.
+/// The cached record of one attachment.
 pub struct Cached {
     /// The name of the network.
     pub network: String,
@@ -33,13 +33,13 @@ pub struct Cached {
     args: String,
     /// The network configuration that the plugin got.
     config: Vec<u8>,
-    /// The addresses of the result.
+    /// The addresses in the result.
     pub addrs: Vec<Addr>,
 }
 
 impl Cached {
-    /// Returns the configuration of the ADD, and its inputs. Variables that name a store are taken from
-    /// `env`.
+    /// Returns the decoded configuration and the inputs of the cached call. The environment variables that
+    /// locate the store come from `env`; the container, the interface and the arguments come from the record.
     pub fn netconf(&self, env: &Inputs) -> Result<(Netconf, Inputs), String> {
         let netconf = Netconf::decode(&self.config).map_err(|e| e.to_string())?;
         let id = |what, text| format!("{what} {text:?} is malformed");
@@ -55,7 +55,7 @@ impl Cached {
     }
 }
 
-/// The fields of a cached result that are used. The format is libcni's `cniCacheV1`.
+/// The fields of a record that this module uses. The format is libcni's `cniCacheV1`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Raw {
@@ -74,7 +74,7 @@ struct Raw {
     result: Value,
 }
 
-/// Reads a cached result; `None` if its IPAM plugin is not `ipam`.
+/// Reads the record of an attachment. Returns `None` if its IPAM plugin is not `ipam`.
 pub fn read(path: &Path, ipam: &str) -> Result<Option<Cached>, String> {
     let text = files::read(path, LONGEST).map_err(|e| format!("cannot read it: {e}"))?;
     parse(&text, ipam)
@@ -106,15 +106,15 @@ fn parse(text: &str, ipam: &str) -> Result<Option<Cached>, String> {
     }))
 }
 
-/// Returns the plugin whose IPAM plugin is `ipam`: in a list of plugins, or the single plugin of a
-/// configuration.
+/// Returns the configuration of the plugin that delegates to `ipam`: a plugin in a list, or the only plugin
+/// of a configuration.
 fn plugin(list: &Value, ipam: &str) -> Option<Map<String, Value>> {
     let plugins = list["plugins"].as_array().map_or(std::slice::from_ref(list), Vec::as_slice);
     let found = plugins.iter().find(|plugin| plugin["ipam"]["type"] == ipam)?;
     found.as_object().cloned()
 }
 
-/// Returns a plugin's configuration, with the keys that libcni adds to it.
+/// Returns a plugin's configuration together with what libcni adds to it for an ADD.
 fn injected(
     mut config: Map<String, Value>,
     list: &Value,
@@ -131,7 +131,8 @@ fn injected(
     Value::Object(config).to_string().into_bytes()
 }
 
-/// Returns the addresses of a result in any CNI version: from `ips`, or before 0.3.0 from `ip4` and `ip6`.
+/// Returns the addresses in a result of any CNI version. They are in `ips`, or in `ip4` and `ip6` before
+/// 0.3.0.
 fn addresses(result: &Value) -> Result<Vec<Addr>, String> {
     let ips = result["ips"].as_array().into_iter().flatten().map(|ip| &ip["address"]);
     let old = [&result["ip4"]["ip"], &result["ip6"]["ip"]].into_iter().filter(|ip| !ip.is_null());
@@ -180,13 +181,13 @@ mod tests {
             })
         );
         assert!(parse(&record(&list, &result), "host-local").unwrap().is_none());
-        // A configuration of a single plugin, with a result of an old version.
+        // The configuration has a single plugin, and the result has an old CNI version.
         let one = json!({"name": "pods", "type": "bridge", "ipam": {"type": "sublet"}});
         let old = json!({"ip4": {"ip": "10.77.0.9/24"}});
         let cached = parse(&record(&one, &old), "sublet").unwrap().unwrap();
         assert_eq!(cached.addrs, [parse_addr("10.77.0.9").unwrap()]);
         assert_eq!(cached.netns.as_deref(), Some("/run/netns/a"));
-        // A result that libcni before 1.2 cached.
+        // This is a record of libcni before 1.2.
         let result =
             json!({"interfaces": [{"name": "cni0"}, {"name": "eth0", "sandbox": "/run/netns/b"}]});
         let old = record(&one, &result).replace(r#""netns":"/run/netns/a","#, "");

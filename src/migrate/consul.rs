@@ -2,10 +2,10 @@
 //! "mac", "id"}`, and the key `<network>` contains the network.
 //!
 //! An operator runs the import with `sublet import consul`. Until then, an ADD is refused. The import needs
-//! several transactions. The last transaction writes the import mark, a record that the network was imported.
-//! Every transaction of the import compares that the mark is absent, because a late import would restore
-//! leases that were freed meanwhile. If there are no old keys, the first ADD writes the mark. The old keys
-//! are never changed.
+//! several transactions, and the last one writes the import mark, which records that the network was
+//! imported. Every transaction of the import checks that the mark is absent, because an import that continues
+//! after the mark was written would restore leases that have been freed since. If there are no old keys, the
+//! first ADD writes the mark. The old keys are never changed.
 
 use crate::alloc::{Command, Context, ForeignLease, Import, Imported, Outcome};
 use crate::error::{Error, Refusal, StoreError};
@@ -13,12 +13,12 @@ use crate::model::{Attachment, ContainerId, Kind, NetworkName, Owner, SetName};
 use crate::net::Addr;
 use crate::store::{OldKey, Store};
 
-/// The number of leases that one transaction imports. A lease has two records. If its address was cooling
-/// down or was leased in a boot that has ended, the lease has three records.
+/// The number of leases that one transaction imports. Each lease needs two records. It needs three if its
+/// address was cooling down or was leased in a boot that has ended.
 const PORTION: usize = 20;
 
-/// Imports the leases of a network, unless the import mark exists. If an import was interrupted, the next
-/// import completes it. cni-ipam-consul must be stopped on all nodes before, because it overwrites keys
+/// Imports the leases of a network, unless the import mark exists. If an import is interrupted, the next
+/// import completes it. cni-ipam-consul must be stopped on all nodes first, because it overwrites keys
 /// without comparing them.
 pub fn import(
     store: &mut dyn Store,
@@ -55,8 +55,8 @@ pub fn import(
     }
 }
 
-/// Fails with [`Refusal::NotImported`] if the network, or the given container, has old leases. The caller has
-/// already found that the import mark is absent.
+/// Fails with [`Refusal::NotImported`] if the network, or the given container, has old leases. The caller
+/// must have checked that the import mark is absent.
 pub fn require_none(
     store: &mut dyn Store,
     network: &NetworkName,

@@ -1,8 +1,8 @@
-//! Copies the records of one store to another, and compares them.
+//! Copies the records of one store to another store, and compares the two stores.
 //!
-//! The allocator (`alloc`) decides what happens if a record already exists in the destination.
-//! Invariant: a portion of records is written in one transaction. Existing records stay, so an interrupted
-//! copy can be started again from the beginning.
+//! If a record already exists at the destination, the allocator (`alloc`) decides what happens.
+//! Invariant: a portion of records is written in one transaction. Existing records are not replaced, so a
+//! copy that was interrupted can be run again from the beginning.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -12,7 +12,7 @@ use crate::error::{Error, Refusal};
 use crate::model::{Lease, Persist, SetName};
 use crate::store::Store;
 
-/// The maximum number of records in a portion. One transaction of a lease file can write so many.
+/// The maximum number of records in a portion. A lease file can write this many in one transaction.
 const PORTION: usize = 1000;
 
 /// Writes records into a store, in portions.
@@ -21,11 +21,11 @@ pub struct Copier<'s> {
     cx: &'s Context,
     dry_run: bool,
     portion: Vec<Record>,
-    /// The set of leases and the lifetime that all records of the present portion have.
+    /// The set of leases and the lifetime (boot or durable) that all records of the present portion have.
     of: (Option<SetName>, Persist),
-    /// The number of records that are in the destination now. In a dry run, the number that would be.
+    /// The number of records that are at the destination now. In a dry run, the number that would be there.
     pub copied: usize,
-    /// The conflicts that a dry run found.
+    /// The conflicts that the dry run found.
     pub clashes: Vec<Refusal>,
 }
 

@@ -1,7 +1,7 @@
-//! Reads gipam's lease file: the pools and addresses of Docker networks whose driver is gipam.
+//! Reads gipam's lease file: the pools and addresses of the Docker networks that use gipam.
 //!
-//! gipam has one main pool for each address family, and gave each network the next block of it. The `free`
-//! blocks in the file belong to no network.
+//! gipam allocated each network the next block of its main pool; there is one main pool for each address
+//! family. The blocks in `free` belong to no network.
 //! Invariant: if any part of the file is invalid, nothing is imported.
 
 use serde_json::Value;
@@ -15,11 +15,11 @@ use crate::net::{Addr, Family, Subnet, parse_cidr};
 pub struct LeaseFile {
     /// The pools of existing networks, with the IDs by which Docker knows them.
     pub pools: Vec<AdoptPool>,
-    /// The main pools, with the prefix length of their blocks.
+    /// The main pools, and the sizes of their blocks.
     pub blocks: Vec<Block>,
 }
 
-/// Parses the text of the file. The pools get the address space `space`.
+/// Parses the content of the file. The pools are assigned to the address space `space`.
 pub fn read(text: &str, space: &str) -> Result<LeaseFile, String> {
     let root: Value =
         serde_json::from_str(text).map_err(|e| format!("it is not valid JSON: {e}"))?;
@@ -49,7 +49,7 @@ pub fn read(text: &str, space: &str) -> Result<LeaseFile, String> {
     Ok(LeaseFile { pools, blocks })
 }
 
-/// Returns a list. A list that is missing is empty, because gipam leaves out empty lists.
+/// Returns the list at `key`. gipam leaves out an empty list.
 fn list<'v>(value: &'v Value, key: &str) -> Result<&'v [Value], String> {
     match &value[key] {
         Value::Null => Ok(&[]),
@@ -58,8 +58,8 @@ fn list<'v>(value: &'v Value, key: &str) -> Result<&'v [Value], String> {
     }
 }
 
-/// Parses a prefix. It may have the bits of the first host address, because gipam wrote main pools as the
-/// operator configured them.
+/// Parses a prefix. gipam kept host bits if the operator configured the prefix with the address of the first
+/// host.
 fn subnet(text: &str, family: Family) -> Option<Subnet> {
     parse_cidr(text).map(Subnet::from).filter(|s| s.family() == family)
 }
@@ -115,7 +115,7 @@ mod tests {
                 "0123456789abcdef 2001:db8::/64 [2001:db8::1]"
             ]
         );
-        // A configuration without leases.
+        // This file has a configuration but no leases.
         assert!(read(r#"{"v6":"","v4":"10.0.0.0/8","v4ab":16}"#, "l").unwrap().pools.is_empty());
     }
 

@@ -1,10 +1,10 @@
-//! Writes a folder of lease files with which host-local can continue.
+//! Writes a folder of lease files from which host-local can continue.
 //!
 //! The files have the format that host-local reads (`plugins/ipam/host-local/backend/disk`): one file for
 //! each address, with the container ID and the interface, and `last_reserved_ip.N`.
-//! Invariant: everything is written while host-local's own lock is held. A file gets its name only when it is
-//! complete. If a file already names another container, this is an error. All files are checked before the
-//! first file is written.
+//! Invariant: host-local's own lock is held while anything is written. A file gets its name only when it is
+//! complete. A file that already names another container is an error, and all files are checked before the
+//! first one is written.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
@@ -23,7 +23,7 @@ use crate::sys::files;
 pub struct Folder {
     /// The folder in which the files are written.
     dir: PathBuf,
-    /// The final path of the folder, if the text file of an earlier import is still at that path.
+    /// The path to which the folder will be renamed, if the text file of an earlier import is at this path.
     taken_over: Option<PathBuf>,
     /// host-local's lock; `None` in a dry run, which creates no files.
     lock: Option<Lock>,
@@ -41,8 +41,9 @@ pub struct Written {
 }
 
 impl Folder {
-    /// Creates the folder if it is missing, and takes its lock. If an earlier import left a text file in
-    /// place of the folder, creates the folder under another name, and [`Folder::finish`] exchanges the two.
+    /// Creates the folder if it is missing, and locks it. If an earlier import left a text file at the
+    /// folder's path, this function creates the folder under another name, and [`Folder::finish`] exchanges
+    /// the two.
     pub fn open(dir: &Path, dry_run: bool, wait: Wait) -> Result<Folder, StoreError> {
         let found = files::look(dir).map_err(|e| StoreError::io("look at", dir, e))?;
         let is_file = found.is_some_and(|found| !found.is_dir());
@@ -69,8 +70,8 @@ impl Folder {
         Ok(Folder { dir, taken_over: is_file.then(|| target.to_owned()), lock })
     }
 
-    /// Gives the folder its final name, and makes this durable. Before that, host-local fails because it
-    /// finds a text file. Afterwards it finds all leases.
+    /// Gives the folder its final name, and makes this durable. Until then, host-local finds a text file and
+    /// fails. Afterwards it finds all leases.
     pub fn finish(self) -> Result<(), StoreError> {
         if self.lock.is_none() {
             return Ok(());
@@ -101,7 +102,7 @@ impl Folder {
                     done.present.push(*addr);
                     continue;
                 }
-                // If host-local was killed, it may have left an empty file, which belongs to no container.
+                // A host-local that was killed may have left an empty file, which belongs to no container.
                 Ok(found) if found.trim().is_empty() => {}
                 Ok(found) => return Err(taken(&path, &found)),
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
@@ -160,7 +161,8 @@ impl Folder {
     }
 }
 
-/// Removes what a killed export left behind: a folder, or the text file that was exchanged with it.
+/// Removes what an interrupted export has left: a folder, or the text file with which the folder was
+/// exchanged.
 fn discard(dir: &Path) -> Result<(), StoreError> {
     let removed = match fs::symlink_metadata(dir) {
         Ok(found) if found.is_dir() => fs::remove_dir_all(dir),
@@ -171,8 +173,8 @@ fn discard(dir: &Path) -> Result<(), StoreError> {
     removed.map_err(|e| StoreError::io("remove", dir, e))
 }
 
-/// Returns the content that host-local writes. Without an interface, returns the content that its old
-/// releases wrote.
+/// Returns the content of a lease file as host-local writes it. If the interface is unknown, returns the
+/// content that old releases of host-local wrote.
 fn content_of(attachment: &Attachment) -> String {
     match &attachment.ifname {
         Some(ifname) => format!("{}\r\n{ifname}", attachment.container),

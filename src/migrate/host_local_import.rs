@@ -1,11 +1,9 @@
-//! Reads the folder in which host-local stored the leases of a network.
+//! Reads the folder of a host-local that served this network earlier.
 //!
-//! The format is that of `plugins/ipam/host-local/backend/disk`. There is one file for each address, named
-//! after the address. It contains the container ID and, since host-local 0.8.6, the interface on a second
-//! line. Two more kinds of files are `last_reserved_ip.N` and `lock`. `alloc::takeover` decides what happens
-//! to the leases.
-//! Invariant: a folder is imported while host-local's own lock is held. The lock is held as long as a
-//! [`Folder`] exists.
+//! The format is that of `plugins/ipam/host-local/backend/disk`. Each address has a file with the address as
+//! its name. The file contains the container ID and, since version 0.8.6, the interface on a second line. The
+//! other files are `last_reserved_ip.N` and `lock`. `alloc::takeover` decides what happens to the leases.
+//! Invariant: while a folder is imported, host-local's own lock is held, as long as [`Folder`] exists.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -20,20 +18,20 @@ use crate::net::Addr;
 use crate::store::{FileSystem, Lock, OpenFile, Os, lock_file};
 use crate::sys::files;
 
-/// Where host-local stored the leases of a network.
+/// Where host-local keeps its leases of a network.
 #[derive(Clone, Copy, Debug)]
 pub struct HostLocalFolder<'a> {
-    /// The path of the folder, which may not exist.
+    /// The network's folder, which may not exist.
     pub dir: &'a Path,
     /// The network to which the leases belong.
     pub network: &'a NetworkName,
-    /// How long to wait for host-local's lock.
+    /// How long to wait for the lock of host-local.
     pub wait: Wait,
 }
 
 impl HostLocalFolder<'_> {
-    /// Returns the host-local folder that belongs to a configuration; `None` for a cluster, because
-    /// host-local only has leases of one host.
+    /// Returns the folder to import for a configuration. A cluster has none, because host-local's folder has
+    /// the leases of one host only.
     pub fn of(cleanup: &Cleanup) -> Option<HostLocalFolder<'_>> {
         let StoreSpec::Embedded { wait, .. } = cleanup.store else { return None };
         let dir = cleanup.legacy_dir.as_deref()?;
@@ -51,32 +49,32 @@ pub struct Folder {
     _lock: Lock,
 }
 
-/// The maximum length of a lease file, in bytes. The two names in it are much shorter.
+/// The maximum size of a lease file, in bytes. A valid file contains two names and is much shorter.
 pub const LONGEST: u64 = 64 * 1024;
 
-/// Returns whether host-local's leases of a network are still in its folder. If the path is a file or does
-/// not exist, then the leases were imported, or host-local never served the network.
+/// Returns whether host-local's leases of a network are still in the network's folder. If there is a file or
+/// nothing at the folder's path, the leases have been imported, or host-local never served the network.
 fn is_folder(dir: &Path) -> Result<bool, StoreError> {
     match fs::metadata(dir) {
         Ok(found) => Ok(found.is_dir()),
-        // The name is too long for the file system, so host-local cannot have created the folder.
+        // The name is longer than a file system allows, so host-local cannot have created the folder.
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename) => Ok(false),
         Err(e) => Err(StoreError::io("look at", dir, e)),
     }
 }
 
-/// Takes host-local's lock; `None` if the folder does not exist any more.
+/// Locks host-local's folder. Returns `None` if the folder does not exist.
 fn lock(dir: &Path, wait: Wait) -> Result<Option<Lock>, StoreError> {
     if !is_folder(dir)? {
         return Ok(None);
     }
     let locked = lock_file(&dir.join("lock"), wait);
-    // Another process may have imported the folder meanwhile.
+    // While this process waited for the lock, another process may have imported the folder.
     if is_folder(dir)? { locked.map(Some) } else { Ok(None) }
 }
 
-/// Reads the folder while host-local's lock is held; `None` if there is no folder. If a file cannot be read
-/// or is malformed, the import fails, because an ADD could otherwise lease that address a second time.
+/// Locks the folder and reads it. Returns `None` if the folder does not exist. If a file is unreadable or
+/// malformed, nothing is imported, because an ADD that does not know all leases could lease an address twice.
 pub fn open(dir: &Path, network: &NetworkName, wait: Wait) -> Result<Option<Folder>, Error> {
     let Some(lock) = lock(dir, wait)? else { return Ok(None) };
     let refuse = |why| Error::Refused(Refusal::Takeover { network: network.clone(), why });
@@ -85,7 +83,7 @@ pub fn open(dir: &Path, network: &NetworkName, wait: Wait) -> Result<Option<Fold
         Folder { leases: Vec::new(), cursors: Vec::new(), dir: dir.to_owned(), _lock: lock };
     for (path, name) in entries(dir).map_err(|e| unread(dir, e))? {
         if let Some(index) = cursor_index(&name) {
-            // If host-local cannot read its cursor, it starts from the beginning of the range, and so does
+            // If host-local cannot read its cursor, it starts at the beginning of the range, and so does
             // sublet.
             let content = files::read(&path, LONGEST).ok();
             let addr = content.and_then(|content| content.trim().parse().ok());
@@ -101,13 +99,14 @@ pub fn open(dir: &Path, network: &NetworkName, wait: Wait) -> Result<Option<Fold
     Ok(Some(folder))
 }
 
-/// Separates the network's name from the time of the import (in seconds), in the new name of the folder.
+/// In the name of an imported folder, this separates the network's name from the time of the import, in
+/// seconds.
 const ADOPTED: &str = "~adopted-";
 
 impl Folder {
-    /// Replaces the folder with a text file; the folder is renamed to `<network>~adopted-<time>`. If
-    /// host-local is installed again, it fails with "not a directory" instead of leasing an address twice,
-    /// and the text file says what to do. The change is durable when this function returns.
+    /// Replaces the folder with a text file, and renames the folder to `<network>~adopted-<time>`. If
+    /// host-local is installed again later, it fails with "not a directory" instead of leasing an address
+    /// twice. The text file explains how to go back. The change is durable when this function returns.
     pub fn retire(self, now: Timestamp) -> Result<(), StoreError> {
         let dir = &self.dir;
         let io = |e| StoreError::io("exchange host-local's folder with a file:", dir, e);
@@ -124,13 +123,15 @@ impl Folder {
             .and_then(|()| file.sync_data())
             .and_then(|()| Os.exchange(dir, &aside));
         if exchanged.is_err() {
-            // If this fails, the file stays, but a file with this name has no effect.
+            // This is best effort, because a file with this name has no effect.
             let _ = Os.remove(&aside);
         }
         exchanged.and_then(|()| Os.sync_folder(dir.parent().unwrap_or(dir))).map_err(io)
     }
 
-    /// Creates the text file, under the name that the folder will get.
+    /// Creates an empty file at the path to which the folder will be renamed. Returns the path and the file.
+    /// [`Folder::retire`] writes its text into this file and then exchanges the file with the folder in one
+    /// step, so that the folder's path is never missing.
     fn aside(&self, now: Timestamp) -> Result<(PathBuf, fs::File), StoreError> {
         let mut name = self.dir.as_os_str().to_owned();
         name.push(format!("{ADOPTED}{now}"));
@@ -144,12 +145,12 @@ impl Folder {
     }
 }
 
-/// The networks and other entries in host-local's `dataDir`.
+/// What the folder of host-local contains.
 #[derive(Default)]
 pub struct Networks {
-    /// The networks that have a folder, by name.
+    /// The networks, in the order of their names.
     pub found: Vec<NetworkName>,
-    /// The entries that are not networks, each with the reason.
+    /// The entries that are not the folder of a network, each with the reason.
     pub skipped: Vec<(String, String)>,
 }
 
@@ -179,13 +180,13 @@ fn is_host_locals(dir: &Path) -> bool {
     names.iter().any(|(_, name)| name == "lock" || name.parse::<Addr>().is_ok())
 }
 
-/// Returns N in the file name `last_reserved_ip.N`.
+/// Returns the N in `last_reserved_ip.N`, if the name is exactly as host-local writes it.
 fn cursor_index(name: &str) -> Option<usize> {
     let digits = name.strip_prefix("last_reserved_ip.")?;
     digits.parse().ok().filter(|index: &usize| index.to_string() == digits)
 }
 
-/// Removes the lease files of an attachment, as a DEL of host-local does.
+/// Removes the lease files of an attachment, as host-local does for a DEL.
 pub fn release(dir: &Path, attachment: &Attachment, wait: Wait) -> Result<(), StoreError> {
     let Some(_lock) = lock(dir, wait)? else { return Ok(()) };
     for (path, _) in held(dir, attachment)? {
@@ -195,8 +196,8 @@ pub fn release(dir: &Path, attachment: &Attachment, wait: Wait) -> Result<(), St
     Ok(())
 }
 
-/// Returns the addresses that host-local has leased to an attachment; `None` if there are none, or if there
-/// is no folder. No lock is needed, because this only reads, and each address is a single file.
+/// Returns the addresses that host-local leased to an attachment; `None` if there are none or the folder does
+/// not exist. No lock is needed, because this function only reads, and each address is a separate file.
 pub fn holds(dir: &Path, attachment: &Attachment) -> Result<Option<Vec<Addr>>, StoreError> {
     if !is_folder(dir)? {
         return Ok(None);
@@ -205,9 +206,9 @@ pub fn holds(dir: &Path, attachment: &Attachment) -> Result<Option<Vec<Addr>>, S
     Ok((!held.is_empty()).then(|| held.into_iter().map(|(_, addr)| addr).collect()))
 }
 
-/// Returns the lease files of an attachment. If no file has its container and interface, returns the files
-/// that have its container and no interface. A file that cannot be read is skipped, because it must not stop
-/// a DEL.
+/// Returns the lease files of an attachment: the files that contain its container and interface, or, if there
+/// are none, the files that contain only its container. A file that cannot be read counts as another
+/// container's file, because it must not prevent a DEL.
 fn held(dir: &Path, attachment: &Attachment) -> Result<Vec<(PathBuf, Addr)>, StoreError> {
     let mut exact = Vec::new();
     let mut legacy = Vec::new();
@@ -227,8 +228,8 @@ fn held(dir: &Path, attachment: &Attachment) -> Result<Vec<(PathBuf, Addr)>, Sto
     Ok(if exact.is_empty() { legacy } else { exact })
 }
 
-/// Returns the entries of a folder. Names that are not valid UTF-8 are left out, because host-local did not
-/// create them.
+/// Returns the entries of a folder. Names that are not UTF-8 are left out, because host-local does not write
+/// them.
 fn entries(dir: &Path) -> io::Result<Vec<(PathBuf, String)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -324,7 +325,7 @@ mod tests {
         assert_eq!(folder.cursors, [LegacyCursor { index: 4, addr }]);
     }
 
-    /// If a path cannot be examined, it is unknown whether the folder was imported.
+    /// If a path cannot be examined, that is an error: the leases count neither as imported nor as absent.
     #[test]
     fn a_folder_that_cannot_be_looked_at_is_an_error() {
         let lab = tempfile::tempdir().unwrap();
@@ -337,7 +338,7 @@ mod tests {
         assert!(open(&absent, &network(), Wait::Try).unwrap().is_none());
     }
 
-    /// host-local leaves an empty file if it is killed or if the disk is full.
+    /// A host-local that was killed, or that had no disk space, leaves an empty file.
     #[test]
     fn an_empty_lease_file_is_nobodys() {
         let dir = tempfile::tempdir().unwrap();

@@ -13,7 +13,7 @@ use crate::model::{NetworkDefinition, NetworkName, Node, Persist, Pool, PoolId, 
 use crate::net::{Addr, Subnet, parse_cidr};
 use crate::rows::{CoolingRow, LeaseRow, Str, Text, Time, name};
 
-/// The version of the format of all lines in a file.
+/// The version of the format. All lines in a file have the same version.
 const FORMAT: u32 = 2;
 
 /// The first line of a file.
@@ -71,8 +71,8 @@ enum Fields<'a> {
         network: Str<'a>,
         time: Time,
     },
-    /// A network definition. `definition` is a JSON object as text, because every byte of it must be
-    /// preserved.
+    /// A network definition. `definition` is a text that contains a JSON object. It is stored as text because
+    /// every byte must be preserved.
     Network {
         network: Str<'a>,
         version: u64,
@@ -154,7 +154,8 @@ pub fn write(record: &Record, persist: Persist) -> String {
             Fields::Adopted { network: network.as_str().into(), time: Time(*time) }
         }
     };
-    // Writing text and numbers into memory does not fail. If it did, a reader would refuse the empty line.
+    // Writing text and numbers to memory does not fail. If it did fail, the result would be an empty line,
+    // which a reader refuses.
     serde_json::to_string(&Line { fields, persist }).unwrap_or_default()
 }
 

@@ -25,8 +25,8 @@ pub struct Content {
     pub unrecorded: Vec<String>,
     /// The addresses of these pools.
     pub leases: Vec<Lease>,
-    /// Subnets that are reserved for pools that do not exist. kontena-ipam leaves them behind if two hosts
-    /// remove and create a pool at the same time.
+    /// Subnets that are reserved for pools which do not exist. kontena-ipam leaves such a reservation if two
+    /// hosts remove and create a pool at the same time.
     pub orphans: Vec<String>,
 }
 
@@ -38,7 +38,7 @@ pub fn keys(spec: &StoreSpec, folder: &str) -> Result<Vec<(String, String)>, Sto
         return Err(StoreError::unavailable("find what kontena-ipam kept in", "this store", why));
     };
     let client = Client::new("etcd", None, &etcd.servers)?;
-    // `quorum` is needed because a single member may return old data.
+    // Without `quorum`, a single member could return old data.
     let path = format!("/v2/keys{folder}?recursive=true&quorum=true");
     let request = Request { method: "GET", path: &path, body: b"", secret: None, retryable: true };
     let reply = client.send(request, Instant::now() + etcd.servers.timeout).map_err(Failure::why);
@@ -121,14 +121,14 @@ impl Content {
     }
 
     /// Adds what earlier versions of kontena-ipam did not record: the hosts that use a pool, and the lease of
-    /// the pool's gateway. A host that has an address of a pool counts as a user of the pool. If no host of a
-    /// pool is recorded, unknown hosts may use the pool too. Such a pool gets an additional user, so it stays
-    /// after all known hosts have released it.
+    /// the pool's gateway. A host that has an address of a pool counts as a user of the pool. If no host is
+    /// recorded for a pool, unknown hosts may use the pool too. Such a pool gets an additional user, so that
+    /// it is not removed when all known hosts have released it.
     fn add_what_is_missing(&mut self, now: Timestamp) {
         for (name, pool) in &mut self.pools {
             let leases = self.leases.iter().filter(|lease| lease.set == pool.set());
             let gateways = leases.clone().filter(|lease| lease.kind == Kind::Gateway).count();
-            // The host that leased the gateway may have released the pool since then.
+            // The host that leased the gateway may have released the pool in the meantime.
             let others = leases.filter(|lease| lease.kind != Kind::Gateway);
             let mut hosts: BTreeSet<&str> = others.map(|lease| lease.node.name.as_str()).collect();
             if pool.is_closed() {
@@ -156,7 +156,7 @@ fn text(value: &Value, field: &str) -> Option<String> {
     value[field].as_str().map(str::to_owned)
 }
 
-/// Parses a field with an address and a prefix length. kontena-ipam keeps the host bits.
+/// Parses a field that contains an address and a prefix length. kontena-ipam keeps the host bits.
 fn cidr(value: &Value, field: &str) -> Result<Option<IpNet>, String> {
     let Some(text) = text(value, field) else { return Ok(None) };
     let net = parse_cidr(&text);

@@ -1,4 +1,4 @@
-//! Imports leases of other programs, exports leases to them, and copies stores.
+//! Imports leases from other programs, exports leases to them, and copies stores.
 
 pub mod cni_cache;
 pub mod consul;

@@ -1,11 +1,12 @@
-//! Reads one bucket of a bolt database file. The content of the file is not trusted.
+//! Reads one bucket of a bolt database file. The file is untrusted input.
 //!
 //! The file format is version 2, as in bbolt's `internal/common/{page,meta,bucket,inode}.go`. A file consists
-//! of pages of equal size: two meta pages, of which the newer valid one counts, and a B+tree of branch and
-//! leaf pages. Numbers are little-endian, as on every machine on which Amazon ECS runs. There is no crate
-//! that both reads this format and verifies what it reads.
-//! Invariant: nothing outside of the file is read. Each page is read at most once. Pages that overlap or
-//! refer to each other in a cycle therefore need no more time or memory than the size of the file.
+//! of pages of equal size: two meta pages, of which the newer valid one is used, and a B+tree of branch and
+//! leaf pages. Numbers are little-endian, as on every machine on which Amazon ECS runs. This module exists
+//! because no crate both reads this format and verifies what it reads.
+//! Invariant: nothing outside the file is read, and each page is read at most once. Therefore, even if pages
+//! overlap or refer to each other in a cycle, reading takes no more time and memory than the size of the file
+//! allows.
 
 /// The reason why a file is damaged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,7 +29,7 @@ const BUCKET_HEADER: usize = 16;
 const BRANCH: u16 = 0x01;
 const LEAF: u16 = 0x02;
 const META: u16 = 0x04;
-/// The flag of a leaf's element whose value is a bucket.
+/// The flag of an element in a leaf page that contains a bucket.
 const IS_BUCKET: u32 = 0x01;
 
 /// Returns the entries of a top-level bucket, in the order of their keys; `None` if there is no such bucket.
@@ -83,9 +84,9 @@ struct Meta {
 }
 
 impl Meta {
-    /// Finds the newer valid meta page. The second meta page is one page after the first, but only the meta
-    /// pages contain the page size. If the first is damaged, this function tries every page size that bolt
-    /// allows.
+    /// Finds the newer valid meta page. The second meta page begins one page after the first, but the page
+    /// size is known only from the meta pages themselves. If the first is damaged, this function therefore
+    /// tries every page size that bolt allows.
     fn find(file: &[u8]) -> Result<Meta, Damage> {
         let first = Meta::read(file, 0);
         let second = match &first {
@@ -149,7 +150,7 @@ impl<'a> Tree<'a> {
                     let children: Result<Vec<u64>, Damage> = (0..usize::from(u16_at(page, 10)?))
                         .map(|i| u64_at(page, HEADER + i * ELEMENT + 8))
                         .collect();
-                    // The last page in the list is read next, so the first child must come last.
+                    // The last page in the list is read next, so the first child must be added last.
                     left.extend(children?.into_iter().rev());
                 }
                 flags => {
@@ -191,7 +192,7 @@ fn leaf<'a>(page: &'a [u8], place: &str) -> Result<Vec<Element<'a>>, Damage> {
         let start = at.saturating_add(from);
         let middle = start.saturating_add(key);
         let end = middle.saturating_add(value);
-        // If elements shared their bytes, the total content could be larger than the file.
+        // If elements shared bytes, their total content could be larger than the file.
         bytes = bytes.saturating_add(key).saturating_add(value);
         match (page.get(start..middle), page.get(middle..end)) {
             (Some(key), Some(value)) if bytes <= page.len() => {
@@ -226,15 +227,15 @@ mod tests {
         let whole = bucket(&file, b"IPAM").unwrap().unwrap().len();
         file[20] ^= 1;
         let found = bucket(&file, b"IPAM").unwrap().unwrap().len();
-        // The other meta page is one transaction older or newer.
+        // The other meta page belongs to the transaction before or after.
         assert!(found.abs_diff(whole) <= 1, "{found} of {whole}");
         let second = Meta::read(&file, 4096).map_or(4096, |m| m.page_size);
         file[second + 20] ^= 1;
         assert!(bucket(&file, b"IPAM").unwrap_err().to_string().contains("meta"));
     }
 
-    /// The test changes every byte of the header and the elements of every page in several ways, and also
-    /// truncates the file.
+    /// Changes every byte of the header and of the elements in every page in several ways, and truncates the
+    /// file.
     #[test]
     fn hostile_files_are_errors() {
         let file = recorded();
@@ -252,7 +253,7 @@ mod tests {
         }
     }
 
-    /// Makes a file with this number of pages, whose meta page says that the root is page 2.
+    /// Makes a file with this number of pages. Its meta page says that the root is page 2.
     fn forged(pages: usize) -> Vec<u8> {
         let mut file = vec![0; pages * 4096];
         for at in [0, 4096] {
@@ -279,7 +280,7 @@ mod tests {
 
     #[test]
     fn cycles_and_overlaps_end() {
-        // A branch page whose children are all the branch page itself, in a file of 10 MB.
+        // In a file of 10 MB, a branch page refers to itself as each of its children.
         let mut file = forged(2560);
         header(&mut file, 2, BRANCH, 0xffff, 2557);
         for i in 0..0xffff {
@@ -288,7 +289,7 @@ mod tests {
         }
         let error = bucket(&file, b"IPAM").unwrap_err();
         assert!(error.to_string().contains("twice"), "{error}");
-        // A leaf page whose elements all have the whole page as their value.
+        // In a leaf page, every element has the whole page as its value.
         let mut file = forged(2560);
         header(&mut file, 2, LEAF, 0xffff, 2557);
         for i in 0..0xffff {

@@ -1,10 +1,10 @@
 //! Reads the lease file of the original ecs-ipam.
 //!
-//! The format is defined by `ecs-ipam/ipstore` (amazon-ecs-cni-plugins 2026.01.0). All entries are in the
-//! bucket `IPAM`. A key is an address; if it is an IPv6 address, a `6` comes before it. A value consists of
-//! an eight-byte counter and the owner's `id`, or the word for a gateway. Two more keys contain the last
-//! allocated addresses.
-//! Invariant: every address that is leased in the file is returned.
+//! The keys and values are those of `ecs-ipam/ipstore` (amazon-ecs-cni-plugins 2026.01.0), in a single bucket
+//! named `IPAM`. A key is an address; an IPv6 address is preceded by a `6`. A value is an eight-byte counter,
+//! followed by the owner's `id` or by a word that marks a gateway. Two more keys contain the last allocated
+//! addresses.
+//! Invariant: the result contains every address that is leased in the file.
 
 mod bolt;
 
@@ -18,21 +18,20 @@ use crate::model::{Kind, Owner, Wait};
 use crate::net::{Addr, Family};
 use crate::store::{Lock, lock_to_read};
 
-/// The content of a lease file of ecs-ipam, and the lock that prevents the original ecs-ipam from using the
-/// file.
+/// The content of a lease file, and the lock that keeps the original ecs-ipam from using the file.
 pub struct Leases {
     /// The leases and gateways.
     pub leases: Vec<ForeignLease>,
-    /// The last allocated or freed address of each family.
+    /// The last addresses that were allocated or freed.
     pub cursors: Vec<Addr>,
     /// The entries that are invalid, each with the reason.
     pub skipped: Vec<(String, String)>,
     _lock: Lock,
 }
 
-/// The maximum size of a file, in bytes. A file with a million leases has about a fifth of this size.
+/// The maximum size of a file, in bytes. A file with a million leases has a fifth of this size.
 const LARGEST: u64 = 1 << 28;
-/// The longest accepted `id`, in bytes.
+/// The maximum length of an `id`, in bytes.
 const LONGEST_ID: usize = 4096;
 const COUNTER: usize = 8;
 
@@ -78,8 +77,7 @@ impl Leases {
                 let family = if last == "lastKnownIP" { Family::V4 } else { Family::V6 };
                 match text.and_then(|t| t.parse::<Addr>().ok()).filter(|a| a.family() == family) {
                     Some(addr) => self.cursors.push(addr),
-                    // If there is no last address, the original ecs-ipam starts from the beginning, and so
-                    // does sublet.
+                    // In this case the original starts at the beginning of the range, and so does sublet.
                     None => self.skipped.push(skip("it holds no address")),
                 }
             }
@@ -106,7 +104,7 @@ impl Leases {
     }
 }
 
-/// Returns the address in a key. An IPv6 address has a `6` before it, but an IPv4 address may begin with a 6
+/// Returns the address in a key. An IPv6 address is preceded by a `6`, but an IPv4 address may begin with a 6
 /// too.
 fn address(key: &str) -> Option<Addr> {
     let text = if key.contains(':') { key.strip_prefix('6')? } else { key };
