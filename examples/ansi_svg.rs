@@ -1,11 +1,11 @@
-//! Converts the output of `sublet map NAME --color always` to SVG, from standard input to standard output. It
-//! only supports the colors and block characters that `sublet` uses.
+//! Converts the output of `sublet map NAME --color always`, on standard input, to an SVG, on standard output.
+//! It supports only the colors and block characters that `sublet` uses.
 
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{self, Read as _, Write as _};
 
-/// The width of a character's cell, in pixels. Half of a cell is a square.
+/// The width of one character, in pixels. A square cell of the map fills half of it.
 const WIDE: usize = 9;
 const HIGH: usize = 18;
 const EDGE: usize = 12;
@@ -20,7 +20,7 @@ struct Pen {
 }
 
 impl Pen {
-    /// Applies the numbers of one `ESC [ ... m` to the style.
+    /// Applies the codes of one `ESC [ ... m` sequence to the style.
     fn take(&mut self, codes: &str) {
         let mut codes = codes.split(';').map(|c| c.parse::<u8>().unwrap_or(0));
         while let Some(code) = codes.next() {

@@ -1,9 +1,9 @@
-//! A CNI plugin that only delegates: it runs the IPAM plugin in `ipam.type`, which it finds in `CNI_PATH`,
-//! with its own environment and standard input, and passes the answer on.
+//! A CNI plugin that only delegates. It finds the IPAM plugin that `ipam.type` names in `CNI_PATH`, runs it
+//! with its own environment and standard input, and prints the result of the IPAM plugin.
 //!
-//! The main plugins of most distributions support CNI only up to 1.0.0, and none of them passes GC on to its
-//! IPAM plugin. This plugin supports every version that its IPAM plugin supports. So CNI 1.1.0, GC and STATUS
-//! can be tested through a delegation.
+//! The main plugins of most distributions support CNI only up to 1.0.0, and no main plugin passes GC on to
+//! its IPAM plugin. This plugin supports every version that its IPAM plugin supports, so it makes it possible
+//! to test CNI 1.1.0, GC and STATUS through a delegation.
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ fn delegate() -> Result<ExitCode> {
         .spawn()
         .with_context(|| format!("start {ipam}"))?;
     let mut stdin = child.stdin.take().context("a pipe to the IPAM plugin")?;
-    // An IPAM plugin may answer without reading its input.
+    // An IPAM plugin may print its result without reading its input.
     let _ = stdin.write_all(&conf);
     drop(stdin);
     let status = child.wait()?;

@@ -1,8 +1,9 @@
 //! The lower limit for `scripts/bench.sh`: a program that only starts, reads its standard input and prints.
 //!
-//! `floor` does only that. `floor write FILE` also writes 4 KiB in place and flushes them. `floor usage FILE
-//! PROGRAM` runs a program and writes the program's peak memory in KiB and its page faults to FILE. A small
-//! program must run it, because the peak memory of a program includes the memory that its parent had at the
+//! `floor` does only that. `floor write FILE` also writes 4 KiB to a file in place and flushes the write.
+//! `floor usage FILE PROGRAM` runs a program, and writes its peak memory in KiB and its page faults to FILE.
+//! A program as small as this one must do that, because the measured peak memory also includes the memory
+//! that the parent process had when it started the program.
 //! start.
 
 use std::ffi::OsStr;

@@ -1,5 +1,6 @@
-//! Writes man pages and shell completions to the subfolders `man1/`, `bash/`, `zsh/` and `fish/` of a folder.
-//! They are made from the definitions of `--help`, also for `subletd`. The packages contain them.
+//! Writes man pages and shell completions for `sublet` and `subletd` to the subfolders `man1/`, `bash/`,
+//! `zsh/` and `fish/` of a folder. They are generated from the same definitions as `--help`. The packages
+//! contain them.
 
 use std::error::Error;
 use std::fs;

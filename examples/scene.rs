@@ -1,7 +1,7 @@
-//! Fills a store for demonstrations, with the code of sublet itself. `scene STORE COUNT` leases COUNT
-//! addresses (none, or at least 100) in networks of several kinds, with pods, reservations, cooling
-//! addresses, a Docker pool and the history of a day. One network is full, and one is filling up. The status
-//! page is shown and tested with this store.
+//! Fills a store for demonstrations, with sublet's own code. `scene STORE COUNT` leases COUNT addresses
+//! (none, or at least 100) in networks of several kinds. The store also contains pods, reservations, cooling
+//! addresses, a Docker pool, and a history of one day. One network is full, and another is filling up.
+//! Screenshots and tests of the status page use this store.
 
 use std::env;
 use std::fmt::Write as _;
@@ -22,7 +22,7 @@ use sublet::store;
 use sublet::store::Store;
 use sublet::sys::host;
 
-/// The number of leases in all networks except the large one.
+/// The total number of leases in all networks except the large network.
 const EDGE: usize = 26;
 const RESERVED: usize = 4;
 const LAB: usize = 12;
@@ -71,8 +71,8 @@ fn id(n: usize) -> String {
     text
 }
 
-/// Returns a number of offsets within a prefix with this many host bits. Some of its /24s have more leases
-/// than others, as on real machines.
+/// Returns `count` offsets within a prefix that has `bits` host bits. Some of its /24s have more leases than
+/// others, as on real machines.
 fn scattered(count: usize, bits: u32) -> Vec<u32> {
     let chance = |n: u32| {
         let mixed = u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -125,7 +125,7 @@ impl Scene {
         self.store(persist)?.apply(command, &self.cx).map_err(|e| anyhow!("{e}"))
     }
 
-    /// Makes the ADD for container `n` from a configuration.
+    /// Makes the ADD for container `n` from a network configuration.
     fn add(name: &str, ipam: &Value, n: usize, pod: &str) -> Result<Add> {
         let conf = json!({ "cniVersion": "1.0.0", "name": name, "type": "bridge", "ipam": ipam });
         let inputs = Inputs {
@@ -199,7 +199,7 @@ impl Scene {
             let age = if n == 0 { 100_000 } else { 86_000 * (single - n) / single };
             self.ago(if n % 3 == 0 { age } else { 30_000 + age / 8 });
             self.run(&Command::Add(add.clone()))?;
-            // A pod in a crash loop is created repeatedly.
+            // This pod is in a crash loop, so it is created repeatedly.
             for _ in 0..if n == 7 { 6 } else { 0 } {
                 self.del(&add)?;
                 self.run(&Command::Add(add.clone()))?;

@@ -1,4 +1,4 @@
-//! A test bed: a program with its store, and one measured call of the program.
+//! A test bed: a program, its store, and measured calls of the program.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -16,12 +16,12 @@ use super::Tools;
 pub enum Plugin {
     /// A program that only starts, reads its input and prints.
     Floor,
-    /// The same program, which also makes a flushed write.
+    /// The same program, but it also writes to a file and flushes the write.
     FloorWrite,
     HostLocal,
     Boot,
     Disk,
-    /// The same as `Boot`, built for musl as in a release.
+    /// The same program as for `Boot`, but built for musl, as in a release.
     Musl,
 }
 
@@ -38,10 +38,10 @@ impl Plugin {
     }
 }
 
-/// The addresses that are leased before the measurement.
+/// Which addresses are leased before the measurement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fill {
-    /// This many addresses from the beginning of the range.
+    /// This many addresses, from the beginning of the range.
     First(u32),
     /// All addresses of a /16 except one.
     AllButOne,
@@ -78,19 +78,20 @@ impl Fill {
         })
     }
 
-    /// Returns the leased addresses, as offsets from the first address of the subnet. The lowest offset that
-    /// can be leased is 2.
+    /// Returns the addresses to lease before the measurement, as offsets from the first address of the
+    /// subnet. The lowest offset that can be leased is 2.
     pub fn taken(self) -> Box<dyn Iterator<Item = u32>> {
         match self {
             Fill::First(n) => Box::new(2..2 + n),
-            // Here one more address is free, for the ADD that fills the store.
+            // Leave one additional address free, because the ADD that fills the store leases it.
             Fill::AllButOne => Box::new((2..65_535).filter(|n| *n != 30_000 && *n != 30_001)),
             Fill::All => Box::new((2..65_535).filter(|n| *n != 30_000)),
             Fill::EverySecond => Box::new((2..1 << 20).step_by(2)),
         }
     }
 
-    /// Returns the last allocated address. The ADD that fills the store then gets a known address.
+    /// Returns the last allocated address. It is set so that the ADD that fills the store gets a known
+    /// address.
     pub fn last(self) -> u32 {
         match self {
             Fill::First(n) => n + 1,
@@ -100,7 +101,7 @@ impl Fill {
     }
 }
 
-/// One program with one store.
+/// One program and one store.
 #[derive(Clone)]
 pub struct Bed {
     pub plugin: Plugin,
@@ -112,14 +113,14 @@ pub struct Bed {
 
 /// The result of one call.
 pub struct Call {
-    /// The time from before the start of the program to after its end, in milliseconds.
+    /// The time in milliseconds from just before the program starts until it has ended.
     pub ms: f64,
     pub ok: bool,
     pub stdout: String,
 }
 
 impl Bed {
-    /// Makes a test bed without leases, in its own folder.
+    /// Makes a test bed without leases, in a folder of its own.
     pub fn new(tools: &Tools, plugin: Plugin, name: &str, subnet: &str) -> Bed {
         let dir = tools.work.join(name);
         let file = dir.join("floor");
@@ -140,7 +141,8 @@ impl Bed {
         Bed { plugin, dir, program, conf }
     }
 
-    /// Makes a test bed with leases. A child process makes the leases, so that this process stays small.
+    /// Makes a test bed with leases. A child process makes the leases, so that the memory of this process
+    /// stays small.
     pub fn filled(tools: &Tools, plugin: Plugin, fill: Fill, name: &str) -> Result<Bed> {
         let bed = Bed::new(tools, plugin, name, fill.subnet());
         if bed.dir.exists() {
@@ -158,8 +160,8 @@ impl Bed {
         Ok(bed)
     }
 
-    /// Makes a test bed with a copy of another bed's content, so that a file is filled only once for both
-    /// kinds of leases.
+    /// Makes a test bed with a copy of another bed's store. A lease file therefore has to be filled only once
+    /// for boot leases and durable leases together.
     pub fn like(tools: &Tools, plugin: Plugin, other: &Bed, name: &str) -> Result<Bed> {
         let bed = Bed::new(tools, plugin, name, Fill::EverySecond.subnet());
         fs::create_dir_all(&bed.dir)?;
@@ -168,7 +170,7 @@ impl Bed {
         Ok(bed)
     }
 
-    /// Fills sublet's store. `network` is the network whose leases a GC will examine.
+    /// Fills sublet's store. `network` is the network whose leases the measured GC examines.
     pub fn fill(&self, fill: Fill, network: &str) -> Result<()> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["fill", &fill.word(), network])
@@ -179,7 +181,7 @@ impl Bed {
         drop(stdin);
         ensure!(child.wait()?.success(), "filling {} failed", self.dir.display());
         if self.plugin != Plugin::Disk {
-            // The durable file only contains the record of the import that filled the store.
+            // In this case, the durable file contains only the record of the import that filled the store.
             let durable = self.dir.join("leases.redb");
             if durable.exists() {
                 fs::remove_file(&durable)?;

@@ -1,6 +1,6 @@
-//! Measures ADDs on etcd and on Consul: their duration and their number of requests, compared with a bare
-//! transaction on the server. It measures one node and sixteen nodes; without leases, with many leases, and
-//! in a full range.
+//! Measures ADDs on etcd and on Consul: how long they take and how many requests they send, compared with a
+//! bare transaction on the server. It measures one node and sixteen nodes, with no leases, with many leases,
+//! and with a full range.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -29,7 +29,7 @@ use super::fill::add_of;
 use super::say;
 use super::stats::Sample;
 
-/// The number of leases of a busy cluster.
+/// The number of leases in a cluster with many leases.
 const MANY: u32 = 65_000;
 
 /// A server and its address.
@@ -60,7 +60,7 @@ impl Network {
         })
     }
 
-    /// Returns the same network, with another address of the server.
+    /// Returns the same network, but with another address for the server.
     fn by(&self, at: &str) -> Network {
         let server = Server { at: at.to_owned(), ..self.server.clone() };
         Network { server, ..self.clone() }
@@ -92,7 +92,7 @@ impl Node {
         }))
     }
 
-    /// Runs a command. Returns its time in milliseconds, and its outcome.
+    /// Runs a command. Returns the time that it took, in milliseconds, and its outcome.
     fn ask(&mut self, command: &Command) -> (f64, Result<Outcome, Error>) {
         self.cx.seed = self.cx.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let begin = Instant::now();
@@ -117,7 +117,7 @@ impl Node {
         }
     }
 
-    /// Reserves these addresses of the range.
+    /// Reserves the addresses at these offsets from the beginning of the range.
     fn fill(&mut self, offsets: impl Iterator<Item = u32>) -> Result<()> {
         let addr = |n: u32| Addr::from(std::net::IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n)));
         for some in offsets.map(addr).collect::<Vec<_>>().chunks(30) {
@@ -129,8 +129,8 @@ impl Node {
     }
 }
 
-/// Starts a proxy that forwards everything to a server and counts the requests. On an open connection, a
-/// client sends a request only after the previous answer has arrived, so every request is at the start of a
+/// Starts a proxy that forwards everything to a server and counts the requests. On a connection, a client
+/// sends a request only after the previous response has arrived, so every request is at the beginning of a
 /// read.
 fn proxy(to: &str) -> Result<(String, Arc<AtomicUsize>)> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -164,8 +164,8 @@ fn pass(mut from: TcpStream, mut to: TcpStream, count: Option<&AtomicUsize>) {
     let _ = to.shutdown(std::net::Shutdown::Both);
 }
 
-/// A connection that makes the smallest possible transaction of an ADD: it creates two records that do not
-/// exist.
+/// A connection on which the smallest possible transaction of an ADD is measured: it creates two records that
+/// do not exist yet.
 struct Bare(BufReader<TcpStream>, Server);
 
 impl Bare {
@@ -218,7 +218,7 @@ impl Bare {
     }
 }
 
-/// How the commands are run.
+/// How the ADDs and DELs are run.
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
     Bare,
@@ -243,10 +243,10 @@ struct Run {
     per_second: f64,
 }
 
-/// The next number for a container or a bare record. Each number is used once.
+/// The next number for a container or for a record of a bare transaction. Each number is used only once.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-/// Runs `each` ADDs on each of a number of nodes, all nodes at the same time. Afterwards, the leases are
+/// Runs `each` ADDs on each of `nodes` nodes. The nodes run at the same time. Afterwards, the leases are
 /// deleted.
 fn run(network: &Network, program: &Path, way: Way, nodes: usize, each: usize) -> Result<Run> {
     let conf = network.conf().to_string();
@@ -272,7 +272,7 @@ fn run(network: &Network, program: &Path, way: Way, nodes: usize, each: usize) -
         }
         Ok(times)
     };
-    // Let each node claim its name first.
+    // Run one ADD and one DEL on each node first, so that claiming the node's name is not measured.
     for number in 0..nodes {
         let mut first = Node::new(network, &format!("node-{number}"))?;
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -297,8 +297,8 @@ fn run(network: &Network, program: &Path, way: Way, nodes: usize, each: usize) -
     Ok(run)
 }
 
-/// Returns the average number of requests of an ADD, with `nodes` at the same time. No lease is freed during
-/// the measurement.
+/// Returns the average number of store requests that one ADD sends while `nodes` nodes allocate concurrently,
+/// `each` ADDs per node. No lease is freed during the measurement.
 fn trips(network: &Network, nodes: usize, each: usize) -> Result<f64> {
     let (at, count) = proxy(&network.server.at)?;
     let by = network.by(&at);
@@ -333,7 +333,8 @@ fn trips(network: &Network, nodes: usize, each: usize) -> Result<f64> {
     Ok(average)
 }
 
-/// Measures ADDs in a nearly full range, and the time until "exhausted" is returned.
+/// Measures ADDs in a nearly full range, and how long an ADD takes until it reports that the range is
+/// exhausted.
 fn dense(text: &mut String, server: &Server, quick: bool) -> Result<()> {
     let network = |name: &str| Network {
         server: server.clone(),
@@ -365,7 +366,7 @@ fn dense(text: &mut String, server: &Server, quick: bool) -> Result<()> {
     one.fill((2..65_535).filter(|n| *n != 30_000))?;
     let (at, count) = proxy(&server.at)?;
     let mut counted = Node::new(&full.by(&at), "node-0")?;
-    // One ADD is not counted, because it also claims the node's name.
+    // The first ADD is not counted, because it also claims the node's name.
     counted.add(0)?;
     counted.del(0)?;
     count.store(0, Ordering::Relaxed);

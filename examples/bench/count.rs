@@ -1,5 +1,5 @@
-//! Measures values that do not depend on the load of the machine: flushes, system calls, instructions, page
-//! faults and memory. Also measures the effect of slower flushes.
+//! Measures values that do not depend on how busy the machine is: flushes, system calls, instructions, page
+//! faults and memory. It also measures how much slower flushes slow down sublet.
 
 use std::fs;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
     for plugin in tools.plugins() {
         for &size in sizes(plugin, tools.quick) {
             let name = format!("{plugin:?}/{size}");
-            // The store is in the state in which the latency measurement has left it.
+            // The latency measurement has left its leases in the store.
             let bed = Bed::new(tools, plugin, &name, Fill::First(size).subnet());
             for verb in ["ADD", "CHECK", "DEL", "STATUS"] {
                 let floor = matches!(plugin, Plugin::Floor | Plugin::FloorWrite);
@@ -38,7 +38,7 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
     gc(tools, results)
 }
 
-/// Runs the same call once under each tool, and undoes its changes.
+/// Runs the same call once under each tool. After each run, undoes the call's changes.
 fn counts(tools: &Tools, bed: &Bed, verb: &str) -> Result<Counts> {
     let file = tools.work.join("trace");
     let text = |name: &str| PathBuf::from(name);
@@ -77,8 +77,8 @@ fn counts(tools: &Tools, bed: &Bed, verb: &str) -> Result<Counts> {
     Ok(counts)
 }
 
-/// Runs one call of the program under `tool`, for example strace. Every command but ADD is preceded by an
-/// ADD, and a DEL always follows.
+/// Runs one call of the program under `tool`, for example strace. For every command except ADD, an ADD is run
+/// first. A DEL always follows.
 fn wrapped(bed: &Bed, tool: &[PathBuf], verb: &str) -> Result<Call> {
     let id = id(900_000);
     let mut conf = bed.conf.clone();
@@ -98,8 +98,9 @@ fn wrapped(bed: &Bed, tool: &[PathBuf], verb: &str) -> Result<Call> {
     Ok(call)
 }
 
-/// Measures the effect of flushes that take a millisecond longer. One tracer delays the program's flushes and
-/// another tracer does not, so the cost of the tracer itself cancels out.
+/// Measures the effect of flushes that take one millisecond longer. One run has a tracer that delays the
+/// program's flushes, and the other run has a tracer that does not. The cost of tracing itself therefore
+/// cancels out.
 fn slow_flushes(tools: &Tools, results: &mut Results) -> Result<()> {
     say("flushes that take 1 ms more");
     let tracer: Vec<PathBuf> =
@@ -131,7 +132,8 @@ fn slow_flushes(tools: &Tools, results: &mut Results) -> Result<()> {
             }
         }
     }
-    // Two flushes of 1 ms while a lock is held allow at most 500 ADDs a second.
+    // An ADD makes two flushes while it holds the lock. If each takes 1 ms, at most 500 ADDs a second are
+    // possible.
     say("64 at once with such flushes");
     let bed = Bed::filled(tools, Plugin::Disk, Fill::First(0), "swarm")?;
     bed.must("ADD", "first")?;
@@ -169,7 +171,7 @@ fn gc(tools: &Tools, results: &mut Results) -> Result<()> {
         for round in 0..if tools.quick { 2 } else { 10 } {
             for measured in [false, true] {
                 fs::copy(&spare, &store)?;
-                // Remove the lock files, because their header notes belong to a later commit, and the older
+                // Remove the lock files. They contain notes about the latest commit, so the older copy of the
                 // lease file would be refused.
                 for lock in ["leases.redb.lock", "leases.redb.boot.lock"] {
                     let _ = fs::remove_file(bed.dir.join(lock));

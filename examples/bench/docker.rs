@@ -1,5 +1,5 @@
 //! Measures `RequestAddress` through subletd's socket: the number of requests per second, and the duration of
-//! a request.
+//! each request.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -33,8 +33,8 @@ impl Drop for Daemon {
 }
 
 impl Daemon {
-    /// Starts subletd with a new store. Its pool has `leases` leases, which are imported from a lease file of
-    /// gipam.
+    /// Starts subletd with a new store. The pool has `leases` leases, which subletd imports from a lease file
+    /// in gipam's format.
     fn start(program: &Path, folder: &Path, leases: u32) -> Result<Daemon> {
         fs::create_dir_all(folder)?;
         let addrs: Vec<String> = (0..leases)
@@ -91,8 +91,8 @@ impl Client {
     }
 }
 
-/// Sends `total` requests through a number of connections. Returns the requests per second, and the time of
-/// each request in milliseconds.
+/// Sends `total` requests through `connections` connections. Returns the number of requests per second, and
+/// the duration of each request in milliseconds.
 fn run(socket: &Path, connections: usize, total: usize) -> Result<(f64, Sample)> {
     let left = AtomicUsize::new(total);
     let body = format!("{{\"PoolID\":\"{POOL}\",\"Address\":\"\",\"Options\":null}}");

@@ -1,5 +1,4 @@
-//! Fills stores with many leases, with sublet's own code: it runs an import of leases from host-local, which
-//! is one transaction.
+//! Fills stores with many leases. It uses sublet's own import from host-local, which is a single transaction.
 
 use std::fs;
 use std::io::Read;
@@ -53,7 +52,7 @@ pub fn sublet(fill: Fill, network: &str) -> Result<()> {
     }
 }
 
-/// The ADD of a configuration for a container, and its store.
+/// Returns the ADD for a container with this configuration, and the store that the configuration names.
 pub fn add_of(conf: &[u8], network: &str, container: String) -> Result<(Add, StoreSpec)> {
     let name = |e| anyhow!("{e:?}");
     let inputs = Inputs {
@@ -83,7 +82,7 @@ pub fn add_of(conf: &[u8], network: &str, container: String) -> Result<(Add, Sto
     Ok((add, config.cleanup.store))
 }
 
-/// A folder in host-local's format.
+/// Writes a folder of leases in host-local's format.
 pub fn host_local(dir: &Path, fill: Fill) -> Result<()> {
     fs::create_dir_all(dir)?;
     fs::write(dir.join("lock"), "")?;

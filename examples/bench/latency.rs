@@ -1,4 +1,4 @@
-//! Measures one call at a time: ADD, CHECK and DEL with stores of every size. The programs take turns.
+//! Measures single calls of ADD, CHECK and DEL, with stores of every size. The programs run alternately.
 
 use std::fs;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use super::bed::{Bed, Fill, Plugin, id};
 use super::report::Results;
 use super::{Tools, readers, say};
 
-/// Returns the numbers of leases that stores of this program have.
+/// Returns the numbers of leases with which this program is measured.
 pub fn sizes(plugin: Plugin, quick: bool) -> &'static [u32] {
     match plugin {
         Plugin::Floor | Plugin::FloorWrite | Plugin::Musl => &[0],
@@ -46,8 +46,8 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
         let mut disk = Bed::like(tools, Plugin::Disk, &boot, &format!("Disk/{word}"))?;
         disk.conf["ipam"]["subnet"] = fill.subnet().into();
         for (bed, plugin) in [(boot, "Boot"), (disk, "Disk")] {
-            // For comparison, an ordinary ADD in the same store: in another network, in which the next
-            // address is free.
+            // For comparison, run an ordinary ADD in the same store. It is in another network, in which the
+            // next address is free.
             let mut ordinary = bed.clone();
             ordinary.conf["name"] = "other".into();
             ordinary.conf["ipam"]["subnet"] = "10.240.0.0/12".into();
@@ -70,7 +70,8 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
                 results.samples.push(&format!("{name}/{verb}"), ms);
             }
         };
-        // The previous program affects the caches of the processor, so the order changes in each round.
+        // The program that ran before affects the processor's caches, so the order is different in each
+        // round.
         for at in order(beds.len(), round) {
             let (bed, name) = &beds[at];
             let id = id(round);
@@ -106,7 +107,8 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// Returns a different order in each round. It is pseudo-random, but the same in each run.
+/// Returns an order that is different in each round. It is pseudo-random, but the same each time the
+/// benchmark runs.
 pub fn order(len: usize, round: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..len).collect();
     let mut chance = round as u64 + 1;
@@ -119,7 +121,7 @@ pub fn order(len: usize, round: usize) -> Vec<usize> {
     order
 }
 
-/// Measures the first ADD of a boot, which creates the boot file.
+/// Measures the first ADD after a reboot, which creates the boot file.
 fn first_of_boot(tools: &Tools, bed: &Bed, rounds: usize, results: &mut Results) -> Result<()> {
     let Some(boot_id) = &tools.boot_id else {
         say("the boot ID cannot be replaced here: no first ADD of a boot");

@@ -38,7 +38,7 @@ pub struct Tools {
     pub sublet: PathBuf,
     /// The path of subletd.
     pub subletd: PathBuf,
-    /// The path of sublet built for musl, if it could be built.
+    /// The path of sublet built for musl; `None` if it could not be built.
     pub musl: Option<PathBuf>,
     /// A description of how the programs were built.
     pub built: String,

@@ -1,6 +1,6 @@
-//! Measures ADDs while four readers read a large store: a `list` whose output is not read, `doctor`
-//! repeatedly, `/metrics` every second, and the status page. Reports the slowest ADD, and the memory of each
-//! reader.
+//! Measures ADDs while four readers read a large store: a `list` whose output nobody reads, a `doctor` that
+//! runs repeatedly, a client that requests `/metrics` every second, and the status page. Reports the slowest
+//! ADD, and the memory that each reader needs.
 
 use std::fs;
 use std::io::{Read, Write};

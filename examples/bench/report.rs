@@ -1,4 +1,4 @@
-//! Writes the report: first the ratios with their limits, then all measurements.
+//! Writes the report. It begins with the ratios and their limits, and then lists all measurements.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,7 +12,7 @@ use super::latency::sizes;
 use super::stats::{Sample, Samples};
 use super::swarm::Swarm;
 
-/// The values of one call that do not depend on the load of the machine.
+/// The values of a call that do not depend on how busy the machine is.
 #[derive(Clone, Default)]
 pub struct Counts {
     pub flushes: usize,
@@ -41,7 +41,7 @@ impl Results {
             .find(|s| s.plugin == plugin && s.leases == leases && s.processes == processes)
     }
 
-    /// Returns the largest peak memory of all calls of sublet, in MiB.
+    /// Returns the largest peak memory that a call of sublet needed, in MiB.
     fn rss(&self) -> f64 {
         let ours =
             self.counts.iter().filter(|(k, _)| k.starts_with("Boot") || k.starts_with("Disk"));
@@ -55,8 +55,8 @@ impl Results {
         u32::try_from(most).unwrap_or(u32::MAX).into()
     }
 
-    /// Returns the time of a call if its flushes take a millisecond longer: the time without the delay, plus
-    /// the additional time that was measured in each round.
+    /// Returns how long a call takes if its flushes take one millisecond longer: the time without the delay,
+    /// plus the additional time that was measured in each round.
     fn slowed(&self, name: &str) -> f64 {
         let at = |kind: &str| self.samples.get(&format!("{name} {kind}"));
         self.samples.p50(name) + at("delayed").minus(&at("traced")).p50()
@@ -67,7 +67,7 @@ fn to_f64(count: u64) -> f64 {
     u32::try_from(count).unwrap_or(u32::MAX).into()
 }
 
-/// A value with its limit.
+/// A measured value and its limit.
 struct Bar {
     what: String,
     got: f64,
@@ -91,7 +91,7 @@ impl Bar {
     }
 }
 
-/// Adds the limits for ADDs beside readers.
+/// Adds the limits for ADDs that run while readers read the store.
 fn readers(results: &Results, leases: f64, most: &mut dyn FnMut(&str, f64, &'static str, f64)) {
     for plugin in ["Boot", "Disk"] {
         let at = |what: &str| format!("{plugin}/readers/{what}");
@@ -177,8 +177,8 @@ fn bars(results: &Results) -> Vec<Bar> {
         let tax = s.get(&format!("tax busy/{ipam}")).p99() - s.get("tax busy/static").p99();
         most(&format!("IPAM tax beside a writer, {ipam}, p99"), tax, "ms", 5.0);
     }
-    // These limits come from 1,200 and 800 ADDs a second on a machine on which host-local reaches 339. They
-    // are ratios, because machines differ.
+    // These limits were 1,200 and 800 ADDs a second on a machine on which host-local reaches 339. They are
+    // expressed as ratios, because machines differ.
     let host_local = results.swarm(Plugin::HostLocal, 0, 64).map_or(f64::NAN, |s| s.per_second);
     for (plugin, limit) in [(Plugin::Boot, 3.54), (Plugin::Disk, 2.36)] {
         for leases in [0, 10_000] {

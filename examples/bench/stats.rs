@@ -40,7 +40,7 @@ impl Sample {
         self.quantile(1.0)
     }
 
-    /// Returns the differences between the values of two samples from the same round.
+    /// Returns the differences between the values of two samples, round by round.
     pub fn minus(&self, other: &Sample) -> Sample {
         Sample(self.0.iter().zip(&other.0).map(|(a, b)| a - b).collect())
     }

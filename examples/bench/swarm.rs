@@ -1,4 +1,4 @@
-//! Measures many processes at the same time.
+//! Measures many processes that run at the same time.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -25,7 +25,8 @@ pub struct Swarm {
     pub failures: usize,
     pub duplicates: usize,
     pub waits: Sample,
-    /// The longest ADD in milliseconds. If there are several runs, this is the median of their longest ADDs.
+    /// The time of the longest ADD, in milliseconds. If there are several runs, this is the median of the
+    /// longest ADD of each run.
     pub longest: f64,
 }
 
@@ -87,8 +88,8 @@ pub fn hold(lock: &str) -> Result<()> {
     Ok(())
 }
 
-/// Measures how long the next process waits after the holder of the lock was killed, and how long after its
-/// time limit a process gives up.
+/// Measures how long the next process waits after the holder of the lock has been killed, and how much later
+/// than its time limit a process gives up.
 #[expect(clippy::disallowed_methods, reason = "nothing tells when another process waits")]
 fn held(tools: &Tools, results: &mut Results) -> Result<()> {
     say("a lock that is held");

@@ -1,5 +1,5 @@
-//! The control: a proxy that removes the comparisons from every transaction, so that the last writer wins.
-//! The judge must find faults in histories that were recorded through this proxy.
+//! The control experiment: a proxy that removes the comparisons from every transaction, so that the last
+//! write takes effect. In a history that was recorded through this proxy, the judge must find faults.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -56,11 +56,11 @@ fn forward(mut client: TcpStream, server: SocketAddr) -> Result<()> {
 
 fn blind(json: &mut Value) {
     match json {
-        // etcd: replace a transaction that has comparisons with its success branch.
+        // For etcd, replace a transaction that has comparisons with its success branch.
         Value::Object(transaction) => {
             transaction.remove("compare");
         }
-        // Consul: replace operations that compare with operations that do not.
+        // For Consul, replace operations that compare with operations that do not.
         Value::Array(operations) => {
             for operation in operations.iter_mut() {
                 let kv = &mut operation["KV"];
@@ -73,7 +73,7 @@ fn blind(json: &mut Value) {
             }
             let compares =
                 |o: &Value| o["KV"]["Verb"].as_str().is_some_and(|verb| verb.starts_with("check-"));
-            // Keep the probe of a read, because a transaction needs at least one operation.
+            // Keep an operation that only checks a read, because a transaction needs at least one operation.
             if operations.iter().any(|o| !compares(o) && o["KV"]["Verb"] != "get-tree") {
                 operations.retain(|o| !compares(o));
             }

@@ -1,5 +1,5 @@
-//! The clients. Each client adds, checks and deletes its own containers, as a runtime does. It repeats a call
-//! until it gets an answer.
+//! The clients of the CNI plugin. Each client adds, checks and deletes containers of its own, as a runtime
+//! does. It repeats a call until the call succeeds or fails with an error other than "try again".
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -32,8 +32,8 @@ pub struct Run {
     node: String,
     #[arg(long, default_value_t = 4)]
     clients: usize,
-    /// How long the clients run, in seconds. Afterwards, calls without an answer are repeated until they are
-    /// answered.
+    /// How long the clients run, in seconds. After this time, a client only repeats the call that it has not
+    /// finished yet.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
     /// The file to which the history is written.
@@ -61,7 +61,7 @@ impl Run {
                 })
                 .collect();
             for client in clients {
-                // The panic message was printed already.
+                // The panic message has already been printed.
                 client.join().unwrap_or_else(|_| bail!("a client ended early"))?;
             }
             Ok::<_, anyhow::Error>(())
@@ -96,7 +96,7 @@ impl Client<'_> {
                     let container = format!("{}-{round}", self.name);
                     match self.ask(Ask::Add, &container, None)? {
                         (Answer::Address(_), result) => held.push(Held { container, result }),
-                        // A runtime sends a DEL after an ADD has failed.
+                        // Like a runtime, send a DEL after an ADD that has failed.
                         _ => drop(self.ask(Ask::Del, &container, None)?),
                     }
                 }
@@ -114,11 +114,12 @@ impl Client<'_> {
                 _ => {}
             }
         }
-        // The containers that exist at the end keep their addresses, which must be in the store's list.
+        // The containers that still exist keep their addresses, and these must be in the store's list at the
+        // end.
         Ok(())
     }
 
-    /// Repeats a call until there is an answer. Records each call.
+    /// Repeats a call until it has a definite outcome. Records each call.
     fn ask(&self, ask: Ask, container: &str, previous: Option<&Value>) -> Result<(Answer, Value)> {
         let patience = Instant::now() + Duration::from_secs(120);
         loop {
@@ -147,7 +148,7 @@ impl Client<'_> {
                 return Ok((answer, result));
             }
             ensure!(Instant::now() < patience, "{ask:?} {container} is never answered: {text}");
-            // Wait, because a server that is down refuses at once.
+            // Wait, because a server that is not running refuses a connection immediately.
             thread::park_timeout(Duration::from_millis(20));
         }
     }
@@ -189,7 +190,7 @@ impl Client<'_> {
     }
 }
 
-/// The random choices of a client, which are the same in each run.
+/// A client's pseudo-random choices. They are the same each time.
 pub struct Chance(u64);
 
 impl Chance {

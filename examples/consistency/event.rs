@@ -2,14 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A request and its outcome. All processes use the same clock, so that their histories can be combined.
+/// A request and its outcome. All processes use the same clock, so their histories can be combined.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Event {
     pub container: String,
     pub ask: Ask,
     /// When the request was sent, in nanoseconds.
     pub asked: u128,
-    /// When the answer arrived, in nanoseconds.
+    /// When the response arrived, in nanoseconds.
     pub answered: u128,
     pub answer: Answer,
 }
@@ -21,16 +21,17 @@ pub enum Ask {
     Add,
     Check,
     Del,
-    /// A node starts one more use of the shared pool. The field for the container has the name of the node.
+    /// A node begins an additional use of the shared pool. The event's container field contains the name of
+    /// the node.
     Join,
     /// A node ends one use of the shared pool.
     Leave,
-    /// A row of the store's list at the end, and not a call. For a pool, the row has an address without a
-    /// container, or the number of a node's uses.
+    /// A row in the list of the store at the end; this is not a call. For a pool, the row contains either an
+    /// address without a container, or the number of a node's uses.
     List,
 }
 
-/// The answer to a request.
+/// The outcome of a request.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Answer {
@@ -38,7 +39,7 @@ pub enum Answer {
     Address(String),
     /// A CHECK or DEL succeeded.
     Fine,
-    /// The number of a node's uses of the pool, in a list.
+    /// In a list, how often a node uses the pool.
     Uses(usize),
     /// The code of an error. Code 11 means that the call may have taken effect.
     Error(u64),

@@ -1,15 +1,16 @@
-//! Decides whether recorded histories are possible if the store is correct.
+//! Decides whether recorded histories could come from a store that is correct.
 //!
-//! A client certainly holds an address from the answer to its ADD until it sends its DEL. It possibly holds
-//! the address from the time when its first ADD is sent until the answer to its last DEL. The judge checks
-//! five rules. No two containers certainly hold an address at the same time. "No address left" is returned
-//! only if all addresses are possibly held. CHECK finds every lease that is certainly held, and none that is
-//! certainly gone. Addresses that are held at the end are listed. A pool has as many uses as requests that
+//! A client certainly holds an address from the time when its ADD succeeds until the client sends the DEL. It
+//! possibly holds the address from the time when it sends its first ADD until its last DEL succeeds. The
+//! judge checks five rules. First, no two containers certainly hold the same address at the same time.
+//! Second, an ADD reports that no address is left only if all addresses are possibly held. Third, CHECK finds
+//! every lease that is certainly held, and no lease that is certainly gone. Fourth, addresses that are held
+//! at the end are listed. Fifth, the number of a pool's uses agrees with the requests that succeeded.
 //! were answered.
 //!
-//! If a server was stopped during a request, it may apply the request long after its client gave up and
+//! If a server was stopped during a request, it may apply the request long after the client has given up and
 //! deleted the container. Such a lease is called `late`. It is possibly held from then on, until a GC frees
-//! it. It is not allowed if all ADDs of the container were answered.
+//! it. If every ADD of the container has a definite outcome, a late lease is a fault.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -28,9 +29,9 @@ struct Life {
     granted: Option<u128>,
     /// When the first DEL was sent.
     leaving: Option<u128>,
-    /// When a DEL was answered.
+    /// When a DEL succeeded.
     gone: Option<u128>,
-    /// Whether an ADD was not answered, and no later ADD returned the address.
+    /// Whether the outcome of an ADD is unknown, and no later ADD returned the address.
     late: bool,
 }
 
@@ -69,8 +70,8 @@ pub fn judge(files: &[PathBuf], at_least: usize) -> Result<()> {
     Ok(())
 }
 
-/// Checks that the addresses that are held at the end are listed. Other addresses may only be listed if a
-/// call without an answer can explain them. The addresses of a pool are listed without their containers.
+/// Checks that the addresses that are held at the end are listed. Any other listed address must be explained
+/// by a call with an unknown outcome. The addresses of a pool are listed without their containers.
 fn listed_rightly(lives: &BTreeMap<String, Life>, listed: &[Event]) -> Result<String> {
     let there: BTreeSet<(&str, &str)> = listed
         .iter()
@@ -101,8 +102,8 @@ fn listed_rightly(lives: &BTreeMap<String, Life>, listed: &[Event]) -> Result<St
     Ok(format!("{} kept, {} late", kept.len(), more.len()))
 }
 
-/// Checks that the number of a node's uses agrees with the calls that were answered. Each call without an
-/// answer may or may not count.
+/// Checks that the number of a node's uses agrees with the calls that succeeded. A call with an unknown
+/// outcome may or may not count.
 fn users_rightly(events: &[Event], listed: &[Event]) -> Result<()> {
     for list in listed {
         let Answer::Uses(uses) = list.answer else { continue };
@@ -169,8 +170,8 @@ fn held_once(lives: &BTreeMap<String, Life>) -> Result<()> {
     Ok(())
 }
 
-/// Checks that all addresses were possibly held. The number of addresses is taken from the leases in all
-/// histories.
+/// Checks that all addresses were possibly held at the time of an event. The addresses are those that occur
+/// in any of the histories.
 fn all_perhaps_held(lives: &BTreeMap<String, Life>, event: &Event) -> Result<()> {
     let mut free: BTreeSet<&str> = lives.values().filter_map(|l| l.address.as_deref()).collect();
     for life in lives.values() {

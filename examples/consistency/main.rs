@@ -1,9 +1,9 @@
-//! Runs many clients at the same time on one cluster with failures, and checks their histories.
-//! `scripts/e2e-etcd.sh` and `scripts/e2e-consul.sh` kill, stop and cut off servers meanwhile.
+//! Runs many clients on one cluster while faults are injected, and checks the recorded histories.
+//! `scripts/e2e-etcd.sh` and `scripts/e2e-consul.sh` inject the faults: they kill, stop and cut off servers.
 //!
 //! `run` writes a history with one event on each line. `pools` does the same for the clients of a `subletd`.
 //! `judge` reads the histories of any number of runs. `blind` is a proxy that removes every comparison from
-//! the requests: in histories recorded through this proxy, the judge must find faults.
+//! the requests. In histories that were recorded through this proxy, the judge must find faults.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its answer")]
 

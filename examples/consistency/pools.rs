@@ -1,5 +1,6 @@
 //! The clients of a `subletd`. Each client leases and frees addresses of one shared pool, and requests and
-//! releases the pool. As in dockerd, no call is repeated. Meanwhile, the `subletd` is killed and restarted.
+//! releases the pool itself. Like dockerd, a client never repeats a call. Meanwhile, the `subletd` is
+//! repeatedly killed and started again.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
@@ -18,7 +19,7 @@ use super::event::{Answer, Ask, Event};
 
 /// The maximum number of addresses that a client has at the same time.
 const HELD: usize = 3;
-/// The maximum time to wait for an answer. It is longer than the time limit of `subletd`.
+/// The maximum time to wait for a response. It is longer than `subletd`'s own time limit for a request.
 const PATIENCE: Duration = Duration::from_secs(12);
 const POOL: &str = "consistency";
 
@@ -64,12 +65,12 @@ impl Pools {
                 daemon = self.start(&socket)?;
             }
             for client in clients {
-                // The panic message was printed already.
+                // The panic message has already been printed.
                 client.join().unwrap_or_else(|_| bail!("a client ended early"))?;
             }
             Ok::<_, anyhow::Error>(())
         })?;
-        // The addresses that are leased at the end stay leased, and must be in the store's list.
+        // The addresses that are still leased at the end must be in the store's list.
         out.into_inner().map_err(|e| anyhow::anyhow!("{e}"))?.flush()?;
         Ok(())
     }
@@ -129,7 +130,7 @@ impl Client<'_> {
                     let container = format!("{name}-{round}");
                     match self.request(&container)? {
                         Answer::Address(address) => held.push((container, address)),
-                        // The container does not start, so it has no address.
+                        // Without an address, the container does not start, so it does not hold one.
                         _ => self.note(Ask::Del, &container, nanos(), Answer::Fine)?,
                     }
                 }
@@ -145,7 +146,7 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// Requests the pool. Returns whether the request was answered.
+    /// Requests the pool. Returns whether the request succeeded.
     fn join(&self) -> Result<bool> {
         let body = json!({"AddressSpace": "sublet-local", "Pool": "10.78.0.0/26",
             "Options": {"network": POOL}});
@@ -160,7 +161,7 @@ impl Client<'_> {
     fn ask(&self, ask: Ask, name: &str, method: &str, body: &Value) -> Result<Answer> {
         let asked = nanos();
         let answer = match self.call(method, body) {
-            // Wait, because a daemon that is down refuses at once.
+            // Wait, because a daemon that is not running refuses a connection immediately.
             Err(_) => {
                 thread::park_timeout(Duration::from_millis(50));
                 Answer::Error(11)
@@ -171,7 +172,7 @@ impl Client<'_> {
                 (Some("no available addresses on this pool"), _) => Answer::Error(100),
                 (Some(_), _) => bail!("{method} {name}: {reply}"),
             },
-            // The cluster did not answer in time.
+            // The cluster did not respond in time.
             Ok(_) => Answer::Error(11),
         };
         self.note(ask, name, asked, answer.clone())?;
@@ -183,7 +184,7 @@ impl Client<'_> {
         note(self.out, &Event { container, ask, asked, answered: nanos(), answer })
     }
 
-    /// Sends a request. Returns the status and the body of the answer.
+    /// Sends a request. Returns the HTTP status and the body of the response.
     fn call(&self, method: &str, body: &Value) -> Result<(u16, Value)> {
         let body = body.to_string();
         let mut stream = UnixStream::connect(self.socket)?;
