@@ -1,4 +1,4 @@
-//! Code that all fuzz targets use: a folder for a store, and calls whose answers are checked.
+//! Code that several fuzz targets share: a folder for a store, and calls whose results are checked.
 
 use std::ffi::OsString;
 use std::fs;
@@ -20,11 +20,12 @@ impl Lab {
     /// Makes an empty folder.
     pub fn new() -> Lab {
         static HOOK: Once = Once::new();
-        // libFuzzer's hook ends the process at each panic. It is replaced, because sublet catches panics of
-        // redb on a damaged file. Any other panic is reported in sublet's output, which is checked.
+        // libFuzzer's panic hook ends the process at each panic. Replace it, because sublet catches panics
+        // that a damaged file causes in redb. sublet reports any other panic in its output, and the output is
+        // checked.
         HOOK.call_once(panic::record);
         let lab = Lab(tempfile::tempdir_in("/dev/shm").expect("/dev/shm is writable"));
-        // If the input contains a relative path, it leads into this folder.
+        // Change to this folder, so that a relative path in the input leads into the folder.
         std::env::set_current_dir(lab.path()).expect("the folder is there");
         lab
     }
@@ -56,11 +57,11 @@ impl Lab {
         })
     }
 
-    /// Calls the plugin. Its answer must be empty or one JSON document, and must not report a panic.
+    /// Calls the plugin. What it prints must be empty or a single JSON document, and must not report a panic.
     pub fn plugin(&self, command: &str, more: &[(&str, &str)], stdin: &[u8]) -> u8 {
         let all = [("CNI_COMMAND", command), ("CNI_CONTAINERID", "c"), ("CNI_IFNAME", "eth0")];
         let rest = [("CNI_NETNS", "/run/netns/c"), ("CNI_PATH", "/opt/cni/bin")];
-        // Configurations of ecs-ipam have their leases in the file that this variable names.
+        // This variable names the file that configurations of ecs-ipam use.
         let file = self.file().display().to_string();
         let env = |name: &str| {
             if name == "IPAM_DB_PATH" {
@@ -92,7 +93,7 @@ impl Lab {
         run(args.chain([file.into()]).collect())
     }
 
-    /// Writes the lease file, or another file beside it.
+    /// Writes the lease file, or a file whose name is the name of the lease file with `ending`.
     pub fn write(&self, ending: &str, bytes: &[u8]) -> PathBuf {
         let path = self.path().join(format!("leases.redb{ending}"));
         fs::write(&path, bytes).expect("/dev/shm is writable");
