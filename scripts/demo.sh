@@ -21,7 +21,7 @@ fail() {
     exit 1
 }
 
-# cni COMMAND CONTAINER CONFIGURATION: prints the call and its answer, which stays in $answer.
+# cni COMMAND CONTAINER CONFIGURATION: prints the call and its result, and stores the result in $answer.
 cni() {
     local env="CNI_COMMAND=$1 CNI_CONTAINERID=$2 CNI_NETNS=/run/netns/$2"
     echo
@@ -31,7 +31,7 @@ cni() {
     [ -z "$answer" ] || printf '%s\n' "$answer"
 }
 
-# answered TEXT: fails unless the answer contains the text, ignoring white space.
+# answered TEXT: fails unless the result contains the text. White space is ignored.
 answered() {
     local text
     text=$(tr -d ' \n' <<< "$answer")
@@ -50,7 +50,8 @@ addresses() {
 }
 
 # damage FILE: overwrites the records of the container "web" until sublet reports damage. The file contains
-# several copies of each record, because a database keeps old pages for a while; only the current copy counts.
+# several copies of each record, because the database keeps old pages for a while, but only the current copy
+# matters.
 damage() {
     local offset offsets
     mapfile -t offsets < <(grep -abo web "$1" | cut -d : -f 1)
@@ -101,7 +102,7 @@ for address in 10.88.0.2 10.88.0.3 2001:4860:4860::2 10.89.0.2 10.0.0.2; do
 done
 operator show 10.88.0.3
 
-# A repeated request gets the same answer, because a runtime that was interrupted may repeat a request.
+# A repeated ADD returns the same address, because a runtime that was interrupted may repeat a request.
 cni ADD web containerd.json
 answered '"address":"10.88.0.2/16"'
 

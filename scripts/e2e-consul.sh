@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs three Consul servers and four hosts, each in its own network namespace. The containers of all hosts
-# must reach one another. Servers are killed, paused and cut off, and the histories of many clients are
-# checked. Then the configurations in the README of cni-ipam-consul run unchanged with one server. Needs root;
-# bin/sublet must be built. Installs missing packages. The argument is the number of seconds for which the
-# clients run.
+# Runs three Consul servers and four hosts, each in a network namespace of its own. The containers of all
+# hosts must reach each other. While many clients run, servers are killed, paused and cut off; then the
+# histories of the clients are checked. Afterwards, the configurations in the README of cni-ipam-consul run
+# unchanged with a single server. Needs root; bin/sublet must be built. Installs missing packages. The
+# argument is the number of seconds for which the clients run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/e2e/common.sh
@@ -62,7 +62,7 @@ stuff() {
 own_folders
 plugins bridge
 
-# The README's configurations.
+# Test the configurations in the README.
 mkdir "$work/readme"
 alone "$work/readme"
 plugin() {
@@ -76,7 +76,7 @@ has_leader() {
 }
 until_true 30 "a server alone" has_leader
 
-# As printed in that README.
+# The result must equal the one that the README prints.
 default=$(< testdata/consul/default.json)
 ipv6=$(< testdata/consul/ipv6.json)
 ipv4=$(< testdata/consul/ipv4.json)
@@ -109,13 +109,13 @@ plugin DEL "$id" "$default"
 plugin DEL never-seen "$default"
 plugin DEL "$id" "$ipv6"
 for i in $(seq 12); do plugin DEL "c$i" "$ipv4"; done
-# These records are permanent: the node, the node's name by machine, and the record that there were no leases
-# of cni-ipam-consul to import.
+# These records are permanent: the node, the name of the node by machine-id, and the record that
+# cni-ipam-consul had no leases to import.
 left=$(curl -s '127.0.0.1:8500/v1/kv/sublet/?keys' | jq -r '.[]' |
     grep -v -e ^sublet/node/ -e ^sublet/machine/ -e ^sublet/adopted/ -e ^sublet/old/ -e ^sublet/ranges/ -e ^sublet/past/ || true)
 [ -z "$left" ] || fail "keys are left: $left"
 
-# Four nodes lease at the same time, and each address is leased only once.
+# Four nodes lease at the same time. Each address must be leased only once.
 pids=()
 for node in a b c d; do
     for i in $(seq 25); do

@@ -86,7 +86,7 @@ for pid in "${runs[@]}"; do
 done
 no_leases "after $rounds rounds"
 no_links "after $rounds rounds"
-# Round robin shows that every round got a new address.
+# The address of the last container shows that round robin leased a new address in every round.
 run last sleep 1000000 > "$work/last.log" 2>&1 &
 until_true 30 "one more runs" running 1
 address=$(addresses default-last | head -n 1)

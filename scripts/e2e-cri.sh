@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs Debian's containerd through the CRI, as a kubelet does, with the plugins bridge, sublet and portmap.
-# Tests that leases record their pod, repeated and stopped sandboxes, a DEL without a namespace, a containerd
-# that is killed 200 times during RunPodSandbox, and a reboot.
+# Tests that leases record their pod, that sandboxes can be retried and stopped, and that a DEL without a
+# namespace works. Also tests a containerd that is killed 200 times during RunPodSandbox, and a reboot.
 #
 # Everything happens in separate namespaces, on copies of /etc, /run, /var/lib and /opt, and ends with the
 # script. Needs root; installs missing Debian packages.
@@ -20,14 +20,14 @@ if [ "${1-}" != inside ]; then
     enter "$@"
 fi
 
-# Starts another boot: mounts a file with another boot ID over the kernel's, visible to containerd and its
-# child processes.
+# Starts another boot: mounts a file with another boot ID over the kernel's file. containerd and its child
+# processes see the mounted file.
 boot() {
     printf '%08d-0000-4000-8000-000000000000\n' "$1" > "$work/boot-$1"
     mount --bind "$work/boot-$1" /proc/sys/kernel/random/boot_id
 }
 
-# containerd answers before it has loaded its sandboxes.
+# containerd responds to requests before it has loaded its sandboxes.
 kubelet_starts() {
     containerd_starts
     until_true 30 "sandboxes are listed" lists
@@ -41,7 +41,7 @@ boot 1
 kubelet_starts
 ctr -n k8s.io image import --snapshotter native "$work/image.tar" > /dev/null
 
-# of ID KEY: the distinct values of a field in a sandbox's leases.
+# of ID KEY: prints the distinct values of a field in the leases of a sandbox.
 of() {
     leases | jq -r --arg id "$1" --arg key "$2" \
         '[.[] | select(.containerID == $id) | .[$key]] | unique | join(" ")'
@@ -62,7 +62,7 @@ netns=$(of "$web" netns)
 shown=$(/opt/cni/bin/sublet show "$web")
 [[ $shown == *tests/web* ]] || fail "sublet show: $shown"
 has "explained" "$(/opt/cni/bin/sublet explain tests/web --json | jq -r '.[].container' | xargs)" "running running"
-# portmap received sublet's address.
+# portmap got the address from sublet.
 nat=$(iptables-save -t nat)
 [[ $nat == *"DNAT --to-destination 10.77.0.2:80"* ]] || fail "no port is mapped: $nat"
 db=$(run_sandbox db 0)
@@ -140,7 +140,7 @@ plugins_end() {
     ! cat /proc/[0-9]*/comm 2> /dev/null | grep -q -x -E 'bridge|portmap|loopback|sublet'
 }
 
-# Does what a kubelet does before it creates a pod's sandbox, and when sandboxes are not ready.
+# Does what a kubelet does before it creates a pod's sandbox, and whenever sandboxes are not ready.
 tidy() {
     local id pod attempt state
     while read -r id pod attempt state; do
@@ -185,9 +185,10 @@ while read -r id _; do
     has "leases of $id" "$(addresses "$id" | wc -l)" 2
 done < "$work/sandboxes"
 has "addresses held twice" "$(leases | jq '[.[].address] | length - (unique | length)')" 0
-# Debian's containerd records a sandbox before it creates the network of the sandbox. So an incomplete sandbox
-# is listed, and a kubelet removes it. Older versions created the network first, and could leave leases that
-# are in no list, as in this test. The runtime sends no DEL for these leases, but a GC with the list frees them.
+# Debian's containerd records a sandbox before it creates the network of the sandbox. Therefore an incomplete
+# sandbox is listed, and a kubelet removes it. Older versions created the network first, and could leave
+# leases of sandboxes that are not listed; this test makes such leases. The runtime sends no DEL for them, but
+# a GC with the list frees them.
 sublet_cni() {
     jq "$3" /etc/cni/net.d/10-pods.conflist |
         env CNI_COMMAND="$1" CNI_CONTAINERID="$2" CNI_NETNS=/run/netns/none CNI_IFNAME=eth0 \
@@ -213,7 +214,7 @@ done < "$work/sandboxes"
 no_leases "after the kills"
 row "all sandboxes removed" "no lease"
 
-# A reboot: every process ends, interfaces and namespaces are gone, the disk stays.
+# Simulate a reboot: every process ends, interfaces and namespaces disappear, and the files on disk stay.
 declare -A former
 for pod in a b c gone; do
     id=$(run_sandbox $pod 0)
@@ -261,8 +262,8 @@ for pod in a b c; do
 done
 has "leases" "$(leases | jq length)" 8
 
-# gc asks the CRI runtime through crictl. The lease of a lost sandbox is kept as long as its network namespace
-# exists.
+# gc asks the CRI runtime through crictl. If a sandbox is lost, its lease is kept as long as its network
+# namespace exists.
 cat > "$work/crictl" << END
 #!/bin/sh
 cat $work/pods.json
@@ -283,8 +284,8 @@ has "once its namespace is removed" "$(collect)" "lost true"
 has "leases of the sandboxes that it knows" "$(leases | jq length)" 6
 row "a sandbox that the runtime has lost, gc --crictl" "kept with its namespace, freed without"
 
-# The store is lost while pods run. The import of libcni's cached results restores their leases, before a new
-# pod can get one of their addresses.
+# The store is lost while pods run. `sublet import cni-cache` leases their addresses again from libcni's
+# cached results, before a new pod can get one of the addresses.
 before=$(leases | jq -c '[.[] | {address, containerID, ifname, netns, podName}] | sort')
 rm /var/lib/cni/sublet/leases.redb*
 [ "$(leases | jq length)" = 0 ] || fail "the store is not lost"

@@ -18,7 +18,8 @@ fail() {
     exit 1
 }
 
-# host NAME NUMBER: one host's daemons, in its namespaces, which end with them.
+# host NAME NUMBER: runs the daemons of one host in the host's namespaces. The daemons end with the
+# namespaces.
 if [ "${1-}" = host ]; then
     work=$2
     name=$3

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Runs a real dockerd (Debian's docker.io), whose networks and containers got their addresses first from gipam
-# and then from kontena-ipam. `sublet import` reads the stores of these programs, and subletd continues under
+# Runs a real dockerd (Debian's docker.io) that has networks and containers, first with gipam and then with
+# kontena-ipam as the driver. `sublet import` reads the stores of these programs, and subletd continues under
 # their names. Running containers keep their addresses, even if dockerd restarts. At the end, no address may
 # be leased.
 #
-# gipam and kontena-ipam themselves do not run: scripts/e2e/predecessors.sh answers and writes in their place.
-# If the argument is the name of a Debian release, such as trixie, the test runs the dockerd of this Debian release.
+# gipam and kontena-ipam themselves do not run: scripts/e2e/predecessors.sh imitates them. If the argument is
+# the name of a Debian release, such as trixie, the test runs the dockerd of that release.
 #
 # Everything happens in separate namespaces and ends with the script. Needs root; bin/sublet and bin/subletd
 # (or the paths in SUBLET and SUBLETD) must be built.
@@ -121,7 +121,7 @@ run() {
     docker run -d --name "$1" --network "$2" "${@:3}" bb sleep 1000 > /dev/null || fail "docker run $*"
 }
 
-# The addresses on a container's interface.
+# Prints the addresses on a container's interface.
 inside() {
     docker exec "$1" ip -o addr show eth0 scope global | sed -E 's/.* inet6? ([^ ]+) .*/\1/' | sort
 }
@@ -131,8 +131,8 @@ all_inside() {
     for one in "$@"; do echo "$one:" "$(inside "$one" | tr '\n' ' ')"; done
 }
 
-# Prints the addresses of gateways and containers in dockerd's networks. If a network's subnet was requested,
-# its gateway is printed only if the network has containers.
+# Prints the addresses of gateways and containers in dockerd's networks. If a network was created with a
+# requested subnet, its gateway is printed only if the network has containers.
 known() {
     {
         docker network inspect "$@" | jq -r '.[] | (.IPAM.Config[].Gateway // empty),
@@ -160,7 +160,7 @@ sound() {
     is "doctor's problems" "[]" "$(jq -c .problems <<< "$report")"
 }
 
-# fresh CONTAINER: fails if one of its addresses was leased before.
+# fresh CONTAINER: fails if one of the container's addresses was already leased.
 fresh() {
     local address
     for address in $(inside "$1"); do
@@ -213,7 +213,7 @@ is "leases after the import" "$kept" "$(leased "$store")"
 "$sublet" import gipam "$file" --store "$store" &> /dev/null || fail "import gipam, again"
 is "leases after another import" "$kept" "$(leased "$store")"
 is "pools after the import" "$(jq -r '.allocated[].id' "$file" | sort)" "$(pools "$store")"
-# The flags for subletd that the import prints.
+# Pass the flags that the import prints to subletd.
 read -r -a flags <<< "$(sed -n 's/^start subletd with //p' "$work/flags.txt" | sort | tr '\n' ' ')"
 is "main pools" "--v4 10.70.0.0/16 --v4-block 24 --v6 fd00:70::/48 --v6-block 64" "${flags[*]}"
 new gipam /run/docker/plugins/gipam.sock --store "$store" "${flags[@]}"
@@ -233,7 +233,7 @@ gipam_lives
 restart a1 g1 g3 g4
 gipam_lives
 docker exec g1 ping -c 1 -W 5 10.70.1.1 > /dev/null || fail "g1 does not reach its gateway"
-# A container that was started while gipam ran releases its addresses.
+# The container was started while gipam ran. Stopping it now releases its addresses.
 docker stop -t 0 g1 > /dev/null
 if leased "$store" | grep -qxF -e 10.70.1.2 -e fd00:70::2; then fail "g1's addresses are still leased"; fi
 docker start g1 > /dev/null
@@ -271,7 +271,7 @@ old_keys() {
     curl -sf "$etcd_url/v2/keys/kontena/ipam?recursive=true&sorted=true"
 }
 old kontena $etcd_url h1
-# The two networks of kontena-ipam's README, on a bridge.
+# Create the two networks from kontena-ipam's README, but on a bridge.
 docker network create --ipam-driver kontena-ipam --ipam-opt network=kontena --subnet 10.81.0.0/16 \
     --ip-range 10.81.128.0/17 kontena > /dev/null
 docker network create --ipam-driver kontena-ipam --ipam-opt network=kontena0 kontena0 > /dev/null
@@ -280,7 +280,8 @@ run k2 kontena --ip 10.81.7.7
 run k3 kontena
 run k4 kontena0
 docker rm -f k3 > /dev/null
-# Another host's use of the pool, and a subnet whose pool was lost.
+# Write records as kontena-ipam leaves them: another host uses the pool, and a subnet is reserved for a pool
+# that no longer exists.
 old_key pool-nodes/kontena/h2 '{}'
 old_key addresses/kontena/10.81.128.200 '{"address": "10.81.128.200/16", "node": "h2"}'
 old_key subnets/10.83.0.0 '{"address": "10.83.0.0/24"}'
@@ -303,7 +304,7 @@ sublet_on() {
 }
 sublet_on h1 /run/docker/plugins/kontena-ipam.sock
 sublet_on h2 /run/h2/kontena-ipam.sock
-# ask METHOD BODY: sends a request like dockerd on h2.
+# ask METHOD BODY: sends a request as the dockerd on h2 would.
 ask() {
     curl -sf --unix-socket /run/h2/kontena-ipam.sock -d "$2" "http://x/IpamDriver.$1"
 }

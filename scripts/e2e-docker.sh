@@ -2,7 +2,7 @@
 # Runs a real dockerd (Debian's docker.io) with subletd as its IPAM driver. Tests networks of every kind,
 # containers, restarts, kill -9 of both programs, a forced shutdown, live restore, TCP with a spec file, and
 # the examples of kontena-ipam and gipam. At the end, no address may be leased and no network may be left. If
-# the argument is the name of a Debian release, such as trixie, the test runs the dockerd of this Debian release.
+# the argument is the name of a Debian release, such as trixie, the test runs the dockerd of that release.
 #
 # Everything happens in separate mount, network and PID namespaces, and the folders of dockerd and containerd
 # are in a temporary folder. All of this ends with the script. Needs root.
@@ -20,7 +20,7 @@ fail() {
 }
 
 if [ "${1-}" = enter ]; then
-    # In the namespaces: enters the root file system with another dockerd.
+    # This runs inside the namespaces. It enters the root file system that contains another dockerd.
     root=$2
     mount --bind "$root" "$root"
     for folder in proc dev sys; do mount --rbind "/$folder" "$root/$folder"; done
@@ -60,7 +60,7 @@ mount -t tmpfs none /etc/docker
 mkdir -p /etc/docker/plugins
 mount -t cgroup2 none /sys/fs/cgroup 2> /dev/null || true
 ip link set lo up
-# Typical routes of a host: a default route, and one inside the supernet.
+# Create typical routes of a host: a default route, and one inside the supernet.
 ip link add uplink type veth peer name uplink-end
 ip addr add 10.80.0.9/24 dev uplink
 ip link set uplink up
@@ -113,7 +113,7 @@ subnets() {
     docker network inspect -f '{{range .IPAM.Config}}{{.Subnet}} {{end}}' "$1" | sed 's/ $//'
 }
 
-# The addresses of a running container on a network.
+# Prints the addresses of a running container on a network.
 on() {
     docker inspect -f "{{with index .NetworkSettings.Networks \"$2\"}}{{.IPAddress}}{{end}}" "$1"
 }
@@ -132,7 +132,7 @@ sublet_net=(--ipam-driver sublet)
 
 step "networks"
 create "${sublet_net[@]}" auto
-# 10.80.0.0/24 is routed on this host.
+# The host has a route to 10.80.0.0/24, so the pool is the next /24.
 is "an automatic pool" 10.80.1.0/24 "$(subnets auto)"
 create "${sublet_net[@]}" --subnet 10.201.0.0/16 static
 create "${sublet_net[@]}" --subnet 10.202.0.0/16 --ip-range 10.202.5.0/24 --gateway 10.202.0.254 \
@@ -181,7 +181,7 @@ docker kill c3 > /dev/null
 leased | grep -qx 10.202.5.0 && fail "10.202.5.0 is leased after kill"
 docker start c3 > /dev/null
 if docker run --rm --network static bb /nonexistent 2> /dev/null; then fail "a wrong command ran"; fi
-# One address for each of c1, c2 and c3, and a second one for c1.
+# There is one address for each of c1, c2 and c3, and a second one for c1.
 is "leases of containers" 4 "$(leased | grep -cE '^10\.(201\.0\.2|201\.7\.7|202\.5\.0|202\.5\.77)$')"
 
 step "subletd killed, dockerd killed"
@@ -217,7 +217,7 @@ for n in 1 2 3; do
     start_subletd
 done
 wait "${jobs[@]}"
-# cleanup frees what was left because an answer was lost, and nothing else.
+# cleanup frees what was left because a response was lost, and nothing else.
 sleep 1.1
 "$subletd" cleanup --store "$store" --grace 0s >> "$work/cleanup.txt" || fail "cleanup"
 is "leases after the load" "$before" "$(leased)"
@@ -262,7 +262,7 @@ fi
 is "leases after IPv6" "$before" "$(leased)"
 
 step "what dockerd leaves behind"
-# The second subnet is refused. Some releases do not release the first pool.
+# The second subnet is refused. Some releases of dockerd then do not release the first pool.
 if docker network create "${sublet_net[@]}" --ipv6 --subnet 10.243.0.0/24 --subnet fd00:bbbb::/64 half \
     2> "$work/half.err"; then
     fail "two overlapping networks"
@@ -299,7 +299,7 @@ docker exec c1 true || fail "c1 did not run on"
 is "cleanup after a live restore" "nothing to do" "$(cleaned)"
 docker restart -t 0 c1 > /dev/null
 is "leases after a live restore" "$before" "$(leased)"
-# A swarm and live restore exclude each other.
+# dockerd cannot use a swarm and live restore at the same time.
 dockerd_flags=()
 kill "$dockerd_pid"
 wait "$dockerd_pid" || true
@@ -376,7 +376,7 @@ docker plugin disable -f sublet:latest > /dev/null
 docker plugin rm sublet:latest > /dev/null
 
 step "cleanup of what dockerd forgot"
-# While subletd is not running, dockerd removes the container and the network. subletd gets no release.
+# dockerd removes the container and the network while subletd is not running, so subletd gets no release.
 create "${sublet_net[@]}" --subnet 10.242.0.0/24 lost
 docker run -d --name l1 --network lost bb sleep 1000 > /dev/null
 kill "$subletd_pid"
@@ -395,7 +395,7 @@ grep -q "would free pool sublet-local/10.242.0.0/24" "$work/dry.txt" || fail "$(
 is "leases that dockerd forgot" "" "$(leased)"
 
 step "the end"
-# The bridges of networks that dockerd has forgotten still have their routes.
+# dockerd has lost its networks, but their bridges and the routes through these bridges still exist.
 ip -j link show type bridge | jq -r '.[] | .ifname' | while read -r bridge; do
     ip link del "$bridge"
 done

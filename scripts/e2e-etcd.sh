@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs three etcd members and four hosts, each in its own network namespace. The containers of all hosts must
-# reach one another. Members are killed, paused and cut off, and the histories of many clients are checked.
-# Needs root; bin/sublet must be built. Installs missing packages. Usage: e2e-etcd.sh [SECONDS [PROGRAM]]: the
-# number of seconds for which the clients run, and the etcd program.
+# Runs three etcd members and four hosts, each in a network namespace of its own. The containers of all hosts
+# must reach each other. While many clients run, members are killed, paused and cut off; then the histories of
+# the clients are checked. Needs root; bin/sublet must be built. Installs missing packages. Usage: e2e-etcd.sh
+# [SECONDS [PROGRAM]]. SECONDS is how long the clients run, and PROGRAM is the etcd program.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/e2e/common.sh

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Tests the archive, the Debian package and the RPM, each on a bare root file system whose first process is
-# systemd. Each is installed, used for a container, upgraded over the store of the previous version,
-# downgraded to that version, and removed. The packages' units run all the time. At the end, only the leases
-# may be left. The machine itself stays unchanged. Needs root; packs the binaries in bin/.
+# systemd. Each is installed, used for a container, upgraded while the previous version's leases exist,
+# downgraded to that version, and removed. The packages' units run during the whole test. At the end, only the
+# leases may be left. The machine itself stays unchanged. Needs root; packs the binaries in bin/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,7 +12,8 @@ fail() {
 }
 
 arch=$(dpkg --print-architecture)
-# The previous version is the same program in a different file. Other tests use stores of released versions.
+# The previous version is the same program in a slightly different file. Other tests use stores that released
+# versions wrote.
 before=0.0.1
 now=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 case ${1-} in
@@ -61,7 +62,7 @@ root)
     mount --bind "$PWD" "$root/repo"
     mount --bind "$work/dist" "$root/dist"
     mount -t proc proc "$root/proc"
-    # systemd does not set what is read-only here.
+    # In a container, systemd does not mount these folders read-only, so do it here.
     mount --bind -o ro "$root/proc/sys" "$root/proc/sys"
     mount -t sysfs -o ro sysfs "$root/sys"
     mount -t cgroup2 none "$root/sys/fs/cgroup"
@@ -110,7 +111,7 @@ files() {
         -o -path /var/cache \) -prune -o -print | sort
 }
 
-# Installs a version.
+# Installs the version in $1.
 put() {
     case $kind in
     tgz)
@@ -153,7 +154,7 @@ is() {
     [ "$2" = "$3" ] || fail "$kind: $1: expected $3, found $2"
 }
 
-# The archive has none.
+# The archive contains no units.
 units=(subletd.socket subletd.service sublet-page.service sublet-gc.timer sublet-metrics.timer)
 exporter=/var/lib/prometheus/node-exporter
 
@@ -164,7 +165,7 @@ units_on() {
     units_run
 }
 
-# All units run, and subletd is the installed version.
+# Checks that all units run, and that subletd is the installed version.
 units_run() {
     local process
     [ "$kind" != tgz ] || return 0
@@ -175,7 +176,7 @@ units_run() {
     [ -S /run/docker/plugins/sublet.sock ] || fail "$kind: subletd's socket is gone"
 }
 
-# The services of the timers work in their sandboxes.
+# Checks that the services of the timers work although they are sandboxed.
 jobs_work() {
     local grace=/run/systemd/system/sublet-gc.service.d
     [ "$kind" != tgz ] || return 0
@@ -231,7 +232,7 @@ take_away
 is "units that are left" "$(systemctl list-units --all --legend=no 'sublet*')" ""
 is "files of units that are left" "$(systemctl list-unit-files --legend=no 'sublet*')" ""
 files > /tmp/files.left
-# Other programs may use the folders too.
+# These folders may also belong to other programs, so they may be left.
 left=$(comm -13 /tmp/files /tmp/files.left | grep -v -x -e '/opt/cni\(/bin\)\?' -e /var/lib/cni \
     -e '/var/lib/cni/sublet\(/leases\..*\)\?' || true)
 is "left behind" "$left" ""

@@ -40,7 +40,7 @@ if [ "${1-}" != inside ]; then
     packaging/image.sh "$now" "$images/again.tar" "$arch=bin"
     cmp "$images/$now.tar" "$images/again.tar" || fail "the image is not reproducible"
     for file in "$rendered"/*.json; do
-        # The agent searches for stale leases more often than in the manifest.
+        # In this test, the agent searches for stale leases more often than the manifest says.
         sed 's/"--gc-every=5m"/"--gc-every=1s", "--grace=0s"/g' "$file" > "$images/$(basename "$file")"
         sed "s/sublet:$now/sublet:$before/g" "$images/$(basename "$file")" > "$images/before/$(basename "$file")"
     done
@@ -59,7 +59,7 @@ has() {
     [ "$2" = "$3" ] || fail "$1: $2, not $3"
 }
 
-# as MANIFEST FILTER: prints another manifest, which jq has changed with this filter.
+# as MANIFEST FILTER: prints the manifest after jq has changed it with the filter.
 as() {
     jq "$2" "$1" > "$work/changed.json"
     echo "$work/changed.json"
@@ -98,7 +98,7 @@ plugin=/opt/cni/bin/sublet
 containerd_folders '{}'
 rm "$plugin"
 rm /etc/cni/net.d/*
-# Give the folder the owner that the archive of some releases of the CNI plugins gives it.
+# Change the owner of the folder as the archives of some releases of the CNI plugins do.
 chown -R 1001:1001 /opt/cni/bin
 kubelet_starts
 ctr -n k8s.io image import --snapshotter native "$work/image.tar" > /dev/null
@@ -108,7 +108,7 @@ for version in "$before" "$now"; do
     [[ $listed == *docker.io/library/sublet:$version* ]] || fail "the image is not there: $listed"
 done
 
-# The node has no plugin and no configuration.
+# The node has neither a plugin nor a network configuration.
 if run_sandbox early 0 2> "$work/refusal"; then fail "a pod runs on a node without a network"; fi
 mkdir -p "$work/configmaps/sublet-conflist"
 jq --raw-output '.[] | select(.kind == "ConfigMap").data."10-sublet.conflist"' "$images/conflist.json" \
@@ -133,13 +133,13 @@ has "privileges" "$(awk '/^(CapPrm|CapEff|CapBnd|NoNewPrivs|Seccomp):/ { print $
     "0000000000080002 0000000000080002 0000000000080002 1 2"
 row "the agent's privileges" "DAC_OVERRIDE, SYS_PTRACE; no_new_privs; seccomp"
 
-# The ConfigMap is changed.
+# Change the ConfigMap: the agent must install the new configuration.
 sed 's/fd77:/fd78:/' "$work/configmaps/sublet-conflist/10-sublet.conflist" > "$work/next.conflist"
 mv "$work/next.conflist" "$work/configmaps/sublet-conflist/10-sublet.conflist"
 until_true 30 "the configuration follows" grep -q fd78: /etc/cni/net.d/10-sublet.conflist
 row "a changed ConfigMap" "copied to /etc/cni/net.d"
 
-# The plugin is deleted, and then replaced by another file.
+# Delete the plugin, and then replace it by another file: the agent must restore it.
 rm "$plugin"
 until_true 30 "the deleted plugin comes back" is_installed "$images/before/sublet"
 until_true 30 "the agent says so" pod_log_has "$plugin: installed"
@@ -151,7 +151,7 @@ rm "$plugin.old"
 run_sandbox db 0 > /dev/null
 row "the plugin is deleted, then replaced" "it comes back, and pods start"
 
-# A DEL is lost. Only the lease of the pod that is gone may be freed.
+# Lose a DEL. The agent may free only the lease of the pod that is gone.
 lost=$(run_sandbox lost 0)
 [ -n "$(addresses "$lost")" ] || fail "the pod has no lease"
 lose "$lost"
@@ -169,7 +169,7 @@ pod_starts "$images/before/conflist.json"
 until_true 30 "its lease is freed" no_addresses "$lost"
 row "the same without SYS_PTRACE" "6 unclear, nothing freed"
 
-# Pods start and end all the time, while the DaemonSet is updated and rolled back.
+# Pods start and end continuously while the DaemonSet is updated and rolled back.
 churn() {
     local id n=0
     while [ ! -e "$work/stop" ]; do
@@ -207,14 +207,14 @@ has "pods that failed" "$(wc -l < "$work/failed")" 0
 has "leases" "$(leases | jq length)" 4
 row "3 upgrades and 3 rollbacks while pods start" "$(wc -l < "$work/churned") pods started and ended, none failed"
 
-# The status page, on loopback or on all addresses.
+# Test the status page, first on the loopback address and then on all addresses.
 pod_ends
 pod_starts "$images/page.json"
 answers_metrics() {
     curl --silent --fail --max-time 5 "http://$1:9780/metrics" > "$work/metrics"
 }
 until_true 30 "the page answers" answers_metrics 127.0.0.1
-# The readiness probe.
+# Make the request of the readiness probe.
 curl --silent --fail --max-time 5 --output /dev/null http://127.0.0.1:9780/ || fail "the page is not ready"
 grep -q '^sublet_leases 4$' "$work/metrics" || fail "metrics: $(cat "$work/metrics")"
 grep -q '^sublet_store_readable 1$' "$work/metrics" || fail "metrics: $(cat "$work/metrics")"
@@ -224,7 +224,7 @@ pod_starts "$images/monitoring.json"
 until_true 30 "the page answers" answers_metrics 10.77.0.1
 row "/metrics: page, monitoring" "on loopback alone, for everybody: $(grep -c '^sublet_' "$work/metrics") samples"
 
-# Before the uninstall, the node gets another network configuration.
+# Before the uninstall, give the node another network configuration.
 remove_pods
 no_leases "all pods removed"
 jq '.plugins[0].ipam = {type: "host-local", ranges: [[{subnet: "10.88.0.0/24"}]]}
@@ -248,7 +248,7 @@ has "plugins" "$(find /opt/cni/bin -name 'sublet*')" ""
 pod_is_deleted
 row "uninstall" "the plugin is removed, the store stays"
 
-# sublet replaces host-local, which already serves pods.
+# Replace host-local with sublet while host-local's pods run.
 of_host_local() {
     grep -l "^$1" /var/lib/cni/networks/other/10.* | xargs -r -n 1 basename
 }
@@ -280,7 +280,7 @@ pod_is_deleted
 remove_pods
 row "in the place of host-local, and back" "pods keep their addresses, the rotation goes on"
 
-# Ranges of each node from one template: the kubelet tells the runtime the range of its node.
+# Test a template that gives each node its own range: the kubelet tells the runtime the range of its node.
 rm /etc/cni/net.d/*
 mkdir /etc/cni/template.d
 jq '.plugins[0].bridge = "cni2" | .name = "by-node" | .plugins[0].ipam = {type: "sublet", ranges: "RANGES"}' \

@@ -68,7 +68,7 @@ done
 expect "mode of the folder" "$(stat -c %a /var/lib/cni/sublet)" 700
 expect "first ADD" "$(conf boot | cni ADD c1 | jq -r '.ips[0].address')" 10.4.0.2/16
 expect "listed" "$(sublet list --json | jq -r '.[0].containerID')" c1
-# No server listens on this address.
+# No server listens on this address, so the cluster is unavailable.
 cluster='{"etcd": {"endpoints": ["http://127.0.0.1:1"]}}'
 if refused=$(conf boot | jq --argjson store "$cluster" '.ipam.store = $store' | cni ADD c2); then
     fail "an ADD without a cluster: $refused"
@@ -89,7 +89,7 @@ for unit in packaging/systemd/*; do
     systemd-analyze verify --man=no "/usr/lib/systemd/system/${unit##*/}" || fail "$unit"
 done
 
-# The old package's leases exist when the new one is installed.
+# The leases of the old package exist when the new package is installed.
 rm -rf /var/lib/cni/sublet/*
 expect "a lease" "$(conf disk | cni ADD a | jq -r '.ips[0].address')" 10.4.0.2/16
 expect "another lease" "$(conf disk | cni ADD c | jq -r '.ips[0].address')" 10.4.0.3/16

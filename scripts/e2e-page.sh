@@ -28,9 +28,9 @@ daemons=()
 trap '[ ${#daemons[@]} = 0 ] || kill "${daemons[@]}" 2> /dev/null || true; rm -rf "$work"' EXIT
 export NODE_ID=rack1-host3
 
-# serve NAME COUNT [OTHER]: starts a subletd over a store with this number of leases, and with OTHER over a
-# second store too, and sets $at to its address. The store has its usual path, because the page shows the path:
-# a folder in memory is mounted over /var/lib, for this process only.
+# serve NAME COUNT [OTHER]: starts a subletd with a store that has COUNT leases, and sets $at to its address.
+# With OTHER, subletd also gets a second store. The page shows the path of the store, so the store must have
+# its usual path. Therefore a folder in memory is mounted over /var/lib, for this process only.
 serve() {
     local log=$work/$1.log
     # shellcheck disable=SC2016 # they are the inner shell's
@@ -64,7 +64,7 @@ memory() {
     [ "$peak" -lt 65536 ] || fail "subletd needs $peak KiB over $1"
 }
 
-# took SIZE PATH: adds the duration and the size of an answer to the table.
+# took SIZE PATH: adds the duration and the size of a response to the table.
 took() {
     local line
     line=$(curl -sS -o "$work/answer" -w '%{time_total} s, %{size_download} bytes' "http://$at$2")
@@ -95,7 +95,7 @@ fi
 serve stores 0 100
 drive stores
 
-# The file is overwritten once the page has read it.
+# The file is damaged only after the page has read it.
 mkdir -p "$work/img"
 serve damage 100
 (until_true 60 "the page" grep -q ready "$work/seen" &&

@@ -58,7 +58,7 @@ for container in c1 c2 c3; do
     quick ip netns exec "$container"
 done
 
-# cni COMMAND CONTAINER CONFIGURATION [IFNAME]: prints the answer.
+# cni COMMAND CONTAINER CONFIGURATION [IFNAME]: prints the result.
 cni() {
     local type
     type=$(jq -r .type <<< "$3")
@@ -71,8 +71,8 @@ must() {
     cni "$@" || fail "$1 $2 failed"
 }
 
-# refused CODE COMMAND ...: like cni, but the call must fail with this code. CODE "any" is for errors of the
-# main plugin.
+# refused CODE COMMAND ...: like cni, but the call must fail with this code. CODE is "any" if the main plugin
+# reports the error.
 refused() {
     local expected=$1 answer code
     shift
@@ -91,7 +91,7 @@ no_leases() {
     [ "$(leases | jq length)" = 0 ] || fail "$1: leases are left: $(leases)"
 }
 
-# No interface of a container is left on either side.
+# Checks that no interface of a container is left, neither on the host nor in the container.
 no_links() {
     local left container
     left=$(ip -o link show type veth | grep -v uplink || true)
@@ -139,7 +139,7 @@ round() {
     second=$(jq --argjson r "$second" '. + {prevResult: $r}' <<< "$conf")
     must CHECK c1 "$first"
     must CHECK c2 "$second"
-    # Show that CHECK can fail: check c1 with the result of c2.
+    # Show that CHECK can fail: check c1 against the result of c2.
     refused any CHECK c1 "$second"
     must DEL c1 "$first"
     must DEL c2 "$second"
@@ -150,10 +150,11 @@ round() {
     echo "$what: ok"
 }
 
-# If an ADD fails before, in or after the IPAM plugin, it leaves no lease.
+# Checks that an ADD leaves no lease if it fails before, inside or after the IPAM plugin.
 failures() {
     local conf=$1 what=$2 bad
-    # Before: first the network namespace does not exist, then the interface name exists already.
+    # Fail before the IPAM plugin: first the network namespace does not exist, then the interface name is
+    # already in use.
     ip netns add gone
     ip netns del gone
     refused any ADD gone "$conf"
@@ -163,12 +164,14 @@ failures() {
     ip -n c3 link del taken
     must DEL c3 "$conf" taken
     no_leases "$what, name taken"
-    # After: the gateway of a route is unreachable. The main plugin releases the lease by itself.
+    # Fail after the IPAM plugin: the gateway of a route is unreachable. The main plugin releases the lease
+    # itself.
     bad=$(jq '.ipam.routes = [{dst: "192.0.2.0/24", gw: "198.51.100.1"}]' <<< "$conf")
     refused any ADD c3 "$bad"
     no_leases "$what, unreachable route"
     must DEL c3 "$bad"
-    # In: the second range set is full, so the address of the first range set is released as well.
+    # Fail inside the IPAM plugin: the second range set is full, so the address from the first range set must
+    # be released too.
     bad=$(jq '.ipam.ranges[1] = [{subnet: "fd77::/64", rangeStart: "fd77::2", rangeEnd: "fd77::2"}]' \
         <<< "$conf")
     must ADD c1 "$bad" > /dev/null

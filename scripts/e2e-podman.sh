@@ -38,7 +38,7 @@ jq -n '{cniVersion: "0.4.0", name: "ours", plugins: [
     {type: "tuning"}
 ]}' > /etc/cni/net.d/ours.conflist
 
-# vfs copies a container's files, which works on every file system.
+# vfs copies a container's files, so it works on every file system.
 pod() {
     CONTAINERS_CONF=$work/containers.conf podman --storage-driver vfs --root "$work/storage" \
         --runroot "$work/runroot" --tmpdir "$work/tmp" --runtime runc "$@"
@@ -91,7 +91,7 @@ no_leases "both removed"
 no_links "both removed"
 row "both removed" "no lease, no link"
 
-# podman's own network names host-local. sublet replaces host-local while a container runs.
+# The network that podman creates names host-local. sublet replaces host-local while a container runs.
 pod network create --subnet 10.78.0.0/24 made > /dev/null
 old=$(run old made)
 [ -s "/var/lib/cni/networks/made/10.78.0.2" ] || fail "host-local leased nothing"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs typical situations of operators, each with the commands in docs/: a full range, a stale lease, a wrong
+# Runs typical situations of operators, using only the commands in docs/: a full range, a stale lease, a wrong
 # configuration, a damaged file, the change from host-local and back, who held an address, addresses for a
 # load balancer, a larger range while containers run, backup and restore, upgrade, uninstall.
 #
-# A scenario may run a command only if its section of the documentation shows this command, and it may run at
-# most as many commands as the section has.
+# A scenario may run a command only if its section of the documentation shows this command. It may not run
+# more commands than the section shows.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/e2e/common.sh
@@ -21,7 +21,7 @@ store=/var/lib/cni/sublet/leases.redb
 conf=/etc/cni/net.d/10-web.conf
 plugin=/opt/cni/bin/sublet
 
-# scenario TITLE FILE HEADING: starts a scenario. Its commands are the commands below the heading.
+# scenario TITLE FILE HEADING: starts a scenario. Its commands are those that FILE shows below HEADING.
 scenario() {
     [ -z "${title-}" ] || row "$title" "$(wc -l < "$work/used") of ${#shown[@]} commands"
     title=$1
@@ -65,7 +65,7 @@ network() {
         ipam: ({type: "sublet", subnet: $subnet} + $more)}' > "$conf"
 }
 
-# cni COMMAND CONTAINER: calls the plugin as a runtime does, for a container of its own namespace.
+# cni COMMAND CONTAINER: calls the plugin as a runtime does, for a container that has its own namespace.
 cni() {
     [ "$1" != ADD ] || [ -e "/run/netns/$2" ] || ip netns add "$2"
     CNI_COMMAND=$1 CNI_CONTAINERID=$2 CNI_NETNS=/run/netns/$2 CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin \
@@ -73,7 +73,7 @@ cni() {
         "${program-$plugin}" < "$conf" 2> "$work/stderr"
 }
 
-# add CONTAINER: prints its address.
+# add CONTAINER: adds the container and prints its address.
 add() {
     cni ADD "$1" | jq -r '.ips[0].address | split("/")[0]'
 }
@@ -83,7 +83,7 @@ is() {
     [ "$2" = "$3" ] || fail "$title: $1: expected $2, got $3"
 }
 
-# code COMMAND CONTAINER: the error code of a call that fails.
+# code COMMAND CONTAINER: prints the error code of a call that must fail.
 code() {
     if cni "$@" > "$work/answer"; then
         fail "$title: $1 $2 succeeded"
@@ -155,7 +155,8 @@ is "repairable" true "$(jq '[.problems[].repairable] | any' <<< "$report")"
 op sublet doctor --repair --yes > "$work/repaired" 2>&1 || true
 [ -n "$(find /var/lib/cni/sublet -name 'leases.redb.damaged-*')" ] || fail "$title: no copy was kept"
 before=$(leases | jq length)
-# Every address that is known to be in use is leased or reserved, so a new container gets another address.
+# Every address that is known to be in use must be leased or reserved. A new container therefore gets a
+# different address.
 new=$(add c31)
 is "addresses" $((before + 1)) "$(leases | jq '[.[].address] | unique | length')"
 is "holder" c31 "$(holder "$new")"
@@ -248,7 +249,7 @@ is "leases" 1 "$(op sublet list --json | jq length)"
 op sublet uninstall --to /opt/cni/bin --bin "$work/bin" > /dev/null
 is "programs" host-local "$(find /opt/cni/bin "$work/bin" -mindepth 1 -printf '%f\n')"
 op rm -r /var/lib/cni/sublet
-# host-local has its name and its lease again, and does not lease the address a second time.
+# host-local must have its name and its lease back, and must not lease the address a second time.
 [ -e "/var/lib/cni/networks/web/$before" ] || fail "$title: host-local does not have $before"
 [ "$(add c2)" != "$before" ] || fail "$title: $before was leased twice"
 cni DEL c1

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the named fuzz targets of fuzz/, or all of them, for SECONDS each. Needs a nightly compiler and
-# cargo-fuzz. Inputs that a target finds are kept in target/fuzz/corpus. Usage: fuzz.sh SECONDS [TARGET...]
+# Runs the named targets in fuzz/, or all of them, for SECONDS each. Needs a nightly compiler and cargo-fuzz.
+# The inputs that a target finds are kept in target/fuzz/corpus. Usage: fuzz.sh SECONDS [TARGET...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -14,7 +14,7 @@ flock 9
 if [ ! -d "$folder/$suite" ]; then
     {
         rm -rf "$folder/$suite.new"
-        # A release that is not stable yet may have only an index that has expired.
+        # If a release is not stable yet, its index may have expired.
         mmdebstrap --variant=apt --aptopt='Acquire::Check-Valid-Until "false"' \
             --include=docker.io,docker-cli,mount,iptables,iproute2,busybox-static,jq,curl,procps,iputils-ping \
             --keyring=/usr/share/keyrings/debian-archive-keyring.gpg \

@@ -26,7 +26,7 @@ if [ ! -e "$out/python/$validate" ]; then
     touch "$out/python/$validate"
 fi
 
-# kustomize NAME LINE...: renders a kustomization of these lines.
+# kustomize NAME LINE...: renders a kustomization that consists of these lines.
 kustomize() {
     local name=$1
     shift
@@ -36,7 +36,7 @@ kustomize() {
     "$kubectl" kustomize "$out/sources/$name" > "$out/rendered/$name.yaml"
 }
 
-# chart NAME LINE...: renders the chart with these values.
+# chart NAME LINE...: renders the Helm chart with these lines as values.
 chart() {
     local name=$1
     shift
@@ -46,7 +46,7 @@ chart() {
     "$python" packaging/kubernetes/render.py compare "$out/rendered/$name.yaml" "$out/rendered/$name.chart.yaml"
 }
 
-# A kustomization refers to others by relative paths.
+# A kustomization refers to other kustomizations by relative paths.
 from=$(realpath --relative-to="$out/sources/any" packaging/kubernetes)
 conflist=$(sed 's/^/  /' packaging/kubernetes/components/conflist/10-sublet.conflist)
 kustomize base "resources: [$from/base]"

@@ -22,7 +22,7 @@ call() {
 store=$work/leases.redb
 for n in $(seq 1 560); do call ADD "web-$n"; done
 "$sublet" reserve pods 10.77.3.192/27 --note printers --store "$store" > /dev/null
-# Some of the leases have ended since.
+# Some of the containers have ended since.
 for n in $(seq 3 7 200) $(seq 300 330) $(seq 520 560); do call DEL "web-$n"; done
 
 mkdir -p docs/img

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Puts known faults into a copy of the sources, one at a time, and requires that the tests that the patch
-# names fail. tests/sabotage/README.md describes the patches.
+# Applies patches with known faults to a copy of the sources, one patch at a time. The tests that a patch
+# names must then fail. tests/sabotage/README.md describes the patches.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TERM_COLOR=never
@@ -23,7 +23,7 @@ target/sabotage.
 END
 }
 
-# One patch for each folder of the sources, chosen among the fastest patches.
+# One patch for each source folder. The fastest patches were chosen.
 five=(
     cursor-is-lost
     policy-nonce-is-not-compared
@@ -70,13 +70,13 @@ built=$(realpath -m "${CARGO_TARGET_DIR-target}")/debug
 copy=$lab/tree
 mkdir -p "$copy"
 git_dir=$(git rev-parse --absolute-git-dir)
-# The build need not support debugging, so it is as fast as possible. It has its own build folder, so that
-# no other command uses a program with a fault.
+# Build without debug information, because this is faster. Use a separate build folder, so that no other
+# command uses a program with a fault.
 export CARGO_TARGET_DIR=$lab/target CARGO_INCREMENTAL=1
 export CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=false
 unset SUBLET_LONG
 
-# The first build reuses dependencies that were built already, but not the program itself.
+# The first build reuses the dependencies that have already been built, but not the program itself.
 if [ ! -d "$CARGO_TARGET_DIR" ] && [ -d "$built/deps" ]; then
     for part in .fingerprint build deps; do
         mkdir -p "$CARGO_TARGET_DIR/debug/$part"
@@ -89,7 +89,8 @@ in_copy() {
     (cd "$copy" && GIT_DIR=$git_dir GIT_WORK_TREE=$copy GIT_INDEX_FILE=$lab/index git "$@")
 }
 
-# Returns the working tree as a git tree, without changing the index of the repository.
+# Prints the name of a git tree with the content of the working tree. The index of the repository is not
+# changed.
 sources() {
     rm -f "$lab/now"
     cp "$(git rev-parse --git-path index)" "$lab/now"
@@ -97,7 +98,7 @@ sources() {
     GIT_INDEX_FILE=$lab/now git write-tree
 }
 
-# Writes only the files that differ, so that little is compiled again.
+# Writes only the files that differ, so that little has to be compiled again.
 restore() {
     in_copy read-tree -u --reset "$tree"
 }
@@ -106,12 +107,12 @@ field() {
     sed -n "s/^$1: //p" "$patches/$2.patch"
 }
 
-# The tests that a patch names, one on each line.
+# Prints the tests that a patch names, one on each line.
 tests_of() {
     field caught-by "$1" | tr ',' '\n' | tr -d ' '
 }
 
-# The build target of a test: `it::` stands for tests/it, everything else is in the library.
+# Prints the build target of each test: `it::` stands for tests/it, and all other tests are in the library.
 targets() {
     local test
     for test in "$@"; do
@@ -148,7 +149,7 @@ run() {
     fi
 }
 
-# Returns whether a test failed by a panic, and not by a signal or its time limit, according to the report.
+# Returns whether the report shows that a test failed by a panic, and not by a signal or by its time limit.
 failed_by_assertion() {
     local report=$1 test=${2#it::}
     if [ "$nextest" ]; then
@@ -167,7 +168,7 @@ tree=$(sources)
 restore
 if [ "$simulator" ]; then
     simulate=(test --locked --lib simulated_)
-    # The first simulation that finds a fault ends the others.
+    # As soon as one simulation finds a fault, the others are ended.
     [ -z "$nextest" ] || simulate=(nextest run --locked --lib --max-fail 1:immediate -E 'test(simulated_)')
     for name in "${names[@]}"; do
         [ "$(field simulator "$name")" = - ] || continue
@@ -201,7 +202,7 @@ fi
 passed=0
 failed=0
 if [ ${#names[@]} -gt 0 ]; then
-    # The tests must pass without a fault; otherwise their failure would prove nothing.
+    # Without a fault, the tests must pass. Otherwise their failure with a fault would prove nothing.
     mapfile -t all < <(for name in "${names[@]}"; do tests_of "$name"; done | sort -u)
     mapfile -t options < <(targets "${all[@]}")
     report=$lab/report

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests in one of three tiers; --help describes them. If a program is missing, the tests fail; they
-# are never skipped.
+# Runs the tests of one tier; --help describes the three tiers. If a required program is missing, its tests
+# fail; they are never skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
@@ -131,7 +131,7 @@ step scripts/get-consul.sh
 step shellcheck -x scripts/*.sh scripts/e2e/*.sh packaging/*.sh packaging/deb/* testdata/readme/*.sh .ci/run
 step cargo clippy --all-targets --locked -- -D warnings
 RUSTDOCFLAGS='-D warnings' step cargo doc --no-deps --document-private-items --locked
-# If no targets are chosen, both build the example too, the plugin that delegates.
+# If no targets are chosen, both commands also build the example `delegate`, which some tests run.
 if cargo nextest --version > /dev/null 2>&1; then
     step cargo nextest run --locked --no-fail-fast
 else
@@ -140,7 +140,7 @@ fi
 step cargo test --doc --locked
 step scripts/sabotage.sh "$patches"
 if cargo deny --version > /dev/null 2>&1; then
-    # The advisory database comes from the network, so checking it is left to the user.
+    # The advisory database would have to be downloaded, so checking advisories is left to the user.
     step cargo deny --offline check bans licenses sources
 else
     echo "== cargo-deny is not installed: licences and duplicates were checked by the tests alone"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Functions that the cluster scripts share: hosts and servers, each in a network namespace of its own, the
-# faults, and the check of histories. Sourced after common.sh; the sourcing script defines
-#   launch N          starts server N in its namespace and sets pid[N]
+# faults, and the check of the histories. Sourced after common.sh. The script that sources this file must
+# define these functions:
 #   leader            prints the number of the leader, or nothing
 #   store             prints the `store` of a configuration
 #   keys              prints all keys of the store, without the prefix
@@ -25,8 +25,8 @@ built() {
     realpath "${CARGO_TARGET_DIR:-target}/debug/examples/consistency"
 }
 
-# lay_out: makes hosts h1.. at 10.99.0.11.. with a bridge each, all in one layer 2 network; servers s1.. at
-# 10.99.0.21..
+# lay_out: makes the hosts h1, h2, ... with the addresses 10.99.0.11, 10.99.0.12, ..., each with a bridge, and
+# the servers s1, s2, ... with the addresses 10.99.0.21, 10.99.0.22, ... All are in one layer 2 network.
 lay_out() {
     local i name
     # `ip netns` stores names in /run, which own_folders has emptied.
@@ -64,13 +64,13 @@ conf() {
 EOF
 }
 
-# call HOST VERB CONTAINER [PROGRAM]: calls the plugin like a runtime on that host.
+# call HOST VERB CONTAINER [PROGRAM]: calls the plugin as a runtime on that host does.
 call() {
     NODE_ID=h$1 CNI_COMMAND=$2 CNI_CONTAINERID=$3 CNI_NETNS=/run/netns/$3 CNI_IFNAME=eth0 \
         CNI_PATH=/opt/cni/bin ip netns exec "h$1" "/opt/cni/bin/${4-sublet}" <<< "$conf"
 }
 
-# insist HOST VERB CONTAINER: repeats the call while the answer is "try again".
+# insist HOST VERB CONTAINER: repeats the call as long as it fails with "try again".
 insist() {
     local answer end=$((SECONDS + 60))
     until answer=$(call "$@"); do
@@ -80,7 +80,7 @@ insist() {
     echo "$answer"
 }
 
-# refused HOST CONTAINER WHAT: an ADD must fail with "try again", in time.
+# refused HOST CONTAINER WHAT: an ADD must fail with "try again" before its time limit.
 refused() {
     local answer begin took
     begin=$(date +%s%N)
@@ -91,7 +91,8 @@ refused() {
     row "$3" "error 11 after $took ms"
 }
 
-# storm FIRST LAST: adds containers on every host at once. Each must have its addresses at the end.
+# storm FIRST LAST: adds these containers on all hosts at the same time. At the end, each container must have
+# its addresses.
 storm() {
     local host i one waiting=()
     for host in $hosts; do
@@ -111,7 +112,7 @@ listed_to() {
     listed > "$1"
 }
 
-# differ COUNT WHAT: this number of containers must have different addresses, and the list must agree.
+# differ COUNT WHAT: COUNT containers must have different addresses, and the list must agree.
 differ() {
     local seen
     seen=$(jq -r '.ips[].address' "$work"/add-* | sort -u | wc -l)
@@ -123,7 +124,7 @@ differ() {
     row "$2" "$1 containers, $((2 * $1)) addresses"
 }
 
-# sound [STORE]: no record may contradict another. A full range is no contradiction.
+# sound [STORE]: fails if records contradict each other. A full range is not a contradiction.
 sound() {
     local report found
     report=$(/opt/cni/bin/sublet doctor --json --store "${1-$(store)}") || true
@@ -138,7 +139,8 @@ bare() {
     local left
     left=$(keys | grep -v -e ^node/ -e ^machine/ -e ^adopted/ -e ^old/ -e ^cursor/ -e ^ranges/ -e ^past/ || true)
     [ -z "$left" ] || fail "keys are left: $left"
-    # Each network keeps a number of events, and a few more if many hosts write at once.
+    # Each network keeps a limited number of events. If many hosts write at the same time, it keeps a few
+    # more.
     left=$(keys | grep -c ^past/ || true)
     [ "$left" -gt 0 ] || fail "nothing of what happened is written down"
     [ "$left" -le 5000 ] || fail "$left records of what happened are left"
@@ -150,7 +152,7 @@ halt() {
     wait "${pid[$1]}" 2> /dev/null || true
 }
 
-# The leader, once it is elected.
+# Waits until a leader has been elected, and prints its number.
 led() {
     local one
     for _ in $(seq 150); do
@@ -168,7 +170,7 @@ steady() {
     [ -n "$(leader)" ] && listed > /dev/null
 }
 
-# talk: two containers on every host, with the bridge plugin. Each container must reach all others.
+# talk: starts two containers on every host, with the bridge plugin. Each container must reach all others.
 talk() {
     local host n one other address
     for host in $hosts; do
@@ -197,7 +199,7 @@ talk() {
     row "bridge on four hosts" "8 containers, every one reaches every one"
 }
 
-# befall: causes one fault after another, while containers are added.
+# befall: causes a sequence of faults while containers are added.
 befall() {
     local one back
     storm 1 8
@@ -210,7 +212,7 @@ befall() {
     launch "$one"
     until_true 30 "a leader" steady
 
-    # The kill interrupts transactions.
+    # Kill the leader while transactions are in progress.
     one=$(led)
     storm 12 18 &
     back=$!
@@ -268,7 +270,7 @@ befall() {
     row "DEL of all" "nothing is left"
 }
 
-# faults END: one fault after another. The last one is over before END. Sets round.
+# faults END: causes one fault after another until END. The last fault is repaired before END. Sets round.
 faults() {
     local what end=$1
     round=0
@@ -286,11 +288,11 @@ faults() {
     done
 }
 
-# judged SECONDS: sixteen clients on four hosts while servers and hosts are killed, paused and cut off; then
-# their histories are judged.
+# judged SECONDS: runs sixteen clients on four hosts while servers and hosts are killed, paused and cut off.
+# Then the histories of the clients are judged.
 judged() {
     local host one end=$((SECONDS + $1)) waiting=() what conf
-    # The containers' network namespace, which doctor looks for.
+    # All containers have this network namespace, because doctor checks that namespaces exist.
     ip netns add consistency
     for host in $hosts; do
         ip netns exec "h$host" "$consistency" run "$(store)" --node "h$host" --clients 4 \
@@ -321,7 +323,7 @@ judged() {
     rm "$work"/history-*
 }
 
-# kept FILE...: copies the evidence to a folder that survives this script.
+# kept FILE...: copies the files to a folder that is kept when this script ends, as evidence of a failure.
 kept() {
     local folder
     folder=$(mktemp -d /tmp/sublet-history-XXXXXX)
@@ -329,14 +331,14 @@ kept() {
     echo "$folder"
 }
 
-# The rows of a list, as events for the judge.
+# Prints the rows of the store's list as events for the judge.
 histories() {
     jq -c '.[] | {container: .containerID, ask: "LIST", asked: 0, answered: 0,
         answer: {address: "\(.address)/\(.prefix)"}}' "$1"
 }
 
-# pools_judged SECONDS: sixteen clients of subletd on four hosts, which share a pool. Each subletd is killed
-# repeatedly, besides the other faults; then their histories are judged.
+# pools_judged SECONDS: runs sixteen clients of subletd on four hosts, which share a pool. In addition to the
+# other faults, each subletd is killed repeatedly. Then the histories of the clients are judged.
 pools_judged() {
     local host one end=$((SECONDS + $1)) waiting=() what store
     store=$(store | jq -c '.[].prefix = "pools"')
@@ -356,7 +358,7 @@ pools_judged() {
     rm "$work"/pools-*.log
 }
 
-# The store's records of the pool, as events for the judge.
+# Prints the store's records of the pool as events for the judge.
 pools_listed() {
     /opt/cni/bin/sublet --store "$1" list --json |
         jq -c '.[] | select(.kind != "gateway") | {container: "", ask: "LIST", asked: 0, answered: 0,
@@ -366,8 +368,8 @@ pools_listed() {
             answer: {uses: .count}}'
 }
 
-# noticed STORE SERVER: the same clients behind a proxy that removes all comparisons. The judge must find
-# faults.
+# noticed STORE SERVER: runs the same clients through a proxy that removes all comparisons. The judge must
+# find faults.
 noticed() {
     local host one waiting=()
     "$consistency" blind 10.99.0.1:9999 "$2" &
@@ -401,7 +403,7 @@ noticed() {
     halt blind
 }
 
-# filled: the disk of a single server is full.
+# filled: tests a single server that has no disk space left.
 filled() {
     local conf answer i
     mkdir "$work/disk"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Functions that the end-to-end scripts share: packages, an environment (network, mounts, processes,
-# cgroups) that ends with the script, and the table of results. Sourced, not run; the working directory is
-# the repository.
+# Functions that the end-to-end scripts share: packages, an environment (network, mounts, processes, cgroups)
+# that ends with the script, and the table of results. Sourced, not run. The working directory must be the
+# root of the repository.
 set -euo pipefail
 
-# Reports a failing command that printed nothing.
+# Report the command that fails, even if the command itself prints nothing.
 set -E
 trap 'echo "${script:-$0}: ${BASH_SOURCE[0]}:$LINENO failed: $BASH_COMMAND" >&2' ERR
 
@@ -22,7 +22,7 @@ install() {
     DEBIAN_FRONTEND=noninteractive apt-get install --no-install-recommends -y "$@" < /dev/null
 }
 
-# need PROGRAM=PACKAGE ...: installs missing packages as root; other users get a message.
+# need PROGRAM=PACKAGE ...: installs missing packages if the user is root. Other users get a message.
 need() {
     local pair packages=()
     for pair in "$@"; do
@@ -39,17 +39,19 @@ need() {
     done
 }
 
-# enter ARG ...: runs the script again, as `SCRIPT inside FOLDER ARG ...`, in its own namespaces, and exits
-# with its status. Every process that it starts ends with it, even orphans of a killed runtime.
+# enter ARG ...: runs the script again in namespaces of its own, as `SCRIPT inside FOLDER ARG ...`, and exits
+# with its status. When the script ends, all processes that it started end too, even the orphans of a runtime
+# that was killed.
 enter() {
     [ "$(id -u)" = 0 ] || fail "containers need root"
     work=$(mktemp -d)
     cgroup=sublet-e2e-$$
-    # A background job, so that a signal to this script is not delayed.
+    # Run it in the background, so that a signal to this script is handled at once.
     unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private \
         env -i PATH="$PATH" HOME="$work" cgroup="$cgroup" "$PWD/scripts/$script.sh" inside "$work" "$@" &
     inner=$!
-    # unshare ignores signals while it waits for its child. Killing it ends all of its processes.
+    # unshare ignores signals while it waits for its child. Killing unshare ends all processes in the
+    # namespaces.
     trap 'kill -KILL "$inner" 2> /dev/null || true; wait "$inner" 2> /dev/null || true; leave' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
@@ -73,7 +75,7 @@ leave() {
     rm -rf "$work"
 }
 
-# Hides the machine's folders from this mount namespace: an empty /run, /var/lib and /opt, and a copy of /etc
+# Hides the machine's folders from this mount namespace: /run, /var/lib and /opt are empty, and /etc is a copy
 # without CNI configurations. Then installs sublet.
 own_folders() {
     mount -t tmpfs none /run
@@ -121,7 +123,7 @@ leases() {
     /opt/cni/bin/sublet list --json
 }
 
-# The addresses of a container, in the order of its families.
+# Prints the addresses of a container, in the order of its address families.
 addresses() {
     leases | jq -r --arg id "$1" '.[] | select(.containerID == $id) | .address'
 }
@@ -158,7 +160,8 @@ until_true() {
 
 rows=()
 began=$SECONDS
-# row WHAT SEEN: adds a line to the table; it is printed now, and once more at the end.
+# row WHAT SEEN: adds a line to the table. The line is printed at once, and again with the whole table at the
+# end.
 row() {
     rows+=("$(printf '%4s s  %-52s %s' $((SECONDS - began)) "$1" "$2")")
     echo "${rows[-1]}"

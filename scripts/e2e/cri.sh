@@ -5,8 +5,8 @@
 # shellcheck disable=SC2154
 set -euo pipefail
 
-# cri METHOD REQUEST: sends a request and prints the answer, both as protobuf text. If the request is refused,
-# prints the error on stderr and fails.
+# cri METHOD REQUEST: sends a request and prints the response, both as protobuf text. If the request is
+# refused, prints the error on stderr and fails.
 cri() {
     local job n
     job=$(mktemp -d -p "$work")
@@ -29,7 +29,7 @@ cri() {
         cat "$job/errors" >&2
         return 1
     fi
-    # The status is in a trailer. If the answer has no message, the status is in the headers.
+    # The status is in a trailer. If the response has no message, the status is in the headers.
     if ! grep -q '^grpc-status: 0' "$job/headers"; then
         grep '^grpc-' "$job/headers" >&2
         return 1
@@ -39,7 +39,7 @@ cri() {
     rm -r "$job"
 }
 
-# run_sandbox POD ATTEMPT [EXTRA]: prints its ID.
+# run_sandbox POD ATTEMPT [EXTRA]: runs a sandbox and prints its ID.
 run_sandbox() {
     local answer
     answer=$(cri RunPodSandbox "config {
@@ -49,12 +49,14 @@ run_sandbox() {
     cut -d '"' -f 2 <<< "$answer"
 }
 
-# remove_sandbox ID: stops and removes it. Kubelets may repeat both calls.
+# remove_sandbox ID: stops and removes the sandbox. A kubelet may repeat both calls, so this function can be
+# called again.
 remove_sandbox() {
     cri StopPodSandbox "pod_sandbox_id: \"$1\"" && cri RemovePodSandbox "pod_sandbox_id: \"$1\""
 }
 
-# Prints lines of ID POD ATTEMPT STATE. The state READY is the default, so crictl leaves it out.
+# Prints a line with ID, POD, ATTEMPT and STATE for each sandbox. READY is the default of the state, so
+# protobuf text leaves it out.
 sandboxes() {
     cri ListPodSandbox "" | awk '
         $1 == "items" { id = pod = ""; attempt = 0; state = "READY" }

@@ -78,7 +78,7 @@ pod_starts() {
     local at id path answer
     pod_number=$((pod_number + 1))
     mkdir -p "$work/logs/$pod_number"
-    # DirectoryOrCreate.
+    # Create the missing folders, as for a volume of type DirectoryOrCreate.
     while read -r path; do
         mkdir -p "$path"
     done < <(jq --raw-output '.[] | select(.kind == "DaemonSet").spec.template.spec.volumes[].hostPath

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Answers one connection as gipam or kontena-ipam 0.2.2 does, on standard input and output, and writes the
-# same records: gipam's lease file, or kontena-ipam's keys in the old API of etcd. It was written from the
-# sources of both programs, and has only the parts that the migration test needs:
+# Serves one connection as gipam or kontena-ipam 0.2.2 does, on standard input and output. It writes the same
+# records as these programs: gipam's lease file, or kontena-ipam's keys in the old API of etcd. This script
+# was written from the sources of both programs. It implements only what the migration test needs:
 # - gipam saves its file every 30 s and when it is stopped; this script saves it after each request;
 # - the main pools are 10.70.0.0/16 and fd00:70::/48, and a pool has fewer than ten addresses;
 # - the prefix lengths of kontena-ipam's static pools are multiples of 8.
@@ -23,8 +23,8 @@ refuse() {
     jq -cn --arg why "$1" '{Err: $why, Error: $why}'
 }
 
-# change PROGRAM: changes gipam's lease file with a jq program; prints the value that the program assigns to
-# .answer.
+# change PROGRAM: changes gipam's lease file with a jq program, and prints the value that the program assigns
+# to .answer.
 change() {
     local id after
     id=$(head -c 256 /dev/urandom | base64 -w 0 | tr -dc a-zA-Z0-9 | head -c 16)
@@ -42,7 +42,7 @@ gipam() {
     case $1 in
         GetCapabilities) echo '{"RequiresMACAddress": true}' ;;
         GetDefaultAddressSpaces) echo '{"LocalDefaultAddressSpace": "", "GlobalDefaultAddressSpace": ""}' ;;
-        # Use the first free block of the family; if there is none, the next block of the main pool.
+        # Use the first free block of the family. If there is none, use the next block of the main pool.
         RequestPool) change '(if $body.V6 then 6 else 4 end) as $v
             | ([.free[] | select(.v == $v)] | first) as $old
             | if $old then .free -= [$old] | .allocated += [$old]
@@ -52,7 +52,8 @@ gipam() {
                   (if .v6idx == 0 then "fd00:70::/64" else "fd00:70:0:\(.v6idx)::/64" end)}] | .v6idx += 1
               end
             | .answer = {PoolID: .allocated[-1].id, Pool: .allocated[-1].pool}' ;;
-        # Use the last freed address; if there is none, the next address. gipam ignores the requested address.
+        # Use the address that was freed last. If there is none, use the next address. gipam ignores the
+        # requested address.
         RequestAddress) change '(.allocated | map(.id) | index($body.PoolID)) as $at
             | .allocated[$at] |= (if (.free // []) != [] then .allocated += [.free[-1]] | .free |= .[:-1]
                 else .allocated += [(.pool | sub("0?/.*"; "")) + "\(.idx)"] | .idx += 1 end)
@@ -69,7 +70,7 @@ gipam() {
     esac
 }
 
-# key METHOD PATH [VALUE]: etcd's answer; fails if it is an error.
+# key METHOD PATH [VALUE]: prints etcd's response; fails if the response is an error.
 key() {
     local method=$1 path=$2
     shift 2

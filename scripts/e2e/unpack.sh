@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Prints the path of a file in a package of another Debian release or architecture. The first call downloads
-# the package, from the mirror that this machine's own apt uses, and unpacks it into a folder. Nothing is
+# the package from the mirror that this machine's own apt uses, and unpacks it into a folder. Nothing is
 # installed.
 # Usage: unpack.sh RELEASE PACKAGE[:ARCH][=VERSION] FILE
 set -euo pipefail
@@ -20,7 +20,7 @@ if [ ! -e "$folder/root/$file" ]; then
         mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial"
         printf 'deb [signed-by=%s] %s %s main\n' \
             /usr/share/keyrings/debian-archive-keyring.gpg "$mirror" "$release" > "$folder/sources.list"
-        # What is installed here does not matter, a later version least of all.
+        # Ignore the packages that are installed on this machine. Otherwise apt would refuse an older version.
         : > "$folder/status"
         apt=(apt-get -o "Dir::Etc::sourcelist=$folder/sources.list" -o Dir::Etc::sourceparts=/dev/null
             -o "Dir::State::lists=$folder/lists" -o "Dir::State::status=$folder/status" -o "Dir::Cache=$folder/cache"
