@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Builds the static release binaries of one architecture. Usage: compile.sh ARCH OUT
 #
-# The binaries are for musl, which starts faster, if the toolchain has the target (rustup target add) or if its
-# standard library can be built from source (packaging/sysroot.sh). Otherwise they are for glibc.
+# The binaries are built for musl, with which a program starts faster. This requires that the toolchain has
+# the target (rustup target add), or that its standard library can be built from source
+# (packaging/sysroot.sh). Otherwise the binaries are built for glibc.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -35,7 +36,8 @@ if [ -d "$libraries/$target/lib/self-contained" ]; then
     kind="musl, the toolchain's"
 elif sysroot=$(packaging/sysroot.sh "$arch"); then
     kind="musl, built from source"
-    # The installed compiler is stable, but building its library needs an unstable option.
+    # The installed compiler is a stable release, but building its standard library requires an unstable
+    # option.
     export RUSTC=$sysroot/bin/rustc RUSTC_BOOTSTRAP=1
     options+=(-Z "build-std=std,panic_unwind")
     flags+=(--remap-path-prefix "$(readlink -f "$sysroot/lib/rustlib/src/rust")=/rust")
@@ -52,15 +54,15 @@ under=${target//-/_}
 export "CC_$under=$cc" "CFLAGS_$under=-U_FORTIFY_SOURCE -fno-stack-protector"
 export RUSTFLAGS="${flags[*]}"
 cargo build "${options[@]}" --bin subletd
-# A runtime starts sublet for each container. A program at a fixed address needs no relocation, so a start
-# touches 25 pages less and takes 7 % less time. The daemon listens on the network, so it gets a random
-# address.
+# A runtime starts sublet for each container. A program at a fixed address needs no relocation: a start
+# touches 25 pages less and takes 7 % less time. The daemon listens on the network, so it is loaded at a
+# random address.
 cargo rustc "${options[@]}" --bin sublet -- -C relocation-model=static
 
 mkdir -p "$out"
 for name in sublet subletd; do
     cp "${CARGO_TARGET_DIR:-target}/$target/release/$name" "$out/$name"
-    # The program is part of binutils, which the C compiler needs too.
+    # readelf is part of binutils, which the C compiler needs too.
     if readelf --program-headers "$out/$name" | grep -q INTERP; then
         fail "$out/$name is not static: it names an interpreter"
     fi

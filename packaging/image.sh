@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes the container image from existing binaries: FROM scratch, with one index for all architectures, as an
-# OCI archive. The same binaries and the same commit produce identical files. SOURCE_DATE_EPOCH (default: the
-# time of the last commit) is the time of everything in the image. Needs buildah and jq.
+# Makes the container image from existing binaries. The image is built FROM scratch and has one index for all
+# architectures; the result is an OCI archive. The same binaries and the same commit produce identical files:
+# all times in the image are SOURCE_DATE_EPOCH (default: the time of the last commit). Needs buildah and jq.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -36,7 +36,7 @@ umask 022
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-# Use a separate store for images, which needs no configuration and no privileged file system.
+# Use a separate store for images. It needs no configuration and no privileged file system.
 export CONTAINERS_STORAGE_CONF=$work/storage.conf TMPDIR=$work
 printf '[storage]\ndriver = "vfs"\nrunroot = "%s/run"\ngraphroot = "%s/graph"\n' "$work" "$work" \
     > "$CONTAINERS_STORAGE_CONF"
@@ -53,7 +53,7 @@ for pair in "$@"; do
         *) fail "ARCH is $arch, neither amd64 nor arm64" ;;
     esac
     for program in sublet subletd; do
-        # e_machine of the ELF header (elf(5)), at byte 18.
+        # Read e_machine from the ELF header (elf(5)). It is at byte 18.
         found=$(od --address-radix=n --format=x1 --skip-bytes=18 --read-bytes=1 "$bin/$program" | tr -d ' ')
         [ "$found" = "$machine" ] || fail "$bin/$program is not for $arch"
         if readelf --program-headers "$bin/$program" | grep -q INTERP; then

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Packs existing binaries. The same binaries and the same commit produce the same files, byte for byte:
-# SOURCE_DATE_EPOCH, by default the time of the last commit, is the time of every file in them.
+# Packs existing binaries into an archive or a package. The same binaries and the same commit produce
+# identical files: the time of every file in the result is SOURCE_DATE_EPOCH (default: the time of the last
+# commit).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -57,12 +58,12 @@ settle() {
     find "$1" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 }
 
-# Stages the files of a package below a folder. $2 is the folder of the distribution's own CNI plugins.
+# Writes the files of a package to a folder. $2 is the folder for the distribution's own CNI plugins.
 stage() {
     local root=$1 own=$2 page program unit rules doc=$1/usr/share/doc/sublet
     install -D -m 0755 "$bin/sublet" "$root/opt/cni/bin/sublet"
     install -D -m 0755 "$bin/subletd" "$root/usr/bin/subletd"
-    # One file and one version are used under all names.
+    # All names lead to one file, so they always have the same version.
     mkdir -p "$root/$own"
     ln -sr "$root/opt/cni/bin/sublet" "$root/usr/bin/sublet"
     ln -sr "$root/opt/cni/bin/sublet" "$root/$own/sublet"
@@ -136,16 +137,16 @@ rpm() {
     need rpmbuild rpm
     stage "$root" usr/libexec/cni
     install -D -m 0644 LICENSE "$root/usr/share/licenses/sublet/LICENSE"
-    # The folder of zsh's completions on Fedora.
+    # Fedora's folder for zsh completions has a different name.
     mv "$root/usr/share/zsh/vendor-completions" "$root/usr/share/zsh/site-functions"
     settle "$root"
     (
         cd "$root"
         find . -type l -printf '/%P\n' -o -type f -printf '/%P\n'
-        # Folders that belong to no other package.
+        # List the folders that no other package owns.
         find opt/cni usr/libexec/cni usr/share/{doc/sublet,licenses,fish,zsh} -type d -printf '%%dir /%p\n'
     ) | sort > "$work/files"
-    # Only the names of the files are recorded, and not names of this machine or its folders.
+    # Record only the names of files, and no names of this machine or its folders.
     rpmbuild -bb --quiet --target "$machine-linux" \
         --define "_topdir $work/rpmbuild" --define "_rpmdir $work" \
         --define "_build_name_fmt %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm" \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes all files of a release in dist/: archives, packages, the container image, their checksums, and the bill
-# of materials. Two clones of one commit produce the same files, byte for byte. Usage: release.sh VERSION
+# Makes all files of a release in dist/: archives, packages, the container image, their checksums, and the
+# bill of materials. Two clones of the same commit produce identical files. Usage: release.sh VERSION
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,7 +20,7 @@ export SOURCE_DATE_EPOCH
 
 rm -rf dist
 mkdir -p dist
-# The binaries themselves are not files of the release.
+# The bare binaries are not part of the release.
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 for arch in amd64 arm64; do

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Prints the bill of materials of the programs, in CycloneDX 1.5: the crates of Cargo.lock that are compiled
-# into them on Linux, and the crates that run during the build. It contains no random number and no path, so
-# the same commit always has the same bill of materials.
+# Prints the bill of materials of the programs, in CycloneDX 1.5. It lists the crates in Cargo.lock that are
+# compiled into the programs on Linux, and the crates that run during the build. It contains no random number
+# and no path, so it is always the same for the same commit.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,7 +17,7 @@ sums=$(awk -F '"' '/^name = /{ name = $2 } /^version = /{ version = $2 }
 for platform in x86_64-unknown-linux-musl aarch64-unknown-linux-musl; do
     cargo metadata --locked --format-version 1 --filter-platform "$platform"
 done | jq --slurp --sort-keys --arg version "$1" --argjson epoch "$epoch" --argjson sums "$sums" '
-    # The crates that a crate depends on, except dependencies of its tests.
+    # Returns the crates on which a crate depends, except those that only its tests need.
     def needed: [.deps[] | select(any(.dep_kinds[]; .kind != "dev")) | .pkg];
     def reached($nodes): {seen: {}, next: [.]}
         | until(.next == []; .next[0] as $id

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the binaries of one architecture: an ADD, the operator's commands, a DEL, the daemon's page. Binaries
-# of another architecture run under qemu. Usage: smoke.sh ARCH BIN
+# Runs the binaries of one architecture: an ADD, operator's commands, a DEL, and the status page. If the
+# binaries are for another architecture, they run under qemu. Usage: smoke.sh ARCH BIN
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

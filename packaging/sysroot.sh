@@ -2,9 +2,9 @@
 # Prints the folder of a private toolchain: the installed compiler, the sources of its standard library, and
 # everything else that Rust's musl target needs. The installed toolchain stays unchanged. Usage: sysroot.sh ARCH
 #
-# It uses Debian's packages: rust-src of exactly this compiler's version, musl, and LLVM's unwinder. If one of
-# them is not available, it fails. The folder is in the user's cache and not in this repository, because its
-# path becomes part of the names of symbols, and so of the binaries.
+# The script uses Debian's packages: rust-src with exactly the version of the installed compiler, musl, and
+# LLVM's unwinder. If one of them is not available, the script fails. The folder is in the user's cache and
+# not in this repository, because its path becomes part of the symbol names, and therefore of the binaries.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -43,7 +43,7 @@ ln -s "$source" "$sysroot/lib/rustlib/src/rust"
 own=$sysroot/lib/rustlib/$target/lib/self-contained
 cp "$musl"/*.o "$musl/libc.a" "$own"
 cp "$unwind" "$own"
-# Debian builds the unwinder for glibc. These are all functions of glibc that it calls.
+# Debian builds the unwinder for glibc. These are all glibc functions that the unwinder calls.
 "$cc" -Os -x c -c -o "$own/fprintf_chk.o" - << 'END'
 #include <stdarg.h>
 struct file;

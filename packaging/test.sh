@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Runs the tests of whole programs, and the tests with real containers, with the binaries of a release (for musl,
-# if possible). The binaries are left in bin/. Needs the same programs as scripts/test.sh, and root.
+# Runs the tests of whole programs, and the tests with real containers, with the binaries of a release (built
+# for musl, if possible). The binaries are left in bin/. Needs root, and the same programs as scripts/test.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packaging/compile.sh "$(dpkg --print-architecture)" bin
-# The tests also start the plugin that delegates.
+# The tests also run the example plugin `delegate`.
 cargo build --locked --example delegate
 # The tests run these binaries instead of those that cargo builds.
 export SUBLET_PROGRAM=$PWD/bin/sublet SUBLETD_PROGRAM=$PWD/bin/subletd
