@@ -33,7 +33,7 @@ impl Agent {
             let sender = sender.clone();
             thread::spawn(move || {
                 for line in BufReader::new(stream).lines() {
-                    // If the test has ended, no thread receives the line.
+                    // If the test has already ended, no thread receives the line.
                     let _ = sender.send(line.unwrap());
                 }
             });
@@ -49,7 +49,7 @@ impl Agent {
         Agent::start(&mut command)
     }
 
-    /// Reads lines until a line contains all of these parts.
+    /// Reads lines until one line contains all of these parts.
     #[track_caller]
     pub fn until(&self, parts: &[&str]) {
         let begin = Instant::now();
@@ -63,7 +63,7 @@ impl Agent {
         panic!("no line with {parts:?}: {read:#?}");
     }
 
-    /// Sends a signal. Returns the exit status.
+    /// Sends a signal to the agent. Returns the agent's exit status.
     fn end(&mut self, name: &str) -> Option<i32> {
         signal(&self.child, name);
         self.child.wait().unwrap().code()
@@ -77,14 +77,14 @@ impl Drop for Agent {
     }
 }
 
-/// Replaces a file in one step, as package managers do.
+/// Replaces a file in a single step, as package managers do.
 fn replace(path: &Path, text: &str) {
     let next = path.with_extension("next");
     fs::write(&next, text).unwrap();
     fs::rename(&next, path).unwrap();
 }
 
-/// Writes a configuration with the subnet 10.SECOND.0.0/24, for the agent to install.
+/// Writes a configuration with the subnet 10.SECOND.0.0/24, which the agent is to install.
 fn source(host: &Host, second: u8) -> PathBuf {
     let path = host.lab.join("10-net.conf");
     let subnet = format!("10.{second}.0.0/24");
@@ -109,15 +109,15 @@ fn what_is_deleted_or_replaced_comes_back() {
     fs::remove_file(host.plugin("sublet")).unwrap();
     agent.until(&["bin/sublet: installed"]);
     assert_eq!(fs::read(host.plugin("sublet")).unwrap(), fs::read(SUBLET).unwrap());
-    // Another program replaces the installed file: first under the name sublet, then under the name of the
-    // plugin that sublet replaced.
+    // Another program replaces the installed file: first the file named sublet, then the file with the name
+    // of the plugin that sublet has replaced.
     for name in ["sublet", "host-local"] {
         replace(&host.plugin(name), "another");
         agent.until(&[&format!("bin/{name}: replaced"), &format!("bin/{name}.old")]);
         assert!(is_sublet(&host.plugin(name)), "{name}");
         assert_eq!(fs::read_to_string(host.plugin(&format!("{name}.old"))).unwrap(), "another");
     }
-    // The file is overwritten in place, so its inode stays the same.
+    // The file is overwritten in place, so it keeps its inode.
     fs::write(host.plugin("sublet"), FORMER).unwrap();
     agent.until(&["bin/sublet: replaced"]);
     assert!(is_sublet(&host.plugin("sublet")));

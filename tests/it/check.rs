@@ -14,7 +14,7 @@ use crate::config::configuration;
 use crate::lab::{Answer, Call, Lab, testdata};
 
 fn check(file: &Path) -> Answer {
-    // Use an empty store, so that leases on this machine make no difference.
+    // Use an empty store, so that leases on this machine do not affect the test.
     let lab = Lab::new();
     let store = lab.store().display().to_string();
     let call = Call::sublet().arg("check").arg("--json").arg("--store").arg(&store);
@@ -46,10 +46,10 @@ fn folders(under: &str) -> Vec<PathBuf> {
     found
 }
 
-/// For each configuration in testdata/config: if an ADD refuses it, `sublet check` reports an error with the
-/// same text. If an ADD accepts it, `sublet check` reports no error. There are two exceptions: a key that is
-/// probably misspelled is an error only in `sublet check`, and problems that depend on the environment are
-/// ignored.
+/// Compares `sublet check` with an ADD for each configuration in testdata/config. If the ADD refuses the
+/// configuration, `sublet check` must report an error with the same text. If the ADD accepts it, `sublet
+/// check` must report no error. There are two exceptions: a key that is probably misspelled is an error only
+/// in `sublet check`, and problems that depend on the environment are ignored.
 #[test]
 fn configurations() {
     let (mut good, mut bad) = (0, 0);
@@ -88,21 +88,20 @@ fn configurations() {
     assert!(good > 50 && bad > 80, "{good} good, {bad} bad");
 }
 
-/// Returns whether only `sublet check` reports these errors.
+/// Returns whether all of these errors are errors that only `sublet check` reports.
 fn only_here(errors: &[String]) -> bool {
     let words = ["is none of 0.1.0", "not UTF-8", "sublet allocates addresses"];
     errors.iter().all(|e| words.iter().any(|word| e.contains(word)))
 }
 
-/// Returns whether `sublet check` cannot find this error, because the error depends on the environment or
-/// occurs only in a GC or a CHECK.
+/// Returns whether `sublet check` cannot find this error. Such an error depends on the environment, or occurs
+/// only in a GC or a CHECK.
 fn only_there(told: &str) -> bool {
     let words = ["ARGS:", "cni.dev/", "prevResult", "attachment", "IPAM_DB", "missing 'ipam' key"];
     words.iter().any(|word| told.contains(word))
 }
 
-/// For each case in testdata/cni: `sublet check` and the ADD agree about the configuration. `CNI_ARGS` are
-/// ignored.
+/// Compares `sublet check` with the ADD for each case in testdata/cni. `CNI_ARGS` are ignored.
 #[test]
 fn stories() {
     let mut seen = 0;
@@ -222,7 +221,7 @@ fn what_is_leased_is_compared() {
     }
 }
 
-/// If a range in a store lies inside a range of a file, the overlap is found even if the store also has
+/// If a range in a store lies inside a range of a file, the overlap must be found even if the store also has
 /// larger ranges.
 #[test]
 fn small_ranges_are_compared_beside_large_ones() {
@@ -246,7 +245,7 @@ fn small_ranges_are_compared_beside_large_ones() {
     assert!(pairs.contains(&["d", "c"]), "{report:#}");
 }
 
-/// All errors of a file are reported at once, with the correct texts.
+/// All errors of a file must be reported in one run, with the correct texts.
 #[test]
 fn all_errors_of_a_file() {
     let conf = json!({"cniVersion": "9", "name": "-", "type": "bridge", "ipam": {
@@ -277,8 +276,8 @@ fn all_errors_of_a_file() {
     }
 }
 
-/// A network is compared with the store, whether an option, the environment or the configuration names the
-/// store.
+/// A network must be compared with the store, regardless of whether an option, the environment or the
+/// configuration names the store.
 #[test]
 fn what_does_not_fit_the_leases() {
     let lab = Lab::new();
@@ -348,8 +347,8 @@ fn what_does_not_fit_the_leases() {
     assert!(doctor().contains("network web") && doctor().contains("2 leases outside"));
 }
 
-/// If a folder contains something other than regular files, this is reported as a separate error. The regular
-/// files are still checked.
+/// If a folder contains anything other than regular files, this must be reported as a separate error. The
+/// regular files must still be checked.
 #[test]
 fn a_folder_with_a_pipe() {
     let lab = Lab::new();
@@ -382,8 +381,8 @@ fn hostile_files() {
     refuse("empty", b"", "EOF while parsing");
     refuse("mark", b"\xef\xbb\xbf{}", "byte order mark");
     refuse("escape", b"{\"\\u001b[31m\": \"\\ud800\"}", "not valid JSON");
-    // Ten megabytes of unknown keys take only a second or two, because each key is not compared with all
-    // others.
+    // Checking ten megabytes of unknown keys must take only a second or two, because each key must not be
+    // compared with all others.
     let keys: Vec<String> = (0..600_000).map(|n| format!("\"subnet{n:06}\":1")).collect();
     let text = format!("{{\"name\":\"n\",\"ipam\":{{\"type\":\"sublet\",{}}}}}", keys.join(","));
     refuse("keys", text.as_bytes(), "no IP ranges specified");
@@ -400,7 +399,7 @@ fn hostile_files() {
     assert!(answer.stderr.contains("not a regular file"), "{answer:?}");
 }
 
-/// Untrusted text in a file cannot control a terminal.
+/// Untrusted text in a file must not control a terminal.
 #[test]
 fn escapes_are_shown_as_such() {
     let lab = Lab::new();

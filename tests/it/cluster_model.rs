@@ -1,11 +1,11 @@
-//! A model of how the machines of a cluster lease addresses. The test visits all of its states. Read it
+//! A model of how the machines of a cluster lease addresses. The test visits all states of the model. Read it
 //! together with `src/store/cluster/mod.rs`. The model has ADD and DEL, the in-flight note of a command, the
-//! fence, the claim of a node name after a reboot, and leases that ended with their boot. Two machines share
-//! two addresses. Once in a run, a process is killed or a machine reboots. Once in a run, a command stops
-//! waiting for a transaction, which arrives later or never.
+//! fence, the claim of a node name after a reboot, and leases that end with their boot. Two machines share
+//! two addresses. At most once in a run, a process is killed or a machine reboots. At most once in a run, a
+//! command stops waiting for a transaction, which the server then receives later or never.
 //!
-//! The model assumes that a server compares and writes at one moment. Three things are left out, because the
-//! simulation covers them: commands of one machine that run at the same time, cooldowns, and pools.
+//! The model assumes that a server compares and writes in a single step. Commands of one machine that run at
+//! the same time, cooldowns, and pools are left out, because the simulation covers them.
 
 use stateright::{Checker, Model, Property};
 
@@ -20,12 +20,12 @@ struct Holder {
     container: u8,
 }
 
-// The record of an address and the record of a machine's boot. Each has the nonce of the transaction that
-// wrote it.
+// The record of an address, and the record of a machine's boot. Each contains the nonce of the transaction
+// that wrote the record.
 type Address = Option<(Holder, u8)>;
 type Node = (u8, u8);
 
-/// A transaction. The server applies it if the records are still as they were when the command read them. A
+/// A transaction. The server applies it only if the records have not changed since the command read them. A
 /// transaction that changes no address is a fence.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Transaction {
@@ -56,12 +56,12 @@ struct Command {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Step {
     Decide,
-    /// The command has to fence before it decides, because a note was left or because the name was not
-    /// claimed in this boot.
+    /// The command must fence before it decides, because a note was found, or because the node name has not
+    /// been claimed in this boot.
     Fence,
     Commit(usize, u8),
-    /// The transaction was not answered. The command fences, and then checks whether the record of the
-    /// address has the nonce of the transaction.
+    /// The transaction has no response. The command fences, and then checks whether the record of the address
+    /// contains the nonce of the transaction.
     Look(usize, u8),
 }
 
@@ -69,10 +69,10 @@ enum Step {
 struct Machine {
     boot: u8,
     command: Option<Command>,
-    /// Whether a process ended without removing the note of its transaction.
+    /// Whether a process has ended without removing the note of its transaction.
     has_note: bool,
-    /// The number of the container that is running or being started. The earlier containers of this boot were
-    /// deleted.
+    /// The number of the container that is running or being started. The earlier containers of this boot have
+    /// been deleted.
     container: u8,
     /// The address that an ADD returned to the container, until its DEL begins.
     lives: Option<usize>,
@@ -98,8 +98,8 @@ enum Action {
     Del(usize),
     /// A command reads the records, decides, and sends a transaction.
     Send(usize),
-    /// The server applies a transaction or refuses it. If the command is still waiting, it receives the
-    /// answer.
+    /// The server applies or refuses a transaction. If the command is still waiting, it receives the
+    /// response.
     Deliver(usize),
     GiveUp(usize),
     Kill(usize),
@@ -156,7 +156,7 @@ impl State {
         self.machines[me].command = Some(Command { step, waits_for: Some(number), ..command });
     }
 
-    /// Checks whether a transaction was applied. A DEL makes this check when it decides again.
+    /// Checks whether a transaction was applied. For a DEL, this check happens when the DEL decides again.
     fn look(&mut self, me: usize, address: usize, nonce: u8) {
         let is_applied = self.addresses[address] == Some((self.holder(me), nonce));
         match &mut self.machines[me].command {

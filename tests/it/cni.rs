@@ -1,5 +1,5 @@
-//! The golden folders in `testdata/cni`. Each folder is a sequence of calls of the plugin, and is run in each
-//! version of the specification. `testdata/README.md` describes the format.
+//! Runs the golden folders in `testdata/cni`. Each folder contains a sequence of calls of the plugin, which
+//! is run in each version of the specification. `testdata/README.md` describes the format.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -55,7 +55,7 @@ fn goldens() {
                 && std::panic::catch_unwind(|| play(name, &case, version)).is_err()
             {
                 failed.push(format!("{name} in {version}"));
-                // Stop here, because the other versions would most likely fail in the same way.
+                // Stop here, because the other versions would probably fail in the same way.
                 break;
             }
         }
@@ -77,7 +77,7 @@ fn applies(versions: &Value, version: &str) -> bool {
         Value::Null => true,
         Value::Array(list) => list.iter().any(|v| v == version),
         Value::String(text) => match text.strip_prefix(">=") {
-            // All version numbers have single digits, so they can be compared as text.
+            // Every part of a version number has a single digit, so version numbers can be compared as text.
             Some(least) => version >= least,
             None => version < text.strip_prefix('<').expect("\">=\" or \"<\""),
         },
@@ -229,7 +229,8 @@ fn answer(place: &str, expect: &Value, version: &str, ran: &Answer) {
     };
     let expected = &expect["json"][shape];
     ran.check(expected.is_null() || *expected == answer, format!("{place}: expected {expected:#}"));
-    // A plugin that delegates to sublet would get an interface that it does not know.
+    // sublet creates no interfaces. If its result contained one, a plugin that delegates to sublet would not
+    // know this interface.
     ran.check(answer["interfaces"].is_null(), "interfaces in the answer");
 }
 

@@ -36,7 +36,7 @@ fn import(lab: &Lab, more: &[&str]) -> Answer {
     Call::sublet().args(&["import", "cni-cache", &folder, "--json"]).args(more).run()
 }
 
-/// Returns `container outcome` for each record.
+/// Returns the container and the outcome of each record, separated by a space.
 fn outcomes(answer: &Answer) -> Vec<String> {
     let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
     let row = |row: &Value| format!("{} {}", text(row, "container"), text(row, "outcome"));
@@ -51,7 +51,7 @@ fn running_containers_get_their_addresses_again_and_dead_ones_none() {
     let lab = Lab::new();
     cache(&lab, "alive", ALIVE, &["10.1.2.7/24"]);
     cache(&lab, "dead", "/run/netns/no-such-namespace", &["10.1.2.8/24"]);
-    // In an earlier boot, a network namespace was mounted on this file.
+    // In an earlier boot, a network namespace was mounted on this file; now it is an ordinary file.
     let file = lab.join("was-mounted").display().to_string();
     fs::write(&file, "").unwrap();
     cache(&lab, "unmounted", &file, &["10.1.2.9/24"]);

@@ -50,7 +50,7 @@ fn plugin(lab: &Lab, now: u64, command: &str, conf: &Value, more: &[(&str, &str)
     called(&facts(now), command, conf, &[&[("IPAM_DB_PATH", &*store)], more].concat());
 }
 
-/// Calls the plugin. The call must succeed.
+/// Calls the plugin on this host. The call must succeed.
 pub fn called(facts: &Facts, command: &str, conf: &Value, more: &[(&str, &str)]) {
     let env = |name: &str| -> Option<OsString> {
         let own = more.iter().find(|(n, _)| *n == name).map(|(_, value)| *value);
@@ -83,8 +83,8 @@ fn pods() -> Value {
     })
 }
 
-/// Fills a store with leases like those of a node: pods with IPv4 and IPv6 addresses, a small network that is
-/// nearly full, ECS tasks with their gateway (some tasks have ended), and some reservations.
+/// Fills a store with the leases of a typical node: pods with IPv4 and IPv6 addresses, a small network that
+/// is nearly full, ECS tasks with their gateway (some of these tasks have ended), and some reservations.
 fn fill(lab: &Lab) {
     let edge = json!({
         "cniVersion": "1.0.0", "name": "edge", "type": "macvlan",
@@ -111,7 +111,7 @@ fn fill(lab: &Lab) {
     let reserved =
         call(lab, &["reserve", "pods", "10.77.0.150-10.77.0.159", "--note", "printers"], PLAIN);
     assert!(reserved.ends_with("exit 0\n"), "{reserved}");
-    // The lease files of other programs.
+    // These are lease files of other programs, for the imports.
     fs::copy(testdata().join("import/eni-ipam.db"), lab.join("eni-ipam.db")).unwrap();
     let gipam = json!({"v4": "192.168.0.0/16", "v4ab": 24, "v4idx": 1, "allocated": [
         {"id": "a1b2", "v": 4, "pool": "192.168.0.0/24", "idx": 3, "allocated": ["192.168.0.1"]}]});
@@ -158,7 +158,7 @@ pub fn said(lab: &Lab, args: &[&str], screen: Screen) -> String {
     format!("{}--- standard error\n{}--- exit {code}\n", text(stdout), text(stderr))
 }
 
-/// Returns the difference between an output and the golden file, if there is one.
+/// Returns the difference between an output and its golden file; `None` if they are the same.
 pub fn golden(name: &str, said: &str) -> Option<String> {
     let path = testdata().join("cli").join(name);
     #[allow(clippy::disallowed_methods, reason = "a test reads its own switch")]
@@ -202,7 +202,8 @@ pub enum Ends {
     Plain,
     /// The command has golden files for its output without and with `--json`.
     Json,
-    /// The command prints only a message and fails with this exit code, also with `--json`.
+    /// The command has no golden file. It prints only a message and fails with this exit code, even with
+    /// `--json`.
     Fails(u8),
 }
 use Ends::{Fails, Json, Plain};
@@ -295,7 +296,7 @@ fn print_what_they_printed() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// A network of 29 addresses gets two more pods each quarter of an hour for three hours.
+/// In a network with 29 addresses, two more pods start in each quarter of an hour, for three hours.
 #[test]
 fn a_range_that_fills_up_has_a_forecast() {
     let lab = Lab::new();
@@ -304,7 +305,7 @@ fn a_range_that_fills_up_has_a_forecast() {
         "ipam": {"type": "sublet", "persist": "disk", "subnet": "10.79.0.0/27"}
     });
     for n in 0..24_u64 {
-        // The commands are called at NOW + 3600.
+        // The commands run at the time NOW + 3600.
         let time = NOW + 3600 - 10_800 + n / 2 * 900 + 450;
         plugin(&lab, time, "ADD", &conf, &[("CNI_CONTAINERID", &format!("c{n}"))]);
     }
@@ -313,7 +314,7 @@ fn a_range_that_fills_up_has_a_forecast() {
         let rows: Value = serde_json::from_str(said.split("---").next().unwrap()).unwrap();
         let counts = ["used", "free", "allocatedLastHour", "releasedLastHour"];
         assert_eq!(counts.map(|name| &rows[0][name]), [24, 5, 8, 0].map(Value::from).each_ref());
-        // Eight an hour: five addresses last less than 40 minutes.
+        // Eight addresses are leased per hour, so the remaining five last less than 40 minutes.
         assert_eq!(rows[0]["fullIn"], json!(5 * 3600 / 8), "{command}: {said}");
         let table = call(&lab, &[command, "--network", "rise", "--color", "never"], Screen::PLAIN);
         assert!(table.contains("FULL IN") && table.contains(" 37 min"), "{command}: {table}");
@@ -327,8 +328,8 @@ pub fn fixed() -> Lab {
     lab
 }
 
-/// Returns the differences between the output of a case and its golden files. `call` gets further arguments
-/// after the arguments of the case.
+/// Returns the differences between the output of a case and its golden files. `call` runs the command with
+/// the case's arguments and the additional arguments that it gets.
 pub fn in_all_forms(
     name: &str,
     args: &[&str],
@@ -379,7 +380,7 @@ fn strs(path: &[String]) -> Vec<&str> {
 #[test]
 fn are_all_in_the_schema() {
     let commands = leaves().into_iter().map(|(path, _)| path.join(" "));
-    // `completion` prints a script, and `agent` prints lines for a log.
+    // These two commands do not print JSON: `completion` prints a script, and `agent` prints lines for a log.
     let others = ["completion", "agent"];
     let printing: BTreeSet<String> =
         commands.filter(|name| !others.contains(&name.as_str())).collect();
@@ -389,7 +390,7 @@ fn are_all_in_the_schema() {
     schema::check("version", &serde_json::from_str(version).unwrap());
 }
 
-/// Returns every command and subcommand, with the arguments that call it.
+/// Returns every command and subcommand, each with the arguments with which it is called.
 fn leaves() -> Vec<(Vec<String>, clap::Command)> {
     let mut leaves = Vec::new();
     for command in cli::definition().get_subcommands() {
@@ -414,11 +415,12 @@ fn case_of(path: &[String]) -> Option<&'static Case> {
     cases().find(|(_, args, _)| args.len() >= path.len() && path.iter().eq(&args[..path.len()]))
 }
 
-/// The only command that does not end by itself. tests/it/watch.rs uses its golden files.
+/// The only command that does not end by itself. The test in tests/it/watch.rs compares its output with its
+/// golden files.
 const ENDLESS: &str = "watch";
 
 /// Commands without golden files. The output of the first two depends on the build or on all other commands.
-/// The last two copy their own program; tests/it/install.rs and tests/it/agent.rs run them.
+/// The last two copy their own program, so tests/it/install.rs and tests/it/agent.rs test them.
 const UNRECORDED: [&str; 4] = ["version", "completion", "install", "agent"];
 
 #[test]
@@ -488,7 +490,8 @@ fn formats_and_the_program_itself() {
     }
 }
 
-/// Each command must have a case, each case must belong to a command, and each golden file to a case.
+/// Each command must have a case. Each case must belong to a command, and each golden file must belong to a
+/// case.
 #[test]
 fn are_all_shown() {
     let known = leaves().into_iter().map(|(path, _)| path);
@@ -520,8 +523,8 @@ fn exits(said: &str, code: u8) -> bool {
     said.ends_with(&format!("--- exit {code}\n"))
 }
 
-/// With `--json`, every command prints JSON. Every command uses the named store, and has different exit codes
-/// for invalid usage and for a failure.
+/// With `--json`, every command must print JSON. Every command must use the named store, and must have
+/// different exit codes for invalid usage and for a failure.
 #[test]
 fn take_the_same_options_and_end_alike() {
     let lab = Lab::new();
@@ -550,8 +553,8 @@ fn take_the_same_options_and_end_alike() {
             of_networks.push(name);
         }
     }
-    // These are the commands whose output has rows of several networks. The output of all other commands is
-    // about one network or about the whole store.
+    // Only the output of these commands has rows of several networks. The output of every other command is
+    // about a single network or about the whole store.
     let expected = [
         "list",
         "show",

@@ -43,7 +43,7 @@ fn inputs(env: &str) -> Inputs {
     inputs
 }
 
-/// Parses a configuration in the same order as the plugin, and returns the result as text.
+/// Parses a configuration in the same order as the plugin. Returns the result as text.
 fn read(bytes: &[u8], inputs: &Inputs) -> Result<String, String> {
     let mut conf = Netconf::decode(bytes).map_err(|e| failure(&e))?;
     let mut out = String::new();
@@ -66,7 +66,7 @@ fn read(bytes: &[u8], inputs: &Inputs) -> Result<String, String> {
     note(conf.config(inputs).map(|config| show(&config)));
     let cleanup = conf.cleanup(inputs);
     if wrong.is_empty() {
-        // `cleanup_agrees_with_config` compares the other fields.
+        // The test `cleanup_agrees_with_config` compares the other fields.
         let freed = format!("cleanup: addrs: {:?}, rewind {}\n", cleanup.addrs, cleanup.rewind);
         Ok(format!("version {}, has id: {}\n{out}{freed}", conf.version(), conf.has_id()))
     } else {
@@ -149,7 +149,7 @@ fn show(c: &Config) -> String {
 const ALWAYS: &[&str] =
     &["version ", "dialect ", "owner: ", "strategy: ", "store: ", "legacy: ", "cleanup: ", "  "];
 
-/// Returns the result without the lines that `ok/base` has too.
+/// Returns the lines of the result that differ from those of `ok/base`.
 fn differing(out: &str, base: &str) -> String {
     let usual: HashSet<&str> = base.lines().collect();
     let is_usual = |l: &str| usual.contains(l) && ALWAYS.iter().any(|begin| l.starts_with(begin));
@@ -235,7 +235,7 @@ fn golden() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A DEL must look for the leases in the place where an ADD with the same configuration makes them.
+/// A DEL must look for leases where an ADD with the same configuration stores them.
 #[test]
 fn cleanup_agrees_with_config() {
     for case in cases() {
@@ -258,8 +258,8 @@ fn cleanup_agrees_with_config() {
     }
 }
 
-/// Replaces the value at each place of the sample configurations with each JSON type and with hostile text.
-/// Nothing may panic, and there must always be a cleanup.
+/// Replaces each value in the sample configurations with a value of each JSON type, and with hostile text.
+/// This must never cause a panic, and a cleanup must always be possible.
 #[test]
 fn no_value_at_any_place_panics() {
     let deep = format!("{}1{}", "[".repeat(100), "]".repeat(100));

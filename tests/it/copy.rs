@@ -1,4 +1,4 @@
-//! Copies stores between a lease file, etcd and Consul, directly and by way of JSON lines.
+//! Tests copying stores between a lease file, etcd and Consul, directly and through JSON lines.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -28,8 +28,8 @@ fn import(lines: &str, store: &str) -> Call {
     Call::sublet().arg("import").arg("jsonl").arg("--store").arg(store).stdin(lines)
 }
 
-/// Returns the records without the differences between kinds of stores: their order, the lifetime of records
-/// other than leases, and the boot of a durable lease (which only a lease file stores).
+/// Returns the records without the differences between kinds of stores: the order of the records, the
+/// lifetime of records that are not leases, and the boot of a durable lease (which only a lease file stores).
 fn records(lines: &str) -> BTreeSet<String> {
     let record = |line: &str| {
         let mut value: Value = serde_json::from_str(line).unwrap();
@@ -44,8 +44,8 @@ fn records(lines: &str) -> BTreeSet<String> {
     lines.lines().skip(1).map(record).collect()
 }
 
-/// Makes a lease file with leases of two networks (one has `persist: disk`), cooling addresses, a pod's
-/// former address, a record of an import from host-local, and pools.
+/// Makes a lease file that contains leases of two networks (one has `persist: disk`), cooling addresses, a
+/// pod's former address, a record of an import from host-local, and pools.
 fn fill(lab: &Lab) -> String {
     let add = |conf: &Value, container: &str, args: &str| {
         done(&Call::cni("ADD", container, conf).env("CNI_ARGS", args));
@@ -151,7 +151,7 @@ fn an_address_with_another_holder_is_named_and_nothing_is_written() {
 
 #[test]
 fn what_changes_meanwhile_is_told() {
-    // If a store is copied to itself under a different name, it stays unchanged.
+    // A store that is copied to itself under a different name must stay unchanged.
     let lab = Lab::new();
     let from = fill(&lab);
     let link = lab.join("link");
@@ -193,7 +193,7 @@ mod peers {
             }
             assert_eq!(records(&export(to)), expected);
         }
-        // The leases have the same lifetimes in the copy, and the containers find their leases there.
+        // In the copy, the leases have the same lifetimes, and repeated ADDs of the containers find them.
         let boot = conf(&lab.join("last").display().to_string(), "10.1.0.0/24");
         let before = list(&lab.join("last/leases.redb")).len();
         for i in 0..6 {

@@ -1,5 +1,5 @@
-//! A damaged lease file must lead to correct data or to an error that says what to do, and never to a wrong
-//! address.
+//! Tests damaged lease files. The result must be correct data, or an error that says what to do, but never a
+//! wrong address.
 //!
 //! Most cases run thousands of times in this process, through the library. Some cases run the program, to
 //! test its output.
@@ -22,7 +22,7 @@ use crate::store_check as check;
 
 const PAGE: usize = 4096;
 
-/// A valid store, and a place for damaged copies of the store.
+/// A valid store, and a folder for damaged copies of it.
 struct Patient {
     folder: TempDir,
     persist: Persist,
@@ -35,7 +35,8 @@ struct Patient {
 }
 
 impl Patient {
-    /// Makes a store with this number of leases, after other leases were freed.
+    /// Makes a store with this number of leases. Other leases were made and freed before, so the file also
+    /// has unused pages.
     fn new(leases: usize, persist: Persist) -> Patient {
         let folder = TempDir::new_in("/dev/shm").unwrap();
         let file = folder.path().join("leases.redb");
@@ -79,7 +80,7 @@ impl Patient {
         pages.filter(|(_, page)| page.iter().any(|b| *b != 0)).map(|(n, _)| n).collect()
     }
 
-    /// Replaces the store with these bytes and uses it. Returns whether all calls were refused.
+    /// Replaces the store with these bytes and calls the plugin. Returns whether all calls were refused.
     fn try_with(&mut self, bytes: &[u8], name: &str) -> bool {
         let noticed = check::quietly(|| self.used_with(bytes, name));
         *(if noticed > 0 { &mut self.refused } else { &mut self.unharmed }) += 1;
@@ -91,7 +92,7 @@ impl Patient {
         fs::write(self.file(".lock"), &self.lock).unwrap();
     }
 
-    /// Returns how many of four calls were refused.
+    /// Makes four calls on a store with these bytes. Returns how many of them were refused.
     fn used_with(&self, bytes: &[u8], name: &str) -> usize {
         let cx = check::now();
         let store = &mut *check::open(&self.folder.path().join("leases.redb"), self.persist);
@@ -130,7 +131,7 @@ impl Patient {
         refused
     }
 
-    /// Asserts that some damage was detected, and that some damage was in unused parts.
+    /// Asserts that some of the damage was detected, and that some of it was in unused parts of the file.
     fn both(&self, name: &str) {
         assert!(
             self.refused > 50 && self.unharmed > 50,
@@ -148,7 +149,7 @@ fn given(store: &mut dyn Store, container: &str) -> Result<Addr, Error> {
     }
 }
 
-/// Asserts that this is an error of the store that says what to do.
+/// Asserts that an error is about the store and says what to do.
 fn is_damage(error: &Error, name: &str) {
     let text = error.to_string();
     match error {
@@ -180,7 +181,7 @@ fn flip(mut patient: Patient) {
     patient.both("bits");
 }
 
-/// Flips every bit that no checksum of redb covers, and every third bit of the rest.
+/// Flips every bit that redb's checksums do not cover, and every third bit of the rest.
 #[test]
 fn a_bit_of_the_header() {
     for persist in [Persist::Boot, Persist::Disk] {
@@ -247,7 +248,7 @@ fn truncated_anywhere() {
         let used = patient.used().last().unwrap() * PAGE;
         assert!(refused || len > used, "{len} of {} bytes are taken for a store", whole.len());
     }
-    // Also try a file that is longer than before.
+    // Also test a file that is longer than before.
     let mut bytes = whole;
     bytes.resize(bytes.len() + 512, 0);
     patient.try_with(&bytes, "512 bytes more");
@@ -260,7 +261,8 @@ const TABLE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("sublet");
 fn with_schema(file: &Path, version: u8, schema: u8) {
     let database = loop {
         match Database::open(file) {
-            // Another test may be starting a child process, which holds the lock until it runs its program.
+            // A child process that another test starts holds the lock until it executes its program, so try
+            // again.
             Err(DatabaseError::DatabaseAlreadyOpen) => std::thread::yield_now(),
             database => break database.unwrap(),
         }
@@ -375,7 +377,7 @@ impl Patient {
         assert_eq!(fs::read(self.file("")).unwrap(), bytes, "{name}: looking has written");
         let repair = match store.repair(&cx) {
             Ok(repair) => repair,
-            // Nothing in the file can be read.
+            // This is the error if nothing in the file can be read.
             Err(error) => {
                 is_damage(&Error::Store(error), name);
                 assert_eq!(fs::read(self.file("")).unwrap(), bytes, "{name}: refused, and wrote");

@@ -1,5 +1,5 @@
 //! Tests CNI 1.1.0 with a main plugin that passes every command on to its IPAM plugin. Debian's main plugins
-//! only know versions up to 1.0.0.
+//! support only versions up to 1.0.0.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -70,15 +70,15 @@ fn gc_frees_what_is_not_named() {
     for container in ["a", "b", "c"] {
         network.call("ADD", container, &network.conf).run().ok();
     }
-    // libcni sends both names of the key.
+    // libcni sends the list under both names of the key.
     let valid = json!([{"containerID": "b", "ifname": "eth0"}]);
     let mut conf = network.conf.clone();
     conf["cni.dev/valid-attachments"] = valid.clone();
     conf["cni.dev/attachments"] = valid;
     network.call("GC", "", &conf).run().silent();
     assert_eq!(network.holders(), ["b/eth0"]);
-    // If a delegating plugin parses and writes the configuration again, an empty list is lost. Nothing may be
-    // freed in this case.
+    // If a main plugin parses the configuration and writes it again, an empty list may get lost. A GC without
+    // the list must free nothing.
     let (code, _) = network.call("GC", "", &network.conf).run().error();
     assert_eq!(code, 7);
     assert_eq!(network.holders(), ["b/eth0"]);

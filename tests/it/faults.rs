@@ -1,5 +1,5 @@
-//! Something is wrong at the path of the store. The result must be one JSON error that says what to do,
-//! without a panic, an overwritten file or a wrong address.
+//! Tests stores whose path leads to something wrong. The result must be a single JSON error that says what to
+//! do, without a panic, an overwritten file or a wrong address.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
@@ -12,14 +12,14 @@ use serde_json::json;
 
 use crate::lab::{Call, Dice, Lab, addresses, conf};
 
-/// The magic number of the bolt format, which is 16 bytes after the beginning of the file.
+/// The magic number of the bolt format. It is 16 bytes after the beginning of the file.
 const BOLT_MAGIC: u32 = 0xED0C_DAED;
 
 fn add(lab: &Lab, container: &str) -> Call {
     Call::cni("ADD", container, &conf(&lab.data_dir(), "10.4.0.0/24"))
 }
 
-/// Makes a lab with a file of these bytes at the path of the store.
+/// Makes a lab in which the file at the store's path has this content.
 fn with_file(bytes: &[u8]) -> Lab {
     let lab = Lab::new();
     fs::create_dir(lab.join("data")).unwrap();
@@ -143,8 +143,8 @@ fn truncated_store() {
     }
 }
 
-/// One byte of a used page is changed. Every answer must be correct or an error: an owner gets its own lease,
-/// and no other container gets that address.
+/// One byte of a used page is changed. Every call must return a correct result or an error: an owner must get
+/// its own lease, and no other container may get that address.
 #[test]
 fn changed_bytes() {
     let lab = with_leases();
@@ -261,10 +261,10 @@ fn an_answer_that_cannot_be_delivered_is_no_lease() {
     }
     redirected(add(&lab, "discarded"), ">/dev/null").run().silent();
     assert_eq!(lab.list().len(), 1);
-    // A lease that was made by an earlier call stays.
+    // A lease that an earlier call has made must stay.
     assert_eq!(redirected(add(&lab, "discarded"), ">&-").run().code, Some(1));
     assert_eq!(lab.list().len(), 1);
-    // A DEL has no answer, so it succeeds.
+    // A DEL prints no result, so it must succeed.
     redirected(add(&lab, "discarded").env("CNI_COMMAND", "DEL"), ">&-").run().silent();
     assert!(lab.list().is_empty());
 }
@@ -281,7 +281,7 @@ fn files_that_are_created_are_the_owners_alone() {
     assert_eq!(mode(&log), 0o600);
 
     let store = lab.store().display().to_string();
-    // The file that a killed process left behind is not used.
+    // A file that a killed process has left must not be used.
     fs::write(lab.join("lines.new"), "half").unwrap();
     fs::set_permissions(lab.join("lines.new"), Permissions::from_mode(0o666)).unwrap();
     let text = |path: &Path| path.display().to_string();

@@ -1,4 +1,5 @@
-//! Tests of what operators see of a store: history, statistics, reservations, and the findings of `doctor`.
+//! Tests what operators see of a store: history, statistics, reservations, and the problems that `doctor`
+//! finds.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -19,7 +20,7 @@ fn add(lab: &Lab, container: &str, conf: &Value) -> String {
     addresses(&Call::cni("ADD", container, conf).run().ok()).remove(0)
 }
 
-/// Returns `event address container` for each row of `sublet history --json`.
+/// Returns the event, the address and the container of each row of `sublet history --json`.
 fn told(rows: &[Value]) -> Vec<String> {
     let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
     rows.iter()
@@ -109,8 +110,8 @@ fn reserving_is_all_or_nothing() {
     let done = sublet(&lab, "reserve mynet 10.1.2.16/28 --json").run().ok();
     assert_eq!(done["addresses"], json!([]), "they are reserved already");
     assert_eq!(lab.list().len(), 17);
-    // DEL, `gc` and `release` do not free reservations. Addresses of an unknown network can be reserved in
-    // advance.
+    // DEL, `gc` and `release` must not free reservations. With `--create`, addresses of an unknown network
+    // can be reserved.
     sublet(&lab, "reserve later 10.7.0.9 --create --json").run().ok();
     let done = sublet(&lab, "unreserve mynet 10.1.2.0/24 --yes --json").run().ok();
     assert_eq!(done["addresses"].as_array().unwrap().len(), 16);
@@ -172,7 +173,7 @@ fn statistics_count_addresses_and_requests() {
     let answer = sublet(&lab, &format!("stats --prometheus {}", file.display())).run();
     answer.check(answer.succeeded() && answer.stdout.is_empty(), "a file was asked for");
     assert_eq!(fs::read_to_string(&file).unwrap(), text);
-    // node_exporter runs as another user, so the file gets the mode that the umask allows.
+    // node_exporter runs as another user, so the file must have the mode that the umask allows.
     fs::write(lab.join("usual"), "").unwrap();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
     assert_eq!(mode(&file), mode(&lab.join("usual")));

@@ -1,4 +1,4 @@
-//! Tests of `sublet import ecs-ipam`, with the bolt file of a real ecs-ipam.
+//! Tests `sublet import ecs-ipam` with a bolt file that a real ecs-ipam has written.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -33,7 +33,7 @@ fn ecs(store: &Path, command: &str, id: &str) -> Call {
     Call::cni(command, "", &conf).env("IPAM_DB_PATH", &store.display().to_string())
 }
 
-/// Returns the leases in the recorded file as `address -> id`. The id of a gateway is empty.
+/// Returns the leases in the recorded file: each address and its `id`. The `id` of a gateway is empty.
 fn expected() -> Vec<(String, String)> {
     let text = fs::read_to_string(testdata().join("import/eni-ipam.tsv")).unwrap();
     let mut rows: Vec<(String, String)> = text
@@ -97,13 +97,13 @@ fn the_agent_goes_on_where_ecs_ipam_stopped() {
     import(&file, &[]).ok();
     let got = addresses(&ecs(&file, "ADD", "next").run().ok());
     assert_eq!(got, ["169.254.173.50", "fd00:ec2::6"], "as the original would have");
-    // An owner gets its address again, with the configured prefix length.
+    // An owner must get its address again, with the configured prefix length.
     let again = ecs(&file, "ADD", "0a:4b:c1:bb:4e:03").run();
     assert_eq!(again.ips(), ["169.254.172.4/22", "fd00:ec2::4/64"]);
     ecs(&file, "DEL", "0a:4b:c1:bb:4e:04").run().silent();
     ecs(&file, "DEL", "bulk-200").run().silent();
     assert!(!found(&file).iter().any(|(_, id)| id == "0a:4b:c1:bb:4e:04" || id == "bulk-200"));
-    // A lease without an `id` is freed by its address.
+    // A lease without an `id` can be freed by its address.
     let mut conf = json!({
         "cniVersion": "0.3.0",
         "ipam": {"ipv4-subnet": "169.254.172.0/22", "ipv4-address": "169.254.173.78/22"}
@@ -148,7 +148,7 @@ fn ecs_ipams_leases_may_go_into_another_store() {
     // Round robin continues after the last address.
     let got = addresses(&ecs(&store, "ADD", "third").run().ok());
     assert_eq!(got[0], "169.254.173.51");
-    // If another owner holds one of the addresses, nothing is imported.
+    // If another owner holds one of the addresses, nothing may be imported.
     ecs(&store, "DEL", "bulk-200").run().silent();
     let taken = expected().iter().find(|(_, id)| id == "bulk-200").unwrap().0.clone();
     let conf = json!({
@@ -177,7 +177,7 @@ fn what_is_in_the_way_of_a_conversion_is_left_alone() {
     fs::write(lab.join("eni-ipam.db.bolt"), "precious").unwrap();
     assert!(refused("a file of that name").contains("eni-ipam.db.bolt"));
     fs::remove_file(lab.join("eni-ipam.db.bolt")).unwrap();
-    // A file that a killed conversion left behind does no harm.
+    // A file that a killed conversion has left must not prevent the conversion.
     fs::write(lab.join("eni-ipam.db.new"), "half").unwrap();
     fs::hard_link(&file, lab.join("eni-ipam.db.bolt")).unwrap();
     import(&file, &[]).ok();
@@ -186,8 +186,8 @@ fn what_is_in_the_way_of_a_conversion_is_left_alone() {
     assert_ne!(inode("eni-ipam.db"), inode("eni-ipam.db.bolt"));
 }
 
-/// If the bolt file is truncated, filled with garbage or in another format, the result is an error that names
-/// the file, and nothing is created.
+/// If the bolt file is truncated, filled with garbage or in another format, the result must be an error that
+/// names the file, and nothing may be created.
 #[test]
 fn damaged_bolt_files_are_refused() {
     let lab = Lab::new();
@@ -211,15 +211,16 @@ fn damaged_bolt_files_are_refused() {
     assert!(!lab.join("nope").exists() && !lab.join("nope.lock").exists());
 }
 
-/// A conversion is killed before its last step. With either value of `persist`, an ADD leases nothing beside
-/// the original file, and the next run completes the conversion.
+/// A conversion is killed before its last step. With either value of `persist`, an ADD must not lease
+/// anything from a new file next to the original one, and the next run must complete the conversion.
 #[test]
 fn a_killed_conversion_is_ended_by_the_next() {
     for persist in ["boot", "disk"] {
         let lab = Lab::new();
         let file = recorded(&lab);
         import(&file, &["--persist", persist]).ok();
-        // `<file>` is the original file again. The other files are as the killed conversion left them.
+        // `<file>` is the original file again. The other files are in the state in which the killed
+        // conversion left them.
         let _ = fs::remove_file(&file);
         fs::hard_link(lab.join("eni-ipam.db.bolt"), &file).unwrap();
         if persist == "boot" {

@@ -1,4 +1,5 @@
-//! Tests of `sublet install` and `sublet uninstall`: no lease is lost, and there is a plugin at every moment.
+//! Tests `sublet install` and `sublet uninstall`: no lease may be lost, and the plugin must exist at every
+//! moment.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -62,7 +63,7 @@ impl Host {
         fs::set_permissions(self.plugin(name), fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// Writes a network configuration with host-local to a file of the runtime.
+    /// Writes a network configuration that uses host-local to a file in the runtime's folder.
     pub fn network(&self, name: &str, ipam: &Value) -> Value {
         let conf = json!({"cniVersion": "1.0.0", "name": name, "type": "bridge", "ipam": ipam});
         fs::create_dir_all(self.lab.join("net.d")).unwrap();
@@ -71,7 +72,7 @@ impl Host {
     }
 }
 
-/// Returns the names in a folder.
+/// Returns the names of the files in a folder.
 pub fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(folder)
         .unwrap()
@@ -91,7 +92,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap()
 }
 
-/// Returns the last component of each path, and what was done to it.
+/// Returns the last component of each path, and what was done to the file.
 fn actions(answer: &Answer) -> Vec<(String, String)> {
     let report = answer.ok();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -117,7 +118,7 @@ fn into_a_folder_that_is_not_there_yet() {
     let installed = host.plugin("sublet");
     assert_eq!(fs::read(&installed).unwrap(), fs::read(SUBLET).unwrap());
     assert_eq!(fs::metadata(&installed).unwrap().permissions().mode() & 0o777, 0o755);
-    // If the installed program installs itself again, nothing changes.
+    // If the installed program installs itself again, nothing may change.
     let again = host.command(installed.to_str().unwrap(), "install", &["--json"]).run();
     check_actions(&again, &[("sublet", "unchanged")]);
     let text = host.install(&[]).run().stdout;
@@ -153,7 +154,7 @@ fn what_was_there_is_kept_and_comes_back() {
     check_actions(&one, &[("ecs-ipam", "restored")]);
     assert!(is_sublet(&host.plugin("sublet")) && is_sublet(&host.plugin("consul")));
     let all = host.uninstall(&["--json", "--store", "@leases.redb"]);
-    // The leases of host-local's networks are needed, but the named store does not exist.
+    // The leases of host-local's networks are needed, but the named store does not exist, so this must fail.
     assert!(all.run().is_failure_of("there is no lease store"));
     let conf = host.network("net", &json!({"type": "host-local", "subnet": "10.9.0.0/24"}));
     let store = host.path("leases.redb");
@@ -168,8 +169,8 @@ fn what_was_there_is_kept_and_comes_back() {
     check_actions(&all.run(), &[]);
 }
 
-/// If a name is a symbolic link, the link is replaced, and never the file to which it leads. A link that
-/// leads to sublet is not kept as NAME.old.
+/// If a name is a symbolic link, the link itself must be replaced, and never the file to which it leads. A
+/// link that leads to sublet is not kept as NAME.old.
 #[test]
 fn links() {
     let host = Host::new();
@@ -182,7 +183,7 @@ fn links() {
     assert_eq!(fs::read_link(host.plugin("sublet.old")).unwrap(), elsewhere);
     let answer = host.install(&["--as", "host-local", "--json"]).run();
     check_actions(&answer, &[("sublet", "unchanged"), ("host-local", "unchanged")]);
-    // If a package made a link to the same program, the link stays.
+    // If a package made a link to the same program, the link must stay.
     fs::create_dir(host.lab.join("other-bin")).unwrap();
     symlink(host.plugin("sublet"), host.lab.join("other-bin/sublet")).unwrap();
     let to = host.path("other-bin");
@@ -209,7 +210,7 @@ fn the_former_program_installs_itself_again() {
     assert_eq!(names(&host.bin()), ["sublet", "sublet.old"]);
 }
 
-/// Makes a different file that runs like sublet. Data after the end of an ELF file is never read.
+/// Makes a file that differs from sublet but runs like it. Data after the end of an ELF file is never read.
 pub fn other_build(lab: &Lab) -> PathBuf {
     let path = lab.join("other");
     fs::copy(SUBLET, &path).unwrap();
@@ -243,8 +244,8 @@ fn on_path_with_a_configuration() {
     assert_eq!(read(&installed), conf.to_string());
     assert_eq!(names(&host.lab.join("net.d")), ["10-net.conf", "10-net.conf.old"]);
     assert!(actions(&install.run()).iter().all(|(_, action)| action == "unchanged"));
-    // If an operator has changed the installed configuration, it stays. Networks that still use sublet are
-    // listed.
+    // If an operator has changed the installed configuration, it must stay. Networks that still use sublet
+    // must be listed.
     fs::write(&installed, conf.to_string().replace("10.9", "10.8")).unwrap();
     let answer = host.uninstall(&options).run();
     let expected = [("sublet", "removed"), ("subletd", "removed"), ("sublet", "removed")];
@@ -252,7 +253,7 @@ fn on_path_with_a_configuration() {
     answer.check(answer.stderr.contains("network net still names sublet"), "not named");
     assert_eq!(names(&host.lab.join("net.d")), ["10-net.conf", "10-net.conf.old"]);
     assert!(names(&host.lab.join("path")).is_empty() && names(&host.bin()).is_empty());
-    // If the installed configuration is unchanged, the former configuration is restored.
+    // If the installed configuration is unchanged, the former configuration must be restored.
     fs::write(&installed, conf.to_string()).unwrap();
     check_actions(&host.uninstall(&options).run(), &[("10-net.conf", "restored")]);
     assert_eq!(names(&host.lab.join("net.d")), ["10-net.conf"]);
@@ -287,7 +288,7 @@ fn what_cannot_be_installed_changes_nothing() {
         assert_eq!(names(&host.bin()), ["ecs-ipam", "sublet"]);
         assert_eq!(read(&host.plugin("sublet")), FORMER);
     }
-    // There is not enough space for the whole program.
+    // Limit the size of files, so that the whole program cannot be written.
     let limited = format!("ulimit -f 64; exec {SUBLET} install --to {}", host.path("bin"));
     let answer = Call::new("sh").args(&["-c", &limited]).run();
     answer.check(answer.code == Some(1) && answer.stderr.contains("cannot write"), "no room");
@@ -295,8 +296,8 @@ fn what_cannot_be_installed_changes_nothing() {
     assert_eq!(read(&host.plugin("sublet")), FORMER);
 }
 
-/// A runtime that calls the plugin all the time never finds it missing, incomplete or busy. Calls that
-/// started before a replacement are answered.
+/// A runtime that calls the plugin continuously must never find it missing, incomplete or busy. Calls that
+/// started before a replacement must finish normally.
 #[test]
 fn no_moment_is_without_a_plugin() {
     let host = Host::new();
@@ -354,7 +355,7 @@ fn runs_at_the_same_time_wait_for_each_other() {
     assert_eq!(names(&host.bin()), expected);
 }
 
-/// Files that a killed run left behind are removed, and no other file is.
+/// Files that a killed run has left must be removed, and no other files.
 #[test]
 fn unfinished_work_is_removed() {
     let host = Host::new();
@@ -365,8 +366,8 @@ fn unfinished_work_is_removed() {
     assert_eq!(names(&host.bin()), [".other", "sublet"]);
 }
 
-/// Some networks have their own folder and some do not, and there are two stores. A network that uses sublet
-/// keeps its leases.
+/// Some networks have a folder of their own and others do not, and there are two stores. A network that uses
+/// sublet must keep its leases.
 #[test]
 fn host_local_gets_its_leases_before_its_name() {
     let host = Host::new();
@@ -385,7 +386,7 @@ fn host_local_gets_its_leases_before_its_name() {
     assert_eq!(add(&own, ""), ["10.9.1.2"]);
     assert_eq!(add(&plain, &store), ["10.9.2.2"]);
     assert_eq!(add(&ours, &store), ["10.9.3.2"]);
-    // With this configuration in the runtime's folder, it is unknown where the leases of "own" are.
+    // With this configuration in the runtime's folder, it is unknown which store has the leases of "own".
     let conf = host.lab.join("net.d/own.conf");
     let uninstall = host.uninstall(&["--as", "host-local", "--json", "--store", &store]);
     let in_a_cluster = own.to_string().replace(
@@ -401,7 +402,7 @@ fn host_local_gets_its_leases_before_its_name() {
         assert!(is_sublet(&host.plugin("host-local")));
         assert!(!host.lab.join("networks").exists());
     }
-    // The leases of a network are exported even if the ranges in its configuration are invalid.
+    // The leases of a network must be exported even if the ranges in its configuration are invalid.
     fs::write(&conf, own.to_string().replace("10.9.1.0/24", "10.9.1.0/99")).unwrap();
     let answer = uninstall.run();
     schema::check("uninstall", &answer.json());
@@ -417,8 +418,8 @@ fn host_local_gets_its_leases_before_its_name() {
     check_actions(&uninstall.run(), &[]);
 }
 
-/// A run was killed after it restored host-local. The next run completes it, and also exports leases that
-/// were made later.
+/// A run was killed after it had restored host-local. The next run must complete it, and must also export
+/// leases that have been made since.
 #[test]
 fn an_unfinished_rollback_is_completed() {
     let host = Host::new();
@@ -436,7 +437,7 @@ fn an_unfinished_rollback_is_completed() {
     assert_eq!(names(&host.bin()), ["host-local"]);
 }
 
-/// scripts/install.sh passes its options on. If nothing was built yet, it says what to do.
+/// scripts/install.sh must pass its options on. If nothing has been built yet, it must say what to do.
 #[test]
 fn the_script() {
     let lab = Lab::new();

@@ -1,4 +1,4 @@
-//! Checks packaging/kubernetes and packaging/helm: text that occurs in several of their files must be the
+//! Checks packaging/kubernetes and packaging/helm: a text that several of their files contain must be the
 //! same in all of them. `scripts/kubernetes.sh` renders the files.
 
 use std::path::Path;

@@ -1,6 +1,6 @@
-//! A folder in which tests run programs, and the answers of these programs.
+//! A folder in which tests run programs, and the results of these programs.
 //!
-//! A program gets exactly the given environment, and in addition only a PATH with the usual folders.
+//! A program gets exactly the given environment variables, and a PATH with the usual folders.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -12,8 +12,8 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// The program under test. If `SUBLET_PROGRAM` is set when the tests are compiled, it names another build of
-/// the program.
+/// The program under test. If `SUBLET_PROGRAM` is set when the tests are compiled, the variable names another
+/// build of the program.
 pub const SUBLET: &str = match option_env!("SUBLET_PROGRAM") {
     Some(path) => path,
     None => env!("CARGO_BIN_EXE_sublet"),
@@ -39,16 +39,16 @@ pub fn root() -> bool {
     fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
-/// Sends a signal to a program. `name` is for example `STOP` or `TERM`. It uses the shell's builtin `kill`,
-/// which needs no package.
+/// Sends a signal to a program. `name` is, for example, `STOP` or `TERM`. This function uses the shell's
+/// builtin `kill`, so it needs no package.
 pub fn signal(child: &Child, name: &str) {
     let pid = child.id().to_string();
     let sent = Command::new("sh").args(["-c", "kill -s $0 $1", name, &pid]).status().unwrap();
     assert!(sent.success(), "kill -s {name} {pid}");
 }
 
-/// A dual-stack network whose store is in the folder that is configured for host-local, so that both programs
-/// can serve it.
+/// A dual-stack network. Its store is in the folder that is host-local's `dataDir`, so that both programs can
+/// serve the network.
 pub struct Network {
     pub lab: Lab,
     pub conf: Value,
@@ -72,12 +72,12 @@ impl Network {
         Network { lab, conf }
     }
 
-    /// Makes a call of sublet.
+    /// Returns a call of sublet.
     pub fn sublet(&self, command: &str, container: &str) -> Call {
         Call::cni(command, container, &self.conf)
     }
 
-    /// Makes the same call of Debian's host-local.
+    /// Returns the same call of Debian's host-local.
     pub fn host_local(&self, command: &str, container: &str) -> Call {
         self.sublet(command, container).program(HOST_LOCAL)
     }
@@ -106,7 +106,7 @@ impl Lab {
         self.dir.path().join(name)
     }
 
-    /// Returns the value of `dataDir` for a configuration.
+    /// Returns the `dataDir` for a configuration.
     pub fn data_dir(&self) -> String {
         self.join("data").display().to_string()
     }
@@ -136,14 +136,14 @@ impl Lab {
     }
 }
 
-/// Runs `sublet list --json --store STORE` and returns its rows; no rows if there is no store.
+/// Runs `sublet list --json --store STORE` and returns its rows. Returns no rows if the store does not exist.
 pub fn list(store: &Path) -> Vec<Value> {
     let store = store.display().to_string();
     let answer = Call::sublet().arg("list").arg("--json").arg("--store").arg(&store).run();
     if answer.is_without_store() { Vec::new() } else { answer.rows() }
 }
 
-/// Returns `container/ifname -> addresses` from the rows of `sublet list --json`.
+/// Returns the addresses by `container/ifname`, from the rows of `sublet list --json`.
 pub fn by_attachment(rows: &[Value]) -> BTreeMap<String, Vec<String>> {
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for row in rows {
@@ -181,7 +181,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// Makes a call of `program`, with only PATH in its environment.
+    /// Returns a call of `program`, with only PATH in its environment.
     pub fn new(program: &str) -> Call {
         Call {
             program: program.to_owned(),
@@ -197,7 +197,7 @@ impl Call {
         Call::new(SUBLET)
     }
 
-    /// Makes a CNI call of sublet for the interface eth0 of a container.
+    /// Returns a CNI call of sublet for the interface eth0 of a container.
     pub fn cni(command: &str, container: &str, conf: &Value) -> Call {
         Call::sublet()
             .env("CNI_COMMAND", command)
@@ -208,7 +208,7 @@ impl Call {
             .stdin(&conf.to_string())
     }
 
-    /// Makes a CNI call in a folder, which is the working directory and contains the store.
+    /// Returns a CNI call in a folder. The folder is the working directory and contains the store.
     pub fn plugin(dir: &Path, command: &str) -> Call {
         let mut call = Call::cni(command, "dummy", &Value::Null)
             .env("CNI_NETNS", "/var/run/netns/x")
@@ -222,7 +222,7 @@ impl Call {
         self
     }
 
-    /// Makes the same call through another program, which gets these options and runs it.
+    /// Returns the same call, but made by another program, which gets these options and then runs this one.
     pub fn under(mut self, program: &str, options: &[&str]) -> Call {
         let own = std::mem::replace(&mut self.program, program.to_owned());
         let mut args: Vec<String> = options.iter().map(|o| (*o).to_owned()).collect();
@@ -246,7 +246,7 @@ impl Call {
         self
     }
 
-    /// Sets the variables in an object; `null` removes a variable.
+    /// Sets the environment variables in an object; `null` removes a variable.
     pub fn envs(mut self, changes: &Value) -> Call {
         for (name, value) in changes.as_object().into_iter().flatten() {
             match value.as_str() {
@@ -285,19 +285,19 @@ impl Call {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|e| panic!("{}: {e}", self.program));
-        // A program may answer without reading its input; the pipe is then closed, which is no failure.
+        // A program may end without reading its input. The pipe is then closed, which is not a failure.
         let _ = child.stdin.take().expect("piped").write_all(&self.stdin);
         child
     }
 
-    /// Runs the program until it ends. If a signal ends it, the test fails.
+    /// Runs the program until it ends. If it is ended by a signal, the test fails.
     pub fn run(&self) -> Answer {
         let answer = self.answer(self.spawn());
         answer.check(answer.code.is_some(), "ended by a signal");
         answer
     }
 
-    /// Waits for a process that [`Call::spawn`] started, however it ends.
+    /// Waits until a process that [`Call::spawn`] has started ends, even if a signal ends it.
     pub fn answer(&self, child: Child) -> Answer {
         let output = child.wait_with_output().unwrap();
         Answer {
@@ -318,7 +318,7 @@ pub struct Answer {
     call: Call,
 }
 
-/// Leaves out the call, which would be repeated if many answers are printed.
+/// Omits the call, because it would be repeated when many results are printed.
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Answer")
@@ -330,7 +330,7 @@ impl fmt::Debug for Answer {
 }
 
 impl Answer {
-    /// Fails the test with this reason, and with everything that is known about the answer.
+    /// Fails the test with this reason, and prints everything that is known about the result.
     #[track_caller]
     pub fn fail(&self, why: impl fmt::Display) -> ! {
         let Call { program, args, env, stdin, dir, .. } = &self.call;
@@ -368,26 +368,27 @@ impl Answer {
         self.check(self.succeeded(), "it has to succeed");
     }
 
-    /// Returns whether the command failed with a message that contains this text.
+    /// Returns whether the command failed, and its message contains this text.
     pub fn is_failure_of(&self, says: &str) -> bool {
         self.code == Some(1) && self.stderr.contains(says)
     }
 
-    /// Returns the only JSON document on standard output. Fails if there is anything before or after it.
+    /// Returns the JSON document on standard output. Fails the test if standard output contains anything
+    /// else.
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|e| self.fail(format!("stdout is not one JSON document: {e}")))
     }
 
-    /// Returns the result of a call that must succeed.
+    /// Returns the result of a call. Fails the test if the call failed.
     #[track_caller]
     pub fn ok(&self) -> Value {
         self.check_success();
         self.json()
     }
 
-    /// Returns the rows of a list that must succeed.
+    /// Returns the rows of a list. Fails the test if the command failed.
     #[track_caller]
     pub fn rows(&self) -> Vec<Value> {
         match self.ok() {
@@ -401,14 +402,14 @@ impl Answer {
         self.is_failure_of("there is no lease store")
     }
 
-    /// Asserts that the call succeeded without output, as for DEL, CHECK, GC and STATUS.
+    /// Asserts that the call succeeded and printed nothing, as DEL, CHECK, GC and STATUS do.
     #[track_caller]
     pub fn silent(&self) {
         self.check(self.succeeded() && self.stdout.is_empty(), "silent success was expected");
     }
 
-    /// Returns the code and the message of a call that must fail with exactly one CNI error. sublet's error
-    /// contains the CNI version, and its exit code is 1. host-local's error has no version.
+    /// Returns the code and the message of a call that must fail and print a single CNI error. sublet's error
+    /// contains the CNI version, and its exit code is 1. host-local's error contains no version.
     #[track_caller]
     pub fn error(&self) -> (i64, String) {
         self.check(matches!(self.code, Some(code) if code != 0), "a failure was expected");
@@ -426,8 +427,8 @@ impl Answer {
         }
     }
 
-    /// Returns the addresses in the answer of an ADD, with their prefix lengths, in their order. Works with
-    /// any CNI version.
+    /// Returns the addresses in the result of an ADD with their prefix lengths, in their order. The result
+    /// may have any CNI version.
     pub fn ips(&self) -> Vec<String> {
         of_ips(&self.json(), "address", "ip")
     }
@@ -437,7 +438,7 @@ impl Answer {
         of_ips(&self.json(), "gateway", "gateway")
     }
 
-    /// Returns the routes. Works with any CNI version.
+    /// Returns the routes in the result, which may have any CNI version.
     pub fn routes(&self) -> Vec<Value> {
         let answer = self.json();
         let of = |value: &Value| value.as_array().cloned().unwrap_or_default();
@@ -448,7 +449,8 @@ impl Answer {
     }
 }
 
-/// Returns one field of each address in a result: `key` in a list, or `nested` by family in old versions.
+/// Returns one field of each address in a result. It is `key` in a list, or `nested` in the object of each
+/// family in old versions.
 fn of_ips(result: &Value, key: &str, nested: &str) -> Vec<String> {
     let text = |value: &Value| value.as_str().map(str::to_owned);
     match result["ips"].as_array() {

@@ -1,5 +1,5 @@
-//! Tests the limits of one configuration: the maximum works, and one more is refused with an error that names
-//! the limit.
+//! Tests the limits of a configuration. With the maximum, it must work. With one more, it must be refused
+//! with an error that names the limit.
 
 use serde_json::{Value, json};
 
@@ -44,7 +44,7 @@ fn ranges() {
     let text = "ipam holds 1025 ranges in its range sets; at most 1024 are allowed";
     let more = with(&lab, &sets(1025));
     refused("ADD", &more, text);
-    // If a configuration is too large for an ADD, a DEL still works.
+    // If a configuration is too large for an ADD, a DEL must still work.
     Call::cni("DEL", "a", &more).run().silent();
     assert!(lab.list().is_empty());
 
@@ -89,7 +89,7 @@ fn requested_addresses() {
 fn excluded_addresses() {
     let lab = Lab::new();
     let mut conf = conf(&lab.data_dir(), "10.0.0.0/16");
-    // Returns every second address, from 10.0.0.2 on.
+    // Returns `count` addresses: every second one, from 10.0.0.2 on.
     let every_second = |count: usize| {
         let of = |n: usize| format!("10.0.{}.{}", n / 256, n % 256);
         (1..=count).map(|n| of(2 * n)).collect::<Vec<_>>()
@@ -101,7 +101,7 @@ fn excluded_addresses() {
     refused("ADD", &conf, "ipam.exclude holds 4097 entries; at most 4096 are allowed");
 }
 
-/// A runtime lists every valid attachment in a GC. For 200,000 of them, 64 MiB of memory must be enough.
+/// In a GC, a runtime lists every valid attachment. For a list of 200,000, 64 MiB of memory must be enough.
 #[test]
 fn many_attachments_need_little_memory() {
     let lab = Lab::new();

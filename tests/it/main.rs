@@ -1,10 +1,10 @@
 //! Tests of whole programs: they run the binaries in the same way as a container runtime or an operator.
 //!
-//! A case that consists of a configuration and an answer belongs in a folder in testdata/. The modules here
-//! are for tests of many processes, damaged files or other programs. A test that needs more than the built
-//! binaries belongs in `peers`.
+//! A test case that consists of an input and an expected output belongs in a folder in testdata/. The modules
+//! here are for tests with many processes, damaged files or other programs. A test that needs more than the
+//! built binaries belongs in `peers`.
 
-// Helper functions of tests may panic.
+// Test helpers may panic.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod agent;

@@ -11,7 +11,7 @@ use crate::lab::{Call, Lab, addresses};
 const NETWORKS: usize = 50;
 const RUNTIMES: usize = 20;
 
-/// Makes a network. All networks lease from the same addresses, as separate VLANs do. If one network affected
+/// Makes a network. All networks lease the same addresses, as separate VLANs do. If one network affected
 /// another, an address would be skipped or leased twice.
 fn network(lab: &Lab, name: &str) -> Value {
     json!({
@@ -20,13 +20,14 @@ fn network(lab: &Lab, name: &str) -> Value {
             "type": "sublet",
             "ranges": [[{"subnet": "10.5.0.0/27"}], [{"subnet": "fd05::/64"}]],
             "dataDir": lab.data_dir(),
-            // A thousand processes run on a few processors. This test is about the leases, not about speed.
+            // The test runs a thousand processes on a few processors. It is about the leases, not about
+            // speed.
             "lockTimeout": "120s"
         }
     })
 }
 
-/// The leases: `network -> container -> its addresses`.
+/// The addresses that are held, by network and container.
 type Held = BTreeMap<String, BTreeMap<String, Vec<String>>>;
 
 fn listed(lab: &Lab) -> Held {
@@ -39,8 +40,8 @@ fn listed(lab: &Lab) -> Held {
     held
 }
 
-/// There are 50 networks with 20 runtimes each, and every call is a process. Each runtime adds two containers
-/// and deletes one of them. The container IDs are the same in all networks. Then a GC frees all leases of one
+/// Each of 50 networks has 20 runtimes, and every call is a process. Each runtime adds two containers and
+/// deletes one of them. The container IDs are the same in all networks. Then a GC frees all leases of one
 /// network, and ADDs fill another network. The leases of a third network must stay unchanged.
 #[test]
 fn fifty_networks_with_twenty_runtimes_each() {
@@ -53,7 +54,7 @@ fn fifty_networks_with_twenty_runtimes_each() {
             scope.spawn(move || {
                 start.wait();
                 for turn in 0..NETWORKS {
-                    // Two consecutive calls are in different networks.
+                    // Consecutive calls are in different networks.
                     let name = format!("net{}", (turn + runtime * 7) % NETWORKS);
                     let conf = network(lab, &name);
                     let (stays, goes) = (format!("c{runtime}"), format!("gone{runtime}"));

@@ -1,5 +1,5 @@
-//! Tests cases in which the obvious result of a command would be wrong, such as incomplete arrays and
-//! ambiguous networks.
+//! Tests commands in situations that are easy to handle wrongly, such as incomplete arrays and ambiguous
+//! networks.
 
 use std::fs;
 
@@ -52,7 +52,7 @@ fn leases_in_several_networks_are_not_freed_at_one_word() {
     }
 }
 
-/// `--store` also accepts a cluster. If there is an error in it, the message is one line.
+/// `--store` also accepts a cluster. If its JSON contains an error, the message must be one line.
 #[test]
 fn a_cluster_by_the_command_line() {
     for (store, said) in [

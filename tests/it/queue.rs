@@ -1,5 +1,5 @@
-//! Processes that wait for the store get its lock roughly in the order of their arrival, even if processes
-//! ahead of them are killed or stopped.
+//! Tests that processes which wait for the store get its lock roughly in the order of their arrival, even if
+//! processes ahead of them are killed or stopped.
 
 #![expect(clippy::disallowed_methods, reason = "what does not happen is waited for in vain")]
 
@@ -37,7 +37,7 @@ fn held(persist: &str) -> Held {
 }
 
 impl Held {
-    /// Starts an ADD, and returns as soon as it waits at this position in the queue.
+    /// Starts an ADD. Returns as soon as the ADD waits at this position in the queue.
     fn waiting(&self, number: i64) -> (Call, Child) {
         let call = Call::cni("ADD", &format!("w{number}"), &self.conf);
         let child = call.spawn();
@@ -50,7 +50,8 @@ impl Held {
     }
 }
 
-/// Returns whether a process has this position in the queue, which is a lock on the byte with this number.
+/// Returns whether a process has this position in the queue. A position is a lock on the byte with this
+/// number.
 fn is_taken(lock: &File, number: i64) -> bool {
     let free = i16::try_from(F_UNLCK).unwrap();
     let taken = i16::try_from(F_WRLCK).unwrap();
@@ -63,9 +64,9 @@ fn got(waiting: Vec<(Call, Child)>) -> Vec<String> {
     waiting.into_iter().flat_map(|(call, child)| addresses(&call.answer(child).ok())).collect()
 }
 
-/// Checks that the addresses from 10.1.2.3 on were leased in order, except for one process in eight. If the
-/// process at the head of the queue is not scheduled for 20 ms, other processes get the lock before it. How
-/// often that happens depends on the load of the machine.
+/// Checks that the addresses from 10.1.2.3 on were leased in order, with exceptions for one process in eight.
+/// If the process at the head of the queue is not scheduled for 20 ms, other processes get the lock before
+/// it. How often this happens depends on how busy the machine is.
 fn roughly_in_order(got: &[String], persist: &str) {
     let last = |address: &String| address.rsplit('.').next().unwrap().parse::<usize>().unwrap();
     let got: Vec<usize> = got.iter().map(last).collect();
@@ -78,7 +79,7 @@ fn roughly_in_order(got: &[String], persist: &str) {
 
 /// Returns the length of the longest ascending subsequence.
 fn longest_ascent(numbers: &[usize]) -> usize {
-    // For each length, the smallest number with which an ascending subsequence of this length can end.
+    // For each length, the smallest last number of an ascending subsequence with this length.
     let mut ends: Vec<usize> = Vec::new();
     for n in numbers {
         let place = ends.partition_point(|end| end < n);
@@ -102,8 +103,8 @@ fn sixty_four_are_served_in_order() {
     }
 }
 
-/// If a waiting process is killed, the others keep their order. If the process that holds the lock is killed,
-/// the lock is free.
+/// If a waiting process is killed, the other processes must keep their order. If the process that holds the
+/// lock is killed, the lock must be free.
 #[test]
 fn a_killed_one_is_passed_over() {
     for persist in ["boot", "disk"] {
@@ -121,7 +122,7 @@ fn a_killed_one_is_passed_over() {
     }
 }
 
-/// If the process at the head of the queue is stopped, another process still gets the free lock.
+/// If the process at the head of the queue is stopped, another process must still get the free lock.
 #[test]
 fn a_stopped_one_is_passed_over() {
     let held = held("boot");
@@ -143,7 +144,7 @@ fn a_stopped_one_is_passed_over() {
 fn stop(child: &Child, name: &str) {
     signal(child, name);
     let pid = child.id();
-    // The signal was sent, but the threads of the process may stop a moment later.
+    // The signal has been sent, but the threads of the process may stop a moment later.
     let threads = || fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let stat = |task: fs::DirEntry| fs::read_to_string(task.path().join("stat")).unwrap();
     while name == "STOP" && !threads().all(|task| stat(task.unwrap()).contains(") T ")) {
@@ -164,8 +165,8 @@ fn a_check_waits_too() {
     call.answer(child).silent();
 }
 
-/// The first ADD of a network takes the locks of both files, one after the other. The time limit applies to
-/// the whole call.
+/// The first ADD of a network takes the locks of both files, one after the other. The time limit must apply
+/// to the whole call.
 #[test]
 fn the_bound_is_for_all_locks_together() {
     let boot = held("boot");
@@ -189,8 +190,8 @@ fn the_bound_is_for_all_locks_together() {
     assert!(enough.contains(&took), "{took:?}: {msg}");
 }
 
-/// Threads of one process, each with its own open file, wait in the queue like processes. A thread that has
-/// given up does not get the lock, and leaves nothing behind.
+/// Threads of one process that each have opened the file must wait in the queue like processes. A thread that
+/// has given up must not get the lock, and must leave nothing in the queue.
 #[test]
 fn threads_of_one_process_too() {
     let lab = Lab::new();
@@ -230,8 +231,8 @@ fn threads_of_one_process_too() {
     drop(lock_file(&path, Wait::Try).unwrap());
 }
 
-/// A process waits for the lock of a file that is then removed. It continues with the new file of the same
-/// name.
+/// A process waits for the lock of a file, and the file is removed. The process must continue with the new
+/// file of the same name.
 #[test]
 fn a_lock_file_that_is_replaced() {
     let lab = Lab::new();

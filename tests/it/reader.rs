@@ -1,4 +1,4 @@
-//! Parses sublet's answers with independent code: the crate `cni-plugin`, which supports the CNI
+//! Parses sublet's results with independent code: the crate `cni-plugin`, which supports the CNI
 //! specification up to 1.0.0.
 
 use std::net::IpAddr;
@@ -24,7 +24,7 @@ fn an_answer_is_read_back_whole() {
             "dataDir": lab.data_dir(),
         },
     });
-    // Both programs must be able to read the request.
+    // The request must be valid for the crate too.
     let asked: NetworkConfig = serde_json::from_value(config.clone()).unwrap();
     assert_eq!(asked.name, "net");
 
@@ -42,7 +42,7 @@ fn an_answer_is_read_back_whole() {
     assert_eq!(reply.routes[0].dst.to_string(), "0.0.0.0/0");
     assert_eq!(reply.routes[0].gw, parse("10.1.2.9"));
     assert_eq!(reply.dns.search, ["a.example"]);
-    // The crate collects fields that it does not know here.
+    // In this field, the crate collects the fields that it does not know.
     assert!(reply.specific.is_empty(), "{:?}", reply.specific);
 }
 

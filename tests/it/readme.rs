@@ -1,6 +1,6 @@
-//! Runs the examples in sublet's own README and in the READMEs of the programs that sublet replaces. For each
-//! replaced program there is a script in testdata/readme/. The script gets a folder and the path of sublet,
-//! and writes the answers to files.
+//! Runs the examples in sublet's own README, and the examples in the READMEs of the programs that sublet
+//! replaces. For each replaced program there is a script in testdata/readme/. The script gets a folder and
+//! the path of sublet, and writes the results to files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -63,14 +63,14 @@ fn ecs_ipam() {
     let rows: Value = serde_json::from_str(&text(&lab, "list-after-del.json")).unwrap();
     let left = rows.as_array().unwrap();
     assert!(left.iter().all(|row| row["kind"] == "gateway"), "{rows}");
-    // The ECS agent makes this query before it uses the awsvpc mode.
+    // The ECS agent asks for these capabilities before it uses the awsvpc mode.
     assert!(text(&lab, "capabilities.json").contains("awsvpc-network-mode"));
     let version: Value = serde_json::from_str(&text(&lab, "version.json")).unwrap();
     assert!(version["version"].is_string(), "{version}");
 }
 
-/// If no Consul answers, each configuration in the README of cni-ipam-consul gets a clear error, and nothing
-/// is leased in another store. scripts/e2e-consul.sh runs these configurations with a Consul.
+/// If no Consul responds, each configuration in the README of cni-ipam-consul must cause a clear error, and
+/// nothing may be leased in another store. scripts/e2e-consul.sh runs these configurations with a Consul.
 #[test]
 fn cni_ipam_consul() {
     let standard = Path::new("/var/lib/cni/sublet/leases.redb");
@@ -200,7 +200,7 @@ fn all_commands_are_told_of() {
     }
 }
 
-/// The README mentions these commands with these options, and the program must have them.
+/// The program must have each command and each option that the README mentions.
 #[test]
 fn our_commands() {
     let text = ours();

@@ -21,7 +21,7 @@ fn patches() -> Vec<(String, PathBuf)> {
     found.into_iter().map(|path| (name(&path), path)).collect()
 }
 
-/// Returns whether the sources have a test with this path. `it::` stands for tests/it.
+/// Returns whether the sources contain a test with this path. `it::` stands for tests/it.
 fn is_test(path: &str) -> bool {
     let Some((modules, name)) = path.rsplit_once("::") else { return false };
     let (folder, modules) = match modules.strip_prefix("it::") {

@@ -1,7 +1,7 @@
 //! Validates JSON with docs/schema.json and docs/openapi.json.
 //!
-//! It supports only the keywords of JSON Schema that these files use; any other keyword is a failure. A
-//! complete implementation would add about thirty crates.
+//! This module supports only the keywords of JSON Schema that these files use. Any other keyword fails the
+//! test. A complete implementation would add about thirty crates.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,7 +23,7 @@ pub fn paths() -> BTreeSet<String> {
     OPENAPI["paths"].as_object().unwrap().keys().cloned().collect()
 }
 
-/// Fails the test if an answer of the JSON API does not match docs/openapi.json.
+/// Fails the test if a response of the JSON API does not match docs/openapi.json.
 pub fn check_answer(path: &str, status: u16, answer: &Value) {
     let response = &OPENAPI["paths"][path]["get"]["responses"][status.to_string()];
     let schema = &response["content"]["application/json"]["schema"];
@@ -33,7 +33,7 @@ pub fn check_answer(path: &str, status: u16, answer: &Value) {
     }
 }
 
-/// Returns the commands in the schema.
+/// Returns the names of the commands in the schema.
 pub fn commands() -> BTreeSet<String> {
     SCHEMA["properties"].as_object().unwrap().keys().cloned().collect()
 }

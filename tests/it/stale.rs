@@ -1,6 +1,6 @@
-//! Checks that the lease of a running container never counts as stale. The test has a model of two machines
-//! with mount namespaces, processes and containers. Numbers and names are used again as soon as they are
-//! free. Events happen between the check of a lease and its release.
+//! Checks that the lease of a running container never counts as stale. The test models two machines with mount
+//! namespaces, processes and containers. In the model, numbers and names are used again as soon as they are
+//! free. Events also happen between the check and the release of a lease.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,7 +28,7 @@ struct Machine {
     inodes: BTreeSet<u64>,
     pids: BTreeMap<u32, u64>,
     next_pid: u32,
-    /// The mounted network namespaces, by mount namespace and path.
+    /// The mounted network namespaces, by their mount namespace and path.
     mounts: BTreeMap<(u64, String), u64>,
     containers: BTreeMap<String, Container>,
 }
@@ -99,8 +99,8 @@ impl World {
     fn context(&self, machine: usize) -> Context {
         Context {
             now: self.now,
-            // The two machines run on one kernel: they have the same boot, different machine-ids, and a
-            // common folder.
+            // The two machines run on the same kernel: they have the same boot ID, different machine-ids, and
+            // a common folder.
             boot: Some(BootId("boot".into())),
             node: Node { name: format!("n{machine}"), machine: format!("machine-{machine}") },
             seed: self.now,
@@ -175,7 +175,7 @@ impl World {
         match self.dice.below(12) {
             0..=3 => self.start(machine, in_window),
             4 => {
-                // A runtime repeats an ADD if the answer was lost.
+                // If the response was lost, a runtime repeats the ADD.
                 if let Some(id) = self.any(machine) {
                     let netns = self.machines[machine].containers[&id].netns.clone();
                     let addr = self.add(machine, &id, &netns);
@@ -198,7 +198,7 @@ impl World {
             }
             8 => self.shake(machine),
             9 => {
-                // Other programs create and remove namespaces, and use the same numbers and names.
+                // Another program creates or removes a namespace, with the same numbers and names.
                 let m = &mut self.machines[machine];
                 let inode = m.namespace();
                 m.process(inode);
@@ -217,7 +217,7 @@ impl World {
         }
     }
 
-    /// A running container loses either its process or its mount, and keeps the other.
+    /// Takes either the process or the mount away from a running container, which keeps the other.
     fn shake(&mut self, machine: usize) {
         let Some(id) = self.any(machine) else { return };
         let process = self.dice.once_in(2);
@@ -243,7 +243,7 @@ impl World {
         let mut listings = Vec::new();
         let by_netns = self.dice.once_in(2);
         if !by_netns || self.dice.once_in(2) {
-            // There may be two runtimes, and the runtime that is asked knows only some of the containers.
+            // There may be two runtimes, and the one that is asked knows only some of the containers.
             let part = self.dice.below(3);
             let knows = |id: &&String| part != 0 || id.ends_with(['1', '3', '5', '7', '9']);
             let containers = m.containers.keys().filter(knows).cloned().collect();
@@ -325,7 +325,7 @@ fn no_living_container_loses_its_lease() {
         }
     }
     world.verify();
-    // Stale leases must have been found, and events must have happened between checks and releases.
+    // The run is only useful if stale leases were found, and if events happened between checks and releases.
     assert!(world.freed > STEPS / 50, "only {} were freed", world.freed);
     assert!(world.proven > world.freed, "nothing ever happened between look and freeing");
 }

@@ -1,6 +1,6 @@
 //! Checks a store through the library, without running the program.
 //!
-//! This module has the conditions that every store must meet. The network is defined in `lab::conf`.
+//! This module has the conditions that every store must meet. `lab::conf` defines the network.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,8 +24,8 @@ thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs code in which redb may panic. The store catches the panic, and this function prevents the panic from
-/// being printed.
+/// Runs code in which redb may panic. The store catches the panic. This function prevents the panic message
+/// from being printed.
 pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -34,7 +34,7 @@ pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
         let record = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             record(info);
-            // A panic of the test itself is still printed.
+            // The message of a panic in the test itself is still printed.
             let ours = info.location().is_some_and(|l| l.file().starts_with("tests/"));
             if ours || !QUIET.get() {
                 loud(info);
@@ -47,14 +47,14 @@ pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
     answer
 }
 
-/// The subnet that contains all leased addresses.
+/// The subnet of all leased addresses.
 pub const SUBNET: &str = "10.4.0.0/16";
 
-/// The leases: `container -> address`.
+/// The address of each container.
 pub type Leases = BTreeMap<String, String>;
 
-/// What a store must contain: the leases that were acknowledged. For some containers the state is unknown,
-/// because a call did not finish.
+/// What a store must contain: the leases that have been acknowledged. The state of some containers is
+/// unknown, because a call for them did not finish.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Truth {
     pub acknowledged: Leases,
@@ -62,13 +62,13 @@ pub struct Truth {
     pub reserved: usize,
 }
 
-/// Opens the store in a folder that has the layout of `Lab`.
+/// Opens the store in a folder that has the same layout as a `Lab`.
 pub fn open(file: &Path, persist: Persist) -> Box<dyn Store> {
     let spec = StoreSpec::Embedded {
         path: file.to_owned(),
         persist,
-        // `Wait::Try` would fail: a child process that another test starts holds this process's lock until it
-        // runs its program.
+        // `Wait::Try` could fail: a child process that another test starts holds the lock of this process
+        // until it executes its program.
         wait: Wait::For(Duration::from_secs(10)),
         history: History::default(),
     };
@@ -80,7 +80,7 @@ pub fn now() -> Context {
     sublet::sys::host::facts(&|_| None).context()
 }
 
-/// Returns the context of the same machine in another boot.
+/// Returns a context with the same machine and another boot.
 pub fn rebooted() -> Context {
     Context { boot: Some(BootId("another".to_owned())), ..now() }
 }
@@ -128,7 +128,7 @@ pub fn del(container: &str) -> Command {
     Command::Del(Del { set: set(), target, rewind: false, undo: false, legacy: None })
 }
 
-/// Makes a command that reserves the addresses `from..from + count` of the subnet.
+/// Returns a command that reserves `count` addresses of the subnet, beginning with the offset `from`.
 pub fn reserve(from: u32, count: u32) -> Command {
     let base = 10 << 24 | 4 << 16;
     let addr = |n: u32| std::net::IpAddr::from(std::net::Ipv4Addr::from(base + n));
@@ -156,8 +156,8 @@ pub fn row(lease: &Lease) -> (String, String) {
     (container.unwrap_or_default(), lease.addr.to_string())
 }
 
-/// Checks that the store can be opened, has the expected content, can lease and free addresses, and is empty
-/// in the end.
+/// Checks that the store can be opened, has the expected content, and can lease and free addresses. At the
+/// end, the store is empty.
 pub fn store(file: &Path, persist: Persist, cx: &Context, truth: &Truth) -> Result<(), String> {
     let store = &mut *open(file, persist);
     let leases = list(store, cx).map_err(|e| format!("list: {e}"))?;

@@ -1,5 +1,5 @@
-//! Checks the crates in the program: their licenses, and that no crate is present in two versions. If
-//! cargo-deny is installed, it checks the same and more; this test needs no other program.
+//! Checks the crates that are compiled into the program: their licenses, and that no crate is present in two
+//! versions. If cargo-deny is installed, it checks the same and more. This test needs no other program.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -45,8 +45,8 @@ fn metadata(extra: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Returns whether the allowed licenses satisfy an SPDX expression: one license of each OR, and all licenses
-/// of each AND.
+/// Returns whether an SPDX expression is satisfied by the allowed licenses: at least one license in each OR,
+/// and all licenses in each AND.
 fn allowed(expression: &str) -> bool {
     let expression = expression.replace('/', " OR ");
     let parts = split(&expression, " AND ");
@@ -64,7 +64,7 @@ fn allowed(expression: &str) -> bool {
     }
 }
 
-/// Splits a text at a separator, but not inside of parentheses.
+/// Splits a text at a separator, except inside parentheses.
 fn split(text: &str, by: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut depth = 0;

@@ -1,4 +1,4 @@
-//! Tests many processes at the same time, and processes that are killed.
+//! Tests many processes that run at the same time, and processes that are killed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Barrier, Mutex};
@@ -37,13 +37,14 @@ fn sixty_four_processes_at_once_on_disk() {
 }
 
 /// Runs 64 workers with 20 ADDs each; every second ADD is followed by its DEL. `held` contains the addresses
-/// that were returned and not freed yet. If an address is in it twice, it had two holders at the same time.
+/// that have been returned and not freed yet. If an address is inserted twice, it has two holders at the same
+/// time.
 fn swarm(persist: &str) {
     let lab = Lab::new();
     let mut conf = network(&lab, persist);
     if persist == "disk" {
-        // If 63 other processes flush to a busy disk, a process may wait longer than the usual 5 s. This test
-        // is about the leases, not about the speed of the machine.
+        // If 63 other processes flush to a busy disk, a process may wait longer than the default of 5 s. This
+        // test is about the leases, not about the speed of the machine.
         conf["ipam"]["lockTimeout"] = json!("60s");
     }
     let held: Mutex<HashMap<String, String>> = Mutex::default();
@@ -96,8 +97,8 @@ fn killed_adds_lose_nothing_on_disk() {
     kills("disk");
 }
 
-/// Four workers run 500 ADDs, and each ADD is killed at a random moment. If an ADD was answered, its lease
-/// must exist. If it was not answered, the ADD is repeated, and must return the lease that it has made.
+/// Four workers run 500 ADDs, and each ADD is killed at a random moment. If the ADD returned its result, its
+/// lease must exist. Otherwise the ADD is repeated, and must return the lease that it has made.
 fn kills(persist: &str) {
     const TOTAL: usize = 500;
     let usual = usual_time(persist);
@@ -116,7 +117,8 @@ fn kills(persist: &str) {
                     // alone.
                     let moment = usual * u32::try_from(dice.below(400)).unwrap() / 100;
                     let answer = add_killed_after(&id, conf, moment);
-                    // The process was killed after it had answered completely, so its caller has the lease.
+                    // The process was killed after it had printed its whole result, so the caller has the
+                    // lease.
                     if let Ok(result) = serde_json::from_str::<Value>(&answer.stdout) {
                         assert!(result.get("ips").is_some(), "{answer:?}");
                         answered.lock().unwrap().insert(id, addresses(&result));
@@ -166,8 +168,8 @@ fn a_killed_first_add_is_no_obstacle_on_disk() {
     first_kills("disk");
 }
 
-/// The ADD that creates the store is killed, each time at a later moment. It must leave both addresses or
-/// none. `list` must work before the ADD is repeated, and the repeated ADD must return the address that the
+/// The ADD that creates the store is killed, each time at a later moment. It must leave either both addresses
+/// or none. `list` must work before the ADD is repeated. The repeated ADD must return the address that the
 /// killed ADD would have returned.
 fn first_kills(persist: &str) {
     const MOMENTS: u32 = 60;
@@ -212,7 +214,7 @@ fn add_killed_after(id: &str, conf: &Value, moment: Duration) -> Answer {
     let begin = Instant::now();
     let call = Call::cni("ADD", id, conf);
     let mut child = call.spawn();
-    // Wait in a busy loop, because the time is much shorter than a scheduler's tick.
+    // Wait in a busy loop, because the time is much shorter than a tick of the scheduler.
     while begin.elapsed() < moment {
         thread::yield_now();
     }

@@ -32,7 +32,7 @@ const LAYERS: &[(&str, &str)] = &[
 const FACE: &str =
     "net model error alloc sys config telemetry store rows trends migrate liveness engine";
 
-/// The allowed dependencies. For some of them, also the only places that may use them.
+/// The allowed dependencies. If only some places may use a dependency, these places are listed.
 const CRATES: &[(&str, &[&str])] = &[
     ("percent_encoding", &["sys/percent.rs"]),
     ("serde", &[]),
@@ -95,8 +95,8 @@ pub fn sources() -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Returns the identifiers that follow `path` in the text: in `crate::net::Addr`, the identifier after
-/// `crate::` is `net`.
+/// Returns the identifiers that follow `path` in the text. For `crate::`, the text `crate::net::Addr`
+/// contains the identifier `net`.
 fn named<'t>(text: &'t str, path: &str) -> Vec<&'t str> {
     let word = |c: char| c.is_alphanumeric() || c == '_';
     let inside = |c: char| word(c) || c == ':';
@@ -157,8 +157,8 @@ fn crates_are_used_where_they_belong() {
     complain(&faults);
 }
 
-/// A failed check of a file must never count as the answer "there is no file", and only one place may rename
-/// a file over another file.
+/// If checking a file fails, this must never be treated as if the file did not exist. Only one place may
+/// rename a file over another file.
 #[test]
 fn the_store_takes_no_failed_look_for_absence() {
     let mut faults = Vec::new();
@@ -259,7 +259,7 @@ fn dependencies_say_why() {
         if line.starts_with('[') {
             inside = line.ends_with("dependencies]");
         } else if inside && line.contains('=') && !line.starts_with('#') {
-            // Two lines may have a common comment: for example, serde and serde_json are one decision.
+            // Two lines may share a comment. For example, serde and serde_json are one decision.
             if before.is_empty() {
                 faults.push(format!("Cargo.toml: why is this there: {line}"));
             }

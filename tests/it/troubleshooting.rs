@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::lab::testdata;
 use crate::tidy::{complain, read, root, sources};
 
-/// The enums of errors: the file, the name, and the prefix of their anchors.
+/// The enums of errors: for each, the file, the name, and the prefix of the anchors in the page.
 const ERRORS: &[(&str, &str, &str)] = &[
     ("src/error/mod.rs", "Refusal", ""),
     ("src/error/mod.rs", "StoreError", "store-"),
@@ -43,25 +43,25 @@ fn fits(pattern: &str, message: &str) -> bool {
     })
 }
 
-/// Returns the strings in a source file in the form in which the program prints them. A quote inside a string
-/// becomes `'`.
+/// Returns the strings in a source file as the program prints them. A quote inside a string becomes `'`.
 fn unescaped(source: &str) -> String {
     let joined: String = source.split("\\\n").map(str::trim_start).collect();
     joined.replace("\\\"", "'").replace("{{", "{").replace("}}", "}")
 }
 
-/// Returns the parts of a text that are long enough to identify it.
+/// Returns those parts of a text that are long enough to identify it.
 fn pieces<'t>(text: &'t str, between: &'static [char]) -> impl Iterator<Item = &'t str> {
     text.split(between).map(str::trim).filter(|piece| piece.len() > 4)
 }
 
-/// Returns whether a text contains a piece. A name at the beginning of the piece may be elsewhere in the
-/// text, or `...` may stand for the name.
+/// Returns whether a text contains a piece. The piece may begin with a name that is elsewhere in the text or
+/// is replaced with `...`.
 fn has(text: &str, piece: &str) -> bool {
     text.contains(piece) || piece.split_once(' ').is_some_and(|(_, rest)| text.contains(rest))
 }
 
-/// Returns the anchors for the variants of an enum; for `NotInRange` it is `not-in-range`.
+/// Returns the anchors for the variants of an enum. For example, the anchor for `NotInRange` is
+/// `not-in-range`.
 fn anchors((file, name, prefix): &(&str, &str, &str)) -> Vec<String> {
     let text = read(&root().join(file));
     let body = text.split(&format!("pub enum {name} {{\n")).nth(1).expect(name);
@@ -145,7 +145,7 @@ fn every_row_is_in_the_sources() {
     complain(&rows.iter().filter(unknown).cloned().collect::<Vec<_>>());
 }
 
-/// Links between the pages, and inside a page, must have targets that exist.
+/// Every link to a page, or to a place in a page, must have a target that exists.
 #[test]
 fn links_lead_somewhere() {
     let mut pages = vec![root().join("testdata/README.md")];

@@ -1,4 +1,4 @@
-//! Tests of `sublet watch`, which runs until it is interrupted.
+//! Tests `sublet watch`, which runs until it is interrupted.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -57,7 +57,7 @@ impl Drop for Watch {
     }
 }
 
-/// Waits until `watch` has made its first check, because it does not show events from before that.
+/// Waits until `watch` has made its first check, because it does not show earlier events.
 fn settled() {
     #[allow(clippy::disallowed_methods, reason = "nothing tells that another process waits")]
     std::thread::sleep(Duration::from_millis(700));
@@ -87,7 +87,8 @@ fn watch_tells_what_happens() {
     }
 }
 
-/// Compares the output of `watch` in both forms with golden files, as `commands` does. Only the time differs.
+/// Compares the output of `watch`, as text and as JSON, with golden files, as `commands` does. The time is
+/// left out, because it differs.
 #[test]
 fn watch_prints_what_it_printed() {
     let mut faults = Vec::new();

@@ -19,7 +19,7 @@ use crate::docker::{Daemon, subletd, until};
 use crate::lab::{Call, Lab};
 use crate::tidy::root;
 
-/// A daemon with a status page, and the address of the page.
+/// A running daemon with a status page, and the address of the page.
 struct Site {
     daemon: Daemon,
     at: String,
@@ -33,7 +33,7 @@ impl Site {
         Site::over(args, |_| {})
     }
 
-    /// Starts a daemon. Before that, `make` fills its store.
+    /// Starts a daemon. First, `make` fills its store.
     fn over(args: &[&str], make: impl FnOnce(&Lab)) -> Site {
         let all = [&["--http", "127.0.0.1:0", "--address-spaces", "L,G"], args].concat();
         let mut daemon = Daemon::with(&all, &[("NODE_ID", "host1")]);
@@ -87,8 +87,8 @@ fn conf(lab: &Lab, name: &str, more: &Value) -> Value {
     json!({ "cniVersion": "1.0.0", "name": name, "type": "bridge", "ipam": ipam })
 }
 
-/// Fills a store with one example of most things: two networks, a pod, a freed address, a reservation and a
-/// Docker pool.
+/// Fills a store with one example of most kinds of records: two networks, a pod, a freed address, a
+/// reservation and a Docker pool.
 fn scene(lab: &Lab) {
     let range = json!({ "subnet": "10.1.2.0/29", "cooldown": "1h" });
     let mynet = conf(lab, "mynet", &range);
@@ -121,7 +121,7 @@ fn docker(site: &Site) {
     assert_eq!(site.daemon.call("/IpamDriver.RequestAddress", &body.to_string()).0, 200);
 }
 
-/// Replaces values that differ from run to run with the values in the samples.
+/// Replaces the values that differ from run to run with the values in the samples.
 fn settled(value: &Value, store: &str) -> Value {
     match value {
         Value::Object(fields) => {
@@ -149,7 +149,7 @@ fn settled(value: &Value, store: &str) -> Value {
     }
 }
 
-/// Returns the samples in the document, each with the path of its request.
+/// Returns the samples in the document. Each consists of the path of the request and the response.
 fn samples(document: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut lines = document.lines();
@@ -170,7 +170,8 @@ fn samples(document: &str) -> Vec<(String, String)> {
 fn the_api_answers_as_its_document_shows() {
     let site = Site::over(&[], scene);
     docker(&site);
-    // The status only contains the time of the last check after problems were looked for.
+    // The status contains the time of the last search for problems only after such a search, so cause one
+    // first.
     site.json("/api/v1/problems");
     let path = root().join("docs/api.md");
     let mut document = fs::read_to_string(&path).unwrap();
@@ -217,8 +218,8 @@ fn the_api_answers_as_its_document_shows() {
     }
 }
 
-/// The rows of one network are the same as in the complete list. Each field has the same value as in `sublet
-/// list --json`.
+/// The rows of one network must be the same as in the complete list. Each field must have the same value as
+/// in `sublet list --json`.
 #[test]
 fn rows_are_the_command_lines() {
     let site = Site::over(&[], scene);
@@ -350,7 +351,7 @@ fn the_api_answers_as_openapi_says() {
             if path.starts_with("/api/v1/history/") { "/api/v1/history/{address}" } else { path };
         crate::schema::check_answer(path, status, &serde_json::from_str(&body).unwrap());
     }
-    // The address of a lease, with its evidence.
+    // This is an address with a lease, so the response contains the evidence about its container.
     let answer = site.json("/api/v1/history/10.1.2.3");
     crate::schema::check_answer("/api/v1/history/{address}", 200, &answer);
     assert_eq!(answer["evidence"][0]["container"], "unknown", "{answer}");
@@ -360,8 +361,8 @@ fn the_api_answers_as_openapi_says() {
     }
 }
 
-/// The pages of a list together are the whole list. Each filter works. An unknown name is an error, and not
-/// an empty list.
+/// All pages of a list together must be the whole list. Each filter must work. An unknown name must be an
+/// error, and not an empty list.
 #[test]
 fn lists_have_pages_and_filters() {
     let site = Site::over(&[], scene);
@@ -411,7 +412,8 @@ fn lists_have_pages_and_filters() {
     }
 }
 
-/// A client that accepts gzip gets the same content compressed. The compressed answer has a tag of its own.
+/// A client that accepts gzip must get the same content in compressed form. The compressed response has a
+/// different `ETag`.
 #[test]
 fn answers_are_compressed_for_clients_that_accept_it() {
     let site = Site::over(&[], |lab| import(lab, &lines(500, |_| json!({}))));
@@ -438,7 +440,7 @@ fn answers_are_compressed_for_clients_that_accept_it() {
         if path == "/metrics" {
             continue;
         }
-        // The time differs.
+        // The contents differ only in the time, so compare the lengths.
         assert_eq!(text.len(), plain.len(), "{path}");
         let tag = |head: &str| {
             head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap().to_owned()
@@ -451,7 +453,8 @@ fn answers_are_compressed_for_clients_that_accept_it() {
     }
 }
 
-/// The holders of a time are those of `sublet history --at`. Their pages add up.
+/// The holders at a time must be the same as in `sublet history --at`. All pages together must be the whole
+/// list.
 #[test]
 fn holders_of_a_time_are_the_command_lines() {
     let site = Site::over(&[], |lab| {
@@ -517,8 +520,8 @@ fn import(lab: &Lab, lines: &str) {
     assert_eq!(call.code, Some(0), "{call:?}");
 }
 
-/// Some clients send nothing, and some do not read their responses. They must neither delay other clients nor
-/// use much memory. In an earlier version, 32 idle connections blocked the page for 30 s.
+/// Some clients send nothing, and others do not read their responses. They must neither delay other clients
+/// nor use much memory. In an earlier version, 32 idle connections blocked the page for 30 s.
 #[test]
 fn idle_clients_and_slow_readers_stall_nobody() {
     let pods =
@@ -596,7 +599,7 @@ fn it_is_well_only_if_that_was_checked() {
     assert_eq!((site.get("/healthz").0, attention(&site)), (200, Vec::new()));
 }
 
-/// A lease needs attention if its network namespace existed and is gone.
+/// A lease must need attention if its network namespace existed and is gone.
 #[test]
 fn a_stale_lease_needs_attention() {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
@@ -614,7 +617,7 @@ fn a_stale_lease_needs_attention() {
     });
     until("the problems", || attention(&site) == ["stale warning"]);
     assert_eq!(site.json("/api/v1/problems")["total"], 3);
-    // The address itself has the evidence.
+    // The response about the address must contain the evidence.
     let address = site.json("/api/v1/history/10.0.0.2");
     let found = &address["evidence"][0];
     assert_eq!(
@@ -626,7 +629,8 @@ fn a_stale_lease_needs_attention() {
     assert!(text.contains("\nsublet_problems{level=\"warning\"} 3\n"), "{text}");
 }
 
-/// A leftover file is a problem, and it can be repaired, but no record is damaged.
+/// A leftover file must be a problem that can be repaired, but it is not damage, because all records are
+/// intact.
 #[test]
 fn a_leftover_file_is_no_damage() {
     let site = Site::over(&[], |lab| {
@@ -645,8 +649,8 @@ fn a_leftover_file_is_no_damage() {
     assert_eq!(report["checked"]["leases"], 2, "{report}");
 }
 
-/// While another process holds the lock, the page shows the data that it has read before, and reports the
-/// lock. A scrape of the metrics does not wait.
+/// While another process holds the lock, the page must show the data that it has read before, and report the
+/// lock. A request for the metrics must not wait.
 #[test]
 fn a_locked_store_is_reported_and_delays_no_scrape() {
     let site = Site::over(&[], |lab| fill(lab, "calm", "10.1.4.0/29", 2));
@@ -738,7 +742,7 @@ fn the_page_runs_without_the_driver() {
     }
 }
 
-/// Several stores: each has its own answers, and its own label in the metrics.
+/// With several stores, each must have its own responses, and its own label in the metrics.
 #[test]
 fn several_stores_are_shown() {
     let lab = Lab::new();
@@ -769,7 +773,7 @@ fn several_stores_are_shown() {
         assert!(text.contains(&format!("\nsublet_leases{{store=\"{name}\"}} {count}\n")), "{text}");
     }
     assert_eq!(text.matches("# TYPE sublet_leases ").count(), 1);
-    // A store that cannot be read is a failure of the whole.
+    // If one store cannot be read, the whole daemon must count as unhealthy.
     assert_eq!(page.get("/healthz").0, 200);
     fs::write(&two, "garbage").unwrap();
     until("the damage", || page.get("/healthz").0 == 503);
@@ -783,7 +787,7 @@ fn several_stores_are_shown() {
     }
 }
 
-/// Fills a range in which two more addresses were reserved in each of the last quarters of an hour.
+/// Fills a range in which two more addresses were reserved in each of the last few quarters of an hour.
 fn rising(lab: &Lab) {
     fill(lab, "rising", "10.1.6.0/26", 1);
     let cx = sublet::sys::host::facts(&|_| None).context();
@@ -814,7 +818,7 @@ fn a_range_that_fills_up_needs_attention() {
     until("the first look", || attention(&site) == ["filling warning"]);
     let status = site.json("/api/v1/status");
     assert_eq!(status["attention"][0]["network"], "rising", "{status}");
-    // 25 of 61 addresses are in use. At 8 addresses an hour, the other 36 last for 36 / 8 hours.
+    // 25 of 61 addresses are in use. At 8 addresses per hour, the other 36 last for 36 / 8 hours.
     let full_in = site.json("/api/v1/trends")["pools"][0]["fullIn"].as_u64().unwrap();
     assert!((15_000..18_000).contains(&full_in), "{full_in}");
     let text = site.get("/metrics").2;
@@ -822,7 +826,7 @@ fn a_range_that_fills_up_needs_attention() {
     assert!(text.contains(name), "{text}");
 }
 
-/// The trends must match a day of history, in which one range fills up.
+/// The trends must match one day of history, in which one range fills up.
 #[test]
 fn trends_are_those_of_the_history() {
     let site = Site::over(&[], |lab| fill(lab, "calm", "10.1.4.0/27", 5));
@@ -864,7 +868,7 @@ fn the_metrics_count_what_the_store_has() {
         format!("sublet_pool_addresses{{{range},state=\"used\"}} 1"),
         format!("sublet_pool_addresses{{{range},state=\"reserved\"}} 1"),
         format!("sublet_pool_addresses{{{range},state=\"cooling\"}} 1"),
-        // The plugin ran in other processes. The counters in the store include its requests.
+        // The plugin runs in processes of its own, so only the counters in the store include its requests.
         "sublet_requests_total{network=\"mynet\",face=\"cni\",command=\"add\",outcome=\"ok\"} 2".into(),
         "sublet_requests_total{network=\"mynet\",face=\"cni\",command=\"del\",outcome=\"ok\"} 1".into(),
         "sublet_store_readable 1".into(),
@@ -881,8 +885,8 @@ fn the_metrics_count_what_the_store_has() {
     }
 }
 
-/// The log has one line for each event, as text or as JSON. After the log file was rotated, the daemon no
-/// longer writes to the old file.
+/// The log must have one line for each event, as text or as JSON. After the log file has been rotated, the
+/// daemon must no longer write to the old file.
 #[test]
 fn the_daemon_logs_each_request_once() {
     let site = Site::new(&["--log-format", "json"]);
@@ -930,7 +934,7 @@ fn the_daemon_logs_to_a_file_that_may_be_rotated() {
     assert_eq!(site.log(), "");
 }
 
-/// The log file of the plugin has the container, command, address, duration and outcome of each call.
+/// The plugin's log file must contain the container, command, address, duration and outcome of each call.
 #[test]
 fn the_plugin_logs_each_call_once() {
     for format in ["text", "json"] {
@@ -1012,7 +1016,8 @@ pub mod peers {
         assert_eq!(promtool(&["check", "metrics"], &out.stdout), "");
     }
 
-    /// Prometheus evaluates each query of the dashboard with metrics that it has scraped from a daemon.
+    /// Prometheus must be able to evaluate each query of the dashboard, with metrics that it has scraped from
+    /// a daemon.
     #[test]
     fn prometheus_evaluates_the_dashboards_queries() {
         let site = Site::over(&[], |lab| {
@@ -1058,7 +1063,7 @@ pub mod peers {
             let text = target["expr"].as_str().unwrap();
             let asked = text.replace("$__rate_interval", "1m").replace("$instance", ".*");
             let found = query(&asked);
-            // No request has failed, so the panel with failures is empty.
+            // No request has failed, so the panel that shows failures is empty.
             if found["status"] != "success" || (!has(&found) && !text.contains("outcome!=")) {
                 faults.push(format!("{asked}: {found}"));
             }
@@ -1074,7 +1079,7 @@ pub mod peers {
         assert!(told.contains("SUCCESS"), "{told}");
         let told = promtool(&["test", "rules", "sublet.test.yml"], "");
         assert!(told.contains("SUCCESS"), "{told}");
-        // The rules may only use metrics that /metrics has.
+        // The alert rules may use only metrics that /metrics contains.
         let rules =
             fs::read_to_string(root().join("packaging/prometheus/sublet.rules.yml")).unwrap();
         let site = Site::over(&[], scene);

@@ -1,7 +1,9 @@
-// Drives the status page as a person does, in a headless Chromium: page.mjs SIZE ADDRESS [PICTURES].
-// SIZE is none, hundred, many or million: what the store behind ADDRESS holds; stores: there are two, and the first is
-// empty; damage: that store cannot be read any more; picture: nothing but pictures. Every claim is asserted; a console error, or a request to another origin, fails the run.
-// Prints what it saw, one fact a line.
+// Uses the status page as a person would, in a headless Chromium. Usage: page.mjs SIZE ADDRESS [PICTURES]
+// SIZE describes the store of the daemon at ADDRESS. none, hundred, many and million are the number of
+// leases. With stores, the daemon has two stores, and the first one is empty. With damage, the store can no
+// longer be read. With picture, the script only makes screenshots.
+// Every expectation is an assertion. The script also fails if the browser's console shows an error, or if the
+// page sends a request to another host. It prints what it has measured, one fact on each line.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -90,7 +92,8 @@ async function until(page, test, argument, timeout = 10_000) {
 }
 
 async function paint(page) {
-  // A frame may come after the data here: the entry is there as soon as something was painted.
+  // The browser may paint a frame after the data has arrived. The entry exists as soon as anything has been
+  // painted.
   await until(page, () => performance.getEntriesByName("first-contentful-paint").length > 0);
   const [first, loaded] = await page.evaluate(() => [
     performance.getEntriesByName("first-contentful-paint")[0].startTime,
@@ -245,7 +248,7 @@ async function zoom(page) {
   assert.match(await text(page, "#tip"), /10\.64\.0\..*\n?click: 10\.64\.0\.0\/20/);
   await map.click({ position: { x: 4, y: 4 } });
   assert.deepEqual(await crumbs(), ["10.64.0.0/16", "10.64.0.0/20"]);
-  // By keyboard alone from here on.
+  // From here on, use only the keyboard.
   await map.focus();
   await page.keyboard.press("Home");
   await page.keyboard.press("Enter");
@@ -270,13 +273,13 @@ async function zoom(page) {
   await page.locator("#order").click();
   assert.equal(await page.locator("#order").getAttribute("aria-pressed"), "true");
   await page.locator("#order").click();
-  // A /64 with little in it begins where something is.
+  // If a /64 has few leases, the map must begin at the first address in use.
   await poolOf(page, "lab").click();
   const lab = await crumbs();
   assert.ok(lab.length === 2 && lab[0] === "2001:db8:7::/64", lab.join(" "));
   await poolOf(page, "edge").click();
   assert.match(await text(page, "#map-title"), /edge/);
-  // What is drawn is what is told: the colors of the legend are on the map.
+  // The map must use the colors that the legend shows.
   for (const state of ["used", "reserved", "cooling", "free"]) {
     const there = await page.evaluate((state) => {
       const wanted = getComputedStyle(document.querySelector(`.key.${state}`)).backgroundColor.match(/\d+/g).map(Number);
@@ -302,7 +305,7 @@ async function history(page) {
   await page.fill("#search", busy.address);
   await page.locator("#rows .row", { hasText: `${busy.address}/` }).first().click();
   await page.waitForSelector("#events time");
-  // The container of a scene is not there: nothing is known of its network namespace.
+  // The containers of this store do not exist, so nothing is known about their network namespaces.
   assert.match(await text(page, "#holder .evidence"), /unknown whether its container runs: .*Next: sublet gc --dry-run/s);
   assert.equal(await page.locator("#events li").count(), busy.events.length);
   assert.match(await text(page, "#events"), /leased|taken over/);
@@ -319,7 +322,7 @@ async function past(page) {
   const time = new URL(page.url()).searchParams.get("time");
   const { events } = await json(`/api/v1/history?network=edge&at=${time}`);
   assert.ok(events.length >= 1 && events.length < 5, `${events.length} at ${time}`);
-  // .50 was reserved only later.
+  // .50 was reserved only after this time.
   await page.locator("#map").focus();
   await page.keyboard.press("Home");
   await until(page, () => /^192\.0\.2\.0: outside/.test(document.querySelector("#cell").textContent));

@@ -1,5 +1,5 @@
-//! Tests of `subletd cleanup` with an imitated dockerd. Addresses that dockerd lists stay, other addresses
-//! are freed, and if the listing is incomplete, nothing is freed.
+//! Tests `subletd cleanup` with an imitated dockerd. Addresses that dockerd lists must stay, and other
+//! addresses must be freed. If the list is incomplete, nothing may be freed.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::daemon::{Daemon, subletd, until};
 
-/// Runs an imitated dockerd that answers `/networks` and `/networks/ID` until the test ends.
+/// Runs an imitated dockerd until the test ends. It responds to `/networks` and `/networks/ID`.
 pub fn dockerd(socket: &Path, networks: Vec<Value>, broken: bool) {
     let listener = UnixListener::bind(socket).unwrap();
     thread::spawn(move || {
@@ -92,8 +92,8 @@ impl Stage {
         (output.status.success(), String::from_utf8(text).unwrap())
     }
 
-    /// Waits until the leases are old enough, because cleanup keeps leases that were made in the second in
-    /// which it starts.
+    /// Waits until the leases are old enough to be freed. Cleanup keeps leases that were made in the second
+    /// in which it starts.
     fn grow_old() {
         let begin = sublet::sys::host::now();
         until("a second", || sublet::sys::host::now() > begin);
@@ -133,7 +133,7 @@ fn frees_what_dockerd_does_not_know() {
     assert!(stage.daemon.call("/IpamDriver.RequestPool", body).1["PoolID"].is_string());
 }
 
-/// dockerd no longer lists an address, but its release is still under way. If cleanup freed the address at
+/// dockerd no longer lists an address, but its release has not arrived yet. If cleanup freed the address at
 /// once, it could be leased again before the release arrives, and the release would then free the new lease.
 #[test]
 fn frees_nothing_while_a_release_may_be_under_way() {
@@ -191,15 +191,15 @@ fn a_network_that_asked_for_any_block_keeps_its_pool() {
         stage.daemon.leases().iter().filter(|addr| addr.starts_with(&start)).count()
     };
     for (networks, left) in [
-        // Nothing shows which pool the network has, so all pools stay.
+        // The network has no addresses that show which pool it uses, so all pools stay.
         (vec![any(&[])], [4, 4, 4]),
         (vec![unlisted(&[])], [4, 4, 4]),
-        // The address of a container shows which pool the network has. This address and the gateway of the
+        // The address of a container shows which pool the network uses. This address and the gateway of the
         // pool stay.
         (vec![any(&["10.0.2.5"])], [0, 2, 0]),
         (vec![unlisted(&["10.0.2.5"])], [0, 2, 0]),
-        // There are two such networks, and an address shows the pool of only one of them. The other network
-        // may have any of the other pools.
+        // There are two such networks. Only one of them has an address that shows its pool, so the other may
+        // use any of the other pools.
         (
             vec![
                 any(&["10.0.2.5"]),
@@ -208,7 +208,7 @@ fn a_network_that_asked_for_any_block_keeps_its_pool() {
             ],
             [4, 2, 4],
         ),
-        // The networks requested subnets of another size or another family.
+        // These networks requested subnets of a different size or family.
         (
             vec![json!({"Id": "n2", "Scope": "local", "IPAM": {"Driver": "sublet",
             "Config": [{"Subnet": "0.0.0.0/20"}, {"Subnet": "::/24"}]}})],
@@ -225,8 +225,7 @@ fn a_network_that_asked_for_any_block_keeps_its_pool() {
     }
 }
 
-/// gipam allocated its next block, regardless of the requested subnet, but dockerd lists the requested
-/// subnet.
+/// gipam ignored the requested subnet and allocated its next block, but dockerd lists the requested subnet.
 #[test]
 fn a_network_of_gipams_keeps_its_pool() {
     let file = json!({"v4": "192.168.0.0/16", "v4ab": 24, "v6": "2001:db8::/56", "v6ab": 64, "allocated": [
@@ -242,12 +241,13 @@ fn a_network_of_gipams_keeps_its_pool() {
     };
     let asked = || json!([{"Subnet": "10.9.0.0/24"}]);
     for (networks, left) in [
-        // Nothing shows which IPv4 pool the network has, so all IPv4 pools stay.
+        // The network has no addresses that show which IPv4 pool it uses, so all IPv4 pools stay.
         (vec![network(asked(), Value::Null, &[])], [3, 2, 0]),
-        // The address of a container shows the pool. This address and the gateway of the pool stay.
+        // The address of a container shows which pool the network uses. This address and the gateway of the
+        // pool stay.
         (vec![network(asked(), Value::Null, &["192.168.0.2"])], [2, 0, 0]),
         (vec![network(asked(), json!({"network": "web"}), &["192.168.0.2"])], [2, 0, 0]),
-        // The requested subnet happens to be the block of another network.
+        // By coincidence, the requested subnet is the block of another network.
         (
             vec![network(json!([{"Subnet": "192.168.1.0/24"}]), Value::Null, &["192.168.0.2"])],
             [2, 0, 0],
@@ -282,14 +282,15 @@ fn a_network_of_gipams_keeps_its_pool() {
     }
 }
 
-/// While subletd was not running, dockerd may have removed networks. When subletd runs again, dockerd
-/// activates it.
+/// Networks may have been removed while subletd was not running. When subletd runs again, dockerd activates
+/// it, and subletd must clean up.
 #[test]
 fn once_after_an_activation() {
     for (addrs, left) in [(&["10.0.1.5"][..], 7), (&[], 16)] {
         let lab = crate::lab::Lab::new();
         let path = lab.join("docker.sock");
-        // A dockerd that has no network of this store may be the wrong dockerd, so nothing is freed.
+        // If dockerd has no network with a pool of this store, it may be the wrong dockerd, so nothing is
+        // freed.
         let networks = addrs.iter().map(|addr| network("n1", "10.0.1.0/24", &[addr], "local"));
         dockerd(&path, networks.collect(), false);
         let docker = path.display().to_string();
@@ -301,7 +302,7 @@ fn once_after_an_activation() {
     }
 }
 
-/// Only leases of this node are freed.
+/// Only leases of this node may be freed.
 #[test]
 fn frees_nothing_of_another_node() {
     let stage = Stage::new(&[]);
@@ -338,7 +339,7 @@ fn by_the_clock() {
 mod peers {
     use super::*;
 
-    /// An address that answers a ping stays leased.
+    /// An address that responds to a ping must stay leased.
     #[test]
     fn spares_what_answers() {
         let daemon = Daemon::with(&["--address-spaces", "L,G"], &[]);

@@ -1,4 +1,4 @@
-//! Tests many requests at the same time (A33 to A37), and a subletd that is killed while it handles them.
+//! Tests many requests at the same time (A33 to A37), and a subletd that is killed while it handles requests.
 
 use std::collections::BTreeSet;
 use std::os::unix::net::UnixStream;
@@ -39,7 +39,7 @@ fn a33_freed_and_leased_again_without_a_duplicate() {
     let mut client = daemon.client();
     let pool = pool(&daemon, "172.25.0.0/16");
     let mut held: Vec<String> = (0..96).map(|_| bare(&ask(&mut client, &pool, false))).collect();
-    // Release half of the addresses, in a pseudo-random order.
+    // Release half of the addresses, in pseudo-random order.
     for at in (0..48).map(|n| (n * 37) % 96).collect::<BTreeSet<_>>().into_iter().rev() {
         free(&mut client, &pool, &held.remove(at));
     }
@@ -135,7 +135,7 @@ fn a36_as_many_as_there_are() {
     }
 }
 
-/// Two subletd processes that use one store never lease the same address twice.
+/// Two subletd processes that use one store must never lease the same address twice.
 #[test]
 fn two_of_them_do_no_harm() {
     let one = Daemon::start();
@@ -168,8 +168,8 @@ fn two_of_them_do_no_harm() {
     assert_eq!(got.iter().collect::<BTreeSet<_>>().len(), 100);
 }
 
-/// subletd is killed (kill -9) under load. The changes of answered requests stay. Each client has at most one
-/// lease from a request that was not answered.
+/// subletd is killed (kill -9) under load. Changes for which a client has received the response must stay.
+/// For requests without a response, there may be at most one lease for each client.
 #[test]
 fn killed_under_load() {
     let mut daemon = Daemon::start();
@@ -212,7 +212,7 @@ fn killed_under_load() {
         lost = leases.len() - answered.len();
     }
     assert!(lost <= 5 * 8, "{lost}");
-    // Leases whose answers were lost are freed together with the pool.
+    // Releasing the pool also frees the leases whose responses were lost.
     let body = json!({"PoolID": pool}).to_string();
     assert_eq!(daemon.call("/IpamDriver.ReleasePool", &body).0, 200);
     assert!(daemon.leases().is_empty());

@@ -1,4 +1,4 @@
-//! A running subletd in its own folder, and a client that is as simple as dockerd's.
+//! A running subletd in its own folder, and a client that sends requests as dockerd does.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -17,7 +17,7 @@ pub const SUBLETD: &str = match option_env!("SUBLETD_PROGRAM") {
     None => env!("CARGO_BIN_EXE_subletd"),
 };
 
-/// Makes a call of subletd, with only PATH in its environment.
+/// Returns a command that runs subletd, with only PATH in its environment.
 pub fn subletd(args: &[&str]) -> Command {
     let mut command = Command::new(SUBLETD);
     command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").args(args);
@@ -39,7 +39,7 @@ pub struct Daemon {
     child: Option<Child>,
     args: Vec<String>,
     env: BTreeMap<String, String>,
-    /// A store outside of the folder; empty if the environment names the store.
+    /// The store, if it is outside of the folder. Empty if the environment names the store.
     store: Option<String>,
 }
 
@@ -56,7 +56,7 @@ impl Daemon {
         Daemon::on(None, args, env)
     }
 
-    /// Starts a daemon whose store other daemons use too.
+    /// Starts a daemon with a store that other daemons use too.
     pub fn on(store: Option<&str>, args: &[&str], env: &[(&str, &str)]) -> Daemon {
         let mut daemon = Daemon {
             store: store.map(str::to_owned),
@@ -178,7 +178,7 @@ impl<S: Read + Write> Client<S> {
         self.stream.get_mut().write_all(text.as_bytes()).unwrap();
     }
 
-    /// Returns the status, head and body of the next answer; `None` if the connection was closed.
+    /// Returns the status, head and body of the next response; `None` if the connection was closed.
     pub fn answer(&mut self) -> Option<(u16, String, String)> {
         let mut head = String::new();
         loop {

@@ -22,15 +22,15 @@ fn text((base, len): Prefix) -> String {
     format!("{}/{len}", std::net::Ipv4Addr::from(base))
 }
 
-/// The model. It is as simple as possible: it reads all pools and leases to answer a question.
+/// The model. It is as simple as possible: for each request, it reads all pools and leases.
 #[derive(Default)]
 struct Model {
     /// The pools by name: address space, subnet, sub-pool.
     pools: BTreeMap<String, (char, Prefix, Option<Prefix>)>,
-    /// The leases by address space, subnet and address. The value is the pool that the request for the lease
-    /// named.
+    /// The leases, by address space, subnet and address. The value is the name of the pool through which the
+    /// lease was made.
     leases: BTreeMap<(char, Prefix, u32), String>,
-    /// The last addresses of serial requests, by address space, subnet and first address.
+    /// The last addresses that serial requests got, by address space, subnet and first address.
     cursors: BTreeMap<(char, Prefix, u32), u32>,
 }
 
@@ -161,7 +161,7 @@ proptest! {
             match op {
                 Op::Pool { global, base, len, part } => {
                     let subnet = masked(WITHIN.0 + u32::from(*base), *len);
-                    // Make a sub-pool inside the subnet, or one that covers the whole subnet.
+                    // The sub-pool is inside the subnet, or covers the whole subnet.
                     let part = part.map(|(at, l)| masked(subnet.0 + u32::from(at) % (last(subnet) - subnet.0 + 1), l.max(*len)));
                     let body = json!({"AddressSpace": space(*global), "Pool": text(subnet),
                         "SubPool": part.map(text).unwrap_or_default()});

@@ -30,7 +30,8 @@ fn request(pool: &str) -> String {
 fn r01_routes_on_the_path_alone() {
     let daemon = Daemon::start();
     let mut client = daemon.client();
-    // All requests can use one connection, with any method, any host, and no or a wrong content type.
+    // All requests can use the same connection, with any method and host name, and with a wrong content type
+    // or none.
     for head in [
         "POST /Plugin.Activate HTTP/1.1\r\nHost: \r\nContent-Length: 0\r\n\r\n",
         "POST /Plugin.Activate HTTP/1.1\r\nHost: plugin.moby.localhost\r\nContent-Length: 0\r\n\r\n",
@@ -78,7 +79,7 @@ fn r03_a_failure_has_both_keys() {
         (POOL, "x".repeat(2 << 20), 413),
     ] {
         if status == 413 {
-            // The daemon answers before it has read the whole body, so the rest of the body need not be sent.
+            // The daemon responds before it has read the whole body, so the rest need not be sent.
             client.raw(&format!(
                 "POST {path} HTTP/1.1\r\nHost:\r\nContent-Length: {}\r\n\r\n",
                 body.len()
@@ -105,32 +106,32 @@ fn r04_an_address_has_the_pools_prefix_and_is_the_one_asked_for() {
     }
 }
 
-/// An idle connection stays open. A request in flight is answered even after SIGTERM. If the answer cannot be
-/// written, the lease is freed.
+/// An idle connection must stay open. A request that is in progress must get its response even after SIGTERM.
+/// If the response cannot be written, the lease must be freed.
 #[test]
 fn r05_drains_and_takes_back() {
     let mut daemon = Daemon::start();
     let mut client = daemon.client();
     let pool = a_pool(&mut client);
-    // This test holds the lock of the store, so requests must wait.
+    // This test holds the lock of the store, so that requests must wait.
     let lock = daemon.store().with_extension("redb.lock");
     let held = lock_file(&lock, Wait::Forever).unwrap();
     let mut gone = daemon.client();
     gone.send(ADDRESS, &request(&pool));
     let mut waiting = daemon.client();
     waiting.send(ADDRESS, &request(&pool));
-    // No request can have been answered, because the lock is still held.
+    // The lock is still held, so no request can have been handled yet.
     drop(gone);
     daemon.signal("TERM");
     drop(held);
     let (status, _, body) = waiting.answer().expect("the answer of a request that was in flight");
     assert!(status == 200 && body.contains("10.0.0."), "{body}");
-    // The lease whose answer was lost is freed before the process ends.
+    // The lease whose response was lost must be freed before the process ends.
     assert!(daemon.ended().success());
     assert_eq!(daemon.leases().len(), 1, "{}", daemon.log());
 }
 
-/// The answer cannot be delivered, because the client closes the connection first.
+/// The response cannot be delivered, because the client closes the connection first.
 #[test]
 fn r05_a_lost_answer_is_no_lease() {
     let daemon = Daemon::start();
@@ -144,7 +145,8 @@ fn r05_a_lost_answer_is_no_lease() {
         drop(gone);
         drop(held);
     }
-    // Requests are handled in order. So when this request is answered, the earlier requests are done.
+    // Requests are handled in order, so when this request has its response, the earlier requests have been
+    // handled.
     until("the rollback", || {
         daemon.call("/Plugin.Activate", "");
         daemon.leases().is_empty()
@@ -172,7 +174,7 @@ fn r06_a_wait_is_bounded() {
     assert_eq!(client.call(ADDRESS, &request(&pool)).1["Address"], "10.0.0.1/24");
 }
 
-/// Handling a request does not require dockerd; only cleanup and its timer use it.
+/// Handling a request must not require dockerd. Only cleanup uses dockerd.
 #[test]
 fn r07_no_handler_asks_dockerd() {
     for name in ["api", "pool", "wire", "server/worker", "server/http"] {
@@ -191,7 +193,7 @@ fn r08_is_there_before_dockerd() {
     assert!(unit.contains("Before=docker.service") && unit.contains("Type=notify"));
     assert!(socket.contains("Before=docker.service"));
     assert!(socket.contains("ListenStream=/run/docker/plugins/sublet.sock"));
-    // subletd reports that it is ready only when its socket answers.
+    // subletd may report that it is ready only after its socket accepts requests.
     let lab = crate::lab::Lab::new();
     let notify = UnixDatagram::bind(lab.join("notify")).unwrap();
     notify.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -213,7 +215,7 @@ fn r08_is_there_before_dockerd() {
     child.wait().unwrap();
 }
 
-/// Another process opened the socket (systemd's protocol), and requests already wait in it.
+/// Another process has opened the socket (systemd's protocol), and requests are already waiting in it.
 #[test]
 fn r08_takes_a_socket_that_was_opened_for_it() {
     let lab = crate::lab::Lab::new();
@@ -315,7 +317,8 @@ fn routes() -> Vec<Span> {
     vec![Span::new(addr("10.80.0.0"), addr("10.80.1.255")).unwrap()]
 }
 
-/// dockerd requests pools until it accepts one. It must get a different pool each time, and finally an error.
+/// dockerd requests pools until it accepts one. It must get a different pool each time, and an error in the
+/// end.
 #[test]
 fn r13_never_the_same_block_again() {
     let mut pure = Pure::new();
@@ -330,10 +333,10 @@ fn r13_never_the_same_block_again() {
     for _ in 0..2 {
         assert_eq!(pure.call(POOL, body).1["Error"], full);
     }
-    // If a request names its subnet, the subnet is not compared with the routes.
+    // If a request names its subnet, the subnet must not be compared with the routes.
     assert_eq!(pure.call(POOL, r#"{"AddressSpace":"L","Pool":"10.80.0.0/24"}"#).0, 200);
-    // A shared pool already exists and cannot change. So the request fails, because dockerd would repeat it
-    // forever.
+    // The shared pool already exists and cannot change. The request must fail, because dockerd would
+    // otherwise repeat it forever.
     pure.driver.routes = Vec::new;
     let shared = r#"{"AddressSpace":"L","Pool":"10.81.0.0/24","Options":{"network":"n"}}"#;
     assert_eq!(pure.call(POOL, shared).0, 200);
@@ -376,7 +379,7 @@ fn r15_a_gateway_is_found_or_was_there() {
         assert_eq!(pool["Data"]["com.docker.network.gateway"], "10.80.0.1/24");
         assert_eq!(pure.call(ADDRESS, &gateway("n", "")).1["Address"], "10.80.0.1/24");
     }
-    // No gateway has to be requested; macvlan does not request one.
+    // A gateway need not be requested; the macvlan driver does not request one.
     pure.call(POOL, r#"{"AddressSpace":"L","Pool":"10.9.0.0/24"}"#);
     assert_eq!(pure.call(ADDRESS, r#"{"PoolID":"L/10.9.0.0/24"}"#).1["Address"], "10.9.0.1/24");
 }
@@ -400,7 +403,8 @@ fn r17_a_release_may_be_repeated() {
     }
 }
 
-/// If an auxiliary address is refused, dockerd releases only the pool, so its leases must be freed too.
+/// If an auxiliary address is refused, dockerd releases only the pool. This must free the addresses of the
+/// pool too.
 #[test]
 fn r17b_a_pool_takes_its_leases_along() {
     let mut pure = Pure::new();
@@ -470,7 +474,7 @@ fn r21_is_a_managed_plugin_too() {
     assert_eq!(pure.call(POOL, r#"{"AddressSpace":"G"}"#).0, 200);
 }
 
-/// Undoing a request frees only what this request has made.
+/// Undoing a request must free only what this request has made.
 #[test]
 fn an_undo_frees_what_was_made_and_nothing_else() {
     let mut pure = Pure::new();
@@ -493,7 +497,8 @@ fn an_undo_frees_what_was_made_and_nothing_else() {
     assert!(matches!(freed, Outcome::Freed(all) if all.len() == 1));
 }
 
-/// After hostile bytes, the daemon sends an answer or closes the connection, and continues to run.
+/// When the daemon gets hostile bytes, it must send a response or close the connection, and it must continue
+/// to run.
 #[test]
 fn nonsense_does_no_harm() {
     let daemon = Daemon::start();
@@ -532,7 +537,7 @@ fn a_half_closed_connection_gets_its_answer() {
     let answer = std::io::read_to_string(&mut stream).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("Address"), "{answer}");
     assert_eq!(daemon.leases().len(), before + 1);
-    // A client that closes the connection gets no lease.
+    // A client that closes the connection early must get no lease.
     for _ in 0..20 {
         UnixStream::connect(daemon.socket()).unwrap().write_all(request.as_bytes()).unwrap();
     }

@@ -1,7 +1,8 @@
-//! Runs the golden folders in testdata/docker/. Each of them is a list of calls and their expected answers.
+//! Runs the golden folders in testdata/docker/. Each of them is a list of calls and their expected responses.
 //!
-//! A call is `METHOD BODY`, or `METHOD*TIMES BODY` (all answers must differ, and the last one is compared).
-//! The next line is the answer: `= JSON` (status 200 and exactly this JSON), `=` (any success), `! TEXT` (a
+//! A call is `METHOD BODY`, or `METHOD*TIMES BODY` (all responses must differ, and the last one is compared).
+//! The next line is the response: `= JSON` (status 200 and exactly this JSON), `=` (any success), `! TEXT` (a
+//! failure with this text), `!` (any failure) or `!STATUS TEXT`. `fresh` starts with a new store.
 //! failure with this text), `!` (any failure) or `!STATUS TEXT`. `fresh` starts with a new store.
 
 use std::collections::BTreeSet;
@@ -70,7 +71,7 @@ fn stories() -> Vec<(String, String)> {
     all
 }
 
-/// Returns the path of a method: `RequestPool` is `/IpamDriver.RequestPool`.
+/// Returns the path of a method. For `RequestPool`, it is `/IpamDriver.RequestPool`.
 fn path(method: &str) -> String {
     if method.starts_with('/') { method.to_owned() } else { format!("/IpamDriver.{method}") }
 }
@@ -114,7 +115,7 @@ fn check(place: &str, expected: &str, (status, answer): &(u16, Value)) {
         ("!", rest) => {
             let (code, text) = rest.split_once(' ').unwrap_or((rest, ""));
             assert!(code.is_empty() || code.parse() == Ok(*status), "{shown}");
-            // A failure must have both keys, whatever its status is. dockerd reads one or the other,
+            // A failure must have both keys, whatever its status is, because dockerd reads one or the other
             // depending on the status.
             assert!(error.is_some() && answer["Err"] == answer["Error"], "{shown}");
             assert!(text.is_empty() || error == Some(text), "{shown}");

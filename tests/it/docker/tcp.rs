@@ -1,5 +1,5 @@
-//! Tests TCP with its `.spec` and `.json` files, the flags and variables of three dialects, and gipam's lease
-//! file.
+//! Tests TCP with its `.spec` and `.json` files, the flags and variables of all three dialects, and gipam's
+//! lease file.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -74,7 +74,7 @@ fn three_dialects_of_flags() {
             "10.8.0.0/24",
             "",
         ),
-        // gipam's variables
+        // The variables of gipam.
         (
             vec!["-v4", "192.168.0.0/16", "-v4ab=25", "-v6", "2001:db8::/54"],
             vec![],
@@ -92,7 +92,7 @@ fn three_dialects_of_flags() {
             "10.1.0.0/26",
             "2001:db8::/56",
         ),
-        // kontena-ipam's variables
+        // The variables of kontena-ipam.
         (
             vec![],
             vec![
@@ -113,8 +113,8 @@ fn three_dialects_of_flags() {
     assert_eq!(spaces["GlobalDefaultAddressSpace"], "kontenaglobal");
 }
 
-/// Invalid settings are reported before anything is created. For example, kontena-ipam's policies 1 to 3 are
-/// not supported.
+/// Invalid settings must be reported before anything is created. For example, kontena-ipam's policies 1 to 3
+/// are not supported.
 #[test]
 fn what_makes_no_sense_is_said() {
     for (args, env, word) in [
@@ -176,7 +176,7 @@ fn gipams_file_that_cannot_be_looked_at_is_not_taken_for_absent() {
     assert!(!exists(&lab.join("store")));
 }
 
-/// gipam's flag `-file`: the file is imported once, and gipam's main pools are used.
+/// With gipam's flag `-file`, the file must be imported once, and gipam's main pools must be used.
 #[test]
 fn gipams_file_is_taken_over_at_the_start() {
     let lab = Lab::new();
@@ -186,7 +186,8 @@ fn gipams_file_is_taken_over_at_the_start() {
     let mut daemon = Daemon::with(&["-file", &name], &[]);
     assert!(!exists(&file) && exists(&lab.join("leases.json.taken-over")));
     goes_on(&daemon);
-    // The file is not imported again. So an address that was released since then is not leased again.
+    // The file must not be imported again, so an address that has been released since then must not be leased
+    // again.
     daemon.terminate();
     daemon.spawn();
     assert_eq!(daemon.leases().len(), 2);
@@ -225,7 +226,8 @@ fn gipams_file_is_imported() {
 mod peers {
     use super::*;
 
-    /// TLS with keys and certificates that openssl made. A client without a certificate is rejected.
+    /// Tests TLS with keys and certificates that openssl makes. A client without a certificate must be
+    /// rejected.
     #[test]
     fn tls_asks_for_a_certificate() {
         let lab = Lab::new();

@@ -1,9 +1,9 @@
-//! Compares the output of some commands of `sublet` with golden files, as `commands` does. These commands
+//! Compares the output of commands of `sublet` with golden files, as `commands` does, but for commands that
 //! need a cluster, two stores or another program's keys. The tests use a real etcd and a real Consul on
 //! loopback.
 //!
-//! In a case, `ETCD` is a separate store that is filled with the same content each time. `EMPTY` is an empty
-//! store on an etcd that has keys of kontena-ipam. `CONSUL` is a store on a Consul that has keys of
+//! In a case, `ETCD` is a store of its own that is filled with the same content each time. `EMPTY` is an
+//! empty store on an etcd that has keys of kontena-ipam. `CONSUL` is a store on a Consul that has keys of
 //! cni-ipam-consul. The ports of the servers differ from run to run, so the golden files do not contain them.
 
 use std::cell::Cell;
@@ -74,8 +74,8 @@ fn node(number: u8, now: u64) -> Facts {
     Facts { node: Node { name: format!("node-{number}"), machine }, ..facts(now) }
 }
 
-/// Fills a store: two nodes of a network that is defined in the cluster, a freed address, a reservation, and
-/// a kontena-ipam pool that both nodes use.
+/// Fills a store with two nodes of a network that the cluster defines, a freed address, a reservation, and a
+/// kontena-ipam pool that both nodes use.
 fn fill(store: &Value) {
     let conf = json!({
         "cniVersion": "1.1.0", "name": "pods", "type": "bridge",
@@ -88,7 +88,7 @@ fn fill(store: &Value) {
         let own = [("CNI_CONTAINERID", &*id), ("CNI_ARGS", &*pod)];
         called(&Facts { seed: u64::from(n), ..node(number, now) }, command, &conf, &own);
     };
-    // The machine-id of node-1 is also that of this test's commands.
+    // The commands of this test have the same machine-id as node-1.
     let here = facts(NOW);
     for n in 0..5 {
         call(2, NOW + u64::from(n), "ADD", n);
@@ -143,8 +143,8 @@ fn print_what_they_printed() {
     let number = Cell::new(0);
     let fresh = |server: &Server| {
         number.set(number.get() + 1);
-        // Each store has a new prefix, because /run may contain notes from earlier runs that used the same
-        // port.
+        // Each store has a new prefix, because /run may contain notes from earlier runs with a server on the
+        // same port.
         server.conf(&format!("store-{}-{}", process::id(), number.get()))
     };
     let mut faults = Vec::new();

@@ -1,5 +1,5 @@
-//! Starts real servers for tests of whole programs: etcd and Consul on loopback, with their own ports and
-//! folders.
+//! Starts real servers for tests of whole programs: etcd and Consul on loopback, with ports and folders of
+//! their own.
 //!
 //! Invariant: a server ends together with its test, even if the test is killed. If a server cannot be
 //! started, the test fails.
@@ -96,7 +96,7 @@ impl Server {
 }
 
 fn ports<const N: usize>() -> [u16; N] {
-    // All ports are reserved at the same time, so that they are different.
+    // Reserve all ports at the same time, so that they are different.
     let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     held.map(|listener| listener.local_addr().unwrap().port())
 }
@@ -140,7 +140,7 @@ pub fn etcd() -> Server {
     start("etcd", client, folder, "etcd", &args).ready("/health", "true")
 }
 
-/// Starts a Consul server, which `scripts/get-consul.sh` has downloaded.
+/// Starts a Consul server. `scripts/get-consul.sh` supplies the program.
 pub fn consul() -> Server {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let found = Command::new(root.join("scripts/get-consul.sh")).output().unwrap();

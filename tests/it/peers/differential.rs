@@ -1,10 +1,11 @@
-//! Compares sublet with Debian's host-local, with random configurations and sequences of commands that are
-//! the same in every run. Both programs get the same input, except for `dataDir`. The exit status, the
-//! addresses, the JSON and the beginning of each message must be the same. The exceptions are in [`WANTED`],
-//! and each exception must occur.
+//! Compares sublet with Debian's host-local. The configurations and sequences of commands are random, but the
+//! same in every run. Both programs get the same input, except for `dataDir`. The exit status, the addresses,
+//! the JSON and the beginning of each message must be the same. [`WANTED`] lists the exceptions, and each of
+//! them must occur.
 //!
-//! A failed ADD of sublet changes nothing, but a failed ADD of host-local moves cursors and can remove
-//! leases. To keep the two comparable, host-local's folder is restored after a failed or repeated ADD.
+//! A failed ADD of sublet changes nothing, but a failed ADD of host-local may move cursors and remove leases.
+//! host-local's folder is therefore restored after a failed or repeated ADD, so that the programs can be
+//! compared further.
 
 mod conf;
 
@@ -111,16 +112,16 @@ fn answers_as_host_local_does() {
     assert!(missing.is_empty(), "listed and never seen: {missing:?}, of {tally:?}");
 }
 
-/// A configuration, and the two folders in which the programs run.
+/// A configuration, and a folder for each of the two programs.
 struct Case<'a> {
     number: u64,
     dice: Dice,
     conf: Conf,
-    /// The addresses that may be requested.
+    /// The addresses from which the requested addresses are chosen.
     pool: Vec<String>,
     ours: Lab,
     theirs: Lab,
-    /// The results of the ADDs whose leases exist, by `container/ifname`.
+    /// The results of the ADDs whose leases still exist, by `container/ifname`.
     held: BTreeMap<String, Value>,
     log: Vec<String>,
     seen: &'a Seen,
@@ -133,7 +134,7 @@ struct Step {
     ifname: &'static str,
     args: Option<String>,
     conf: Value,
-    /// The requested addresses, from all three ways to request an address.
+    /// The requested addresses, in whichever of the three ways they are requested.
     asked: Vec<String>,
 }
 
@@ -211,7 +212,7 @@ impl Case<'_> {
         call.run()
     }
 
-    /// Runs a step with both programs. Returns false if the case cannot continue.
+    /// Runs a step with both programs and compares the results. Returns false if the case cannot continue.
     fn compare(&mut self, step: &Step) -> bool {
         self.log.push(format!(
             "{} {}/{} args {:?} asked {:?}",
@@ -239,8 +240,8 @@ impl Case<'_> {
     ) -> bool {
         let owner = format!("{}/{}", step.container, step.ifname);
         if self.pod_identity(step, theirs) {
-            // sublet leases an address, or refuses for another reason. host-local has not read its leases
-            // yet.
+            // host-local fails before it reads its leases. sublet leases an address, or refuses for another
+            // reason.
             return false;
         }
         if let Some(previous) = self.held.get(&owner).cloned()
@@ -284,7 +285,7 @@ impl Case<'_> {
             return false;
         }
         if self.conf.two_in_one_set(&step.asked) && !self.refuses_input(theirs) {
-            // This difference counts as seen, even if both programs happen to choose the same address.
+            // Count this difference as seen, even if both programs happen to choose the same address.
             seen(self.seen, "two in one set");
             if !msg.starts_with(&text) {
                 self.check(matches!(code, 101 | 102), "code of two in one set");
@@ -300,7 +301,7 @@ impl Case<'_> {
         true
     }
 
-    /// host-local refuses the name of a pod, and sublet does not.
+    /// Handles the difference that host-local refuses the arguments with a pod's name, and sublet does not.
     fn pod_identity(&self, step: &Step, theirs: &Answer) -> bool {
         let refused = step.args.as_deref() == Some("K8S_POD_NAME=x")
             && theirs.code != Some(0)
@@ -311,7 +312,7 @@ impl Case<'_> {
         refused
     }
 
-    /// Compares the answers of a repeated ADD, whose owner has a lease.
+    /// Compares the results of a repeated ADD, that is, of an ADD whose owner already has a lease.
     fn compare_repeat(&mut self, step: &Step, theirs: &Answer, ours: &Answer, previous: &Value) {
         let had = addresses(previous);
         if self.conf.0["ipam"]["onDuplicate"] == json!("error") {
@@ -343,14 +344,14 @@ impl Case<'_> {
 
     fn compare_del(&mut self, step: &Step, theirs: &Answer, ours: &Answer) -> bool {
         if theirs.code != Some(0) && theirs.error().0 == 1 {
-            // Both programs refuse an unknown version, whatever the command is.
+            // Both programs must refuse an unknown version for every command.
             self.same_failure(self.failed(ours), theirs);
             return true;
         }
         self.check((ours.code, ours.stdout.as_str()) == (Some(0), ""), "DEL");
         if theirs.code != Some(0) {
             seen(self.seen, "broken DEL");
-            // sublet has freed the lease, and host-local has not.
+            // sublet has freed the lease, but host-local has not, so the case cannot continue.
             return false;
         }
         self.held.remove(&format!("{}/{}", step.container, step.ifname));
@@ -377,7 +378,7 @@ impl Case<'_> {
         true
     }
 
-    /// Checks that sublet's message begins like host-local's, and that the code is correct.
+    /// Checks that sublet's message begins with host-local's message, and that the code is correct.
     fn same_failure(&self, (code, msg): (i64, String), theirs: &Answer) {
         let (their_code, text) = self.failed(theirs);
         let text = text.trim_start_matches("host-local: ");
@@ -436,7 +437,7 @@ fn push(place: &mut Value, text: &str) {
     }
 }
 
-/// The files in a folder, by name.
+/// The content of the files in a folder, by name.
 type Files = BTreeMap<String, Vec<u8>>;
 
 fn snapshot(folder: &Path) -> Files {

@@ -1,7 +1,7 @@
-//! Tests a disk that is full, becomes full, or is read-only. No lease may exist whose ADD was not answered,
-//! no lease may be lost, and reading must still work.
+//! Tests a disk that is full, becomes full, or is read-only. An ADD that has failed must leave no lease, no
+//! lease may be lost, and reading must still work.
 //!
-//! The disk is a tmpfs in a separate mount namespace. The test accesses it through `/proc/PID/root`.
+//! The disk is a tmpfs in a mount namespace of its own. The test accesses it through `/proc/PID/root`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 use crate::lab::{Answer, Call, Lab, addresses, by_attachment, list, root};
 
-/// A tmpfs of 4 MiB in a separate mount namespace.
+/// A tmpfs of 4 MiB in a mount namespace of its own.
 struct Disk {
-    /// The process that keeps the mount namespace alive. It also makes mounts in it.
+    /// The shell that keeps the mount namespace alive, and that makes mounts in it.
     shell: Child,
     answers: BufReader<ChildStdout>,
     place: String,
@@ -32,8 +32,8 @@ impl Disk {
         if !root() {
             command.arg("--map-root-user");
         }
-        // `unshare` starts the shell in its own process, so its process ID is the process ID of the shell in
-        // the namespace.
+        // `unshare` executes the shell in its own process, so the process ID of `unshare` is also that of the
+        // shell in the namespace.
         let mut shell = command
             .arg("sh")
             .stdin(Stdio::piped())
@@ -119,7 +119,7 @@ fn call(command: &str, container: &str, conf: &Value) -> Call {
     Call::cni(command, container, conf).env("CNI_ARGS", &args)
 }
 
-/// The leases of answered ADDs, in the form that [`by_attachment`] returns.
+/// The leases of successful ADDs, in the form in which [`by_attachment`] returns them.
 type Held = BTreeMap<String, Vec<String>>;
 
 #[track_caller]
@@ -127,8 +127,8 @@ fn agrees(store: &Path, held: &Held, when: &str) {
     assert_eq!(by_attachment(&list(store)), *held, "{when}");
 }
 
-/// The disk is full before the first ADD. In each round it has more space, so the ADD fails at a later step
-/// of creating the store.
+/// The disk is full before the first ADD. In each round it has more free space, so the ADD fails at a later
+/// step of creating the store.
 fn full_before(persist: &str, sticky: bool) {
     let disk = Disk::new();
     let conf = disk.conf(persist, sticky);
@@ -169,8 +169,8 @@ fn full_before_the_first_add_of_both_files() {
     full_before("boot", true);
 }
 
-/// The disk becomes full while the store exists. First ADDs run until one fails, then DELs on the full disk,
-/// and then space is freed. Each round leaves a different amount of space.
+/// The disk becomes full after the store has been created. ADDs run until one of them fails. Then DELs run on
+/// the full disk, and then space is freed. In each round, a different amount of space is left.
 fn full_during(persist: &str, sticky: bool) {
     let disk = Disk::new();
     let conf = disk.conf(persist, sticky);
@@ -195,7 +195,7 @@ fn full_during(persist: &str, sticky: bool) {
             if !answer.succeeded() {
                 failures += 1;
                 disk.try_again(&answer);
-                // Reading works although the disk is full.
+                // Reading must work although the disk is full.
                 agrees(&disk.store(), &held, &when);
                 break;
             }
@@ -273,7 +273,7 @@ fn read_only_without_a_store() {
     let conf = disk.conf("boot", false);
     disk.mount("-o remount,ro");
     disk.try_again(&call("ADD", "a", &conf).run());
-    // No address was ever leased in this store.
+    // No address has ever been leased in this store.
     agrees(&disk.store(), &Held::new(), "no store");
     call("DEL", "a", &conf).run().silent();
     assert_eq!(fs::read_dir(disk.data()).unwrap().count(), 0);

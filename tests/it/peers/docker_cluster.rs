@@ -60,7 +60,7 @@ fn shared_by_two_hosts(server: &Server) {
     });
     assert_eq!(given.iter().collect::<BTreeSet<_>>().len(), 20, "{given:?}");
     assert_eq!(leased(server).len(), 21);
-    // A release by one host frees only the addresses of that host.
+    // If one host releases the pool, only the addresses of that host may be freed.
     assert_eq!(call(&one, DROP, &json!({"PoolID": "kontena"})), json!({}));
     let left = leased(server);
     assert!(left.len() == 11 && left.iter().all(|row| row["pool"] == "kontena"), "{left:?}");
@@ -82,7 +82,7 @@ fn a_network_of_two_hosts_on_consul() {
 fn automatic_pools_of_two_hosts_never_meet() {
     let server = clusters::etcd();
     let [one, two] = ["one", "two"].map(|node| host(&server, node, &["--v4", "10.80.0.0/16"]));
-    // Request a pool in the middle of the supernet. Automatic pools must skip it.
+    // Request a pool in the middle of the supernet, which automatic pools must then skip.
     call(&one, POOL, &json!({"AddressSpace": "L", "Pool": "10.80.4.0/23"}));
     let mut subnets = BTreeSet::new();
     thread::scope(|scope| {
@@ -105,8 +105,8 @@ fn automatic_pools_of_two_hosts_never_meet() {
 #[test]
 fn kontenas_variables_choose_the_cluster_and_the_node() {
     let server = clusters::etcd();
-    // kontena-ipam used only the first of several servers. If the first server does not answer, subletd tries
-    // the others.
+    // kontena-ipam used only the first of several servers. If the first server does not respond, subletd must
+    // try the others.
     let endpoints = format!("http://127.0.0.1:1, http://{}", server.address());
     let env = [("ETCD_ENDPOINT", &*endpoints), ("NODE_ID", "n7"), ("KONTENA_IPAM_SUPERNET", "")];
     let daemon = Daemon::on(Some(""), &[], &env);
@@ -131,7 +131,7 @@ fn a_cluster_that_hangs_is_an_error_in_time_and_hangs_nothing_else() {
         let asking: Vec<_> = (0..3)
             .map(|_| scope.spawn(|| daemon.call(ADDRESS, &json!({"PoolID": pool}).to_string())))
             .collect();
-        // Meanwhile, a request that needs no store is answered.
+        // Meanwhile, a request that needs no store must get its response.
         assert_eq!(daemon.call("/Plugin.Activate", "").0, 200);
         assert!(begin.elapsed() < Duration::from_secs(1));
         for asked in asking {
@@ -173,6 +173,6 @@ fn cleanup_frees_this_hosts_alone() {
         text.contains("freed pool kontena")
     });
     let left: Vec<_> = leased(&server).iter().map(|row| row["node"].clone()).collect();
-    // The gateway stays as long as the pool, whichever host requested it first.
+    // The gateway must stay as long as the pool exists, whichever host requested it first.
     assert_eq!(left, ["one", "two", "two"], "{left:?}");
 }

@@ -1,4 +1,4 @@
-//! Tests the rollback: sublet's leases are exported to folders, and Debian's host-local continues with them.
+//! Tests the way back: sublet exports its leases to folders, and Debian's host-local continues with them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -70,7 +70,7 @@ fn host_local_goes_on_where_sublet_stopped() {
     }
 }
 
-/// Exports the leases, and then restores the state of an export that was killed right after the folder got
+/// Exports the leases, and then restores the state that a killed export leaves just after the folder has got
 /// its name: both programs have the leases.
 fn exported_and_killed(network: &Network) {
     let kept = network.lab.join("kept");
@@ -80,8 +80,8 @@ fn exported_and_killed(network: &Network) {
     put_back(network, &kept);
 }
 
-/// Restores an older lease file. The lock file must be removed too, because its header note would show that
-/// the lease file is older than its last commit.
+/// Puts an older lease file in place. The lock file must be removed too, because its header note shows that
+/// the lease file is older than the last commit.
 fn put_back(network: &Network, kept: &Path) {
     fs::rename(kept, network.lab.boot_file()).unwrap();
     fs::remove_file(network.lab.join("data/leases.redb.boot.lock")).unwrap();
@@ -115,7 +115,8 @@ fn an_export_that_was_killed_is_repeated_and_another_containers_file_stays() {
     assert_eq!(network.files(), before);
 }
 
-/// The leases are imported, exported, and imported again. The folder of the first import still has old files.
+/// The leases are imported, exported, and imported again. The folder of the first import still contains its
+/// old files.
 #[test]
 fn there_and_back_and_there_again() {
     let network = served();
@@ -125,15 +126,16 @@ fn there_and_back_and_there_again() {
     network.export(&[]).rows();
     network.host_local("DEL", "c7").run().silent();
     let given = addresses(&network.host_local("ADD", "theirs").run().ok());
-    // The first ADD reads the folder again, so addresses that host-local has leased are not leased twice.
+    // The first ADD must read the folder again, so that it does not lease addresses that host-local has
+    // leased.
     let got = addresses(&network.sublet("ADD", "ours").run().ok());
     let listed = by_attachment(&network.lab.list());
     assert_eq!(listed["theirs/eth0"], given);
     assert_ne!(got, given);
-    // Addresses that host-local has freed are free.
+    // Addresses that host-local has freed must be free.
     assert!(!listed.contains_key("c7/eth0") && listed.contains_key("c8/eth0"));
-    // The folder's path is a text file now. The next export replaces this file with a folder that has the
-    // current leases.
+    // The folder's path leads to a text file now. The next export must replace this file with a folder that
+    // contains the current leases.
     assert!(network.lab.join("data/mynet").is_file());
     network.sublet("DEL", "theirs").run().silent();
     for n in 0..250 {
@@ -145,8 +147,8 @@ fn there_and_back_and_there_again() {
     assert_eq!(network.files().len(), listed);
 }
 
-/// host-local has leased the same address to another container. The first ADD reports this. The address is
-/// never leased again, and other containers are not affected.
+/// host-local has leased the same address to another container. The first ADD must report this. The address
+/// must never be leased again, and other containers must not be affected.
 #[test]
 fn a_clash_on_the_way_back_to_sublet_names_both_and_reserves_the_address() {
     let network = served();
@@ -159,7 +161,7 @@ fn a_clash_on_the_way_back_to_sublet_names_both_and_reserves_the_address() {
     for word in ["10.1.2.5", "c3", "thief"] {
         answer.check(answer.stderr.contains(word), word);
     }
-    // Whichever of the two containers ends first, no other container gets the address.
+    // Whichever of the two containers ends first, no other container may get the address.
     network.sublet("DEL", "c3").run().silent();
     for n in 0..250 {
         let got = network.sublet("ADD", &format!("e{n}")).run();

@@ -1,4 +1,4 @@
-//! Counts the flushes of a call on an existing store.
+//! Counts the flushes that a call on an existing store makes.
 
 use sublet::model::Persist;
 
@@ -30,7 +30,7 @@ fn counts(persist: &str, commit: usize, leases: u32) {
         let store = &mut *check::open(&lab.store(), kind);
         store.apply(&check::reserve(4096, leases), &check::now()).unwrap();
     }
-    // A new file is larger than necessary, and the first commits make it smaller.
+    // A new file is larger than necessary, and the first commits make it smaller, so make some commits first.
     for n in 0..8 {
         call(&lab, persist, "ADD", &format!("n{n}")).run().ok();
         call(&lab, persist, "DEL", &format!("n{n}")).run().silent();

@@ -81,8 +81,8 @@ impl Netns {
         sleep
     }
 
-    /// Unmounts the namespace only in this mount namespace. Removing the file would unmount it in all mount
-    /// namespaces.
+    /// Unmounts the namespace in this mount namespace only. If the file were removed, the namespace would be
+    /// unmounted in all mount namespaces.
     fn unmount(&self) {
         let _ = Command::new("umount").args(["--lazy", self.text()]).stderr(Stdio::null()).status();
     }
@@ -154,9 +154,9 @@ impl Host {
         Host::verdict(&self.gc(&[]).run(), container)
     }
 
-    /// Repeats `gc` until the lease is found stale. If another test creates a mount namespace meanwhile, that
-    /// namespace has a copy of each mount. The copy disappears only when that namespace ends, and the kernel
-    /// removes it with a delay.
+    /// Repeats `gc` until the lease is found to be stale. If another test creates a mount namespace in the
+    /// meantime, it contains a copy of each mount. The copy disappears only after that mount namespace has
+    /// ended, and the kernel removes it with a delay.
     fn until_lost(&self, more: &[&str], container: &str) -> Answer {
         let mut found = None;
         wait(|| {
@@ -186,7 +186,7 @@ fn a_namespace_that_is_gone_frees_its_lease() {
     host.add("never", "/var/run/netns/no-such-namespace");
     assert_eq!(host.judged("gone"), is("alive", false));
     gone.remove();
-    // The lease stays: in the first run it is too young, and the second run is a dry run.
+    // The lease must stay: in the first run it is too young, and the second run is a dry run.
     assert_eq!(Host::verdict(&host.gc(&["--grace=60s"]).run(), "gone"), is("cannotTell", false));
     let answer = host.until_lost(&["--dry-run"], "gone");
     assert_eq!(Host::verdict(&answer, "gone"), is("lost", false));
@@ -222,7 +222,7 @@ fn an_open_file_and_another_mount_keep_it_too() {
 
     let netns = host.netns("other");
     host.add("c2", netns.text());
-    // Run the command in the mount namespace of a process that does not see mounts that are made later.
+    // Run the command in the mount namespace of a process that does not see mounts which are made later.
     let mut elsewhere = Running::start("unshare", &["--mount", "sleep", "600"]);
     let inode = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
     let own = inode(std::process::id());
@@ -233,15 +233,14 @@ fn an_open_file_and_another_mount_keep_it_too() {
     host.until_lost(&[], "c2");
 }
 
-/// A new network namespace gets the same name. It has another inode, unless the kernel has used the inode
+/// A new network namespace gets the same path. It has a different inode, unless the kernel has used the inode
 /// again.
 #[test]
 fn a_name_and_a_pid_that_are_used_again_prove_nothing() {
     let host = Host::new();
     let netns = host.netns("name");
     host.add("c1", netns.text());
-    // The old inode is still in use when the new namespace is created, so the new namespace has a different
-    // inode.
+    // The old namespace still exists when the new one is created, so their inodes differ.
     let next = host.netns("next");
     netns.remove();
     File::create(&netns.0).unwrap();
@@ -263,8 +262,8 @@ fn a_name_and_a_pid_that_are_used_again_prove_nothing() {
     assert_eq!(host.lab.list().len(), 0);
 }
 
-/// A process in its own mount namespace. Mounts that are made later in the machine are not visible to the
-/// process, and its own later mounts are not visible in the machine.
+/// Separate mounts for a process. Mounts that are made later on the machine are not visible there, and mounts
+/// that are made there are not visible on the machine.
 struct Mounts {
     process: Running,
     /// The command that runs a program in these mounts.
@@ -272,7 +271,7 @@ struct Mounts {
 }
 
 impl Mounts {
-    /// Makes mounts for a process that has the same process IDs as the test.
+    /// Makes separate mounts for a process that sees the same process IDs as the test.
     fn new() -> Mounts {
         let process = Running::start("unshare", &["--mount", "sleep", "600"]);
         let pid = process.0.id();
@@ -281,8 +280,8 @@ impl Mounts {
         Mounts { process, enter: vec![format!("--target={pid}"), "--mount".to_owned()] }
     }
 
-    /// Makes mounts for a process that has its own process IDs. In terms of processes and mounts, it is a
-    /// host: its first process uses these mounts.
+    /// Makes separate mounts for a process that has its own process IDs. Its first process uses these mounts,
+    /// so with respect to processes and mounts it is like a separate host.
     fn host() -> Mounts {
         let options =
             ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sleep", "600"];
@@ -306,8 +305,8 @@ fn comm(pid: u32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
 }
 
-/// Makes the same call with another folder mounted over /run, so that the names of the namespaces are
-/// missing.
+/// Returns the same call, with another folder mounted over /run, so that the paths of the namespaces do not
+/// exist.
 fn in_private_run(call: Call) -> Call {
     let script = r#"mount -t tmpfs none /run && exec "$@""#;
     call.under("unshare", &["--mount", "sh", "-c", script, "sh"])
@@ -323,7 +322,7 @@ fn one_mount_namespace_does_not_judge_anothers_names() {
         |container: &str, netns: &str| Call::cni("ADD", container, &conf).env("CNI_NETNS", netns);
     elsewhere.run(add("c1", netns.text())).run().ok();
     let judged = |call: Call| Host::verdict(&call.run(), "c1");
-    // In the private /run, the name does not exist. But a visible mount keeps the namespace alive.
+    // In the private /run, the path does not exist, but a mount elsewhere keeps the namespace alive.
     assert_eq!(judged(in_private_run(host.gc(&[]))), is("cannotTell", false));
     netns.remove();
     assert_eq!(judged(in_private_run(host.gc(&[]))), is("cannotTell", false));
@@ -339,8 +338,8 @@ fn one_mount_namespace_does_not_judge_anothers_names() {
     assert_eq!(host.judged("c2"), is("cannotTell", false));
 }
 
-/// `gc` runs in a container that shares the process IDs of its host. It checks the leases that were made on
-/// the host, with the mounts of the host.
+/// `gc` runs in a container that shares the process IDs of its host. It must check the leases that were made
+/// on the host, using the mounts of the host.
 #[test]
 fn a_container_judges_the_leases_of_its_host() {
     let host = Host::new();
@@ -361,7 +360,7 @@ fn a_container_judges_the_leases_of_its_host() {
     let answer = from_container(&[]);
     assert_eq!(Host::verdict(&answer, "gone"), is("lost", true));
     assert_eq!(Host::verdict(&answer, "alive"), is("alive", false));
-    // Here the container does not have the capability to examine other processes.
+    // Without this capability, the container cannot examine other processes.
     alive.remove();
     let call = host.gc(&[]).under("setpriv", &["--bounding-set=-sys_ptrace"]);
     let answer = machine.run(in_private_run(call)).run();
@@ -369,7 +368,7 @@ fn a_container_judges_the_leases_of_its_host() {
     wait(|| Host::verdict(&from_container(&["--dry-run"]), "alive").0 == "lost");
 }
 
-/// Two machines share one folder. The leases of the other machine are not examined.
+/// Two machines share one folder. The leases of the other machine must not be examined.
 #[test]
 fn another_machines_leases_are_not_judged() {
     let host = Host::new();
@@ -423,8 +422,8 @@ fn a_leftover_file_hides_no_stale_lease() {
     }
 }
 
-/// Leases of containers that the runtime does not know are freed. If the runtime does not answer, or knows
-/// none of these containers, nothing is freed.
+/// Leases of containers that the runtime does not know must be freed. If the runtime does not respond, or
+/// knows none of these containers, nothing may be freed.
 #[test]
 fn containerd_is_asked() {
     let host = Host::new();
@@ -472,7 +471,8 @@ fn containerd_is_asked() {
 }
 
 fn ctr_does_not_answer(host: &Host, ask: &str) {
-    // This program fails at once, because ctr's own timeout is several seconds.
+    // This program fails at once. With ctr itself, the test would have to wait several seconds for ctr's
+    // timeout.
     let deaf = host.run.path().join("deaf");
     fs::write(&deaf, "#!/bin/sh\necho 'context deadline exceeded' >&2\nexit 1\n").unwrap();
     run("chmod", &["+x", deaf.to_str().unwrap()]);
@@ -515,12 +515,12 @@ fn docker_is_asked() {
     assert_eq!(Host::verdict(&answer, &known), is("alive", false));
     assert_eq!(Host::verdict(&answer, "lost"), is("lost", true));
     docker(&["rm", &known]);
-    // If dockerd gets this signal, it also ends its child processes.
+    // When dockerd gets this signal, it also ends its child processes.
     run("kill", &["-TERM", &dockerd.0.id().to_string()]);
     dockerd.0.wait().unwrap();
 }
 
-/// An imitated daemon does not complete its answer, refuses the request, or sends a wrong answer.
+/// An imitated daemon sends an incomplete response, refuses the request, or sends a wrong response.
 #[test]
 fn a_partial_answer_of_docker_frees_nothing() {
     let host = Host::new();
@@ -580,8 +580,8 @@ fn nothing_is_freed_without_a_word() {
     assert_eq!(wrong.code, Some(2));
 }
 
-/// Without `--store`, `gc` uses the default store that exists, even if it only has boot leases. If there are
-/// two default stores, a message names the other one.
+/// Without `--store`, `gc` must use the default store that exists, even if it has only boot leases. If both
+/// default stores exist, a message must name the other one.
 #[test]
 fn the_default_store_is_the_one_that_there_is() {
     let add = |persist: &str, ecs: bool| {

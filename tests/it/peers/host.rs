@@ -1,6 +1,6 @@
 //! A host with containers, for plugins that create real interfaces. The host is a network namespace, and each
-//! container is another one inside it. It is invisible from outside, and ends when the value is dropped or
-//! the test's process ends.
+//! container is another network namespace. They are invisible from outside, and end when the value is dropped
+//! or when the test's process ends.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use crate::lab::{Answer, Call};
 /// there.
 const HOLDER: &str = "mount -t tmpfs none /run && ip link set lo up && echo ready && exec cat";
 
-/// Switches duplicate address detection off, which would delay each IPv6 address.
+/// Switches off duplicate address detection, which would delay each IPv6 address.
 const QUICK: &str = "for f in /proc/sys/net/ipv6/conf/*/accept_dad; do echo 0 > $f; done";
 
 pub struct Host {
@@ -49,7 +49,7 @@ impl Host {
         host
     }
 
-    /// Makes the same call on this host.
+    /// Makes this call on the host.
     pub fn on(&self, call: Call) -> Answer {
         let pid = self.holder.id().to_string();
         let options = ["--user", "--net", "--mount", "--preserve-credentials", "--target", &pid];

@@ -75,12 +75,12 @@ fn host_locals_networks_are_taken_over_beforehand() {
         assert_eq!(rows.len(), 40);
         assert!(by_attachment(&rows).contains_key("c4/"));
 
-        // Text files are in place of the folders, so host-local cannot use them.
+        // Text files have replaced the folders, so host-local can no longer use them.
         assert!(one.is_file());
         assert!(folders.import(&["--persist", persist]).rows().is_empty());
         assert_eq!(folders.lab.list().len(), 40);
 
-        // The ADDs continue with the imported leases.
+        // ADDs must continue with the imported leases.
         let mut conf = folders.conf("one");
         conf["ipam"]["persist"] = json!(persist);
         let call = |command, container| Call::cni(command, container, &conf);
@@ -94,13 +94,13 @@ fn host_locals_networks_are_taken_over_beforehand() {
         }
         let rows = folders.lab.list();
         let of_one = rows.iter().filter(|r| r["network"] == "one").count();
-        // A DEL frees all leases of c3. As in host-local, the DEL of c4 frees only the leases with its
-        // interface.
+        // A DEL must free all leases of c3. For c4, it must free only the leases with the DEL's interface, as
+        // host-local does.
         assert_eq!(of_one, 20 + 2 - 2 - 1);
     }
 }
 
-/// A network that cannot be imported is reported. All other networks are imported.
+/// A network that cannot be imported must be reported. All other networks must be imported.
 #[test]
 fn a_network_that_cannot_be_taken_over_stops_no_other() {
     let folders = Folders::new();
@@ -111,7 +111,7 @@ fn a_network_that_cannot_be_taken_over_stops_no_other() {
     let reports: Value = serde_json::from_str(&answer.stdout).unwrap();
     assert_eq!(count(&reports[0], "taken"), 20);
     assert!(folders.lab.list().iter().all(|row| row["network"] == "two"));
-    // When the invalid file is corrected, the network is imported too.
+    // After the invalid file has been corrected, the network must be imported too.
     fs::write(folders.lab.join("data/one/10.1.2.5"), "c3\r\neth0").unwrap();
     let only = folders.import(&["--network", "one"]).rows();
     assert_eq!((only.len(), count(&only[0], "taken")), (1, 20));
@@ -120,7 +120,7 @@ fn a_network_that_cannot_be_taken_over_stops_no_other() {
     none.check(none.code == Some(1) && none.stderr.contains("three"), "no such network");
 }
 
-/// As long as host-local holds its lock, nothing is read.
+/// As long as host-local's lock is held, nothing may be read.
 #[test]
 fn host_locals_lock_is_respected() {
     let folders = Folders::new();
@@ -132,7 +132,7 @@ fn host_locals_lock_is_respected() {
     assert_eq!(count(&folders.import(&["--network", "one"]).rows()[0], "taken"), 20);
 }
 
-/// A second network uses the same set of leases, as with `shared`.
+/// A second network has the same set of leases, as with `shared`.
 #[test]
 fn imported_leases_may_be_shared() {
     let folders = Folders::new();

@@ -1,5 +1,5 @@
-//! Tests `sublet install` and `sublet uninstall` with system calls that fail or at which the process is
-//! killed, and a rollback to Debian's host-local.
+//! Tests `sublet install` and `sublet uninstall` when system calls fail or the process is killed at a system
+//! call. Also tests the way back to Debian's host-local.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -54,7 +54,7 @@ fn inject(make: &dyn Fn() -> Host, call: &dyn Fn(&Host) -> Call, check: &dyn Fn(
             let done = if fault.contains("KILL") { "killed by SIGKILL" } else { "INJECTED" };
             answer.check(trace.contains(done), format!("not injected: {fault}"));
             check(&host, &fault);
-            // The next run completes the run that was interrupted.
+            // The next run must complete the run that was interrupted.
             call.run().check_success();
         }
     }
@@ -64,7 +64,8 @@ fn is_former(host: &Host, name: &str) -> bool {
     fs::read(host.plugin(name)).is_ok_and(|bytes| bytes == FORMER.as_bytes())
 }
 
-/// Checks that either the former host-local or sublet is installed as host-local, and complete.
+/// Checks that host-local's name leads either to the former host-local or to sublet, and that this file is
+/// complete.
 fn check_host_local(host: &Host, fault: &str) {
     let works = is_former(host, "host-local") || is_sublet(&host.plugin("host-local"));
     assert!(works, "{fault}: host-local does not run");
@@ -123,7 +124,8 @@ fn a_rollback_is_completed_whatever_stopped_it() {
             let has = fs::read_to_string(file).is_ok_and(|text| text.starts_with(container));
             let leased = in_store.iter().any(|row| row["address"] == address);
             assert!(has || leased, "{fault}: {address} is lost");
-            // If the name host-local leads to Debian's host-local, its folders must have all leases.
+            // If host-local's name leads to Debian's host-local, host-local's folders must contain all
+            // leases.
             assert!(
                 has || !is_former(host, "host-local"),
                 "{fault}: {address} would be leased twice"
@@ -153,7 +155,7 @@ fn debians_host_local_goes_on_with_all_leases() {
     };
     let add = |container: &str| addresses(&call("ADD", container, &conf).ok());
     assert_eq!(add("c1"), ["10.9.0.2"]);
-    // The store for networks without a dataDir. No network of host-local has a lease in it.
+    // This store is for networks without a `dataDir`. No network of host-local has a lease in it.
     let store = host.lab.join("leases.redb").display().to_string();
     let ours = host.network("ours", &json!({"type": "sublet", "subnet": "10.8.0.0/24"}));
     Call::cni("ADD", "c1", &ours).env("IPAM_DB_PATH", &store).run().ok();

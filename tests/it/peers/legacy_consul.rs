@@ -7,7 +7,7 @@ use crate::docker::{Daemon, until};
 use crate::lab::Call;
 use crate::peers::clusters::{self, Server};
 
-/// Returns the configuration in the README of cni-ipam-consul, with another server.
+/// Returns the configuration from the README of cni-ipam-consul, with the address of this server.
 fn conf(server: &Server) -> Value {
     let text = include_str!("../../../testdata/consul/default.json");
     let mut conf: Value = serde_json::from_str(text).unwrap();
@@ -37,7 +37,7 @@ fn plugin(node: &str, command: &str, container: &str, conf: &Value) -> String {
     answer.stdout
 }
 
-/// Makes a call that must be refused, because the network was not imported.
+/// Makes a call that must be refused, because the network has not been imported.
 fn refused(command: &str, container: &str, conf: &Value) {
     let answer = Call::cni(command, container, conf).env("NODE_ID", "a").run();
     let (code, msg) = answer.error();
@@ -71,12 +71,12 @@ fn consuls_old_leases_are_imported_before_the_first_add() {
     let added = plugin("a", "ADD", "new", &conf);
     assert!(["251", "252", "253", "254"].iter().any(|n| added.contains(&format!("113.{n}/24"))));
     assert_eq!(leases(&server).len(), 250);
-    // The DEL runs on another node than that of the container, and still frees the lease.
+    // The DEL runs on a different node than the container's ADD. It must still free the lease.
     plugin("b", "DEL", "old-7", &conf);
     plugin("b", "DEL", "old-7", &conf);
     plugin("a", "DEL", "new", &conf);
     assert_eq!(leases(&server).len(), 248);
-    // The old keys stay, so that a rollback is possible.
+    // The old keys must stay, so that an operator can go back.
     let (_, keys) = server.http("GET", "/v1/kv/default/?keys", "");
     assert_eq!(keys.matches("203.0.113.").count(), 249);
 }
@@ -112,8 +112,8 @@ fn put(server: &Server, key: &str, value: &Value) {
     assert_eq!(server.http("PUT", &path, &format!("value={escaped}")).0, 201, "{key}");
 }
 
-/// Writes kontena-ipam's records: a pool that two nodes use, with three addresses, and a subnet whose pool
-/// does not exist.
+/// Writes kontena-ipam's records: a pool that two nodes use and that has three addresses, and a subnet for a
+/// pool that does not exist.
 pub fn kontena(server: &Server) {
     let put = |key: &str, value: &Value| put(server, key, value);
     put("subnets/10.81.0.0", &json!({"address": "10.81.0.0/16"}));
@@ -164,7 +164,7 @@ fn kontenas_networks_go_on() {
     call("ReleaseAddress", json!({"PoolID": "kontena", "Address": "10.81.128.0"}));
     let joined = call("RequestPool", json!({"Options": {"network": "kontena"}}));
     assert_eq!(joined["Data"]["com.docker.network.gateway"], "10.81.0.1/16");
-    // n1 has requested the pool twice by now. After n1 has released it twice, the addresses of n2 stay.
+    // n1 has requested the pool twice by now. After n1 has released it twice, the addresses of n2 must stay.
     call("ReleasePool", json!({"PoolID": "kontena"}));
     call("ReleasePool", json!({"PoolID": "kontena"}));
     until("n2's alone", || {
@@ -174,7 +174,7 @@ fn kontenas_networks_go_on() {
 }
 
 /// Early versions of kontena-ipam recorded neither the hosts that use a pool nor the address of its gateway.
-/// So hosts that are not recorded may have a network with the pool.
+/// A host that is not recorded may therefore have a network with the pool.
 #[test]
 fn a_pool_of_kontenas_without_recorded_hosts_stays() {
     let server = clusters::etcd();
@@ -206,13 +206,13 @@ fn a_pool_of_kontenas_without_recorded_hosts_stays() {
         answer
     };
     let left = || -> Vec<Value> { leases(&server).iter().map(|l| l["address"].clone()).collect() };
-    // The address of the gateway is not leased to a container.
+    // The address of the gateway must not be leased to a container.
     assert_eq!(on("n1", "RequestAddress", "")["Address"], "10.81.0.2/24");
     on("n1", "ReleasePool", "");
     assert_eq!(left(), ["10.81.0.1", "10.81.0.10", "10.81.0.11"]);
     on("n2", "ReleasePool", "");
     assert_eq!(left(), ["10.81.0.1", "10.81.0.11"]);
-    // A third host, which was not recorded, has had a network with the pool all the time.
+    // During all this time, a third host that was not recorded has had a network with the pool.
     assert_eq!(on("n3", "RequestAddress", "")["Address"], "10.81.0.2/24");
     on("n3", "ReleaseAddress", "10.81.0.2");
     on("n3", "ReleasePool", "");

@@ -1,5 +1,6 @@
-//! Imitates a runtime with a list of plugins, according to sections 3 and 5 of the CNI specification. It
-//! chains ADDs, keeps results for CHECK and DEL, undoes a failed ADD, and passes valid attachments to GC.
+//! Imitates a runtime that runs a list of plugins, as sections 3 and 5 of the CNI specification describe. The
+//! runtime chains ADDs, keeps their results for CHECK and DEL, undoes a failed ADD, and passes the valid
+//! attachments to GC.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 use crate::lab::{Answer, Call};
 use crate::peers::host::Host;
 
-/// A list of network configurations, and the folder of its plugins.
+/// A list of plugin configurations, and the folder that contains the plugins.
 pub struct List {
     pub cni_version: &'static str,
     pub name: &'static str,
@@ -16,7 +17,7 @@ pub struct List {
     pub path: String,
 }
 
-/// The container and the interface, by which results are cached.
+/// The container and the interface. Results are cached under this key.
 type Attachment = (String, String);
 
 /// A runtime on a host, for one network.
@@ -32,7 +33,7 @@ impl<'a> Runtime<'a> {
     }
 
     /// Returns whether the list's CNI version is at least `version`. For example, CHECK, and `prevResult` for
-    /// DEL, exist since 0.4.0.
+    /// a DEL, exist since 0.4.0.
     pub fn since(&self, version: &str) -> bool {
         self.list.cni_version >= version
     }
@@ -64,7 +65,7 @@ impl<'a> Runtime<'a> {
         self.host.on(call)
     }
 
-    /// Runs the command through the list until a plugin fails. Returns the last answer.
+    /// Runs the command with each plugin of the list until one fails. Returns the last result.
     fn through(&self, command: &str, container: &str, more: &Value) -> Answer {
         let mut answers = self.list.plugins.iter().map(|p| self.run(command, container, p, more));
         let first = answers.next().expect("a list has a plugin");
@@ -72,8 +73,8 @@ impl<'a> Runtime<'a> {
         if failed(&first) { first } else { answers.find(failed).unwrap_or(first) }
     }
 
-    /// Runs ADD through the list. Each plugin gets the result of the previous plugin. Returns the last
-    /// answer.
+    /// Runs ADD with each plugin of the list. Each plugin gets the result of the previous plugin. Returns the
+    /// last result.
     pub fn add(&mut self, container: &str) -> Answer {
         let mut more = json!({});
         let mut last = None;
@@ -98,8 +99,8 @@ impl<'a> Runtime<'a> {
         answer
     }
 
-    /// Runs DEL through the list, starting with the last plugin. Each plugin gets the result of the whole
-    /// ADD.
+    /// Runs DEL with each plugin of the list, beginning with the last one. Each plugin gets the result of the
+    /// whole ADD.
     pub fn del(&mut self, container: &str) {
         let more = match self.results.get(&key(container)) {
             Some(result) if self.since("0.4.0") => json!({"prevResult": result}),
@@ -111,21 +112,21 @@ impl<'a> Runtime<'a> {
         self.results.remove(&key(container));
     }
 
-    /// Runs CHECK through the list with the result of the ADD. Requires CNI 0.4.0.
+    /// Runs CHECK with each plugin of the list, with the result of the ADD. Requires CNI 0.4.0.
     pub fn check(&self, container: &str) -> Answer {
         assert!(self.since("0.4.0"));
         let more = json!({"prevResult": self.results[&key(container)]});
         self.through("CHECK", container, &more)
     }
 
-    /// Runs STATUS for each plugin. Requires CNI 1.1.0.
+    /// Runs STATUS with each plugin. Requires CNI 1.1.0.
     pub fn status(&self) -> Answer {
         assert!(self.since("1.1.0"));
         self.through("STATUS", "", &json!({}))
     }
 
-    /// Sends a DEL for every known attachment that is not valid. From 1.1.0 on, then sends GC with the valid
-    /// attachments, under both names of the key.
+    /// Sends a DEL for every known attachment that is not valid. From 1.1.0 on, it then sends a GC with the
+    /// valid attachments, under both names of the key.
     pub fn gc(&mut self, valid: &[&str]) {
         let stale: Vec<String> = self
             .results

@@ -1,7 +1,7 @@
 //! Tests the program with real etcd and Consul servers: nodes that boot, are replaced or are lost, and a
 //! network that is defined once for all nodes.
-//!
-//! In each run, a file with a boot ID is mounted over the kernel's boot ID, and a file with a machine-id over
+//! For each run of the program, a file with a boot ID is mounted over the kernel's boot ID, and a file with a
+//! machine-id over the machine's own file. Each simulated boot has a /run of its own.
 //! the machine's own file. Each simulated boot has its own /run.
 
 use std::fs;
@@ -13,7 +13,7 @@ use crate::lab::{Lab, addresses};
 use crate::peers::clusters::{Server, consul, etcd};
 use crate::peers::reboot;
 
-/// A machine, in the form in which the program sees it.
+/// A machine, as the program sees it.
 struct Node {
     lab: Lab,
     name: String,
@@ -45,7 +45,7 @@ impl Answer {
         self.failed(1)
     }
 
-    /// Asserts that no server answered.
+    /// Asserts that the program could not reach a server.
     fn unasked(self) -> String {
         self.misused()
     }
@@ -91,7 +91,7 @@ impl Node {
         let number = &self.machine[..8];
         let boot = file("boot", format!("{number}-0000-4000-8000-{:012}\n", self.boot));
         let machine = file("machine", format!("{}\n", self.machine));
-        // The boot has only just begun.
+        // Pretend that this boot has just begun.
         let uptime = file("uptime", "0.10 0.10\n".to_owned());
         let mounts = [
             (&*boot, reboot::BOOT_ID),
@@ -147,7 +147,8 @@ impl Node {
     }
 }
 
-/// Checks that both nodes report the events of both nodes in order, and each its own counters.
+/// Checks that both nodes report the events of both nodes in order, and that each node reports its own
+/// counters.
 fn tells(server: &Server) {
     let ipam = json!({"subnet": "10.1.2.0/30"});
     let (a, b) = (Node::new("a", "a"), Node::new("b", "b"));
@@ -200,10 +201,10 @@ fn lives(server: &Server) {
     let mut notes: Vec<_> = notes.map(|n| n.into_string().unwrap()).collect();
     notes.sort();
     let kinds: Vec<_> = notes.iter().filter_map(|name| name.split('-').next()).collect();
-    // The folder of the in-flight notes, and its lock, are there too.
+    // The folder with the in-flight notes, and its lock, are there too.
     assert_eq!(kinds, ["counts", "counts", "flight", "flight", "node", "ranges"]);
 
-    // After a reboot, all leases of the machine are free and removed.
+    // After a reboot, all leases of the machine are free, and their records are removed.
     let a = a.boot(2);
     assert_eq!(a.list(server), Vec::<Value>::new());
     assert_eq!(Node::new("b", "b").list(server).len(), 5, "nobody else knows yet");
@@ -214,7 +215,7 @@ fn lives(server: &Server) {
     }
     assert_eq!(a.list(server).len(), 5);
 
-    // If another machine has the same name, it is refused until it gets a different name.
+    // If another machine has the same name, it must be refused until it gets a different name.
     let other = Node::new("a", "b");
     let text = other.cni(server, "ADD", "x", &ipam).no();
     for part in ["\"code\": 7", &a.machine, &other.machine, "sublet node release a"] {
@@ -230,7 +231,7 @@ fn lives(server: &Server) {
     let table = b.sublet(server, &["node", "list"], "").ok();
     assert!(table.trim_start().starts_with("NODE") && table.contains(&a.machine), "{table}");
 
-    // The machine is lost.
+    // From here on, the machine is lost.
     let release = |node: &Node, more: &[&str]| {
         node.sublet(server, &[&["node", "release", "a"], more].concat(), "")
     };
@@ -242,11 +243,11 @@ fn lives(server: &Server) {
     assert!(release(&b, &["--yes"]).ok().contains("freed 4 addresses"));
     assert_eq!(b.list(server).iter().map(|r| &r["address"]).collect::<Vec<_>>(), [&json!(at_b)]);
     assert_eq!(b.nodes(server).len(), 1);
-    // The same host was reinstalled.
+    // From here on, the same host has been reinstalled.
     let new = Node::new("a", "c");
     new.add(server, "y", &ipam);
     assert!(a.cni(server, "ADD", "late", &ipam).no().contains(&new.machine));
-    // The name in the option has precedence over the variable.
+    // The node name in the option takes precedence over the variable.
     let rows = new.sublet(server, &["release", &at_b, "--yes", "--node-name", "w"], "").ok();
     assert!(rows.contains("freed"), "{rows}");
     assert_eq!(new.nodes(server).len(), 2);
@@ -256,7 +257,7 @@ fn lives(server: &Server) {
             .contains("a node needs a name")
     );
 
-    // Durable leases survive a reboot.
+    // Durable leases must survive a reboot.
     let disk = json!({"subnet": "10.1.2.0/29", "persist": "disk"});
     let kept = new.add(server, "kept", &disk);
     let new = new.boot(2);
@@ -307,7 +308,7 @@ fn definitions(server: &Server) {
     assert!(set(&[], &json!({"ipam": {"subnet": "10.7.0.3/24"}})).no().contains("host bits"));
     assert!(set(&["--yes"], &moved).ok().contains("version 3"));
     assert!(a.add(server, "c3", &first).starts_with("10.7.0."));
-    // Leases outside of the definition stay, and can be freed.
+    // Leases outside the definition must stay, and it must be possible to free them.
     assert_eq!(a.list(server).len(), 3);
     for (node, container) in [(&a, "c1"), (&b, "c2"), (&a, "c3")] {
         node.cni(server, "DEL", container, &wrong).ok();

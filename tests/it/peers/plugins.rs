@@ -1,6 +1,6 @@
-//! Tests Debian's main plugins on real interfaces. They are called as libcni calls them: chained with another
-//! plugin, checked, deleted, and undone if a later plugin fails. Debian's plugins do not support CNI 1.1.0,
-//! so `examples/delegate.rs` is used for it.
+//! Tests Debian's main plugins on real interfaces. The plugins are called as libcni calls them: chained with
+//! another plugin, checked, deleted, and undone if a later plugin fails. Debian's plugins do not support CNI
+//! 1.1.0, so `examples/delegate.rs` is used for this version.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -71,7 +71,7 @@ fn macvlan() {
     through(&json!({"type": "macvlan", "master": "uplink", "mode": "bridge"}));
 }
 
-/// Not every kernel supports ipvlan. If it is not supported, the test only shows that ADD fails and leaves
+/// Not every kernel supports ipvlan. Without this support, the test shows only that a failed ADD leaves
 /// nothing behind.
 #[test]
 fn ipvlan_or_its_absence() {
@@ -92,7 +92,7 @@ fn ipvlan_or_its_absence() {
     }
 }
 
-/// Runs two containers through a main plugin and `tuning`, in every version that the plugins support.
+/// Runs two containers with a main plugin and `tuning`, in every version that the plugins support.
 fn through(main: &Value) {
     let host = Host::new(&["a", "b"]);
     host.uplink("uplink");
@@ -114,7 +114,7 @@ fn through(main: &Value) {
             }
         }
         runtime.del("a");
-        // Run DEL a second time, without a result.
+        // Run DEL again, now without a result.
         runtime.del("a");
         let left = by_attachment(&lab.list());
         assert_eq!(left.keys().collect::<Vec<_>>(), ["b/eth0"], "{version}");
@@ -132,7 +132,7 @@ fn through(main: &Value) {
     }
 }
 
-/// A plugin fails after the addresses were leased. The leases exist until the list is undone.
+/// A plugin fails after the addresses have been leased. The leases exist until the list is undone.
 fn failing(host: &Host, lab: &Lab, version: &'static str, main: &Value) {
     let broken = json!({"type": "broken"});
     let mut runtime = Runtime::new(host, list(lab, version, main, broken));
@@ -164,8 +164,8 @@ fn version_1_1_0_with_gc_and_status() {
     }
     assert_eq!(runtime.status().error().0, 50);
     assert_eq!(runtime.attach("f").error().0, 100);
-    // The result of "b" is cached, so "b" gets a DEL. "c" is not in the cache any more, so only GC can free
-    // its lease.
+    // The result of "b" is cached, so the runtime sends a DEL for "b". "c" is not in the cache any more, so
+    // only GC can free its lease.
     runtime.forget("c");
     runtime.gc(&["a", "d", "e"]);
     assert_eq!(held(), ["a/eth0", "d/eth0", "e/eth0"]);

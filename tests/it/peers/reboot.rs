@@ -1,4 +1,4 @@
-//! Tests the program across boots. A file with another boot ID is mounted over the kernel's boot ID.
+//! Tests the program across reboots. A file with another boot ID is mounted over the kernel's boot ID.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -29,7 +29,7 @@ pub fn over(mounts: &[(&Path, &str)], env: &[(&str, &str)], args: &[&str], stdin
         .stderr(Stdio::piped())
         .spawn()
         .expect("unshare, of util-linux");
-    // If the process fails early, it does not read its input.
+    // A process that fails early does not read its input.
     let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
     child.wait_with_output().unwrap()
 }
@@ -37,7 +37,7 @@ pub fn over(mounts: &[(&Path, &str)], env: &[(&str, &str)], args: &[&str], stdin
 /// The path over which a boot ID is mounted.
 pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Runs sublet in a boot with this name. Returns the exit code and the standard output.
+/// Runs sublet in the boot with this number. Returns the exit code and the standard output.
 pub fn in_boot(
     lab: &Lab,
     boot: u8,
@@ -96,7 +96,7 @@ fn a_full_range_is_empty_after_a_reboot() {
         let (code, answer) = cni(&lab, 1, "ADD", "one-more", &conf);
         assert!(code == 1 && answer.contains("\"code\": 100"), "{answer}");
         assert_eq!((listed(&lab, 1), listed(&lab, 2)), (5, 0));
-        // The DEL of a lease that has ended with its boot may come late.
+        // A DEL may arrive after its lease has already ended with the boot.
         assert_eq!(cni(&lab, 2, "DEL", "c2", &conf), (0, String::new()));
         assert_eq!(address(&cni(&lab, 2, "ADD", "new", &conf)), "10.1.2.2/29");
         assert_eq!(cni(&lab, 2, "DEL", "c3", &conf), (0, String::new()));

@@ -1,5 +1,5 @@
-//! Tests the import from Debian's host-local: it served a network, and then sublet replaces it with the same
-//! configuration.
+//! Tests the import from Debian's host-local, which has served a network until sublet replaces it with the
+//! same configuration.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -74,7 +74,7 @@ fn rotation_goes_on_behind_freed_addresses() {
 #[test]
 fn no_address_is_given_twice() {
     let mut network = served();
-    // Make the range nearly full: six addresses are left, and after them none.
+    // Make the range nearly full: only six addresses are left.
     network.conf["ipam"]["ranges"] = json!([[{"subnet": "10.1.2.0/24", "rangeEnd": "10.1.2.27"}]]);
     let mut seen: BTreeSet<String> = (0..CONTAINERS).map(|n| pair(n + 2)[0].clone()).collect();
     for n in 0..6 {
@@ -96,7 +96,7 @@ fn adopted_lease_is_checked_repeated_and_freed() {
     assert!(!by_attachment(&network.lab.list()).contains_key("c4/eth0"));
     let (code, _) = network.sublet("CHECK", "c4").run().error();
     assert_eq!(code, 103);
-    // The DEL frees the lease permanently. The folder does not restore it.
+    // The DEL must free the lease permanently. The folder must not restore it.
     network.sublet("ADD", "newer").run().ok();
     assert!(!by_attachment(&network.lab.list()).contains_key("c4/eth0"));
     // The address is free for another container.
@@ -112,7 +112,7 @@ fn repeated_add_may_be_the_first() {
     assert_eq!(by_attachment(&network.lab.list()).len(), CONTAINERS);
 }
 
-/// The container ends after host-local was replaced and before the first ADD.
+/// A container ends after host-local has been replaced, but before the first ADD.
 #[test]
 fn del_may_come_before_the_first_add() {
     let network = served();
@@ -154,13 +154,13 @@ fn a_folder_that_cannot_be_looked_at_is_not_taken_for_absent() {
     fs::rename(&away, &folder).unwrap();
     network.sublet("ADD", "new").run().ok();
     assert_eq!(by_attachment(&network.lab.list()).len(), CONTAINERS + 1);
-    // The name is too long for the file system, so host-local cannot have created the folder.
+    // The name is longer than the file system allows, so host-local cannot have created the folder.
     network.conf["name"] = json!("n".repeat(300));
     network.sublet("ADD", "long").run().ok();
 }
 
-/// If host-local was killed between creating and writing a file, it leaves an empty file, which belongs to no
-/// container.
+/// If host-local was killed after it had created a file but before it wrote the content, the file is empty
+/// and belongs to no container.
 #[test]
 fn empty_lease_file_is_nobodys() {
     let network = served();
@@ -178,7 +178,8 @@ fn garbage_lease_file_refuses_the_takeover() {
     assert_eq!(code, 11, "{msg}");
     assert!(msg.contains("sublet import host-local"), "{msg}");
     assert!(msg.contains(path.to_str().unwrap()), "{msg}");
-    // Nothing was imported partially. When the invalid file is corrected, everything is imported.
+    // Nothing has been imported partially. After the invalid file has been corrected, everything must be
+    // imported.
     fs::write(&path, "c3\r\neth0").unwrap();
     network.sublet("ADD", "new").run().ok();
     assert_eq!(by_attachment(&network.lab.list()).len(), CONTAINERS + 1);
@@ -201,7 +202,8 @@ fn held_host_local_lock_is_waited_for_within_its_bound() {
     assert_eq!(by_attachment(&network.lab.list()).len(), CONTAINERS + 1);
 }
 
-/// Two networks have their leases in one folder. The first ADD of each network imports only its own leases.
+/// Two networks have their leases in the same folder. The first ADD of each network must import only the
+/// leases of that network.
 #[test]
 fn each_network_is_adopted_by_itself() {
     let mut network = served();

@@ -1,4 +1,4 @@
-//! Tests the command line on a terminal that tmux provides: maps, colors, questions, tables, progress.
+//! Tests the command line on a terminal in tmux: maps, colors, questions, tables, progress.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use crate::lab::{Call, Lab, SUBLET, conf};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A terminal of tmux. It is closed when the value is dropped.
+/// A terminal in tmux. It is closed when the value is dropped.
 struct Screen {
     lab: Lab,
 }
@@ -35,8 +35,8 @@ impl Screen {
         tmux
     }
 
-    /// Waits until the screen contains `word`, and returns its content, with escape sequences if `escapes` is
-    /// set.
+    /// Waits until the screen contains `word`. Returns the content of the screen, including escape sequences
+    /// if `escapes` is set.
     fn read(&self, word: &str, escapes: bool) -> String {
         let begin = Instant::now();
         loop {
@@ -99,13 +99,13 @@ fn a_map_fits_its_screen() {
         let screen = Screen::new(columns, lines, "C.UTF-8", &map(&lab, "--zoom 10.4.0.0/24"));
         // The legend is printed last, so wait for it.
         let text = screen.read("\u{2588} free", false);
-        // Each cell is one address. There are 16 by 16 cells, and each character shows two.
+        // Each cell is one address. There are 16 by 16 cells, and each character shows two of them.
         assert_eq!(picture(&text), [16; 8], "{text}");
         assert!(text.contains("network mynet, 10.4.0.0/24: 100 of 253 leased"), "{text}");
         assert!(text.contains("\u{2588} leased") && text.contains("\u{2588} free"), "{text}");
         let large = Screen::new(columns, lines, "C.UTF-8", &map(&lab, "--zoom 10.0.0.0/8"));
         let text = large.read("a cell is", false);
-        // The picture consists of two squares side by side.
+        // The picture consists of two squares next to each other.
         let wide: usize = if lines == 24 { 64 } else { 128 };
         assert_eq!(picture(&text), vec![wide; wide / 4], "{text}");
         assert!(text.contains("network mynet, 10.0.0.0/8"), "the title scrolled away:\n{text}");
@@ -123,7 +123,7 @@ fn a_map_has_colors_where_they_are_wanted() {
         Screen::new(80, 24, "C.UTF-8", &format!("NO_COLOR=1 {}", map(&lab, "--zoom 10.4.0.0/24")));
     let text = plain.read("a cell is", true);
     assert!(!text.contains("38;5;") && text.contains("\u{2588}\u{2588}"), "{text:?}");
-    // If the locale has no block characters, the picture contains none.
+    // If the locale has no block characters, the picture must contain none.
     let ascii = Screen::new(80, 24, "C", &format!("LC_ALL=C {}", map(&lab, "--zoom 10.4.0.0/24")));
     let text = ascii.read("a cell is", false);
     assert!(text.is_ascii() && text.contains("####"), "{text:?}");
@@ -172,7 +172,7 @@ fn a_table_is_cut_to_its_terminal() {
         "{SUBLET} list --store {} | head -5; {SUBLET} list --store {0} | tail -3",
         lab.store().display()
     );
-    // Output to a pipe is not cut.
+    // Output to a pipe must not be cut.
     let text = Screen::new(60, 24, "C.UTF-8", &shell).read("c99", false);
     assert!(text.contains("AGE"), "{text}");
     let shell = format!("{SUBLET} pools --store {}", lab.store().display());

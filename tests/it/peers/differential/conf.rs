@@ -1,4 +1,4 @@
-//! Makes random configurations, and computes facts about them without either program.
+//! Makes random configurations, and determines facts about them without running a program.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use crate::lab::Dice;
 pub struct Conf(pub Value);
 
 impl Conf {
-    /// Makes a configuration, and addresses to request: some inside its ranges, some outside.
+    /// Makes a configuration, and addresses to request: some are inside its ranges, some are outside.
     pub fn random(dice: &mut Dice) -> (Conf, Vec<String>) {
         let mut pool = Vec::new();
         let conf = random(dice, &mut pool);
@@ -41,7 +41,7 @@ impl Conf {
         ranges.any(|range| range["rangeStart"] == "172.31.9.7" && range["rangeEnd"].is_null())
     }
 
-    /// Returns whether two different addresses of one range set are requested.
+    /// Returns whether two different addresses in the same range set are requested.
     pub fn two_in_one_set(&self, asked: &[String]) -> bool {
         let distinct: BTreeSet<&String> = asked.iter().collect();
         self.sets().iter().any(|set| {
@@ -56,7 +56,8 @@ fn lists(sets: &Value) -> Vec<Vec<&Value>> {
     sets.map(|set| set.as_array().into_iter().flatten().collect()).collect()
 }
 
-/// Returns whether a range contains an address. The range may have its own bounds or the default bounds.
+/// Returns whether a range contains an address. If the range does not set its bounds, the default bounds
+/// apply.
 fn contains(range: &Value, address: &str) -> bool {
     let number = |text: &str| match text.parse() {
         Ok(IpAddr::V4(a)) => (4, u128::from(a.to_bits())),
@@ -78,8 +79,8 @@ fn contains(range: &Value, address: &str) -> bool {
 
 const VERSIONS: [&str; 6] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0"];
 
-/// Makes an `ipam` section that is mostly valid. It has one to three range sets with one or two ranges each,
-/// so small that they can become full.
+/// Makes an `ipam` section that is usually valid. It has one to three range sets with one or two ranges each.
+/// The ranges are so small that they can become full.
 fn random(dice: &mut Dice, pool: &mut Vec<String>) -> Value {
     let version = if dice.once_in(2) { "1.0.0" } else { *dice.pick(&VERSIONS) };
     let mut ipam = json!({"type": "host-local"});

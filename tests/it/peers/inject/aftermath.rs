@@ -1,5 +1,5 @@
-//! The conditions that must hold after a command was interrupted. They are checked with two more ADDs,
-//! `list`, `doctor`, and by running the command again.
+//! The conditions that must hold after a command was interrupted. They are checked with two more ADDs, with
+//! `list` and `doctor`, and by running the command again.
 
 use std::fs;
 
@@ -8,12 +8,12 @@ use super::cases::{Case, SUBJECT, alone};
 use super::state::{State, state};
 use crate::lab::{Answer, addresses};
 
-/// What the interrupted command has reported.
+/// What the interrupted command reported about its effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Claim {
     /// The command succeeded (exit status 0).
     Done,
-    /// The command reported an error which says that nothing was changed.
+    /// The command reported an error that says that nothing was changed.
     Nothing,
     /// The command reported another error, or was killed.
     Unknown,
@@ -41,7 +41,7 @@ impl Undisturbed {
         }
         let doctor = alone(case.operator(&["doctor"])).run();
         let found = if refused {
-            // `doctor` may only report the problem that the command was meant to repair.
+            // `doctor` may report only the problem that the command was meant to repair.
             doctor.check(doctor.code == Some(1), "the doctor");
             if claim == Claim::Done || case.state().is_ok() {
                 return Err("done, and an ADD is refused".to_owned());
@@ -72,14 +72,14 @@ impl Undisturbed {
     fn repeat(&self, case: &Case, happened: bool, new: &mut State) -> Result<(), String> {
         let mut again = case.placed(case.call.clone()).run();
         if again.stderr.contains("n1") && !happened {
-            // The reservation was not made, because one of the ADDs has leased the address.
+            // The reservation was not made, because one of the additional ADDs has leased the address.
             new.clear();
             for container in ["n1", "n2"] {
                 (case.add)(container).env("CNI_COMMAND", "DEL").run().silent();
             }
             again = case.placed(case.call.clone()).run();
         }
-        // The reservation was already removed, so the command finds nothing.
+        // The reservation has already been removed, so the repeated command finds nothing to remove.
         let nothing = happened && again.stderr.contains("nothing of");
         if !again.succeeded() && !nothing {
             return Err(format!("again: {again:?}"));
@@ -93,7 +93,7 @@ impl Undisturbed {
         }
         let (mut found, mut after) = (case.without(new)?, self.after.clone());
         if !happened {
-            // The ADDs of the other containers ran first.
+            // The ADDs of the other containers ran before this one.
             let held = |state: &mut State| {
                 let all = state.len();
                 state.retain(|_, holder| holder != SUBJECT);
@@ -119,7 +119,7 @@ impl Case {
         state(&list.rows(), &self.data().join("mynet"))
     }
 
-    /// Returns the state without these leases. The leases must exist.
+    /// Returns the state without these leases. Fails if one of them is missing.
     fn without(&self, new: &State) -> Result<State, String> {
         let mut state = self.state()?;
         for (address, container) in new {
@@ -130,8 +130,9 @@ impl Case {
         Ok(state)
     }
 
-    /// Runs an ADD of a new container, which must not get the address of the other new container. Returns
-    /// whether the ADD was refused. It must be refused until the command has repaired or converted the store.
+    /// Runs an ADD for a new container, which must not get the address of the other new container. Returns
+    /// whether the ADD was refused. Until the command has repaired or converted the store, the ADD must be
+    /// refused.
     fn add_new(&self, container: &str, new: &mut State) -> Result<bool, String> {
         let answer = (self.add)(container).run();
         if !answer.succeeded() {
@@ -147,7 +148,7 @@ impl Case {
         Ok(false)
     }
 
-    /// Checks that the doctor reports nothing, or only files that a killed process left behind.
+    /// Checks that `doctor` finds no problem except files that a killed process has left.
     fn healthy(doctor: &Answer) -> Result<(), String> {
         let report = doctor.json();
         for problem in report["problems"].as_array().unwrap() {

@@ -1,4 +1,4 @@
-//! The commands that are interrupted, each with the folder in which it starts.
+//! The commands that are interrupted, each with the initial content of its folder.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,24 +12,24 @@ use crate::store_check::SUBNET;
 /// A command, and the folder `data` that it changes.
 pub struct Case {
     pub lab: Lab,
-    /// The path of the lease file, as operators pass it.
+    /// The path of the lease file, in the form in which operators pass it.
     pub store: PathBuf,
-    /// The call of the command.
+    /// The call that is interrupted.
     pub call: Call,
-    /// Makes the ADD of a container, from its name or ECS id.
+    /// Returns the ADD of a container, from the container's name or ECS `id`.
     pub add: Box<dyn Fn(&str) -> Call>,
-    /// The error text of an ADD that runs before the command has repaired or converted the store.
+    /// The error text of an ADD before the command has repaired or converted the store.
     pub refusal: Option<&'static str>,
-    /// Whether to run the command in its own PID namespace. The command examines all processes, and in a PID
-    /// namespace the list of processes is the same in every run.
+    /// Whether the command runs in a PID namespace of its own. The command examines all processes, and in
+    /// such a namespace the processes are the same in every run.
     pub alone: bool,
 }
 
 /// The container whose ADD is interrupted.
 pub const SUBJECT: &str = "subject";
 
-/// The next address of round robin in most cases. If the reservation of this address is lost, the next ADD
-/// shows it.
+/// The next address of round robin in most cases. If the reservation of this address were lost, the next ADD
+/// would lease it.
 const RESERVED: &str = "10.4.0.4";
 
 impl Case {
@@ -80,7 +80,7 @@ impl Case {
         Call::sublet().args(args).args(&["--json", "--store", self.store.to_str().unwrap()])
     }
 
-    /// Starts another boot: the boot file gets the name of an earlier boot.
+    /// Simulates a reboot: the boot file is renamed, as if an earlier boot had created it.
     fn reboot(self) -> Case {
         let (file, earlier) = (self.lab.boot_file(), self.lab.join("data/leases.redb.boot-before"));
         fs::rename(file, earlier).unwrap();
@@ -96,7 +96,7 @@ impl Case {
         self
     }
 
-    /// Returns the call with the environment of the command.
+    /// Returns the call with the environment that the command needs.
     pub fn placed(&self, call: Call) -> Call {
         if self.alone { alone(call) } else { call }
     }
@@ -106,7 +106,7 @@ impl Case {
         self.lab.join("data")
     }
 
-    /// Keeps a copy of the folder, for [`Case::restore`].
+    /// Makes a copy of the folder, for [`Case::restore`].
     pub fn save(&self) {
         if self.data().exists() {
             copy(&self.data(), &self.lab.join("saved"));
@@ -124,7 +124,7 @@ impl Case {
     }
 }
 
-/// The first ADD of a network, while another network has leases.
+/// The first ADD of a network, in a store in which another network has leases.
 pub fn add_first_of_a_network(persist: &str) -> Case {
     let case = Case::new(persist);
     let mut other = conf(&case.lab.data_dir(), "10.5.0.0/16");
@@ -134,7 +134,8 @@ pub fn add_first_of_a_network(persist: &str) -> Case {
     case.reserves("10.4.0.2")
 }
 
-/// An earlier boot has left leases of this network. With `disk`, this is also the very first ADD.
+/// An ADD after a reboot: an earlier boot has left leases of this network. With `disk`, this is also the very
+/// first ADD.
 pub fn add_first_of_a_boot(persist: &str) -> Case {
     let earlier = Case::new("boot").leases(&["a", "b"]).reboot();
     let mut conf = conf(&earlier.lab.data_dir(), SUBNET);
@@ -142,7 +143,7 @@ pub fn add_first_of_a_boot(persist: &str) -> Case {
     Case::with_conf(earlier.lab, conf).reserves("10.4.0.2")
 }
 
-/// The folder does not exist yet.
+/// An ADD when the folder does not exist yet.
 pub fn add_first_of_all(persist: &str) -> Case {
     Case::new(persist)
 }
@@ -159,7 +160,8 @@ pub fn add_repeated(persist: &str) -> Case {
     Case::served(persist).leases(&[SUBJECT])
 }
 
-/// A sticky pod returns. With `boot`, its former address is in the file of an earlier boot.
+/// The ADD of a sticky pod that returns. With `boot`, the pod's former address is in the file of an earlier
+/// boot.
 pub fn add_sticky(persist: &str) -> Case {
     let lab = Lab::in_memory();
     let mut conf = conf(&lab.data_dir(), SUBNET);
@@ -205,7 +207,7 @@ pub fn import_host_local(persist: &str) -> Case {
     case.of(call)
 }
 
-/// The text file of an earlier import is at the folder's path.
+/// An export when the folder's path leads to the text file of an earlier import.
 pub fn export_host_local(persist: &str) -> Case {
     let case = Case::new(persist).host_local(&["a"]).leases(&["b", "c"]);
     let dir = case.lab.data_dir();
@@ -213,7 +215,7 @@ pub fn export_host_local(persist: &str) -> Case {
     case.of(call)
 }
 
-/// One lease cannot be read. The other leases can only be read one by one.
+/// A repair when one lease cannot be read. The other leases can be read only one by one.
 pub fn doctor_repair(persist: &str) -> Case {
     const VICTIM: &str = "unreadable-one";
     let case = Case::served(persist).leases(&[VICTIM]);
@@ -234,7 +236,7 @@ pub fn doctor_repair(persist: &str) -> Case {
     Case { refusal: Some("is damaged"), alone: true, ..case.of(call) }
 }
 
-/// The bolt file that was recorded from a real ecs-ipam.
+/// An import of the bolt file that was recorded from a real ecs-ipam.
 pub fn import_ecs_ipam(persist: &str) -> Case {
     let lab = Lab::in_memory();
     fs::create_dir(lab.join("data")).unwrap();
@@ -252,7 +254,7 @@ pub fn import_ecs_ipam(persist: &str) -> Case {
     Case { lab, store, call, add: Box::new(add), refusal, alone: false }
 }
 
-/// Returns the call in its own PID namespace.
+/// Returns the call, made in a PID namespace of its own.
 pub fn alone(call: Call) -> Call {
     call.under("unshare", &["--pid", "--fork", "--mount-proc"])
 }

@@ -1,10 +1,11 @@
-//! Makes every system call of a command fail, or kills the process at that call. Afterwards no lease may be
+//! Makes each system call of a command fail, or kills the process at that call. Afterwards, no lease may be
 //! lost, and no address may have two holders.
 //!
-//! strace counts the calls of an undisturbed run, and injects the faults. With `SUBLET_LONG`, it injects all
-//! faults into every call of the process. Without it, it injects EIO into the calls that reach the folder and
-//! into the first call that writes the answer, and kills the process at the calls that change something.
-//! After each run, the test makes two more ADDs, runs `list` and `doctor`, and runs the command again.
+//! strace counts the calls of an undisturbed run, and then injects the faults. With `SUBLET_LONG`, all faults
+//! are injected into every call of the process. Otherwise, EIO is injected into the calls that reach the
+//! folder and into the first call that writes the result, and the process is killed at the calls that change
+//! something. After each run, the test makes two more ADDs, runs `list` and `doctor`, and runs the command
+//! again.
 
 mod aftermath;
 mod cases;
@@ -24,7 +25,7 @@ use crate::peers::power::trace::need_strace;
 const FAULTS: [&str; 5] =
     ["signal=KILL", "error=EIO", "error=ENOSPC", "error=ENOMEM", "error=ESTALE"];
 
-/// System calls into which faults are not injected, each with the faults and the reason.
+/// System calls into which some faults are not injected, each with these faults and the reason.
 const EXEMPT: [(&str, &str, &str); 3] = [
     ("execve", "", "strace starts the program with it, and reports the failure as its own"),
     ("futex", "", "the thread that shows progress sleeps and wakes: how often depends on the time"),
@@ -35,12 +36,12 @@ const EXEMPT: [(&str, &str, &str); 3] = [
     ),
 ];
 
-/// Panics that the standard library may cause: in the seed of a hash map, and when the thread for the
-/// progress line cannot be started.
+/// Panics that the standard library may cause when it gets the seed of a hash map, and when the thread for
+/// the progress line cannot be started.
 const PANICS: [&str; 2] = ["failed to generate random data", "failed to spawn thread"];
 
-/// If more calls than this reach the folder, continuous integration does not inject a fault into every call
-/// that changes nothing, but only into one of [`STRIDE`] calls.
+/// If more calls than this reach the folder, continuous integration injects a fault only into one of
+/// [`STRIDE`] of the calls that change nothing.
 const MANY: usize = 400;
 const STRIDE: usize = 5;
 
@@ -59,11 +60,11 @@ enum Reach {
     Elsewhere,
     /// The call reads, locks or looks up something in the folder.
     Looks,
-    /// The call changes or flushes something in the folder, or is the first call that writes the answer.
+    /// The call changes or flushes something in the folder, or it is the first call that writes the result.
     Changes,
 }
 
-/// The system calls that change or flush files. An open that creates a file changes something too.
+/// The system calls that change or flush files. An open that creates a file also changes something.
 const CHANGES: &str = "mkdir write pwrite64 ftruncate fsync fdatasync link linkat rename renameat2 unlink \
                        unlinkat rmdir";
 
@@ -82,7 +83,8 @@ fn enumerate(case: &Case) {
     let faults = |place: usize, call: &Syscall| match call.reach {
         _ if long() => &FAULTS[..],
         Reach::Changes => &FAULTS[..2],
-        // A kill at this call has the same effect as a kill at the next call that changes something.
+        // A kill at this call has the same effect as a kill at the next call that changes something, so it is
+        // left out.
         Reach::Looks if place.is_multiple_of(stride) => &FAULTS[1..2],
         _ => &[],
     };
@@ -98,7 +100,7 @@ fn enumerate(case: &Case) {
             case.restore();
             let inject = format!("inject={name}:{fault}:when={n}");
             let only = format!("trace={name}");
-            // seccomp makes strace faster, but with it strace 6.1 sends no signal.
+            // seccomp makes strace faster, but strace 6.1 then sends no signals.
             let (how, done) = if fault.starts_with("signal") {
                 (&["-e"][..], "+++ killed by SIGKILL +++")
             } else {
@@ -109,8 +111,8 @@ fn enumerate(case: &Case) {
                 missed.push(inject.clone());
             }
             let claim = Claim::of(&answer);
-            // What happens afterwards depends only on the folder, so each different content is checked only
-            // once.
+            // What happens afterwards depends only on the content of the folder, so each different content is
+            // checked only once.
             let known = !seen.insert((fingerprint(&case.data()), claim));
             let says = |text: &str| answer.stderr.contains(text);
             let bug = says("this is a bug in sublet") && !PANICS.iter().any(|text| says(text));
@@ -132,7 +134,7 @@ fn enumerate(case: &Case) {
     assert!(reaching > 20, "only {reaching} calls reach the folder");
 }
 
-/// Runs the command under strace. Returns its answer and the trace.
+/// Runs the command under strace. Returns its result and the trace.
 fn strace(case: &Case, options: &[&str]) -> (Answer, String) {
     let file = tempfile::NamedTempFile::new().unwrap();
     let name = file.path().to_str().unwrap();

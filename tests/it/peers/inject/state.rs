@@ -1,5 +1,5 @@
-//! The content of a folder: the leases and reservations that are listed, and the files that host-local would
-//! use.
+//! The content of a folder: the leases and reservations that `sublet list` shows, and the lease files that
+//! host-local would use.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -37,8 +37,8 @@ pub fn state(rows: &[Value], folder: &Path) -> Result<State, String> {
     Ok(state)
 }
 
-/// Returns the names and the content of the lease files in host-local's folder; none if a text file is in its
-/// place.
+/// Returns the names and the content of the lease files in host-local's folder. Returns none if the folder's
+/// path leads to a text file.
 fn lease_files(folder: &Path) -> Vec<(String, String)> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let files = entries.map(|entry| entry.unwrap().path());
@@ -62,8 +62,8 @@ pub fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Returns a number that is the same for two folders only if they have the same names, contents, modes and
-/// links.
+/// Returns a number that is the same for two folders only if their names, contents, modes and links are the
+/// same.
 pub fn fingerprint(folder: &Path) -> u64 {
     let mut hasher = DefaultHasher::new();
     hash(folder, &mut hasher);

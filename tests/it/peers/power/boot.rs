@@ -1,4 +1,5 @@
-//! Tests boot leases: a kill loses none of them, and after a power cut nothing of the ended boot is used.
+//! Tests boot leases: a kill must lose none of them, and after a power cut nothing of the ended boot may be
+//! used.
 
 use std::fs;
 
@@ -40,14 +41,13 @@ fn killed_and_cut_everywhere() {
     }
 }
 
-/// A process is killed at each system call of its first ADD, and the next process continues.
+/// A process is killed at each system call of its first ADD. The next process must continue.
 #[test]
 fn after_a_killed_first_add() {
     for begin in [empty, second_boot] {
         let mut all = Found::default();
         for name in ["ftruncate", "linkat", "unlink", "pwrite64"] {
-            // Writing the pages of a new file has always the same effect, so only some of these calls are
-            // tried.
+            // All writes of pages to a new file have the same effect, so only some of these calls are tested.
             for n in (1..).filter(|n| name != "pwrite64" || n % 8 == 1) {
                 let mut story = begin();
                 if !story.killed_at("ADD", "a", name, n) {
@@ -64,7 +64,7 @@ fn after_a_killed_first_add() {
     }
 }
 
-/// Nothing of a boot's leases is flushed, not even when their file is created.
+/// No boot lease may be flushed, not even when the file is created.
 #[test]
 fn nothing_is_flushed() {
     let story = second_boot().call_and("ADD", "a").call_and("ADD", "b").call_and("DEL", "a");
@@ -73,7 +73,7 @@ fn nothing_is_flushed() {
     assert!(flushed.is_empty(), "{flushed:?}");
 }
 
-/// The next boot does not use the file of the ended boot, whatever it contains.
+/// The next boot must not use the file of the ended boot, whatever the file contains.
 #[test]
 fn garbage_of_an_ended_boot() {
     let mut dice = Dice(17);

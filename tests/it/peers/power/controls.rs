@@ -1,16 +1,16 @@
-//! Shows that each flush is needed: if any flush is left out of the replay, power cuts lose data.
+//! Shows that each flush is necessary: if any flush is left out of the replay, power cuts must lose data.
 
 use super::trace::Op;
 use super::{DEEP, Found, RANDOM, Story, lease, tell};
 use crate::store_check::Truth;
 
-/// Checks that at least one power cut in a hundred has lost data.
+/// Asserts that at least one power cut in a hundred has lost data.
 pub fn fails(name: &str, found: &Found) {
     tell(&format!("without {name}: {:.1} % of {} cuts fail", found.percent(), found.cuts));
     assert!(found.percent() >= 1.0, "without {name}: {found:?}");
 }
 
-/// Returns the numbers of the flushes in the given step whose paths end with `end`.
+/// Returns the indexes of the flushes in this step for paths that end with `end`.
 pub fn flushes(story: &Story, step: usize, end: &str) -> Vec<usize> {
     let all = story.ops().into_iter().enumerate();
     let wanted = |op: &Op| matches!(op, Op::Sync(path) if path.to_str().unwrap().ends_with(end));
@@ -40,7 +40,7 @@ fn the_second_flush_of_a_commit() {
     }
 }
 
-/// The previous process was killed before its last flush.
+/// Returns a sequence in which the previous process was killed before its last flush.
 fn killed(next: (&str, &str)) -> Story {
     let mut story = three();
     assert!(story.killed_at("ADD", "d", "fdatasync", 2));

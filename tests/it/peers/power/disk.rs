@@ -1,9 +1,9 @@
 //! A model of a page cache and a disk, which computes the states that a power cut can leave on the disk.
 //!
-//! In this model, a disk writes whole sectors of 512 bytes. After a power cut, each sector has any of the
-//! states that it had since its last flush. The same applies to the lengths of files and to the entries of
-//! folders, and all of them are independent of each other. Flushing a file makes its content and length
-//! durable, but not its name; for that, the folder must be flushed.
+//! In this model, a disk writes whole sectors of 512 bytes. After a power cut, each sector has one of the
+//! states that it has had since its last flush. The same applies to the lengths of files and to the entries
+//! of folders. All of them are independent of each other. Flushing a file makes its content and length
+//! durable, but not its name; for the name, the folder must be flushed.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
@@ -17,7 +17,7 @@ use super::trace::Op;
 
 const SECTOR: usize = 512;
 
-/// How many of the newest states of a sector are tried.
+/// The number of the newest states of each sector that are tried.
 const STATES: usize = 3;
 
 type Sector = Rc<[u8; SECTOR]>;
@@ -28,7 +28,7 @@ struct Node {
     folder: bool,
     sectors: BTreeMap<u64, Sector>,
     len: u64,
-    /// For each sector, its states since the last flush, oldest first.
+    /// The states of each sector since the last flush, oldest first.
     unflushed: BTreeMap<u64, Vec<Sector>>,
     lens: Vec<u64>,
 }
@@ -51,11 +51,11 @@ pub struct Disk {
     unflushed: Vec<Entry>,
 }
 
-/// For each item that was not flushed, the index of its state after a power cut. The index 0 means the
-/// flushed state.
+/// For each item that has not been flushed, the index of its state after a power cut. Index 0 is the flushed
+/// state.
 pub type Choice = Vec<usize>;
 
-/// The files on the disk, by their path below the root.
+/// The content of the files on the disk, by their path below the root.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Image(BTreeMap<PathBuf, (u64, BTreeMap<u64, Sector>)>);
 
@@ -103,7 +103,7 @@ impl Node {
 }
 
 impl Disk {
-    /// Makes a disk from the content of the folder `root`, all of which is durable.
+    /// Makes a disk that contains the files in the folder `root`. All of them are durable.
     pub fn of(root: &Path) -> Disk {
         let mut disk = Disk {
             root: root.to_owned(),
@@ -152,7 +152,7 @@ impl Disk {
             }
             Op::Len(path, len) => {
                 let node = self.node(path);
-                // If a file is truncated and becomes longer again, the removed part reads as zeros.
+                // If a file is truncated and later becomes longer again, the removed part must read as zeros.
                 let cut: Vec<u64> =
                     node.sectors.keys().chain(node.unflushed.keys()).copied().collect();
                 for sector in cut.into_iter().filter(|s| s * 512 >= *len) {
@@ -201,8 +201,8 @@ impl Disk {
         &mut self.nodes[self.names[path]]
     }
 
-    /// For each item that was not flushed, returns the number of its possible states after a power cut. First
-    /// come the entries of folders in order, then the length and the sectors of each file.
+    /// Returns for each item that has not been flushed, how many states it may have after a power cut. The
+    /// order is: the entries of folders, then the length and the sectors of each file.
     pub fn states(&self) -> Vec<usize> {
         let mut states = vec![2; self.unflushed.len()];
         for node in &self.nodes {
@@ -212,12 +212,12 @@ impl Disk {
         states
     }
 
-    /// Returns the content after a kill: it has all changes.
+    /// Returns the content after a kill, which includes all changes.
     pub fn killed(&self) -> Image {
         self.cut(&self.states().iter().map(|n| n - 1).collect())
     }
 
-    /// Returns the content after a power cut that leaves these states.
+    /// Returns the content after a power cut that leaves each item in the chosen state.
     pub fn cut(&self, choice: &Choice) -> Image {
         let mut choice = choice.iter().copied();
         let mut next = || choice.next().unwrap();
@@ -252,7 +252,7 @@ fn enter(names: &mut BTreeMap<PathBuf, usize>, entry: &Entry) {
     match entry {
         Entry::Put(path, node) => drop(names.insert(path.clone(), *node)),
         Entry::Move(from, to, node) => {
-            // Another file may have this name by now.
+            // In the meantime, this name may belong to another file.
             if names.get(from) == Some(node) {
                 names.remove(from);
             }

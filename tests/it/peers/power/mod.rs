@@ -1,9 +1,9 @@
 //! Tests kills and power cuts at every operation of the program.
 //!
-//! Sequences of calls of the built program are recorded and replayed. At each operation, the test tries a
-//! kill, and power cuts after which many different subsets of the unflushed changes are on the disk. Each
-//! resulting image is opened, read and written, as the next process would do. `disk` is the model of the
-//! disk, `trace` makes the recording, and `check` has the conditions.
+//! Sequences of calls of the built program are recorded and then replayed. After each operation, the test
+//! tries a kill, and power cuts after which different subsets of the unflushed changes are on the disk. It
+//! opens, reads and writes each resulting image, as the next process would. `disk` is the model of the disk,
+//! `trace` makes the recording, and `check` has the conditions.
 
 mod boot;
 mod controls;
@@ -27,11 +27,11 @@ use crate::store_check::{self as check, Truth};
 /// How many subsets of the unflushed changes are tried.
 #[derive(Clone, Copy, Debug)]
 pub struct Depth {
-    /// If there are at most this many combinations, all of them are tried.
+    /// Up to this many combinations, all of them are tried.
     bound: usize,
-    /// If there are more combinations: whether to try each item alone, and all items but one, in each state.
+    /// With more combinations: whether to try each item alone and all items but one, in each state.
     singles: bool,
-    /// If there are more combinations: how many random ones are tried in addition.
+    /// With more combinations: how many random ones are tried in addition.
     random: usize,
 }
 
@@ -49,7 +49,7 @@ pub const SHALLOW: Depth = Depth { bound: 32, singles: false, random: 12 };
 pub struct Found {
     pub kills: usize,
     pub cuts: usize,
-    /// The number of different images. Each is checked once.
+    /// The number of different images. Each image is checked only once.
     pub images: usize,
     pub failed_kills: usize,
     pub failed_cuts: usize,
@@ -57,7 +57,7 @@ pub struct Found {
 }
 
 impl Found {
-    /// Adds the numbers of another replay.
+    /// Adds the counts of another replay.
     pub fn and(&mut self, other: Found) {
         self.kills += other.kills;
         self.cuts += other.cuts;
@@ -80,7 +80,7 @@ impl Found {
     }
 }
 
-/// Prints a line for readers of the test's output.
+/// Prints a line to the test's output.
 #[allow(clippy::print_stderr, reason = "figures, shown where a test's output is")]
 fn tell(text: &str) {
     eprintln!("{text}");
@@ -90,7 +90,7 @@ fn tell(text: &str) {
 struct Step {
     container: String,
     adds: bool,
-    /// The address, if the call is an ADD that was answered.
+    /// The address that the call returned, if it is a successful ADD.
     address: Option<String>,
     ops: Vec<Op>,
     lived: bool,
@@ -106,7 +106,8 @@ pub struct Story {
 }
 
 impl Story {
-    /// Starts in an empty folder. `prepare` may write files into it first, and returns the expected state.
+    /// Begins a sequence in an empty folder. First, `prepare` may write files to the folder; it returns the
+    /// expected state.
     pub fn new(persist: &'static str, prepare: impl FnOnce(&Lab) -> Truth) -> Story {
         let lab = Lab::new();
         let truth = prepare(&lab);
@@ -137,11 +138,11 @@ impl Story {
         self
     }
 
-    /// Adds a call that is killed when it enters the n-th system call of this name. Returns whether the call
-    /// was killed.
+    /// Adds a call that is killed at the n-th system call with this name. Returns whether the call was
+    /// killed.
     pub fn killed_at(&mut self, command: &str, container: &str, name: &str, n: usize) -> bool {
         let call = self.call(command, container);
-        // Files that are loaded when a process starts do not belong to the store.
+        // Files that are loaded when a process starts are not part of the store.
         let inject = format!("inject={name}:signal=KILL:when={n}");
         let (answer, ops) = trace::record(&call, self.lab.path(), Some(&inject));
         let (container, adds) = (container.to_owned(), command == "ADD");
@@ -151,20 +152,21 @@ impl Story {
         !lived
     }
 
-    /// Returns the operations of all calls, so that a control run can leave some of them out.
+    /// Returns the operations of all calls, so that a control test can leave some of them out.
     pub fn ops(&self) -> Vec<(usize, &Op)> {
         let all = self.steps.iter().enumerate();
         all.flat_map(|(n, step)| step.ops.iter().map(move |op| (n, op))).collect()
     }
 
-    /// Replays the sequence without these operations, and checks the state at each operation from `from` on.
+    /// Replays the sequence without the operations in `left_out`. Checks the state at each operation from
+    /// `from` on.
     pub fn replay(&self, left_out: &[usize], from: usize, depth: Depth) -> Found {
         let mut replay = Replay {
             found: Found::default(),
             seen: HashMap::new(),
             dice: Dice(1),
             persist: if self.persist == "disk" { Persist::Disk } else { Persist::Boot },
-            // The folder is on tmpfs, because files are written and removed thousands of times.
+            // The folder is on tmpfs, because files in it are written and removed thousands of times.
             folder: TempDir::new_in("/dev/shm").unwrap(),
             depth,
         };
@@ -197,7 +199,7 @@ impl Story {
 }
 
 impl Step {
-    /// Records the result of a call that was answered, so its result is certain.
+    /// Records the result of a call that has returned, so that its effect is certain.
     fn settle(&self, truth: &mut Truth) {
         truth.open.remove(&self.container);
         match &self.address {
@@ -219,14 +221,14 @@ struct Replay {
 }
 
 impl Replay {
-    /// Checks a kill and power cuts at one moment.
+    /// Checks a kill and power cuts after an operation.
     fn look(&mut self, disk: &Disk, truth: &Truth) {
         self.found.kills += 1;
         if let Some(wrong) = self.check(&disk.killed(), truth, &check::now()) {
             self.found.failed_kills += 1;
             self.found.example.get_or_insert(format!("killed: {wrong}"));
         }
-        // A power cut ends the boot, and with it the boot leases.
+        // A power cut ends the boot, and therefore the boot leases.
         let after = match self.persist {
             Persist::Disk => truth.clone(),
             Persist::Boot => Truth::default(),
@@ -240,9 +242,9 @@ impl Replay {
         }
     }
 
-    /// Returns the subsets of items to try. If there are few, these are all subsets. Otherwise they are: no
-    /// items, all items, each item alone, all but one, all up to each item, and random subsets with many or
-    /// few items.
+    /// Returns the subsets of items to try. If there are only a few combinations, these are all of them.
+    /// Otherwise these are: no items, all items, each item alone, all items but one, all items up to each
+    /// item, and random subsets with many or few items.
     fn choices(&mut self, states: &[usize]) -> Vec<Choice> {
         let open: Vec<usize> = (0..states.len()).filter(|i| states[*i] > 1).collect();
         let count = open.iter().try_fold(1, |n: usize, i| {
@@ -294,7 +296,7 @@ impl Replay {
         all
     }
 
-    /// Checks an image. Returns what is wrong with it.
+    /// Checks an image. Returns what is wrong with it; `None` if nothing is wrong.
     fn check(&mut self, image: &Image, truth: &Truth, cx: &Context) -> Option<String> {
         let key = (image.hash(), cx.boot == check::now().boot, truth.clone());
         if let Some(before) = self.seen.get(&key) {

@@ -1,4 +1,4 @@
-//! Sequences of calls after which no lease may be lost.
+//! Tests sequences of calls after which no lease may be lost.
 
 use std::fs;
 
@@ -30,7 +30,7 @@ fn every_kind_of_call() {
     story.replay(&[], 0, DEEP).nothing_wrong("every kind of call");
 }
 
-/// The lease file is removed while the lock file and its header note stay.
+/// The lease file is removed, but the lock file with its header note stays.
 #[test]
 fn creation_anew() {
     let story = Story::new("disk", |lab| {
@@ -49,19 +49,19 @@ fn growth() {
         let file = lab.join("data/leases.redb");
         let mut truth = lease(&lab.store(), &["a"]);
         let store = &mut *check::open(&lab.store(), Persist::Disk);
-        // A new file is large, and the first commits truncate it.
+        // A new file is large, and the first commits truncate it, so make some commits first.
         for n in 0..8 {
             let name = format!("n{n}");
             let given = check::given(store, &name, &check::now()).unwrap().to_string();
             truth.acknowledged.insert(name, given);
         }
         let small = fs::metadata(&file).unwrap().len();
-        // Continue until the file grows, and then go one step back.
+        // Continue until the file becomes longer, and then go one step back.
         let mut step = 64;
         let mut from = 256;
         while step > 0 {
-            // If a file was replaced by an older copy, and the files beside it are missing, the file is
-            // refused.
+            // If a file was replaced by an older copy, and the files beside it are missing, the older copy
+            // must be refused.
             let all =
                 ["", ".lock", ".policy"].map(|end| lab.join(&format!("data/leases.redb{end}")));
             let before = all.each_ref().map(|path| fs::read(path).ok());
@@ -94,7 +94,7 @@ fn growth() {
 }
 
 /// A process is killed at a system call that writes or flushes, and the next process completes its work.
-/// Everything that the next process has answered must stay true.
+/// Whatever the next process has returned must remain true.
 fn after_a_kill(command: &str, container: &str, next: (&str, &str), calls: &[(&str, usize)]) {
     let mut all = Found::default();
     for (name, n) in calls {
@@ -109,7 +109,8 @@ fn after_a_kill(command: &str, container: &str, next: (&str, &str), calls: &[(&s
     all.nothing_wrong(&format!("{command} killed, then {} {}", next.0, next.1));
 }
 
-/// The calls are nine writes and a flush, then the header and a flush, and then the header note.
+/// The system calls in their order: nine writes and a flush, then the header and a flush, and then the header
+/// note.
 const CALLS: [(&str, usize); 7] = [
     ("pwrite64", 1),
     ("pwrite64", 5),

@@ -1,7 +1,7 @@
 //! Records the operations of the program on a folder, in order, with strace(1).
 //!
-//! Only system calls that reach the folder or write the answer are recorded. A call that failed, or that the
-//! process did not complete, has no effect.
+//! Only system calls that reach the folder or write the result are recorded. A call that failed, or that the
+//! process did not complete, has no effect and is left out.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::process::Command;
 
 use crate::lab::{Answer, Call};
 
-/// An operation on the folder, or an answer to the caller.
+/// An operation on the folder, or the output of a result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     Mkdir(PathBuf),
@@ -31,7 +31,7 @@ pub enum Op {
     Answer,
 }
 
-/// The system calls that change something. On architectures that have open(2), musl opens files with it.
+/// The system calls that change something. On architectures that have open(2), musl uses it to open files.
 pub const CALLS: &str =
     "mkdir,?open,openat,write,pwrite64,ftruncate,fdatasync,fsync,linkat,rename,unlink";
 
@@ -41,7 +41,7 @@ pub fn need_strace() {
     assert!(found, "strace is missing: install it as root with `apt-get install strace`");
 }
 
-/// Runs a call under strace with these options. Returns its answer and the trace.
+/// Runs a call under strace with these options. Returns its result and the trace.
 pub fn strace(call: &Call, options: &[&str]) -> (Answer, String) {
     need_strace();
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -52,7 +52,8 @@ pub fn strace(call: &Call, options: &[&str]) -> (Answer, String) {
     (answer, fs::read_to_string(file.path()).unwrap())
 }
 
-/// Runs a call, and returns its operations on the files below `root`. `inject` is an option for strace.
+/// Runs a call. Returns its result, and its operations on the files below `root`. `inject` is an option for
+/// strace.
 pub fn record(call: &Call, root: &Path, inject: Option<&str>) -> (Answer, Vec<Op>) {
     let trace = format!("trace={CALLS}");
     let mut options = vec!["-y", "-xx", "-s", "1000000", "-e", &*trace];
@@ -108,7 +109,7 @@ fn text(quoted: &str) -> PathBuf {
     PathBuf::from(String::from_utf8(unescape(hex)).unwrap())
 }
 
-/// Returns the path of a descriptor, which strace writes as `5<path>`.
+/// Returns the path of a file descriptor, which strace prints as `5<path>`.
 fn behind(fd: &str) -> PathBuf {
     let hex = fd.split_once('<').and_then(|(_, p)| p.rsplit_once('>')).unwrap_or_default().0;
     PathBuf::from(String::from_utf8(unescape(hex)).unwrap())
@@ -120,7 +121,7 @@ fn bytes(quoted: &str, written: u64) -> Vec<u8> {
     data
 }
 
-/// Decodes `\x2f\x74`, and keeps characters that strace does not escape.
+/// Decodes escapes such as `\x2f\x74`. Characters that strace does not escape stay the same.
 fn unescape(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len() / 4);
     let mut rest = text.as_bytes();
