@@ -1,6 +1,6 @@
-//! Checks that the lease of a running container never counts as stale. The test models two machines with mount
-//! namespaces, processes and containers. In the model, numbers and names are used again as soon as they are
-//! free. Events also happen between the check and the release of a lease.
+//! Checks that the lease of a running container never counts as stale. The test models two machines with
+//! mount namespaces, processes and containers. In the model, numbers and names are used again as soon as they
+//! are free. Events also happen between the check and the release of a lease.
 
 use std::collections::{BTreeMap, BTreeSet};
 
