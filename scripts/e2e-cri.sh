@@ -100,7 +100,7 @@ no_leases "all removed"
 no_links "all removed"
 row "a DEL without its namespace" "freed"
 
-# Only the pod that an address is reserved for gets it, also once it is recreated.
+# An address that is reserved for a pod is leased only to this pod, even after the pod has been recreated.
 /opt/cni/bin/sublet reserve pods 10.77.0.3 fd77::3 --for tests/named > /dev/null
 static="10.77.0.3 fd77::3"
 stranger=$(run_sandbox stranger 0)
@@ -135,7 +135,7 @@ no_leases "the named pod removed"
 no_links "the named pod removed"
 row "a pod with a static address, recreated" "its addresses again, and nobody else has them"
 
-# containerd is killed during RunPodSandbox. A plugin that it has started continues.
+# containerd is killed during RunPodSandbox. A plugin that it has already started continues to run.
 plugins_end() {
     ! cat /proc/[0-9]*/comm 2> /dev/null | grep -q -x -E 'bridge|portmap|loopback|sublet'
 }

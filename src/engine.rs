@@ -116,7 +116,8 @@ pub fn add(
         match lease(store, &mut add, cx)? {
             Outcome::Added(mut added) => {
                 if let Err(error) = folder.retire(cx.now) {
-                    // Because the folder could not be replaced, the next ADD imports it again.
+                    // The folder could not be replaced, so undo the ADD. The next ADD imports the folder
+                    // again.
                     undo(store, &set, &owner, &added.created, cx)?;
                     return Err(error.into());
                 }
@@ -146,8 +147,9 @@ pub fn add(
     }
 }
 
-/// Carries out an ADD. An address that is reserved for the container's name, and that an earlier container of the
-/// name still has, moves if that container's network namespace is gone.
+/// Runs an ADD. If an address is reserved for the container's name, an earlier container with the same name
+/// may still hold the address. The address then moves to the new container if the earlier container's network
+/// namespace is gone.
 fn lease(store: &mut dyn Store, add: &mut Add, cx: &Context) -> Result<Outcome, Error> {
     loop {
         let done = store.apply(&Command::Add(add.clone()), cx);
@@ -166,8 +168,8 @@ fn lease(store: &mut dyn Store, add: &mut Add, cx: &Context) -> Result<Outcome, 
     }
 }
 
-/// Frees the addresses that an ADD leased, because its answer could not be delivered. Leases that the owner
-/// had before stay.
+/// Frees the addresses that an ADD leased, because the result of the ADD could not be delivered. Leases that
+/// the owner had before stay.
 pub fn undo(
     store: &mut dyn Store,
     set: &SetName,
@@ -388,7 +390,7 @@ pub fn release_node(store: &mut dyn Store, name: &str, cx: &Context) -> Result<L
     let node = Node { name: name.to_owned(), machine: String::new() };
     for pool in store.pools()? {
         if pool.is_closed() {
-            // The node may have failed while it was removing the pool, so complete the removal.
+            // The node may have died while it was removing the pool, so complete the removal.
             let rest = ReleasePool { pool: pool.id.clone(), resumed: true };
             let rest = collect(store, Command::ReleasePool(rest), &there(node.clone()))?;
             left.freed += rest.freed.len();

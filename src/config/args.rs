@@ -144,7 +144,7 @@ pub(super) fn wanted(root: &Fields, args: &Args) -> Result<Vec<Requested>, Confi
     Ok(addrs.into_iter().map(|addr| Requested { addr, prefix: None }).collect())
 }
 
-/// A text in `args.cni`. It is only recorded, so a value of another type is ignored.
+/// Returns the text of `key` in `args.cni`. The text is only recorded, so a value of another type is ignored.
 fn in_args(root: &Fields, key: &str) -> Option<String> {
     root.object("args").ok()??.object("cni").ok()??.text(key).ok()?.map(str::to_owned)
 }

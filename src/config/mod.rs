@@ -132,7 +132,7 @@ impl Config {
             origin: Origin { netns, ..std::mem::take(&mut self.origin) },
             statics: std::mem::take(&mut self.statics),
             gone: Vec::new(),
-            // The leases of cni-ipam-consul are in the same Consul.
+            // cni-ipam-consul stored its leases in the same Consul.
             legacy: match self.cleanup.dialect {
                 Dialect::Consul => Legacy::Unread,
                 _ => Legacy::Absent,

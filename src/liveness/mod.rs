@@ -3,8 +3,8 @@
 //!
 //! This module reads `/proc` for every process and thread, and looks up paths. [`stale`] draws the
 //! conclusions.
-//! Invariant: anything that cannot be read is reported as a gap in the evidence. Two cases are not gaps: a
-//! process that ends meanwhile, and the first process, which a sandbox may hide.
+//! Invariant: if something cannot be read, the evidence has a gap. Two cases are not gaps: a process that
+//! ends while it is read, and a first process that a sandbox hides.
 
 mod mounts;
 pub mod runtimes;
@@ -67,7 +67,7 @@ pub fn of(lease: &Lease, newcomer: Option<&Netns>, cx: &Context) -> Liveness {
     found.pop().unwrap_or_else(|| Liveness::Unknown("it was not examined".to_owned()))
 }
 
-/// The number of leases that are examined together. Only so many leases are in memory at the same time.
+/// The number of leases that are examined at a time. Only so many leases are in memory.
 const TOGETHER: usize = 10_000;
 
 /// Calls `each` with every problem that the store finds (and `false`), and with a problem for each lease

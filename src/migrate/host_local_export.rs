@@ -102,7 +102,7 @@ impl Folder {
                     done.present.push(*addr);
                     continue;
                 }
-                // A host-local that was killed may have left an empty file, which belongs to no container.
+                // If host-local was killed, it may have left an empty file, which belongs to no container.
                 Ok(found) if found.trim().is_empty() => {}
                 Ok(found) => return Err(taken(&path, &found)),
                 Err(e) if e.kind() == ErrorKind::NotFound => {}

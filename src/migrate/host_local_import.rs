@@ -69,7 +69,7 @@ fn lock(dir: &Path, wait: Wait) -> Result<Option<Lock>, StoreError> {
         return Ok(None);
     }
     let locked = lock_file(&dir.join("lock"), wait);
-    // While this process waited for the lock, another process may have imported the folder.
+    // Another process may have imported the folder meanwhile.
     if is_folder(dir)? { locked.map(Some) } else { Ok(None) }
 }
 

@@ -17,8 +17,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fstat, makedev};
 pub fn prepare() {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGXFSZ);
-    // If blocking the signal fails, the kernel still ends the process as before. Nothing else depends on
-    // this.
+    // If this fails, the signal still ends the process; nothing else depends on it.
     let _ = signals.thread_block();
 }
 
