@@ -111,11 +111,12 @@ remove_sandbox "$named"
 another=$(run_sandbox another 0)
 named=$(run_sandbox named 1)
 has "the named pod, recreated" "$(addresses "$named" | xargs)" "$static"
-# While the network namespace of its sandbox exists, another sandbox of the pod is refused.
+# As long as the network namespace of the pod's sandbox exists, a second sandbox of the pod is refused.
 if run_sandbox named 2 2> "$work/refusal"; then fail "two sandboxes have $static"; fi
 grep -q "earlier container of that name still has it.*its network namespace exists" "$work/refusal" ||
     fail "the refusal does not say why: $(cat "$work/refusal")"
-# Once the namespace is gone, the addresses move before the DEL, which then frees nothing.
+# After the namespace is gone, the addresses move to a new sandbox before the DEL arrives. The DEL then frees
+# nothing.
 netns=$(of "$named" netns)
 pid=$(ctr -n k8s.io task ls | awk -v id="$named" '$1 == id { print $2 }')
 kill -KILL "$pid"

@@ -1,6 +1,6 @@
-//! `static`: addresses for pods and containers by name.
+//! Parses the key `static`, which assigns addresses to pods and containers by their names.
 //!
-//! Invariant: an address has one name, and lies in a range of the network.
+//! Invariant: each address is assigned to only one name, and lies in a range of the network.
 
 use std::collections::BTreeMap;
 
@@ -12,20 +12,20 @@ use crate::net::{Addr, RangeSet, Span};
 /// The maximum number of names.
 const MOST_NAMES: usize = 4096;
 
-/// The maximum number of addresses of a name.
+/// The maximum number of addresses for one name.
 const MOST_ADDRESSES: usize = 16;
 
-/// The addresses with their names, and the place of each in the configuration.
+/// The assigned addresses, each with its name and with its path in the configuration.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Statics(BTreeMap<Addr, (StaticName, String)>);
 
 impl Statics {
-    /// Reads the key.
+    /// Parses the key.
     pub(super) fn read(ipam: &Fields) -> Result<Statics, ConfigError> {
         let mut statics = Statics::default();
         let Some(object) = ipam.object("static")? else { return Ok(statics) };
         ConfigError::bound(object.path(), "names", object.pairs().len(), MOST_NAMES)?;
-        // The last of several equal keys wins.
+        // If a key occurs several times, the last value takes effect.
         let names: BTreeMap<_, _> = object.pairs().iter().map(|(key, json)| (key, json)).collect();
         for (key, json) in names {
             let place = join(object.path(), key);
@@ -52,12 +52,12 @@ impl Statics {
         Ok(statics)
     }
 
-    /// All addresses, which no search for a free address finds.
+    /// Returns all assigned addresses. A search for a free address must skip them.
     pub(super) fn spans(&self) -> impl Iterator<Item = Span> {
         self.0.keys().map(|addr| Span { first: *addr, last: *addr })
     }
 
-    /// Refuses an address that no container of the network can have.
+    /// Fails if a container of the network could never get one of the addresses.
     pub(super) fn check(&self, sets: &[RangeSet]) -> Result<(), ConfigError> {
         for (addr, (_, place)) in &self.0 {
             let range = sets.iter().find_map(|set| set.range_of(*addr));
@@ -73,7 +73,7 @@ impl Statics {
         Ok(())
     }
 
-    /// The addresses of the container that a request is for.
+    /// Returns the addresses that are assigned to the container in the request.
     pub(super) fn of(&self, origin: &Origin) -> Vec<Addr> {
         if self.0.is_empty() {
             return Vec::new();

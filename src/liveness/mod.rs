@@ -48,9 +48,10 @@ pub fn evidence(
     Evidence { cx: cx.clone(), grace, namespaces, by_netns, listings }
 }
 
-/// Returns the liveness of one lease's container, whatever the age of the lease. A lease of an earlier boot of
-/// this machine has no container any more. `newcomer` is the network namespace of another container, which may
-/// have the number of a namespace that is gone: the kernel reuses numbers. No container runtime is asked.
+/// Returns whether the container of one lease exists, regardless of the lease's age. If the lease was made in
+/// an earlier boot of this machine, its container is gone. `newcomer` is the network namespace of another
+/// container. It may have the same inode number as a namespace that is gone, because the kernel reuses these
+/// numbers. No container runtime is asked.
 pub fn of(lease: &Lease, newcomer: Option<&Netns>, cx: &Context) -> Liveness {
     if cx.has_ended(lease) {
         return Liveness::Stale("its boot has ended".to_owned());
