@@ -4,7 +4,6 @@
 //! `floor usage FILE PROGRAM` runs a program, and writes its peak memory in KiB and its page faults to FILE.
 //! A program as small as this one must do that, because the measured peak memory also includes the memory
 //! that the parent process had when it started the program.
-//! start.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};

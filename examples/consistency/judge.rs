@@ -6,7 +6,6 @@
 //! Second, an ADD reports that no address is left only if all addresses are possibly held. Third, CHECK finds
 //! every lease that is certainly held, and no lease that is certainly gone. Fourth, addresses that are held
 //! at the end are listed. Fifth, the number of a pool's uses agrees with the requests that succeeded.
-//! were answered.
 //!
 //! If a server was stopped during a request, it may apply the request long after the client has given up and
 //! deleted the container. Such a lease is called `late`. It is possibly held from then on, until a GC frees

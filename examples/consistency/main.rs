@@ -30,7 +30,7 @@ enum Command {
         /// Files from `run` or `pools`.
         #[arg(required = true)]
         files: Vec<PathBuf>,
-        /// The minimum number of answers that is needed for a verdict.
+        /// The minimum number of calls with a known outcome that the judge needs
         #[arg(long, default_value_t = 1)]
         at_least: usize,
     },

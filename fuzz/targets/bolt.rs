@@ -1,4 +1,4 @@
-//! The input is a file that is read as ecs-ipam's bolt database.
+//! The input is a file that is read as a bolt database of ecs-ipam.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

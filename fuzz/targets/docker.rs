@@ -1,4 +1,5 @@
-//! The input is a list of requests of dockerd, one on each line: the method and any body.
+//! The input is a list of dockerd's requests, one on each line. Each line has the method and an arbitrary
+//! body.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

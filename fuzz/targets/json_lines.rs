@@ -1,4 +1,4 @@
-//! The input is the text for `sublet import jsonl`. What was imported is exported and imported again.
+//! The input is a text for `sublet import jsonl`. The imported records are then exported, and imported again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! The input says which bytes of a lease file with three leases are changed. No command may panic. The result
+//! The input says which bytes in a lease file with three leases are changed. No command may panic. The result
 //! must be an error, or the leases must be unchanged.
 #![no_main]
 
@@ -28,7 +28,7 @@ fuzz_target!(|input: (u32, Vec<(u32, u8)>)| {
     for (at, byte) in edits {
         file[at as usize % len] ^= byte;
     }
-    // In most cases the file is not truncated.
+    // Usually, the file is not truncated.
     if cut % 8 == 0 {
         file.truncate(cut as usize % (len + 1));
     }

@@ -13,7 +13,7 @@ fuzz_target!(|input: &[u8]| {
     // The plugin also ignores the case of keys.
     let Ok(mut conf) = serde_json::from_str::<Value>(&String::from_utf8_lossy(stdin)) else { return };
     if let Some(conf) = conf.as_object_mut() {
-        // Remove keys that would ask a server, or write outside of the folder.
+        // Remove keys that would make the plugin contact a server, or write outside of the folder.
         let is = |key: &str, name: &str| key.eq_ignore_ascii_case(name);
         conf.retain(|key, _| !key.to_lowercase().starts_with("consul"));
         for (_, ipam) in conf.iter_mut().filter(|(key, _)| is(key, "ipam")) {

@@ -1,4 +1,4 @@
-//! The input is the text of the file with reservations.
+//! The input is the content of the file with the reservations (`.policy`).
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -2,6 +2,7 @@
 # Functions that the cluster scripts share: hosts and servers, each in a network namespace of its own, the
 # faults, and the check of the histories. Sourced after common.sh. The script that sources this file must
 # define these functions:
+#   launch N          starts server N in its namespace and sets pid[N]
 #   leader            prints the number of the leader, or nothing
 #   store             prints the `store` of a configuration
 #   keys              prints all keys of the store, without the prefix

@@ -92,7 +92,7 @@ own_folders() {
     scripts/install.sh --bin "$work/bin" > /dev/null
 }
 
-# plugins NAME ...: installs Debian's plugins beside sublet.
+# plugins NAME ...: installs Debian's plugins in the same folder as sublet.
 plugins() {
     local plugin
     for plugin in "$@"; do

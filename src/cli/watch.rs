@@ -38,7 +38,7 @@ pub struct Watch {
     leases: bool,
 }
 
-/// The value of `--interval`.
+/// Parses the value of `--interval`.
 pub(super) fn interval(text: &str) -> Result<Duration, String> {
     let interval = config::duration(text).map_err(|_| "use 500ms, 1s or 1m".to_owned())?;
     Some(interval).filter(|i| *i >= Duration::from_millis(10)).ok_or("at least 10ms".to_owned())

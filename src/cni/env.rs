@@ -174,7 +174,7 @@ fn ifname(text: String) -> Result<IfName, EnvError> {
     })
 }
 
-/// The trace ID in a `TRACEPARENT` (W3C Trace Context, version 00); `None` if the text is not valid.
+/// Returns the trace ID in a `TRACEPARENT` (W3C Trace Context, version 00); `None` if the text is not valid.
 pub fn trace_id(text: &str) -> Option<&str> {
     let mut parts = text.split('-');
     let mut hex = |digits: usize| {

@@ -186,7 +186,8 @@ mod tests {
         let new = dir.path().join("new/note");
         put(&new, b"one", "m").unwrap();
         assert_eq!(mode(new.parent().unwrap()), 0o700);
-        // If a folder has the name, it stays, and no temporary file is left beside it.
+        // If a folder has the file's name, the folder must stay, and no temporary file may be left in the
+        // folder above it.
         fs::create_dir(folder.join("taken")).unwrap();
         put(&folder.join("taken"), b"one", "m").unwrap_err();
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 2);

@@ -27,7 +27,7 @@ struct Patient {
     folder: TempDir,
     persist: Persist,
     whole: Vec<u8>,
-    /// The content of the lock file beside the store.
+    /// The content of the store's lock file.
     lock: Vec<u8>,
     truth: BTreeMap<Addr, Lease>,
     refused: usize,

@@ -177,7 +177,7 @@ impl Look {
         }
     }
 
-    /// A sample cell for the legend.
+    /// Returns a sample cell for the legend.
     pub fn sample(self, frame: &Frame) -> String {
         if frame.rows_in_line() == 1 {
             let sample = line(&[vec![self]], frame);

@@ -3,7 +3,6 @@
 //! A call is `METHOD BODY`, or `METHOD*TIMES BODY` (all responses must differ, and the last one is compared).
 //! The next line is the response: `= JSON` (status 200 and exactly this JSON), `=` (any success), `! TEXT` (a
 //! failure with this text), `!` (any failure) or `!STATUS TEXT`. `fresh` starts with a new store.
-//! failure with this text), `!` (any failure) or `!STATUS TEXT`. `fresh` starts with a new store.
 
 use std::collections::BTreeSet;
 use std::fs;

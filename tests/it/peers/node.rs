@@ -1,8 +1,8 @@
 //! Tests the program with real etcd and Consul servers: nodes that boot, are replaced or are lost, and a
 //! network that is defined once for all nodes.
+//!
 //! For each run of the program, a file with a boot ID is mounted over the kernel's boot ID, and a file with a
 //! machine-id over the machine's own file. Each simulated boot has a /run of its own.
-//! the machine's own file. Each simulated boot has its own /run.
 
 use std::fs;
 use std::path::PathBuf;
