@@ -8,13 +8,14 @@ use super::contract::{
 };
 use super::fake_cluster::{FakeServer, FakeStore, apply_stalled};
 use super::long;
-use super::named_cases::{of_pod, reserve_for};
+use super::named_cases::{of_pod, reserve_for, unreserve};
 use super::pool_cases::{ask, lease, pool, pool_refusal, release, want};
 use crate::alloc::{Add, Check, Command, Context, Outcome, ReleasePool, Requested};
 use crate::engine;
 use crate::error::{Error, PoolRefusal, Refusal, StoreError};
 use crate::model::{BootId, Kind, Node, SetName};
 use crate::net::RangeSet;
+use crate::store::cluster::check::assert_sound;
 use crate::store::cluster::keys;
 use crate::store::{Store, StoreReader};
 
@@ -143,6 +144,27 @@ fn a_reservation_for_a_name_outlives_the_boot_and_the_node_of_its_container() {
         assert_eq!((rows.len(), row.kind), (5, Kind::Reserved), "{rows:?}");
         assert_eq!(added(&mut store, &pod("c3"), &there(102)), named);
         assert_eq!(freed(&mut store, &del("c3"), &there(103)), named);
+    }
+}
+
+/// A lease that has ended is over a reservation. The end of the reservation also ends the lease's record of its
+/// owner.
+#[test]
+fn unreserve_leaves_no_record_of_a_lease_that_has_ended() {
+    for is_etcd in [false, true] {
+        let server = FakeServer::new(is_etcd);
+        let mut store = FakeStore::new(server.clone());
+        let (sets, named) = ([set("10.0.0.0/29")], [addr("10.0.0.4")]);
+        let here = |boot: &str, now| Context { boot: Some(BootId(boot.to_owned())), ..at(now) };
+        let other = Node { name: "other".to_owned(), machine: "other".to_owned() };
+        let there = |now| Context { node: other.clone(), ..at(now) };
+        store.apply(&reserve_for(&["10.0.0.4"], "shop/db-0"), &there(1)).unwrap();
+        let pod = of_pod("c1", "db-0", &sets);
+        assert_eq!(added(&mut store, &pod, &here("boot-1", 2)), named);
+        // The first command after the reboot.
+        store.apply(&unreserve(&["10.0.0.4"]), &here("boot-2", 100)).unwrap();
+        assert_sound(&server);
+        assert!(listed(&mut store, &there(101)).is_empty());
     }
 }
 

@@ -31,7 +31,7 @@ pub fn reserve_for(addrs: &[&str], text: &str) -> Command {
     })
 }
 
-fn unreserve(addrs: &[&str]) -> Command {
+pub fn unreserve(addrs: &[&str]) -> Command {
     let addrs = addrs.iter().map(|text| addr(text)).collect();
     Command::Unreserve(Unreserve { set: net(), addrs })
 }
