@@ -11,10 +11,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 use sublet::docker;
 use sublet::docker::args::{Page, PageStore};
+use sublet::docker::server::Backend;
 use sublet::sys::host;
 use sublet::sys::panic;
 use sublet::sys::process;
-use sublet::telemetry::log::Log;
 use sublet::web;
 
 fn main() -> ExitCode {
@@ -35,9 +35,9 @@ fn main() -> ExitCode {
 
 /// Starts the status page for the driver. The page is a separate face, and faces do not use each other, so
 /// the program connects them here.
-fn page(page: &Page, stores: Vec<PageStore>, log: &Log) -> Result<()> {
+fn page(page: &Page, stores: Vec<PageStore>, backend: &Backend) -> Result<()> {
     let Some(address) = &page.http else { return Ok(()) };
-    web::open(address, page.http_public, page.http_name.clone(), stores, log.clone())
+    web::open(address, page.http_public, page.http_name.clone(), stores, backend.log.clone())
 }
 
 #[allow(clippy::disallowed_methods, reason = "here the environment enters the program")]

@@ -220,7 +220,7 @@ pub struct Page {
 }
 
 /// Starts the status page for these stores, if the page is configured. The page runs until the process ends.
-pub type OpenPage<'a> = &'a dyn Fn(&Page, Vec<PageStore>, &Log) -> Result<()>;
+pub type OpenPage<'a> = &'a dyn Fn(&Page, Vec<PageStore>, &Backend) -> Result<()>;
 
 /// A store that the page shows, with this node's context in it.
 pub type PageStore = (StoreSpec, alloc::Context);
@@ -393,7 +393,7 @@ impl Cli {
         let (store, cx) = stores[0].clone();
         let config = self.server(env, store, cx, log)?;
         // Open the page before the driver reports that it is ready.
-        page(&self.serve.page, stores, &config.backend.log)?;
+        page(&self.serve.page, stores, &config.backend)?;
         server::run(config)
     }
 

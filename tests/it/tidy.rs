@@ -26,7 +26,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("docker", FACE),
     ("web", FACE),
     ("main", "cni cli store sys"),
-    ("bin", "docker web sys telemetry"),
+    ("bin", "docker web sys"),
 ];
 
 const FACE: &str =
