@@ -60,19 +60,12 @@ impl Serialize for Time {
     }
 }
 
-impl FromStr for Time {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Time, String> {
-        let time: Option<jiff::Timestamp> = text.parse().ok();
-        let seconds = time.and_then(|time| Timestamp::try_from(time.as_second()).ok());
-        seconds.map(Time).ok_or_else(|| format!("{text:?} is not a time"))
-    }
-}
-
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Time, D::Error> {
-        Str::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        let text = Str::deserialize(deserializer)?;
+        let time: Option<jiff::Timestamp> = text.parse().ok();
+        let seconds = time.and_then(|time| Timestamp::try_from(time.as_second()).ok());
+        seconds.map(Time).ok_or_else(|| D::Error::custom(format!("{text:?} is not a time")))
     }
 }
 

@@ -124,7 +124,10 @@ fn api(name: &str, mut parameters: Parameters) -> Result<Option<Question>, Strin
         "cooling" => return Ok(Some(Question::Cooling(Query::read(parameters)?))),
         "history" => {
             let at = parameters.take("at").ok_or("at is missing: the time, as RFC 3339")?;
-            let at = at.parse().map_err(|_| format!("at is {at:?}; use 2026-01-31T08:00:00Z"))?;
+            let time: jiff::Timestamp =
+                at.parse().map_err(|_| format!("at is {at:?}; use 2026-01-31T08:00:00Z"))?;
+            // Nothing was leased before 1970.
+            let at = Time(u64::try_from(time.as_second()).unwrap_or(0));
             return Ok(Some(Question::Held(at, Query::read(parameters)?)));
         }
         "trends" => Question::Trends,
@@ -232,6 +235,8 @@ mod tests {
         assert_eq!(request.unwrap().store.as_deref(), Some("/a b"));
         let at = "/api/v1/history?at=1970-01-01T00%3A01%3A00Z&network=web";
         assert_eq!(get(at), Ok(Question::Held(Time(60), query("network=web"))));
+        let early = get("/api/v1/history?at=1969-12-31T23:59:59Z");
+        assert_eq!(early, Ok(Question::Held(Time(0), query(""))));
         for wrong in ["", "?at=2h", "?at=", "?at=1970-01-01T00:01:00Z&until=x"] {
             assert_eq!(get(&format!("/api/v1/history{wrong}")), Err(400), "{wrong}");
         }
