@@ -203,13 +203,15 @@ impl Cache {
 
     /// The last day of each range.
     pub fn trends(&self, patience: Duration) -> Seen<Trends> {
-        let (reader, snapshot) = (self.reader.clone(), self.snapshot(patience));
+        // The thread that reads takes the snapshot first, so it is there when the trends are computed.
+        let _ = self.snapshot(Duration::ZERO);
+        let (reader, snapshot) = (self.reader.clone(), self.snapshot.clone());
         self.trends.get(
             SLOW_FRESH,
             patience,
             |job| self.start(job),
             move || {
-                let snapshot = snapshot.now()?;
+                let snapshot = snapshot.last().now()?;
                 reader.read(|store, cx| Trends::take(store, cx, &snapshot.usage))
             },
         )

@@ -111,6 +111,11 @@ impl<T: Send + Sync + 'static> Slot<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What is known, without reading anything.
+    pub fn last(&self) -> Seen<T> {
+        self.lock().seen()
+    }
+
     /// The value. If it is older than `keep`, `read` makes a new one as a job that `start` starts; this waits
     /// for it for `patience`.
     pub fn get(

@@ -88,6 +88,8 @@ impl Sight {
         let snapshot = cache.snapshot(patience);
         let patience = if snapshot.fault.is_some() { Duration::ZERO } else { GLANCE };
         let problems = cache.problems(patience);
+        // The trends are read behind the problems.
+        let patience = if problems.value.is_some() { patience } else { Duration::ZERO };
         Sight { trends: cache.trends(patience), snapshot, problems, now }
     }
 

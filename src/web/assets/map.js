@@ -529,7 +529,8 @@ const past = {
   /** Sets the ends of the slider: as far as the pool's history goes. */
   refresh(pool) {
     const oldest = pool.trend?.oldest;
-    const minutes = oldest ? Math.floor((Date.now() - Date.parse(oldest)) / 60000) : 0;
+    const first = Math.min(...[oldest, this.time].filter(Boolean).map(Date.parse), Date.now());
+    const minutes = Math.floor((Date.now() - first) / 60000);
     at("past").classList.toggle("none", minutes < 2);
     at("time").min = -minutes;
     at("time").step = Math.max(1, Math.floor(minutes / 500));
