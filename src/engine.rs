@@ -128,12 +128,12 @@ pub fn add(
                 for contested in contested {
                     let (addr, set) = (contested.lease.addr, &contested.lease.set);
                     let note = format!(
-                        "leased here to {} and by host-local to {}",
+                        "leased to {} by sublet and to {} by host-local",
                         contested.lease.owner, contested.claimant
                     );
                     warnings.push(format!(
-                        "{addr} is {note}, so it is reserved; once one of the two containers is gone, run \
-                         `sublet unreserve {set} {addr}`"
+                        "{addr} is {note}, so the address is now reserved; when one of these containers is \
+                         gone, run `sublet unreserve {set} {addr}`"
                     ));
                     let (addrs, note) = (vec![addr], Some(note));
                     let reserve =

@@ -226,7 +226,9 @@ impl<'a> LeaseRow<'a> {
     pub fn into_lease(self) -> Result<Lease, String> {
         let addr = self.address.0;
         let prefix = self.prefix.filter(|prefix| *prefix <= addr.family().bits());
-        let prefix = prefix.ok_or_else(|| format!("no valid \"prefix\" for {addr}"))?;
+        let prefix = prefix.ok_or_else(|| {
+            format!("\"prefix\" is missing or is not a valid prefix length for {addr}")
+        })?;
         let kind = Kind::from_word(&self.kind);
         let kind = kind.ok_or_else(|| format!("unknown \"kind\" {:?}", self.kind))?;
         let attachment = match &self.container_id {
@@ -255,7 +257,7 @@ impl<'a> LeaseRow<'a> {
         };
         let set = SetName(self.set.unwrap_or(self.network).into());
         if set.is_pools() != matches!(owner, Owner::Pool(..)) {
-            return Err(format!("a lease in {set} with another kind of owner"));
+            return Err(format!("the lease in {set} has an owner that does not match \"kind\""));
         }
         let text = |text: Option<Str<'_>>| text.map(String::from);
         let (inode, mount_ns) = (self.netns_inode, self.mount_namespace);

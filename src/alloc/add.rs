@@ -353,8 +353,9 @@ impl Work<'_> {
                 ranges.bounds.iter().flat_map(|a| other.bounds.iter().map(move |b| (a, b)));
             if let Some((a, b)) = pairs.find(|(a, b)| a.overlaps(**b)) {
                 warnings.push(format!(
-                    "network {} ({a}) overlaps network {} ({b}), and their leases are separate: both can \
-                     lease the same address; set \"shared\" in both if they are one physical network",
+                    "network {} ({a}) overlaps network {} ({b}), and the two networks keep separate leases, \
+                     so both can lease the same address; if the networks share a segment, set the same \
+                     \"shared\" in both configurations",
                     ranges.network, other.network
                 ));
             }

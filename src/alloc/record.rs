@@ -53,7 +53,7 @@ impl Record {
             Record::Sticky(set, pod, range, _) => {
                 format!("address of pod {}/{} of range {range} in {set}", pod.namespace, pod.name)
             }
-            Record::Adopted(network, _) => format!("takeover of network {network}"),
+            Record::Adopted(network, _) => format!("import mark of network {network}"),
         }
     }
 }

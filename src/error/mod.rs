@@ -23,7 +23,7 @@ pub enum Refusal {
         "failed to allocate for range {index}: no IP addresses available in range set: {ranges}; \
          network {network} is full{}: look for stale leases with `sublet gc --dry-run`, or enlarge the \
          range",
-        if *.cooling { " (cooldownStrict holds freed addresses back)" } else { "" }
+        if *.cooling { " (`cooldownStrict` holds back freed addresses)" } else { "" }
     )]
     Exhausted {
         /// The index of the range set in the configuration.
@@ -37,8 +37,8 @@ pub enum Refusal {
     },
     /// A requested address is already leased.
     #[error(
-        "failed to allocate for range {index}: requested IP address {} is not available in range \
-         set {ranges}: {} holds it; request another address, or free this one with `{}`",
+        "failed to allocate for range {index}: requested IP address {} is not available in range set \
+         {ranges}: {} holds the address; request a different address, or free this address with `{}`",
         .holder.addr,
         .holder.owner,
         release(.holder)
@@ -53,8 +53,8 @@ pub enum Refusal {
     },
     /// An earlier container of the same name has the address that is reserved for the name.
     #[error(
-        "failed to allocate for range {index}: {} is reserved for {name}, and an earlier container of that \
-         name still has it, {}{}{}; stop that container, or free the address with `{}`",
+        "failed to allocate for range {index}: {} is reserved for {name}, and an earlier container of this \
+         name still holds the address: {}{}{}; stop the earlier container, or free the address with `{}`",
         .holder.addr,
         .holder.owner.short(),
         if .why.is_empty() { "" } else { ": " },
@@ -74,8 +74,9 @@ pub enum Refusal {
     },
     /// A requested address is cooling down, and `cooldownStrict` is set.
     #[error(
-        "failed to allocate for range {index}: requested IP address {addr} was freed a moment ago \
-         and cooldownStrict holds it back for {seconds} s"
+        "failed to allocate for range {index}: requested IP address {addr} was freed recently and \
+         `cooldownStrict` holds back the address for {seconds} s; try again later, or request a different \
+         address"
     )]
     Cooling {
         /// The index of the range set in the configuration.
@@ -87,8 +88,8 @@ pub enum Refusal {
     },
     /// Requested addresses lie in no range, or more addresses were requested than there are range sets.
     #[error(
-        "failed to allocate all requested IPs: {}; request at most one address of each range \
-         set; the range sets are {ranges}",
+        "failed to allocate all requested IPs: {}; request at most one address from each range set; the range \
+         sets are {ranges}",
         join(.addrs)
     )]
     NotInRange {
@@ -100,7 +101,7 @@ pub enum Refusal {
     /// The configuration excludes the requested address.
     #[error(
         "failed to allocate for range {index}: requested IP address {addr} is excluded; request \
-         another address, or remove this one from \"exclude\" or \"static\""
+         a different address, or remove {addr} from \"exclude\" or \"static\""
     )]
     Excluded {
         /// The index of the range set in the configuration.
@@ -110,8 +111,8 @@ pub enum Refusal {
     },
     /// The requested address is the gateway of the range.
     #[error(
-        "failed to allocate for range {index}: requested ip {addr} is subnet's gateway; request \
-         another address, or set \"gateway\""
+        "failed to allocate for range {index}: requested ip {addr} is subnet's gateway; request a different \
+         address, or set \"gateway\" to a different address"
     )]
     IsGateway {
         /// The index of the range set in the configuration.
@@ -121,8 +122,8 @@ pub enum Refusal {
     },
     /// The gateway's address is leased to a container (ECS dialect).
     #[error(
-        "ip of gateway has already been used: {} holds {}; choose another gateway, or free it with \
-         `{}`",
+        "ip of gateway has already been used: {} holds {}; choose a different gateway, or free this address \
+         with `{}`",
         .holder.owner,
         .holder.addr,
         release(.holder)
@@ -133,8 +134,8 @@ pub enum Refusal {
     },
     /// The owner already has a lease, and `onDuplicate` is `error`.
     #[error(
-        "failed to allocate for range {index}: {} has been allocated to {}, duplicate allocation is \
-         not allowed; free it with `{}`, or remove \"onDuplicate\"",
+        "failed to allocate for range {index}: {} has been allocated to {}, duplicate allocation is not \
+         allowed; free the address with `{}`, or remove \"onDuplicate\"",
         .lease.addr,
         container(.lease),
         release(.lease)
@@ -147,7 +148,7 @@ pub enum Refusal {
     },
     /// The owner has a lease that does not fit the present configuration or the requested address.
     #[error(
-        "{} already has {}, {} send a DEL first, or free it with `{}`",
+        "{} already has {}, {} send a DEL first, or free the address with `{}`",
         .lease.owner,
         .lease.addr,
         match .asked {
@@ -165,8 +166,8 @@ pub enum Refusal {
     },
     /// The present configuration uses the owner's address as the gateway.
     #[error(
-        "{} already has {}, which is the gateway now; send a DEL first, free it with `{}`, or choose \
-         another gateway",
+        "{} already has {}, which is now the gateway; send a DEL first, free the address with `{}`, or choose \
+         a different gateway",
         .lease.owner,
         .lease.addr,
         release(.lease)
@@ -177,8 +178,8 @@ pub enum Refusal {
     },
     /// CHECK: the owner has no lease.
     #[error(
-        "Failed to find address added by {owner}: it has no lease; delete the container and add it \
-         again"
+        "Failed to find address added by {owner}: the store has no lease for this owner; delete the container \
+         and create it again"
     )]
     Missing {
         /// The owner for which CHECK was called.
@@ -186,7 +187,8 @@ pub enum Refusal {
     },
     /// CHECK: `prevResult` has an address in a range of this network that the owner has not leased.
     #[error(
-        "prevResult has {addr}, but {owner} has no lease of it; delete the container and add it again"
+        "`prevResult` contains {addr}, but {owner} has no lease for {addr}; delete the container and create \
+         it again"
     )]
     Lost {
         /// The owner for which CHECK was called.
@@ -196,7 +198,7 @@ pub enum Refusal {
     },
     /// CHECK: the owner has leased an address that is not in `prevResult`.
     #[error(
-        "{} has {}, but prevResult has {}; delete the container and add it again",
+        "{} has {}, but `prevResult` contains {}; delete the container and create it again",
         .lease.owner,
         .lease.addr,
         if .expected.is_empty() { "no address".to_owned() } else { join(.expected) }
@@ -209,8 +211,8 @@ pub enum Refusal {
     },
     /// An import found an address that another owner has leased in this store.
     #[error(
-        "{} cannot be imported for {owner}: {} holds it in this store; nothing was imported; if that \
-         container is gone, run `{}`",
+        "cannot import {} for {owner}: {} holds the address in this store; nothing was imported; if the \
+         holder is gone, run `{}`",
         .holder.addr,
         .holder.owner,
         release(.holder)
@@ -223,8 +225,8 @@ pub enum Refusal {
     },
     /// A key of cni-ipam-consul cannot be imported.
     #[error(
-        "the leases of cni-ipam-consul for network {network} cannot be imported: {why}; correct or remove \
-         that key and run the command again"
+        "cannot import the leases of cni-ipam-consul for network {network}: {why}; correct or remove the key, \
+         then run the command again"
     )]
     OldKeys {
         /// The network whose leases cannot be imported.
@@ -234,8 +236,9 @@ pub enum Refusal {
     },
     /// The network has leases of cni-ipam-consul that were not imported yet.
     #[error(
-        "network {network} has {count} leases of cni-ipam-consul, which would be leased a second time: stop \
-         cni-ipam-consul on all nodes, then run `sublet import consul {network}`"
+        "network {network} still has leases of cni-ipam-consul ({count}), and sublet would lease these \
+         addresses a second time; stop cni-ipam-consul on all nodes, then run `sublet import consul \
+         {network}`"
     )]
     NotImported {
         /// The network that must be imported first.
@@ -245,8 +248,8 @@ pub enum Refusal {
     },
     /// The leases in a host-local folder cannot be imported.
     #[error(
-        "host-local's leases of network {network} cannot be imported: {why}; correct or remove that file \
-         and try again, or see `sublet import host-local`"
+        "cannot import host-local's leases of network {network}: {why}; correct or remove the file, then try \
+         again, or see `sublet import host-local --help`"
     )]
     Takeover {
         /// The network of the folder.
@@ -257,8 +260,8 @@ pub enum Refusal {
     /// A network's definition was not changed, because the stored version is not the version that the caller
     /// expected.
     #[error(
-        "network {network} has {}, not {}: the definition has changed since you read it; run `sublet \
-         network show {network}` and try again",
+        "network {network} has {}, not {}: the definition was changed in the meantime; run `sublet network \
+         show {network}`, then try again",
         version(*.kept),
         version(*.expected)
     )]
@@ -343,8 +346,8 @@ pub fn shown_network(lease: &Lease) -> &str {
 pub enum StoreError {
     /// Another process held the lock of the lease file until the timeout.
     #[error(
-        "timeout: the lock {} is held by {}, waited {:.1} s; try again, look at that process, or \
-         raise lockTimeout",
+        "timeout: the lock {} is held by {} (waited {:.1} s); try again, inspect the process that holds the \
+         lock, or increase `lockTimeout`",
         .path.display(),
         processes(.holders),
         .waited.as_secs_f64()
@@ -362,7 +365,7 @@ pub enum StoreError {
     #[error(
         "cannot {doing} {place}: {source}{}",
         // If access is denied, a retry would not help, and the user knows that nothing was changed.
-        if is_denied(&**.source) { "" } else { "; nothing was leased or freed; correct the cause, then try again" }
+        if is_denied(&**.source) { "" } else { "; nothing was leased or freed; fix the cause, then try again" }
     )]
     Unavailable {
         /// What failed, as a verb: "read", "open".
@@ -389,8 +392,8 @@ pub enum StoreError {
     },
     /// A record in etcd or Consul is damaged.
     #[error(
-        "the record {key} in {place} is damaged: {what}; nothing was changed; remove it once no \
-         container has that address"
+        "the record {key} in {place} is damaged: {what}; nothing was changed; remove the record when no \
+         container uses its address"
     )]
     BadRecord {
         /// The server that has the record.
@@ -412,7 +415,7 @@ pub enum StoreError {
         what: String,
     },
     /// Another program wrote the file.
-    #[error("{} is not a lease store of sublet: {what}; {advice}", .path.display())]
+    #[error("{} is not a sublet lease store: {what}; {advice}", .path.display())]
     Foreign {
         /// The path of the file.
         path: PathBuf,
@@ -423,8 +426,8 @@ pub enum StoreError {
     },
     /// Another version of sublet wrote the file or record.
     #[error(
-        "cannot read {place}: it was written by another version of sublet; nothing was changed; \
-         use that version or a newer one"
+        "cannot read {place}: it was written by a different version of sublet; nothing was changed; use that \
+         version or a newer one"
     )]
     OtherVersion {
         /// The file; or the record and the server.
@@ -433,8 +436,8 @@ pub enum StoreError {
     /// Boot leases would be in a folder on a network file system, which other machines with other boot IDs
     /// may use, too.
     #[error(
-        "{} is on a network file system, where leases cannot end with this machine's boot: set \
-         \"persist\": \"disk\", or set dataDir to a folder on a disk of this host",
+        "{} is on a network file system, where leases cannot end when this machine reboots; set \"persist\": \
+         \"disk\", or set \"dataDir\" to a folder on a local disk",
         .path.display()
     )]
     SharedFolder {
@@ -442,7 +445,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// Another machine, or a later boot of this machine, uses the node's name.
-    #[error("node {} of {place} is {}", .node.name, claim(.node, .by))]
+    #[error("the node name {} in {place} belongs to {}", .node.name, claim(.node, .by))]
     Claimed {
         /// The servers of the cluster.
         place: String,
@@ -452,7 +455,7 @@ pub enum StoreError {
         by: Box<NodeRecord>,
     },
     /// The configuration names a cluster, but its key `store` is invalid. No lease file is used instead.
-    #[error("invalid store: {why}; nothing was leased or freed anywhere else")]
+    #[error("invalid store: {why}; nothing was leased or freed, and no other store was used")]
     Unreadable {
         /// What is wrong with the key `store`.
         why: String,
@@ -511,8 +514,9 @@ fn claim(node: &Node, by: &NodeRecord) -> String {
     let (name, machine, theirs) = (&node.name, &node.machine, &by.node.machine);
     if machine != theirs {
         return format!(
-            "another machine: its machine-id is {theirs}, this one's is {machine}; give one of the two \
-             machines another NODE_ID, or, if the other machine is gone, run `sublet node release {name}`"
+            "a different machine: the machine-id of that machine is {theirs}, the machine-id of this machine \
+             is {machine}; set NODE_ID to a unique name, or, if that machine is gone, free its leases with \
+             `sublet node release {name}`"
         );
     }
     let id = match &**machine {
@@ -520,9 +524,9 @@ fn claim(node: &Node, by: &NodeRecord) -> String {
         id => format!("the machine-id {id}"),
     };
     format!(
-        "used by another boot, which began to lease after this boot: two machines have this name and {id}; \
-         give one of them another NODE_ID, or, if this machine was reset to an earlier state, free the \
-         leases of the other boot with `sublet node release {name}`"
+        "a boot that began to lease after the current boot: two machines have this name and {id}; set a \
+         unique NODE_ID on each machine, or, if this machine was restored to an earlier state, free the \
+         leases of the later boot with `sublet node release {name}`"
     )
 }
 

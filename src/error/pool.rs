@@ -90,7 +90,7 @@ impl PoolRefusal {
     pub fn explanation(&self) -> String {
         match self {
             PoolRefusal::Unknown(id) => {
-                format!("there is no pool {id}; remove the network and create it again")
+                format!("pool {id} does not exist; remove the network and create it again")
             }
             PoolRefusal::OfAnotherNode { node, .. } => {
                 format!(
@@ -98,20 +98,19 @@ impl PoolRefusal {
                 )
             }
             PoolRefusal::Overlap { subnet, with, taken, .. } => {
-                format!("{subnet} overlaps {taken} of pool {with}; choose another --subnet")
+                format!("{subnet} overlaps {taken} of pool {with}; choose a different `--subnet`")
             }
             PoolRefusal::NoBlock => {
-                "add a supernet with --v4 or --v6, make the pools smaller, remove \
-                networks, or run `subletd cleanup`"
+                "add a supernet with `--v4` or `--v6`, use smaller blocks, remove networks, or run `subletd \
+                 cleanup`"
                     .to_owned()
             }
             PoolRefusal::Differs { name, .. } => {
-                format!(
-                    "request the same subnet and range on every host, or use another name than network={name}"
-                )
+                format!("request the same value on every host, or use a different name than network={name}")
             }
             PoolRefusal::Routed { subnet, .. } => format!(
-                "see `ip route`; if the route leads to this network, pass --subnet {subnet}"
+                "run `ip route` to list the routes; if the route leads to this network, pass `--subnet \
+                 {subnet}`"
             ),
             PoolRefusal::Taken { addr, holder: Some(lease) } => match &lease.origin.endpoint {
                 Some(name) => format!("{addr} is held by {name}, {}", lease.owner),
@@ -122,7 +121,7 @@ impl PoolRefusal {
             }
             PoolRefusal::OutOfRange { addr, subnet } => format!("{addr} is not in {subnet}"),
             PoolRefusal::Exhausted(id) => format!(
-                "pool {id} is full; remove containers, widen --ip-range, or run `subletd cleanup`"
+                "pool {id} is full; remove containers, enlarge `--ip-range`, or run `subletd cleanup`"
             ),
         }
     }

@@ -22,8 +22,8 @@ pub enum SetError {
     Overlap(String, String),
     /// The gateways and the excluded addresses leave no allocatable address.
     #[error(
-        "no address is left of {0} after the gateway and the excluded addresses: enlarge the range or \
-         exclude less"
+        "no allocatable address is left in {0} after the gateway and the excluded addresses; enlarge the \
+         range, or exclude fewer addresses"
     )]
     NothingToGive(String),
 }

@@ -40,7 +40,7 @@ pub fn explain(payload: &(dyn Any + Send)) -> Panic {
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .take()
-        .unwrap_or_else(|| "an unknown place".to_owned());
+        .unwrap_or_else(|| "an unknown location".to_owned());
     let what = payload
         .downcast_ref::<&str>()
         .copied()
@@ -49,10 +49,11 @@ pub fn explain(payload: &(dyn Any + Send)) -> Panic {
     let is_damage = is_store(&place);
     let msg = if is_damage {
         format!(
-            "the lease store is damaged: {what} (at {place}); nothing was changed; run `sublet doctor`"
+            "the lease store is damaged: {what} (at {place}); nothing was changed; run `sublet doctor \
+             --repair`"
         )
     } else {
-        format!("this is a bug in sublet, please report it: {what} (at {place})")
+        format!("bug in sublet: {what} (at {place}); report this message to the developers")
     };
     Panic { is_damage, msg }
 }

@@ -34,7 +34,7 @@ impl Write for Stdout {
         if fstat(&stdout)?.st_rdev == makedev(1, 3)
             && fcntl_getfl(&stdout)? & OFlags::ACCMODE == OFlags::RDWR
         {
-            let text = "it is closed, or is /dev/null opened for reading and writing";
+            let text = "standard output is closed, or is /dev/null opened for reading and writing";
             return Err(io::Error::new(ErrorKind::BrokenPipe, text));
         }
         Ok(rustix::io::write(&stdout, bytes)?)
