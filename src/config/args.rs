@@ -36,7 +36,7 @@ impl Args {
         for pair in text.split(';').filter(|_| !text.is_empty()) {
             let Some((key, value)) = pair.split_once('=').filter(|(_, v)| !v.contains('=')) else {
                 return Err(ConfigError::invalid(format!(
-                    "ARGS: invalid pair {pair:?}; CNI_ARGS is KEY=VALUE;KEY=VALUE without a \
+                    "ARGS: invalid pair {pair:?}; write CNI_ARGS as KEY=VALUE;KEY=VALUE without a \
                      trailing semicolon"
                 )));
             };
@@ -47,7 +47,7 @@ impl Args {
                 "IgnoreUnknown" => {
                     ignore_unknown = parse_bool(value).ok_or_else(|| {
                         wrong(format!(
-                            "boolean unmarshal error: invalid input {value}; it is 1, 0, true or false"
+                            "boolean unmarshal error: invalid input {value}; use 1, 0, true or false"
                         ))
                     })?;
                 }
@@ -64,8 +64,8 @@ impl Args {
             Ok(args)
         } else {
             Err(ConfigError::invalid(format!(
-                "ARGS: unknown args [{}]; add IgnoreUnknown=1 to CNI_ARGS if they are for another \
-                 plugin",
+                "ARGS: unknown args [{}]; if a different plugin uses these arguments, add IgnoreUnknown=1 to \
+                 CNI_ARGS",
                 unknown.join(" ")
             )))
         }

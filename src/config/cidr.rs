@@ -59,7 +59,7 @@ pub(super) fn span(node: &Node) -> Result<Span, ConfigError> {
             .or_else(|| one(text).and_then(|a| Span::new(a, a))),
     };
     span.ok_or_else(|| {
-        let takes = "it takes an address (10.1.2.9), a range from the lower to the higher address \
+        let takes = "use an address (10.1.2.9), a range from the lower to the higher address \
                      (10.1.2.10-10.1.2.20) or a CIDR (10.1.2.128/25)";
         node.bad_text(text, takes)
     })

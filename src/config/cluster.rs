@@ -63,7 +63,7 @@ pub(super) fn from_ipam(
         };
         let Some(known) = known else {
             return Err(ConfigError::invalid(format!(
-                "{} must hold one key, {}; it holds {}",
+                "{} must have exactly one key, {}, but has {}",
                 store.path(),
                 allowed.iter().map(|e| format!("\"{e}\"")).collect::<Vec<_>>().join(" or "),
                 if written.is_empty() { "none".to_owned() } else { quote(&written.join(", ")) }
@@ -121,7 +121,8 @@ fn servers(fields: &Fields, port: u16, agent: Option<String>) -> Result<Servers,
     let plain = endpoints.iter().find(|e| e.starts_with("http://"));
     if let Some(plain) = plain.filter(|_| ca.is_some() || identity.is_some()) {
         return Err(ConfigError::invalid(format!(
-            "{}: {plain} is not encrypted, but {} is set; write https://, or remove that key",
+            "{}: {plain} is not encrypted, but a certificate is configured in `{}`; use https://, or remove \
+             the certificate",
             fields.path(),
             if ca.is_some() { "caFile" } else { "certFile" }
         ))
@@ -148,7 +149,7 @@ fn warn_of_plain_text(
 ) {
     if let Some(plain) = servers.endpoints.iter().find(|e| e.starts_with("http://")) {
         let place = fields.path_of("endpoints");
-        let text = format!("{place}: {secret} is sent to {plain} without encryption: use https://");
+        let text = format!("{place}: {secret} is sent to {plain} without encryption; use https://");
         warnings.push(Warning::new(place, text));
     }
 }
@@ -172,7 +173,7 @@ fn pair<'a>(
         (Some(_), None) => (one, other),
         (None, Some(_)) => (other, one),
     };
-    let why = format!("{} has {has} but no {lacks}; set both or neither", fields.path());
+    let why = format!("{} has `{has}` but no `{lacks}`; set both or neither", fields.path());
     Err(ConfigError::invalid(why).at(fields.path_of(has)))
 }
 
@@ -182,7 +183,7 @@ fn endpoint(node: &Node, default_port: u16) -> Result<String, ConfigError> {
     let bad = || {
         // The text before an "@" may be a password, so the message does not show it.
         let shown = text.rsplit_once('@').map_or(text, |(_, host)| host);
-        node.bad_text(shown, "it takes http://HOST:PORT or https://HOST:PORT, and nothing else")
+        node.bad_text(shown, "use http://HOST:PORT or https://HOST:PORT without a path")
     };
     let (scheme, rest) = text.split_once("://").ok_or_else(bad)?;
     let scheme = scheme.to_ascii_lowercase();
@@ -214,7 +215,8 @@ pub(super) fn consul_endpoint(ipam: &Fields) -> Result<String, ConfigError> {
         Ok(addr) => format!("[{addr}]"),
         Err(_) if is_host(host) => host.to_owned(),
         Err(_) => {
-            let takes = "it takes the name or address of a host; set the port with consul_port";
+            let takes =
+                "use a host name or an address without a port; set the port in `consul_port`";
             return Err(ipam.bad_text("consul_addr", host, takes));
         }
     };
@@ -243,8 +245,7 @@ fn prefix(fields: &Fields) -> Result<String, ConfigError> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     let segment = |s: &str| s.bytes().all(plain) && s.bytes().any(|b| b != b'.');
     if trimmed.len() > 256 || !trimmed.split('/').all(segment) {
-        let takes =
-            "it takes letters, digits, \"-\", \"_\", \".\", \"~\" and \"/\", such as clusters/one";
+        let takes = "use only letters, digits, \"-\", \"_\", \".\", \"~\" and \"/\", for example clusters/one";
         return Err(fields.bad_text("prefix", text, takes));
     }
     Ok(trimmed.to_owned())
@@ -256,7 +257,7 @@ fn timeout(fields: &Fields) -> Result<Duration, ConfigError> {
     };
     let timeout = duration::positive(text).ok();
     timeout.filter(|t| !t.is_zero() && *t <= LONGEST_TIMEOUT).ok_or_else(|| {
-        let takes = format!("it takes {}, more than 0 and at most 10m", duration::SYNTAX);
+        let takes = format!("use {}, more than 0 and at most 10m", duration::SYNTAX);
         fields.bad_text("timeout", text, &takes)
     })
 }

@@ -32,13 +32,13 @@ pub(super) fn requested(
     if !store.is_cluster() {
         return Err(ConfigError::invalid(
             "ipam.define stores the network's definition in a cluster, but no cluster is configured; set \
-             ipam.store, or remove define",
+             ipam.store, or remove ipam.define",
         ));
     }
     if conf.root().object("runtimeConfig")?.is_some_and(|r| r.get("ipRanges").is_some()) {
         return Err(ConfigError::invalid(
-            "runtimeConfig.ipRanges belong to one container, but ipam.define stores one definition for all; \
-             remove one of the two",
+            "runtimeConfig.ipRanges applies to one container, but ipam.define stores one definition for all \
+             containers; remove one of the two",
         ));
     }
     text(&ipam, dialect == Dialect::Consul).map(Some)
@@ -83,7 +83,7 @@ impl Netconf {
     /// Returns the same configuration with `text` as the definition of its network.
     pub fn defined(&self, text: &str) -> Result<Netconf, ConfigError> {
         let Ok(Json::Object(definition)) = Json::parse(text.as_bytes()) else {
-            return Err(ConfigError::invalid("it is not a JSON object"));
+            return Err(ConfigError::invalid("the definition is not a JSON object"));
         };
         let mut ipam = self.ipam()?.pairs().to_vec();
         ipam.retain(|(key, _)| !KEYS.iter().any(|name| is_spelling_of(key, name)));
@@ -100,13 +100,15 @@ pub fn from_file(
     network: &NetworkName,
 ) -> Result<(String, Option<u64>), ConfigError> {
     let Json::Object(pairs) = Json::parse(bytes)
-        .map_err(|e| ConfigError::decode(format!("it is not valid JSON: {e}")))?
+        .map_err(|e| ConfigError::decode(format!("the file is not valid JSON: {e}")))?
     else {
-        return Err(ConfigError::decode("it is not a JSON object"));
+        return Err(ConfigError::decode("the definition is not a JSON object"));
     };
     let root = Fields::root(&pairs);
     if let Some(name) = root.text("name")?.filter(|name| *name != network.as_str()) {
-        return Err(ConfigError::invalid(format!("it defines network {name}, not {network}")));
+        return Err(ConfigError::invalid(format!(
+            "the file defines network {name}, not {network}"
+        )));
     }
     let mut found = root.object("ipam")?;
     for plugin in root.list("plugins")? {
@@ -114,7 +116,7 @@ pub fn from_file(
     }
     let Some(ipam) = found else {
         return Err(ConfigError::invalid(
-            "it has no \"ipam\"; a network is defined as {\"ipam\": {\"subnet\": \"10.1.0.0/16\"}}",
+            "the file has no \"ipam\"; write a definition such as {\"ipam\": {\"subnet\": \"10.1.0.0/16\"}}",
         ));
     };
     let version = root.integer("version")?.and_then(|n| u64::try_from(n).ok());

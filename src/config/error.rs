@@ -45,7 +45,7 @@ impl ConfigError {
         if count <= most {
             return Ok(());
         }
-        let text = format!("{path} holds {count} {what}; at most {most} are allowed");
+        let text = format!("{path} has {count} {what}; at most {most} are allowed");
         Err(ConfigError::invalid(text).at(path))
     }
 

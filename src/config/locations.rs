@@ -90,12 +90,13 @@ impl Locations<'_> {
     /// Returns the limits of the history. Without the key `history`, this is `absent`. If the key sets only
     /// one of the two limits, `usual` supplies the other.
     fn history(self, usual: History, absent: History) -> Result<History, ConfigError> {
-        const SYNTAX: &str = "it takes \"off\", or {\"count\": 10000, \"age\": \"720h\"}";
+        const SYNTAX: &str =
+            "use \"off\", or an object such as {\"count\": 10000, \"age\": \"720h\"}";
         let Some(node) = self.ipam.get("history") else {
             return Ok(absent);
         };
         let path = node.path().to_owned();
-        let bad = || ConfigError::invalid(format!("{path} is not valid: {SYNTAX}"));
+        let bad = || ConfigError::invalid(format!("invalid {path}: {SYNTAX}"));
         if let Ok(text) = node.text() {
             let off = text.eq_ignore_ascii_case("off");
             return if off { Ok(History::Off) } else { Err(bad()) };
@@ -104,7 +105,7 @@ impl Locations<'_> {
         let History::Kept { mut count, mut age } = usual else { return Err(bad()) };
         if let Some(written) = fields.integer("count")? {
             count = u64::try_from(written).map_err(|_| {
-                ConfigError::invalid(format!("{}.count is {written}: {SYNTAX}", fields.path()))
+                ConfigError::invalid(format!("invalid {}.count {written}: {SYNTAX}", fields.path()))
             })?;
         }
         if let Some(text) = fields.text("age")? {
@@ -135,9 +136,9 @@ impl Locations<'_> {
             .at(self.ipam.path_of("lockTimeout")));
         };
         let (wait, what) = match u64::try_from(nanos) {
-            Ok(0) => (Wait::Forever, "waits for the store without a limit"),
+            Ok(0) => (Wait::Forever, "makes calls wait for the store without a time limit"),
             Ok(nanos) => return Ok(Wait::For(Duration::from_nanos(nanos))),
-            Err(_) => (Wait::Try, "does not wait for the store at all"),
+            Err(_) => (Wait::Try, "makes calls fail at once if the store is locked"),
         };
         warnings.push(Warning::new(place, format!("{place} {text} {what}")));
         Ok(wait)

@@ -316,7 +316,7 @@ fn choice<T: Copy + Default>(
     let found = all.iter().find(|value| word(**value).eq_ignore_ascii_case(text));
     found.copied().ok_or_else(|| {
         let words: Vec<&str> = all.iter().map(|value| word(*value)).collect();
-        fields.bad_text(name, text, &format!("it takes one of {}", words.join(", ")))
+        fields.bad_text(name, text, &format!("use one of {}", words.join(", ")))
     })
 }
 

@@ -33,7 +33,7 @@ impl Netconf {
             Json::Object(pairs) => Ok(Netconf { attachments, ..Netconf::from_pairs(pairs)? }),
             other => {
                 let what = other.describe();
-                Err(fail(&format!("it must be an object, not {what}")))
+                Err(fail(&format!("the configuration must be an object, not {what}")))
             }
         }
     }
@@ -136,7 +136,7 @@ mod tests {
         let mut conf = Netconf::decode(json.as_bytes()).unwrap();
         let valid = conf.take_valid_attachments();
         let again = conf.take_valid_attachments().unwrap_err().to_string();
-        assert!(again.contains("is missing: nothing was released"), "{again}");
+        assert!(again.contains("is missing, so nothing was released"), "{again}");
         let names = valid.map(|valid| valid.iter().map(|(c, i)| format!("{c}/{i}")).collect());
         names.map_err(|e| e.to_string())
     }

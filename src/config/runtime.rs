@@ -52,8 +52,8 @@ impl Attachments {
         });
         let mut valid = found.unwrap_or_else(|| {
             Err(ConfigError::invalid(format!(
-                "{} is missing: nothing was released; a runtime lists the existing attachments \
-                 there, [] if there are none",
+                "{} is missing, so nothing was released; the runtime must list the existing attachments, or \
+                 [] if there are none",
                 VALID[0]
             )))
         })?;
@@ -100,9 +100,13 @@ fn name<T>(
     let text = fields.text(key)?.unwrap_or_default();
     new(text.to_owned()).map_err(|_| {
         ConfigError::invalid(format!(
-            "{}.{key} is {}, not a valid name: nothing was released",
+            "{}.{key} is {}; nothing was released",
             fields.path(),
-            if text.is_empty() { "missing".to_owned() } else { quote(text) }
+            if text.is_empty() {
+                "missing".to_owned()
+            } else {
+                format!("{}, which is not a valid name", quote(text))
+            }
         ))
     })
 }

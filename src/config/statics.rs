@@ -39,9 +39,9 @@ impl Statics {
             ConfigError::bound(&place, "addresses", addrs.len(), MOST_ADDRESSES)?;
             for node in addrs {
                 let text = node.text()?;
-                let addr = text.parse::<Addr>().map_err(|_| {
-                    node.bad_text(text, "it takes an address without a prefix length")
-                })?;
+                let addr = text
+                    .parse::<Addr>()
+                    .map_err(|_| node.bad_text(text, "use an address without a prefix length"))?;
                 if let Some((other, _)) = statics.0.get(&addr).filter(|(other, _)| *other != name) {
                     let text = format!("{} is {addr}, which {other} has already", node.path());
                     return Err(ConfigError::invalid(text).at(node.path()));

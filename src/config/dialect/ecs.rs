@@ -179,17 +179,17 @@ fn subnet(Cidr { net, mapped }: Cidr, family: &FamilyKeys) -> Result<IpNet, Conf
         ConfigError::invalid(format!("invalid {word} subnet: {net}; ipam.{key} {why}"))
     };
     if mapped || Addr::from(net.addr()).family() != family.family {
-        return Err(wrong("takes a prefix of that family"));
+        return Err(wrong("must be a prefix of the same address family"));
     }
     if net.prefix_len() > *longest {
         return Err(ConfigError::invalid(format!(
-            "no available ip in the subnet; ipam.{} is {net}, and the longest prefix that leaves \
-             an address is /{longest}",
+            "no available ip in the subnet; ipam.{} is {net}, but the longest allowed prefix length is \
+             /{longest}",
             family.key("subnet")
         )));
     }
     if family.family == Family::V4 && net.prefix_len() == 0 {
-        return Err(wrong("cannot contain all addresses of the family"));
+        return Err(wrong("must not contain the whole address family"));
     }
     Ok(net.trunc())
 }
@@ -205,18 +205,20 @@ fn verify(
 ) -> Result<(), ConfigError> {
     let word = family.word;
     let why = if mapped || addr.family() != family.family {
-        format!("invalid {word} {key}: {addr}; ipam.{word}-{key} takes an address of that family")
+        format!("invalid {word} {key}: {addr}; ipam.{word}-{key} must be an {word} address")
     } else if !subnet.contains(addr) {
         format!(
-            "ip {addr} is not within the subnet {subnet}; ipam.{word}-{key} must lie in ipam.{}",
+            "ip {addr} is not within the subnet {subnet}; ipam.{word}-{key} must be in ipam.{}",
             family.key("subnet")
         )
     } else if family.family == Family::V6 && addr == subnet.first() {
-        format!("{noun} specified is the network address: {addr}; choose another ipam.{word}-{key}")
+        format!(
+            "{noun} specified is the network address: {addr}; choose a different ipam.{word}-{key}"
+        )
     } else if family.family == Family::V4 && (addr == subnet.first() || addr == subnet.last()) {
         format!(
-            "{noun} specified is reserved by default: {addr}; it is the network or broadcast \
-             address of {subnet}, choose another ipam.{word}-{key}"
+            "{noun} specified is reserved by default: {addr}; {addr} is the network or broadcast address of \
+             {subnet}; choose a different ipam.{word}-{key}"
         )
     } else {
         return Ok(());

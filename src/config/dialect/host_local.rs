@@ -56,7 +56,7 @@ pub fn range_sets(
     } else if let Some(key) =
         ["rangeStart", "rangeEnd", "gateway"].iter().find(|k| sources.ipam.has(k))
     {
-        let text = format!("ipam.{key} does nothing without ipam.subnet");
+        let text = format!("ipam.{key} has no effect without ipam.subnet");
         warnings.push(Warning::new(sources.ipam.path_of(key), text));
     }
     drafts.extend(draft_sets(sources.ipam, "ranges", warnings, &mut errors));
@@ -166,7 +166,7 @@ fn range_set(
     for (range, draft) in ranges.iter().zip(drafts.iter().flatten()) {
         if let Some(gateway) = range.gateway().filter(|g| !range.subnet().contains(*g)) {
             let text = format!(
-                "the gateway {gateway} lies outside its subnet {}; containers cannot reach it directly",
+                "the gateway {gateway} is outside the subnet {}; containers cannot reach the gateway directly",
                 range.subnet()
             );
             warnings.push(Warning::new(draft.fields.path_of("gateway"), text));
@@ -262,7 +262,8 @@ pub fn routes(ipam: &Fields, warnings: &mut Vec<Warning>) -> Result<Vec<Route>, 
 pub fn route(fields: &Fields) -> Result<Route, ConfigError> {
     let Some(dst) = fields.get("dst") else {
         let path = fields.path();
-        let why = format!("{path}.dst is missing; a route needs a destination, such as 0.0.0.0/0");
+        let why =
+            format!("{path}.dst is missing; a route needs a destination, for example 0.0.0.0/0");
         return Err(ConfigError::invalid(why).at(path));
     };
     let net = cidr(&dst)?.net;

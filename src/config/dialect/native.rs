@@ -137,7 +137,7 @@ fn status_fails_when_full(ipam: &Fields) -> Result<bool, ConfigError> {
     match ipam.text(KEY)? {
         None | Some("warn") => Ok(false),
         Some("fail") => Ok(true),
-        Some(text) => Err(ipam.bad_text(KEY, text, "it takes \"warn\" or \"fail\"")),
+        Some(text) => Err(ipam.bad_text(KEY, text, "use \"warn\" or \"fail\"")),
     }
 }
 
@@ -146,8 +146,8 @@ fn shared(ipam: &Fields) -> Result<Option<NetworkName>, ConfigError> {
         return Ok(None);
     };
     NetworkName::new(text).map(Some).map_err(|_| {
-        let takes = "a name begins with a letter or digit and continues with letters, digits, \"_\", \
-                     \".\" and \"-\"";
+        let takes = "a name must begin with a letter or digit and continue with letters, digits, \"_\", \".\" \
+                     and \"-\"";
         ipam.bad_text("shared", text, takes)
     })
 }
@@ -174,7 +174,7 @@ fn exclude(ipam: &Fields) -> Result<Vec<Span>, ConfigError> {
 fn warn_of_unused_exclusions(exclude: &[Span], sets: &[RangeSet], warnings: &mut Vec<Warning>) {
     let bounds = || sets.iter().flat_map(RangeSet::ranges).map(Range::bounds);
     for span in exclude.iter().filter(|span| !bounds().any(|b| b.overlaps(**span))) {
-        let text = format!("ipam.exclude: {span} lies in no range");
+        let text = format!("ipam.exclude: {span} is outside every range");
         warnings.push(Warning::new("ipam.exclude", text));
     }
 }
@@ -192,7 +192,7 @@ fn cooldown(ipam: &Fields) -> Result<Cooldown, ConfigError> {
     let Some(text) = ipam.text("cooldown")? else {
         return Ok(Cooldown { seconds: 0, strict });
     };
-    let takes = || format!("it takes {}, and not a negative duration", duration::SYNTAX);
+    let takes = || format!("use {}, 0 or more", duration::SYNTAX);
     let time = duration::positive(text).map_err(|_| ipam.bad_text("cooldown", text, &takes()))?;
     let seconds = u32::try_from(time.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u32::MAX);
     Ok(Cooldown { seconds, strict })

@@ -40,7 +40,7 @@ pub struct Inspection {
 impl Inspection {
     /// Returns the result for a file that could not be read.
     pub fn unreadable(why: &io::Error) -> Inspection {
-        let text = format!("cannot read it: {why}");
+        let text = format!("cannot read the file: {why}");
         let finding = Finding::of_file(Position { line: 1, column: 1 }, text);
         Inspection { parts: Vec::new(), findings: vec![finding] }
     }
@@ -101,7 +101,7 @@ pub fn read(file: impl Read) -> io::Result<Inspection> {
 /// Checks the content of a file.
 pub fn bytes_of(bytes: &[u8]) -> Inspection {
     if u64::try_from(bytes.len()).is_ok_and(|n| n > LONGEST) {
-        let text = "longer than 16 MiB, which is more than a plugin reads";
+        let text = "the file is larger than 16 MiB, the maximum that a plugin reads";
         let finding = Finding::of_file(Position { line: 1, column: 1 }, text);
         return Inspection { parts: Vec::new(), findings: vec![finding] };
     }
@@ -115,7 +115,10 @@ pub fn bytes_of(bytes: &[u8]) -> Inspection {
     let mut findings = linter.locate(&text);
     if let Err(e) = std::str::from_utf8(bytes) {
         let at = locate::Cursor::new(&text).advance(e.valid_up_to());
-        findings.push(Finding::of_file(at, "not UTF-8: a plugin reads U+FFFD instead"));
+        findings.push(Finding::of_file(
+            at,
+            "invalid UTF-8: a plugin reads U+FFFD instead of these bytes",
+        ));
     }
     findings.sort_by_key(|f| f.at);
     Inspection { parts: linter.parts, findings }
@@ -175,7 +178,10 @@ impl Linter {
 
     fn file(&mut self, json: Json) {
         let Json::Object(pairs) = json else {
-            return self.error("", format!("must be an object, not {}", json.describe()));
+            return self.error(
+                "",
+                format!("the configuration must be an object, not {}", json.describe()),
+            );
         };
         let root = Fields::root(&pairs);
         self.version(&root);
@@ -191,7 +197,10 @@ impl Linter {
         let plugins = match root.list("plugins") {
             Ok(plugins) if !plugins.is_empty() => plugins,
             Ok(_) => {
-                return self.error("plugins", "the list has no plugins, so no network is set up");
+                return self.error(
+                    "plugins",
+                    "the list of plugins is empty, so no plugin sets up the network",
+                );
             }
             Err(e) => return self.refused("", &e, "plugins"),
         };
@@ -207,8 +216,8 @@ impl Linter {
         if self.parts.iter().filter(|part| part.ours).count() > 1 {
             self.warn(
                 "plugins",
-                "several plugins of this list request addresses: for one interface of a container \
-                 they get the same",
+                "several plugins in this list request addresses; for the same interface of a container, all \
+                 of them get the same address",
             );
         }
     }
@@ -217,7 +226,10 @@ impl Linter {
         match root.text("cniVersion") {
             Ok(Some(text)) if CniVersion::find(text).is_none() => {
                 let known = CniVersion::texts().join(", ");
-                self.error("cniVersion", format!("{} is none of {known}", quote(text)));
+                self.error(
+                    "cniVersion",
+                    format!("unknown cniVersion {}; use one of {known}", quote(text)),
+                );
             }
             Ok(_) => {}
             Err(e) => self.refused("", &e, "cniVersion"),
@@ -230,13 +242,16 @@ impl Linter {
         self.warn_of_duplicates(place, &root);
         let plugin = self.text(place, &root, "type").unwrap_or_default();
         if plugin.is_empty() && !place.is_empty() {
-            self.error(prefixed(place, "type"), "type is missing: it names the plugin to call");
+            self.error(
+                prefixed(place, "type"),
+                "\"type\" is missing; set \"type\" to the plugin to call",
+            );
         }
         if plugin == OURS[0] {
             self.error(
                 prefixed(place, "type"),
-                "sublet allocates addresses but creates no interface: set it as ipam.type of bridge, ptp, \
-                 macvlan or another",
+                "sublet allocates addresses but creates no interface; set \"type\" to a plugin such as \
+                 bridge, ptp or macvlan, and ipam.type to sublet",
             );
         }
         let ipam = match root.object("ipam") {
@@ -255,7 +270,7 @@ impl Linter {
         let silent = ipam.keys().next().is_none();
         let ours = OURS.contains(&&*named) || named.is_empty() && !silent;
         if ours && named.is_empty() {
-            let text = "ipam.type is missing: it names the IPAM plugin to call";
+            let text = "ipam.type is missing; set ipam.type to the IPAM plugin to call";
             self.warn(prefixed(place, "ipam"), text);
         } else if !ours && OURS.iter().any(|name| strsim::levenshtein(&named, name) <= 2) {
             let text = format!("ipam.type is {}; did you mean sublet?", quote(&named));
@@ -281,7 +296,7 @@ impl Linter {
     /// Parses the configuration as an ADD would.
     fn config(&mut self, place: &str, conf: &Netconf) -> Option<Config> {
         if ranges_come_from_runtime(conf) {
-            let text = "no ranges: the runtime must pass them with its ipRanges capability";
+            let text = "no ranges are configured; the runtime must pass ranges with the `ipRanges` capability";
             self.warn(prefixed(place, "ipam"), text);
             return None;
         }
@@ -328,7 +343,7 @@ impl Linter {
             let typo = keys::typo(fields, key, known);
             let error = typo.is_some();
             let text =
-                typo.map_or_else(|| format!("unknown key {at}: it does nothing"), |typo| typo.text);
+                typo.map_or_else(|| format!("unknown key {at} has no effect"), |typo| typo.text);
             self.pending.push(Pending { place: prefixed(place, &at), at_key: true, error, text });
         }
     }
@@ -339,7 +354,7 @@ impl Linter {
         for key in fields.keys() {
             if !seen.insert(key.replace('-', "").to_ascii_lowercase()) {
                 let at = prefixed(place, &fields.join(key));
-                self.warn(at, format!("{key} occurs twice; only the last value counts"));
+                self.warn(at, format!("duplicate key {key}: the last value is used"));
             }
         }
     }
@@ -427,8 +442,8 @@ mod tests {
           "range_start": "10.1.0.9", "color": 1}}"#;
         assert_eq!(
             findings(text),
-            "3:11 error: unknown key ipam.range_start is ignored; did you mean rangeStart?\n\
-             3:38 warning: unknown key ipam.color: it does nothing"
+            "3:11 error: unknown key ipam.range_start is ignored; did you mean rangeStart?\n3:38 warning: \
+             unknown key ipam.color has no effect"
         );
     }
 
@@ -464,7 +479,10 @@ mod tests {
     #[test]
     fn what_is_no_json() {
         assert_eq!(findings("{\n \"a\": tru\n}"), "2:10 error: not valid JSON: expected ident");
-        assert!(findings("[1]").starts_with("1:1 error: must be an object, not a list"));
+        assert!(
+            findings("[1]")
+                .starts_with("1:1 error: the configuration must be an object, not a list")
+        );
         assert!(findings("").starts_with("1:1 error: not valid JSON: EOF"));
         assert!(
             findings(&"[".repeat(1 << 20))
@@ -479,8 +497,11 @@ mod tests {
     fn a_list_has_one_name_and_one_version() {
         let text = r#"{"cniVersion": "9", "name": "-", "plugins": []}"#;
         let text = findings(text);
-        assert!(text.contains("1:16 error: \"9\" is none of 0.1.0, "), "{text}");
+        assert!(
+            text.contains("1:16 error: unknown cniVersion \"9\"; use one of 0.1.0, "),
+            "{text}"
+        );
         assert!(text.contains("1:29 error: invalid characters found in network name: -"), "{text}");
-        assert!(text.contains("1:45 error: the list has no plugins"), "{text}");
+        assert!(text.contains("1:45 error: the list of plugins is empty"), "{text}");
     }
 }
