@@ -102,14 +102,14 @@ impl Call {
                 Ok(()) => "the lease of this call was freed".to_owned(),
                 Err(e) => format!("the lease of this call could not be freed: {e}"),
             };
-            let msg = format!("cannot write the answer to standard output: {e}; {outcome}");
+            let msg = format!("cannot write the result to standard output: {e}; {outcome}");
             return Err(Failure::new(IO, msg));
         }
         if output.journal.is_written(Level::Info) {
             let all = added.grants.iter().map(|g| format!("{}/{}", g.addr, g.prefix));
             let all = all.collect::<Vec<_>>().join(",");
             output.journal.learn("address", all.as_str());
-            output.journal.done(Level::Info, format!("leased {all} of {network} to {owner}"));
+            output.journal.done(Level::Info, format!("network {network}: leased {all} to {owner}"));
         }
         Ok(())
     }
@@ -127,7 +127,10 @@ impl Call {
     fn free(&self, cleanup: &Cleanup, output: &mut Output<'_>) -> Result<(), Failure> {
         let Some(target) = target(cleanup) else {
             if !self.netconf.is_bare() {
-                output.journal.warn("this DEL names no lease to free");
+                output.journal.warn(
+                    "this DEL identifies no lease: the configuration or the environment does not \
+                     name a container",
+                );
             }
             return Ok(());
         };
@@ -152,8 +155,8 @@ impl Call {
                 freed.iter().map(|lease| lease.addr.to_string()).collect::<Vec<_>>().join(",");
             let network = &cleanup.network;
             let event = freed.first().map_or_else(
-                || format!("nothing to free in {network}"),
-                |lease| format!("freed {all} of {network}, which was {}'s", lease.owner),
+                || format!("network {network}: no lease to free"),
+                |lease| format!("network {network}: freed {all}, which {} held", lease.owner),
             );
             output.journal.learn("address", all);
             output.journal.done(Level::Info, event);
@@ -186,7 +189,7 @@ impl Call {
                 return Err(failed(error));
             }
         }
-        output.journal.done(Level::Debug, "the leases match prevResult");
+        output.journal.done(Level::Debug, "the leases match `prevResult`");
         Ok(())
     }
 
@@ -198,7 +201,7 @@ impl Call {
         let freed = engine::gc(&mut *store, gc, &self.facts.context_of(&cleanup.store))
             .map_err(|error| Failure::of(&error, &cleanup.network))?;
         output.journal.learn("freed", freed.to_string());
-        let event = format!("freed {freed} stale addresses of {}", cleanup.network);
+        let event = format!("network {}: stale leases freed: {freed}", cleanup.network);
         output.journal.done(Level::Info, event);
         Ok(())
     }
@@ -226,7 +229,7 @@ impl Call {
                 done.map_err(|error| Failure::of(&error, &config.cleanup.network).for_status())?;
             }
         }
-        output.journal.done(Level::Debug, "an ADD could be served");
+        output.journal.done(Level::Debug, "an ADD would succeed");
         Ok(())
     }
 
@@ -281,7 +284,7 @@ impl Call {
             return Ok((config, Some(DefineNetwork { network, text, version })));
         };
         let place =
-            format!("network {network} as the cluster defines it, version {}", stored.version);
+            format!("definition of network {network} in the cluster, version {}", stored.version);
         let defined = self.netconf.defined(&stored.text);
         let defined = defined.and_then(|netconf| netconf.config(&self.invocation.inputs));
         let defined = defined.map_err(|e| e.within(&place))?;
@@ -289,8 +292,9 @@ impl Call {
             != (&config.sets, &config.routes, &config.dns)
         {
             output.journal.warn(&format!(
-                "{place} (by {}): {} is used, but this configuration has {text}; make both equal, see \
-                 `sublet network show {network}`",
+                "{place} (written by {}) differs from this configuration, and the definition is used; \
+                 definition: {}; configuration: {text}; change one of the two, see `sublet network show \
+                 {network}`",
                 stored.by, stored.text
             ));
         }
