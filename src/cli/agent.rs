@@ -42,7 +42,7 @@ const LOOK: Duration = Duration::from_secs(1);
 impl Agent {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         if call.as_json {
-            return Err(misuse("agent prints plain lines and does not accept -o json"));
+            return Err(misuse("`sublet agent` does not support `-o json`; omit the option"));
         }
         let stop = Stop::catch().context("cannot wait for signals")?;
         let mut installed = self.install.state();

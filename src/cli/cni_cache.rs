@@ -91,7 +91,10 @@ impl CniCache {
         if let Some(only) = &self.network {
             records.retain(|(_, record)| record.as_ref().is_ok_and(|r| r.network == *only));
             if records.is_empty() {
-                return Err(anyhow!("{} has no result of network {only}", self.dir.display()));
+                return Err(anyhow!(
+                    "no cached result of network {only} in {}",
+                    self.dir.display()
+                ));
             }
         }
         let found = records.iter().filter_map(|(_, record)| record.as_ref().ok()?.netns.as_deref());
@@ -104,13 +107,13 @@ impl CniCache {
         if !rows.is_empty() && rows.iter().all(|row| row.outcome == Outcome::Gone) {
             writeln!(
                 call.stderr,
-                "none of these containers has a network namespace that is visible here; if some are running, run this \
-                 command in the host's mount namespace"
+                "no network namespace of these containers is visible here; if some of the containers are \
+                 running, run this command in the host's mount namespace"
             )?;
         }
         match rows.iter().filter(|row| row.outcome == Outcome::Refused).count() {
             0 => Ok(()),
-            refused => Err(anyhow!("{refused} of {} results were not imported", rows.len())),
+            refused => Err(anyhow!("could not import {refused} of {} cached results", rows.len())),
         }
     }
 
@@ -172,7 +175,8 @@ impl CniCache {
             }
             (false, spec) => (store::open(spec)?, facts.context_of(spec)),
         };
-        let owner = config.cleanup.owner.take().context("its configuration names no owner")?;
+        let owner =
+            config.cleanup.owner.take().context("the cached configuration names no container")?;
         let network = config.cleanup.network.clone();
         let addrs = restrict(&mut config, &record.addrs)?;
         if self.dry_run {
@@ -224,7 +228,7 @@ impl CniCache {
             call.stderr,
             "{} imported{}, {} already present, {} skipped (container gone), {} refused",
             count(Outcome::Imported),
-            if self.dry_run { " (a dry run)" } else { "" },
+            if self.dry_run { " (dry run)" } else { "" },
             count(Outcome::Present),
             count(Outcome::Gone),
             count(Outcome::Refused),
@@ -238,7 +242,9 @@ fn restrict(config: &mut Config, addrs: &[Addr]) -> Result<Vec<Addr>> {
     let holds = |addr: &Addr| config.sets.iter().any(|set| set.range_of(*addr).is_some());
     let addrs: Vec<Addr> = addrs.iter().copied().filter(holds).collect();
     if addrs.is_empty() {
-        return Err(anyhow!("none of its addresses lies in a range of its configuration"));
+        return Err(anyhow!(
+            "none of the container's addresses is in a range of its network configuration"
+        ));
     }
     config.sets.retain(|set| addrs.iter().any(|addr| set.range_of(*addr).is_some()));
     config.wanted = addrs.iter().map(|&addr| Requested { addr, prefix: None }).collect();

@@ -49,7 +49,7 @@ pub fn persist(text: &str) -> Result<Persist, String> {
     match text {
         "boot" => Ok(Persist::Boot),
         "disk" => Ok(Persist::Disk),
-        _ => Err("use boot or disk".to_owned()),
+        _ => Err("use `boot` or `disk`".to_owned()),
     }
 }
 
@@ -59,10 +59,12 @@ const SHOWN: usize = 20;
 impl Copy {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         if call.args.store.is_some() {
-            return Err(misuse("copy takes two stores, --from and --to, and no --store"));
+            return Err(misuse("`sublet copy` takes `--from` and `--to` instead of `--store`"));
         }
         if self.from == self.to {
-            return Err(misuse("--from and --to are the same store"));
+            return Err(misuse(
+                "`--from` and `--to` name the same store; name two different stores",
+            ));
         }
         let mut from = call.open_named(&self.from, "--from")?;
         if !from.exists()? {
@@ -88,13 +90,17 @@ impl Copy {
                 "different": different, "leftOut": left_out,
             }))?;
         } else {
-            writeln!(call.stdout, "{}, the same in both", number_of(same, "record"))?;
+            writeln!(call.stdout, "{}, identical in both stores", number_of(same, "record"))?;
             if more > 0 {
-                writeln!(call.stdout, "  present before: {more}")?;
+                writeln!(call.stdout, "  already present: {more}")?;
             }
         }
         for name in left_out {
-            writeln!(call.stderr, "left out: {}: a lease file cannot store it", visible(&name))?;
+            writeln!(
+                call.stderr,
+                "left out: {}: a lease file cannot contain a record of this kind",
+                visible(&name)
+            )?;
         }
         for (names, word) in [(&missing, "missing"), (&different, "different")] {
             for name in names.iter().take(SHOWN) {
@@ -104,7 +110,7 @@ impl Copy {
         match missing.len() + different.len() {
             0 => Ok(()),
             n => Err(anyhow!(
-                "{} missing or different: a store changed during the copy; copy again",
+                "{} missing or different, because a store changed during the copy; run the copy again",
                 number_of(n, "record")
             )),
         }
@@ -144,7 +150,7 @@ impl OpenStore {
         match copier.clashes.len() {
             0 => Ok(copier.copied),
             n => Err(anyhow!(
-                "{} conflict with records that are already there; nothing was written",
+                "cannot write {}, because conflicting records already exist in the store; nothing was written",
                 number_of(n, "record")
             )),
         }

@@ -44,8 +44,10 @@ impl Doctor {
             if !call.as_json {
                 print(&problems, true, call)?;
             }
-            if !self.yes && !call.confirm(&format!("repair {repairable} of these problems"))? {
-                return Err(anyhow!("nothing was changed"));
+            if !self.yes
+                && !call.confirm(&format!("repair {}", number_of(repairable, "problem")))?
+            {
+                return Err(anyhow!("canceled; nothing was changed"));
             }
             let busy = Progress::new(None, "rewriting the lease file");
             let done = open.store.repair(&open.cx)?;
@@ -75,8 +77,8 @@ impl Doctor {
             let Checked { leases, ranges } = checked;
             writeln!(
                 call.stdout,
-                "no problems found in {}: checked its records, {} and {}, and the network namespaces of \
-                 this host",
+                "no problems found in {}: checked all records ({}, {}) and the network namespaces of this \
+                 host",
                 open.place,
                 number_of(leases, "lease"),
                 number_of(ranges, "range")
@@ -131,19 +133,21 @@ fn moved_away(open: &mut OpenStore) -> Result<(Vec<Problem>, usize)> {
         all += usize::from(lease.kind != Kind::Reserved);
         astray.take(&lease);
     })?;
-    let problem = |(network, leases, first): (&str, usize, &Lease)| Problem {
+    let problem = |(network, leases, first): (&str, usize, &Lease)| {
+        Problem {
         place: format!("network {network}"),
         what: format!(
-            "{} outside the ranges of its last ADD, such as {}",
+            "{} outside the ranges of the network's last ADD, for example {}",
             number_of(leases, "lease"),
             named(first, "")
         ),
         advice:
-            "if the ranges were moved on purpose, delete these containers and start them again; \
-                 otherwise correct the configuration"
+            "if the ranges were moved on purpose, delete and recreate the containers with these leases; \
+             otherwise correct the configuration"
                 .to_owned(),
         repairable: false,
         damage: false,
+        }
     };
     Ok((astray.found().map(problem).collect(), all))
 }
@@ -153,7 +157,7 @@ fn nearly_full(usage: &Usage) -> Option<Problem> {
     let percent = taken.checked_mul(100)?.checked_div(usage.size)?;
     let (network, range) = (&usage.extent.network, usage.extent.range.brief());
     let what = match usage.free {
-        0 => format!("all {} addresses are in use, reserved or cooling down", usage.size),
+        0 => format!("all addresses ({}) are in use, reserved or cooling down", usage.size),
         free => format!("{percent} % in use ({free} free)"),
     };
     (percent >= NEARLY_FULL).then(|| Problem {

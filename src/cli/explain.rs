@@ -20,16 +20,16 @@ use crate::net::Addr;
 use crate::rows::{EventRow, LeaseRow, PoolRow, Text, Time};
 use crate::telemetry::usage::Usage;
 
-/// Explain who holds an address, and what to do about it
+/// Explain who holds an address, and what to do next
 ///
 /// For each address: its state, the evidence that its container runs or is gone, its last events, how full
 /// its range is, and a next command that is safe to run.
 #[derive(Debug, Args)]
 pub struct Explain {
-    /// An address, leased or free; a container ID or a prefix of one; an ECS id; a pod as namespace/name
+    /// An address, leased or free; a container ID or a prefix of an ID; an ECS id; a pod as namespace/name
     #[arg(value_name = "ADDRESS|CONTAINER|POD")]
     name: String,
-    /// Only in this network
+    /// Search only this network
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
 }
@@ -107,7 +107,11 @@ impl Explain {
         }
         if rows.is_empty() {
             open.check_network(network)?;
-            bail!("{} is in no range of {}; see `sublet pools`", self.name, open.place);
+            bail!(
+                "{} is outside every range in {}; run `sublet pools` to list the ranges",
+                self.name,
+                open.place
+            );
         }
         if call.as_json {
             return call.json_rows(&rows);
@@ -212,18 +216,20 @@ fn print(row: &Row<'_>, lease: Option<&Lease>, now: Timestamp, call: &mut Call<'
             let since = format!("since {} ({} ago)", Time(lease.time), age(now, lease.time));
             writeln!(out, "{} is leased {since}", named(lease, ""))?;
         }
-        (_, Some(lease), _) => writeln!(out, "{} is not for containers", named(lease, ""))?,
+        (_, Some(lease), _) => {
+            writeln!(out, "{} is not allocated to containers", named(lease, ""))?;
+        }
         (_, _, Some(Time(until))) => {
             writeln!(out, "{place} is cooling down until {}", Time(until))?;
         }
         ("free", ..) => writeln!(out, "{place} is free")?,
-        _ => writeln!(out, "{place} is not allocatable: it is a gateway or excluded")?,
+        _ => writeln!(out, "{place} is not allocatable: the address is a gateway or excluded")?,
     }
     if let (Some(container), Some(reason)) = (row.container, row.reason) {
         let what = match container {
-            "running" => "its container runs",
-            "gone" => "its container is gone",
-            _ => "it is unknown whether its container runs",
+            "running" => "the container is running",
+            "gone" => "the container is gone",
+            _ => "cannot determine whether the container is running",
         };
         writeln!(out, "{what}: {reason}")?;
     }

@@ -11,7 +11,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::screen::{Progress, visible};
-use super::tables::named;
+use super::tables::{named, number_of};
 use super::{Call, misuse};
 use crate::alloc::Target;
 use crate::config;
@@ -71,7 +71,9 @@ pub struct Gc {
 /// Parses a duration, and rounds it up to whole seconds.
 pub(super) fn seconds(text: &str) -> Result<u64, String> {
     let nanos = config::duration::parse(text).and_then(|nanos| u64::try_from(nanos).ok());
-    nanos.map(|n| n.div_ceil(1_000_000_000)).ok_or_else(|| "use 90s, 5m or 1h".to_owned())
+    nanos
+        .map(|n| n.div_ceil(1_000_000_000))
+        .ok_or_else(|| "use a duration such as 90s, 5m or 1h".to_owned())
 }
 
 impl Gc {
@@ -145,14 +147,14 @@ impl Gc {
             return call.json_rows(&rows);
         }
         let alive = leases.len() - lost - unclear;
-        let dry = if self.dry_run { " (a dry run)" } else { "" };
+        let dry = if self.dry_run { " (dry run)" } else { "" };
         let others = match elsewhere.get() {
             0 => String::new(),
-            n => format!(", {n} of other machines: run `sublet gc` there"),
+            n => format!(", {n} of other machines (run `sublet gc` on these machines)"),
         };
         Ok(writeln!(
             call.stderr,
-            "{lost} lost, {freed} freed{dry}, {unclear} unclear, {alive} alive{others}"
+            "{lost} stale, {freed} freed{dry}, {unclear} undetermined, {alive} in use{others}"
         )?)
     }
 
@@ -183,13 +185,14 @@ impl Gc {
         }
         if call.as_json {
             return Err(misuse(format!(
-                "-o json does not ask: pass --yes to free {lost} leases, or --dry-run to list them"
+                "cannot ask for confirmation with `-o json`; pass `--yes` to free {}, or `--dry-run` to list the leases",
+                number_of(lost, "stale lease")
             )));
         }
         for (lease, verdict) in judged.iter().filter(|(_, v)| matches!(v, Liveness::Stale(_))) {
-            print(lease, verdict, "lost", call)?;
+            print(lease, verdict, "stale", call)?;
         }
-        call.confirm(&format!("free these {lost} leases"))
+        call.confirm(&format!("free {}", number_of(lost, "stale lease")))
     }
 
     /// Returns the first word of the line for a lease; `None` for the lease of a running container, which is
@@ -198,9 +201,9 @@ impl Gc {
         match verdict {
             Liveness::Alive(_) => None,
             Liveness::Unknown(_) if self.quiet => None,
-            Liveness::Unknown(_) => Some("cannot tell"),
+            Liveness::Unknown(_) => Some("undetermined"),
             Liveness::Stale(_) if done => Some("freed"),
-            Liveness::Stale(_) if self.dry_run => Some("lost"),
+            Liveness::Stale(_) if self.dry_run => Some("stale"),
             Liveness::Stale(_) => Some("kept"),
         }
     }

@@ -54,7 +54,11 @@ impl Gipam {
         for block in file.blocks {
             let flag = if block.within.first().family() == Family::V4 { "v4" } else { "v6" };
             let (within, len) = (block.within, block.len);
-            writeln!(call.stderr, "start subletd with --{flag} {within} --{flag}-block {len}")?;
+            writeln!(
+                call.stderr,
+                "to continue with gipam's address blocks, start subletd with `--{flag} {within} \
+                 --{flag}-block {len}`"
+            )?;
         }
         Ok(())
     }

@@ -84,14 +84,17 @@ impl History {
             && open.named(name, UNIQUE, network).is_err()
             && open.unknown(name)?.is_some()
         {
-            return Err(anyhow!("{name} is unknown in {}; see `sublet history`", open.place));
+            return Err(anyhow!(
+                "{name} does not occur in {}; run `sublet history` to list the latest events",
+                open.place
+            ));
         }
         if call.as_json {
             return call.json_rows(&rows);
         }
         if rows.is_empty() {
-            let what = self.name.as_deref().unwrap_or("this time");
-            writeln!(call.stderr, "{what} has no history in {}", open.place)?;
+            let what = self.name.as_deref().unwrap_or("the requested time");
+            writeln!(call.stderr, "no history for {what} in {}", open.place)?;
         }
         Ok(write!(call.stdout, "{}", tables::events(&rows, &call.screen))?)
     }
@@ -119,7 +122,8 @@ fn time(option: &str, text: &str, now: Timestamp) -> Result<Timestamp> {
     let time = text.parse::<jiff::Timestamp>().ok().or_else(|| Some(in_utc()?.timestamp()));
     time.map(|time| u64::try_from(time.as_second()).unwrap_or(0)).ok_or_else(|| {
         misuse(format!(
-            "{option} is {text:?}; use 90s, 2h or 7d (ago), 2026-01-31, \"2026-01-31 08:00\" (UTC), or RFC 3339"
+            "invalid {option} {text:?}: use an age such as 90s, 2h or 7d, a date such as 2026-01-31, a time \
+             such as \"2026-01-31 08:00\" (UTC), or RFC 3339"
         ))
     })
 }

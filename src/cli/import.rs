@@ -25,7 +25,7 @@ use crate::model::{NetworkName, SetName};
 use crate::rows::Text;
 use crate::store;
 
-/// Import the leases of another program.
+/// Import the leases of a different program.
 #[derive(Debug, Subcommand)]
 #[allow(clippy::doc_markdown, reason = "shown as they are")]
 pub enum Import {
@@ -191,10 +191,13 @@ impl HostLocal {
             networks.retain(|n| n.as_str() == only);
             skipped.clear();
             if networks.is_empty() {
-                return Err(anyhow!("{} has no folder {only} of host-local", self.dir.display()));
+                return Err(anyhow!(
+                    "no host-local folder for network {only} in {}",
+                    self.dir.display()
+                ));
             }
         }
-        let progress = Progress::new(Some(networks.len()), "taking over networks");
+        let progress = Progress::new(Some(networks.len()), "importing networks");
         let import = |network| {
             let done = self.one(network, &mut open);
             progress.step();
@@ -223,7 +226,7 @@ impl HostLocal {
         }
         match (networks.len() - reports.len(), networks.len()) {
             (0, _) => Ok(()),
-            (failed, all) => Err(anyhow!("{failed} of {all} networks could not be imported")),
+            (failed, all) => Err(anyhow!("could not import {failed} of {all} networks")),
         }
     }
 

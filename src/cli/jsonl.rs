@@ -102,11 +102,11 @@ impl Import {
             let (record, persist) =
                 jsonl::read(&line).map_err(|e| anyhow!(e)).with_context(place)?;
             copier.push(record, self.how.persist.unwrap_or(persist)).with_context(|| {
-                format!("{name}, up to line {number}: correct the file and import all of it again")
+                format!("{name}, up to line {number}: correct the file, then import the whole file again")
             })?;
         }
         if number == 0 {
-            bail!("{name} is empty");
+            bail!("{name} is empty; pass a file of `sublet export jsonl`");
         }
         Ok(())
     }
@@ -120,9 +120,9 @@ fn next(input: &mut dyn BufRead) -> io::Result<Option<String>> {
         return Ok(None);
     }
     if line.pop_if(|last| *last == b'\n').is_none() {
-        return Err(bad("it ends in the middle of a line: it was truncated"));
+        return Err(bad("the last line is incomplete: the file was truncated"));
     }
-    String::from_utf8(line).map(Some).map_err(|_| bad("a line is not UTF-8"))
+    String::from_utf8(line).map(Some).map_err(|_| bad("a line is not valid UTF-8"))
 }
 
 fn bad(what: &'static str) -> io::Error {

@@ -38,7 +38,9 @@ impl Kontena {
             (Some(url), _) => json!({ "etcd": { "endpoints": [url] } }).to_string(),
             (None, Some(json)) => json.to_owned(),
             (None, None) => {
-                return Err(misuse("pass --from http://HOST:PORT, the address of kontena's etcd"));
+                return Err(misuse(
+                    "the address of kontena's etcd is missing; pass `--from http://HOST:PORT`",
+                ));
             }
         };
         let (etcd, _) = config::store(&etcd).context("--from")?;
@@ -52,7 +54,7 @@ impl Kontena {
                 return call.json(&json!({"before": true, "pools": []}));
             }
             let prefix = &self.prefix;
-            return Ok(writeln!(call.stdout, "{prefix}: already imported; nothing was done")?);
+            return Ok(writeln!(call.stdout, "{prefix}: already imported; nothing was changed")?);
         }
         open.restore(self.dry_run, call, |copier| {
             let pools = contents.pools.values().cloned().map(Record::Pool);
@@ -80,18 +82,18 @@ impl Kontena {
             writeln!(call.stdout, "pool {id} ({subnet}): {} {verb}", number_of(leases, "address"))?;
         }
         if contents.pools.is_empty() {
-            writeln!(call.stdout, "{}: there is no pool", self.prefix)?;
+            writeln!(call.stdout, "no pool found in {}", self.prefix)?;
         }
         for name in &contents.unrecorded {
             let node = kontena::UNRECORDED;
             writeln!(
                 call.stderr,
-                "pool {name}: kontena-ipam did not record its hosts; once no host has a network with it, run: \
-                 sublet node release {node}"
+                "pool {name}: the hosts that use the pool are not recorded; when no host has a network that \
+                 uses the pool, run `sublet node release {node}`"
             )?;
         }
         for subnet in &contents.orphans {
-            writeln!(call.stderr, "subnet {subnet} left out: no pool has it")?;
+            writeln!(call.stderr, "subnet {subnet} left out: no pool uses this subnet")?;
         }
         Ok(())
     }

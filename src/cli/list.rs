@@ -132,7 +132,7 @@ impl Sorted {
 
 /// Parses the kind of a lease on the command line.
 fn kind(text: &str) -> Result<Kind, &'static str> {
-    Kind::from_word(text).ok_or("use dynamic, static, named, gateway, aux or reserved")
+    Kind::from_word(text).ok_or("use `dynamic`, `static`, `named`, `gateway`, `aux` or `reserved`")
 }
 
 impl List {

@@ -69,7 +69,7 @@ struct Cli {
     command: Command,
     #[command(flatten)]
     store: StoreArgs,
-    /// Output format: wide adds columns to a table, name prints only addresses or names
+    /// Output format: `wide` adds columns to a table, `name` prints only addresses or names
     #[arg(long, short, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
     /// The same as -o json
@@ -111,16 +111,16 @@ enum Command {
     Reserve(reserve::Reserve),
     /// Free reserved addresses
     Unreserve(reserve::What),
-    /// List the nodes of a cluster, or release a lost one
+    /// List the nodes of a cluster, or release a lost node
     #[command(subcommand)]
     Node(node::Node),
     /// Show or change a network's definition in a cluster
     #[command(subcommand)]
     Network(network::Network),
-    /// Import the leases of another program.
+    /// Import the leases of a different program.
     #[command(subcommand)]
     Import(import::Import),
-    /// Write the leases for another program.
+    /// Write the leases for a different program.
     #[command(subcommand)]
     Export(export::Export),
     Copy(copy::Copy),
@@ -196,7 +196,7 @@ fn serve(args: Vec<OsString>, world: World<'_>, terminal: &mut Terminal<'_>) -> 
         screen: terminal.screen,
     };
     let done = if call.format == Format::Name && !cli.command.prints_names() {
-        Err(misuse("-o name works only with list and pools"))
+        Err(misuse("`-o name` works only with `sublet list` and `sublet pools`"))
     } else {
         cli.command.run(&mut call)
     };
@@ -271,7 +271,7 @@ fn fail(terminal: &mut Terminal<'_>, error: &anyhow::Error) -> u8 {
 fn explained(error: &anyhow::Error) -> String {
     let mut text = with_causes(error.as_ref());
     if error.chain().any(is_denied) && !rustix::process::geteuid().is_root() {
-        text.push_str("; run this as root");
+        text.push_str("; run the command as root");
     }
     text
 }
@@ -339,7 +339,9 @@ impl Call<'_> {
     fn confirm(&mut self, question: &str) -> Result<bool> {
         self.stdout.flush()?;
         if !io::stdin().is_terminal() {
-            return Err(misuse(format!("not a terminal: pass --yes to {question}")));
+            return Err(misuse(format!(
+                "cannot ask for confirmation without a terminal; pass `--yes` to {question}"
+            )));
         }
         let (first, rest) = question.split_at(question.chars().next().map_or(0, char::len_utf8));
         write!(self.stderr, "{}{rest}? [y/N] ", first.to_uppercase())?;

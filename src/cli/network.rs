@@ -48,14 +48,14 @@ pub struct Set {
     /// The network
     #[arg(value_name = "NAME")]
     name: String,
-    /// A network configuration, a list of them, or the output of `show --json`; - is standard input
+    /// A network configuration, a plugin list, or the output of `show --json`; - for standard input
     #[arg(value_name = "FILE")]
     file: String,
     /// Replace only this version; 0: only if there is no definition [default: the version in FILE, otherwise
     /// the stored version]
     #[arg(long, value_name = "N", verbatim_doc_comment)]
     version: Option<u64>,
-    /// Do not ask, even if leases would be outside every range
+    /// Set without asking, even if leases would be outside every range
     #[arg(long, short)]
     yes: bool,
 }
@@ -65,7 +65,7 @@ impl Network {
         let mut open = call.open()?;
         if !open.is_cluster() {
             return Err(misuse(format!(
-                "{} stores no network definitions; name the cluster with --store",
+                "{} is a lease file, which cannot store network definitions; name a cluster with `--store`",
                 open.place
             )));
         }
@@ -81,8 +81,8 @@ impl Show {
         let network = network_name(&self.name)?;
         let Some(record) = engine::definition(&mut *open.store, &network)? else {
             return Err(anyhow!(
-                "{} has no definition of network {network}; create one by an ADD with \"define\": true \
-                 or by `sublet network set {network} FILE`",
+                "no definition of network {network} in {}; create one with `sublet network set {network} \
+                 FILE`, or with \"define\": true in the network configuration",
                 open.place
             ));
         };
@@ -123,7 +123,10 @@ impl Set {
                 of && !config.sets.iter().any(|set| set.range_of(lease.addr).is_some())
             })?;
             if !outside.is_empty() && !self.is_sure(&outside, &config.sets, call)? {
-                return Ok(writeln!(call.stderr, "kept the definition of network {network}")?);
+                return Ok(writeln!(
+                    call.stderr,
+                    "canceled; the definition of network {network} was not changed"
+                )?);
             }
         }
         let define = DefineNetwork { network: network.clone(), text, version };
@@ -131,7 +134,7 @@ impl Set {
         if call.as_json {
             return call.json(&json!({"network": network.as_str(), "version": version}));
         }
-        Ok(writeln!(call.stdout, "network {network} is defined, version {version}")?)
+        Ok(writeln!(call.stdout, "network {network}: wrote version {version} of the definition")?)
     }
 
     fn is_sure(&self, outside: &[Lease], sets: &[RangeSet], call: &mut Call<'_>) -> Result<bool> {
@@ -139,13 +142,14 @@ impl Set {
             let (addr, owner) = (lease.addr, &lease.owner);
             writeln!(
                 call.stderr,
-                "{addr} of {owner} on node {} is outside the new ranges",
+                "{addr}, leased to {owner} on node {}, is outside the new ranges",
                 visible(&lease.node.name)
             )?;
         }
         let count = number_of(outside.len(), "address");
         let question = format!(
-            "define network {} with {}, although {count} outside these ranges stay leased until their containers end",
+            "define network {} with {}, although {count} outside these ranges will stay leased until the \
+             containers end",
             visible(&self.name),
             describe(sets)
         );

@@ -13,7 +13,7 @@ use crate::alloc::Context;
 use crate::engine;
 use crate::rows::{NodeRow, Nodes};
 
-/// List the nodes of a cluster, or release a lost one.
+/// List the nodes of a cluster, or release a lost node.
 #[derive(Debug, Subcommand)]
 pub enum Node {
     /// List the nodes with the number of their leases
@@ -72,8 +72,8 @@ impl Release {
         let (mut open, name) = (call.open()?, &self.name);
         if !open.is_cluster() {
             return Err(misuse(format!(
-                "{} is a file of this machine only; name the cluster with --store, or see `sublet release` \
-                 and `sublet gc`",
+                "{} is a lease file of this machine, which has no other nodes; name a cluster with `--store`, \
+                 or free leases with `sublet release` or `sublet gc`",
                 open.place
             )));
         }
@@ -81,14 +81,14 @@ impl Release {
         let cx = Context { boot: None, ..open.cx.clone() };
         let Some(row) = rows(&mut open, &cx)?.into_iter().find(|row| row.node == *name) else {
             return Err(anyhow!(
-                "there is no node {name} in {}; see `sublet node list`",
+                "unknown node {name} in {}; run `sublet node list` to list the nodes",
                 open.place
             ));
         };
         if row.here && !self.force {
             return Err(anyhow!(
-                "{name} is this machine: other containers would get the addresses that its \
-                 containers use; delete these containers first, or pass --force"
+                "{name} is this machine, and sublet would lease the addresses of its running containers to \
+                 other containers; delete the containers of this machine first, or pass `--force`"
             ));
         }
         let what = describe(&row);
@@ -98,7 +98,9 @@ impl Release {
         if self.dry_run {
             return Ok(writeln!(call.stdout, "would free {what}")?);
         }
-        if !self.yes && !call.confirm(&format!("free {what} of a machine that is gone"))? {
+        if !self.yes
+            && !call.confirm(&format!("free {what}, assuming that this machine is gone"))?
+        {
             return Ok(writeln!(call.stderr, "kept {what}")?);
         }
         let left = engine::release_node(&mut *open.store, name, &open.cx)?;
@@ -113,7 +115,10 @@ impl Release {
         if left.forgotten {
             return Ok(());
         }
-        Err(anyhow!("the name {name} was claimed again during the release, so it was not freed"))
+        Err(anyhow!(
+            "the node name {name} was not freed, because a machine claimed the name again during \
+             the release"
+        ))
     }
 }
 
@@ -127,7 +132,7 @@ fn describe(row: &NodeRow) -> String {
     };
     let pools = match row.pools {
         0 => String::new(),
-        pools => format!(", its part in {}", number_of(pools, "pool")),
+        pools => format!(", and its use of {}", number_of(pools, "pool")),
     };
     format!("{} of node {}{of}{pools}", number_of(row.leases, "address"), row.node)
 }

@@ -28,7 +28,7 @@ use crate::trends::Trends;
 #[derive(Debug, Args)]
 #[allow(clippy::doc_markdown, reason = "as above")]
 pub struct StoreArgs {
-    /// The store's file, or a cluster as in "store": {"etcd": {"endpoints": [...]}}
+    /// The lease file, or a cluster in JSON, such as {"etcd": {"endpoints": [...]}}
     /// [default: $IPAM_DB_PATH, else /var/lib/cni/sublet/leases.redb]
     #[arg(long, value_name = "PATH|JSON", global = true, verbatim_doc_comment)]
     pub store: Option<OsString>,
@@ -47,7 +47,7 @@ impl StoreArgs {
     pub fn file(&self) -> Result<Option<PathBuf>> {
         if self.cluster().is_some() {
             return Err(misuse(
-                "--store names a cluster; this command works with lease files only",
+                "`--store` names a cluster, but this command works only with lease files; name a lease file",
             ));
         }
         Ok(self.store.clone().map(PathBuf::from))
@@ -85,7 +85,7 @@ impl Call<'_> {
         if self.args.named(self.world.env)?.is_some() {
             return Err(open.missing());
         }
-        writeln!(self.stderr, "there is no lease store on this host yet ({})", open.place)?;
+        writeln!(self.stderr, "no lease store on this host yet ({} does not exist)", open.place)?;
         Ok(open)
     }
 
@@ -110,7 +110,7 @@ impl Call<'_> {
         if usual && ecs {
             writeln!(
                 self.stderr,
-                "sublet: using {DEFAULT}; to use this host's other store, pass --store {ECS_DEFAULT}"
+                "sublet: using {DEFAULT}; a second lease store exists: pass `--store {ECS_DEFAULT}` to use it"
             )?;
         }
         Ok(if ecs && !usual { ECS_DEFAULT } else { DEFAULT })
@@ -187,7 +187,7 @@ impl OpenStore {
 
     /// Makes the error for a named file that does not exist.
     pub fn missing(&self) -> anyhow::Error {
-        anyhow!("there is no lease store {}; name another file with --store", self.place)
+        anyhow!("lease store {} does not exist; name a different file with `--store`", self.place)
     }
 
     /// Returns the context for commands on this lease. In a cluster, the context has the node of the lease.
@@ -295,7 +295,7 @@ impl OpenStore {
             all.iter().filter_map(|l| l.attachment()).map(|a| a.container.as_str()).collect();
         match containers.len() {
             0 => Err(anyhow!(
-                "{}{} has no lease in {}; see `sublet list`",
+                "no lease of {}{} in {}; run `sublet list` to list all leases",
                 name,
                 network.map(|n| format!(" of network {n}")).unwrap_or_default(),
                 self.place
@@ -306,7 +306,10 @@ impl OpenStore {
                     containers.iter().take(NAMED).map(|id| visible(id)).collect();
                 let more = n.saturating_sub(NAMED);
                 let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-                Err(anyhow!("ambiguous container ID {name:?}: matches {}{more}", shown.join(", ")))
+                Err(anyhow!(
+                    "ambiguous container ID {name:?} matches {}{more}; pass more characters of the ID",
+                    shown.join(", ")
+                ))
             }
         }
     }

@@ -14,9 +14,9 @@ use crate::rows::{GroupRow, PoolRow};
 
 /// Show how full each range is
 ///
-/// Prints size, used and free addresses, the longest run of free ones, reservations and cooling addresses,
-/// and when a range will be full, if the history of the last three hours shows a trend. Ranges are those of
-/// each network's last ADD, and Docker's pools.
+/// Prints the size, the used and free addresses, the longest run of free addresses, reservations and cooling
+/// addresses. If the history of the last three hours shows a trend, prints when a range will be full. The ranges are
+/// the ranges of each network's last ADD and Docker's pools.
 #[derive(Debug, Args)]
 pub struct Pools {
     /// Only this network or pool
@@ -136,7 +136,7 @@ fn print_groups(rows: &[GroupRow], by: By, open: &OpenStore, call: &mut Call<'_>
 pub(super) fn none_known(open: &OpenStore, call: &mut Call<'_>) -> Result<()> {
     Ok(writeln!(
         call.stderr,
-        "no ranges in {}: they appear with the first ADD of a network",
+        "no ranges in {} yet; the first ADD of a network records the network's ranges",
         open.place
     )?)
 }

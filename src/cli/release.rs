@@ -25,7 +25,7 @@ pub struct Release {
     /// An address; a container ID or its first four characters or more; an ECS id; a pod as namespace/name
     #[arg(value_name = "ADDRESS|CONTAINER", required = true)]
     names: Vec<String>,
-    /// Only in this network
+    /// Search only this network
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
     /// Free reserved addresses too, as `sublet unreserve` does
@@ -70,7 +70,7 @@ impl Release {
                 rows.push(FreedRow { lease, verdict: None, reason: None, freed });
                 continue;
             }
-            let word = if freed { "freed" } else { "was free already:" };
+            let word = if freed { "freed" } else { "already free:" };
             writeln!(call.stdout, "{word} {what}")?;
         }
         if call.as_json { call.json_rows(&rows) } else { Ok(()) }
@@ -85,14 +85,14 @@ impl Release {
         if networks.len() > 1 && (self.yes || name.parse::<Addr>().is_ok()) {
             let networks: Vec<&str> = networks.into_iter().collect();
             return Err(anyhow!(
-                "{name} has leases in several networks: {}; name one with --network",
+                "{name} has leases in several networks ({}); name one of them with `--network`",
                 networks.join(", ")
             ));
         }
         let reserved = found.iter().find(|lease| lease.kind == Kind::Reserved);
         match reserved.filter(|_| !self.reservation) {
             Some(lease) => Err(anyhow!(
-                "{} of network {} is reserved; to free it run `sublet unreserve {} {}`",
+                "{} of network {} is reserved; to end the reservation, run `sublet unreserve {} {}`",
                 lease.addr,
                 shown_network(lease),
                 shown_network(lease),

@@ -69,12 +69,12 @@ impl Report {
         let out = &mut *call.stdout;
         let (source, store) = (self.source.display(), self.store.display());
         if self.before {
-            return Ok(writeln!(out, "{source}: already imported; nothing was done")?);
+            return Ok(writeln!(out, "{source}: already imported; nothing was changed")?);
         }
         let verb = if self.dry_run { "would be imported" } else { "imported" };
         writeln!(out, "{source}: {} {verb} into {store}", number_of(self.taken.len(), "address"))?;
         if !self.present.is_empty() {
-            writeln!(out, "  present before: {}", self.present.len())?;
+            writeln!(out, "  already present: {}", self.present.len())?;
         }
         for addr in &self.cursors {
             writeln!(out, "  round robin continues after {}", addr.0)?;

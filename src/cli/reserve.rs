@@ -31,11 +31,11 @@ const FEW: usize = 256;
 /// The maximum number of addresses for a name at a time: one transaction of a cluster.
 const MOST_FOR: usize = 16;
 
-/// Reserve addresses, so that they are never allocated.
+/// Reserve addresses, so that sublet never allocates them.
 ///
 /// A reservation survives reboots and ends with `unreserve`. If one of the addresses is in use, none is
-/// reserved. With --for, a pod or a container gets the addresses, and nobody else does: one of each range set of
-/// its network.
+/// reserved. With --for, a pod or a container gets the addresses, and no other container does: one address of each
+/// range set of the network.
 #[derive(Debug, Args)]
 pub struct Reserve {
     #[command(flatten)]
@@ -73,7 +73,7 @@ pub struct What {
     /// File with one entry on each line; text after # is ignored
     #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Do not ask
+    /// Continue without asking
     #[arg(long, short)]
     yes: bool,
 }
@@ -88,7 +88,7 @@ impl What {
         let mut all = self.addresses.clone();
         all.extend(lines.filter(|line| !line.is_empty()).map(str::to_owned));
         if all.is_empty() {
-            return Err(misuse(format!("{} has no address", file.display())));
+            return Err(misuse(format!("no addresses in {}", file.display())));
         }
         Ok(all)
     }
@@ -101,8 +101,8 @@ impl What {
         let count = spans.iter().map(|span| span.size()).fold(0, u128::saturating_add);
         if count > MOST {
             return Err(misuse(format!(
-                "{} is {count} addresses; at most {MOST} can be reserved at a time: leave them out of \
-                 the range instead, with \"exclude\" in its configuration",
+                "{} contains {count} addresses, but at most {MOST} can be reserved at a time; exclude these \
+                 addresses from the range with \"exclude\" in the network configuration instead",
                 texts.join(" ")
             )));
         }
@@ -115,7 +115,7 @@ impl What {
                 let ranges: Vec<String> =
                     definition.bounds.iter().map(ToString::to_string).collect();
                 return Err(anyhow!(
-                    "{text} is in no range of network {network}, which has {}",
+                    "{text} is outside the ranges of network {network} ({})",
                     ranges.join(", ")
                 ));
             }
@@ -149,9 +149,9 @@ impl What {
         let mut open = call.open()?;
         let (set, addrs) = self.find(false, &mut open)?;
         let (network, named) = (&self.network, self.texts()?.join(" "));
-        let question = format!("unreserve {named} of network {network}");
+        let question = format!("end the reservation of {named} in network {network}");
         if !self.yes && !call.confirm(&question)? {
-            return Ok(writeln!(call.stderr, "nothing was changed")?);
+            return Ok(writeln!(call.stderr, "canceled; nothing was changed")?);
         }
         let mut freed = Vec::new();
         for some in addrs.chunks(What::slice(&open, &addrs)) {
@@ -159,7 +159,7 @@ impl What {
             freed.extend(engine::unreserve(&mut *open.store, unreserve, &open.cx)?);
         }
         if freed.is_empty() {
-            return Err(anyhow!("nothing of {named} is reserved in network {network}"));
+            return Err(anyhow!("no reservation of {named} in network {network}"));
         }
         self.report(&freed, "unreserved", call)
     }
@@ -173,7 +173,10 @@ impl Reserve {
         if !self.create
             && let Some(unknown) = open.unknown(network)?
         {
-            return Err(anyhow!("{unknown}; pass --create to reserve before its first lease"));
+            return Err(anyhow!(
+                "{unknown}; pass `--create` to reserve addresses before the first lease of the \
+                 network"
+            ));
         }
         if self.name.is_some() && addrs.len() > MOST_FOR {
             let count = addrs.len();
@@ -198,8 +201,12 @@ impl Reserve {
             }
             Err(failed) => {
                 let left: Vec<String> = failed.left.iter().map(ToString::to_string).collect();
-                Err(failed.error)
-                    .with_context(|| format!("these addresses stay reserved: {}", left.join(", ")))
+                Err(failed.error).with_context(|| {
+                    format!(
+                        "only some addresses were reserved, and these stay reserved: {}",
+                        left.join(", ")
+                    )
+                })
             }
         }
     }
@@ -207,19 +214,23 @@ impl Reserve {
 
 /// Parses an address, a range or a prefix: `10.0.0.7`, `10.0.0.7-10.0.0.9` or `10.0.0.8/29`.
 fn span(text: &str) -> Result<Span> {
-    let bad = || misuse(format!("{text:?} is not an address, FIRST-LAST or prefix"));
+    let bad = || misuse(format!("{text:?} is not an address, a range FIRST-LAST or a prefix"));
     if text.contains('/') {
         let subnet = Subnet::strict(parse_cidr(text).ok_or_else(bad)?)
-            .map_err(|subnet| misuse(format!("{text} has host bits; the prefix is {subnet}")))?;
+            .map_err(|subnet| misuse(format!("{text} has host bits; use {subnet}")))?;
         return Ok(subnet.into());
     }
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let read = |text: &str| text.trim().parse::<Addr>().map_err(|_| bad());
     let (first, last) = (read(first)?, read(last)?);
     if first.family() != last.family() {
-        return Err(misuse(format!("{text} begins in one family and ends in another")));
+        return Err(misuse(format!(
+            "invalid range {text}: both ends must be in the same address family"
+        )));
     }
-    Span::new(first, last).ok_or_else(|| misuse(format!("{text} ends before it begins")))
+    Span::new(first, last).ok_or_else(|| {
+        misuse(format!("invalid range {text}: the last address is lower than the first"))
+    })
 }
 
 #[cfg(test)]
@@ -232,7 +243,10 @@ mod tests {
         assert_eq!(text("10.0.0.7"), "10.0.0.7-10.0.0.7");
         assert_eq!(text("10.0.0.7-10.0.0.9"), "10.0.0.7-10.0.0.9");
         assert_eq!(text("fd00::/126"), "fd00::-fd00::3");
-        assert_eq!(text("10.0.0.9-10.0.0.7"), "10.0.0.9-10.0.0.7 ends before it begins");
+        assert_eq!(
+            text("10.0.0.9-10.0.0.7"),
+            "invalid range 10.0.0.9-10.0.0.7: the last address is lower than the first"
+        );
         assert!(text("10.0.0.7/24").contains("host bits"));
         for bad in ["", "-", "10.0.0.7-", "10.0.0.0/33", "x/8", "10.0.0.1-fd00::1", "10.0.0.1 2"] {
             assert!(span(bad).is_err(), "{bad}");

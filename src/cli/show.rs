@@ -13,11 +13,11 @@ use crate::rows::{LeaseRow, PoolRow, Str};
 /// Show details of an address, a container, a pod or a network.
 #[derive(Debug, Args)]
 pub struct Show {
-    /// An address; a container ID or a prefix of one; an ECS id; a pod as namespace/name; a network or a
+    /// An address; a container ID or a prefix of an ID; an ECS id; a pod as namespace/name; a network or a
     /// Docker pool
     #[arg(value_name = "ADDRESS|CONTAINER|POD|NETWORK")]
     name: String,
-    /// Only in this network
+    /// Search only this network
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
 }

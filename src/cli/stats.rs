@@ -63,7 +63,7 @@ impl Stats {
         if pools.is_empty() && requests.is_empty() {
             let network = self.network.as_ref();
             let of = network.map(|network| format!("network {} in ", visible(network)));
-            writeln!(call.stderr, "no statistics of {}{}", of.unwrap_or_default(), open.place)?;
+            writeln!(call.stderr, "no statistics for {}{}", of.unwrap_or_default(), open.place)?;
         }
         let screen = &call.screen;
         for table in [tables::usage(&pools, screen), tables::counters(&requests, screen)] {

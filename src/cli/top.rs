@@ -16,9 +16,9 @@ use crate::sys::host;
 /// Show how fast ranges fill up
 ///
 /// The fullest range comes first. ADDED/H counts the addresses that were leased or reserved in the last hour,
-/// FREED/H those that were freed. FULL IN estimates when the range will be full, by the last three hours. These
-/// three come from the history, and are missing if it is "off".
-/// On a terminal, the table is renewed until Ctrl-C. Elsewhere it is printed once.
+/// FREED/H the addresses that were freed. FULL IN estimates when the range will be full, from the last three hours.
+/// These three columns come from the history, and are missing if "history" is "off".
+/// On a terminal, the table is updated until Ctrl-C. Otherwise the table is printed once.
 #[derive(Debug, Args)]
 pub struct Top {
     /// Only this network or pool
@@ -27,7 +27,7 @@ pub struct Top {
     /// Time between two tables
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = interval)]
     interval: Duration,
-    /// The number of tables. With --json, each is a line [default: 1; endless on a terminal]
+    /// Number of tables to print. With --json, each table is a line [default: 1; endless on a terminal]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 }

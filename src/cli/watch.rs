@@ -19,7 +19,7 @@ use crate::net::Addr;
 use crate::rows::EventRow;
 use crate::sys::host;
 
-/// Stream allocations and releases, a line for each.
+/// Stream allocations and releases, one line per event.
 ///
 /// With --json, each line is an object. Events are read from the history. In a cluster, and if the history is
 /// "off", the command instead compares the current leases with the previous ones. (In a cluster, the clocks
@@ -40,8 +40,9 @@ pub struct Watch {
 
 /// Parses the value of `--interval`.
 pub(super) fn interval(text: &str) -> Result<Duration, String> {
-    let interval = config::duration(text).map_err(|_| "use 500ms, 1s or 1m".to_owned())?;
-    Some(interval).filter(|i| *i >= Duration::from_millis(10)).ok_or("at least 10ms".to_owned())
+    let interval =
+        config::duration(text).map_err(|_| "use a duration such as 500ms, 1s or 1m".to_owned())?;
+    Some(interval).filter(|i| *i >= Duration::from_millis(10)).ok_or("use 10ms or more".to_owned())
 }
 
 /// Where the command finds new events.
@@ -59,12 +60,12 @@ impl Watch {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open_or_create()?;
         if !open.exists()? {
-            writeln!(call.stderr, "there is no lease store {} yet", open.place)?;
+            writeln!(call.stderr, "waiting: lease store {} does not exist yet", open.place)?;
         }
         if let Some(name) = &self.network
             && open.unknown(name)?.is_some()
         {
-            writeln!(call.stderr, "network {} has no lease yet", visible(name))?;
+            writeln!(call.stderr, "waiting: network {} has no lease yet", visible(name))?;
         }
         // Read the version before each check. If something changes during this check, the next check finds
         // it.

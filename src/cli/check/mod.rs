@@ -89,7 +89,10 @@ impl Check {
             }
             let odd = call.screen.paint(Tone::Odd, "warning:");
             for why in &unseen {
-                writeln!(call.stdout, "{odd} not compared with existing leases: {why}")?;
+                writeln!(
+                    call.stdout,
+                    "{odd} cannot compare the configuration with existing leases: {why}"
+                )?;
             }
             for conflict in &conflicts {
                 let bad = call.screen.paint(Tone::Bad, "error:");
@@ -119,7 +122,7 @@ impl Check {
             }
             let found = files_in(path)?;
             if found.is_empty() {
-                return Err(anyhow!("{}: no *.conf, *.conflist or *.json in it", path.display()));
+                return Err(anyhow!("no *.conf, *.conflist or *.json file in {}", path.display()));
             }
             read.extend(found);
         }

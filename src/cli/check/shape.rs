@@ -73,8 +73,8 @@ impl fmt::Display for Overlap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} of network {} ({}) overlaps {} of network {} ({}): both can lease the same address, \
-             unless they are separate physical networks or have the same \"shared\"",
+            "{} of network {} ({}) overlaps {} of network {} ({}), so both networks can lease the same \
+             address; if the networks share a link, set the same \"shared\" in both configurations",
             self.range, self.network, self.file, self.with_range, self.with, self.with_file
         )
     }

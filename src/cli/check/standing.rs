@@ -47,14 +47,14 @@ impl fmt::Display for Conflict {
         if self.is_error() {
             return write!(
                 f,
-                "a container holds the gateway of network {network} ({file}): {lease}; choose another \
-                 gateway, or delete the container"
+                "{file}: a container holds the gateway address of network {network}: {lease}; choose a \
+                 different gateway, or delete the container"
             );
         }
         write!(
             f,
-            "network {network} has {} outside its ranges ({file}), such as {lease}; a repeated ADD for their \
-             containers fails until the containers are deleted",
+            "{file}: network {network} has {} outside its ranges, for example {lease}; a repeated ADD for a \
+             container with such a lease fails; delete and recreate these containers",
             number_of(*leases, "lease")
         )
     }

@@ -78,8 +78,8 @@ pub fn export(
         if set.0 != name.as_str() {
             writeln!(
                 stderr,
-                "network {name} shares the leases of {set}: host-local cannot share leases, so it may \
-                 lease an address that another network of {set} uses"
+                "network {name} shares the leases of {set} with other networks; host-local does not support \
+                 shared leases, and may lease an address that a different network of {set} uses"
             )?;
         }
         exported.push(network.export(set, name, open, dry_run)?);
@@ -92,8 +92,9 @@ impl Chosen {
     pub fn check_is_empty(&self) -> Result<()> {
         if let Some(((_, name), network)) = self.networks.first_key_value() {
             bail!(
-                "network {name} still has leases in sublet (such as {}): they were added or changed \
-                 during the export; start no container until host-local serves the network, and repeat the export",
+                "network {name} still has leases in sublet (for example {}), which were added or changed \
+                 during the export; start no containers until host-local serves the network, and run the \
+                 export again",
                 network.leases[0].addr
             );
         }
@@ -150,14 +151,11 @@ impl Exported {
         let leases = number_of(self.written.len(), "lease");
         writeln!(out, "{}: {leases} {verb}", self.folder.display())?;
         if !self.present.is_empty() {
-            writeln!(out, "  present before: {}", self.present.len())?;
+            writeln!(out, "  already present: {}", self.present.len())?;
         }
         if !self.others.is_empty() {
-            writeln!(
-                out,
-                "  kept {} in the folder that have no lease in the store",
-                self.others.len()
-            )?;
+            let files = number_of(self.others.len(), "lease file");
+            writeln!(out, "  kept {files} without a lease in sublet")?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 
 use super::{Call, jsonl};
 
-/// Write the leases for another program.
+/// Write the leases for a different program.
 #[derive(Debug, Subcommand)]
 pub enum Export {
     /// Move leases to host-local's folders
@@ -69,7 +69,7 @@ impl HostLocal {
             let (addr, owner) = (lease.addr, &lease.owner);
             writeln!(
                 call.stderr,
-                "{addr} left out: host-local cannot represent the holder {owner}"
+                "{addr} left out: host-local's format cannot represent the holder ({owner})"
             )?;
         }
         if chosen.networks.is_empty() {

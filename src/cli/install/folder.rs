@@ -72,7 +72,9 @@ impl fmt::Display for Row {
         let file = self.file.display();
         match self.action {
             Action::Installed => write!(f, "{file}: installed"),
-            Action::Replaced => write!(f, "{file}: replaced; the old file is kept as {file}.old"),
+            Action::Replaced => {
+                write!(f, "{file}: replaced; the previous file was kept as {file}.old")
+            }
             Action::Unchanged => write!(f, "{file}: up to date"),
             Action::Restored => write!(f, "{file}: restored from {file}.old"),
             Action::Removed => write!(f, "{file}: removed"),
@@ -84,14 +86,14 @@ impl Folder {
     /// Creates the folder if it is missing, and locks it.
     pub fn make(path: &Path) -> Result<Folder> {
         let made = DirBuilder::new().recursive(true).mode(0o755).create(path);
-        made.and_then(|()| Folder::open(path)).with_context(|| cannot("write into", path))
+        made.and_then(|()| Folder::open(path)).with_context(|| cannot("write to", path))
     }
 
     /// Locks a folder; returns `None` if the folder does not exist.
     pub fn find(path: &Path) -> Result<Option<Folder>> {
         match Folder::open(path) {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            opened => opened.map(Some).with_context(|| cannot("write into", path)),
+            opened => opened.map(Some).with_context(|| cannot("write to", path)),
         }
     }
 
@@ -104,7 +106,8 @@ impl Folder {
                     waited += Os.pause(PAUSE);
                 }
                 Err(e) if e == rustix::io::Errno::WOULDBLOCK => {
-                    let text = "another sublet install or uninstall is running there";
+                    let text = "a different `sublet install` or `sublet uninstall` is running in this folder; \
+                                try again later";
                     return Err(io::Error::new(ErrorKind::ResourceBusy, text));
                 }
                 locked => break locked?,
@@ -122,7 +125,7 @@ impl Folder {
             let Some(path) = path else { continue };
             let found = files::look(path).with_context(|| cannot("look at", path))?;
             if found.is_some_and(|found| is_same(&found, &own)) {
-                return Err(misuse(format!("{option} must name another folder than --to")));
+                return Err(misuse(format!("`{option}` and `--to` must name different folders")));
             }
         }
         Ok(())
@@ -133,7 +136,7 @@ impl Folder {
         for name in names {
             let at = self.path.join(name);
             if self.look(name)?.is_some_and(|found| found.is_dir()) {
-                bail!("cannot replace {}: it is a folder", at.display());
+                bail!("cannot replace {}: the path is a folder", at.display());
             }
         }
         Ok(())

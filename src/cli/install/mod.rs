@@ -36,7 +36,7 @@ pub struct Install {
     /// Folder of the runtime's plugins, such as /opt/cni/bin
     #[arg(long, value_name = "DIR", overrides_with = "to")]
     to: PathBuf,
-    /// Link NAME to sublet as well, in place of that plugin; may be repeated
+    /// Replace the plugin NAME with a link to sublet; may be repeated
     #[arg(long = "as", value_name = "NAME", value_parser = REPLACED)]
     names: Vec<String>,
     /// Folder on PATH for subletd and for a link to sublet
@@ -141,7 +141,7 @@ impl State {
 /// Returns the absolute path of the program in a folder.
 fn program_in(folder: &Path) -> Result<PathBuf> {
     let whole = fs::canonicalize(folder);
-    let whole = whole.with_context(|| format!("cannot look at {}", folder.display()))?;
+    let whole = whole.with_context(|| format!("cannot access {}", folder.display()))?;
     Ok(whole.join(SUBLET))
 }
 
@@ -172,7 +172,10 @@ fn check(path: &Path, conf: &New) -> Result<()> {
 fn configuration(path: &Path) -> Result<(String, New)> {
     let cannot = || format!("cannot read {}", path.display());
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
-        return Err(misuse(format!("--conf {} is not a file name", path.display())));
+        return Err(misuse(format!(
+            "invalid `--conf` {}: the path does not end with a file name",
+            path.display()
+        )));
     };
     let mut file = files::open(path).with_context(cannot)?;
     let mode = file.metadata().with_context(cannot)?.permissions().mode() & 0o777;

@@ -44,8 +44,8 @@ impl Networks {
     fn add(&mut self, File { name: file, found }: &File) -> Result<()> {
         let unknown = || {
             format!(
-                "cannot determine where {file} keeps leases; correct it, or move it out of the folder: \
-                 sublet check {file}"
+                "cannot determine where {file} stores leases; correct the file, or move the file out of the \
+                 folder; `sublet check {file}` lists its errors"
             )
         };
         if found.parts.is_empty() && found.findings.iter().any(|finding| finding.error) {
@@ -64,8 +64,8 @@ impl Networks {
             }
             let StoreSpec::Embedded { path, .. } = &cleanup.store else {
                 bail!(
-                    "network {network} has its leases in a cluster, which host-local cannot read; delete its \
-                     containers, then remove ipam.store from {file}"
+                    "the leases of network {network} are in a cluster, which host-local cannot read; delete \
+                     the containers of the network, then remove ipam.store from {file}"
                 );
             };
             let dir = cleanup.legacy_dir.as_deref().and_then(Path::parent);

@@ -20,7 +20,7 @@ use crate::config::HOST_LOCAL_DIR;
 /// lease store stays.
 #[derive(Debug, Args)]
 pub struct Uninstall {
-    /// Folder of the runtime's plugins, as /opt/cni/bin
+    /// Folder of the runtime's plugins, such as /opt/cni/bin
     #[arg(long, value_name = "DIR", overrides_with = "to")]
     to: PathBuf,
     /// Restore only the plugin NAME; may be repeated
@@ -103,7 +103,10 @@ impl Uninstall {
     fn warn(&self, call: &mut Call<'_>) -> Result<()> {
         match Networks::read(&self.conf_dir) {
             Ok(networks) => networks.of_sublet.iter().try_for_each(|(network, file)| {
-                writeln!(call.stderr, "sublet: network {network} still names sublet: {file}")
+                writeln!(
+                    call.stderr,
+                    "sublet: {file}: network {network} still uses sublet; change the configuration"
+                )
             })?,
             Err(e) => writeln!(call.stderr, "sublet: {}", explained(&e))?,
         }

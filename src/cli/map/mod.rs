@@ -32,17 +32,17 @@ pub struct Map {
     /// Draw only this prefix
     #[arg(long, value_name = "CIDR", value_parser = subnet)]
     zoom: Option<Subnet>,
-    /// Columns [default: the terminal's, otherwise 80]
+    /// Width in columns [default: the terminal's width, otherwise 80]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     width: Option<u16>,
-    /// Lines [default: the terminal's, otherwise 24]
+    /// Height in lines [default: the terminal's height, otherwise 24]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     height: Option<u16>,
 }
 
 /// Parses a prefix on the command line.
 pub(super) fn subnet(text: &str) -> Result<Subnet, String> {
-    let net = parse_cidr(text).ok_or("use a prefix, such as 10.1.0.0/16 or fd00::/64")?;
+    let net = parse_cidr(text).ok_or("use a prefix such as 10.1.0.0/16 or fd00::/64")?;
     Ok(net.into())
 }
 
@@ -71,8 +71,13 @@ impl Map {
                     let whole: Vec<String> = whole.iter().map(Subnet::to_string).collect();
                     let whole = whole.join(" and ");
                     return Err(match prefix {
-                        Some(prefix) => anyhow!("--zoom {zoom} lies outside {prefix}"),
-                        None => anyhow!("--zoom {zoom} lies outside {} ({whole})", known.title),
+                        Some(prefix) => {
+                            anyhow!("the prefix {zoom} of `--zoom` is outside {prefix}")
+                        }
+                        None => anyhow!(
+                            "the prefix {zoom} of `--zoom` is outside {} ({whole})",
+                            known.title
+                        ),
                     });
                 }
                 vec![zoom]
@@ -143,7 +148,8 @@ fn known(name: &str, prefix: Option<Subnet>, open: &mut OpenStore) -> Result<Kno
     }
     if extents.is_empty() && marks.is_empty() {
         return Err(anyhow!(
-            "{} is not a prefix, nor a network or pool in {}; see `sublet pools`",
+            "{} is neither a prefix nor a known network or pool in {}; run `sublet pools` to list networks \
+             and pools",
             visible(name),
             open.place
         ));

@@ -56,7 +56,10 @@ pub fn print(
         pictures
     };
     for Piece { whole, .. } in pieces.iter().filter(|piece| piece.space.subnet != piece.whole) {
-        writeln!(out, "no other address is in use; --zoom {whole} draws the whole range")?;
+        writeln!(
+            out,
+            "the rest of {whole} is not in use; pass `--zoom {whole}` to draw all of it"
+        )?;
     }
     let single = pieces.iter().zip(&pictures).all(|(piece, picture)| is_single(piece, picture));
     write_lines(out, &legend(&pictures, single, frame))
