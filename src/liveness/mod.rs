@@ -124,8 +124,8 @@ fn stale_leases(leases: &[Lease], cx: &Context) -> Vec<Problem> {
     let problems = assessed.filter_map(|(lease, liveness)| match liveness {
         Liveness::Stale(why) => Some(Problem {
             place: format!("{} of network {}", lease.addr, shown_network(lease)),
-            what: format!("it is leased to {}, which is gone: {why}", holder(lease)),
-            advice: "free it with `sublet gc --netns`".to_owned(),
+            what: format!("{} holds the address but is gone: {why}", holder(lease)),
+            advice: "run `sublet gc --netns` to free the address".to_owned(),
             repairable: false,
             damage: false,
         }),
@@ -172,7 +172,7 @@ fn processes(held: &mut BTreeSet<u64>) -> Result<(), String> {
             Err(e) if e.kind() == ErrorKind::PermissionDenied && process.ends_with("1") => {}
             Err(e) => {
                 gap = Err(format!(
-                    "cannot look into {}: {e}; run this as root, with CAP_SYS_PTRACE",
+                    "cannot inspect {}: {e}; run the command as root with CAP_SYS_PTRACE",
                     process.display()
                 ));
             }
@@ -242,7 +242,8 @@ fn numbered(dir: &Path) -> io::Result<Vec<PathBuf>> {
 fn number(link: &Path, kind: &str) -> io::Result<u64> {
     let target = fs::read_link(link)?;
     let number = target.to_str().and_then(|t| in_brackets(t, kind));
-    number.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "it names no namespace"))
+    number
+        .ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "the link does not name a namespace"))
 }
 
 /// Returns the number N in `net:[N]`.

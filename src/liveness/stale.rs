@@ -48,7 +48,7 @@ impl Namespaces {
     /// cannot be determined, or if the path was not looked up.
     pub fn gone(&self, path: &str) -> Option<String> {
         match self.paths.get(path)? {
-            PathState::Missing => Some(format!("its network namespace {path} is gone")),
+            PathState::Missing => Some(format!("the container's network namespace {path} is gone")),
             PathState::Inode(_, inode) if self.gap.is_none() && !self.held.contains(inode) => {
                 Some(format!("{path} is not a network namespace"))
             }
@@ -145,37 +145,50 @@ pub fn assess(leases: &[Lease], evidence: &Evidence) -> Vec<Liveness> {
 fn assess_one(lease: &Lease, is_theirs: bool, evidence: &Evidence) -> Liveness {
     use Liveness::{Alive, Stale, Unknown};
     if lease.node.machine.is_empty() || lease.node.machine != evidence.cx.node.machine {
-        return Unknown(format!("made on another machine, node {:?}", lease.node.name));
+        return Unknown(format!(
+            "the lease was made on a different machine, node {:?}",
+            lease.node.name
+        ));
     }
     let age = evidence.cx.now.checked_sub(lease.time);
     if age.is_none_or(|age| age < evidence.grace) {
-        return Unknown(format!("younger than the grace period of {} s", evidence.grace));
+        return Unknown(format!(
+            "the lease is younger than the grace period of {} s",
+            evidence.grace
+        ));
     }
     let netns = netns_state(lease, evidence);
     let runtimes: Vec<&str> = evidence.listings.iter().map(|l| l.runtime.as_str()).collect();
     let runtimes = runtimes.join(" and ");
     match (&netns, runtime_of(lease, evidence)) {
-        (_, Some(runtime)) => return Alive(format!("{runtime} knows its container")),
+        (_, Some(runtime)) => return Alive(format!("{runtime} lists the container")),
         (NetnsState::Alive, None) if is_theirs && lease.attachment().is_some() => {
             return Unknown(format!(
-                "{runtimes} knows no such container, but its network namespace was left behind"
+                "{runtimes} does not list the container, but the container's network namespace still exists"
             ));
         }
-        (NetnsState::Alive, None) => return Alive("its network namespace exists".to_owned()),
+        (NetnsState::Alive, None) => {
+            return Alive("the container's network namespace exists".to_owned());
+        }
         (NetnsState::Gone(why), None) if evidence.by_netns => return Stale(why.clone()),
         (NetnsState::Held, None) => {
-            return Unknown("a network namespace with its inode is still in use".to_owned());
+            return Unknown(
+                "a network namespace with the inode of the container's network namespace is still \
+                 in use"
+                    .to_owned(),
+            );
         }
         _ => {}
     }
     match (evidence.listings.as_slice(), lease.attachment(), netns) {
         ([], _, NetnsState::Unknown(why)) => Unknown(why),
         ([], ..) => Unknown("no evidence was requested".to_owned()),
-        (_, None, _) => Unknown("it names no container".to_owned()),
+        (_, None, _) => Unknown("the lease names no container".to_owned()),
         _ if !is_theirs => Unknown(format!(
-            "{runtimes} knows none of these containers, so it may not be the runtime that made them"
+            "{runtimes} lists none of the containers with leases, so these containers may belong to a \
+             different runtime"
         )),
-        _ => Stale(format!("{runtimes} knows no such container")),
+        _ => Stale(format!("{runtimes} does not list the container")),
     }
 }
 
@@ -194,11 +207,14 @@ fn netns_state(lease: &Lease, evidence: &Evidence) -> NetnsState {
     };
     if lease.boot.is_none() || lease.boot != evidence.cx.boot {
         return unknown(
-            "it may have been leased in another boot, so its network namespace cannot be identified by its inode",
+            "the lease may be from an earlier boot, so the inode does not identify the container's network \
+             namespace",
         );
     }
     let Some((device, inode)) = *inode else {
-        return unknown("its network namespace could not be opened when the address was leased");
+        return unknown(
+            "the container's network namespace could not be opened when the address was leased",
+        );
     };
     let here = mount_ns.is_some() && *mount_ns == namespaces.mount_ns;
     let found = namespaces.paths.get(path).copied().unwrap_or(PathState::Unknown);
@@ -209,16 +225,22 @@ fn netns_state(lease: &Lease, evidence: &Evidence) -> NetnsState {
         return NetnsState::Held;
     }
     if !here {
-        return unknown("its network namespace was recorded from another mount namespace");
+        return unknown(
+            "the container's network namespace was recorded in a different mount namespace",
+        );
     }
     if let Some(gap) = &namespaces.gap {
         return NetnsState::Unknown(gap.clone());
     }
     match found {
-        PathState::Unknown => unknown("the path of its network namespace cannot be looked up"),
-        PathState::Missing => NetnsState::Gone(format!("its network namespace {path} is gone")),
+        PathState::Unknown => {
+            unknown("cannot look up the path of the container's network namespace")
+        }
+        PathState::Missing => {
+            NetnsState::Gone(format!("the container's network namespace {path} is gone"))
+        }
         PathState::Inode(..) => {
-            NetnsState::Gone(format!("{path} is another network namespace now"))
+            NetnsState::Gone(format!("{path} is now a different network namespace"))
         }
     }
 }
