@@ -42,7 +42,7 @@ impl Cached {
     /// locate the store come from `env`; the container, the interface and the arguments come from the record.
     pub fn netconf(&self, env: &Inputs) -> Result<(Netconf, Inputs), String> {
         let netconf = Netconf::decode(&self.config).map_err(|e| e.to_string())?;
-        let id = |what, text| format!("{what} {text:?} is malformed");
+        let id = |what, text| format!("invalid {what} {text:?}");
         let container = ContainerId::new(&self.container);
         let ifname = IfName::new(&self.ifname);
         let inputs = Inputs {
@@ -76,7 +76,7 @@ struct Raw {
 
 /// Reads the record of an attachment. Returns `None` if its IPAM plugin is not `ipam`.
 pub fn read(path: &Path, ipam: &str) -> Result<Option<Cached>, String> {
-    let text = files::read(path, LONGEST).map_err(|e| format!("cannot read it: {e}"))?;
+    let text = files::read(path, LONGEST).map_err(|e| format!("cannot read the file: {e}"))?;
     parse(&text, ipam)
 }
 
@@ -85,8 +85,10 @@ fn parse(text: &str, ipam: &str) -> Result<Option<Cached>, String> {
     if raw.kind != "cniCacheV1" {
         return Err(format!("unknown format {:?}, expected cniCacheV1", raw.kind));
     }
-    let list = BASE64.decode(&raw.config).map_err(|e| format!("its configuration: {e}"))?;
-    let list = serde_json::from_slice(&list).map_err(|e| format!("its configuration: {e}"))?;
+    let list =
+        BASE64.decode(&raw.config).map_err(|e| format!("invalid cached configuration: {e}"))?;
+    let list =
+        serde_json::from_slice(&list).map_err(|e| format!("invalid cached configuration: {e}"))?;
     let Some(config) = plugin(&list, ipam) else { return Ok(None) };
     let args = raw.cni_args.unwrap_or_default();
     let args: Vec<String> = args.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -138,7 +140,7 @@ fn addresses(result: &Value) -> Result<Vec<Addr>, String> {
     let old = [&result["ip4"]["ip"], &result["ip6"]["ip"]].into_iter().filter(|ip| !ip.is_null());
     let addr = |ip: &Value| {
         let text = ip.as_str().unwrap_or_default();
-        parse_addr(text).ok_or_else(|| format!("its result has the address {ip}"))
+        parse_addr(text).ok_or_else(|| format!("invalid address {ip} in the cached result"))
     };
     ips.chain(old).map(addr).collect()
 }

@@ -75,8 +75,8 @@ pub fn require_none(
 
 fn old_leases(store: &mut dyn Store, network: &NetworkName) -> Result<Vec<ForeignLease>, Error> {
     let Some(cluster) = store.cluster() else {
-        let doing = "find leases of cni-ipam-consul in";
-        let why = "cni-ipam-consul keeps its leases in Consul";
+        let doing = "read the leases of cni-ipam-consul from";
+        let why = "cni-ipam-consul stores leases in Consul; name this Consul with `--store`";
         return Err(StoreError::unavailable(doing, "a lease file", why).into());
     };
     let keys = cluster.old_keys(network)?;
@@ -90,12 +90,13 @@ fn lease(network: &NetworkName, (key, value): &OldKey) -> Result<Option<ForeignL
     let Some(name) = key.strip_prefix(network.as_str()).and_then(|k| k.strip_prefix('/')) else {
         return Ok(None);
     };
-    let addr: Addr = name.parse().map_err(|_| format!("{key} is not an address"))?;
-    let value: serde_json::Value =
-        serde_json::from_slice(value).map_err(|_| format!("{key} holds no JSON"))?;
+    let addr: Addr = name.parse().map_err(|_| format!("the key {key} is not an address"))?;
+    let value: serde_json::Value = serde_json::from_slice(value)
+        .map_err(|_| format!("the value of {key} is not valid JSON"))?;
     let id = value["id"].as_str().unwrap_or_default();
-    let container = ContainerId::new(id)
-        .map_err(|_| format!("{key} holds {id:?} instead of a container ID"))?;
+    let container = ContainerId::new(id).map_err(|_| {
+        format!("the value of {key} has \"id\" {id:?}, which is not a container ID")
+    })?;
     let attachment = Attachment { network: network.clone(), container, ifname: None };
     Ok(Some(ForeignLease { addr, kind: Kind::Dynamic, owner: Owner::Attachment(attachment) }))
 }

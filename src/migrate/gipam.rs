@@ -22,9 +22,9 @@ pub struct LeaseFile {
 /// Parses the content of the file. The pools are assigned to the address space `space`.
 pub fn read(text: &str, space: &str) -> Result<LeaseFile, String> {
     let root: Value =
-        serde_json::from_str(text).map_err(|e| format!("it is not valid JSON: {e}"))?;
+        serde_json::from_str(text).map_err(|e| format!("the file is not valid JSON: {e}"))?;
     if !root.is_object() {
-        return Err("it is not a JSON object".to_owned());
+        return Err("the file is not a JSON object".to_owned());
     }
     let mut blocks = Vec::new();
     for (key, size, family) in [("v4", "v4ab", Family::V4), ("v6", "v6ab", Family::V6)] {
@@ -32,17 +32,19 @@ pub fn read(text: &str, space: &str) -> Result<LeaseFile, String> {
         if text.is_empty() {
             continue;
         }
-        let within = subnet(text, family).ok_or(format!("{key} is {text:?}, not a prefix"))?;
+        let within =
+            subnet(text, family).ok_or(format!("invalid \"{key}\" {text:?}: not a prefix"))?;
         let len = root[size].as_u64().and_then(|len| u8::try_from(len).ok());
         let len = len.filter(|len| (within.len()..=family.bits()).contains(len));
-        let len = len.ok_or(format!("{size} is {}, not a block size of {within}", root[size]))?;
+        let len =
+            len.ok_or(format!("invalid \"{size}\" {}: not a block size in {within}", root[size]))?;
         blocks.push(Block { within, len });
     }
     let mut pools = Vec::new();
     for (at, raw) in list(&root, "allocated")?.iter().enumerate() {
         let pool = pool(raw, space).map_err(|e| format!("allocated[{at}]: {e}"))?;
         if pools.iter().any(|p: &AdoptPool| p.id == pool.id) {
-            return Err(format!("allocated[{at}]: the id {} occurs twice", pool.id));
+            return Err(format!("allocated[{at}]: duplicate \"id\" {}", pool.id));
         }
         pools.push(pool);
     }
@@ -54,7 +56,7 @@ fn list<'v>(value: &'v Value, key: &str) -> Result<&'v [Value], String> {
     match &value[key] {
         Value::Null => Ok(&[]),
         Value::Array(items) => Ok(items),
-        other => Err(format!("{key} is {other}, not a list")),
+        other => Err(format!("invalid \"{key}\" {other}: not a list")),
     }
 }
 
@@ -65,21 +67,21 @@ fn subnet(text: &str, family: Family) -> Option<Subnet> {
 }
 
 fn pool(raw: &Value, space: &str) -> Result<AdoptPool, String> {
-    let id = raw["id"].as_str().filter(|id| !id.is_empty()).ok_or("there is no id")?;
+    let id = raw["id"].as_str().filter(|id| !id.is_empty()).ok_or("\"id\" is missing")?;
     let text = raw["pool"].as_str().unwrap_or_default();
     let family = match raw["v"].as_u64() {
         Some(4) => Family::V4,
         Some(6) => Family::V6,
-        _ => return Err(format!("v is {}, neither 4 nor 6", raw["v"])),
+        _ => return Err(format!("invalid \"v\" {}: use 4 or 6", raw["v"])),
     };
-    let subnet =
-        subnet(text, family).ok_or(format!("pool is {text:?}, not a prefix of IPv{}", raw["v"]))?;
+    let subnet = subnet(text, family)
+        .ok_or(format!("invalid \"pool\" {text:?}: not a prefix of IPv{}", raw["v"]))?;
     let mut addrs = Vec::new();
     for addr in list(raw, "allocated")? {
         let text = addr.as_str().unwrap_or_default();
         let parsed: Option<Addr> = text.parse().ok();
         let within = parsed.filter(|a| subnet.contains(*a));
-        addrs.push(within.ok_or(format!("{addr} is not an address of {subnet}"))?);
+        addrs.push(within.ok_or(format!("{addr} is not an address in {subnet}"))?);
     }
     addrs.sort_unstable();
     addrs.dedup();

@@ -45,7 +45,7 @@ impl Folder {
     /// folder's path, this function creates the folder under another name, and [`Folder::finish`] exchanges
     /// the two.
     pub fn open(dir: &Path, dry_run: bool, wait: Wait) -> Result<Folder, StoreError> {
-        let found = files::look(dir).map_err(|e| StoreError::io("look at", dir, e))?;
+        let found = files::look(dir).map_err(|e| StoreError::io("access", dir, e))?;
         let is_file = found.is_some_and(|found| !found.is_dir());
         let target = dir;
         let mut dir = target.to_owned();
@@ -64,7 +64,7 @@ impl Folder {
             }
             // Use the mode that host-local uses.
             let made = DirBuilder::new().recursive(true).mode(0o755).create(&dir);
-            made.map_err(|e| StoreError::io("make the folder", &dir, e))?;
+            made.map_err(|e| StoreError::io("create the folder", &dir, e))?;
             Some(lock_file(&dir.join("lock"), wait)?)
         };
         Ok(Folder { dir, taken_over: is_file.then(|| target.to_owned()), lock })
@@ -87,7 +87,9 @@ impl Folder {
             .and_then(|()| {
                 self.taken_over.as_ref().map_or(Ok(()), |_| Os.remove(&self.dir).map(drop))
             })
-            .map_err(|e| StoreError::io("put host-local's folder in its place:", target, e))
+            .map_err(|e| {
+                StoreError::io("replace sublet's marker file with host-local's folder:", target, e)
+            })
     }
 
     /// Writes the files of the leases.
@@ -185,8 +187,8 @@ fn content_of(attachment: &Attachment) -> String {
 fn taken(path: &Path, content: &str) -> StoreError {
     let holder: String = content.trim().chars().take(80).collect();
     let why = format!(
-        "it names another container, {holder:?}; if that container is gone, remove the file, otherwise \
-         release the lease here with `sublet release`"
+        "the file already names a different container, {holder:?}; if that container is gone, remove the \
+         file; otherwise free the address in sublet with `sublet release`"
     );
     StoreError::io("write", path, io::Error::new(ErrorKind::AlreadyExists, why))
 }

@@ -59,7 +59,7 @@ fn is_folder(dir: &Path) -> Result<bool, StoreError> {
         Ok(found) => Ok(found.is_dir()),
         // The name is longer than a file system allows, so host-local cannot have created the folder.
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename) => Ok(false),
-        Err(e) => Err(StoreError::io("look at", dir, e)),
+        Err(e) => Err(StoreError::io("access", dir, e)),
     }
 }
 
@@ -109,12 +109,12 @@ impl Folder {
     /// twice. The text file explains how to go back. The change is durable when this function returns.
     pub fn retire(self, now: Timestamp) -> Result<(), StoreError> {
         let dir = &self.dir;
-        let io = |e| StoreError::io("exchange host-local's folder with a file:", dir, e);
+        let io = |e| StoreError::io("replace host-local's folder with a marker file:", dir, e);
         let (aside, file) = self.aside(now)?;
         let network = dir.file_name().unwrap_or_default().display();
         let text = format!(
-            "sublet adopted the leases of network {network}; they were in {}. To go back to \
-             host-local: sublet export host-local {} --network {network}\n",
+            "sublet imported the leases of network {network} from host-local; the previous folder is {}. To \
+             return to host-local, run: sublet export host-local {} --network {network}\n",
             aside.display(),
             dir.parent().unwrap_or(dir).display(),
         );
@@ -165,9 +165,11 @@ pub fn networks(dir: &Path) -> Result<Networks, StoreError> {
             Ok(network) if is_host_locals(&path) => networks.found.push(network),
             Ok(_) => networks.skipped.push((
                 name,
-                "it has neither a lock file nor a lease file of host-local".to_owned(),
+                "the folder contains neither a lock nor a lease of host-local".to_owned(),
             )),
-            Err(_) => networks.skipped.push((name, "this is not a valid network name".to_owned())),
+            Err(_) => networks
+                .skipped
+                .push((name, "the folder name is not a valid network name".to_owned())),
         }
     }
     networks.found.sort();
@@ -252,10 +254,10 @@ fn lease(
     }
     let place = path.display();
     let container = ContainerId::new(container)
-        .map_err(|_| format!("{place} holds {container:?} instead of a container ID"))?;
+        .map_err(|_| format!("{place} contains {container:?} instead of a container ID"))?;
     let ifname = lines.next().filter(|line| !line.is_empty()).map(|text| {
         IfName::new(text)
-            .map_err(|_| format!("{place} holds {text:?} instead of an interface name"))
+            .map_err(|_| format!("{place} contains {text:?} instead of an interface name"))
     });
     let attachment =
         Attachment { network: network.clone(), container, ifname: ifname.transpose()? };

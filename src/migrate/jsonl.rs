@@ -107,13 +107,19 @@ pub fn head() -> String {
 /// Checks whether a file with this first line can be read.
 pub fn read_head(line: &str) -> Result<(), String> {
     let head: Head = serde_json::from_str(line).map_err(|_| {
-        format!("not an export of `sublet export jsonl`: it begins with {}", head())
+        format!(
+            "the file is not an export of `sublet export jsonl`: the first line must look like {}",
+            head()
+        )
     })?;
     if head.format == FORMAT {
         return Ok(());
     }
     let (format, by) = (head.format, head.sublet);
-    Err(format!("the lines have format {format}, of sublet {by}; this version reads {FORMAT}"))
+    Err(format!(
+        "the file has format {format}, written by sublet {by}, but this version reads format \
+         {FORMAT}; use the version that wrote the file"
+    ))
 }
 
 /// Returns a record as one line, without its newline.
@@ -173,10 +179,10 @@ pub fn read(line: &str) -> Result<(Record, Persist), String> {
             let sub = range.map(|range| prefix("range", &range)).transpose()?;
             let inside = |sub: &Subnet| sub.len() > subnet.len() && subnet.contains(sub.first());
             if sub.as_ref().is_some_and(|sub| !inside(sub)) {
-                return Err(format!("\"range\" is not part of {subnet}"));
+                return Err(format!("invalid \"range\": not a part of {subnet}"));
             }
             if id.is_empty() || space.is_empty() || space.contains('/') {
-                return Err("a pool has a \"pool\", and a \"space\" without \"/\"".to_owned());
+                return Err("a pool must have a \"pool\", and a \"space\" without \"/\"".to_owned());
             }
             let node = |user: User<'_>| {
                 (Node { name: user.node.into(), machine: user.machine_id.into() }, user.count)
@@ -208,7 +214,7 @@ pub fn read(line: &str) -> Result<(Record, Persist), String> {
             let network = name("network", &network, NetworkName::new)?;
             let value: Result<serde_json::Value, _> = serde_json::from_str(&definition);
             if version == 0 || !value.is_ok_and(|value| value.is_object()) {
-                return Err(format!("invalid \"definition\" of {network}"));
+                return Err(format!("invalid \"definition\" or \"version\" of network {network}"));
             }
             let (text, by, time) = (definition.into(), by.into(), time.0);
             Record::Definition(NetworkDefinition { network, version, text, by, time })
@@ -222,5 +228,5 @@ pub fn read(line: &str) -> Result<(Record, Persist), String> {
 
 fn prefix(field: &str, text: &str) -> Result<Subnet, String> {
     let subnet = parse_cidr(text).and_then(|net| Subnet::strict(net).ok());
-    subnet.ok_or_else(|| format!("{field:?} is {text:?}, not a prefix such as 10.80.0.0/24"))
+    subnet.ok_or_else(|| format!("invalid {field:?} {text:?}: use a prefix such as 10.80.0.0/24"))
 }

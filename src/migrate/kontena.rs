@@ -34,8 +34,8 @@ pub struct Content {
 /// folder does not exist.
 pub fn keys(spec: &StoreSpec, folder: &str) -> Result<Vec<(String, String)>, StoreError> {
     let StoreSpec::Etcd(etcd) = spec else {
-        let why = "kontena-ipam keeps its pools in etcd; pass --from http://HOST:PORT";
-        return Err(StoreError::unavailable("find what kontena-ipam kept in", "this store", why));
+        let why = "kontena-ipam stores pools in etcd; pass `--from http://HOST:PORT`";
+        return Err(StoreError::unavailable("read kontena-ipam's keys from", "this store", why));
     };
     let client = Client::new("etcd", None, &etcd.servers)?;
     // Without `quorum`, a single member could return old data.
@@ -50,7 +50,7 @@ pub fn keys(spec: &StoreSpec, folder: &str) -> Result<Vec<(String, String)>, Sto
 
 fn parse(status: u16, body: &[u8], text: &str) -> Result<Vec<(String, String)>, String> {
     let answer: Value = serde_json::from_slice(body).map_err(|_| {
-        format!("{status} {text}; etcd answers the old API only with --enable-v2=true")
+        format!("{status} {text}; start etcd with `--enable-v2=true` to enable the old API")
     })?;
     // This is etcd's code for "Key not found".
     if answer["errorCode"] == 100 {
@@ -149,7 +149,7 @@ fn node(name: &str) -> Node {
 }
 
 fn object(value: &str) -> Result<Value, String> {
-    serde_json::from_str(value).map_err(|_| format!("{value:?} is no JSON"))
+    serde_json::from_str(value).map_err(|_| format!("{value:?} is not valid JSON"))
 }
 
 fn text(value: &Value, field: &str) -> Option<String> {
@@ -160,16 +160,17 @@ fn text(value: &Value, field: &str) -> Option<String> {
 fn cidr(value: &Value, field: &str) -> Result<Option<IpNet>, String> {
     let Some(text) = text(value, field) else { return Ok(None) };
     let net = parse_cidr(&text);
-    net.map(Some).ok_or_else(|| format!("{field} is {text:?}, not an address with a prefix length"))
+    net.map(Some)
+        .ok_or_else(|| format!("invalid \"{field}\" {text:?}: not an address with a prefix length"))
 }
 
 fn pool(name: &str, value: &str, space: &str, now: Timestamp) -> Result<Pool, String> {
     let value = object(value)?;
     let subnet = |field| Ok::<_, String>(cidr(&value, field)?.map(Subnet::from));
-    let whole = subnet("subnet")?.ok_or("it names no subnet")?;
+    let whole = subnet("subnet")?.ok_or("\"subnet\" is missing")?;
     let range = subnet("iprange")?.filter(|range| range.len() > whole.len());
     if range.is_some_and(|range| !whole.contains(range.first())) {
-        return Err(format!("iprange lies outside of {whole}"));
+        return Err(format!("invalid \"iprange\": outside the subnet {whole}"));
     }
     Ok(Pool {
         id: PoolId(name.to_owned()),
@@ -185,10 +186,10 @@ fn pool(name: &str, value: &str, space: &str, now: Timestamp) -> Result<Pool, St
 
 fn address(value: &str, pool: &Pool, now: Timestamp) -> Result<Lease, String> {
     let value = object(value)?;
-    let net = cidr(&value, "address")?.ok_or("it names no address")?;
+    let net = cidr(&value, "address")?.ok_or("\"address\" is missing")?;
     let addr = Addr::from(net.addr());
     if !pool.subnet.contains(addr) {
-        return Err(format!("{addr} lies outside of {}", pool.subnet));
+        return Err(format!("{addr} is outside the subnet {}", pool.subnet));
     }
     let host = text(&value, "node").filter(|host| !host.is_empty());
     Ok(lease(addr, node(host.as_deref().unwrap_or(UNRECORDED)), pool, now))

@@ -55,7 +55,7 @@ pub fn bucket<'a>(file: &'a [u8], name: &[u8]) -> Result<Option<Vec<Entry<'a>>>,
 
 fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], Damage> {
     let found = bytes.get(at..).and_then(|rest| rest.first_chunk());
-    found.copied().ok_or_else(|| Damage("it ends within a page".to_owned()))
+    found.copied().ok_or_else(|| Damage("the file ends within a page".to_owned()))
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Result<u16, Damage> {
@@ -94,7 +94,7 @@ impl Meta {
             None => (0..16).find_map(|i| Meta::read(file, 1024 << i)),
         };
         let youngest = [first, second].into_iter().flatten().max_by_key(|m| m.transaction);
-        youngest.ok_or_else(|| Damage("neither of its two meta pages is whole".to_owned()))
+        youngest.ok_or_else(|| Damage("both meta pages are incomplete".to_owned()))
     }
 
     fn read(file: &[u8], at: usize) -> Option<Meta> {
@@ -154,7 +154,9 @@ impl<'a> Tree<'a> {
                     left.extend(children?.into_iter().rev());
                 }
                 flags => {
-                    return damage(format!("page {id} is neither branch nor leaf but {flags:#x}"));
+                    return damage(format!(
+                        "page {id} is neither a branch nor a leaf page (flags {flags:#x})"
+                    ));
                 }
             }
         }
@@ -163,7 +165,7 @@ impl<'a> Tree<'a> {
 
     /// Returns a page together with its overflow pages.
     fn page(&mut self, id: u64) -> Result<&'a [u8], Damage> {
-        let outside = || Damage(format!("page {id} is outside of the file"));
+        let outside = || Damage(format!("page {id} is outside the file"));
         let first = usize::try_from(id).map_err(|_| outside())?;
         // The first two pages are the meta pages, which are not part of the tree.
         if first < 2 || id >= self.pages || first >= self.read.len() {
@@ -174,7 +176,7 @@ impl<'a> Tree<'a> {
         let last = last.ok_or_else(outside)?;
         let read = self.read.get_mut(first..=last).ok_or_else(outside)?;
         if read.contains(&true) {
-            return damage(format!("page {id} is in the tree twice"));
+            return damage(format!("page {id} occurs twice in the tree"));
         }
         read.fill(true);
         self.file.get(first * self.size..(last + 1) * self.size).ok_or_else(outside)
@@ -198,7 +200,7 @@ fn leaf<'a>(page: &'a [u8], place: &str) -> Result<Vec<Element<'a>>, Damage> {
             (Some(key), Some(value)) if bytes <= page.len() => {
                 found.push(Element { flags: u32_at(page, at)?, key, value });
             }
-            _ => return damage(format!("element {i} of {place} is outside of it")),
+            _ => return damage(format!("element {i} of {place} is outside {place}")),
         }
     }
     Ok(found)

@@ -42,12 +42,16 @@ pub fn read(path: &Path, wait: Wait) -> Result<Leases, StoreError> {
     let foreign = |what: String| StoreError::Foreign {
         path: path.to_owned(),
         what,
-        advice: "name the lease file of the original ecs-ipam".to_owned(),
+        advice: "pass the lease file of the original ecs-ipam".to_owned(),
     };
     let entries = match bolt::bucket(&bytes, b"IPAM") {
         Ok(Some(entries)) => entries,
-        Ok(None) => return Err(foreign("it is a bolt file, but has no bucket IPAM".to_owned())),
-        Err(damage) => return Err(foreign(format!("it is not a complete bolt file: {damage}"))),
+        Ok(None) => {
+            return Err(foreign("the file is a bolt file without the bucket `IPAM`".to_owned()));
+        }
+        Err(damage) => {
+            return Err(foreign(format!("the file is not a complete bolt file: {damage}")));
+        }
     };
     let (leases, cursors, skipped) = (Vec::new(), Vec::new(), Vec::new());
     let mut read = Leases { leases, cursors, skipped, _lock: lock };
@@ -62,7 +66,7 @@ fn content(file: &File, path: &Path) -> Result<Vec<u8>, StoreError> {
     let mut bytes = Vec::new();
     file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(io)?;
     if bytes.len() as u64 > LARGEST {
-        return Err(io(std::io::Error::other(format!("it is larger than {LARGEST} bytes"))));
+        return Err(io(std::io::Error::other(format!("the file is larger than {LARGEST} bytes"))));
     }
     Ok(bytes)
 }
@@ -78,14 +82,14 @@ impl Leases {
                 match text.and_then(|t| t.parse::<Addr>().ok()).filter(|a| a.family() == family) {
                     Some(addr) => self.cursors.push(addr),
                     // In this case the original starts at the beginning of the range, and so does sublet.
-                    None => self.skipped.push(skip("it holds no address")),
+                    None => self.skipped.push(skip("the value is not an address")),
                 }
             }
             Ok(key) => match address(key) {
                 Some(addr) => self.lease(addr, key, text),
-                None => self.skipped.push(skip("this is not an address")),
+                None => self.skipped.push(skip("the key is not an address")),
             },
-            Err(_) => self.skipped.push(skip("this is not text")),
+            Err(_) => self.skipped.push(skip("the key is not valid UTF-8")),
         }
     }
 
@@ -94,8 +98,8 @@ impl Leases {
             Some("GateWay" | "GateWayV6") => (Kind::Gateway, Owner::Gateway(addr)),
             Some(id) if id.len() <= LONGEST_ID => (Kind::Dynamic, Owner::Id(id.to_owned())),
             _ => {
-                let why =
-                    "its id is invalid, so it was leased without an id; free it by its address";
+                let why = "the id is invalid, so the address was leased without an id; free the lease by \
+                           address";
                 self.skipped.push((key.to_owned(), why.to_owned()));
                 (Kind::Dynamic, Owner::Id(String::new()))
             }
