@@ -159,7 +159,7 @@ pub fn new<F: FileSystem>(
     let dirty = match (noted, now) {
         (Some(noted), Some(now)) if noted.0[..NAME] == now.0[..NAME] => {
             if now.commit() < noted.commit() {
-                let what = "it is older than its last commit";
+                let what = "the file is older than its last commit";
                 return Err(io::Error::new(io::ErrorKind::InvalidData, what));
             }
             noted.0 != now.0
@@ -234,7 +234,7 @@ impl<File: OpenFile> Shared<File> {
 
     fn open(&self) -> io::Result<MutexGuard<'_, State>> {
         let state = self.state();
-        if state.left { Err(io::Error::other("the store was left")) } else { Ok(state) }
+        if state.left { Err(io::Error::other("the store is already closed")) } else { Ok(state) }
     }
 
     fn pass_on(&self, state: &mut State) -> io::Result<()> {

@@ -34,17 +34,17 @@ pub fn nature(key: &[u8]) -> Nature {
     match key.first() {
         Some(&keys::LEASE) => Nature::Primary("lease"),
         Some(&keys::COOLING) => Nature::Primary("cooling address"),
-        Some(&keys::STICKY) => Nature::Primary("pod's address"),
+        Some(&keys::STICKY) => Nature::Primary("pod address"),
         Some(&keys::POOL) => Nature::Primary("pool"),
         Some(&keys::RANGES) => Nature::Primary("network"),
         Some(&keys::CURSOR) => Nature::Primary("last address"),
         Some(&keys::EVENT) => Nature::Primary("event"),
         Some(&keys::COUNT) => Nature::Primary("counter"),
         Some(&keys::FACT) => Nature::Primary("fact"),
-        Some(&keys::OWNER) => Nature::Made("owners' index"),
+        Some(&keys::OWNER) => Nature::Made("owner index"),
         Some(&keys::BLOCK) => Nature::Made("occupancy"),
         Some(&keys::QUEUE) => Nature::Made("queue of cooling addresses"),
-        Some(&keys::STUCK) => Nature::Made("index of pods' addresses"),
+        Some(&keys::STUCK) => Nature::Made("index of pod addresses"),
         Some(&keys::RESERVED) => Nature::Copy,
         Some(&keys::PLACE) => Nature::Made("index of pools"),
         Some(&keys::GRID) => Nature::Made("subnets in use"),
@@ -52,7 +52,7 @@ pub fn nature(key: &[u8]) -> Nature {
     }
 }
 
-const FORM: Bad = Bad("a key of another form");
+const FORM: Bad = Bad("the key has an unknown format");
 
 /// Decodes a record. Returns the record in the form in which another store can import it; `None` if no other
 /// store can import it.
@@ -193,7 +193,7 @@ impl Judgement {
             if let (b'L', Ok(lease)) = (kind, codec::read_lease(key, value))
                 && lease.time > now.saturating_add(CLOCK)
             {
-                let what = format!("{} is dated in the future", lease.addr);
+                let what = format!("the lease of {} is dated in the future", lease.addr);
                 self.fault("clock", what);
             }
         }
@@ -265,7 +265,7 @@ impl Judgement {
             {
                 self.fault(
                     "record",
-                    format!("{}: a record that this version of sublet does not use", shown(&key)),
+                    format!("{}: unknown kind of record in this schema version", shown(&key)),
                 );
             }
         }
@@ -289,16 +289,19 @@ fn judge<K: Kv>(tables: &Tables<'_, K>, key: &[u8], value: &[u8]) -> Result<Resu
             let is_indexed = tables.addrs(&index).is_ok_and(|addrs| addrs.contains(&addr));
             let cools = tables.kv.get(&keys::at(keys::COOLING, set, addr))?.is_some();
             vec![
-                (is_indexed, "its owner's index does not name it"),
-                (is_marked(set, addr), "it is not marked as in use"),
-                (!cools, "it is cooling down as well"),
+                (is_indexed, "the owner index has no entry for this lease"),
+                (is_marked(set, addr), "the address is not marked as in use"),
+                (!cools, "the leased address is also cooling down"),
             ]
         }
         (_, Some(Record::Cooling(set, cooling))) => {
             let queue = keys::queued(&set, cooling.until, cooling.addr);
             vec![
-                (tables.kv.get(&queue)?.is_some(), "it is not in the queue"),
-                (is_marked(&set, cooling.addr), "it is not marked as in use"),
+                (
+                    tables.kv.get(&queue)?.is_some(),
+                    "the cooling address is not in the queue of cooling addresses",
+                ),
+                (is_marked(&set, cooling.addr), "the address is not marked as in use"),
             ]
         }
         (_, Some(Record::Sticky(set, _, _, addr))) => {
@@ -320,7 +323,7 @@ fn judge<K: Kv>(tables: &Tables<'_, K>, key: &[u8], value: &[u8]) -> Result<Resu
             let addrs: Vec<Addr> = codec::unseal(key, value).unwrap_or_default();
             vec![(
                 addrs.iter().all(is_owner),
-                "the owner's index names an address that the owner does not lease",
+                "the owner index lists an address that the owner has not leased",
             )]
         }
         (Some(&keys::QUEUE), _) => match keys::read_queued(key) {
@@ -336,7 +339,7 @@ fn judge<K: Kv>(tables: &Tables<'_, K>, key: &[u8], value: &[u8]) -> Result<Resu
             let set = keys::read_set(keys::STICKY, &pod);
             let addr = tables.kv.get(&pod)?.and_then(|v| codec::unseal::<Addr>(&pod, &v).ok());
             let back = set.zip(addr).map(|(set, addr)| keys::at(keys::STUCK, &set, addr));
-            vec![(back.as_deref() == Some(key), "the pod has another address")]
+            vec![(back.as_deref() == Some(key), "the pod has a different address")]
         }
         _ => Vec::new(),
     };
@@ -357,7 +360,7 @@ fn plain(error: &StoreError) -> String {
 /// Returns a key in printable form: its set and address if it has them, otherwise its bytes.
 pub fn shown(key: &[u8]) -> String {
     match [keys::LEASE, keys::COOLING].iter().find_map(|kind| keys::read_at(*kind, key)) {
-        Some((set, addr)) => format!("{addr} of {set}"),
+        Some((set, addr)) => format!("{addr} in {set}"),
         None => key.escape_ascii().to_string(),
     }
 }

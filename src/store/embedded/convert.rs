@@ -60,7 +60,7 @@ pub fn in_place(
         Some(_) => {
             let exists = std::io::Error::new(
                 std::io::ErrorKind::AlreadyExists,
-                "it exists; move it away first",
+                "a file with this name already exists; move the file away, then try again",
             );
             return Err(StoreError::io("keep the original as", &kept, exists).into());
         }

@@ -92,7 +92,7 @@ fn broken(path: &Path, error: impl Into<redb::Error>) -> StoreError {
         | redb::Error::TableTypeMismatch { .. }) => StoreError::Foreign {
             path: path.to_owned(),
             what: e.to_string(),
-            advice: "move it away, or name another file".to_owned(),
+            advice: "move the file away, or name a different file".to_owned(),
         },
         e => damaged(e.to_string()),
     }
@@ -105,7 +105,7 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
         if !panic::was_in_redb() {
             resume_unwind(payload);
         }
-        let what = "its pages contradict each other".to_owned();
+        let what = "the pages of the file contradict each other".to_owned();
         Err(StoreError::Damaged { path: path.to_owned(), what })
     })
 }
@@ -148,7 +148,7 @@ fn guard<F: FileSystem>(fs: &F, file: &F::File, path: &Path, patience: &Patience
 /// Checks that this version of sublet can read the table's schema.
 fn check_schema<K: Kv>(tables: &Tables<'_, K>) -> Result<()> {
     match tables.value::<u64>(keys::SCHEMA)? {
-        None => Err(tables.damaged("it has no schema version")),
+        None => Err(tables.damaged("the file has no schema version")),
         Some(found) if found == u64::from(codec::SCHEMA_VERSION) => Ok(()),
         Some(_) => Err(StoreError::other_version(tables.path)),
     }

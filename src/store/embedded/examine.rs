@@ -26,8 +26,8 @@ use crate::model::{Lease, SetName};
 use crate::net::Addr;
 use crate::store::{Problem, Repair, StoreReader, codec};
 
-const REPAIR: &str = "run `sublet doctor --repair`: it keeps a copy of the file and recovers every lease that \
-                      can be read";
+const REPAIR: &str = "run `sublet doctor --repair`, which keeps a copy of the file and recovers every \
+                      readable lease";
 
 impl<F: FileSystem> Embedded<F> {
     /// Reports all problems of the store.
@@ -38,7 +38,7 @@ impl<F: FileSystem> Embedded<F> {
                 Ok(faults) => {
                     for (kind, what) in faults {
                         each(if kind == "clock" {
-                            let advice = "set the clock; nothing else needs repair";
+                            let advice = "set the clock of this machine; the store needs no repair";
                             Problem::of(&file.path, what, advice, false)
                         } else {
                             Problem::of(&file.path, format!("{kind}: {what}"), REPAIR, true)
@@ -50,8 +50,10 @@ impl<F: FileSystem> Embedded<F> {
         }
         let policy = self.names.policy();
         if let Err(error) = Policy::read(&self.fs, &policy) {
-            let advice =
-                format!("correct the line, or remove {} and reserve again", policy.display());
+            let advice = format!(
+                "correct the line, or remove {} and make the reservations again",
+                policy.display()
+            );
             each(Problem::of(&policy, error.to_string(), advice, false));
         }
         overlaps(&self.networks(cx).unwrap_or_default(), each);
@@ -83,8 +85,8 @@ impl<F: FileSystem> Embedded<F> {
     /// Reports problems outside of the records: leftover files, permissions, the file system.
     fn oddities(&self, cx: &Context, each: &mut dyn FnMut(Problem)) {
         for path in self.leftovers(cx) {
-            let what = "it was left behind by a process that was killed while it created a file";
-            let advice = "remove it, or run `sublet doctor --repair`";
+            let what = "this temporary file was left behind by a process that was killed";
+            let advice = "remove the temporary file, or run `sublet doctor --repair`";
             each(Problem { damage: false, ..Problem::of(&path, what, advice, true) });
         }
         for file in self.lease_files(cx).unwrap_or_default() {
@@ -92,15 +94,15 @@ impl<F: FileSystem> Embedded<F> {
             if let Ok(mode) = open.mode()
                 && mode & 0o077 != 0
             {
-                let what = format!("its mode is {mode:o}: users other than its owner have access");
+                let what = format!("the file mode {mode:o} gives other users access to the leases");
                 let advice = format!("chmod 600 {}", file.path.display());
                 each(Problem::of(&file.path, what, advice, false));
             }
         }
         let folder = self.names.folder();
         if matches!(self.fs.is_shared(folder), Ok(true)) {
-            let what = "it is on a network file system, where locks are not reliable";
-            let advice = "move it to a disk of this host, or use a cluster store";
+            let what = "the folder is on a network file system, where locks may not work";
+            let advice = "move the folder to a local disk, or use a cluster";
             each(Problem::of(folder, what, advice, false));
         }
     }
@@ -187,7 +189,7 @@ impl<F: FileSystem> Embedded<F> {
                         })?;
                     }
                     if !work.found {
-                        let what = "nothing in it can be read".to_owned();
+                        let what = "no record in the file is readable".to_owned();
                         return Err(StoreError::Damaged { path: path.clone(), what });
                     }
                     let whole = repair::records(self, file, lock, &mut |key, value, _| {
@@ -264,10 +266,10 @@ fn overlaps(definitions: &[NetworkRanges], each: &mut dyn FnMut(Problem)) {
                 each(Problem {
                     place: format!("networks {} and {}", one.network, other.network),
                     what:
-                        "their ranges overlap and their leases are separate: both can lease the same \
-                           address"
+                        "the ranges overlap, but the networks keep separate leases, so both can lease the \
+                         same address"
                             .to_owned(),
-                    advice: "set \"shared\" in both if they share a segment".to_owned(),
+                    advice: "if the networks share a segment, set the same \"shared\" in both configurations".to_owned(),
                     repairable: false,
                     damage: false,
                 });
@@ -303,7 +305,10 @@ impl Work<'_, '_, '_> {
             Ok(_) => {
                 // If a doubtful record contradicts another record, the doubtful record is out of date.
                 if check::write(self.tables, key, value).is_err() {
-                    self.note(format!("{kind} {}: left out", check::shown(key)));
+                    self.note(format!(
+                        "{kind} {}: left out, because a newer record contradicts this record",
+                        check::shown(key)
+                    ));
                 }
                 Ok(())
             }
@@ -311,7 +316,7 @@ impl Work<'_, '_, '_> {
                 if let Some(at) = keys::read_at(keys::LEASE, key) {
                     self.unread.insert(at);
                 } else {
-                    self.note(format!("{kind} {}: left out, {what}", check::shown(key)));
+                    self.note(format!("{kind} {}: left out: {what}", check::shown(key)));
                 }
                 Ok(())
             }
@@ -398,8 +403,8 @@ impl Work<'_, '_, '_> {
                 continue;
             }
             self.note(format!(
-                "{addr} of {set}: its lease cannot be read, so the address was reserved; once no \
-                 container uses it, run: sublet unreserve {set} {addr}"
+                "{addr} of network {set}: the lease is unreadable, so the address was reserved; when no \
+                 container uses the address, run `sublet unreserve {set} {addr}`"
             ));
             found.push((set, addr));
         }
@@ -412,9 +417,9 @@ impl Work<'_, '_, '_> {
 }
 
 /// The text of the report if parts of the file could not be recovered.
-const GAPS: &str = "part of the file could not be read, so leases may be missing: compare `sublet list` with the \
-                    running containers before new ones start";
+const GAPS: &str = "part of the file is unreadable, so leases may be missing; before you start new \
+                    containers, compare `sublet list` with the running containers";
 /// The note on a lease that may have been freed after it was written.
-const DOUBTFUL: &str = "read from a damaged file; it may have been freed since";
+const DOUBTFUL: &str = "recovered from a damaged file; may be outdated";
 /// The note on a reservation that replaces a lost lease.
-const UNREAD: &str = "its lease could not be read when the store was repaired";
+const UNREAD: &str = "reserved by `sublet doctor --repair`, because the lease was unreadable";

@@ -129,10 +129,10 @@ pub fn probe<F: FileSystem>(fs: &F, path: &Path, access: Access) -> Result<Conte
         Ok(Some(file)) => file,
         Ok(None) => return Ok(Content::Absent),
         Err(e) if e.kind() == ErrorKind::IsADirectory => {
-            return Ok(Content::Other("it is a folder"));
+            return Ok(Content::Other("the path is a folder"));
         }
         Err(e) if e.kind() == ErrorKind::InvalidInput => {
-            return Ok(Content::Other("it is not a regular file"));
+            return Ok(Content::Other("the path is not a regular file"));
         }
         Err(e) => return Err(io(e)),
     };
@@ -143,7 +143,7 @@ pub fn probe<F: FileSystem>(fs: &F, path: &Path, access: Access) -> Result<Conte
         start if start.starts_with(REDB) => Content::Redb(file),
         start if REDB.starts_with(start) => Content::Torn,
         start if start.get(16..20) == Some(&BOLT.to_le_bytes()) => Content::Bolt,
-        _ => Content::Other("it is not a redb file"),
+        _ => Content::Other("the file is not a redb file"),
     })
 }
 
@@ -155,13 +155,13 @@ pub fn open<F: FileSystem>(fs: &F, path: &Path, access: Access) -> Result<Option
     let (what, advice) = match probe(fs, path, access)? {
         Content::Absent => return Ok(None),
         Content::Redb(file) => return Ok(Some(file)),
-        Content::Empty => return damaged("it is empty (0 bytes)"),
-        Content::Torn => return damaged("it ends within its first bytes"),
+        Content::Empty => return damaged("the file is empty (0 bytes)"),
+        Content::Torn => return damaged("the file ends within the header"),
         Content::Bolt => (
-            "it is a bolt file, the format of the original ecs-ipam",
-            format!("convert it with `sublet import ecs-ipam {}`", path.display()),
+            "the file is a bolt file, the format of the original ecs-ipam",
+            format!("convert the file with `sublet import ecs-ipam {}`", path.display()),
         ),
-        Content::Other(what) => (what, "move it away, or name another file".to_owned()),
+        Content::Other(what) => (what, "move the file away, or name a different file".to_owned()),
     };
     Err(StoreError::Foreign { path: path.to_owned(), what: what.to_owned(), advice })
 }
@@ -217,7 +217,7 @@ fn make<F: FileSystem>(
     fill: impl FnOnce(F::File, &Path) -> Result<()>,
 ) -> Result<()> {
     // A killed process left the temporary file. The caller holds the lock, so no other process uses it.
-    fs.remove(new).map_err(|e| StoreError::io("remove the unfinished", new, e))?;
+    fs.remove(new).map_err(|e| StoreError::io("remove the unfinished file", new, e))?;
     let made = fs.create(new).map_err(|e| StoreError::io("create", path, e));
     let filled = made.and_then(|file| fill(file, new));
     if filled.is_err() {

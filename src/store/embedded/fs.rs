@@ -158,7 +158,9 @@ impl FileSystem for Os {
         let file = match options.custom_flags(flags as i32).open(path) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             Err(e) if rustix::io::Errno::from_io_error(&e) == Some(rustix::io::Errno::LOOP) => {
-                return Err(io::Error::other("it is a symbolic link: name the file itself"));
+                return Err(io::Error::other(
+                    "the path is a symbolic link; name the target file instead",
+                ));
             }
             file => file?,
         };

@@ -146,7 +146,8 @@ impl<F: FileSystem> Embedded<F> {
         let boot = cx.boot.as_ref().ok_or_else(|| StoreError::Unavailable {
             doing: "read".to_owned(),
             place: "the boot ID".to_owned(),
-            source: "without it, the leases of this boot are unknown; is /proc mounted?".into(),
+            source: "without the boot ID, sublet cannot determine which leases belong to this boot; check \
+                     that /proc is mounted".into(),
         })?;
         Ok(LeaseFile {
             path: self.names.boot(boot),
@@ -198,7 +199,7 @@ impl<F: FileSystem> Embedded<F> {
 
     fn make_folder(&self) -> Result<()> {
         let folder = self.names.folder();
-        self.fs.make_folder(folder).map_err(|e| StoreError::io("make the folder", folder, e))
+        self.fs.make_folder(folder).map_err(|e| StoreError::io("create the folder", folder, e))
     }
 
     /// Runs an ADD, IMPORT or RESTORE in the home of the network or set (see the documentation of this
@@ -283,8 +284,8 @@ impl<F: FileSystem> Embedded<F> {
         if home.persist != self.persist {
             let word = |persist| if persist == Persist::Disk { "disk" } else { "boot" };
             warnings.push(format!(
-                "network {home_set} has leases with persist \"{}\" in {}, so this lease goes there \
-                 too: \"{}\" takes effect when the network has no lease",
+                "network {home_set} has leases with \"persist\": \"{}\" in {}, so this lease is stored in the \
+                 same file; \"{}\" takes effect when the network has no leases",
                 word(home.persist),
                 home.path.display(),
                 word(self.persist)
@@ -292,8 +293,8 @@ impl<F: FileSystem> Embedded<F> {
         }
         if home_set != set {
             warnings.push(format!(
-                "the network has leases in the set {home_set}, so this lease is from that set too: \
-                 the changed \"shared\" (now {set}) takes effect when the network has no lease"
+                "the network has leases under the name {home_set}, so this lease is stored under the same \
+                 name; the new \"shared\" ({set}) takes effect when the network has no leases"
             ));
         }
         warnings
@@ -306,7 +307,7 @@ impl<F: FileSystem> Embedded<F> {
         match self.fs.is_shared(folder) {
             Ok(true) => Err(StoreError::SharedFolder { path: folder.to_owned() }),
             Ok(false) => Ok(()),
-            Err(e) => Err(StoreError::io("look at the file system of", folder, e)),
+            Err(e) => Err(StoreError::io("determine the file system of", folder, e)),
         }
     }
 

@@ -80,17 +80,17 @@ pub fn judge<K: Kv>(
     value: &[u8],
 ) -> Result<Result<(), String>> {
     let Some((set, family, level, index)) = keys::read_block(key) else {
-        return Ok(Err("a key of another form".to_owned()));
+        return Ok(Err("the key has an unknown format".to_owned()));
     };
     let Ok(bits) = codec::read_bits(key, value) else {
-        return Ok(Err("a record with a wrong checksum".to_owned()));
+        return Ok(Err("the record has a wrong checksum".to_owned()));
     };
     let mut expected = [0; SLOTS / 8];
     let mut set_bit = |slot: usize| expected[slot / 8] |= 1 << (slot % 8);
     if level == 0 {
         let at = |slot: usize| Addr::from_bits(family, (index << WIDTH) | slot as u128);
         let Some((first, last)) = at(0).zip(at(SLOTS - 1)) else {
-            return Ok(Err("a block that is too large for its family".to_owned()));
+            return Ok(Err("an occupancy block is outside the address family".to_owned()));
         };
         for kind in [keys::LEASE, keys::COOLING] {
             let (from, to) = (keys::at(kind, &set, first), keys::at(kind, &set, last));
@@ -110,12 +110,12 @@ pub fn judge<K: Kv>(
         }
     }
     if bits != expected {
-        return Ok(Err("it does not match the leases".to_owned()));
+        return Ok(Err("the occupancy block does not match the leases".to_owned()));
     }
     if has_above(family, level) {
         let (above, slot) = place(index);
         if get(&load(tables, &set, family, level + 1, above)?, slot) != is_full(&bits) {
-            return Ok(Err("the block above does not match this block".to_owned()));
+            return Ok(Err("the parent occupancy block does not match this block".to_owned()));
         }
     }
     Ok(Ok(()))
@@ -160,7 +160,7 @@ fn search<K: Kv>(
         Some(slot) => Ok(Some(item(next, slot))),
         // The last block of the span may have free items that lie after the span.
         None if next == last => Ok(None),
-        None => Err(tables.damaged("a full occupancy block that is not marked as full")),
+        None => Err(tables.damaged("a full occupancy block is not marked as full")),
     }
 }
 
@@ -186,7 +186,7 @@ fn mark<K: KvMut>(
         let (index, slot) = place(at);
         let mut bits = load(tables, set, family, level, index)?;
         if get(&bits, slot) == taken {
-            return Err(tables.damaged("the occupancy bits and the leases disagree"));
+            return Err(tables.damaged("the occupancy index does not match the leases"));
         }
         let was_full = is_full(&bits);
         bits[slot / 8] ^= 1 << (slot % 8);

@@ -169,8 +169,9 @@ fn parse_header(path: &Path, header: &[u8]) -> Result<Header> {
         let checksum = u32::from_str_radix(sum, 16).ok()?;
         Some(Header { nonce, has_names: named.is_some(), checksum })
     };
-    read()
-        .ok_or_else(|| unreadable(path, 1, "it is not the first line of a policy of this version"))
+    read().ok_or_else(|| {
+        unreadable(path, 1, "the first line is not a valid header of this format version")
+    })
 }
 
 fn checksum(nonce: u64, entries: &str) -> u32 {
@@ -185,7 +186,7 @@ pub fn header<F: FileSystem>(fs: &F, path: &Path) -> Result<Header> {
     };
     let mut header = [0; HEADER];
     if !read_exact(&file, &mut header, 0).map_err(io)? {
-        return Err(unreadable(path, 1, "the file ends in this line"));
+        return Err(unreadable(path, 1, "the file ends within the first line"));
     }
     parse_header(path, &header)
 }
@@ -210,11 +211,7 @@ impl Policy {
                     || before.set == entry.set && before.span.last < entry.span.first
             });
             if !in_order {
-                return Err(unreadable(
-                    path,
-                    number + 2,
-                    "its addresses do not come after those of the previous line",
-                ));
+                return Err(unreadable(path, number + 2, "the lines are not in order"));
             }
             entries.push(entry);
         }

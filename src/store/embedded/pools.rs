@@ -29,7 +29,8 @@ pub fn all<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Pool>> {
 fn named<K: Kv>(tables: &Tables<'_, K>, key: &[u8]) -> Result<Pool> {
     let bytes = tables.kv.get(key)?.unwrap_or_default();
     let id = tables.whole(codec::unseal(key, &bytes))?;
-    get(tables, &id)?.ok_or_else(|| tables.damaged("an index names a pool that does not exist"))
+    get(tables, &id)?
+        .ok_or_else(|| tables.damaged("the pool index lists a pool that does not exist"))
 }
 
 /// Returns a pool that overlaps this subnet: a pool that begins inside the subnet, or a pool that encloses

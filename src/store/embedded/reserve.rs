@@ -119,10 +119,10 @@ impl<F: FileSystem> Embedded<F> {
         }
         if after.entries.len() > LIMIT && after.entries.len() > before.entries.len() {
             return Err(StoreError::Unavailable {
-                doing: "reserve more in".to_owned(),
+                doing: "add reservations to".to_owned(),
                 place: path.display().to_string(),
                 source: format!(
-                    "it has {} entries, and at most {LIMIT} are possible; reserve ranges \
+                    "the file would have {} entries, but at most {LIMIT} are allowed; reserve ranges \
                      (FIRST-LAST) instead of single addresses",
                     before.entries.len()
                 )

@@ -179,7 +179,10 @@ impl<K: Kv> Tables<'_, K> {
         let mut from = vec![keys::LEASE];
         let end = keys::behind(&from);
         while let Some((key, _)) = self.kv.first(&from, &end)? {
-            let set = self.whole(keys::read_set(keys::LEASE, &key).ok_or(Bad("a lease's key")))?;
+            let set = self.whole(
+                keys::read_set(keys::LEASE, &key)
+                    .ok_or(Bad("a lease is stored under an invalid key")),
+            )?;
             from = keys::behind(&keys::of_set(keys::LEASE, &set));
             sets.push(set);
         }
@@ -232,7 +235,7 @@ impl<K: Kv> Tables<'_, K> {
     fn indexed(&self, set: &SetName, addrs: &[Addr]) -> Result<Vec<Lease>> {
         let find = |addr: &Addr| {
             self.lease(set, *addr)?
-                .ok_or_else(|| self.damaged("an owner's index names a lease that does not exist"))
+                .ok_or_else(|| self.damaged("the owner index lists a lease that does not exist"))
         };
         addrs.iter().map(find).collect()
     }
@@ -269,7 +272,7 @@ impl<K: Kv> Tables<'_, K> {
         let (_, _, addr) = keys::read_queued(key)
             .ok_or_else(|| self.damaged("a cooling address is stored under a wrong key"))?;
         self.cooling_of(set, addr)?
-            .ok_or_else(|| self.damaged("a cooling address is missing in one of two indexes"))
+            .ok_or_else(|| self.damaged("a cooling address is missing from one of two tables"))
     }
 }
 
@@ -301,7 +304,7 @@ impl<K: Kv> Addresses for Tables<'_, K> {
             None => self.cooling_of(set, addr)?.map_or(Holder::Free, Holder::Cooling),
         };
         if occupancy::taken(self, set, addr)? == (holder == Holder::Free) {
-            return Err(self.damaged("the occupancy bits and the leases disagree"));
+            return Err(self.damaged("the occupancy index does not match the leases"));
         }
         if matches!(holder, Holder::Leased(_)) {
             return Ok(holder);
@@ -316,7 +319,7 @@ impl<K: Kv> Addresses for Tables<'_, K> {
         }
         let leases = self.indexed(set, &self.addrs(&keys::owner(set, owner))?)?;
         if leases.iter().any(|l| l.owner != *owner) {
-            return Err(self.damaged("an owner's index names a lease of another owner"));
+            return Err(self.damaged("the owner index lists a lease of a different owner"));
         }
         Ok(leases)
     }
@@ -333,7 +336,7 @@ impl<K: Kv> Addresses for Tables<'_, K> {
             match self.holder(set, addr)? {
                 Holder::Free => return Ok(Some(addr)),
                 Holder::Leased(lease) if lease.kind == Kind::Reserved => {}
-                _ => return Err(self.damaged("the occupancy bits and the leases disagree")),
+                _ => return Err(self.damaged("the occupancy index does not match the leases")),
             }
             let end = self.reservation(set, addr)?.map_or(addr, |entry| entry.span.last);
             rest = end.next().and_then(|next| span.starting(next));
@@ -446,6 +449,6 @@ impl<K: Kv> View for Tables<'_, K> {
 
 /// Decodes the ranges of a network. The key names the network.
 pub fn read_ranges(key: &[u8], value: &[u8]) -> Result<NetworkRanges, Bad> {
-    let network = keys::read_ranges(key).ok_or(Bad("a network's name"))?;
+    let network = keys::read_ranges(key).ok_or(Bad("a network has an invalid name"))?;
     codec::read_ranges(key, network, value)
 }
