@@ -49,7 +49,11 @@ impl ClusterView<'_> {
                 self.fetch(&addresses.chain([path.to_owned()]).collect::<Vec<_>>())?;
             }
         }
-        Err(bad_record(self.server, path, "it names an address of another owner"))
+        Err(bad_record(
+            self.server,
+            path,
+            "the owner record lists an address that a different owner holds",
+        ))
     }
 
     /// Finds a free address of the span, with few round trips.

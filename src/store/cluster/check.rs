@@ -31,24 +31,29 @@ pub fn check(
     let pools = checker.pools()?;
     let cooling = checker.addresses(&mut owners, &mut named, &pools)?;
     for ((_, addr), path) in named {
-        let what = format!("it reserves {addr}, which is not reserved");
+        let what = format!("the record reserves {addr} for a name, but {addr} has no reservation");
         checker.report(
             &path,
             what,
-            "run `sublet unreserve` for that address, then reserve it again",
+            "run `sublet unreserve` for the address, then reserve the address again",
         );
     }
     for ((_, addr), path) in owners {
-        let what = format!("it holds {addr}, which is not leased");
-        checker.report(&path, what, "remove the record; a DEL of its owner does that");
+        let what = format!("the owner record lists {addr}, but {addr} has no lease record");
+        checker.report(&path, what, "run a DEL for this owner, which removes the record");
     }
     let mut indexed = BTreeSet::new();
     for page in server.pages(keys::COOLING, until) {
         indexed.extend(page?.into_iter().map(|(path, _)| path));
     }
     for path in cooling.iter().filter(|path| !indexed.contains(*path)) {
-        let what = "the address is cooling down but is missing from the index of cooling addresses";
-        checker.report(path, what, "no action needed: the next ADD that tries this address after its cooldown can lease it");
+        let what = "the address is cooling down, but the index of cooling addresses has no entry for the \
+                    address";
+        checker.report(
+            path,
+            what,
+            "no action needed: an ADD can lease the address after the cooldown",
+        );
     }
     let advice = "remove the record; no lease depends on it";
     checker.each(keys::HISTORY, records::events, advice, &mut |_, _, _| ())?;
@@ -65,7 +70,7 @@ struct Checker<'a> {
 /// For each address, the path of the owner's record that names it.
 type Owners = BTreeMap<(SetName, Addr), String>;
 
-const REMOVE: &str = "remove the record once no container has that address";
+const REMOVE: &str = "remove the record when no container uses its address";
 const CLEAN_UP: &str = "run `subletd cleanup` on every host";
 
 impl Checker<'_> {
@@ -105,13 +110,24 @@ impl Checker<'_> {
             for lease in leases {
                 let addr = lease.addr;
                 if keys::owner(&set, &lease.node, &lease.owner).as_ref() != Some(&path) {
-                    checker.report(&path, format!("it holds {addr} of another owner"), REMOVE);
+                    checker.report(
+                        &path,
+                        format!(
+                            "the owner record lists {addr}, but this lease belongs to a \
+                             different owner"
+                        ),
+                        REMOVE,
+                    );
                 }
                 let is_named = matches!(lease.owner, Owner::Named(_));
                 let all = if is_named { &mut named } else { &mut owners };
                 if let Some(other) = all.insert((set.clone(), addr), path.clone()) {
-                    let what = format!("{addr} has another holder too, {other}");
-                    checker.report(&path, what, "stop one of the two containers, and DEL both");
+                    let what = format!("a second record, {other}, also lists {addr}");
+                    checker.report(
+                        &path,
+                        what,
+                        "stop one of the two containers, then run a DEL for both containers",
+                    );
                 }
             }
         })?;
@@ -127,9 +143,15 @@ impl Checker<'_> {
         })?;
         self.each(keys::POOL, records::plain::<Pool>, CLEAN_UP, &mut |checker, path, pool| {
             if !of_spaces.remove(&pool.id) {
-                let what =
-                    format!("the record of address space {} does not name this pool", pool.space);
-                checker.report(&path, what, "remove its networks with `docker network rm`");
+                let what = format!(
+                    "the pool is missing from the pool list of address space {}",
+                    pool.space
+                );
+                checker.report(
+                    &path,
+                    what,
+                    "remove the networks of the pool with `docker network rm`",
+                );
             }
             pools.insert(pool.id);
         })?;
@@ -137,8 +159,8 @@ impl Checker<'_> {
             let path = keys::named(keys::POOL, &id.0);
             self.report(
                 &path,
-                "the record of its address space names this pool, but the pool does not exist",
-                "create it again",
+                "the address space lists this pool, but the pool has no record",
+                "create the network of this pool again",
             );
         }
         Ok(pools)
@@ -168,17 +190,24 @@ impl Checker<'_> {
             let name = StaticName::of(&lease.origin).filter(|_| lease.kind == Kind::Named);
             let under = name.and_then(|n| keys::owner(&key.0, &lease.node, &Owner::Named(n)));
             if under.is_some() && named.remove(&key) != under {
-                checker.report(&path, "the reservation that the lease rests on is missing", REMOVE);
+                checker.report(&path, "the reservation for the name of the lease is missing", REMOVE);
             }
             let is_named = matches!(lease.owner, Owner::Named(_));
             let found = if is_named { named.remove(&key) } else { owners.remove(&key) };
             if found != own {
                 let what = match found {
                     Some(other) => {
-                        format!("it is leased to {}, but {other} names it too", lease.owner)
+                        format!(
+                            "the address is leased to {}, but the owner record {other} also lists the \
+                             address",
+                            lease.owner
+                        )
                     }
                     None => {
-                        format!("it is leased to {}, whose record does not name it", lease.owner)
+                        format!(
+                            "the address is leased to {}, but the owner record does not list the address",
+                            lease.owner
+                        )
                     }
                 };
                 checker.report(&path, what, REMOVE);
@@ -186,7 +215,11 @@ impl Checker<'_> {
             if let Owner::Pool(id, at) = &lease.owner
                 && (*at != addr || !pools.contains(id))
             {
-                checker.report(&path, format!("its pool {id} is gone"), REMOVE);
+                checker.report(
+                    &path,
+                    format!("the lease belongs to pool {id}, which does not exist"),
+                    REMOVE,
+                );
             }
         })?;
         Ok(cooling)

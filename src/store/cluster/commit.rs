@@ -22,8 +22,9 @@ pub fn commit(
 ) -> Result<bool, StoreError> {
     let (size, most) = (transaction.operations.len(), view.server.max_operations());
     if size > most {
-        let why = format!("it changes {size} records, but a transaction has at most {most}");
-        let doing = "run the command in one transaction of";
+        let why =
+            format!("the change has {size} records, but at most {most} fit into one transaction");
+        let doing = "commit the change to";
         return Err(StoreError::unavailable(doing, view.server.place(), why));
     }
     // Leave out the history record if the transaction only fits without it.
@@ -36,7 +37,10 @@ pub fn commit(
     let mut outcome = view.server.commit(operations, view.until);
     if matches!(outcome, Ok(Commit::Full(_))) && has_history {
         operations.pop();
-        view.warn(format!("{} is full: history was not written", view.server.place()));
+        view.warn(format!(
+            "{} is full, so the history event was not written; free space in the cluster",
+            view.server.place()
+        ));
         outcome = view.server.commit(operations, view.until);
     }
     member.is_in_flight = matches!(outcome, Ok(Commit::Unknown(_)));

@@ -271,11 +271,11 @@ impl Server for Consul {
 
     fn list(&self, prefix: &str, until: Instant) -> Result<BTreeMap<String, Entry>, StoreError> {
         let found = self.trees(&self.prefix, &[prefix], until);
-        found.map_err(|failure| self.client.unavailable("list the leases of", failure))
+        found.map_err(|failure| self.client.unavailable("list the leases in", failure))
     }
 
     fn pages(&self, prefix: &str, until: Instant) -> Pages<'_> {
-        let failed = |failure| self.client.unavailable("list the leases of", failure);
+        let failed = |failure| self.client.unavailable("list the leases in", failure);
         let names = self.check_read(until).and_then(|()| self.names(prefix, until));
         let names = match names.map_err(failed) {
             Ok(names) => names,
@@ -300,11 +300,11 @@ impl Server for Consul {
         let found = self.trees(&folder, &[""], until).map_err(|failure| {
             let failure = failure.map(|why| {
                 format!(
-                    "{why}; a token needs key_prefix \"{folder}\" {{ policy = \"write\" }} until \
-                     the network is imported"
+                    "{why}; until the network is imported, the token needs key_prefix \"{folder}\" {{ policy \
+                     = \"write\" }}"
                 )
             });
-            self.client.unavailable("look for cni-ipam-consul's keys in", failure)
+            self.client.unavailable("read cni-ipam-consul's keys from", failure)
         })?;
         let whole = |(path, entry): (String, Entry)| (format!("{folder}{path}"), entry.value);
         Ok(found.into_iter().map(whole).collect())
@@ -318,7 +318,7 @@ impl Server for Consul {
     ) -> Result<Vec<u64>, StoreError> {
         let paths = self.names(folder, until);
         let paths =
-            paths.map_err(|failure| self.client.unavailable("count the leases of", failure))?;
+            paths.map_err(|failure| self.client.unavailable("count the leases in", failure))?;
         let one = |range: &KeyRange| {
             let before = paths.partition_point(|path| *path < range.first);
             let up_to = paths.partition_point(|path| *path <= range.last);

@@ -180,7 +180,9 @@ impl Etcd {
             rejected = self.token.borrow_mut().take();
         }
         Err(Failure::NotApplied(
-            "the token was refused right after the server issued it".to_owned(),
+            "etcd rejected a token that etcd issued a moment ago; check the clocks and the \
+             `--auth-token` setting of the etcd servers"
+                .to_owned(),
         ))
     }
 
@@ -344,7 +346,7 @@ impl Server for Etcd {
                 from = found.last().filter(|_| page.more).map(|(path, _)| self.key_after(path));
                 Ok(found)
             });
-            Some(page.map_err(|failure| self.client.unavailable("list the leases of", failure)))
+            Some(page.map_err(|failure| self.client.unavailable("list the leases in", failure)))
         }))
     }
 
@@ -367,7 +369,7 @@ impl Server for Etcd {
                 found.filter(|found| found.len() == some.len()).ok_or_else(Failure::malformed)
             });
             counts.extend(
-                found.map_err(|failure| self.client.unavailable("count the leases of", failure))?,
+                found.map_err(|failure| self.client.unavailable("count the leases in", failure))?,
             );
         }
         Ok(counts)

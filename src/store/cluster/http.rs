@@ -60,8 +60,9 @@ impl Secret {
 
     /// Reads a secret from a file. White space around it is removed.
     pub fn read(path: &Path) -> Result<Secret, StoreError> {
-        Secret::parse(&read(path)?)
-            .ok_or_else(|| unusable(path, "it must hold one line of ASCII characters"))
+        Secret::parse(&read(path)?).ok_or_else(|| {
+            unusable(path, "the file must contain exactly one line of ASCII characters")
+        })
     }
 
     /// Makes a secret from one line of ASCII characters, and removes surrounding white space.
@@ -132,7 +133,7 @@ pub enum Failure {
 impl Failure {
     /// Makes the failure for a response that can be parsed, but that no correct server sends.
     pub fn malformed() -> Failure {
-        Failure::Unknown("an answer that makes no sense".to_owned())
+        Failure::Unknown("the server sent an unexpected answer".to_owned())
     }
 
     /// Returns the same kind of failure with a changed text.
@@ -254,8 +255,9 @@ impl Client {
 
     /// Parses a response as JSON.
     pub fn parse<T: DeserializeOwned>(&self, reply: &Reply) -> Result<T, Failure> {
-        serde_json::from_slice(&reply.body)
-            .map_err(|e| Failure::Unknown(format!("an answer that is not {}'s: {e}", self.product)))
+        serde_json::from_slice(&reply.body).map_err(|e| {
+            Failure::Unknown(format!("the answer is not an answer of {}: {e}", self.product))
+        })
     }
 
     /// Sends a request to one server after the other, until a server responds or `until` is reached. A server
@@ -325,7 +327,7 @@ impl Client {
         };
         let left = until.saturating_duration_since(Instant::now()).min(share);
         if left.is_zero() {
-            return Err(Failure::NotApplied("no time is left".to_owned()));
+            return Err(Failure::NotApplied("the time limit of the call was reached".to_owned()));
         }
         let mut http = HttpRequest::builder()
             .method(request.method)
@@ -358,13 +360,11 @@ impl Client {
     /// Converts an error to a failure, depending on whether a byte of the request may have reached a server.
     fn classify(&self, error: &Error, encrypted: bool) -> Failure {
         let text = match error {
-            Error::Timeout(timeout) => format!("no answer in time ({timeout})"),
+            Error::Timeout(timeout) => format!("the server did not answer in time ({timeout})"),
             // If a server requires a client certificate, it may close the connection before it reports an
             // error.
             Error::Io(e) if encrypted && !is_tls(e) && self.has_written.load(Ordering::Relaxed) => {
-                format!(
-                    "{error}; a server that requires another client certificate closes connections like this"
-                )
+                format!("{error}; the server may require a different client certificate")
             }
             error => error.to_string(),
         };
@@ -435,7 +435,7 @@ fn tls(servers: &Servers) -> Result<TlsConfig, StoreError> {
     };
     let identity = |(cert, key): &(PathBuf, PathBuf)| {
         let private = PrivateKey::from_pem(read(key)?.as_bytes())
-            .map_err(|_| unusable(key, "it holds no private key in PEM form"))?;
+            .map_err(|_| unusable(key, "the file contains no private key in PEM format"))?;
         Ok(ClientCert::new_with_certs(&certificates(cert)?, private))
     };
     let identity = servers.identity.as_ref().map(identity).transpose()?;
@@ -449,27 +449,27 @@ fn tls(servers: &Servers) -> Result<TlsConfig, StoreError> {
 /// Returns the certificate authorities that the system trusts.
 fn authorities() -> Result<Vec<ureq::tls::Certificate<'static>>, StoreError> {
     for path in SYSTEM_CA.map(Path::new) {
-        if files::look(path).map_err(|e| StoreError::io("look at", path, e))?.is_some() {
+        if files::look(path).map_err(|e| StoreError::io("access", path, e))?.is_some() {
             return certificates(path);
         }
     }
     Err(unusable(
         SYSTEM_CA[0].as_ref(),
-        "this host has no list of authorities; name one with caFile",
+        "this host has no list of certificate authorities; set `caFile`",
     ))
 }
 
 fn certificates(path: &Path) -> Result<Vec<ureq::tls::Certificate<'static>>, StoreError> {
     let text = read(path)?;
     let items: Result<Vec<PemItem<'_>>, _> = parse_pem(text.as_bytes()).collect();
-    let items = items.map_err(|_| unusable(path, "it is no PEM file"))?;
+    let items = items.map_err(|_| unusable(path, "the file is not a PEM file"))?;
     let certificate = |item| match item {
         PemItem::Certificate(certificate) => Some(certificate),
         _ => None,
     };
     let found: Vec<_> = items.into_iter().filter_map(certificate).collect();
     if found.is_empty() {
-        return Err(unusable(path, "it holds no certificate in PEM form"));
+        return Err(unusable(path, "the file contains no certificate in PEM format"));
     }
     Ok(found)
 }

@@ -193,7 +193,8 @@ impl<S: Server> ClusterStore<S> {
         view.search.is_contended.set(is_request && self.contended > 0);
         if member.is_blind {
             view.warn(format!(
-                "{} cannot be written: every command needs two more round trips",
+                "cannot write the local cache {}, so every command sends an additional request; \
+                 make the folder writable",
                 cache.place()
             ));
         }
@@ -247,8 +248,11 @@ impl<S: Server> ClusterStore<S> {
             }
             return outcome.map_err(Error::Refused);
         }
-        let why = format!("in {ATTEMPTS} attempts, other clients changed the same records first");
-        let doing = "commit the change to";
+        let why = format!(
+            "{ATTEMPTS} attempts failed because other clients changed the same records first; try \
+             again"
+        );
+        let doing = "commit to";
         Err(StoreError::unavailable(doing, self.server.place(), why).into())
     }
 
@@ -412,8 +416,8 @@ impl<S: Server> Store for ClusterStore<S> {
     }
 
     fn repair(&mut self, _: &Context) -> Result<Repair, StoreError> {
-        let why =
-            "only lease files can be repaired; `sublet doctor` shows what to do with each record";
+        let why = "only lease files can be repaired automatically; run `sublet doctor` to see what \
+                   to do with each record";
         Err(StoreError::unavailable("repair", self.server.place(), why))
     }
 

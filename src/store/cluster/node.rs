@@ -285,7 +285,11 @@ impl<'a> Member<'a> {
                 fences &= self.version() == before;
             }
         }
-        let why = format!("other processes keep changing the record of node {}", self.cx.node.name);
+        let why = format!(
+            "the record of node {} was changed during every attempt; check that no second machine \
+             uses the same node name",
+            self.cx.node.name
+        );
         Err(StoreError::unavailable("write to", self.server.place(), why))
     }
 

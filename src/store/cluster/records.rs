@@ -108,7 +108,7 @@ fn ends_with_boot(record: &Record) -> bool {
     matches!(record, Record::Lease(lease) if lease.ends_with_boot() && lease.boot.is_some())
 }
 
-const WRONG_KEY: Bad = Bad("a key of another form");
+const WRONG_KEY: Bad = Bad("the key has an unknown format");
 
 /// Decodes a record that does not depend on its path: a pool, the pools of an address space, or the address
 /// in a hint.

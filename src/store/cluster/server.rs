@@ -150,11 +150,11 @@ pub trait Server {
 
     /// Returns the keys that cni-ipam-consul wrote for a network, and their values.
     fn old_keys(&self, _: &NetworkName, _: Instant) -> Result<Vec<OldKey>, StoreError> {
-        let doing = "find leases of cni-ipam-consul in";
+        let doing = "read the leases of cni-ipam-consul from";
         Err(StoreError::unavailable(
             doing,
             self.place(),
-            "cni-ipam-consul keeps its leases in Consul",
+            "cni-ipam-consul stores leases in Consul; name this Consul with `--store`",
         ))
     }
 

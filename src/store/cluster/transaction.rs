@@ -240,7 +240,7 @@ impl Draft<'_, '_> {
             return Err(bad_record(
                 self.view.server,
                 &path,
-                "it does not belong to the owner that frees it",
+                "the address record belongs to a different owner",
             ));
         }
         if let Some(until) = until {

@@ -323,8 +323,9 @@ impl<'a> ClusterView<'a> {
         let is_of_copy = self.cx.has_ended(lease) && is_newer(lease, self.cx.booted);
         if is_of_copy {
             self.warn(format!(
-                "{} was leased in another boot of this machine, but after this boot began: it counts as held. \
-                 A copy of this machine has the same machine-id, or a clock was set",
+                "{} was leased in a different boot of this machine, but after the current boot began, so the \
+                 address stays in use; check whether a copy of this machine has the same machine-id, or \
+                 whether the clock was changed",
                 lease.addr
             ));
         }

@@ -16,7 +16,9 @@ impl<'de> Deserialize<'de> for Addr {
         let (width, bits) = <(u8, u128)>::deserialize(from)?;
         let family = [Family::V4, Family::V6].into_iter().find(|family| family.bits() == width);
         let addr = family.and_then(|family| Addr::from_bits(family, bits));
-        addr.ok_or_else(|| D::Error::custom("an address that is too large for its family"))
+        addr.ok_or_else(|| {
+            D::Error::custom("an address is outside the range of its address family")
+        })
     }
 }
 
@@ -30,7 +32,7 @@ impl<'de> Deserialize<'de> for Subnet {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Subnet, D::Error> {
         let (first, len) = Deserialize::deserialize(from)?;
         let subnet = Subnet::masked(first, len).filter(|subnet| subnet.first() == first);
-        subnet.ok_or_else(|| D::Error::custom("a subnet with host bits"))
+        subnet.ok_or_else(|| D::Error::custom("a subnet has host bits"))
     }
 }
 
@@ -44,6 +46,6 @@ impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Span, D::Error> {
         let (first, last) = Deserialize::deserialize(from)?;
         let span = Span::new(first, last);
-        span.ok_or_else(|| D::Error::custom("a range that ends before it begins"))
+        span.ok_or_else(|| D::Error::custom("a range has a last address lower than the first"))
     }
 }

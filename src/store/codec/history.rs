@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(written, [later, (("s", "cli", "del", "ok"), 2)]);
         let read = read_counts(key, &bytes).unwrap();
         assert_eq!((read.len(), read[0].count), (1, 2));
-        assert_eq!(read_counts(b"Y", &bytes), Err(Bad("a record with a wrong checksum")));
+        assert_eq!(read_counts(b"Y", &bytes), Err(Bad("the record has a wrong checksum")));
         let anew = count(key, Some(b"junk"), &request);
         assert_eq!(read_counts(key, &anew).unwrap()[0].count, 1);
     }

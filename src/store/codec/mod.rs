@@ -34,7 +34,7 @@ pub const SCHEMA_VERSION: u32 = 2;
 pub struct Bad(pub &'static str);
 
 /// The reason for a record that has another [`VERSION`].
-pub const OTHER_VERSION: Bad = Bad("it was written by another version of sublet");
+pub const OTHER_VERSION: Bad = Bad("the record was written by a different version of sublet");
 
 fn checksum(key: &[u8], record: &[u8]) -> [u8; 4] {
     crc32c::crc32c_append(crc32c::crc32c(key), record).to_le_bytes()
@@ -54,7 +54,7 @@ pub fn unseal<'a, T: Deserialize<'a>>(key: &[u8], bytes: &'a [u8]) -> Result<T, 
     match open(key, bytes)? {
         (VERSION, fields) => match postcard::take_from_bytes(fields) {
             Ok((value, [])) => Ok(value),
-            _ => Err(Bad("a record with wrong fields")),
+            _ => Err(Bad("the record has invalid fields")),
         },
         _ => Err(OTHER_VERSION),
     }
@@ -62,14 +62,14 @@ pub fn unseal<'a, T: Deserialize<'a>>(key: &[u8], bytes: &'a [u8]) -> Result<T, 
 
 /// Verifies the checksum of a record. Returns its version and its encoded fields.
 fn open<'a>(key: &[u8], bytes: &'a [u8]) -> Result<(u8, &'a [u8]), Bad> {
-    let (record, sum) = bytes.split_last_chunk::<4>().ok_or(Bad("a record too short"))?;
+    let (record, sum) = bytes.split_last_chunk::<4>().ok_or(Bad("the record is too short"))?;
     if *sum != checksum(key, record) {
-        return Err(Bad("a record with a wrong checksum"));
+        return Err(Bad("the record has a wrong checksum"));
     }
     record
         .split_first()
         .map(|(version, fields)| (*version, fields))
-        .ok_or(Bad("a record too short"))
+        .ok_or(Bad("the record is too short"))
 }
 
 /// Returns whether a record is complete and belongs to its key. (Some index entries consist of a key only.)
@@ -125,7 +125,8 @@ pub fn lease(key: &[u8], lease: &Lease) -> Vec<u8> {
 
 /// Decodes the lease in the record under `key`. The key contains the set of leases and the address.
 pub fn read_lease(key: &[u8], bytes: &[u8]) -> Result<Lease, Bad> {
-    let (set, addr) = keys::read_at(keys::LEASE, key).ok_or(Bad("a lease under a wrong key"))?;
+    let (set, addr) =
+        keys::read_at(keys::LEASE, key).ok_or(Bad("a lease is stored under a wrong key"))?;
     Ok(of_fields(set, addr, unseal(key, bytes)?))
 }
 
@@ -210,7 +211,7 @@ pub fn bits(key: &[u8], bits: &[u8; 64]) -> Vec<u8> {
 /// Decodes an occupancy block.
 pub fn read_bits(key: &[u8], bytes: &[u8]) -> Result<[u8; 64], Bad> {
     let raw: &[u8] = unseal(key, bytes)?;
-    raw.try_into().map_err(|_| Bad("an occupancy block of a wrong size"))
+    raw.try_into().map_err(|_| Bad("an occupancy block has a wrong size"))
 }
 
 /// Encodes a node as the record under `key`.

@@ -189,8 +189,8 @@ fn a_late_import_restores_no_freed_lease() {
 #[test]
 fn invalid_old_keys_refuse_the_add() {
     for (key, value, word) in [
-        ("net/10.0.0.9", "garbage", "no JSON"),
-        ("net/10.0.0.9", r#"{"id":""}"#, "instead of a container ID"),
+        ("net/10.0.0.9", "garbage", "not valid JSON"),
+        ("net/10.0.0.9", r#"{"id":""}"#, "not a container ID"),
         ("net/junk", r#"{"id":"c"}"#, "not an address"),
     ] {
         let server = FakeServer::new(false);

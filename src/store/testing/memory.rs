@@ -385,14 +385,14 @@ impl Machine {
             };
             added.warnings.extend((!is_own).then(|| {
                 format!(
-                    "network {home_set} has leases with persist \"{home}\", so this lease goes there \
-                     too: \"{other}\" takes effect when the network has no lease"
+                    "network {home_set} has leases with \"persist\": \"{home}\", so this lease is stored \
+                     in the same file; \"{other}\" takes effect when the network has no leases"
                 )
             }));
             added.warnings.extend((home_set != *set).then(|| {
                 format!(
-                    "the network has leases in the set {home_set}, so this lease is from that set too: \
-                     the changed \"shared\" (now {set}) takes effect when the network has no lease"
+                    "the network has leases under the name {home_set}, so this lease is stored under the same \
+                     name; the new \"shared\" ({set}) takes effect when the network has no leases"
                 )
             }));
         }

@@ -425,7 +425,7 @@ impl Ledger {
         // when the lease ends.
         let is_contested = |lease: &&&Lease| {
             let note = lease.origin.note.as_deref().unwrap_or_default();
-            lease.kind == Kind::Reserved && note.contains("and by host-local to")
+            lease.kind == Kind::Reserved && note.contains("by host-local")
         };
         self.reserved.extend(new.iter().filter(is_contested).map(|l| (l.set.clone(), l.addr)));
         let is_kept = |lease: &&&Lease| self.reserved.contains(&(lease.set.clone(), lease.addr));

@@ -268,7 +268,7 @@ fn an_address_moves_once_the_namespace_of_the_earlier_container_is_gone() {
         assert_eq!(leased(&mut store, pod("c1", alive), 1).unwrap(), both);
         let refused = leased(&mut store, pod("c2", "/no/such/netns"), 1).unwrap_err();
         let text = refused.to_string();
-        assert!(text.contains("its network namespace exists; stop that container"), "{text}");
+        assert!(text.contains("network namespace exists; stop the earlier container"), "{text}");
         // After a reboot, no namespace of the earlier boot exists.
         assert_eq!(leased(&mut store, pod("c2", "/no/such/netns"), 2).unwrap(), both);
         let rows = super::host::listed(&mut store, &boot(2));
