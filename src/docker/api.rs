@@ -164,9 +164,13 @@ fn release_pool(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<Repl
     let pool = pool_id(raw.pool_id)?;
     let released = engine::collect(store, release(&pool), cx)?;
     let text = if released.pool {
-        format!("pool {pool} released, {} addresses with it", released.freed.len())
+        match released.freed.len() {
+            0 => format!("pool {pool} released"),
+            1 => format!("pool {pool} released with 1 address"),
+            n => format!("pool {pool} released with {n} addresses"),
+        }
     } else {
-        format!("pool {pool} released: there was none")
+        format!("pool {pool} was already released")
     };
     Ok(Reply::done(Level::Info, text, "{}".to_owned()).about(&pool, ""))
 }
@@ -206,6 +210,6 @@ fn release_address(store: &mut dyn Store, cx: &Context, body: &[u8]) -> Result<R
     let text = format!("{addr} of pool {pool} released");
     let release = ReleaseAddress { pool: pool.clone(), addr, only: None };
     let held = engine::release_address(store, release, cx)?;
-    let text = if held { text } else { format!("{text}: there was nothing to free") };
+    let text = if held { text } else { format!("{text}: the address was already free") };
     Ok(Reply::done(Level::Info, text, "{}".to_owned()).about(&pool, &addr.to_string()))
 }

@@ -38,7 +38,7 @@ use crate::telemetry::log::{Entry, Log};
 ///
 /// docker network create --ipam-driver sublet ...
 ///
-/// Flags override variables, and SUBLET_* overrides GIPAM_*, which overrides KONTENA_IPAM_*.
+/// Flags override environment variables. SUBLET_* overrides GIPAM_*, and GIPAM_* overrides KONTENA_IPAM_*.
 #[derive(Debug, Parser)]
 #[allow(clippy::doc_markdown, reason = "users see these texts as they are")]
 #[command(
@@ -69,15 +69,15 @@ enum Command {
 #[derive(Debug, Args)]
 #[allow(clippy::doc_markdown, reason = "as above")]
 struct Common {
-    /// The store's file, or a cluster that several hosts share, as {"etcd": {"endpoints": [...]}} [default:
+    /// The lease file, or a cluster that several hosts share, such as {"etcd": {"endpoints": [...]}} [default:
     /// the etcd of $ETCD_ENDPOINT, else $IPAM_DB_PATH, else /var/lib/cni/sublet/leases.redb]. May be repeated:
     /// the status page shows all stores, and the driver leases from the first one
     #[arg(long, value_name = "PATH|JSON", global = true)]
     store: Vec<OsString>,
-    /// This host's name in a cluster, unique among its hosts [default: $NODE_ID, else the host name]
+    /// This host's unique name in a cluster [default: $NODE_ID, else the host name]
     #[arg(long, value_name = "NAME", global = true, value_parser = host::node_name)]
     node: Option<String>,
-    /// Names of the two address spaces (kontena-ipam has kontenalocal,kontenaglobal) [default:
+    /// Names of the two address spaces (kontena-ipam uses kontenalocal,kontenaglobal) [default:
     /// $SUBLET_ADDRESS_SPACES, else sublet-local,sublet-global]
     #[arg(long, value_name = "LOCAL,GLOBAL", global = true)]
     address_spaces: Option<String>,
@@ -111,8 +111,8 @@ struct Serve {
     /// Prefix length of an automatic IPv6 pool [env: SUBLET_V6_BLOCK, GIPAM_V6AB] [default: 64]
     #[arg(long, value_name = "BITS", alias = "v6ab")]
     v6_block: Option<u8>,
-    /// A prefix that automatic pools avoid, such as a VPN's; may be repeated. They always avoid the host's
-    /// routes
+    /// A prefix that automatic pools avoid, such as the prefix of a VPN; may be repeated. Automatic pools always
+    /// avoid the host's routes
     #[arg(long, value_name = "CIDR", value_parser = supernet)]
     avoid: Vec<Subnet>,
     /// Ask dockerd for MAC addresses, and record them with the leases
@@ -124,13 +124,13 @@ struct Serve {
     /// Longest time for a request, including the wait for the store
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     timeout: Duration,
-    /// debug, info, warn or error, or kontena's numbers 0 to 3 [env: LOG_LEVEL] [default: info]
+    /// Log level: debug, info, warn or error, or kontena's numbers 0 to 3 [env: LOG_LEVEL] [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
-    /// Append to this file instead of writing to standard error. It is opened for each event
+    /// Append the log to this file instead of standard error. The file is opened for each event
     #[arg(long, value_name = "PATH")]
     log_file: Option<PathBuf>,
-    /// text or json [env: LOG_FORMAT] [default: text]
+    /// Log format: text or json [env: LOG_FORMAT] [default: text]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
     #[command(flatten)]
@@ -142,7 +142,7 @@ struct Serve {
         conflicts_with_all = ["socket", "address", "cert", "mac", "avoid", "file", "cleanup_every"]
     )]
     no_docker: bool,
-    /// Clean up at this interval
+    /// Run `subletd cleanup` at this interval
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     cleanup_every: Option<Duration>,
 }
@@ -207,10 +207,10 @@ pub struct Tls {
 /// the driver.
 #[derive(Debug, Args)]
 pub struct Page {
-    /// Serve a read-only status page, its JSON API and Prometheus metrics, over plain HTTP
+    /// Serve a read-only status page, a JSON API and Prometheus metrics over plain HTTP
     #[arg(long, value_name = "HOST:PORT")]
     pub http: Option<String>,
-    /// Allow an address that other hosts can reach. They can then read all leases
+    /// Allow an `--http` address that other hosts can reach. Other hosts can then read all leases
     #[arg(long, requires = "http")]
     pub http_public: bool,
     /// Additional host name that requests for the page may use, besides addresses and localhost; may be
@@ -270,7 +270,9 @@ fn with_two_dashes(arg: OsString) -> OsString {
 fn first_set<'n>(env: Env<'_>, names: &[&'n str]) -> Result<Option<(&'n str, String)>> {
     for name in names {
         if let Some(value) = env(name).filter(|value| !value.is_empty()) {
-            let value = value.into_string().map_err(|_| anyhow!("{name} is not UTF-8"))?;
+            let value = value
+                .into_string()
+                .map_err(|_| anyhow!("the value of {name} is not valid UTF-8"))?;
             return Ok(Some((name, value)));
         }
     }
@@ -309,7 +311,7 @@ fn context(facts: &Facts, store: &StoreSpec) -> Result<alloc::Context> {
     let cx = alloc::Context { face: Face::Docker, ..facts.context_of(store) };
     ensure!(
         !store.is_cluster() || !cx.node.name.is_empty(),
-        "this host has no name, which a cluster requires: pass --node NAME"
+        "this host has no name, but a cluster requires a node name; pass `--node NAME`"
     );
     Ok(cx)
 }
@@ -331,13 +333,16 @@ impl Cli {
             all => all.iter().map(Some).collect(),
         };
         let is_one = named.len() == 1;
-        ensure!(is_one || self.serve.page.http.is_some(), "several --store need --http");
+        ensure!(is_one || self.serve.page.http.is_some(), "a repeated `--store` requires `--http`");
         let mut stores: Vec<PageStore> = Vec::new();
         for name in named {
             let spec = self.store(name.cloned(), env, log)?;
             let place = spec.place();
             let is_new = stores.iter().all(|(other, _)| other.place() != place);
-            ensure!(is_new, "two --store are {place}; the page names stores by file or servers");
+            ensure!(
+                is_new,
+                "two `--store` options name the same store, {place}; pass each store once"
+            );
             let cx = context(facts, &spec)?;
             stores.push((spec, cx));
         }
@@ -358,7 +363,8 @@ impl Cli {
         {
             ensure!(
                 variable.is_none(),
-                "{name} and IPAM_DB_PATH name different stores; pass --store"
+                "{name} and IPAM_DB_PATH name different stores; unset one of the two variables, or pass \
+                 `--store`"
             );
             let endpoints: Vec<&str> = text.split(',').map(str::trim).collect();
             let json = json!({ "etcd": { "endpoints": endpoints } }).to_string();
@@ -378,7 +384,7 @@ impl Cli {
         let settings = self.settings(env)?;
         let mut named = self.common.store.iter().cloned();
         let spec = self.store(named.next(), env, &self.log(env)?)?;
-        ensure!(named.next().is_none(), "cleanup takes one --store");
+        ensure!(named.next().is_none(), "`subletd cleanup` takes only one `--store`");
         let cx = context(facts, &spec)?;
         let mut store = store::open(&spec)?;
         let listing = dockerd::list(&self.common.docker).context("nothing was freed")?;
@@ -437,7 +443,7 @@ impl Cli {
         let word = flag_or_variable(self.serve.log_format.as_ref(), env, &["LOG_FORMAT"])?;
         let word = word.as_deref().unwrap_or("text");
         let Some(format) = LogFormat::named(word) else {
-            bail!("the log format {word:?} is none of text, json");
+            bail!("invalid log format {word:?}: use text or json");
         };
         let journal = env("JOURNAL_STREAM").is_some_and(|stream| is_stderr(&stream));
         let (level, file) = (self.level(env)?, self.serve.log_file.clone());
@@ -452,7 +458,7 @@ impl Cli {
             "1" | "info" => Level::Info,
             "2" | "warn" | "warning" => Level::Warn,
             "3" | "error" | "4" | "fatal" => Level::Error,
-            _ => bail!("the log level {text:?} is none of debug, info, warn, error, 0 to 3"),
+            _ => bail!("invalid log level {text:?}: use debug, info, warn, error, or 0 to 3"),
         })
     }
 
@@ -499,7 +505,10 @@ impl Cli {
             None => len.unwrap_or(usual),
         };
         let block = |within: Subnet| {
-            ensure!(within.family() == family, "{flag} is {within}, of the other family");
+            ensure!(
+                within.family() == family,
+                "{flag} {within} is a prefix of the wrong address family"
+            );
             block(within, len).map_err(|e| anyhow!("{flag}-block: {e}"))
         };
         supernets.into_iter().map(block).collect()
@@ -531,8 +540,9 @@ impl Cli {
             let file = read(&path).with_context(|| format!("gipam's {}", path.display()))?;
             let mut store = store::open(store)?;
             for pool in file.pools {
-                engine::adopt_pool(&mut *store, &pool, cx)
-                    .with_context(|| format!("cannot import {}", path.display()))?;
+                engine::adopt_pool(&mut *store, &pool, cx).with_context(|| {
+                    format!("cannot import gipam's lease file {}", path.display())
+                })?;
             }
             std::fs::rename(&path, &after)
                 .with_context(|| format!("cannot rename {}", path.display()))?;

@@ -45,22 +45,25 @@ pub fn list(socket: &Path) -> Result<Listing> {
     let started = host::now();
     let all = get(socket, "/networks")?;
     let mut networks = Vec::new();
-    for network in all.as_array().context("dockerd's list of networks is not a list")? {
+    for network in all.as_array().context("the answer of dockerd is not a list of networks")? {
         let driver = network["IPAM"]["Driver"].as_str().unwrap_or_default();
         if matches!(driver, "default" | "null" | "") {
             continue;
         }
         let id = network["Id"].as_str().filter(|id| id.bytes().all(|b| b.is_ascii_alphanumeric()));
-        let id = id.context("dockerd lists a network without an ID")?;
+        let id = id.context("the answer of dockerd contains a network without a valid ID")?;
         let whole = get(socket, &format!("/networks/{id}"))?;
-        ensure!(whole["Id"] == network["Id"], "dockerd answers with another network than {id}");
+        ensure!(
+            whole["Id"] == network["Id"],
+            "the answer of dockerd describes a different network than {id}"
+        );
         networks.push(read(&whole).with_context(|| format!("network {id}"))?);
     }
     Ok(Listing { started, networks })
 }
 
 fn get(socket: &Path, path: &str) -> Result<Value> {
-    let what = || format!("cannot ask dockerd on {} for {path}", socket.display());
+    let what = || format!("cannot request {path} from dockerd at {}", socket.display());
     let answer = runtimes::ask(socket, path, TIMEOUT).with_context(what)?;
     runtimes::read(&answer).with_context(what)
 }
@@ -73,7 +76,8 @@ fn read(raw: &Value) -> Result<Network> {
         ..Network::default()
     };
     for config in raw["IPAM"]["Config"].as_array().into_iter().flatten() {
-        let subnet = prefix(&config["Subnet"])?.context("a subnet is missing")?;
+        let subnet =
+            prefix(&config["Subnet"])?.context("an address pool of the network has no subnet")?;
         network.pools.push((subnet, prefix(&config["IPRange"])?));
         network.addrs.extend(addr(&config["Gateway"])?);
         for (_, aux) in config["AuxiliaryAddresses"].as_object().into_iter().flatten() {
@@ -92,7 +96,7 @@ fn text(value: &Value) -> Result<Option<&str>> {
         Value::Null => Ok(None),
         Value::String(text) if text.is_empty() => Ok(None),
         Value::String(text) => Ok(Some(text)),
-        other => bail!("{other} is not text"),
+        other => bail!("{other} is not a string"),
     }
 }
 

@@ -57,7 +57,8 @@ impl Settings {
                 Ok(())
             }
             _ => Err(format!(
-                "{text:?} is not LOCAL,GLOBAL: two different names of letters, digits, '_', '.', '-'"
+                "{text:?} does not have the form LOCAL,GLOBAL; use two different names of letters, digits, \
+                 '_', '.' and '-'"
             )),
         }
     }
@@ -68,14 +69,14 @@ impl Settings {
 pub fn supernet(text: &str) -> Result<Subnet, String> {
     let net = parse_cidr(text)
         .ok_or_else(|| format!("{text:?} is not a prefix such as 10.80.0.0/12 or fd00:1::/48"))?;
-    Subnet::strict(net).map_err(|subnet| format!("{text} has host bits; the prefix is {subnet}"))
+    Subnet::strict(net).map_err(|subnet| format!("{text} has host bits; use {subnet}"))
 }
 
 /// Makes a supernet whose automatic pools have the prefix length `len`.
 pub fn block(within: Subnet, len: u8) -> Result<Block, String> {
     if len < within.len() || len > within.family().bits() {
         return Err(format!(
-            "blocks of /{len} do not fit into {within}: use {} to {}",
+            "blocks of /{len} do not fit into {within}; use a prefix length from {} to {}",
             within.len(),
             within.family().bits()
         ));

@@ -119,12 +119,10 @@ pub fn pools(text: &mut Text, usage: &[Usage]) {
             text.sample(name, &[("network", &u.extent.network), ("range", range)], value(u));
         }
     };
-    one(GAP, "Length of the longest run of free addresses in a range.", &|u| {
+    one(GAP, "Number of addresses in the longest free run of a range.", &|u| {
         u.gap.map_or(0, Span::size)
     });
-    one(OUTSIDE, "Addresses of a range that are leased or reserved but not allocatable.", &|u| {
-        u.outside
-    });
+    one(OUTSIDE, "Leased addresses in a range that are not allocatable.", &|u| u.outside);
 }
 
 /// Writes the metrics about the store's counters of requests.
@@ -132,7 +130,7 @@ pub fn requests(text: &mut Text, counters: &[Counter]) {
     if counters.is_empty() {
         return;
     }
-    text.family(REQUESTS, "Requests that changed the store, or were refused.", Kind::Counter);
+    text.family(REQUESTS, "Requests that changed the store or were refused.", Kind::Counter);
     for c in counters {
         let labels = [
             ("network", &*c.set.0),

@@ -82,14 +82,14 @@ pub fn read(
     if *method != Method::GET && *method != Method::HEAD {
         return Err((
             StatusCode::METHOD_NOT_ALLOWED,
-            "only GET and HEAD: this changes nothing".into(),
+            "only GET and HEAD are allowed: this API is read-only".into(),
         ));
     }
     let host = headers.get(header::HOST).map_or(Some(""), |value| value.to_str().ok());
     if !host.is_some_and(|host| is_ours(host, names)) {
         // A foreign site's name that leads here would let its scripts read all this.
-        let text = "this name is not known here; ask by address, as localhost, or by a name that \
-                    --http-name allows";
+        let text = "unknown host name in the request; use an IP address, localhost, or a name that \
+                    `--http-name` allows";
         return Err((StatusCode::MISDIRECTED_REQUEST, text.into()));
     }
     if let Some((_, kind, text)) = ASSETS.iter().find(|(asset, ..)| *asset == path) {
@@ -104,7 +104,7 @@ pub fn read(
     if let Some(question) = whole {
         return Ok(Request { question, store: None });
     }
-    let no_path = || (StatusCode::NOT_FOUND, format!("there is no {path}; see docs/api.md"));
+    let no_path = || (StatusCode::NOT_FOUND, format!("unknown path {path}; see docs/api.md"));
     let name = path.strip_prefix("/api/v1/").ok_or_else(no_path)?;
     let wrong = |why: String| (StatusCode::BAD_REQUEST, why);
     let mut parameters = Parameters::read(query).map_err(wrong)?;
@@ -123,11 +123,12 @@ fn api(name: &str, mut parameters: Parameters) -> Result<Option<Question>, Strin
         "leases" => return Ok(Some(Question::Leases(Query::read(parameters)?))),
         "cooling" => return Ok(Some(Question::Cooling(Query::read(parameters)?))),
         "history" => {
-            let at = parameters.take("at").ok_or("at is missing: the time, as RFC 3339")?;
-            let time: jiff::Timestamp =
-                at.parse().map_err(|_| format!("at is {at:?}; use 2026-01-31T08:00:00Z"))?;
             // Nothing was leased before 1970.
-            let at = Time(u64::try_from(time.as_second()).unwrap_or(0));
+            let at =
+                parameters.take("at").ok_or("`at` is missing: pass a time in RFC 3339 format")?;
+            let at = at.parse().map_err(|_| {
+                format!("invalid `at` {at:?}: use a time such as 2026-01-31T08:00:00Z")
+            })?;
             return Ok(Some(Question::Held(at, Query::read(parameters)?)));
         }
         "trends" => Question::Trends,
@@ -146,7 +147,7 @@ fn api(name: &str, mut parameters: Parameters) -> Result<Option<Question>, Strin
 fn address_of(text: &str) -> Result<Addr, String> {
     let address = decode(text);
     let addr = address.as_deref().and_then(|text| text.parse().ok());
-    addr.ok_or_else(|| format!("{:?} is no IP address", address.unwrap_or_default()))
+    addr.ok_or_else(|| format!("{:?} is not an IP address", address.unwrap_or_default()))
 }
 
 /// Whether a `Host` is an address, localhost, or a name that the operator allows. A name that only

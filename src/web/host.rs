@@ -97,7 +97,7 @@ impl Stores {
 pub fn answer(stores: &Stores, request: &Request) -> Result<Answer, Fault> {
     let Some(cache) = stores.named(request.store.as_deref()) else {
         let name = request.store.as_deref().unwrap_or_default();
-        let why = format!("unknown store {name:?}; /api/v1/stores has those that are known");
+        let why = format!("unknown store {name:?}; /api/v1/stores lists the known stores");
         return Ok(Answer::no(404, &why));
     };
     Ok(match &request.question {
@@ -148,7 +148,10 @@ fn list(cache: &Cache, query: &Query, cooling: bool) -> Result<Answer, Fault> {
     }
     Ok(match cache.page(query, cooling)? {
         Some((page, version)) => Answer::of(JSON, page).tagged(version),
-        None => Answer::no(410, "the rows behind this cursor are gone; begin with the first page"),
+        None => Answer::no(
+            410,
+            "the network of the `after` value no longer exists; start again with the first page",
+        ),
     })
 }
 
@@ -168,7 +171,8 @@ fn problems(cache: &Cache) -> Answer {
     let seen = cache.problems(if snapshot.fault.is_some() { BRIEF } else { PATIENCE });
     let fault = snapshot.fault.or(seen.fault);
     let (level, place) = ("error", cache.place());
-    let advice = "see the message; nothing is leased or freed until the store answers".to_owned();
+    let advice = "fix the cause in the message; nothing is leased or freed until the store answers"
+        .to_owned();
     let unreadable =
         fault.map(|fault| ProblemRow { level, place, what: fault.text, advice, repairable: false });
     let found = seen.value.as_deref();

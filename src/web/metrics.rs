@@ -45,22 +45,26 @@ impl Scrape {
             text.sample(name, &[], value);
         };
         let readable = u8::from(snapshot.is_some());
-        one("sublet_store_readable", "Whether the lease store could be read.", &readable);
+        one(
+            "sublet_store_readable",
+            "Whether the lease store is readable (1) or not (0).",
+            &readable,
+        );
         if let Some(snapshot) = snapshot {
             one(
                 "sublet_store_look_seconds",
-                "How long reading the whole store took last.",
+                "Duration of the last complete read of the store, in seconds.",
                 &snapshot.took.as_secs_f64(),
             );
             one("sublet_leases", "Leases in the store.", &snapshot.leases);
             one(
                 "sublet_store_look_age_seconds",
-                "How long ago the whole store was read.",
+                "Time since the last complete read of the store, in seconds.",
                 &now.saturating_sub(snapshot.time.0),
             );
         }
         let name = "sublet_problems";
-        text.family(name, "Problems that a look at every record has found.", Kind::Gauge);
+        text.family(name, "Problems found by the last check of all records.", Kind::Gauge);
         if let Some(found) = &self.problems.value {
             let unreadable = usize::from(!is_readable);
             text.sample(name, &[("level", "error")], found.errors + unreadable);
@@ -70,7 +74,7 @@ impl Scrape {
         metrics::pools(text, &snapshot.usage);
         text.family(
             FULL_IN,
-            "When a range will be full, if its use grows on as lately.",
+            "Estimated time until a range is full at the current rate, in seconds.",
             Kind::Gauge,
         );
         for (at, (usage, pool)) in snapshot.usage.iter().zip(&snapshot.pools).enumerate() {
@@ -100,23 +104,31 @@ pub fn text(stores: &[Scrape], counters: &Counters, now: Timestamp) -> String {
     };
     one(
         "sublet_store_errors_total",
-        "Requests and looks that the lease store failed since subletd began.",
+        "Requests and status reads that failed because of the lease store since subletd started.",
         counters.failures,
     );
     one(
         "sublet_store_conflicts_total",
-        "Commands of subletd to a cluster that another was faster than.",
+        "Commands of subletd that failed because a different client changed the cluster first.",
         counters.conflicts,
     );
     let name = "sublet_build_info";
     text.family(name, "The version of subletd.", Kind::Gauge);
     text.sample(name, &[("version", env!("CARGO_PKG_VERSION"))], 1);
     let name = "sublet_lock_wait_seconds";
-    text.family(name, "Waits of subletd for a lock that was not free.", Kind::Histogram);
+    text.family(
+        name,
+        "Time that subletd waited for a lock held by a different process, in seconds.",
+        Kind::Histogram,
+    );
     text.histogram(name, &[], &counters.waits);
     if !counters.requests.is_empty() {
         let name = "sublet_request_duration_seconds";
-        text.family(name, "Requests to subletd, waiting included.", Kind::Histogram);
+        text.family(
+            name,
+            "Duration of requests to subletd, including waiting time, in seconds.",
+            Kind::Histogram,
+        );
         for ((face, command, outcome), histogram) in &counters.requests {
             let labels = [("face", *face), ("command", *command), ("outcome", *outcome)];
             text.histogram(name, &labels, histogram);

@@ -92,14 +92,20 @@ impl Query {
                 }
                 "limit" => {
                     let limit = value.parse().ok().filter(|n| (1..=MOST_ROWS).contains(n));
-                    let why = || format!("limit is {value:?}, and 1 to {MOST_ROWS} are possible");
+                    let why =
+                        || format!("invalid `limit` {value:?}: use a number from 1 to {MOST_ROWS}");
                     read.limit = limit.ok_or_else(why)?;
                 }
                 "after" => {
                     let cursor = value.split_once(',').and_then(|(addr, set)| {
                         Some(Cursor { set: SetName(set.to_owned()), addr: addr.parse().ok()? })
                     });
-                    let why = || format!("after is {value:?}, which is not the \"next\" of a page");
+                    let why = || {
+                        format!(
+                            "invalid `after` {value:?}: pass the `next` value from a previous \
+                             response"
+                        )
+                    };
                     read.after = Some(cursor.ok_or_else(why)?);
                 }
                 _ => {

@@ -65,7 +65,7 @@ pub fn open(
         .enable_all()
         .max_blocking_threads(AT_ONCE[0] + AT_ONCE[1])
         .build()?;
-    log.write(&Entry::new(Level::Info, format!("the status page is at http://{at}/")));
+    log.write(&Entry::new(Level::Info, format!("serving the status page at http://{at}/")));
     let (connections, room) =
         (Connections::default(), AT_ONCE.map(|places| Arc::new(Semaphore::new(places))));
     let stores = Stores::new(stores)?;
@@ -87,8 +87,8 @@ fn listen(address: &str, public: bool) -> Result<TcpListener> {
     let all: Vec<SocketAddr> = address.to_socket_addrs().with_context(cannot)?.collect();
     if let Some(outside) = all.iter().find(|at| !at.ip().is_loopback()).filter(|_| !public) {
         bail!(
-            "--http {outside} is reachable from outside, and whoever reaches it reads all leases: use a \
-             loopback address (127.0.0.1:{}), or say --http-public",
+            "--http {outside} is reachable from other hosts, which could then read all leases; use a loopback \
+             address (127.0.0.1:{}), or pass `--http-public`",
             outside.port()
         );
     }
@@ -106,7 +106,7 @@ async fn accept(listener: TcpListener, host: Arc<Host>) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(e) => {
-            host.log.write(&Entry::new(Level::Error, format!("no status page: {e}")));
+            host.log.write(&Entry::new(Level::Error, format!("cannot serve the status page: {e}")));
             return;
         }
     };

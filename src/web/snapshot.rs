@@ -177,12 +177,12 @@ impl Snapshot {
     pub fn unknown(&self, network: Option<&str>, node: Option<&str>) -> Option<String> {
         if let Some(network) = network.filter(|name| !self.names.contains(*name)) {
             return Some(format!(
-                "unknown network {network:?}; /api/v1/pools has those that are known"
+                "unknown network {network:?}; /api/v1/pools lists the known networks"
             ));
         }
         let is_known = |name: &&str| self.nodes.iter().any(|row| row.node == **name);
         let node = node.filter(|name| !is_known(name))?;
-        Some(format!("unknown node {node:?}; /api/v1/nodes has those that are known"))
+        Some(format!("unknown node {node:?}; /api/v1/nodes lists the known nodes"))
     }
 
     /// `/api/v1/pools`.

@@ -153,12 +153,18 @@ fn of_problems(problems: &Problems) -> Vec<Item> {
         let (text, advice) = (format!("{count} {noun}{s}"), Some(advice.to_owned()));
         (count > 0).then_some(Item { level, kind, text, advice, network: None, first: None })
     };
-    let repair = "`sublet doctor --repair` repairs them";
-    let gc = "`sublet gc --netns` frees them";
+    let repair = "run `sublet doctor --repair` to repair the damage";
+    let gc = "run `sublet gc --netns` to free stale leases";
     let found = [
         item("error", "damage", problems.errors, "damaged record", repair),
         item("warning", "stale", problems.stale, "stale lease", gc),
-        item("warning", "problem", problems.others, "problem", "`sublet doctor` lists them"),
+        item(
+            "warning",
+            "problem",
+            problems.others,
+            "problem",
+            "run `sublet doctor` to list the problems",
+        ),
     ];
     found.into_iter().flatten().collect()
 }
@@ -170,13 +176,13 @@ fn of_pool(pool: &PoolRow, full_in: Option<u64>) -> Option<Item> {
     let (level, kind, text) = if pool.size == 0 {
         return None;
     } else if pool.free == 0 {
-        ("error", "full", format!("{name} {range} is full"))
+        ("error", "full", format!("range {range} of {name} is full"))
     } else if let Some(seconds) = full_in.filter(|seconds| *seconds <= SOON) {
-        let text = format!("{name} {range} is full in about {}", about(seconds));
+        let text = format!("range {range} of {name} will be full in about {}", about(seconds));
         ("warning", "filling", text)
     } else if taken.saturating_mul(100) >= pool.size.saturating_mul(NEARLY) {
         let percent = taken.saturating_mul(100) / pool.size;
-        ("warning", "nearlyFull", format!("{name} {range} is {percent} % full"))
+        ("warning", "nearlyFull", format!("range {range} of {name} is {percent} % full"))
     } else {
         return None;
     };

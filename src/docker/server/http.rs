@@ -105,8 +105,8 @@ async fn read(body: Incoming) -> Result<Vec<u8>, (u16, &'static str)> {
     match tokio::time::timeout(BODY_TIMEOUT, whole).await {
         Ok(Ok(body)) => Ok(body.to_bytes().to_vec()),
         Ok(Err(e)) if e.is::<LengthLimitError>() => Err(LARGE),
-        Ok(Err(_)) => Err((400, "the request body ends before its length")),
-        Err(_) => Err((408, "the request body does not arrive")),
+        Ok(Err(_)) => Err((400, "the request body is shorter than its Content-Length")),
+        Err(_) => Err((408, "the request body did not arrive in time")),
     }
 }
 

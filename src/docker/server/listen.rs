@@ -49,17 +49,23 @@ fn temporary(path: &Path) -> PathBuf {
 fn make_folder(path: &Path) -> Result<()> {
     let folder = path.parent().unwrap_or(path);
     fs::create_dir_all(folder)
-        .with_context(|| format!("cannot make the folder {}", folder.display()))
+        .with_context(|| format!("cannot create the folder {}", folder.display()))
 }
 
 /// Opens a unix socket with mode 0600. A socket that no process serves is replaced.
 pub fn unix(path: &Path) -> Result<(UnixListener, Published)> {
     match fs::symlink_metadata(path) {
         Ok(m) if !m.file_type().is_socket() => {
-            bail!("{} exists and is not a socket; move it away", path.display())
+            bail!(
+                "{} exists and is not a socket; move the file away, or choose a different `--socket`",
+                path.display()
+            )
         }
         Ok(_) if UnixStream::connect(path).is_ok() => {
-            bail!("another process serves {}; stop it, or choose another --socket", path.display())
+            bail!(
+                "another process already serves {}; stop the process, or choose a different `--socket`",
+                path.display()
+            )
         }
         _ => {}
     }
@@ -67,10 +73,10 @@ pub fn unix(path: &Path) -> Result<(UnixListener, Published)> {
     let new = temporary(path);
     let _ = fs::remove_file(&new);
     let listener =
-        UnixListener::bind(&new).with_context(|| format!("cannot make {}", new.display()))?;
+        UnixListener::bind(&new).with_context(|| format!("cannot create {}", new.display()))?;
     let published = fs::set_permissions(&new, Permissions::from_mode(0o600))
         .and_then(|()| fs::rename(&new, path))
-        .with_context(|| format!("cannot make {}", path.display()));
+        .with_context(|| format!("cannot create {}", path.display()));
     if let Err(e) = published {
         let _ = fs::remove_file(&new);
         return Err(e);

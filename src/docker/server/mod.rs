@@ -110,8 +110,8 @@ pub fn run(config: ServerConfig) -> Result<()> {
             _ = int.recv() => {}
         }
         notify_systemd(notify.as_deref(), "STOPPING=1");
-        listeners.backend.log(Level::Info, "stopping: answering the open requests");
         // Dropping the listeners removes the names of the sockets. From now on, no new client can connect.
+        listeners.backend.log(Level::Info, "stopping: finishing open requests");
         drop(listeners);
         let _ = stop.send(true);
         let _ = tokio::time::timeout(DRAIN, ended.recv()).await;
@@ -192,8 +192,8 @@ impl Listeners {
         let at = listener.local_addr()?;
         if tcp.tls.is_none() && !at.ip().is_loopback() && !tcp.insecure {
             bail!(
-                "{at} is reachable from outside, and every client could lease addresses: use \
-                 --tls-cert, --tls-key and --tls-ca, a loopback address, or --insecure"
+                "{at} is reachable from other hosts, which could then lease addresses; pass `--tls-cert`, \
+                 `--tls-key` and `--tls-ca`, use a loopback address, or pass `--insecure`"
             );
         }
         let acceptor = tcp.tls.as_ref().map(tls::acceptor).transpose()?;
@@ -209,10 +209,12 @@ impl Listeners {
         for at in 0..inherited.len() {
             match inherited.take_unix_listener(at) {
                 Ok(Some(listener)) => self.serve_unix(listener)?,
-                _ => bail!("inherited socket {at} is not a unix socket"),
+                _ => bail!(
+                    "inherited socket {at} is not a unix socket; correct the systemd socket unit"
+                ),
             }
         }
-        let text = format!("listening on {} inherited sockets", inherited.len());
+        let text = format!("listening on inherited sockets: {}", inherited.len());
         self.backend.log(Level::Info, text);
         Ok(())
     }

@@ -18,7 +18,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let read = || format!("cannot read certificates from {}", path.display());
     let all = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let all = all.with_context(read)?;
-    anyhow::ensure!(!all.is_empty(), "there is no certificate in {}", path.display());
+    anyhow::ensure!(!all.is_empty(), "no certificate found in {}", path.display());
     Ok(all)
 }
 
@@ -39,6 +39,6 @@ pub fn acceptor(Tls { cert, key, ca, .. }: &Tls) -> Result<TlsAcceptor> {
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
         .with_single_cert(certificates(cert)?, secret)
-        .context("certificate and key do not match")?;
+        .context("the certificate and the private key do not match")?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

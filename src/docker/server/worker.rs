@@ -149,7 +149,7 @@ impl Queue {
         let grace = Duration::from_secs(2);
         match (sent, tokio::time::timeout(timeout + grace, get).await) {
             (Ok(()), Ok(Ok(answer))) => answer,
-            _ => self.failed(503, "the lease store does not answer; try again"),
+            _ => self.failed(503, "the lease store did not answer in time; try again"),
         }
     }
 
@@ -207,7 +207,11 @@ impl Worker {
             return;
         }
         let reply = if Instant::now() >= deadline {
-            Reply::failed(503, "the lease store is busy: too many requests wait; try again", "")
+            Reply::failed(
+                503,
+                "the lease store is busy, because too many requests are waiting; try again",
+                "",
+            )
         } else {
             self.execute(&path, &body, deadline)
         };
@@ -255,12 +259,13 @@ impl Worker {
         });
         let (level, text) = match done {
             Ok(()) => {
-                (Level::Warn, format!("the answer could not be delivered, so {what} was freed"))
+                (Level::Warn, format!("the client did not read the answer, so {what} was freed"))
             }
             Err(e) => (
                 Level::Error,
                 format!(
-                    "the answer could not be delivered, and {what} stays leased: {e}; run `subletd cleanup`"
+                    "the client did not read the answer, and {what} could not be freed: {e}; run `subletd \
+                     cleanup`"
                 ),
             ),
         };
