@@ -58,11 +58,11 @@ sublet doctor
 "${run[@]}" "$bin/subletd" --http 127.0.0.1:0 --socket "$work/sublet.sock" --store "$IPAM_DB_PATH" 2> "$work/log" &
 daemon=$!
 for _ in $(seq 100); do
-    at=$(sed -n 's|.*the status page is at http://\([^/]*\)/.*|\1|p' "$work/log")
+    at=$(sed -n 's|.*serving the status page at http://\([^/]*\)/.*|\1|p' "$work/log")
     [ -z "$at" ] || break
     sleep 0.1
 done
-exec 3<> "/dev/tcp/${at%:*}/${at##*:}" || fail "no status page: $(cat "$work/log")"
+exec 3<> "/dev/tcp/${at%:*}/${at##*:}" || fail "cannot serve the status page: $(cat "$work/log")"
 printf 'GET /api/v1/pools HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n' "$at" >&3
 has "the daemon" "$(cat <&3)" HTTP/1.1200OK
 echo "smoke.sh: $1 ran: ADD, list, DEL, doctor, subletd's page"

@@ -113,7 +113,7 @@ named=$(run_sandbox named 1)
 has "the named pod, recreated" "$(addresses "$named" | xargs)" "$static"
 # As long as the network namespace of the pod's sandbox exists, a second sandbox of the pod is refused.
 if run_sandbox named 2 2> "$work/refusal"; then fail "two sandboxes have $static"; fi
-grep -q "earlier container of that name still has it.*its network namespace exists" "$work/refusal" ||
+grep -q "earlier container of this name still holds the address.*network namespace exists" "$work/refusal" ||
     fail "the refusal does not say why: $(cat "$work/refusal")"
 # After the namespace is gone, the addresses move to a new sandbox before the DEL arrives. The DEL then frees
 # nothing.

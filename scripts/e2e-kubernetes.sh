@@ -162,12 +162,12 @@ pod_ends
 lost=$(run_sandbox lost 1)
 lose "$lost"
 pod_starts "$(as "$images/before/conflist.json" '(.. | .capabilities? | objects | .add) -= ["SYS_PTRACE"]')"
-until_true 30 "it says that it cannot determine" pod_log_has "0 lost, 0 freed, 6 unclear, 0 alive"
+until_true 30 "it says that it cannot determine" pod_log_has "0 stale, 0 freed, 6 undetermined, 0 in use"
 has "leases" "$(leases | jq length)" 6
 pod_ends
 pod_starts "$images/before/conflist.json"
 until_true 30 "its lease is freed" no_addresses "$lost"
-row "the same without SYS_PTRACE" "6 unclear, nothing freed"
+row "the same without SYS_PTRACE" "6 undetermined, nothing freed"
 
 # Pods start and end continuously while the DaemonSet is updated and rolled back.
 churn() {

@@ -44,7 +44,7 @@ serve() {
         sh "$scene" "$2" "${3-}" 2> "$log" &
     daemons+=($!)
     until_true 180 "subletd over $2 leases" grep -q 'info: ready' "$log"
-    at=$(sed -n 's|.*the status page is at http://\([^/]*\)/.*|\1|p' "$log")
+    at=$(sed -n 's|.*serving the status page at http://\([^/]*\)/.*|\1|p' "$log")
 }
 
 # drive SIZE [FOLDER]: runs the browser, and adds its findings to the table.

@@ -143,7 +143,7 @@ fn what_cannot_be_restored_now_is_restored_later() {
     agent.until(&["bin/sublet: installed"]);
     fs::remove_file(host.plugin("sublet")).unwrap();
     fs::create_dir(host.plugin("sublet")).unwrap();
-    agent.until(&["sublet: ", "bin/sublet", "it is a folder"]);
+    agent.until(&["sublet: ", "bin/sublet", "the path is a folder"]);
     fs::remove_dir(host.plugin("sublet")).unwrap();
     agent.until(&["bin/sublet: installed"]);
 }
@@ -157,7 +157,7 @@ fn it_searches_for_stale_leases_again_and_again() {
     let conf = crate::lab::conf(&host.lab.data_dir(), "10.4.0.0/24");
     crate::lab::Call::cni("ADD", "c1", &conf).run().ok();
     for _ in 0..2 {
-        agent.until(&["0 lost, 0 freed, 1 unclear, 0 alive"]);
+        agent.until(&["0 stale, 0 freed, 1 undetermined, 0 in use"]);
     }
     assert_eq!(agent.end("INT"), Some(0));
 }

@@ -90,7 +90,7 @@ fn configurations() {
 
 /// Returns whether all of these errors are errors that only `sublet check` reports.
 fn only_here(errors: &[String]) -> bool {
-    let words = ["is none of 0.1.0", "not UTF-8", "sublet allocates addresses"];
+    let words = ["is none of 0.1.0", "invalid UTF-8", "sublet allocates addresses"];
     errors.iter().all(|e| words.iter().any(|word| e.contains(word)))
 }
 
@@ -179,7 +179,7 @@ fn a_folder_is_of_its_files() {
     let lab = Lab::new();
     let answer = check(lab.path());
     assert_eq!(answer.code, Some(1), "{answer:?}");
-    assert!(answer.stderr.contains("no *.conf, *.conflist or *.json in it"), "{answer:?}");
+    assert!(answer.stderr.contains("no *.conf, *.conflist or *.json file in"), "{answer:?}");
 }
 
 #[test]
@@ -376,8 +376,8 @@ fn hostile_files() {
         assert!(answer.stdout.contains(what), "{name}: {answer:?}");
     };
     refuse("deep", "[".repeat(10 << 20).as_bytes(), "recursion limit");
-    refuse("long", " ".repeat((16 << 20) + 1).as_bytes(), "longer than 16 MiB");
-    refuse("bytes", b"{\"name\": \"\xff\xfe\", \"type\": \"b\", \"ipam\": {}}", "not UTF-8");
+    refuse("long", " ".repeat((16 << 20) + 1).as_bytes(), "larger than 16 MiB");
+    refuse("bytes", b"{\"name\": \"\xff\xfe\", \"type\": \"b\", \"ipam\": {}}", "invalid UTF-8");
     refuse("empty", b"", "EOF while parsing");
     refuse("mark", b"\xef\xbb\xbf{}", "byte order mark");
     refuse("escape", b"{\"\\u001b[31m\": \"\\ud800\"}", "not valid JSON");

@@ -298,7 +298,10 @@ fn a_file_of_another_version_is_refused_and_left_as_it_is() {
                 let repairing = store.repair(&check::now()).unwrap_err().into();
                 for error in [error, adding, repairing] {
                     let text = error.to_string();
-                    assert!(!opens && text.contains("another version of sublet"), "{name}: {text}");
+                    assert!(
+                        !opens && text.contains("a different version of sublet"),
+                        "{name}: {text}"
+                    );
                 }
                 assert_eq!(fs::read(&file).unwrap(), before, "{name}");
             }

@@ -54,7 +54,7 @@ fn who_held_an_address_and_when() {
     let table = sublet(&lab, "history second").run();
     table.check(table.succeeded() && table.stdout.lines().count() == 3, "a table of two rows");
     let none = sublet(&lab, "history 10.9.9.9").run();
-    none.check(none.succeeded() && none.stderr.contains("has no history"), "nothing is told");
+    none.check(none.succeeded() && none.stderr.contains("no history for"), "nothing is told");
     let bad = sublet(&lab, "history 10.1.2.2 --since yesterday").run();
     bad.check(bad.code == Some(2) && bad.stderr.contains("2h"), "a time that is none");
 }
@@ -96,12 +96,12 @@ fn reserving_is_all_or_nothing() {
     let misused = |args: &str, text: &str| ended(2, args, text);
     refused("reserve mynet 10.1.2.0/28", "nothing was reserved");
     refused("reserve mynet 10.1.2.0/28", "container c (eth0) holds it");
-    refused("reserve mynet 10.9.0.1", "in no range of network mynet");
+    refused("reserve mynet 10.9.0.1", "outside the ranges of network mynet");
     refused("reserve later 10.7.0.9", "--create");
     misused("reserve mynet 10.0.0.0/8", "at most 65536");
-    misused("reserve mynet 10.1.2.9-10.1.2.7", "ends before it begins");
+    misused("reserve mynet 10.1.2.9-10.1.2.7", "the last address is lower than the first");
     misused("reserve mynet 10.1.2.9/28", "host bits");
-    refused("unreserve mynet 10.1.2.9 --yes", "nothing of 10.1.2.9 is reserved");
+    refused("unreserve mynet 10.1.2.9 --yes", "no reservation of 10.1.2.9");
     misused("unreserve mynet 10.1.2.9", "--yes");
     // A lease does not count as a reservation.
     refused("unreserve mynet 10.1.2.2 --yes", "nothing of 10.1.2.2 is reserved");

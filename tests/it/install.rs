@@ -155,7 +155,7 @@ fn what_was_there_is_kept_and_comes_back() {
     assert!(is_sublet(&host.plugin("sublet")) && is_sublet(&host.plugin("consul")));
     let all = host.uninstall(&["--json", "--store", "@leases.redb"]);
     // The leases of host-local's networks are needed, but the named store does not exist, so this must fail.
-    assert!(all.run().is_failure_of("there is no lease store"));
+    assert!(all.run().is_failure_of("does not exist; name a different file"));
     let conf = host.network("net", &json!({"type": "host-local", "subnet": "10.9.0.0/24"}));
     let store = host.path("leases.redb");
     Call::cni("ADD", "c1", &conf).env("IPAM_DB_PATH", &store).run().ok();
@@ -250,7 +250,7 @@ fn on_path_with_a_configuration() {
     let answer = host.uninstall(&options).run();
     let expected = [("sublet", "removed"), ("subletd", "removed"), ("sublet", "removed")];
     check_actions(&answer, &expected);
-    answer.check(answer.stderr.contains("network net still names sublet"), "not named");
+    answer.check(answer.stderr.contains("network net still uses sublet"), "not named");
     assert_eq!(names(&host.lab.join("net.d")), ["10-net.conf", "10-net.conf.old"]);
     assert!(names(&host.lab.join("path")).is_empty() && names(&host.bin()).is_empty());
     // If the installed configuration is unchanged, the former configuration must be restored.
@@ -276,7 +276,7 @@ fn what_cannot_be_installed_changes_nothing() {
         (SUBLET, &["--as", "bridge"][..], 2, "host-local, ecs-ipam, consul"),
         (SUBLET, &["--as", "../evil"], 2, "host-local, ecs-ipam, consul"),
         (SUBLET, &["--what"], 2, "--what"),
-        (SUBLET, &["--as", "ecs-ipam"], 1, "ecs-ipam: it is a folder"),
+        (SUBLET, &["--as", "ecs-ipam"], 1, "ecs-ipam: the path is a folder"),
         (SUBLET, &["--bin", "@bin"], 2, "another folder"),
         (SUBLET, &["--conf", "@wrong.conf", "--conf-dir", "@bin"], 1, "wrong.conf:1:"),
         (SUBLET, &["--conf", "@missing", "--conf-dir", "@bin"], 1, "missing"),
@@ -393,9 +393,7 @@ fn host_local_gets_its_leases_before_its_name() {
         "\"subnet\"",
         r#""store": {"etcd": {"endpoints": ["http://127.0.0.1:1"]}}, "subnet""#,
     );
-    for (text, says) in
-        [("{", "cannot determine where"), (&*in_a_cluster, "has its leases in a cluster")]
-    {
+    for (text, says) in [("{", "cannot determine where"), (&*in_a_cluster, "are in a cluster")] {
         fs::write(&conf, text).unwrap();
         let answer = uninstall.run();
         answer.check(answer.code == Some(1) && answer.stderr.contains(says), says);

@@ -399,7 +399,7 @@ impl Answer {
 
     /// Returns whether the command failed because its store does not exist.
     pub fn is_without_store(&self) -> bool {
-        self.is_failure_of("there is no lease store")
+        self.is_failure_of("does not exist; name a different file")
     }
 
     /// Asserts that the call succeeded and printed nothing, as DEL, CHECK, GC and STATUS do.

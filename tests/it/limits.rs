@@ -41,7 +41,7 @@ fn ranges() {
     assert_eq!((ips[0].as_str(), ips[1023].as_str()), ("10.0.0.2/24", "10.3.255.2/24"));
     assert_eq!(Call::cni("ADD", "a", &most).run().ips(), ips, "repeated");
     assert_eq!(lab.list().len(), 1024);
-    let text = "ipam holds 1025 ranges in its range sets; at most 1024 are allowed";
+    let text = "ipam has 1025 ranges in its range sets; at most 1024 are allowed";
     let more = with(&lab, &sets(1025));
     refused("ADD", &more, text);
     // If a configuration is too large for an ADD, a DEL must still work.
@@ -65,7 +65,7 @@ fn requested_addresses() {
         conf["args"] = json!({"cni": {}});
         conf["runtimeConfig"] = json!({});
         conf.pointer_mut(at).unwrap()["ips"] = json!(wanted(1025));
-        let text = format!("{place} holds 1025 addresses; at most 1024 are allowed");
+        let text = format!("{place} has 1025 addresses; at most 1024 are allowed");
         refused("ADD", &conf, &text);
         conf.pointer_mut(at).unwrap()["ips"] = json!(wanted(1024));
         let ips = Call::cni("ADD", place, &conf).run().ips();
@@ -82,7 +82,7 @@ fn requested_addresses() {
     conf["prevResult"] = of_result(4096);
     Call::cni("CHECK", "a", &conf).run().silent();
     conf["prevResult"] = of_result(4097);
-    refused("CHECK", &conf, "prevResult.ips holds 4097 addresses; at most 4096 are allowed");
+    refused("CHECK", &conf, "prevResult.ips has 4097 addresses; at most 4096 are allowed");
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn excluded_addresses() {
     assert_eq!(Call::cni("ADD", "a", &conf).run().ips(), ["10.0.0.3/16"]);
     assert_eq!(Call::cni("ADD", "b", &conf).run().ips(), ["10.0.0.5/16"]);
     conf["ipam"]["exclude"] = json!(every_second(4097));
-    refused("ADD", &conf, "ipam.exclude holds 4097 entries; at most 4096 are allowed");
+    refused("ADD", &conf, "ipam.exclude has 4097 entries; at most 4096 are allowed");
 }
 
 /// In a GC, a runtime lists every valid attachment. For a list of 200,000, 64 MiB of memory must be enough.

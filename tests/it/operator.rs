@@ -42,7 +42,7 @@ fn leases_in_several_networks_are_not_freed_at_one_word() {
     ] {
         let answer = sublet(&lab, args);
         assert_eq!((answer.code, answer.stdout.as_str()), (Some(1), ""), "{answer:?}");
-        assert!(answer.stderr.contains("one, two; name one with --network"), "{answer:?}");
+        assert!(answer.stderr.contains("(one, two); name one of them"), "{answer:?}");
         assert_eq!(lab.list().len(), 2);
     }
     for (name, network) in [("10.4.0.2", "one"), ("c", "two")] {

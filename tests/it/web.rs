@@ -42,7 +42,7 @@ impl Site {
         fs::remove_file(daemon.lab.join("log")).unwrap();
         daemon.spawn();
         let log = daemon.log();
-        let (_, after) = log.split_once("the status page is at http://").expect("a page");
+        let (_, after) = log.split_once("serving the status page at http://").expect("a page");
         let at = after.split('/').next().unwrap().to_owned();
         Site { daemon, at }
     }
@@ -624,7 +624,7 @@ fn a_stale_lease_needs_attention() {
         (&found["container"], &found["next"]),
         (&json!("gone"), &json!("sublet gc --network many"))
     );
-    assert_eq!(found["reason"], "its network namespace /run/netns/no-such is gone");
+    assert_eq!(found["reason"], "the container's network namespace /run/netns/no-such is gone");
     let text = site.get("/metrics").2;
     assert!(text.contains("\nsublet_problems{level=\"warning\"} 3\n"), "{text}");
 }
@@ -704,7 +704,7 @@ impl Alone {
         let read = || fs::read_to_string(lab.join("log")).unwrap();
         until("the page", || read().contains("info: ready"));
         let log = read();
-        let (_, after) = log.split_once("the status page is at http://").expect("a page");
+        let (_, after) = log.split_once("serving the status page at http://").expect("a page");
         Alone { site: after.split('/').next().unwrap().to_owned(), child, lab }
     }
 

@@ -554,7 +554,7 @@ fn a_socket_is_taken_from_nobody() {
     let store = daemon.store().display().to_string();
     let output = subletd(&["--socket", &socket, "--store", &store]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && text.contains("another process serves"), "{text}");
+    assert!(!output.status.success() && text.contains("another process already serves"), "{text}");
     assert_eq!(daemon.call("/Plugin.Activate", "").0, 200);
     let file = daemon.lab.join("file");
     fs::write(&file, "precious").unwrap();

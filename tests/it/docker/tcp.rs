@@ -133,7 +133,7 @@ fn what_makes_no_sense_is_said() {
         (
             vec![],
             vec![("ETCD_ENDPOINT", "http://localhost:2379"), ("IPAM_DB_PATH", "/x")],
-            "pass --store",
+            "different stores",
         ),
         (vec!["--store", r#"{"etcd": 1}"#], vec![], "--store"),
         (vec!["--store", r#"{"etcd": {}}"#, "--node", " "], vec![], "a node needs a name"),

@@ -279,7 +279,7 @@ impl Case<'_> {
             return false;
         }
         let (code, msg) = self.failed(ours);
-        if msg.contains("no address is left of") {
+        if msg.contains("no allocatable address is left in") {
             seen(self.seen, "nothing to give");
             self.check(code == 7 && text.starts_with("failed to allocate"), "nothing to give");
             return false;
@@ -369,7 +369,7 @@ impl Case<'_> {
             self.check(self.held.contains_key(&owner), "CHECK of nothing");
         } else if !self.conf.small() {
             let (code, msg) = self.failed(ours);
-            if self.conf.starts_behind_end() || msg.contains("no address is left of") {
+            if self.conf.starts_behind_end() || msg.contains("no allocatable address is left in") {
                 self.check(matches!(code, 4 | 7), "CHECK of a configuration we refuse");
             } else {
                 self.same_failure((code, msg), theirs);

@@ -417,7 +417,7 @@ fn a_leftover_file_hides_no_stale_lease() {
     let file = host.lab.store().display().to_string();
     fs::write(format!("{file}.new"), "half").unwrap();
     let answer = Call::sublet().args(&["doctor", "--store", &file]).run();
-    for text in ["it was left behind", "its network namespace /run/netns/gone is gone"] {
+    for text in ["was left behind", "the container's network namespace /run/netns/gone is gone"] {
         answer.check(answer.code == Some(1) && answer.stdout.contains(text), text);
     }
 }
@@ -573,7 +573,7 @@ fn nothing_is_freed_without_a_word() {
     quiet.check(quiet.stdout.lines().count() == 1, "the lost one alone");
     let done = plain.clone().arg("--yes").run();
     done.check(done.succeeded() && done.stdout.starts_with("freed: 10.4.0.2"), "freed");
-    done.check(done.stdout.contains("cannot tell: 10.4.0.3"), "the rest");
+    done.check(done.stdout.contains("undetermined: 10.4.0.3"), "the rest");
     let rows: Value = plain.arg("--json").run().ok();
     assert_eq!(rows[0]["verdict"], "cannotTell");
     let wrong = Call::sublet().arg("gc").arg("--grace=soon").run();

@@ -96,8 +96,7 @@ fn an_import_is_done_once() {
     let wrong = ["import", "consul", "default", "--store", &etcd.store("sublet")];
     let wrong = Call::sublet().args(&wrong).run();
     wrong.check(
-        wrong.code == Some(1)
-            && wrong.stderr.contains("cni-ipam-consul keeps its leases in Consul"),
+        wrong.code == Some(1) && wrong.stderr.contains("cni-ipam-consul stores leases in Consul"),
         "etcd",
     );
 }
@@ -143,11 +142,11 @@ fn kontenas_networks_go_on() {
     };
     let (told, left) = import(&["--dry-run"]);
     assert_eq!(told, "pool kontena (10.81.0.0/16): 3 addresses would be imported\n");
-    assert_eq!(left, "subnet 10.83.0.0/24 left out: no pool has it\n");
+    assert_eq!(left, "subnet 10.83.0.0/24 left out: no pool uses this subnet\n");
     assert_eq!(leases(&server).len(), 0);
     assert_eq!(import(&[]).0, "pool kontena (10.81.0.0/16): 3 addresses imported\n");
     let before = leases(&server);
-    assert_eq!(import(&[]).0, "/kontena/ipam: already imported; nothing was done\n");
+    assert_eq!(import(&[]).0, "/kontena/ipam: already imported; nothing was changed\n");
     assert_eq!(leases(&server), before);
 
     // dockerd identifies the pool by its name.

@@ -236,9 +236,9 @@ fn lives(server: &Server) {
         node.sublet(server, &[&["node", "release", "a"], more].concat(), "")
     };
     assert!(release(&b, &["--dry-run"]).ok().contains("4 addresses of node a (4 of net)"));
-    assert!(release(&b, &[]).unasked().contains("not a terminal: pass --yes"));
+    assert!(release(&b, &[]).unasked().contains("without a terminal; pass `--yes`"));
     assert!(release(&a, &["--yes"]).no().contains("is this machine"));
-    assert!(b.sublet(server, &["node", "release", "z"], "").no().contains("no node z"));
+    assert!(b.sublet(server, &["node", "release", "z"], "").no().contains("unknown node z"));
     assert_eq!(b.list(server).len(), 5);
     assert!(release(&b, &["--yes"]).ok().contains("freed 4 addresses"));
     assert_eq!(b.list(server).iter().map(|r| &r["address"]).collect::<Vec<_>>(), [&json!(at_b)]);
@@ -349,7 +349,7 @@ fn a_lease_file_is_of_one_machine() {
     );
     assert_eq!(call(&["node", "list", "--json"]).json(), json!([]));
     for args in [&["node", "release", "a"][..], &["network", "show", "a"]] {
-        assert!(call(args).misused().contains("name the cluster with --store"), "{args:?}");
+        assert!(call(args).misused().contains("name a cluster with `--store`"), "{args:?}");
     }
     let ipam = json!({"type": "sublet", "subnet": "10.0.0.0/24", "define": true,
         "dataDir": lab.data_dir()});

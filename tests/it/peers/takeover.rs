@@ -148,7 +148,7 @@ fn a_folder_that_cannot_be_looked_at_is_not_taken_for_absent() {
     for command in ["ADD", "DEL"] {
         let (code, msg) = network.sublet(command, "c3").run().error();
         assert_eq!(code, 11, "{command}: {msg}");
-        assert!(msg.contains("cannot look at") && msg.contains("mynet"), "{command}: {msg}");
+        assert!(msg.contains("cannot access") && msg.contains("mynet"), "{command}: {msg}");
     }
     fs::remove_file(&folder).unwrap();
     fs::rename(&away, &folder).unwrap();

@@ -80,7 +80,7 @@ impl Undisturbed {
             again = case.placed(case.call.clone()).run();
         }
         // The reservation has already been removed, so the repeated command finds nothing to remove.
-        let nothing = happened && again.stderr.contains("nothing of");
+        let nothing = happened && again.stderr.contains("no reservation of");
         if !again.succeeded() && !nothing {
             return Err(format!("again: {again:?}"));
         }
