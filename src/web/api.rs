@@ -123,12 +123,13 @@ fn api(name: &str, mut parameters: Parameters) -> Result<Option<Question>, Strin
         "leases" => return Ok(Some(Question::Leases(Query::read(parameters)?))),
         "cooling" => return Ok(Some(Question::Cooling(Query::read(parameters)?))),
         "history" => {
-            // Nothing was leased before 1970.
             let at =
                 parameters.take("at").ok_or("`at` is missing: pass a time in RFC 3339 format")?;
-            let at = at.parse().map_err(|_| {
+            let time: jiff::Timestamp = at.parse().map_err(|_| {
                 format!("invalid `at` {at:?}: use a time such as 2026-01-31T08:00:00Z")
             })?;
+            // Nothing was leased before 1970.
+            let at = Time(u64::try_from(time.as_second()).unwrap_or(0));
             return Ok(Some(Question::Held(at, Query::read(parameters)?)));
         }
         "trends" => Question::Trends,
