@@ -388,6 +388,6 @@ mod tests {
         // The runtime knows another container, but not this one. Its network namespace still exists and may
         // be in use.
         let found = assess(&[lease(), other], &evidence);
-        assert!(matches!(&found[0], Liveness::Unknown(why) if why.contains("left behind")));
+        assert!(matches!(&found[0], Liveness::Unknown(why) if why.contains("still exists")));
     }
 }

@@ -153,7 +153,7 @@ fn it_searches_for_stale_leases_again_and_again() {
     let host = Host::new();
     let mut agent = Agent::of(&host, &["--gc-every", "10ms"]);
     // If the named store is missing, only the search for stale leases fails; installing continues.
-    agent.until(&["sublet: gc: ", "no lease store"]);
+    agent.until(&["sublet: gc: ", "does not exist"]);
     let conf = crate::lab::conf(&host.lab.data_dir(), "10.4.0.0/24");
     crate::lab::Call::cni("ADD", "c1", &conf).run().ok();
     for _ in 0..2 {

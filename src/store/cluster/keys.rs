@@ -37,6 +37,8 @@ use crate::sys::percent;
 pub const ADDRESS: &str = "ip/";
 pub const COOLING: &str = "cooling/";
 pub const OWNER: &str = "own/";
+/// The owners' records without a node: those of reservations.
+pub const RESERVED: &str = "own/%/";
 pub const CURSOR: &str = "cursor/";
 pub const STICKY: &str = "sticky/";
 pub const STICKY_OWNER: &str = "stuck/";
@@ -51,7 +53,7 @@ pub const HISTORY: &str = "past/";
 pub const MARK: &str = "mark/";
 
 /// The kinds of records that a transaction compares if the allocator has read them for the command.
-pub const COMPARED_ONCE_READ: [&str; 5] = [POOL, SPACE, NODE, NETWORK, ADOPTED];
+pub const COMPARED_ONCE_READ: [&str; 6] = [POOL, SPACE, NODE, NETWORK, ADOPTED, RESERVED];
 
 /// Returns whether a transaction that writes this record must compare it. Records that are written without a
 /// comparison are hints.

@@ -33,8 +33,8 @@ pub struct Transaction {
 
 impl Transaction {
     /// Makes the transaction for a plan. It compares every lease and owner that it writes or that was
-    /// assumed. It also compares every pool, address space, node, network and import mark that was read. It
-    /// does not compare hints.
+    /// assumed. It also compares every pool, address space, node, network, reservation and import mark that
+    /// was read. It does not compare hints.
     pub fn new(
         changes: &[Change],
         command: &Command,
