@@ -90,7 +90,7 @@ fn configurations() {
 
 /// Returns whether all of these errors are errors that only `sublet check` reports.
 fn only_here(errors: &[String]) -> bool {
-    let words = ["is none of 0.1.0", "invalid UTF-8", "sublet allocates addresses"];
+    let words = ["use one of 0.1.0", "invalid UTF-8", "sublet allocates addresses"];
     errors.iter().all(|e| words.iter().any(|word| e.contains(word)))
 }
 

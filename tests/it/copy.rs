@@ -98,7 +98,7 @@ fn a_line_that_means_nothing_is_named_and_nothing_is_written() {
         (lease, "{\"record\"", "{\"record\":\"lease\"", "expected"),
         (lease, "\"network\":", "\"set\":\"docker/x/10.0.0.0/8\",\"network\":", "does not match"),
         (lease, "\"time\":\"2", "\"time\":\"x", "not a time"),
-        (pool, "\"subnet\":\"192.168.0.0/24\"", "\"subnet\":\"192.168.0.1/24\"", "not a prefix"),
+        (pool, "\"subnet\":\"192.168.0.0/24\"", "\"subnet\":\"192.168.0.1/24\"", "use a prefix"),
     ] {
         let changed: Vec<String> = lines
             .lines()

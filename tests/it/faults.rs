@@ -253,7 +253,7 @@ fn an_answer_that_cannot_be_delivered_is_no_lease() {
         let answer = redirected(add(&lab, "lost"), how).run();
         assert_eq!(answer.code, Some(1), "{how}: {answer:?}");
         if !how.contains("2>") {
-            for part in ["standard output: it is closed", "the lease of this call was freed"] {
+            for part in ["standard output is closed", "the lease of this call was freed"] {
                 assert!(answer.stderr.contains(part), "{how}: {answer:?}");
             }
         }

@@ -277,7 +277,7 @@ fn what_cannot_be_installed_changes_nothing() {
         (SUBLET, &["--as", "../evil"], 2, "host-local, ecs-ipam, consul"),
         (SUBLET, &["--what"], 2, "--what"),
         (SUBLET, &["--as", "ecs-ipam"], 1, "ecs-ipam: the path is a folder"),
-        (SUBLET, &["--bin", "@bin"], 2, "another folder"),
+        (SUBLET, &["--bin", "@bin"], 2, "different folders"),
         (SUBLET, &["--conf", "@wrong.conf", "--conf-dir", "@bin"], 1, "wrong.conf:1:"),
         (SUBLET, &["--conf", "@missing", "--conf-dir", "@bin"], 1, "missing"),
         (SUBLET, &["--to", "@wrong.conf/bin"], 1, "wrong.conf/bin"),

@@ -165,7 +165,7 @@ fn frees_nothing_on_half_a_listing() {
     let broken = stage.daemon.lab.join("broken.sock");
     dockerd(&broken, vec![network("n1", "10.0.1.0/24", &[], "local")], true);
     let (done, text) = stage.cleanup(&broken, &[]);
-    assert!(!done && text.contains("answers 500"), "{text}");
+    assert!(!done && text.contains("has status 500"), "{text}");
     let odd = stage.daemon.lab.join("odd.sock");
     dockerd(&odd, vec![network("n1", "somewhere", &[], "local")], false);
     let (done, text) = stage.cleanup(&odd, &[]);
