@@ -75,7 +75,7 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
         let gateway = set.range_of(lease.addr).and_then(Range::gateway);
         grants.push(Grant { addr: lease.addr, prefix: lease.prefix, gateway });
     }
-    // This refusal comes after the refusals of the range sets, as in host-local.
+    // Checked last, as in host-local: an error of a range set takes precedence.
     if !left.is_empty() {
         return Err(Refusal::NotInRange { addrs: left, ranges: describe(&add.sets) }.into());
     }
@@ -242,9 +242,9 @@ impl Work<'_> {
         Ok(lease)
     }
 
-    /// Returns an address of the range set that is reserved for this container's name: the requested one,
-    /// otherwise the first one that no earlier container of the name holds. `None` if no such address is
-    /// reserved. The address may be cooling down.
+    /// Returns an address in the range set that is reserved for this container's name. Prefers the requested
+    /// address. Otherwise takes the first reserved address that is not held by an earlier container with the
+    /// same name. `None` if no such address is reserved. The address may be cooling down.
     fn take_named(
         &mut self,
         index: usize,

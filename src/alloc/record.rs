@@ -48,7 +48,7 @@ impl Record {
                 format!("reservation of {addr} for {name} in {set}")
             }
             Record::Lease(lease) => format!("lease of {} in {}", lease.addr, lease.set),
-            Record::Cooling(set, cooling) => format!("cooling of {} in {set}", cooling.addr),
+            Record::Cooling(set, cooling) => format!("cooldown of {} in {set}", cooling.addr),
             Record::Cursor(set, range, _) => format!("last address of range {range} in {set}"),
             Record::Sticky(set, pod, range, _) => {
                 format!("address of pod {}/{} of range {range} in {set}", pod.namespace, pod.name)

@@ -36,7 +36,7 @@ pub struct History {
     /// Only this network
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// Print at most the last N events [default: 50 if there is no argument and no time]
+    /// Print only the last N events [default: 50, or all if a name, --since, --until or --at is given]
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
 }

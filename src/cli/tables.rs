@@ -32,7 +32,7 @@ pub fn named(lease: &Lease, more: &str) -> String {
     visible(&format!("{} of network {} ({holder}{more})", lease.addr, row.network))
 }
 
-/// Makes a cell of the first name that is present, shortened as a container ID is.
+/// Returns a cell with the first of `names` that is set, shortened like a container ID.
 fn first(names: &[&Option<Str<'_>>]) -> Cell {
     cell(short(names.iter().find_map(|name| name.as_deref()).unwrap_or_default()))
 }

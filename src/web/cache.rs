@@ -27,9 +27,9 @@ use crate::trends::Trends;
 
 /// How long leases and their numbers are fresh, at least.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long the problems and the history of a readable store are fresh.
+/// How long the cached problems and history of a store count as fresh, if the store could be read.
 const SLOW_FRESH: Duration = Duration::from_secs(60);
-/// How long leases that nobody asks for stay in memory.
+/// How long cached leases stay in memory after the last request for them.
 const IDLE: Duration = Duration::from_secs(30);
 /// How long a reader waits for the lock of a lease file.
 const LOCK: Duration = Duration::from_secs(2);

@@ -83,7 +83,8 @@ impl Checker<'_> {
         (self.each)(Problem { place, what, advice, repairable: false, damage: false });
     }
 
-    /// Calls `each` with the records of a kind that can be decoded, and reports the others.
+    /// Calls `each` for every record of this kind that can be decoded. Reports the records that cannot be
+    /// decoded.
     fn each<T>(
         &mut self,
         kind: &str,

@@ -198,8 +198,8 @@ fn a_network_that_asked_for_any_block_keeps_its_pool() {
         // pool stay.
         (vec![any(&["10.0.2.5"])], [0, 2, 0]),
         (vec![unlisted(&["10.0.2.5"])], [0, 2, 0]),
-        // There are two such networks. Only one of them has an address that shows its pool, so the other may
-        // use any of the other pools.
+        // Two networks do not name their pool. The address of one of them shows which pool it uses. The other
+        // network may use any of the remaining pools.
         (
             vec![
                 any(&["10.0.2.5"]),

@@ -53,7 +53,7 @@ fn the_flush_after_a_killed_predecessor() {
         let story = killed(next);
         let all = flushes(&story, 1, "leases.redb");
         assert_eq!(all.len(), if next.1 == "e" { 3 } else { 1 });
-        // A DEL of an unknown container leases nothing.
+        // Only an ADD depends on the flush: a DEL of an unknown container changes nothing.
         if next.0 == "ADD" {
             let name = format!("the flush before {} {}", next.0, next.1);
             fails(&name, &story.replay(&all[..1], all[0], DEEP));

@@ -52,7 +52,7 @@ pub(super) fn reboot(world: &Shared, host: usize) {
             Container::Open(None) => {}
         }
     }
-    // No boot lease of a container that ended with the reboot may be left.
+    // The reboot ended these containers, so their boot leases must be gone.
     let gone = |key: &Key| !durable.contains(key) && !of_host.busy.contains(key);
     of_host.containers.retain(|key, _| !gone(key));
 }

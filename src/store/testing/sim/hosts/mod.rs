@@ -74,7 +74,7 @@ struct Host {
     reserving: BTreeSet<(SetName, Addr)>,
     docker: Engine,
     pools: Pools,
-    /// The processes that are suspended.
+    /// The processes that have begun and not ended. Each is suspended until the simulation continues it.
     running: Vec<Arc<Process>>,
     /// Whether the disk is full, so that writes fail.
     is_full: bool,
