@@ -104,7 +104,7 @@ fn reserving_is_all_or_nothing() {
     refused("unreserve mynet 10.1.2.9 --yes", "no reservation of 10.1.2.9");
     misused("unreserve mynet 10.1.2.9", "--yes");
     // A lease does not count as a reservation.
-    refused("unreserve mynet 10.1.2.2 --yes", "nothing of 10.1.2.2 is reserved");
+    refused("unreserve mynet 10.1.2.2 --yes", "no reservation of 10.1.2.2");
     let done = sublet(&lab, "reserve mynet 10.1.2.16/28 --json").run().ok();
     assert_eq!(done["addresses"].as_array().unwrap().len(), 16);
     let done = sublet(&lab, "reserve mynet 10.1.2.16/28 --json").run().ok();

@@ -293,10 +293,13 @@ impl Pools {
             for (node, count) in &pool.users {
                 *users.entry(machine(node)).or_default() += *count;
             }
-            if !self.all.contains_key(&pool.id) && self.lost > 0 {
+            let known = self.all.get(&pool.id);
+            let is_new = |user: &usize| known.is_none_or(|known| !known.users.contains_key(user));
+            let new: Vec<usize> = users.keys().copied().filter(is_new).collect();
+            if !new.is_empty() && self.lost > 0 {
                 self.lost -= 1;
-                for user in users.keys() {
-                    self.requested(*user, &pool.id, pool);
+                for user in new {
+                    self.requested(user, &pool.id, pool);
                 }
             }
             let Some(known) = self.all.get(&pool.id) else {
