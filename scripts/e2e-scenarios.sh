@@ -106,7 +106,7 @@ is "ADD" 100 "$(code ADD c6)"
 for command in list "check $conf"; do
     # shellcheck disable=SC2086
     told=$(setpriv --reuid 65534 --regid 65534 --clear-groups "$plugin" $command 2>&1) || true
-    is "$command" 1 "$(grep -o 'run this as root' <<< "$told" | wc -l)"
+    is "$command" 1 "$(grep -o 'run the command as root' <<< "$told" | wc -l)"
 done
 is "free" 0 "$(op sublet pools --network web --json | jq '.[0].free')"
 # Two containers are gone without a DEL.
