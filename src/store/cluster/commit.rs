@@ -6,7 +6,7 @@
 //! for the next command.
 
 use super::node::Member;
-use super::server::{Commit, Conflict, Entry, Expect, Operation, Write};
+use super::server::{Commit, Conflict, Expect, Operation, Write};
 use super::transaction::Transaction;
 use super::view::ClusterView;
 use super::{backoff, keys};
@@ -57,13 +57,7 @@ pub fn commit(
         }
         Commit::Conflict(conflict) => {
             learn(conflict, operations, view)?;
-            let path = member.path();
-            let now = view.known.borrow().get(&path).cloned();
-            let is_new = |now: &Option<Entry>| now.as_ref().map(|e| e.version) != member.version();
-            if let Some(now) = now.filter(is_new) {
-                member.update(now)?;
-                view.known.borrow_mut().remember([member.known()].into());
-            }
+            member.learn_from(view)?;
             false
         }
         Commit::Unknown(error) => resolve(&transaction, view, member, error)?,

@@ -298,7 +298,7 @@ fn attempt(
     view.known.borrow_mut().is_refuted = false;
     let plan = alloc::run(command, view, cx)?;
     let is_done = if plan.changes.is_empty() {
-        verify(view, &plan)? && !(is_refused_for_holders(&plan) && view.fetch_nodes()?)
+        verify(view, &plan, member)? && !(is_refused_for_holders(&plan) && view.fetch_nodes()?)
     } else {
         let transaction = Transaction::new(&plan.changes, command, view, history)?;
         !view.known.borrow().is_refuted && commit(transaction, view, member)?
@@ -357,12 +357,22 @@ fn is_refused_for_holders(plan: &Plan) -> bool {
 
 /// Reads the records that a plan without changes assumed or counted, because no commit compares them. Returns
 /// whether the outcome is still valid.
-fn verify(view: &ClusterView<'_>, plan: &Plan) -> Result<bool, StoreError> {
+fn verify(
+    view: &ClusterView<'_>,
+    plan: &Plan,
+    member: &mut Member<'_>,
+) -> Result<bool, StoreError> {
     let assumed = view.assumed();
     if assumed.is_empty() {
         return if plan.outcome.is_err() { view.confirm_full() } else { Ok(true) };
     }
-    view.fetch(&assumed)?;
+    let mut read = assumed.clone();
+    read.extend(member.changes().then(|| member.path()));
+    view.fetch(&read)?;
+    if member.changes() && member.learn_from(view)? {
+        // A transaction may have been applied between that read and the fence.
+        view.fetch(&assumed)?;
+    }
     if assumed.iter().any(|path| view.known_entry(path).is_some()) {
         view.search.list_chunks.set(true);
     }

@@ -18,6 +18,7 @@ use super::notes::{Left, Note, Notes};
 use super::records::checked;
 use super::server::{Commit, Entries, Entry, Expect, Operation, Server, Write};
 use super::transaction::{new_nonce, stamped};
+use super::view::ClusterView;
 use super::{keys, records};
 use crate::alloc::{Command, Context};
 use crate::error::StoreError;
@@ -204,14 +205,25 @@ impl<'a> Member<'a> {
         self.settle(true, true)
     }
 
-    /// Stores the version of the node's record that a conflict reported. Fails if another machine or boot
-    /// owns the name.
-    pub fn update(&mut self, entry: Option<Entry>) -> Result<(), StoreError> {
-        match entry {
+    /// Whether the command changes records.
+    pub fn changes(&self) -> bool {
+        self.role.changes()
+    }
+
+    /// Uses the node's record that a view has read, if the record has changed: another process advanced it, and
+    /// may have a transaction in flight that only a fence stops. Returns whether the record has changed. An error
+    /// if another machine or boot owns the name.
+    pub fn learn_from(&mut self, view: &ClusterView<'_>) -> Result<bool, StoreError> {
+        let now = view.known.borrow().get(&self.path()).cloned();
+        let is_new = |now: &Option<Entry>| now.as_ref().map(|e| e.version) != self.version();
+        let Some(now) = now.filter(is_new) else { return Ok(false) };
+        match now {
             Some(entry) => self.record = Some(self.decoded(&self.path(), entry)?),
             None => self.fetch()?,
         }
-        self.settle(false, false)
+        self.settle(false, false)?;
+        view.known.borrow_mut().remember([self.known()].into());
+        Ok(true)
     }
 
     /// Records in the node's record that no lease of this machine's earlier boots is left.
