@@ -214,7 +214,7 @@ is "leases after the import" "$kept" "$(leased "$store")"
 is "leases after another import" "$kept" "$(leased "$store")"
 is "pools after the import" "$(jq -r '.allocated[].id' "$file" | sort)" "$(pools "$store")"
 # Pass the flags that the import prints to subletd.
-read -r -a flags <<< "$(sed -n 's/.*start subletd with `\(.*\)`$/\1/p' "$work/flags.txt" | sort | tr '\n' ' ')"
+read -r -a flags <<< "$(sed -n 's/.*start subletd with .\(--.*\).$/\1/p' "$work/flags.txt" | sort | tr '\n' ' ')"
 is "main pools" "--v4 10.70.0.0/16 --v4-block 24 --v6 fd00:70::/48 --v6-block 64" "${flags[*]}"
 new gipam /run/docker/plugins/gipam.sock --store "$store" "${flags[@]}"
 
