@@ -828,6 +828,26 @@ fn a_late_claim_does_not_rename_the_machine() {
     }
 }
 
+/// A client that cannot leave a note is killed. Another client has the node's record in its cache, and deletes
+/// the container.
+#[test]
+fn a_del_that_frees_nothing_fences_a_client_without_a_note() {
+    for is_etcd in [false, true] {
+        let server = FakeServer::new(is_etcd);
+        let folder = tempfile::tempdir().unwrap();
+        let cache = LocalCache::new(folder.path(), "fake".to_owned());
+        let mut store = FakeStore::with_cache(server.clone(), Persist::Boot, cache);
+        added(&mut store, &add("first", &dual_stack()), &boot(1));
+        let mut blind = FakeStore::with_cache(server.clone(), Persist::Boot, no_cache());
+        server.kills_in_commit.set(true);
+        assert!(blind.apply(&Command::Add(add("lost", &dual_stack())), &boot(1)).is_err());
+        server.commits_left.set(None);
+        assert!(freed(&mut store, &del("lost"), &boot(1)).is_empty());
+        apply_stalled(&server);
+        assert_eq!(listed(&mut store, &boot(1)).len(), 2);
+    }
+}
+
 fn network(text: &str, version: Option<u64>) -> DefineNetwork {
     DefineNetwork { network: attachment("c").network, text: text.to_owned(), version }
 }
