@@ -90,7 +90,7 @@ fn renewed(before: &Lease, reserve: &Reserve) -> Result<Lease, Refusal> {
 fn name_of(tenant: &Lease, reserve: &Reserve) -> Option<StaticName> {
     let name = StaticName::of(&tenant.origin)?;
     let is_meant = match &reserve.name {
-        Some(meant) => *meant == name && tenant.kind.collectable(),
+        Some(meant) => meant.has(tenant),
         None => tenant.kind == Kind::Named,
     };
     is_meant.then_some(name)

@@ -139,7 +139,7 @@ impl Work<'_> {
 /// Returns whether `reserved` is a reservation of the address of `tenant`, for the name of its container.
 fn reserved_for(reserved: &Lease, tenant: &Lease) -> bool {
     match &reserved.owner {
-        Owner::Named(name) => tenant.kind.collectable() && name.is_of(&tenant.origin),
+        Owner::Named(name) => name.has(tenant),
         _ => false,
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{NameError, Origin, check_name};
+use super::{Lease, NameError, Origin, check_name};
 
 /// The maximum length of a name, in bytes. In Kubernetes, a namespace has at most 63 bytes, and a pod's name
 /// at most 253.
@@ -36,6 +36,11 @@ impl StaticName {
     /// Returns whether the container of a request with this origin has this name.
     pub fn is_of(&self, origin: &Origin) -> bool {
         StaticName::of(origin).as_ref() == Some(self)
+    }
+
+    /// Returns whether a container with this name has the lease.
+    pub fn has(&self, lease: &Lease) -> bool {
+        lease.kind.collectable() && self.is_of(&lease.origin)
     }
 }
 

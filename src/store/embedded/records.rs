@@ -2,7 +2,6 @@
 
 use super::fs::FileSystem;
 use super::policy::{Policy, Reservation, spans};
-use super::reserve::is_of;
 use super::{Embedded, Result};
 use crate::alloc::{Command, Context, Outcome, Plan, Record, Restore};
 use crate::error::Refusal;
@@ -66,7 +65,9 @@ impl<F: FileSystem> Embedded<F> {
                     .iter()
                     .filter_map(|l| Some((l, tables.lease(&l.set, l.addr).transpose()?)));
                 let in_the_way = |(entry, lease): &(&&Lease, Result<Lease>)| {
-                    lease.as_ref().map_or(true, |lease| !is_of(lease, name_of(entry)))
+                    lease
+                        .as_ref()
+                        .map_or(true, |lease| !name_of(entry).is_some_and(|name| name.has(lease)))
                 };
                 found.find(in_the_way).map(|(_, lease)| lease).transpose()
             })?;

@@ -205,7 +205,7 @@ fn first_lease<K: Kv>(
         let end = keys::behind(&keys::lease(set, span.last));
         tables.kv.scan(&keys::lease(set, span.first), &end, &mut |key, value| {
             let lease = tables.whole(crate::store::codec::read_lease(key, value))?;
-            found = Some(lease).filter(|lease| !is_of(lease, name));
+            found = Some(lease).filter(|lease| !name.is_some_and(|name| name.has(lease)));
             Ok(found.is_none())
         })?;
         if found.is_some() {
@@ -213,9 +213,4 @@ fn first_lease<K: Kv>(
         }
     }
     Ok(found)
-}
-
-/// Returns whether the lease belongs to a container with this name.
-pub(super) fn is_of(lease: &Lease, name: Option<&StaticName>) -> bool {
-    lease.kind.collectable() && name.is_some_and(|name| name.is_of(&lease.origin))
 }

@@ -13,7 +13,7 @@ use super::pool_cases::{ask, lease, pool, pool_refusal, release, want};
 use crate::alloc::{Add, Check, Command, Context, Outcome, ReleasePool, Requested};
 use crate::engine;
 use crate::error::{Error, PoolRefusal, Refusal, StoreError};
-use crate::model::{BootId, Kind, Node, SetName};
+use crate::model::{BootId, Kind, Node, SetName, Timestamp};
 use crate::net::RangeSet;
 use crate::store::cluster::check::assert_sound;
 use crate::store::cluster::keys;
@@ -115,6 +115,16 @@ fn del_check_and_gc_find_leases_of_the_set_before_shared_was_edited() {
     }
 }
 
+/// Returns the context of the node in one of its boots.
+fn here(boot: &str, now: Timestamp) -> Context {
+    Context { boot: Some(BootId(boot.to_owned())), ..at(now) }
+}
+
+/// Returns the context of another node.
+fn there(now: Timestamp) -> Context {
+    Context { node: Node { name: "other".to_owned(), machine: "other".to_owned() }, ..at(now) }
+}
+
 /// In the range, only the reserved address is left.
 #[test]
 fn a_reservation_for_a_name_outlives_the_boot_and_the_node_of_its_container() {
@@ -122,9 +132,6 @@ fn a_reservation_for_a_name_outlives_the_boot_and_the_node_of_its_container() {
         let server = FakeServer::new(is_etcd);
         let mut store = FakeStore::new(server.clone());
         let (sets, named) = ([set("10.0.0.0/29")], [addr("10.0.0.4")]);
-        let here = |boot: &str, now| Context { boot: Some(BootId(boot.to_owned())), ..at(now) };
-        let other = Node { name: "other".to_owned(), machine: "other".to_owned() };
-        let there = |now| Context { node: other.clone(), ..at(now) };
         store.apply(&reserve_for(&["10.0.0.4"], "shop/db-0"), &there(1)).unwrap();
         for n in 0..4 {
             assert_ne!(added(&mut store, &add(&format!("x{n}"), &sets), &there(1)), named);
@@ -147,17 +154,14 @@ fn a_reservation_for_a_name_outlives_the_boot_and_the_node_of_its_container() {
     }
 }
 
-/// A lease that has ended is over a reservation. The end of the reservation also ends the lease's record of its
-/// owner.
+/// A lease that has ended covers a reservation. An unreserve must also remove the lease from the record of the
+/// lease's owner.
 #[test]
 fn unreserve_leaves_no_record_of_a_lease_that_has_ended() {
     for is_etcd in [false, true] {
         let server = FakeServer::new(is_etcd);
         let mut store = FakeStore::new(server.clone());
         let (sets, named) = ([set("10.0.0.0/29")], [addr("10.0.0.4")]);
-        let here = |boot: &str, now| Context { boot: Some(BootId(boot.to_owned())), ..at(now) };
-        let other = Node { name: "other".to_owned(), machine: "other".to_owned() };
-        let there = |now| Context { node: other.clone(), ..at(now) };
         store.apply(&reserve_for(&["10.0.0.4"], "shop/db-0"), &there(1)).unwrap();
         let pod = of_pod("c1", "db-0", &sets);
         assert_eq!(added(&mut store, &pod, &here("boot-1", 2)), named);
