@@ -22,6 +22,7 @@ use crate::model::{
 };
 use crate::net::Addr;
 
+pub use self::cluster::Recent;
 pub(crate) use self::cluster::http;
 pub use self::embedded::Embedded;
 pub use self::embedded::convert::{Converted, in_place, is_converted};
@@ -132,14 +133,23 @@ pub type Open = fn(spec: &StoreSpec, stdin: Option<&[u8]>) -> Result<Box<dyn Sto
 /// opened and closed within each call, and the first call connects to a cluster. Only a cluster's
 /// certificates and secrets are read at once.
 pub fn open(spec: &StoreSpec) -> Result<Box<dyn Store>, StoreError> {
+    open_sharing(spec, &Recent::default())
+}
+
+/// Opens the store like [`open`]. On a cluster, requests for addresses of pools start with the records in
+/// `recent`.
+pub fn open_sharing(spec: &StoreSpec, recent: &Recent) -> Result<Box<dyn Store>, StoreError> {
+    let recent = recent.clone();
     match spec {
         StoreSpec::Embedded { path, persist, wait, history } => {
             Ok(Box::new(Embedded::new(path.clone(), *persist, *wait).keeping(*history)))
         }
-        StoreSpec::Etcd(spec) => Ok(Box::new(on(Etcd::new(spec)?, &spec.servers, ""))),
+        StoreSpec::Etcd(spec) => {
+            Ok(Box::new(on(Etcd::new(spec)?, &spec.servers, "").sharing(recent)))
+        }
         StoreSpec::Consul(spec) => {
             let dc = spec.dc.as_deref().unwrap_or_default();
-            Ok(Box::new(on(Consul::new(spec)?, &spec.servers, dc)))
+            Ok(Box::new(on(Consul::new(spec)?, &spec.servers, dc).sharing(recent)))
         }
         StoreSpec::Unreadable { why } => Err(StoreError::Unreadable { why: why.clone() }),
     }

@@ -19,7 +19,7 @@ use crate::docker::api::{Driver, Reply, Undo};
 use crate::error::StoreError;
 use crate::model::{StoreSpec, Wait};
 use crate::store;
-use crate::store::Store;
+use crate::store::{Recent, Store};
 use crate::sys::{host, panic};
 use crate::telemetry::counters;
 use crate::telemetry::log::{Entry, Log};
@@ -122,10 +122,11 @@ impl Queue {
         let (sender, receiver) = mpsc::channel();
         let count = if backend.store.is_cluster() { CLUSTER_WORKERS } else { 1 };
         let receiver = Arc::new(Mutex::new(receiver));
+        let recent = Recent::default();
         let threads = (0..count).map(|_| {
-            let (backend, receiver) = (backend.clone(), receiver.clone());
+            let (backend, receiver, recent) = (backend.clone(), receiver.clone(), recent.clone());
             std::thread::Builder::new().name("store".to_owned()).spawn(move || {
-                let mut worker = Worker { backend, connected: None };
+                let mut worker = Worker { backend, connected: None, recent };
                 while let Some(work) = next(&receiver) {
                     match work {
                         Work::Request(job) => worker.request(job),
@@ -189,6 +190,8 @@ struct Worker {
     backend: Arc<Backend>,
     /// The connections to a cluster, which later requests reuse.
     connected: Option<Box<dyn Store>>,
+    /// What the workers have learned about the addresses of the pools.
+    recent: Recent,
 }
 
 impl Worker {
@@ -198,7 +201,7 @@ impl Worker {
             let left = deadline.saturating_duration_since(Instant::now());
             *wait = if left.is_zero() { Wait::Try } else { Wait::For(left) };
         }
-        store::open(&spec)
+        store::open_sharing(&spec, &self.recent)
     }
 
     fn request(&mut self, job: Job) {

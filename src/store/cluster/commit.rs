@@ -45,7 +45,10 @@ pub fn commit(
     }
     member.is_in_flight = matches!(outcome, Ok(Commit::Unknown(_)));
     let is_applied = match outcome? {
-        Commit::Done(_) => true,
+        Commit::Done(version) => {
+            view.known.borrow_mut().remember_written(operations, version);
+            true
+        }
         Commit::Full(error) => {
             // The server compared nothing, so the assumptions were not verified; the records may exist.
             let assumed = view.assumed();

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 
-use super::server::{Entries, Entry, Expect};
+use super::server::{Entries, Entry, Expect, Operation, Write};
 
 /// The records that one command knows, and its assumptions about other records.
 #[derive(Default)]
@@ -20,7 +20,7 @@ pub struct Known {
     pub assumed: BTreeMap<String, Expect>,
     /// The prefixes that were listed completely. If a path begins with a listed prefix and is not in
     /// `entries`, there is no record at the path.
-    listed: BTreeSet<String>,
+    pub listed: BTreeSet<String>,
     /// Whether the server has reported a record that differs from what was known or assumed when the decision
     /// began.
     pub is_refuted: bool,
@@ -66,6 +66,18 @@ impl Known {
             self.assumed.remove(path);
         }
         self.entries.extend(entries);
+    }
+
+    /// Adds the records that an applied transaction wrote, except history and hints.
+    pub fn remember_written(&mut self, operations: &[Operation], version: u64) {
+        for operation in operations.iter().filter(|o| o.expect != Expect::Anything) {
+            let entry = match &operation.write {
+                Write::Keep => continue,
+                Write::Put(value) => Some(Entry { version, value: value.clone() }),
+                Write::Delete => None,
+            };
+            self.entries.insert(operation.path.clone(), entry);
+        }
     }
 
     /// Adds a record, unless something is already known about its path.

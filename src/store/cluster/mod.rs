@@ -73,6 +73,7 @@ pub mod keys;
 pub mod known;
 pub mod node;
 pub mod notes;
+pub mod recent;
 pub mod records;
 pub mod search;
 pub mod server;
@@ -84,6 +85,7 @@ use std::time::{Duration, Instant};
 pub use cache::LocalCache;
 use commit::commit;
 use node::{Member, Role};
+pub use recent::Recent;
 use records::Decode;
 pub use server::Server;
 use server::{Entries, Expect};
@@ -101,7 +103,7 @@ use crate::alloc::{
 use crate::error::{Error, StoreError};
 use crate::model::{
     Counter, Ending, Event, History, Lease, NetworkDefinition, NetworkName, NodeRecord, Persist,
-    Pool, SetName,
+    Pool, PoolId, SetName,
 };
 use crate::net::Addr;
 
@@ -130,8 +132,7 @@ pub struct ClusterStore<S> {
     listing: Option<(Owners, Entries)>,
     /// Network definitions that were read in advance for the next command.
     networks: Entries,
-    /// The pool of the last request for an address. The next request compares this record, or reads it again.
-    pools: Entries,
+    recent: Recent,
     /// For this many further requests, any free address is leased, because other clients want the lowest
     /// address.
     contended: u32,
@@ -146,7 +147,7 @@ impl<S: Server> ClusterStore<S> {
         persist: Persist,
         cache: LocalCache,
     ) -> ClusterStore<S> {
-        let (networks, pools, history) = (Entries::new(), Entries::new(), History::Standing);
+        let (networks, recent, history) = (Entries::new(), Recent::default(), History::Standing);
         let (listing, contended) = (None, 0);
         ClusterStore {
             server,
@@ -155,10 +156,16 @@ impl<S: Server> ClusterStore<S> {
             cache,
             listing,
             networks,
-            pools,
+            recent,
             contended,
             history,
         }
+    }
+
+    /// Returns the same store, which shares `recent` with other stores of this process.
+    #[must_use]
+    pub fn sharing(self, recent: Recent) -> ClusterStore<S> {
+        ClusterStore { recent, ..self }
     }
 
     /// Returns the same store with another history setting.
@@ -172,12 +179,8 @@ impl<S: Server> ClusterStore<S> {
         let (owners, entries) = self.listing.take().filter(|_| !is_first).unzip();
         let mut entries = entries.unwrap_or_default();
         entries.append(&mut self.networks);
-        let pools = std::mem::take(&mut self.pools);
-        let is_of_address = is_of_address(command);
-        let mut is_kept = is_of_address && !pools.is_empty();
-        if is_of_address {
-            entries.extend(pools);
-        }
+        let recent = pool_of_address(command).map(|pool| (pool, self.recent.at(cx.now)));
+        let mut is_verified = false;
         let (server, cache) = (&self.server, &self.cache);
         let mut member = Member::enter(server, cache, role, cx, until)?;
         entries.extend([member.known()]);
@@ -188,6 +191,9 @@ impl<S: Server> ClusterStore<S> {
             owners: owners.into(),
             ..ClusterView::new(server, cache, cx, entries, until)
         };
+        if let Some((pool, recent)) = &recent {
+            recent.add_to(&mut view.known.borrow_mut(), pool);
+        }
         let is_request =
             matches!(command, Command::RequestAddress(r) if r.requested.is_none() && !r.serial);
         view.search.is_contended.set(is_request && self.contended > 0);
@@ -208,9 +214,13 @@ impl<S: Server> ClusterStore<S> {
         for _ in 0..ATTEMPTS {
             let plan = attempt(command, &view, &mut member, &lease_cx, history)?;
             let Some(plan) = plan else { continue };
-            if plan.changes.is_empty() && std::mem::take(&mut is_kept) {
-                // The pool may have changed since its record was read.
-                view.known.borrow_mut().entries.retain(|path, _| !path.starts_with(keys::POOL));
+            if plan.changes.is_empty()
+                && let Some((_, recent)) = recent.as_ref().filter(|_| !is_verified)
+            {
+                // No commit has compared the recent records, so decide again without them.
+                recent.remove_from(&mut view.known.borrow_mut());
+                view.search.full.take();
+                is_verified = true;
                 continue;
             }
             if let Some(ranges) = plan.ranges() {
@@ -239,12 +249,11 @@ impl<S: Server> ClusterStore<S> {
                 let is_lost = view.search.lost_races.get() >= search::MAX_LOST_RACES;
                 self.contended = if is_lost { CONTENDED } else { self.contended.saturating_sub(1) };
             }
-            let mut known = view.known.into_inner().entries;
-            if is_of_address {
-                known.retain(|path, _| path.starts_with(keys::POOL));
-                self.pools = known;
+            let known = view.known.into_inner();
+            if let Some((_, recent)) = recent {
+                self.recent.learn(&recent, &known, cx.now);
             } else {
-                self.listing = view.owners.take().map(|owners| (owners, known));
+                self.listing = view.owners.take().map(|owners| (owners, known.entries));
             }
             return outcome.map_err(Error::Refused);
         }
@@ -330,9 +339,13 @@ fn is_first_step(command: &Command) -> bool {
     }
 }
 
-/// Returns whether a command leases or frees one address of a pool, without changing the pool.
-fn is_of_address(command: &Command) -> bool {
-    matches!(command, Command::RequestAddress(_) | Command::ReleaseAddress(_))
+/// Returns the pool of a command that leases or frees one address of a pool, without changing the pool.
+fn pool_of_address(command: &Command) -> Option<&PoolId> {
+    match command {
+        Command::RequestAddress(request) => Some(&request.pool),
+        Command::ReleaseAddress(release) => Some(&release.pool),
+        _ => None,
+    }
 }
 
 /// Returns what a command assumes about the import mark: the record that another program's leases of the

@@ -9,7 +9,7 @@ use super::contract::{
 use super::fake_cluster::{FakeServer, FakeStore, apply_stalled};
 use super::long;
 use super::named_cases::{of_pod, reserve_for, unreserve};
-use super::pool_cases::{ask, lease, pool, pool_refusal, release, want};
+use super::pool_cases::{ask, free, lease, pool, pool_refusal, release, want};
 use crate::alloc::{Add, Check, Command, Context, Outcome, ReleasePool, Requested};
 use crate::engine;
 use crate::error::{Error, PoolRefusal, Refusal, StoreError};
@@ -258,6 +258,52 @@ fn a_concurrent_client_changes_the_pools() {
     let is_state = |path: &String| !path.starts_with("past/") && !path.starts_with("mark/");
     let paths = server.paths().into_iter().filter(is_state);
     assert_eq!(paths.collect::<Vec<_>>(), ["node/node"]);
+}
+
+/// A daemon starts a request with the records that its former requests have read, although they may be outdated.
+#[test]
+fn requests_start_with_recent_records_and_never_rely_on_them() {
+    for is_etcd in [false, true] {
+        let server = FakeServer::new(is_etcd);
+        let (mut store, mut other) =
+            (FakeStore::new(server.clone()), FakeStore::new(server.clone()));
+        let id = pool(&mut store, &ask("l", "10.0.0.0/29"), &at(1)).id.0;
+        let get = |store: &mut FakeStore, now| {
+            let before = server.round_trips.get();
+            let got = lease(store, &want(&id, None), &at(now)).addr;
+            (got.to_string(), server.round_trips.get() - before)
+        };
+        let put = |store: &mut FakeStore, addr: &str| {
+            let before = server.round_trips.get();
+            (free(store, &id, addr), server.round_trips.get() - before)
+        };
+        // The first request reads the pool and the addresses.
+        assert_eq!(get(&mut store, 1), ("10.0.0.1".to_owned(), 3));
+        assert_eq!(get(&mut store, 1), ("10.0.0.2".to_owned(), 1));
+        assert_eq!(put(&mut store, "10.0.0.1"), (1, 1));
+        assert_eq!(get(&mut store, 1), ("10.0.0.1".to_owned(), 1));
+        // Another host has leased the lowest address, or has freed a lower one.
+        assert_eq!(get(&mut other, 1).0, "10.0.0.3");
+        assert_eq!(get(&mut store, 1).0, "10.0.0.4");
+        assert_eq!(put(&mut other, "10.0.0.1").0, 1);
+        assert_eq!(get(&mut store, 3).0, "10.0.0.1");
+        // Another host has freed an address of a pool that was full, and leased it again.
+        assert_eq!(get(&mut store, 3).0, "10.0.0.5");
+        assert_eq!(get(&mut store, 3).0, "10.0.0.6");
+        assert_eq!(put(&mut other, "10.0.0.2").0, 1);
+        assert_eq!(get(&mut store, 3).0, "10.0.0.2");
+        assert_eq!(put(&mut other, "10.0.0.2").0, 1);
+        assert_eq!(get(&mut other, 3).0, "10.0.0.2");
+        assert_eq!(put(&mut store, "10.0.0.2").0, 1);
+        assert_eq!(put(&mut other, "10.0.0.2").0, 0);
+        // Another host has released the pool, and created it again.
+        assert_eq!(release(&mut other, &id, &at(3)), (true, 5));
+        let request = Command::RequestAddress(want(&id, None));
+        assert!(matches!(pool_refusal(&mut store, &request), PoolRefusal::Unknown(_)));
+        assert_eq!(pool(&mut other, &ask("l", "10.0.0.0/29"), &at(3)).id.0, id);
+        assert_eq!(get(&mut store, 3).0, "10.0.0.1");
+        assert_eq!(leases(&mut store).len(), 1);
+    }
 }
 
 /// One daemon runs two requests in the same second. Each request leases an address from the same pool, so the

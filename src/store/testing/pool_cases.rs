@@ -71,7 +71,7 @@ pub fn lease(store: &mut dyn Store, request: &RequestAddress, cx: &Context) -> L
     }
 }
 
-fn free(store: &mut dyn Store, id: &str, at_addr: &str) -> usize {
+pub fn free(store: &mut dyn Store, id: &str, at_addr: &str) -> usize {
     let (pool, addr) = (PoolId(id.to_owned()), addr(at_addr));
     match store.apply(&Command::ReleaseAddress(ReleaseAddress { pool, addr, only: None }), &at(2)) {
         Ok(Outcome::Freed(freed)) => freed.len(),

@@ -1,0 +1,90 @@
+//! The records of pools and of their addresses that the requests of one daemon have read or written recently.
+//! A later request starts with these records, so it needs no round trip to read them.
+//!
+//! Invariant: a record may be outdated. If a request changes something, the commit compares the records on
+//! which the change depends. If it changes nothing, it is decided again without these records.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::keys;
+use super::known::Known;
+use super::server::Entries;
+use crate::model::{PoolId, Timestamp};
+
+/// How long a listing of addresses is used, in seconds. While it is used, an address that another host has
+/// freed still counts as leased.
+const LISTING_AGE: u64 = 1;
+/// The maximum number of records. When there are more, all are discarded.
+const MOST: usize = 4096;
+
+/// The recent records of one daemon. Its clones share them.
+#[derive(Clone, Default)]
+pub struct Recent(Arc<Mutex<Arc<Records>>>);
+
+/// Recent records, as they were at one moment.
+#[derive(Clone, Default)]
+pub struct Records {
+    entries: Entries,
+    /// The prefixes that were listed completely.
+    listed: BTreeSet<String>,
+    /// When the first of these prefixes was listed.
+    since: Timestamp,
+}
+
+impl Recent {
+    /// Returns the records with which a request at this time starts.
+    pub fn at(&self, now: Timestamp) -> Arc<Records> {
+        let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if records.since.abs_diff(now) > LISTING_AGE && !records.listed.is_empty() {
+            Arc::make_mut(&mut records).listed.clear();
+        }
+        records.clone()
+    }
+
+    /// Adds what a request that started with `before` has learned.
+    pub fn learn(&self, before: &Records, known: &Known, now: Timestamp) {
+        let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let records = Arc::make_mut(&mut records);
+        let is_kept =
+            |path: &String| [keys::POOL, keys::ADDRESS].iter().any(|kind| path.starts_with(kind));
+        for (path, entry) in known.entries.iter().filter(|(path, _)| is_kept(path)) {
+            if before.entries.get(path) != Some(entry) {
+                records.entries.insert(path.clone(), entry.clone());
+            }
+        }
+        // A new listing did not contain these addresses any more.
+        let is_gone =
+            |path: &&String| path.starts_with(keys::ADDRESS) && !known.entries.contains_key(*path);
+        for path in before.entries.keys().filter(is_gone) {
+            records.entries.remove(path);
+        }
+        if records.listed.is_empty() {
+            records.since = now;
+        }
+        records
+            .listed
+            .retain(|prefix| !before.listed.contains(prefix) || known.listed.contains(prefix));
+        records.listed.extend(known.listed.iter().filter(|prefix| is_kept(prefix)).cloned());
+        if records.entries.len() > MOST {
+            *records = Records::default();
+        }
+    }
+}
+
+impl Records {
+    /// Adds the records to what a request knows. Leaves out the records of other pools, because a transaction
+    /// compares every pool that it knows.
+    pub fn add_to(&self, known: &mut Known, pool: &PoolId) {
+        let pool = keys::named(keys::POOL, &pool.0);
+        let of_pool = |path: &String| *path == pool || path.starts_with(keys::ADDRESS);
+        let entries = self.entries.iter().filter(|(path, _)| of_pool(path));
+        known.entries.extend(entries.map(|(path, entry)| (path.clone(), entry.clone())));
+        known.listed.extend(self.listed.iter().cloned());
+    }
+    /// Removes from what a request knows all that came from here.
+    pub fn remove_from(&self, known: &mut Known) {
+        known.entries.retain(|path, entry| self.entries.get(path) != Some(entry));
+        known.listed.retain(|prefix| !self.listed.contains(prefix));
+    }
+}
