@@ -15,9 +15,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
-use ureq::http::Request as HttpRequest;
+use ureq::config::Config;
+use ureq::http::{Request as HttpRequest, Uri};
 use ureq::tls::{ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
-use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, DefaultConnector, NextTimeout, Transport,
 };
@@ -151,6 +152,29 @@ impl Failure {
     }
 }
 
+/// Looks up the addresses of endpoints. The default resolver starts a thread for each request, also if the
+/// endpoint is an IP address.
+#[derive(Debug, Default)]
+struct Lookup(DefaultResolver);
+
+impl Resolver for Lookup {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        let endpoint = uri.scheme().zip(uri.authority());
+        let text = endpoint.and_then(|(scheme, at)| DefaultResolver::host_and_port(scheme, at));
+        let Some(addr) = text.and_then(|text| text.parse().ok()) else {
+            return self.0.resolve(uri, config, timeout);
+        };
+        let mut only = self.empty();
+        only.push(addr);
+        Ok(only)
+    }
+}
+
 /// The HTTP client.
 #[derive(Debug)]
 pub struct Client {
@@ -194,7 +218,7 @@ impl Client {
         let has_written = Arc::new(AtomicBool::new(false));
         let connector = DefaultConnector::new().chain(Witness(has_written.clone()));
         Ok(Client {
-            agent: Agent::with_parts(config.build(), connector, DefaultResolver::default()),
+            agent: Agent::with_parts(config.build(), connector, Lookup::default()),
             product,
             permanent,
             endpoints: servers.endpoints.clone(),
