@@ -74,6 +74,7 @@ needs=(
     tmux=tmux
     buildah=buildah
     python3=python3-venv
+    valgrind=valgrind
 )
 [ "$tier" != --fast ] || needs=(cc=build-essential)
 
@@ -146,6 +147,7 @@ else
     echo "== cargo-deny is not installed: licences and duplicates were checked by the tests alone"
 fi
 step scripts/build.sh
+step scripts/counts.sh
 if [ "$(id -u)" = 0 ]; then
     step scripts/e2e-plugins.sh
     step scripts/e2e-scenarios.sh

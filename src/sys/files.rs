@@ -55,9 +55,15 @@ fn open_as(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
 
 /// Reads at most `longest` bytes of a file. Bytes that are not valid UTF-8 are replaced.
 pub fn read(path: &Path, longest: u64) -> io::Result<String> {
-    let mut bytes = Vec::new();
+    Ok(String::from_utf8_lossy(&read_bytes(path, longest)?).into_owned())
+}
+
+/// Reads at most `longest` bytes of a file.
+pub fn read_bytes(path: &Path, longest: u64) -> io::Result<Vec<u8>> {
+    // Most of these files fit, so one read is enough. An empty vector would grow with several reads.
+    let mut bytes = Vec::with_capacity(512);
     open(path)?.take(longest).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(bytes)
 }
 
 /// Creates a file with mode 0600, regardless of the umask. If a file of this name exists, a killed process

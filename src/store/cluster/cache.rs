@@ -8,7 +8,7 @@
 
 use std::fs;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -202,9 +202,7 @@ pub fn file_name(kind: &str, key: &str) -> String {
 }
 
 fn content(file: &Path) -> Option<Vec<u8>> {
-    let mut bytes = Vec::new();
-    files::open(file).ok()?.take(LONGEST).read_to_end(&mut bytes).ok()?;
-    Some(bytes)
+    files::read_bytes(file, LONGEST).ok()
 }
 
 fn put(file: &Path, bytes: &[u8], seed: u64) -> io::Result<()> {
