@@ -60,7 +60,7 @@ struct Scene {
 }
 
 fn id(n: usize) -> String {
-    // Make an ID like that of a runtime, from 64 pseudo-random hexadecimal digits.
+    // Make a container ID as runtimes do: 64 pseudo-random hexadecimal digits.
     let mut state = n as u64 + 1;
     let mut text = String::new();
     while text.len() < 64 {

@@ -34,7 +34,7 @@ const MOST_FOR: usize = 16;
 /// Reserve addresses, so that sublet never allocates them.
 ///
 /// A reservation survives reboots and ends with `unreserve`. If one of the addresses is in use, none is
-/// reserved. With --for, a pod or a container gets the addresses, and no other container does: one address of each
+/// reserved. With --for, only the named pod or container can lease the addresses. Give at most one address from each
 /// range set of the network.
 #[derive(Debug, Args)]
 pub struct Reserve {

@@ -81,8 +81,7 @@ impl Args {
         args
     }
 
-    /// Records a value that does not affect the allocation. Returns false if `key` is not the key of such a
-    /// value.
+    /// Records an argument that does not affect the allocation. Returns false if `key` does not name one.
     fn record(&mut self, key: &str, value: &str) -> bool {
         match key {
             "MAC" => self.mac = Some(value.to_owned()).filter(|mac| !mac.is_empty()),

@@ -279,8 +279,9 @@ impl View for ClusterView<'_> {
     }
 
     fn capacity(&self) -> usize {
-        // To free a lease, a transaction writes at most three records: the address, the owner, and the entry
-        // in the index of cooling addresses. In addition it compares the node and writes history.
+        // Each freed lease takes at most three operations: the records of the address and of the owner, and
+        // the entry in the index of cooling addresses. Each transaction also compares the node's record and
+        // writes history.
         self.server.max_operations().saturating_sub(2) / 3
     }
 }

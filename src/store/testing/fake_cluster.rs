@@ -78,7 +78,7 @@ pub struct Folder(pub TempDir);
 
 impl Default for Folder {
     fn default() -> Folder {
-        // The folder is on tmpfs, like the notes of a real node.
+        // The folder is on tmpfs, like the local cache of a real node.
         Folder(tempfile::tempdir_in("/dev/shm").unwrap())
     }
 }

@@ -180,7 +180,8 @@ fn an_etcd(endpoint: &str) -> crate::store::cluster::etcd::Etcd {
     }
 }
 
-/// Makes a page of a listing with one record, with this path and this newest revision.
+/// Makes one page of a listing. The page has a single record, at `path`, and reports `revision` as the store's
+/// latest revision. `more` says that another page follows.
 fn page(path: &str, revision: u32, more: bool) -> (&'static str, String) {
     use base64::Engine as _;
     let key = base64::engine::general_purpose::STANDARD.encode(format!("sublet/{path}"));

@@ -67,7 +67,7 @@ pub(super) fn clock_jump(world: &Shared, host: usize) {
     world.note(format!("h{host} the clock jumps by {jump} s"));
 }
 
-/// Copies a host's disk to a new machine, which has the same machine ID or a different one.
+/// Copies a host's disk to a new machine. By chance, the new machine keeps the machine ID or gets a new one.
 pub(super) fn clone(world: &Shared, host: usize) {
     let world = &mut *world.borrow_mut();
     if world.hosts.len() >= 3 || world.story.depth > 0 {
