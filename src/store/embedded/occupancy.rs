@@ -90,7 +90,9 @@ pub fn judge<K: Kv>(
     if level == 0 {
         let at = |slot: usize| Addr::from_bits(family, (index << WIDTH) | slot as u128);
         let Some((first, last)) = at(0).zip(at(SLOTS - 1)) else {
-            return Ok(Err("the record covers addresses past the end of the address space".to_owned()));
+            return Ok(Err(
+                "the record covers addresses past the end of the address space".to_owned()
+            ));
         };
         for kind in [keys::LEASE, keys::COOLING] {
             let (from, to) = (keys::at(kind, &set, first), keys::at(kind, &set, last));
