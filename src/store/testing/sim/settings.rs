@@ -1,10 +1,12 @@
 //! The configurations of networks in the simulations.
 
 use super::random::Random;
-use crate::alloc::{Cooldown, Strategy};
-use crate::model::{Attachment, ContainerId, IfName, NetworkName, Persist, SetName};
-use crate::net::RangeSet;
-use crate::store::testing::contract::set;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::alloc::{Add, Added, Cooldown, Requested, Strategy};
+use crate::model::{Attachment, ContainerId, IfName, NetworkName, Persist, SetName, StaticName};
+use crate::net::{Addr, GatewaySpec, Range, RangeSet, RangeSpec, Span};
+use crate::store::testing::contract::{addr, set};
 
 pub const NETWORKS: [&str; 3] = ["a", "b", "c"];
 const SHARED: &str = "together";
@@ -43,7 +45,7 @@ impl Settings {
             ]),
             cooldown: Cooldown { seconds, strict },
             sticky: random.one_in(3),
-            ranges: random.below(4),
+            ranges: random.below(5),
         }
     }
 
@@ -52,11 +54,43 @@ impl Settings {
             0 => vec![set("10.0.0.0/28")],
             1 => vec![set("10.0.0.0/28 10.0.0.4 10.0.0.9")],
             2 => vec![set("10.0.0.0/29"), set("fd00::/125")],
-            _ => vec![set("10.0.0.0/23 10.0.0.250 10.0.1.5")],
+            3 => vec![set("10.0.0.0/23 10.0.0.250 10.0.1.5")],
+            _ => {
+                let spec = RangeSpec {
+                    gateway: GatewaySpec::At(addr("10.0.0.5")),
+                    exclude: vec![Span { first: addr("10.0.0.8"), last: addr("10.0.0.10") }],
+                    ..RangeSpec::of("10.0.0.0/28".parse().unwrap())
+                };
+                vec![RangeSet::new(vec![Range::new(&spec).unwrap()]).unwrap()]
+            }
         }
     }
 
     pub fn set(&self, network: usize) -> SetName {
         SetName(if self.is_shared { SHARED } else { NETWORKS[network] }.to_owned())
     }
+}
+
+/// Makes the address that some ADDs of new containers request. It may be excluded, or be the gateway.
+pub fn requested(random: &mut Random, is_new: bool) -> Vec<Requested> {
+    let wants = is_new && random.one_in(8);
+    let addr = addr(&format!("10.0.0.{}", random.below(16)));
+    Vec::from_iter(wants.then_some(Requested { addr, prefix: None }))
+}
+
+/// The names for which addresses are or may be reserved.
+pub type Named = BTreeMap<(SetName, Addr), BTreeSet<StaticName>>;
+
+/// Returns an address that an ADD must not return: a gateway, or a new lease of an address that cannot be
+/// allocated. The container for which an excluded address is reserved may lease it.
+pub fn forbidden(add: &Add, added: &Added, named: &Named) -> Option<Addr> {
+    let ranges = || add.sets.iter().flat_map(RangeSet::ranges);
+    let is_gateway = |addr: &Addr| ranges().any(|range| range.gateway() == Some(*addr));
+    let is_named = |addr: &Addr| {
+        let mut names = named.get(&(add.set.clone(), *addr)).into_iter().flatten();
+        names.any(|name| name.is_of(&add.origin)) && ranges().any(|range| range.contains(*addr))
+    };
+    let is_outside = |addr: &Addr| !ranges().any(|range| range.gives(*addr)) && !is_named(addr);
+    let mut all = added.grants.iter().map(|grant| grant.addr);
+    all.find(is_gateway).or_else(|| added.created.iter().copied().find(is_outside))
 }

@@ -1,6 +1,7 @@
 //! The calls of container runtimes: ADD, DEL and GC.
 
 use super::super::process::Ran;
+use super::super::settings::{forbidden, requested};
 use super::commands::{run, run_steps};
 use super::{Container, Cooling, Key, NETWORKS, Shared, World, attachment, key_of, name, owner};
 use crate::alloc::{Add, Command, Del, Gc, Outcome, Target};
@@ -42,6 +43,7 @@ pub(super) fn add(world: &Shared, machine: usize) {
             cooldown: settings.cooldown,
             sticky: settings.sticky,
             origin: Origin { attachment: Some(attachment), pod: Some(pod), ..Origin::default() },
+            requested: requested(&mut world.random, before.is_none()),
             ..contract::add("x", &settings.sets())
         };
         let began = world.now(machine);
@@ -60,6 +62,9 @@ pub(super) fn add(world: &Shared, machine: usize) {
         Ran::Done(Outcome::Added(added)) => {
             let addrs: Vec<Addr> = added.grants.iter().map(|grant| grant.addr).collect();
             world.note(format!("{name} -> {addrs:?}"));
+            if let Some(addr) = forbidden(&command, &added, &world.named) {
+                world.found(format!("{name} got {addr}, which is not allocatable"));
+            }
             let is_another = matches!(&before, Some(Container::Live { addrs: before, .. })
                 if !before.iter().all(|addr| addrs.contains(addr)));
             let is_moved = matches!(&before, Some(Container::Live { set, .. })

@@ -25,9 +25,9 @@ use super::process::{Process, clock, set_clock};
 use super::random::Random;
 use super::runs::{Simulation, Story};
 use super::server::SimServer;
-use super::settings::{NETWORKS, Settings, attachment};
+use super::settings::{NETWORKS, Named, Settings, attachment};
 use crate::alloc::Context;
-use crate::model::{BootId, Face, Lease, Node, Owner, Pool, SetName, StaticName};
+use crate::model::{BootId, Face, Lease, Node, Owner, Pool, SetName};
 use crate::net::Addr;
 
 /// The number of steps between two thorough checks. A run has about 400 steps.
@@ -104,7 +104,7 @@ pub struct World {
     /// The reservations, by set of leases and address.
     reserved: BTreeMap<(SetName, Addr), Reserved>,
     /// The names that a reserved address may be for.
-    named: BTreeMap<(SetName, Addr), BTreeSet<StaticName>>,
+    named: Named,
     /// Reservations that a transaction in transit may still change. The transaction was sent by another
     /// machine, so no fence of this node stops it.
     doubtful: BTreeSet<(SetName, Addr)>,

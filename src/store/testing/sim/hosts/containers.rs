@@ -1,5 +1,6 @@
 //! The calls of container runtimes: ADD, DEL and GC.
 
+use super::super::settings::{forbidden, requested};
 use super::{
     Container, Key, NETWORKS, Ran, Reserved, Shared, World, attachment, key_of, owner, run,
 };
@@ -55,6 +56,7 @@ pub(super) fn add(world: &Shared, host: usize) {
             cooldown: settings.cooldown,
             sticky: settings.sticky,
             origin: Origin { attachment: Some(attachment), pod: Some(pod), ..Origin::default() },
+            requested: requested(&mut world.random, before.is_none()),
             legacy: folder.map_or(Legacy::Absent, |leases| Legacy::Read(leases, vec![])),
             ..contract::add("x", &sets)
         };
@@ -82,6 +84,9 @@ pub(super) fn add(world: &Shared, host: usize) {
             of_host.unsure.remove(&key);
             of_host.containers.insert(key, Container::Live(addrs.clone()));
             world.note(format!("{name} -> {addrs:?}"));
+            if let Some(addr) = forbidden(&command, &added, &world.hosts[host].named) {
+                world.found(format!("{name} got {addr}, which is not allocatable"));
+            }
             if !same {
                 world.found(format!("{name} got another address than before: {before:?}"));
             }

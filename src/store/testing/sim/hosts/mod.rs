@@ -21,9 +21,9 @@ use super::pools::Pools;
 use super::process::{Process, Ran, clock, set_clock};
 use super::random::Random;
 use super::runs::{Simulation, Story};
-use super::settings::{NETWORKS, Settings, attachment};
+use super::settings::{NETWORKS, Named, Settings, attachment};
 use crate::alloc::{Command, Context, ForeignLease, Outcome};
-use crate::model::{BootId, Lease, Node, Owner, Persist, SetName, StaticName, Wait};
+use crate::model::{BootId, Lease, Node, Owner, Persist, SetName, Wait};
 use crate::net::Addr;
 use crate::store::Embedded;
 
@@ -64,7 +64,7 @@ struct Host {
     /// The reservations, by set of leases and address.
     reserved: BTreeMap<(SetName, Addr), Reserved>,
     /// The names that a reserved address may be for.
-    named: BTreeMap<(SetName, Addr), BTreeSet<StaticName>>,
+    named: Named,
     /// The addresses that were reserved because two programs had leased them.
     contested: BTreeSet<(SetName, Addr)>,
     /// For each network, the content of host-local's folder, if the folder has not been imported yet.
