@@ -234,6 +234,8 @@ fn boot_id(boot: u64) -> BootId {
 }
 
 impl Simulation for Cluster {
+    const TURNS: usize = 250;
+
     fn new(seed: u64) -> Cluster {
         Cluster(Rc::new(RefCell::new(World::new(seed, Events::of_environment()))))
     }

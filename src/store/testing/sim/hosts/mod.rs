@@ -164,6 +164,9 @@ impl World {
 }
 
 impl Simulation for Hosts {
+    // A store is created only at the beginning of a run, so short runs are needed too.
+    const TURNS: usize = 25;
+
     fn new(seed: u64) -> Hosts {
         Hosts(Rc::new(RefCell::new(World::new(seed))))
     }
