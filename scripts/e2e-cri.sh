@@ -136,6 +136,28 @@ no_leases "the named pod removed"
 no_links "the named pod removed"
 row "a pod with a static address, recreated" "its addresses again, and nobody else has them"
 
+# A pod in a draining range keeps its address, and nothing new is leased from the range.
+kept=$(run_sandbox kept 0)
+at=$(addresses "$kept" | head -n 1)
+if /opt/cni/bin/sublet drain pods 10.77.0.0/25 > "$work/drained"; then fail "drained, with a pod"; fi
+grep -q "tests/kept *$at" "$work/drained" || fail "the pod is not listed: $(cat "$work/drained")"
+containerd_ends TERM
+kubelet_starts
+has "the pod, after a restart of containerd" "$(addresses "$kept" | head -n 1)" "$at"
+newer=$(run_sandbox newer 0)
+[[ $(addresses "$newer" | head -n 1) =~ ^10\.77\.0\.(12[89]|1[3-9].|2..)$ ]] ||
+    fail "a new pod has $(addresses "$newer" | head -n 1)"
+remove_sandbox "$kept"
+/opt/cni/bin/sublet drain pods 10.77.0.0/25 --wait > "$work/drained" || fail "$(cat "$work/drained")"
+# The pod is sticky, but its former address is draining.
+again=$(run_sandbox kept 1)
+[ "$(addresses "$again" | head -n 1)" != "$at" ] || fail "a recreated pod has $at again"
+/opt/cni/bin/sublet drain pods 10.77.0.0/25 --undo > /dev/null
+remove_sandbox "$again"
+remove_sandbox "$newer"
+no_leases "after the draining"
+row "a draining range" "its pod keeps $at over a restart of containerd, a new pod is outside"
+
 # containerd is killed during RunPodSandbox. A plugin that it has already started continues to run.
 plugins_end() {
     ! cat /proc/[0-9]*/comm 2> /dev/null | grep -q -x -E 'bridge|portmap|loopback|sublet'

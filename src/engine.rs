@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::alloc;
 use crate::alloc::{
-    Add, Added, AdoptPool, Check, Collected, Command, Context, DefineNetwork, Del, Evict,
+    Add, Added, AdoptPool, Check, Collected, Command, Context, DefineNetwork, Del, Drain, Evict,
     ExportHostLocal, Gc, Import, Imported, Outcome, ReleaseAddress, ReleasePool, RequestAddress,
     RequestPool, Reserve, Status, Target, Unreserve,
 };
@@ -73,6 +73,9 @@ one_step! {
     unreserve(Unreserve) -> Vec<Addr> {
         Outcome::Freed(freed) => freed.iter().map(|lease| lease.addr).collect()
     }
+
+    /// Begins or ends the draining of a range. Returns whether anything has changed.
+    drain(Drain) -> bool { Outcome::Drained { changed } => changed }
 
     /// Leases an address of a pool. Returns the lease, and whether this call made the lease.
     request_address(RequestAddress) -> (Lease, bool) {
@@ -295,7 +298,7 @@ pub fn import_host_local(
 /// Returns the usage of each known range.
 pub fn usage(store: &mut dyn Store, cx: &Context) -> Result<Vec<Usage>, StoreError> {
     let extents = Extent::all(&store.networks(cx)?, &store.pools()?);
-    let mut meter = Meter::new(extents);
+    let mut meter = Meter::new(extents, &store.draining(cx)?);
     store.occupancy(cx, &mut |set, addr, holder| meter.take(set, addr, holder))?;
     Ok(meter.done())
 }

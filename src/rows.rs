@@ -131,6 +131,9 @@ pub struct LeaseRow<'a> {
     pub cooldown: Option<u32>,
     /// When the lease was made. In an event, when the event happened.
     pub time: Time,
+    /// Whether the address is in a draining range. Only `list` sets this.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
 }
 
 /// Returns the text, or `None` if it is empty.
@@ -208,6 +211,7 @@ impl<'a> LeaseRow<'a> {
             range_key: None,
             cooldown: None,
             time: Time(time),
+            draining: false,
         }
     }
 
@@ -386,7 +390,7 @@ pub struct PoolRow {
     pub last: Text<Addr>,
     /// First and last address of each span from which addresses are allocated.
     pub allocatable: Vec<[Text<Addr>; 2]>,
-    /// The number of addresses in these spans: the sum of `used`, `reserved`, `cooling` and `free`.
+    /// The number of addresses in these spans: the sum of `used`, `reserved`, `cooling`, `draining` and `free`.
     pub size: u128,
     /// The number of leased addresses.
     pub used: u128,
@@ -394,6 +398,12 @@ pub struct PoolRow {
     pub reserved: u128,
     /// The number of addresses that are cooling down.
     pub cooling: u128,
+    /// The number of draining addresses that are neither leased nor reserved. Absent if nothing in the range is
+    /// draining.
+    pub draining: Option<u128>,
+    /// First and last address of each draining range that overlaps the range.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub draining_ranges: Vec<[Text<Addr>; 2]>,
     /// The number of free addresses.
     pub free: u128,
     /// The number of addresses in the range that are leased or reserved but not allocatable.
@@ -441,6 +451,8 @@ impl PoolRow {
             used: usage.used,
             reserved: usage.reserved,
             cooling: usage.cooling,
+            draining: Some(usage.draining).filter(|_| !usage.drains.is_empty()),
+            draining_ranges: usage.drains.iter().map(ends).collect(),
             free: usage.free,
             outside: usage.outside,
             largest_gap: usage.gap.map_or(0, Span::size),
@@ -475,6 +487,8 @@ pub struct GroupRow {
     pub reserved: Option<u128>,
     /// The number of addresses that are cooling down.
     pub cooling: Option<u128>,
+    /// The number of draining addresses that are neither leased nor reserved.
+    pub draining: Option<u128>,
     /// The number of free addresses.
     pub free: Option<u128>,
 }
@@ -735,6 +749,8 @@ mod tests {
             used: 0,
             reserved: 0,
             cooling: 0,
+            draining: Some(1),
+            draining_ranges: vec![[at, at]],
             free: 0,
             outside: 0,
             largest_gap: 0,

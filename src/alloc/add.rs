@@ -10,6 +10,7 @@ use super::change::{Change, NetworkRanges, PodKey};
 use super::choose::{Ended, choose};
 use super::command::{Add, Added, Legacy, OnDuplicate, Outcome, Requested, Strategy};
 use super::define;
+use super::drain::Draining;
 use super::takeover::Takeover;
 use super::view::{Addresses, Context, Holder, Plan, View, held};
 use crate::error::{Error, Refusal, StoreError};
@@ -41,7 +42,8 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     // free.
     let ended = Ended::find(add, &addresses, cx)?;
     let named = Named::default();
-    let mut work = Work { add, view, cx, changes, addresses, ended, named };
+    let draining = Vec::new();
+    let mut work = Work { add, view, cx, changes, addresses, ended, named, draining };
     let adopted = adopted || matches!(add.legacy, Legacy::Read(..));
     let held = held(&work.addresses, &add.set, &add.owner, &|_| Ok(adopted))?;
     let of_set = |set: &RangeSet| held.iter().find(|l| set.range_of(l.addr).is_some());
@@ -58,6 +60,7 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let (requested, left) = assign(add, &held, &own)?;
     if own.contains(&None) {
         work.named = Named::find(add, view)?;
+        work.draining = view.draining(&add.set)?;
     }
     let mut grants = Vec::new();
     let mut created = Vec::new();
@@ -142,6 +145,7 @@ struct Work<'a> {
     addresses: Takeover<'a>,
     ended: Ended,
     named: Named,
+    draining: Vec<Draining>,
 }
 
 impl Work<'_> {
@@ -206,6 +210,7 @@ impl Work<'_> {
         };
         let named = self.take_named(index, set, requested)?;
         let (addr, kind) = if let Some(named) = named {
+            self.refuse_draining(index, named.0)?;
             named
         } else if let Some(requested) = requested {
             self.check_requested(index, set, requested.addr)?;
@@ -213,7 +218,7 @@ impl Work<'_> {
         } else if let Some(addr) = self.free_former(set, former)? {
             (addr, Kind::Dynamic)
         } else {
-            let chosen = choose(add, index, &self.ended, &self.addresses, self.cx)?;
+            let chosen = choose(add, index, &self.ended, &self.draining, &self.addresses, self.cx)?;
             (chosen, Kind::Dynamic)
         };
         let bare = self.cx.reservation(add.set.clone(), addr);
@@ -288,6 +293,7 @@ impl Work<'_> {
         if !range.is_some_and(|r| r.gives(addr)) {
             return Err(Refusal::Excluded { index, addr }.into());
         }
+        self.refuse_draining(index, addr)?;
         match self.addresses.holder(&self.add.set, addr)? {
             Holder::Free => Ok(()),
             Holder::Cooling(c) if c.over(self.cx.now) || !self.add.cooldown.strict => Ok(()),
@@ -301,10 +307,22 @@ impl Work<'_> {
         }
     }
 
+    /// Refuses an address that the container gets by its name or by its request, if the address is draining.
+    fn refuse_draining(&self, index: usize, addr: Addr) -> Result<(), Error> {
+        let Some(range) = Draining::find(&self.draining, &self.add.set, addr) else {
+            return Ok(());
+        };
+        let network = self.add.network.clone();
+        Err(Refusal::Draining { index, addr, network, range: range.span }.into())
+    }
+
     /// Returns a pod's former address if it is free. The address may be cooling down, because a cooldown only
     /// protects it from other pods.
     fn free_former(&self, set: &RangeSet, former: Option<Addr>) -> Result<Option<Addr>, Error> {
-        let assignable = |addr: &Addr| set.range_of(*addr).is_some_and(|r| r.gives(*addr));
+        let assignable = |addr: &Addr| {
+            set.range_of(*addr).is_some_and(|r| r.gives(*addr))
+                && Draining::find(&self.draining, &self.add.set, *addr).is_none()
+        };
         let Some(addr) = former.filter(assignable) else { return Ok(None) };
         let holder = self.addresses.holder(&self.add.set, addr)?;
         Ok((!matches!(holder, Holder::Leased(_))).then_some(addr))

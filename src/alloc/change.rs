@@ -1,5 +1,6 @@
 //! The changes that a plan makes to a store.
 
+use super::drain::Draining;
 use crate::model::{Lease, NetworkDefinition, NetworkName, Pool, SetName, Timestamp};
 use crate::net::{Addr, Span};
 
@@ -26,6 +27,8 @@ pub enum Change {
     Sticky(SetName, PodKey, Addr, Addr),
     /// Store the ranges that a network's ADD used.
     PutRanges(NetworkRanges),
+    /// Store the draining ranges of a set, in place of its former ones.
+    PutDraining(SetName, Vec<Draining>),
     /// Record that the host-local folder of a network was imported. The record survives a reboot.
     Adopted(NetworkName, Timestamp),
     /// Write a new pool, or change the users of an existing one.

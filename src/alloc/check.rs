@@ -1,6 +1,8 @@
 //! CHECK and STATUS, which change nothing.
 
+use super::choose::is_draining;
 use super::command::{Check, Outcome, Status};
+use super::drain::without;
 use super::view::{Context, Order, Plan, View, held};
 use crate::error::{Error, Refusal};
 use crate::net::Addr;
@@ -33,8 +35,9 @@ pub fn check(check: &Check, view: &dyn View) -> Result<Plan, Error> {
 
 /// Decides a STATUS. It succeeds if every range set has a free address.
 pub fn status(status: &Status, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
+    let draining = view.draining(&status.set)?;
     for (index, set) in status.sets.iter().enumerate() {
-        let spans = set.spans();
+        let spans = without(set.spans(), &draining);
         let mut free = false;
         for span in &spans {
             free = free || view.next_free(&status.set, *span, Order::Any)?.is_some();
@@ -46,7 +49,8 @@ pub fn status(status: &Status, view: &dyn View, cx: &Context) -> Result<Plan, Er
         if !first.is_some_and(|c| c.over(cx.now) || !status.strict) {
             let (ranges, cooling) = (set.to_string(), first.is_some());
             let network = status.network.clone();
-            return Err(Refusal::Exhausted { index, network, ranges, cooling }.into());
+            let draining = is_draining(set, &draining);
+            return Err(Refusal::Exhausted { index, network, ranges, cooling, draining }.into());
         }
     }
     Ok(Plan::only(Outcome::Ready))

@@ -7,6 +7,7 @@
 
 use super::change::Cooling;
 use super::command::{Add, Strategy};
+use super::drain::{Draining, without};
 use super::view::{Addresses, Context, Order};
 use crate::error::{Error, Refusal, StoreError};
 use crate::model::Owner;
@@ -51,11 +52,12 @@ pub fn choose(
     add: &Add,
     index: usize,
     ended: &Ended,
+    draining: &[Draining],
     addresses: &dyn Addresses,
     cx: &Context,
 ) -> Result<Addr, Error> {
     let set = &add.sets[index];
-    let (walk, order) = walk(add, set, addresses, cx)?;
+    let (walk, order) = walk(add, set, draining, addresses, cx)?;
     for span in &walk {
         let free = addresses.next_free(&add.set, *span, order)?;
         if let Some(addr) = [free, ended.within(*span)].into_iter().flatten().min() {
@@ -66,24 +68,31 @@ pub fn choose(
     let free = first.filter(|c| c.over(cx.now) || !add.cooldown.strict);
     free.map(|c| c.addr).ok_or_else(|| {
         let (ranges, cooling) = (set.to_string(), first.is_some());
-        Refusal::Exhausted { index, network: add.network.clone(), ranges, cooling }.into()
+        let (network, draining) = (add.network.clone(), is_draining(set, draining));
+        Refusal::Exhausted { index, network, ranges, cooling, draining }.into()
     })
+}
+
+/// Returns whether a part of a range set is draining.
+pub fn is_draining(set: &RangeSet, draining: &[Draining]) -> bool {
+    set.spans().iter().any(|span| draining.iter().any(|range| range.span.overlaps(*span)))
 }
 
 /// Returns the spans to search, in search order. No address is in two of them.
 fn walk(
     add: &Add,
     set: &RangeSet,
+    draining: &[Draining],
     view: &dyn Addresses,
     cx: &Context,
 ) -> Result<(Vec<Span>, Order), StoreError> {
-    let spans = set.spans();
+    let spans = without(set.spans(), draining);
     Ok(match add.strategy {
         Strategy::Lowest => (spans, Order::Ascending),
         Strategy::RoundRobin => {
             let last = view.cursor(&add.set, set.key())?;
             let walk = match last.filter(|last| set.range_of(*last).is_some()) {
-                Some(last) => behind(set, last),
+                Some(last) => without(behind(set, last), draining),
                 None => spans,
             };
             (walk, Order::Ascending)

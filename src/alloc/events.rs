@@ -80,7 +80,10 @@ pub fn verb(command: &Command) -> Option<Verb> {
         Command::Add(_) | Command::RequestAddress(_) => Verb::Add,
         Command::Del(_) | Command::ReleaseAddress(_) => Verb::Del,
         Command::Gc(_) | Command::Evict(_) | Command::Sweep(_) => Verb::Gc,
-        Command::Reserve(_) | Command::ReserveContested(_) | Command::Unreserve(_) => Verb::Reserve,
+        Command::Reserve(_)
+        | Command::ReserveContested(_)
+        | Command::Unreserve(_)
+        | Command::Drain(_) => Verb::Reserve,
         Command::Import(_)
         | Command::AdoptPool(_)
         | Command::ExportHostLocal(_)

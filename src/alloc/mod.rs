@@ -13,6 +13,7 @@ mod check;
 mod choose;
 mod command;
 mod define;
+mod drain;
 mod events;
 mod free;
 mod import;
@@ -25,6 +26,7 @@ mod view;
 
 pub use change::{Change, Cooling, NetworkRanges, PodKey};
 pub use command::*;
+pub use drain::{Draining, after as draining_after, without as without_draining};
 pub use events::{counted, ending, event, verb};
 pub use record::Record;
 pub use view::{Addresses, Context, Holder, Order, Plan, View};
@@ -51,6 +53,7 @@ fn decide(command: &Command, view: &dyn View, cx: &Context) -> Result<Plan, Erro
         Command::Reserve(reserve) => reserve::reserve(reserve, false, view, cx),
         Command::ReserveContested(reserve) => reserve::reserve(reserve, true, view, cx),
         Command::Unreserve(unreserve) => reserve::unreserve(unreserve, view),
+        Command::Drain(drain) => Ok(drain::drain(drain, view, cx)?),
         Command::Import(import) => import::run(import, view, cx),
         Command::ExportHostLocal(hand) => import::export_host_local(hand, view),
         Command::RequestPool(request) => pool::request(request, view, cx),

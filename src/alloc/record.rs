@@ -1,6 +1,7 @@
 //! The records of a store, in the form in which they are copied to another store.
 
 use super::change::{Cooling, PodKey};
+use super::drain::Draining;
 use crate::model::{Lease, NetworkDefinition, NetworkName, Owner, Pool, SetName, Timestamp};
 use crate::net::Addr;
 
@@ -21,6 +22,8 @@ pub enum Record {
     Cursor(SetName, Addr, Addr),
     /// A pod's former address: set of leases, pod, key of the range set, address.
     Sticky(SetName, PodKey, Addr, Addr),
+    /// A range from which nothing new is leased.
+    Draining(Draining),
     /// A network, and the time at which another program's leases of this network were imported.
     Adopted(NetworkName, Timestamp),
 }
@@ -33,6 +36,7 @@ impl Record {
             // network.
             Record::Pool(_) | Record::Adopted(..) | Record::Definition(_) => return None,
             Record::Lease(lease) => &lease.set,
+            Record::Draining(range) => &range.set,
             Record::Cooling(set, _) | Record::Cursor(set, ..) | Record::Sticky(set, ..) => set,
         };
         (!set.is_pools()).then(|| set.clone())
@@ -52,6 +56,9 @@ impl Record {
             Record::Cursor(set, range, _) => format!("last address of range {range} in {set}"),
             Record::Sticky(set, pod, range, _) => {
                 format!("address of pod {}/{} of range {range} in {set}", pod.namespace, pod.name)
+            }
+            Record::Draining(range) => {
+                format!("draining of {} in {}", range.span.brief(), range.set)
             }
             Record::Adopted(network, _) => format!("import mark of network {network}"),
         }

@@ -5,7 +5,8 @@
 //! nothing.
 
 use super::change::Change;
-use super::command::{Outcome, Restore};
+use super::command::{Drain, Outcome, Restore};
+use super::drain::after;
 use super::record::Record;
 use super::view::{Holder, Plan, View};
 use crate::error::{Error, PoolRefusal, Refusal};
@@ -73,6 +74,19 @@ impl Work<'_> {
             Record::Sticky(set, pod, range, addr) => {
                 if view.former(set, pod, *range)? != Some(*addr) {
                     self.changes.push(Change::Sticky(set.clone(), pod.clone(), *range, *addr));
+                }
+            }
+            Record::Draining(range) => {
+                // Another record of the same command may also change the set's draining ranges.
+                let earlier = self.changes.iter().rev().find_map(|change| match change {
+                    Change::PutDraining(set, ranges) if *set == range.set => Some(ranges.clone()),
+                    _ => None,
+                });
+                let before = earlier.map_or_else(|| view.draining(&range.set), Ok)?;
+                let drain = Drain { set: range.set.clone(), span: range.span, undo: false };
+                let after = after(&before, &drain, range.since);
+                if after != before {
+                    self.changes.push(Change::PutDraining(range.set.clone(), after));
                 }
             }
             Record::Adopted(network, time) => {

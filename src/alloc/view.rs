@@ -6,6 +6,7 @@
 
 use super::change::{Change, Cooling, NetworkRanges, PodKey};
 use super::command::Outcome;
+use super::drain::Draining;
 use crate::error::{Refusal, StoreError};
 use crate::model::{
     Attachment, BootId, Face, Kind, Lease, NetworkDefinition, NetworkName, Node, Origin, Owner,
@@ -106,6 +107,9 @@ pub trait View: Addresses {
 
     /// Returns whether host-local's folder of this network was imported.
     fn adopted(&self, network: &NetworkName) -> Result<bool, StoreError>;
+
+    /// Returns the draining ranges of a set, in ascending order.
+    fn draining(&self, set: &SetName) -> Result<Vec<Draining>, StoreError>;
 
     /// Returns whether the store has recorded exactly these ranges for the network. A store whose reads are
     /// expensive may return `true` without reading.

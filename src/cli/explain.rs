@@ -8,15 +8,16 @@ use clap::Args;
 use serde::Serialize;
 use serde_with::skip_serializing_none;
 
+use super::screen::visible;
 use super::tables::{age, events, named, usage};
 use super::{Call, OpenStore, UNIQUE};
-use crate::alloc::Holder;
+use crate::alloc::{Draining, Holder};
 use crate::error::shown_network;
 use crate::liveness;
 use crate::liveness::stale;
 use crate::liveness::stale::{Liveness, Verdict};
 use crate::model::{Event, Kind, Lease, SetName, Timestamp};
-use crate::net::Addr;
+use crate::net::{Addr, Span};
 use crate::rows::{EventRow, LeaseRow, PoolRow, Text, Time};
 use crate::telemetry::usage::Usage;
 
@@ -43,12 +44,14 @@ const LATEST: usize = 5;
 struct Row<'a> {
     network: &'a str,
     address: Text<Addr>,
-    /// The state of the address: `leased`, `reserved`, `gateway`, `aux`, `cooling`, `free`, or
+    /// The state of the address: `leased`, `reserved`, `gateway`, `aux`, `cooling`, `draining`, `free`, or
     /// `notAllocatable`.
     state: &'static str,
     lease: Option<LeaseRow<'a>>,
     /// When the address stops cooling down.
     until: Option<Time>,
+    /// The draining range in which the address is.
+    draining: Option<DrainingRow>,
     /// The state of the lease's container: `running`, `gone` or `unknown`.
     container: Option<&'static str>,
     /// The evidence for the container's state.
@@ -59,6 +62,14 @@ struct Row<'a> {
     ranges: Vec<&'a PoolRow>,
     /// The next command for the operator. Running it is safe.
     next: Option<String>,
+}
+
+/// A range from which nothing new is leased.
+#[derive(Serialize)]
+struct DrainingRow {
+    first: Text<Addr>,
+    last: Text<Addr>,
+    since: Time,
 }
 
 impl Explain {
@@ -89,7 +100,8 @@ impl Explain {
         };
         let history =
             open.store.history(&open.cx, &mut |event| is_named(&event.set, event.addr))?;
-        let about = About { all: &all, ranges: &ranges, history: &history };
+        let draining = open.store.draining(&open.cx)?;
+        let about = About { all: &all, ranges: &ranges, history: &history, draining: &draining };
         let mut rows: Vec<Row<'_>> = leases
             .iter()
             .zip(&verdicts)
@@ -145,6 +157,7 @@ struct About<'a> {
     /// The rows of all ranges.
     ranges: &'a [PoolRow],
     history: &'a [Event],
+    draining: &'a [Draining],
 }
 
 impl<'a> About<'a> {
@@ -159,12 +172,19 @@ impl<'a> About<'a> {
             .map(EventRow::new)
             .collect();
         events.drain(..events.len().saturating_sub(LATEST));
+        let draining = Draining::find(self.draining, set, addr).map(|range| DrainingRow {
+            first: Text(range.span.first),
+            last: Text(range.span.last),
+            since: Time(range.since),
+        });
         Row {
             network,
             address: Text(addr),
-            state,
+            // Other states also say why the address is not leased.
+            state: if state == "free" && draining.is_some() { "draining" } else { state },
             lease: None,
             until: None,
+            draining,
             container: None,
             reason: None,
             events,
@@ -223,7 +243,20 @@ fn print(row: &Row<'_>, lease: Option<&Lease>, now: Timestamp, call: &mut Call<'
             writeln!(out, "{place} is cooling down until {}", Time(until))?;
         }
         ("free", ..) => writeln!(out, "{place} is free")?,
+        ("draining", ..) => writeln!(out, "{place} is not leased")?,
         _ => writeln!(out, "{place} is not allocatable: the address is a gateway or excluded")?,
+    }
+    if let Some(DrainingRow { first, last, since: Time(since) }) = &row.draining
+        && let Some(span) = Span::new(first.0, last.0)
+    {
+        let (range, network) = (span.brief(), visible(row.network));
+        writeln!(
+            out,
+            "nothing new is leased from {range}, which is draining since {} ({} ago); to end this, run `sublet \
+             drain {network} {range} --undo`",
+            Time(*since),
+            age(now, *since)
+        )?;
     }
     if let (Some(container), Some(reason)) = (row.container, row.reason) {
         let what = match container {

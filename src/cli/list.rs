@@ -12,6 +12,7 @@ use super::map::subnet;
 use super::open::is_pod;
 use super::screen::{Progress, Screen};
 use super::{Call, Format, Rows, tables};
+use crate::alloc::Draining;
 use crate::error::shown_network;
 use crate::model::{Kind, Lease, Timestamp};
 use crate::net::Subnet;
@@ -139,7 +140,8 @@ impl List {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
         let limit = self.limit.unwrap_or(usize::MAX);
-        let mut printer = Printer::new(call.format, call.screen, open.cx.now);
+        let draining = open.store.draining(&open.cx)?;
+        let mut printer = Printer::new(call.format, call.screen, open.cx.now, draining);
         let mut sorted = self.sort.map(|column| Sorted { column, leases: Vec::new() });
         let (mut count, mut done) = (0, Ok(()));
         let mut busy = Some(Progress::new(None, "reading the leases"));
@@ -182,22 +184,23 @@ struct Printer {
     screen: Screen,
     now: Timestamp,
     rows: Rows,
+    draining: Vec<Draining>,
     page: Vec<Lease>,
     widths: Vec<usize>,
 }
 
 impl Printer {
-    fn new(format: Format, screen: Screen, now: Timestamp) -> Printer {
+    fn new(format: Format, screen: Screen, now: Timestamp, draining: Vec<Draining>) -> Printer {
         // With `-o wide`, tables are not cut to the width of the screen.
         let width = if format == Format::Wide { usize::MAX } else { screen.width };
         let (screen, rows) = (Screen { width, ..screen }, Rows::new(format));
-        Printer { format, screen, now, rows, page: Vec::new(), widths: Vec::new() }
+        Printer { format, screen, now, rows, draining, page: Vec::new(), widths: Vec::new() }
     }
 
     fn push(&mut self, lease: Lease, out: &mut dyn Write) -> Result<()> {
         match self.format {
             Format::Json | Format::Yaml => {
-                self.rows.push(&LeaseRow::new(&lease))?;
+                self.rows.push(&tables::listed(&lease, &self.draining))?;
                 self.rows.drain(out)?;
             }
             Format::Name => writeln!(out, "{}", lease.addr)?,
@@ -215,7 +218,9 @@ impl Printer {
 
     fn print_page(&mut self, out: &mut dyn Write) -> Result<()> {
         let is_wide = self.format == Format::Wide;
-        let text = tables::leases(&self.page, self.now, is_wide, &self.screen, &mut self.widths);
+        let (page, draining) = (&self.page, &self.draining);
+        let widths = &mut self.widths;
+        let text = tables::leases(page, draining, self.now, is_wide, &self.screen, widths);
         self.page.clear();
         Ok(out.write_all(text.as_bytes())?)
     }

@@ -11,6 +11,7 @@ mod check;
 mod cni_cache;
 mod copy;
 mod doctor;
+mod drain;
 mod explain;
 mod export;
 mod gc;
@@ -101,6 +102,7 @@ enum Command {
     Release(release::Release),
     Gc(gc::Gc),
     Check(check::Check),
+    Plan(check::plan::Plan),
     Pools(pools::Pools),
     Top(top::Top),
     Map(map::Map),
@@ -111,6 +113,7 @@ enum Command {
     Reserve(reserve::Reserve),
     /// Free reserved addresses
     Unreserve(reserve::What),
+    Drain(drain::Drain),
     /// List the nodes of a cluster, or release a lost node
     #[command(subcommand)]
     Node(node::Node),
@@ -220,6 +223,7 @@ impl Command {
             Command::Release(release) => release.run(call),
             Command::Gc(gc) => gc.run(call),
             Command::Check(check) => check.run(call),
+            Command::Plan(plan) => plan.run(call),
             Command::Pools(pools) => pools.run(call),
             Command::Top(top) => top.run(call),
             Command::Map(map) => map.run(call),
@@ -229,6 +233,7 @@ impl Command {
             Command::Doctor(doctor) => doctor.run(call),
             Command::Reserve(reserve) => reserve.run(call),
             Command::Unreserve(what) => what.unreserve(call),
+            Command::Drain(drain) => drain.run(call),
             Command::Node(node) => node.run(call),
             Command::Network(network) => network.run(call),
             Command::Import(import) => import.run(call),

@@ -103,6 +103,9 @@ fn networks(rows: &[PoolRow]) -> Vec<GroupRow> {
         add(&mut sum.free, row.free);
         add(&mut sum.reserved, row.reserved);
         add(&mut sum.cooling, row.cooling);
+        if let Some(draining) = row.draining {
+            add(&mut sum.draining, draining);
+        }
     }
     sums.into_values().collect()
 }

@@ -106,21 +106,8 @@ impl What {
                 texts.join(" ")
             )));
         }
-        let network = network_name(&self.network)?;
-        let definitions = open.store.networks(&open.cx)?;
-        let defined = definitions.iter().find(|d| d.network == network);
-        for (text, span) in texts.iter().zip(&spans) {
-            let outside = |d: &&alloc::NetworkRanges| !d.bounds.iter().any(|b| b.overlaps(*span));
-            if let Some(definition) = defined.filter(outside).filter(|_| inside) {
-                let ranges: Vec<String> =
-                    definition.bounds.iter().map(ToString::to_string).collect();
-                return Err(anyhow!(
-                    "{text} is outside the ranges of network {network} ({})",
-                    ranges.join(", ")
-                ));
-            }
-        }
-        let set = defined.map_or_else(|| SetName(network.to_string()), |d| d.set.clone());
+        let asked: Vec<_> = texts.iter().map(String::as_str).zip(spans.iter().copied()).collect();
+        let set = set_of(&self.network, &asked, inside, open)?;
         let mut addrs: Vec<Addr> = spans.into_iter().flat_map(Span::addresses).collect();
         addrs.sort_unstable();
         addrs.dedup();
@@ -212,8 +199,31 @@ impl Reserve {
     }
 }
 
+/// Returns a network's set of leases. With `inside`, each span must overlap a range of the network.
+pub(super) fn set_of(
+    network: &str,
+    spans: &[(&str, Span)],
+    inside: bool,
+    open: &mut OpenStore,
+) -> Result<SetName> {
+    let network = network_name(network)?;
+    let definitions = open.store.networks(&open.cx)?;
+    let defined = definitions.iter().find(|d| d.network == network);
+    for (text, span) in spans {
+        let outside = |d: &&alloc::NetworkRanges| !d.bounds.iter().any(|b| b.overlaps(*span));
+        if let Some(definition) = defined.filter(outside).filter(|_| inside) {
+            let ranges: Vec<String> = definition.bounds.iter().map(ToString::to_string).collect();
+            return Err(anyhow!(
+                "{text} is outside the ranges of network {network} ({})",
+                ranges.join(", ")
+            ));
+        }
+    }
+    Ok(defined.map_or_else(|| SetName(network.to_string()), |d| d.set.clone()))
+}
+
 /// Parses an address, a range or a prefix: `10.0.0.7`, `10.0.0.7-10.0.0.9` or `10.0.0.8/29`.
-fn span(text: &str) -> Result<Span> {
+pub(super) fn span(text: &str) -> Result<Span> {
     let bad = || misuse(format!("{text:?} is not an address, a range FIRST-LAST or a prefix"));
     if text.contains('/') {
         let subnet = Subnet::strict(parse_cidr(text).ok_or_else(bad)?)

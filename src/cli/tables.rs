@@ -2,6 +2,7 @@
 
 use super::screen::{Screen, Tone, visible};
 use super::table::{Cell, Table, cell, maybe};
+use crate::alloc::Draining;
 use crate::model::{Kind, Lease, Timestamp, short};
 use crate::net::{Addr, Span};
 use crate::rows::{CounterRow, EventRow, GroupRow, LeaseRow, NodeRow, PoolRow, Str};
@@ -39,6 +40,9 @@ fn first(names: &[&Option<Str<'_>>]) -> Cell {
 
 /// Makes the cell for the kind of a lease. Kinds without a container are highlighted.
 fn kind(row: &LeaseRow<'_>) -> Cell {
+    if row.draining {
+        return cell(format!("{}, draining", row.kind)).toned(Tone::Odd);
+    }
     match &*row.kind {
         "gateway" | "aux" => cell(&row.kind).toned(Tone::Gateway),
         "reserved" => cell(&row.kind).toned(Tone::Reserved),
@@ -55,10 +59,10 @@ struct Line<'a> {
 impl<'a> Line<'a> {
     /// Groups the leases into lines. Reservations of consecutive addresses with equal other fields form one
     /// line.
-    fn all(leases: &'a [Lease]) -> Vec<Line<'a>> {
+    fn all(leases: &'a [Lease], draining: &[Draining]) -> Vec<Line<'a>> {
         let mut lines: Vec<Line<'a>> = Vec::new();
         for lease in leases {
-            let row = LeaseRow::new(lease);
+            let row = listed(lease, draining);
             let is_next = |line: &&mut Line<'_>| {
                 let other = &line.row;
                 lease.kind == Kind::Reserved
@@ -81,15 +85,24 @@ impl<'a> Line<'a> {
     }
 }
 
+/// Returns the row of a lease, with its draining.
+pub fn listed<'a>(lease: &'a Lease, draining: &[Draining]) -> LeaseRow<'a> {
+    let found = Draining::find(draining, &lease.set, lease.addr);
+    // A reserved address is leased to no container, whether it is draining or not.
+    let is_draining = found.is_some() && lease.kind.collectable();
+    LeaseRow { draining: is_draining, ..LeaseRow::new(lease) }
+}
+
 /// Formats a page of leases. `wide` adds columns; `widths` has the column widths of the previous page.
 pub fn leases(
     leases: &[Lease],
+    draining: &[Draining],
     now: Timestamp,
     wide: bool,
     screen: &Screen,
     widths: &mut Vec<usize>,
 ) -> String {
-    let mut table = Table::of(Line::all(leases))
+    let mut table = Table::of(Line::all(leases, draining))
         .text("NETWORK", 8, |line| cell(&line.row.network))
         .text("POD", 12, |line| maybe(line.row.pod()))
         .whole("ADDRESS", |line| cell(line.address()))
@@ -162,7 +175,7 @@ pub fn nodes(rows: &[NodeRow], screen: &Screen) -> String {
 
 /// Formats the usage of ranges. Returns an empty string if there is no range.
 pub fn usage(rows: &[PoolRow], screen: &Screen) -> String {
-    let table = Table::of(rows)
+    let mut table = Table::of(rows)
         .text("NETWORK", 8, |row| cell(&row.network))
         .text("RANGE", 16, |row| cell(range(row.first.0, row.last.0)))
         .number("SIZE", |row| cell(count(row.size)))
@@ -175,10 +188,16 @@ pub fn usage(rows: &[PoolRow], screen: &Screen) -> String {
         .number("RESERVED", |row| cell(count(row.reserved)))
         .number("COOLING", |row| cell(count(row.cooling)))
         .number("GAP", |row| cell(count(row.largest_gap)));
-    if rows.iter().all(|row| row.full_in.is_none()) {
-        return table.render(screen);
+    if rows.iter().any(|row| row.draining.is_some()) {
+        table = table.whole("DRAINING", |row| {
+            let ranges = row.draining_ranges.iter().map(|[first, last]| range(first.0, last.0));
+            cell(ranges.collect::<Vec<_>>().join(" ")).toned(Tone::Odd)
+        });
     }
-    table.number("FULL IN", |row| maybe(row.full_in.map(about)).toned(Tone::Odd)).render(screen)
+    if rows.iter().any(|row| row.full_in.is_some()) {
+        table = table.number("FULL IN", |row| maybe(row.full_in.map(about)).toned(Tone::Odd));
+    }
+    table.render(screen)
 }
 
 /// Formats ranges with the allocations and releases of the last hour. Returns an empty string if there is no

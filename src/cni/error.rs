@@ -111,7 +111,8 @@ fn refusal_code(refusal: &Refusal) -> u32 {
         | Refusal::NowGateway { .. }
         | Refusal::GatewayHeld { .. }
         | Refusal::Clash { .. }
-        | Refusal::Cooling { .. } => HELD,
+        | Refusal::Cooling { .. }
+        | Refusal::Draining { .. } => HELD,
         Refusal::NotInRange { .. } | Refusal::IsGateway { .. } | Refusal::Excluded { .. } => {
             NOT_IN_RANGE
         }
@@ -162,6 +163,7 @@ impl Details {
                     }
                     Refusal::NotInRange { ranges, addrs } => (Some(ranges), addrs.first()),
                     Refusal::Cooling { addr, .. }
+                    | Refusal::Draining { addr, .. }
                     | Refusal::Lost { addr, .. }
                     | Refusal::Excluded { addr, .. }
                     | Refusal::IsGateway { addr, .. } => (None, Some(addr)),
@@ -204,7 +206,7 @@ mod tests {
     fn exhausted() -> Failure {
         let network = NetworkName::new("net").unwrap();
         let ranges = "10.0.0.1-10.0.0.6".to_owned();
-        refused(Refusal::Exhausted { index: 0, network, ranges, cooling: false })
+        refused(Refusal::Exhausted { index: 0, network, ranges, cooling: false, draining: false })
     }
 
     fn locked() -> Failure {

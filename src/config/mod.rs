@@ -23,6 +23,7 @@ mod netconf;
 mod runtime;
 mod statics;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -38,7 +39,7 @@ pub use netconf::Netconf;
 
 use crate::alloc::{Add, Cooldown, DefineNetwork, Legacy, OnDuplicate, Requested, Strategy};
 use crate::model::{ContainerId, IfName, Netns, NetworkName, Origin, Owner};
-use crate::model::{SetName, StoreSpec, words};
+use crate::model::{SetName, StaticName, StoreSpec, words};
 use crate::net::{Addr, RangeSet, Subnet};
 
 /// The program for which a configuration was written.
@@ -91,6 +92,8 @@ pub struct Config {
     /// The addresses that `static` has for the container's name. Nobody else gets them: they are excluded from
     /// [`Config::sets`].
     pub statics: Vec<Addr>,
+    /// All addresses in `static`, each with the name that it is for.
+    pub assigned: BTreeMap<Addr, StaticName>,
     /// What an ADD does if the container already has a lease.
     pub on_duplicate: OnDuplicate,
     /// Whether STATUS fails if a range is full. If not, STATUS only warns.

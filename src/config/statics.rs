@@ -57,6 +57,11 @@ impl Statics {
         self.0.keys().map(|addr| Span { first: *addr, last: *addr })
     }
 
+    /// Returns all assigned addresses, each with its name.
+    pub(super) fn names(self) -> BTreeMap<Addr, StaticName> {
+        self.0.into_iter().map(|(addr, (name, _))| (addr, name)).collect()
+    }
+
     /// Fails if a container of the network could never get one of the addresses.
     pub(super) fn check(&self, sets: &[RangeSet]) -> Result<(), ConfigError> {
         for (addr, (_, place)) in &self.0 {

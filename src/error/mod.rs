@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::model::{Lease, NetworkName, Node, NodeRecord, Owner, StaticName};
-use crate::net::Addr;
+use crate::net::{Addr, Span};
 
 pub use pool::PoolRefusal;
 
@@ -21,9 +21,10 @@ pub enum Refusal {
     /// No address is free in a range set.
     #[error(
         "failed to allocate for range {index}: no IP addresses available in range set: {ranges}; \
-         network {network} is full{}: look for stale leases with `sublet gc --dry-run`, or enlarge the \
+         network {network} is full{}{}: look for stale leases with `sublet gc --dry-run`, or enlarge the \
          range",
-        if *.cooling { " (`cooldownStrict` holds back freed addresses)" } else { "" }
+        if *.cooling { " (`cooldownStrict` holds back freed addresses)" } else { "" },
+        if *.draining { " (`sublet pools` lists the addresses that are draining)" } else { "" }
     )]
     Exhausted {
         /// The index of the range set in the configuration.
@@ -34,6 +35,26 @@ pub enum Refusal {
         ranges: String,
         /// Whether `cooldownStrict` keeps freed addresses of the range set from being leased.
         cooling: bool,
+        /// Whether a part of the range set is draining.
+        draining: bool,
+    },
+    /// A requested address, or an address that is reserved for the container's name, is in a draining range.
+    #[error(
+        "failed to allocate for range {index}: {addr} is in the range {}, which is draining, so nothing new \
+         is leased from it; request a different address, or end the draining with `sublet drain {network} \
+         {} --undo`",
+        .range.brief(),
+        .range.brief()
+    )]
+    Draining {
+        /// The index of the range set in the configuration.
+        index: usize,
+        /// The address.
+        addr: Addr,
+        /// The network's name, as users know it.
+        network: NetworkName,
+        /// The draining range.
+        range: Span,
     },
     /// A requested address is already leased.
     #[error(

@@ -8,9 +8,9 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 
-use crate::alloc::{Cooling, PodKey, Record};
+use crate::alloc::{Cooling, Draining, PodKey, Record};
 use crate::model::{NetworkDefinition, NetworkName, Node, Persist, Pool, PoolId, SetName};
-use crate::net::{Addr, Subnet, parse_cidr};
+use crate::net::{Addr, Span, Subnet, parse_cidr};
 use crate::rows::{CoolingRow, LeaseRow, Str, Text, Time, name};
 
 /// The version of the format. All lines in a file have the same version.
@@ -66,6 +66,12 @@ enum Fields<'a> {
         pod_name: Str<'a>,
         range_key: Text<Addr>,
         address: Text<Addr>,
+    },
+    Draining {
+        set: Str<'a>,
+        first: Text<Addr>,
+        last: Text<Addr>,
+        since: Time,
     },
     Adopted {
         network: Str<'a>,
@@ -156,6 +162,12 @@ pub fn write(record: &Record, persist: Persist) -> String {
             range_key: Text(*range),
             address: Text(*addr),
         },
+        Record::Draining(range) => Fields::Draining {
+            set: Cow::Borrowed(&range.set.0),
+            first: Text(range.span.first),
+            last: Text(range.span.last),
+            since: Time(range.since),
+        },
         Record::Adopted(network, time) => {
             Fields::Adopted { network: network.as_str().into(), time: Time(*time) }
         }
@@ -218,6 +230,10 @@ pub fn read(line: &str) -> Result<(Record, Persist), String> {
             }
             let (text, by, time) = (definition.into(), by.into(), time.0);
             Record::Definition(NetworkDefinition { network, version, text, by, time })
+        }
+        Fields::Draining { set, first, last, since } => {
+            let span = Span::new(first.0, last.0).ok_or("invalid \"first\" or \"last\"")?;
+            Record::Draining(Draining { set: SetName(set.into()), span, since: since.0 })
         }
         Fields::Adopted { network, time } => {
             Record::Adopted(name("network", &network, NetworkName::new)?, time.0)

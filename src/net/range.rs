@@ -72,6 +72,15 @@ impl Span {
     pub fn up_to(self, to: Addr) -> Option<Span> {
         Span::new(self.first, self.last.min(to))
     }
+
+    /// Returns the parts of the span before and after `other`.
+    pub fn without(self, other: Span) -> impl Iterator<Item = Span> {
+        let whole = (!self.overlaps(other)).then_some(self);
+        let inside = self.overlaps(other);
+        let before = other.first.prev().and_then(|last| self.up_to(last)).filter(|_| inside);
+        let behind = other.last.next().and_then(|first| self.starting(first)).filter(|_| inside);
+        whole.into_iter().chain(before).chain(behind)
+    }
 }
 
 impl From<Subnet> for Span {

@@ -14,7 +14,7 @@ mod testing;
 use self::cluster::consul::Consul;
 use self::cluster::etcd::Etcd;
 use self::cluster::{ClusterStore, LocalCache};
-use crate::alloc::{Command, Context, Holder, NetworkRanges, Outcome, Record};
+use crate::alloc::{Command, Context, Draining, Holder, NetworkRanges, Outcome, Record};
 use crate::error::{Error, StoreError};
 use crate::model::{
     Counter, Event, Lease, NetworkDefinition, NetworkName, NodeRecord, Persist, Pool, Servers,
@@ -65,6 +65,9 @@ pub trait StoreReader {
 
     /// Returns the ranges that each network had at its last ADD, ordered by network name.
     fn networks(&mut self, cx: &Context) -> Result<Vec<NetworkRanges>, StoreError>;
+
+    /// Returns the draining ranges of all sets, ordered by set and address.
+    fn draining(&mut self, cx: &Context) -> Result<Vec<Draining>, StoreError>;
 
     /// Returns the events for which `filter` returns true, oldest first. This includes events of earlier
     /// boots, as far as they are readable. Returns no events if no history is kept.

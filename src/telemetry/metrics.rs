@@ -112,6 +112,11 @@ pub fn pools(text: &mut Text, usage: &[Usage]) {
             let labels = [("network", &*u.extent.network), ("range", range), ("state", state)];
             text.sample(ADDRESSES, &labels, count);
         }
+        if !u.drains.is_empty() {
+            let network = &*u.extent.network;
+            let labels = [("network", network), ("range", range), ("state", "draining")];
+            text.sample(ADDRESSES, &labels, u.draining);
+        }
     }
     let mut one = |name: &str, help: &str, value: &dyn Fn(&Usage) -> u128| {
         text.family(name, help, Kind::Gauge);

@@ -2,11 +2,11 @@
 //! addresses in use is enough, regardless of the size of the ranges.
 //!
 //! Invariant: each allocatable address of a range is counted exactly once, so `size` is the sum of `used`,
-//! `reserved`, `cooling` and `free`.
+//! `reserved`, `cooling`, `draining` and `free`.
 
 use std::collections::BTreeMap;
 
-use crate::alloc::{Holder, NetworkRanges};
+use crate::alloc::{Draining, Holder, NetworkRanges, without_draining as without};
 use crate::model::{Kind, Pool, SetName};
 use crate::net::{Addr, Span};
 
@@ -67,7 +67,11 @@ pub struct Usage {
     pub reserved: u128,
     /// The number of allocatable addresses that are cooling down.
     pub cooling: u128,
-    /// The number of allocatable addresses that are free.
+    /// The number of allocatable addresses in draining ranges that are neither leased nor reserved.
+    pub draining: u128,
+    /// The draining ranges that overlap the range.
+    pub drains: Vec<Span>,
+    /// The number of allocatable addresses that are free, and not in a draining range.
     pub free: u128,
     /// The number of addresses that are leased or reserved but not allocatable: recorded gateways, and
     /// addresses that were excluded after they were leased.
@@ -95,8 +99,8 @@ struct Gauge {
 }
 
 impl Meter {
-    /// Makes a meter for these ranges, which may overlap.
-    pub fn new(extents: Vec<Extent>) -> Meter {
+    /// Makes a meter for these ranges, which may overlap, and for the draining ranges of all sets.
+    pub fn new(extents: Vec<Extent>, draining: &[Draining]) -> Meter {
         let mut meter = Meter::default();
         for (index, extent) in extents.into_iter().enumerate() {
             let range = extent.range;
@@ -104,9 +108,24 @@ impl Meter {
             ranges.push((range.first, range.last, index));
             let size =
                 extent.gives.iter().fold(0_u128, |sum, span| sum.saturating_add(span.size()));
-            let rest = extent.gives.iter().rev().copied().collect();
-            let (used, reserved, cooling, free, outside) = (0, 0, 0, size, 0);
-            let usage = Usage { extent, size, used, reserved, cooling, free, outside, gap: None };
+            let is_here = |d: &&Draining| d.set == extent.set && d.span.overlaps(extent.range);
+            let here: Vec<Draining> = draining.iter().filter(is_here).cloned().collect();
+            let mut rest = without(extent.gives.clone(), &here);
+            rest.reverse();
+            let free = rest.iter().fold(0_u128, |sum, span| sum.saturating_add(span.size()));
+            let drains = here.into_iter().map(|range| range.span).collect();
+            let usage = Usage {
+                extent,
+                size,
+                used: 0,
+                reserved: 0,
+                cooling: 0,
+                draining: size.saturating_sub(free),
+                drains,
+                free,
+                outside: 0,
+                gap: None,
+            };
             meter.all.push(Gauge { usage, rest });
         }
         for ranges in meter.sets.values_mut() {
@@ -150,6 +169,17 @@ impl Gauge {
         };
         while let Some(run) = self.rest.pop_if(|span| span.last < addr) {
             self.free_run(run);
+        }
+        let has_addr = |span: &Span| span.contains(addr);
+        if self.usage.drains.iter().any(has_addr) && self.usage.extent.gives.iter().any(has_addr) {
+            let usage = &mut self.usage;
+            match kind {
+                None => return,
+                Some(Kind::Reserved) => usage.reserved += 1,
+                Some(_) => usage.used += 1,
+            }
+            usage.draining = usage.draining.saturating_sub(1);
+            return;
         }
         let Some(span) = self.rest.pop_if(|span| span.first <= addr) else {
             self.usage.outside += u128::from(kind.is_some());
@@ -214,11 +244,9 @@ mod tests {
         let all = span("10.0.0.1", "10.255.255.254");
         let huge = span("fd00::", "fd00::ffff:ffff:ffff:ffff");
         let whole = Span::from(crate::net::Subnet::masked(addr("::"), 1).unwrap());
-        let mut meter = Meter::new(vec![
-            extent(all, vec![all]),
-            extent(huge, vec![huge]),
-            extent(whole, vec![whole]),
-        ]);
+        let extents =
+            vec![extent(all, vec![all]), extent(huge, vec![huge]), extent(whole, vec![whole])];
+        let mut meter = Meter::new(extents, &[]);
         let set = SetName("s".into());
         for at in ["10.0.0.1", "10.128.0.0", "fd00::1"] {
             meter.take(&set, addr(at), &cooling(addr(at)));
@@ -234,7 +262,7 @@ mod tests {
     #[test]
     fn addresses_of_another_set_are_not_counted() {
         let range = span("10.0.0.1", "10.0.0.6");
-        let mut meter = Meter::new(vec![extent(range, vec![range])]);
+        let mut meter = Meter::new(vec![extent(range, vec![range])], &[]);
         meter.take(&SetName("t".into()), addr("10.0.0.2"), &cooling(addr("10.0.0.2")));
         meter.take(&SetName("s".into()), addr("10.0.0.7"), &cooling(addr("10.0.0.7")));
         assert_eq!(meter.done()[0].free, 6);
@@ -249,6 +277,7 @@ mod tests {
         fn the_numbers_are_right(
             ranges in prop::collection::vec((0..40_u128, 1..30_u128, prop::collection::vec(0..70_u128, 0..5)), 1..5),
             taken in prop::collection::btree_set(0..70_u128, 0..50),
+            (first, last) in (0..70_u128, 0..70_u128),
         ) {
             let at = |n: u128| Addr::from_bits(crate::net::Family::V4, n).unwrap();
             let set = SetName("s".into());
@@ -260,17 +289,23 @@ mod tests {
                 let gives = runs.map(|r| Span::new(at(r[0]), at(r[r.len() - 1])).unwrap()).collect();
                 extents.push(extent(range, gives));
             }
-            let mut meter = Meter::new(extents.clone());
+            let drains = Span::new(at(first), at(last));
+            let draining = drains.map(|span| Draining { set: set.clone(), span, since: 0 });
+            let mut meter = Meter::new(extents.clone(), draining.as_slice());
             for n in &taken {
                 meter.take(&set, at(*n), &cooling(at(*n)));
             }
             for (usage, extent) in meter.done().iter().zip(&extents) {
                 let gives = |n: u128| extent.gives.iter().any(|s| s.contains(at(n)));
-                let free: Vec<u128> = (0..80).filter(|n| gives(*n) && !taken.contains(n)).collect();
-                let cooling = taken.iter().filter(|n| gives(**n)).count();
+                let drains = |n: u128| drains.is_some_and(|span| span.contains(at(n)));
+                let is_free = |n: &u128| gives(*n) && !drains(*n) && !taken.contains(n);
+                let free: Vec<u128> = (0..80).filter(is_free).collect();
+                let cooling = taken.iter().filter(|n| gives(**n) && !drains(**n)).count();
+                let draining = (0..80).filter(|n| gives(*n) && drains(*n)).count();
                 prop_assert_eq!(usage.free, free.len() as u128);
                 prop_assert_eq!(usage.cooling, cooling as u128);
-                prop_assert_eq!(usage.size, usage.free + usage.cooling);
+                prop_assert_eq!(usage.draining, draining as u128);
+                prop_assert_eq!(usage.size, usage.free + usage.cooling + usage.draining);
                 let mut runs: BTreeMap<usize, u128> = BTreeMap::new();
                 for run in free.chunk_by(|a, b| a + 1 == *b) {
                     runs.entry(run.len()).or_insert(run[0]);

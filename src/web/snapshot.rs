@@ -126,7 +126,7 @@ impl Snapshot {
         if definitions.is_empty() {
             extents.extend(guessed(store, cx, &extents)?);
         }
-        let mut meter = Meter::new(extents);
+        let mut meter = Meter::new(extents, &store.draining(cx)?);
         let (mut nodes, mut leases) = (Nodes::default(), 0);
         let (mut version, mut cooling_version) = (Version::default(), Version::default());
         let mut names: BTreeSet<String> = BTreeSet::new();

@@ -257,6 +257,17 @@ const CASES: &[Case] = &[
     ("reserve-for-nobody", &["reserve", "pods", "10.77.0.101", "--for", "shop/"], Fails(2)),
     ("reserve-what-is-held", &["reserve", "pods", "10.77.0.2"], Fails(1)),
     ("unreserve", &["unreserve", "pods", "10.77.0.150", "--yes"], Json),
+    ("drain", &["drain", "pods", "10.77.0.0/28"], Json),
+    ("drain-without-a-lease", &["drain", "pods", "10.77.0.100-10.77.0.120", "--wait"], Json),
+    ("drain-that-was-not-begun", &["drain", "pods", "10.77.0.0/28", "--undo"], Fails(1)),
+    ("drain-outside", &["drain", "pods", "10.9.0.0/24"], Fails(1)),
+    ("drain-of-no-network", &["drain", "none", "10.77.0.0/28"], Fails(1)),
+    ("drain-of-no-range", &["drain", "pods", "10.77.0.1/28"], Fails(2)),
+    ("plan", &["plan", "SUBLET/testdata/plan/moved.conflist"], Json),
+    ("plan-that-keeps-all", &["plan", "SUBLET/testdata/plan/larger.conf"], Json),
+    ("plan-that-overlaps", &["plan", "SUBLET/testdata/plan/overlapping.conf"], Json),
+    ("plan-of-errors", &["plan", "SUBLET/testdata/check/own/wrong.conflist"], Json),
+    ("plan-of-no-file", &["plan", "@/none"], Fails(1)),
     ("release", &["release", "10.77.0.2", "--yes"], Json),
     ("release-unasked", &["release", "10.77.0.2"], Fails(2)),
     ("gc", &["gc", "--dry-run", "--network", "edge"], Json),
@@ -319,6 +330,33 @@ fn a_range_that_fills_up_has_a_forecast() {
         let table = call(&lab, &[command, "--network", "rise", "--color", "never"], Screen::PLAIN);
         assert!(table.contains("FULL IN") && table.contains(" 37 min"), "{command}: {table}");
     }
+}
+
+/// The draining ranges are shown until the draining ends.
+#[test]
+fn show_what_is_draining() {
+    let lab = fixed();
+    let drain = &["drain", "pods", "10.77.0.0/28"][..];
+    let before = call(&lab, &["pools"], PLAIN);
+    assert!(exits(&call(&lab, drain, PLAIN), 1));
+    let cases: [(&str, &[&str], Ends); 7] = [
+        ("draining-list", &["list", "--network", "pods", "--prefix", "10.77.0.0/27"], Json),
+        ("draining-pools", &["pools"], Json),
+        ("draining-pools-by-network", &["pools", "--by", "network"], Json),
+        ("draining-explain", &["explain", "10.77.0.2"], Json),
+        ("draining-explain-of-a-free-address", &["explain", "10.77.0.15"], Json),
+        ("draining-stats", &["stats"], Json),
+        ("draining-stats-for-prometheus", &["stats", "--prometheus=-"], Plain),
+    ];
+    let mut faults = Vec::new();
+    for (name, args, ends) in cases {
+        let call = |more: &[&str], screen| call(&lab, &[args, more].concat(), screen);
+        faults.extend(in_all_forms(name, args, ends, &call));
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    let said = call(&lab, &[drain, &["--undo"]].concat(), PLAIN);
+    assert!(exits(&said, 0) && said.contains("is no longer draining"), "{said}");
+    assert_eq!(call(&lab, &["pools"], PLAIN), before);
 }
 
 /// Makes a folder with the fixed store.

@@ -38,6 +38,8 @@ pub enum Command {
     ReserveContested(Reserve),
     /// Free reserved addresses.
     Unreserve(Unreserve),
+    /// Begin or end the draining of a range.
+    Drain(Drain),
     /// Import leases of another program.
     Import(Import),
     /// Move leases to host-local.
@@ -114,6 +116,7 @@ impl Command {
             Command::Evict(c) => Some(&c.set),
             Command::Reserve(c) | Command::ReserveContested(c) => Some(&c.set),
             Command::Unreserve(c) => Some(&c.set),
+            Command::Drain(c) => Some(&c.set),
             Command::Import(c) => Some(&c.set),
             Command::ExportHostLocal(c) => Some(&c.set),
             Command::Restore(c) => c.set.as_ref(),
@@ -190,6 +193,11 @@ pub enum Outcome {
     Collected(Collected),
     /// RESERVE: the addresses that were not reserved before.
     Reserved(Vec<Addr>),
+    /// DRAIN: done.
+    Drained {
+        /// Whether the draining ranges of the set have changed.
+        changed: bool,
+    },
     /// IMPORT: what was imported.
     Imported(Imported),
     /// EXPORT: for each requested range set, in the same order, the address that was allocated last.

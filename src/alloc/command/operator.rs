@@ -2,7 +2,7 @@
 
 use crate::alloc::record::Record;
 use crate::model::{Kind, Lease, NetworkName, Origin, Owner, Persist, SetName, StaticName};
-use crate::net::Addr;
+use crate::net::{Addr, Span};
 
 /// EVICT: frees the leases of one node, the node in the context ([`crate::alloc::Context::node`]), in one set
 /// of leases. Reservations stay, because they belong to operators. Addresses of pools stay, because they are
@@ -52,6 +52,18 @@ pub struct Unreserve {
     pub set: SetName,
     /// The reserved addresses to free.
     pub addrs: Vec<Addr>,
+}
+
+/// DRAIN: begins or ends the draining of a range. Containers keep their addresses in a draining range, but
+/// nothing new is leased from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// The set of leases to which the range belongs.
+    pub set: SetName,
+    /// The first and the last address.
+    pub span: Span,
+    /// Whether the draining ends. Other ranges that are draining stay so.
+    pub undo: bool,
 }
 
 /// IMPORT: leases the addresses that another program has leased. If the owner already has the same lease in

@@ -4,6 +4,7 @@
 //! finds conflicts with existing leases.
 //! Invariant: nothing is leased, written or created.
 
+pub mod plan;
 mod shape;
 mod standing;
 
@@ -236,6 +237,12 @@ fn print(file: &File, call: &mut Call<'_>) -> Result<()> {
             (None, false) => writeln!(out, "{plugin}: uses {ipam}, not sublet")?,
         }
     }
+    print_findings(file, call)
+}
+
+/// Prints the errors and warnings about a file.
+fn print_findings(file: &File, call: &mut Call<'_>) -> Result<()> {
+    let (screen, out, name) = (&call.screen, &mut *call.stdout, visible(&file.name));
     for Finding { at: Position { line, column }, error, text, .. } in &file.found.findings {
         let (word, tone) = if *error { ("error:", Tone::Bad) } else { ("warning:", Tone::Odd) };
         let word = screen.paint(tone, word);

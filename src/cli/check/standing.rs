@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use super::{Claim, File};
+use crate::alloc::Context;
 use crate::cli::astray::Astray;
 use crate::cli::tables::{named, number_of};
 use crate::cli::{World, lease_file, open::StoreArgs};
@@ -19,6 +20,7 @@ use crate::error::StoreError;
 use crate::model::{Persist, StoreSpec};
 use crate::net::{Addr, Range, RangeSet, Span};
 use crate::store;
+use crate::store::Store;
 
 /// Existing leases that contradict a configuration.
 #[derive(Serialize)]
@@ -109,29 +111,10 @@ pub(super) fn compare(
     configs: &[(&str, &Config)],
     world: World<'_>,
 ) -> Result<Vec<Conflict>, StoreError> {
-    let place = match spec {
-        StoreSpec::Embedded { path, .. } => path.display().to_string(),
-        _ => "the cluster".to_owned(),
-    };
-    let asked: HashSet<String> = claims.iter().map(|claim| claim.network.clone()).collect();
+    let place = place_of(spec);
     let cx = world.facts.context_of(spec);
     let mut store = store::open(spec)?;
-    let claim = |network: &str, set: &str, bounds: Span| Claim {
-        place: place.clone(),
-        network: network.to_owned(),
-        set: set.to_owned(),
-        bounds,
-        asked: false,
-    };
-    for known in store.networks(&cx)? {
-        let network = known.network.as_str();
-        if !asked.contains(network) {
-            claims.extend(known.bounds.iter().map(|bounds| claim(network, &known.set.0, *bounds)));
-        }
-    }
-    for pool in store.pools()? {
-        claims.push(claim(&pool.id.0, &pool.set().0, pool.subnet.into()));
-    }
+    claim_others(claims, &place, &mut *store, &cx)?;
     let mut found = Vec::new();
     let ranges = configs.iter().map(|(_, config)| {
         let bounds = config.sets.iter().flat_map(RangeSet::ranges).map(Range::bounds);
@@ -172,4 +155,39 @@ pub(super) fn compare(
         });
     }
     Ok(found)
+}
+
+/// Returns the name of a store in messages.
+pub(super) fn place_of(spec: &StoreSpec) -> String {
+    match spec {
+        StoreSpec::Embedded { path, .. } => path.display().to_string(),
+        _ => "the cluster".to_owned(),
+    }
+}
+
+/// Adds the ranges of those networks and pools in a store that no file contains.
+pub(super) fn claim_others(
+    claims: &mut Vec<Claim>,
+    place: &str,
+    store: &mut dyn Store,
+    cx: &Context,
+) -> Result<(), StoreError> {
+    let asked: HashSet<String> = claims.iter().map(|claim| claim.network.clone()).collect();
+    let claim = |network: &str, set: &str, bounds: Span| Claim {
+        place: place.to_owned(),
+        network: network.to_owned(),
+        set: set.to_owned(),
+        bounds,
+        asked: false,
+    };
+    for known in store.networks(cx)? {
+        let network = known.network.as_str();
+        if !asked.contains(network) {
+            claims.extend(known.bounds.iter().map(|bounds| claim(network, &known.set.0, *bounds)));
+        }
+    }
+    for pool in store.pools()? {
+        claims.push(claim(&pool.id.0, &pool.set().0, pool.subnet.into()));
+    }
+    Ok(())
 }

@@ -8,6 +8,8 @@
 //! Invariant: a resulting address or gateway lies in its subnet, and is neither the network address nor the
 //! broadcast address.
 
+use std::collections::BTreeMap;
+
 use ipnet::IpNet;
 
 use super::host_local::route;
@@ -104,6 +106,7 @@ pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
         cooldown: Cooldown::default(),
         sticky: false,
         statics: Vec::new(),
+        assigned: BTreeMap::new(),
         on_duplicate: OnDuplicate::Same,
         status_fails_when_full: false,
         claim_gateways: true,

@@ -89,13 +89,15 @@ pub fn config(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Confi
     ];
     ConfigError::all(found.into_iter().flatten())?;
     let (network, args) = (network?, args?);
+    let statics = statics?;
     let origin = args.origin(&root, attachment(&network, inputs));
     Ok(Config {
         wanted: wanted?,
         strategy: strategy?,
         cooldown: cooldown?,
         sticky: sticky?,
-        statics: statics?.of(&origin),
+        statics: statics.of(&origin),
+        assigned: statics.names(),
         on_duplicate: on_duplicate?,
         status_fails_when_full: status_fails_when_full?,
         claim_gateways: false,

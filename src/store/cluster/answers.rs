@@ -12,7 +12,7 @@ use super::records::{bad_record, checked};
 use super::server::Expect;
 use super::view::ClusterView;
 use super::{keys, records};
-use crate::alloc::{Addresses, Cooling, Holder, NetworkRanges, Order, PodKey, View};
+use crate::alloc::{Addresses, Cooling, Draining, Holder, NetworkRanges, Order, PodKey, View};
 use crate::error::StoreError;
 use crate::model::{Lease, NetworkDefinition, NetworkName, Owner, Pool, PoolId, SetName};
 use crate::net::{Addr, Family, Span, Subnet};
@@ -187,6 +187,12 @@ impl View for ClusterView<'_> {
             Some(Expect::Present) => Ok(self.assume_present(path)),
             Some(_) => Ok(self.assume_absent(path).is_some()),
         }
+    }
+
+    fn draining(&self, set: &SetName) -> Result<Vec<Draining>, StoreError> {
+        let path = keys::named(keys::DRAINING, &set.0);
+        let Some(entry) = self.assume_absent(path.clone()) else { return Ok(Vec::new()) };
+        checked(self.server, &path, records::draining(&path, &entry))
     }
 
     fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool, StoreError> {

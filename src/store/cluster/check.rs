@@ -58,6 +58,8 @@ pub fn check(
     let advice = "remove the record; no lease depends on it";
     checker.each(keys::HISTORY, records::events, advice, &mut |_, _, _| ())?;
     checker.each(keys::RANGES, records::ranges, advice, &mut |_, _, _| ())?;
+    let advice = "remove the record, then run `sublet drain` again for each range";
+    checker.each(keys::DRAINING, records::draining, advice, &mut |_, _, _| ())?;
     Ok(())
 }
 

@@ -20,6 +20,8 @@
 //! node/<node>                       the machine that owns this node name, and its boot
 //! machine/<machine-id>              the node name of a machine, which it keeps if its host name changes
 //! net/<network>                     the definition of a network, if its nodes keep it in the cluster
+//! drain/<set>                       the draining ranges of a set. Each transaction that leases a new address for
+//!                                   a container compares this record, or its absence
 //! ranges/<network>                  a hint: the ranges of a network, as the last ADD wrote them
 //! past/<set>/<time>-<nonce>         the history events of one transaction
 //! mark/<node>/<time>-<nonce>        the mark of an applied transaction that changed a pool
@@ -48,12 +50,13 @@ pub const ADOPTED: &str = "adopted/";
 pub const NODE: &str = "node/";
 pub const MACHINE: &str = "machine/";
 pub const NETWORK: &str = "net/";
+pub const DRAINING: &str = "drain/";
 pub const RANGES: &str = "ranges/";
 pub const HISTORY: &str = "past/";
 pub const MARK: &str = "mark/";
 
 /// The kinds of records that a transaction compares if the allocator has read them for the command.
-pub const COMPARED_ONCE_READ: [&str; 6] = [POOL, SPACE, NODE, NETWORK, ADOPTED, RESERVED];
+pub const COMPARED_ONCE_READ: [&str; 7] = [POOL, SPACE, NODE, NETWORK, ADOPTED, RESERVED, DRAINING];
 
 /// Returns whether a transaction that writes this record must compare it. Records that are written without a
 /// comparison are hints.

@@ -97,8 +97,8 @@ use super::{
 };
 use crate::alloc;
 use crate::alloc::{
-    Add, Change, Collected, Command, Context, Del, Evict, Holder, Legacy, NetworkRanges, Outcome,
-    Plan, RequestPool, View,
+    Add, Change, Collected, Command, Context, Del, Draining, Evict, Holder, Legacy, NetworkRanges,
+    Outcome, Plan, RequestPool, View,
 };
 use crate::error::{Error, StoreError};
 use crate::model::{
@@ -464,6 +464,10 @@ impl<S: Server> StoreReader for ClusterStore<S> {
 
     fn networks(&mut self, _: &Context) -> Result<Vec<NetworkRanges>, StoreError> {
         self.list_records(keys::RANGES, records::ranges)
+    }
+
+    fn draining(&mut self, _: &Context) -> Result<Vec<Draining>, StoreError> {
+        Ok(self.list_records(keys::DRAINING, records::draining)?.into_iter().flatten().collect())
     }
 
     fn history(

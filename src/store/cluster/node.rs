@@ -50,6 +50,7 @@ impl Role {
             Command::Add(_)
             | Command::Gc(_)
             | Command::Reserve(_)
+            | Command::Drain(_)
             | Command::Import(_)
             | Command::RequestPool(_)
             | Command::RequestAddress(_)

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::keys;
 use super::server::{Entry, Server};
-use crate::alloc::{Holder, NetworkRanges, Record};
+use crate::alloc::{Draining, Holder, NetworkRanges, Record};
 use crate::error::{Error, StoreError};
 use crate::model::{
     Event, Kind, Lease, NetworkDefinition, Node, NodeRecord, Owner, Persist, SetName,
@@ -68,7 +68,7 @@ pub fn bad_record(server: &dyn Server, path: &str, what: &str) -> StoreError {
 }
 
 /// Calls `each` with every record that can be imported, kind by kind and sorted by path. Reservations for
-/// names come last: while a name's container has the address, the record of the address contains the
+/// names come after the leases: while a name's container has the address, the record of the address contains the
 /// container's lease.
 pub fn export(server: &dyn Server, until: Instant, each: &mut EachRecord<'_>) -> Result<(), Error> {
     let kinds: [(&str, Decode<Option<Record>>); 6] = [
@@ -100,6 +100,9 @@ pub fn export(server: &dyn Server, until: Instant, each: &mut EachRecord<'_>) ->
         for lease in leases.filter(|lease| matches!(lease.owner, Owner::Named(_))) {
             each(Record::Lease(lease), Persist::Disk)?;
         }
+    }
+    for range in list(server, keys::DRAINING, until, draining)?.into_iter().flatten() {
+        each(Record::Draining(range), Persist::Disk)?;
     }
     Ok(())
 }
@@ -158,6 +161,12 @@ pub fn definition(path: &str, entry: &Entry) -> Result<NetworkDefinition, Bad> {
 pub fn ranges(path: &str, entry: &Entry) -> Result<NetworkRanges, Bad> {
     let network = keys::read_network(keys::RANGES, path).ok_or(WRONG_KEY)?;
     codec::read_ranges(path.as_bytes(), network, entry.record())
+}
+
+/// Decodes the draining ranges of a set.
+pub fn draining(path: &str, entry: &Entry) -> Result<Vec<Draining>, Bad> {
+    let set = keys::read_name(keys::DRAINING, path).ok_or(WRONG_KEY)?;
+    codec::read_draining(path.as_bytes(), &SetName(set), entry.record())
 }
 
 /// Decodes the events of one transaction.

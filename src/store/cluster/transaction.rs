@@ -33,8 +33,8 @@ pub struct Transaction {
 
 impl Transaction {
     /// Makes the transaction for a plan. It compares every lease and owner that it writes or that was
-    /// assumed. It also compares every pool, address space, node, network, reservation and import mark that
-    /// was read. It does not compare hints.
+    /// assumed. It also compares every pool, address space, node, network, reservation, import mark and list of
+    /// draining ranges that was read. It does not compare hints.
     pub fn new(
         changes: &[Change],
         command: &Command,
@@ -106,6 +106,14 @@ fn writes(
             Change::Adopted(network, time) => {
                 let path = keys::named(keys::ADOPTED, network.as_str());
                 draft.write(path, |path| codec::seal(path, time));
+            }
+            Change::PutDraining(set, ranges) => {
+                let path = keys::named(keys::DRAINING, &set.0);
+                if ranges.is_empty() {
+                    draft.remove(path);
+                } else {
+                    draft.write(path, |path| codec::draining(path, ranges));
+                }
             }
             Change::PutRanges(ranges) => {
                 let path = keys::named(keys::RANGES, ranges.network.as_str());

@@ -15,12 +15,12 @@ pub use history::{
 };
 
 use super::embedded::keys;
-use crate::alloc::{Cooling, Holder, NetworkRanges};
+use crate::alloc::{Cooling, Draining, Holder, NetworkRanges};
 use crate::model::{
     BootId, Kind, Lease, NetworkDefinition, NetworkName, Node, NodeRecord, Origin, Owner, SetName,
     Timestamp,
 };
-use crate::net::Addr;
+use crate::net::{Addr, Span};
 
 /// The version of the record formats. A changed format needs a new version. From the first release on,
 /// records of every released version must stay readable. (Version 1 was used before the first release.)
@@ -201,6 +201,18 @@ pub fn ranges(key: &[u8], ranges: &NetworkRanges) -> Vec<u8> {
 pub fn read_ranges(key: &[u8], network: NetworkName, bytes: &[u8]) -> Result<NetworkRanges, Bad> {
     let (set, bounds, assignable) = unseal(key, bytes)?;
     Ok(NetworkRanges { set, network, bounds, assignable })
+}
+
+/// Encodes the draining ranges of a set.
+pub fn draining(key: &[u8], ranges: &[Draining]) -> Vec<u8> {
+    seal(key, &ranges.iter().map(|range| (range.span, range.since)).collect::<Vec<_>>())
+}
+
+/// Decodes the draining ranges of a set.
+pub fn read_draining(key: &[u8], set: &SetName, bytes: &[u8]) -> Result<Vec<Draining>, Bad> {
+    let ranges: Vec<(Span, Timestamp)> = unseal(key, bytes)?;
+    let range = |(span, since)| Draining { set: set.clone(), span, since };
+    Ok(ranges.into_iter().map(range).collect())
 }
 
 /// Encodes an occupancy block: 512 bits, each of which stands for an address or a block.

@@ -18,8 +18,9 @@ pub fn make<K: KvMut>(tables: &mut Tables<'_, K>, change: &Change, now: Timestam
             free(tables, lease, *until, now)?;
             return Ok(true);
         }
-        // A lease file stores neither network definitions nor records of imports.
-        Change::PutDefinition(_) | Change::Adopted(..) => {}
+        // A lease file stores neither network definitions nor records of imports. Draining ranges are in the
+        // policy file.
+        Change::PutDefinition(_) | Change::Adopted(..) | Change::PutDraining(..) => {}
         Change::Thaw(set, cooling) => {
             end_cooling(tables, set, cooling)?;
             occupancy::free(tables, set, cooling.addr)?;

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | `<file>` | networks with `persist: disk`, Docker's pools and their leases, the history of both | at most twice per ADD or DEL |
 //! | `<file>.boot-<boot ID>` | networks with `persist: boot`, their history, the machine's ID | never |
-//! | `<file>.policy` | reserved addresses, as text | by the commands that change it |
+//! | `<file>.policy` | reserved addresses and draining ranges, as text | by the commands that change it |
 //! | `<file>.lock` | at most a header note (a hint). The first lock; protects `<file>` and the policy | - |
 //! | `<file>.boot.lock` | at most a header note (a hint). The second lock; protects the boot files | - |
 //!
@@ -428,8 +428,8 @@ impl<F: FileSystem> Embedded<F> {
         }
     }
 
-    /// Refreshes the file's copy of the policy if it is outdated, and finds the entries with the name of the
-    /// command's container.
+    /// Refreshes the file's copy of the policy if it is outdated. Finds the entries with the name of the
+    /// command's container, and the draining ranges.
     fn use_reservations(&self, command: &Command, tables: &mut Writable<'_, '_>) -> Result<()> {
         let path = self.names.policy();
         let header = policy::header(&self.fs, &path)?;
@@ -438,7 +438,7 @@ impl<F: FileSystem> Embedded<F> {
             Command::Add(add) if header.has_names => StaticName::of(&add.origin),
             _ => None,
         };
-        if is_current && name.is_none() {
+        if is_current && name.is_none() && !header.is_draining {
             return Ok(());
         }
         let mut policy = Policy::read(&self.fs, &path)?;
@@ -446,7 +446,7 @@ impl<F: FileSystem> Embedded<F> {
             tables.refresh_reservations(&policy)?;
         }
         policy.entries.retain(|entry| name.is_some() && entry.name == name);
-        tables.use_named(policy.entries);
+        tables.use_named(policy.entries, policy.draining);
         Ok(())
     }
 
@@ -635,6 +635,7 @@ impl<F: FileSystem> Store for Embedded<F> {
             (Command::Reserve(reserve), _) => self.reserve(reserve, false, cx)?,
             (Command::ReserveContested(reserve), _) => self.reserve(reserve, true, cx)?,
             (Command::Unreserve(unreserve), _) => self.unreserve(unreserve, cx)?,
+            (Command::Drain(drain), _) => self.drain(drain, cx)?,
             _ if command.only_looks() => self.look(command, cx)?,
             (_, None) => self.serve_pool(command, cx)?,
             (Command::Add(_) | Command::Import(_), Some(set)) => self.allocate(command, set, cx)?,

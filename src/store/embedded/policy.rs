@@ -1,9 +1,11 @@
-//! The policy file, `<file>.policy`: the addresses that operators have reserved, as text.
+//! The policy file, `<file>.policy`: the addresses that operators have reserved, and the ranges that are
+//! draining, as text.
 //!
 //! The first line contains the version of the format, a checksum and a nonce, which is a number that changes
-//! with each change of the policy. The version is 2 if an entry has a name, and otherwise 1, so that an ADD
-//! need not look for names if there are none. Each further line is an entry as JSON. Each lease file has a
-//! copy of the entries and of the nonce (see
+//! with each change of the policy. The version is 3 if a range is draining, otherwise 2 if a reservation has a
+//! name, and otherwise 1. So an ADD need not look for names or draining ranges if there are none, and a version
+//! of sublet that does not know an entry refuses the file. Each further line is an entry as JSON: first the
+//! reservations, then the draining ranges. Each lease file has a copy of the reservations and of the nonce (see
 //! [`refresh_reservations`](super::view::Tables::refresh_reservations)). The policy is replaced under both
 //! locks, and every ADD compares the nonces under its lock, so an outdated copy is never used.
 
@@ -13,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fs::{Access, FileSystem, OpenFile, read_all, read_exact};
 use super::{Result, files};
+use crate::alloc::{Drain, Draining, draining_after};
 use crate::error::StoreError;
 use crate::model::{Kind, Lease, Node, Origin, Owner, SetName, StaticName, Timestamp};
 use crate::net::{Addr, Span};
@@ -59,6 +62,47 @@ struct Line {
     time: Timestamp,
 }
 
+/// A draining range, in the form of its JSON line.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DrainingLine {
+    draining: String,
+    first: String,
+    last: String,
+    since: Timestamp,
+}
+
+/// The beginning of the line of a draining range.
+const DRAINING: &str = "{\"draining\":";
+
+impl From<&Draining> for DrainingLine {
+    fn from(range: &Draining) -> DrainingLine {
+        let Span { first, last } = range.span;
+        DrainingLine {
+            draining: range.set.0.clone(),
+            first: first.to_string(),
+            last: last.to_string(),
+            since: range.since,
+        }
+    }
+}
+
+impl TryFrom<DrainingLine> for Draining {
+    type Error = String;
+
+    fn try_from(line: DrainingLine) -> Result<Draining, String> {
+        let span = span(&line.first, &line.last)?;
+        Ok(Draining { set: SetName(line.draining), span, since: line.since })
+    }
+}
+
+/// Returns the span from the address in one text to the address in another.
+fn span(first: &str, last: &str) -> Result<Span, String> {
+    let addr = |text: &str| text.parse::<Addr>().map_err(|_| format!("{text:?} is not an address"));
+    let (first, last) = (addr(first)?, addr(last)?);
+    Span::new(first, last).ok_or_else(|| format!("{first}-{last} is not a range"))
+}
+
 impl From<Reservation> for Line {
     fn from(entry: Reservation) -> Line {
         let Span { first, last } = entry.span;
@@ -78,12 +122,7 @@ impl TryFrom<Line> for Reservation {
     type Error = String;
 
     fn try_from(line: Line) -> Result<Reservation, String> {
-        let addr =
-            |text: &str| text.parse::<Addr>().map_err(|_| format!("{text:?} is not an address"));
-        let first = addr(&line.first)?;
-        let last = line.last.as_deref().map_or(Ok(first), addr)?;
-        let span =
-            Span::new(first, last).ok_or_else(|| format!("{first}-{last} is not a range"))?;
+        let span = span(&line.first, line.last.as_deref().unwrap_or(&line.first))?;
         let Line { reserved, note, holder, name, time, .. } = line;
         Ok(Reservation { set: SetName(reserved), span, note, holder, name, time })
     }
@@ -127,18 +166,23 @@ impl Reservation {
     }
 }
 
-/// The content of the policy file. The entries do not overlap, and are ordered by set of leases and address.
+/// The content of the policy file. The reservations do not overlap, and are ordered by set of leases and
+/// address. The same is true of the draining ranges. A reserved address may be draining.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// A number that changes with each change of the policy; 0 if there is no file.
     pub nonce: u64,
     /// The reservations.
     pub entries: Vec<Reservation>,
+    /// The ranges from which nothing new is leased.
+    pub draining: Vec<Draining>,
 }
 
 const NAME: &str = "sublet-policy 1 ";
 /// The beginning of the first line of a policy that has names.
 const WITH_NAMES: &str = "sublet-policy 2 ";
+/// The beginning of the first line of a policy that has draining ranges.
+const WITH_DRAINING: &str = "sublet-policy 3 ";
 /// The length of the first line: name, nonce and checksum in hexadecimal, and the newline.
 const HEADER: usize = NAME.len() + 16 + 1 + 8 + 1;
 
@@ -147,8 +191,10 @@ const HEADER: usize = NAME.len() + 16 + 1 + 8 + 1;
 pub struct Header {
     /// A number that changes with each change of the policy; 0 if there is no policy file.
     pub nonce: u64,
-    /// Whether an entry has a name.
+    /// Whether a reservation may have a name.
     pub has_names: bool,
+    /// Whether a range is draining.
+    pub is_draining: bool,
     checksum: u32,
 }
 
@@ -163,11 +209,17 @@ fn unreadable(path: &Path, line: usize, why: impl std::fmt::Display) -> StoreErr
 fn parse_header(path: &Path, header: &[u8]) -> Result<Header> {
     let read = || {
         let line = std::str::from_utf8(header).ok()?.strip_suffix('\n')?;
-        let named = line.strip_prefix(WITH_NAMES);
+        let draining = line.strip_prefix(WITH_DRAINING);
+        let named = draining.or_else(|| line.strip_prefix(WITH_NAMES));
         let (nonce, sum) = named.or_else(|| line.strip_prefix(NAME))?.split_once(' ')?;
         let nonce = u64::from_str_radix(nonce, 16).ok()?;
         let checksum = u32::from_str_radix(sum, 16).ok()?;
-        Some(Header { nonce, has_names: named.is_some(), checksum })
+        Some(Header {
+            nonce,
+            has_names: named.is_some(),
+            is_draining: draining.is_some(),
+            checksum,
+        })
     };
     read().ok_or_else(|| {
         unreadable(path, 1, "the first line is not a valid header of this format version")
@@ -202,8 +254,14 @@ impl Policy {
         let (header, rest) = bytes.split_at(bytes.len().min(HEADER));
         let Header { nonce, checksum: sum, .. } = parse_header(path, header)?;
         let text = std::str::from_utf8(rest).map_err(|e| unreadable(path, 2, e))?;
-        let mut entries: Vec<Reservation> = Vec::new();
+        let (mut entries, mut draining): (Vec<Reservation>, Vec<Draining>) = Default::default();
         for (number, line) in text.lines().enumerate() {
+            if line.starts_with(DRAINING) {
+                let range = serde_json::from_str::<DrainingLine>(line).map_err(|e| e.to_string());
+                let range = range.and_then(Draining::try_from);
+                draining.push(range.map_err(|why| unreadable(path, number + 2, why))?);
+                continue;
+            }
             let entry: Reservation =
                 serde_json::from_str(line).map_err(|e| unreadable(path, number + 2, e))?;
             let in_order = entries.last().is_none_or(|before| {
@@ -218,20 +276,45 @@ impl Policy {
         if checksum(nonce, text) != sum {
             return Err(unreadable(path, 1, "the checksum does not match the lines below"));
         }
-        Ok(Policy { nonce, entries })
+        Ok(Policy { nonce, entries, draining })
     }
 
     /// Writes the policy to a file.
     pub fn write<File: OpenFile>(&self, file: &File, path: &Path) -> Result<()> {
-        let line = |entry| serde_json::to_string(entry).map(|line| line + "\n");
-        let entries: Result<String, _> = self.entries.iter().map(line).collect();
+        let reserved = self.entries.iter().map(serde_json::to_string);
+        let draining =
+            self.draining.iter().map(|range| serde_json::to_string(&DrainingLine::from(range)));
+        let lines = reserved.chain(draining).map(|line| line.map(|line| line + "\n"));
+        let entries: Result<String, _> = lines.collect();
         let entries = entries.map_err(|e| StoreError::io("write", path, e.into()))?;
         let has_names = self.entries.iter().any(|entry| entry.name.is_some());
-        let name = if has_names { WITH_NAMES } else { NAME };
+        let name = match (self.draining.is_empty(), has_names) {
+            (false, _) => WITH_DRAINING,
+            (true, true) => WITH_NAMES,
+            (true, false) => NAME,
+        };
         let text =
             format!("{name}{:016x} {:08x}\n{entries}", self.nonce, checksum(self.nonce, &entries));
         let written = file.write_at(text.as_bytes(), 0).and_then(|()| file.sync_data());
         written.map_err(|e| StoreError::io("write", path, e))
+    }
+
+    /// Returns the number of entries.
+    pub fn count(&self) -> usize {
+        self.entries.len() + self.draining.len()
+    }
+
+    /// Begins or ends the draining of a range. Returns whether anything has changed.
+    pub fn drain(&mut self, drain: &Drain, now: Timestamp) -> bool {
+        let (before, mut others) = std::mem::take(&mut self.draining)
+            .into_iter()
+            .partition::<Vec<_>, _>(|range| range.set == drain.set);
+        let after = draining_after(&before, drain, now);
+        let changed = after != before;
+        others.extend(after);
+        others.sort_by(|a, b| (&a.set, a.span).cmp(&(&b.set, b.span)));
+        self.draining = others;
+        changed
     }
 
     /// Returns the entry that contains an address.
@@ -250,7 +333,7 @@ impl Policy {
     /// Reserves a span. Addresses that are already reserved get the new note, the new holder and the new
     /// name, if these are set. Returns the parts of the span that were not reserved before.
     pub fn reserve(&mut self, new: &Reservation) -> Vec<Span> {
-        let mut fresh = Policy { nonce: 0, entries: vec![new.clone()] };
+        let mut fresh = Policy { entries: vec![new.clone()], ..Policy::default() };
         let mut entries = Vec::new();
         for old in std::mem::take(&mut self.entries) {
             let common = if old.set == new.set { old.within(new.span) } else { None };

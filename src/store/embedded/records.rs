@@ -3,13 +3,13 @@
 use super::fs::FileSystem;
 use super::policy::{Policy, Reservation, spans};
 use super::{Embedded, Result};
-use crate::alloc::{Command, Context, Outcome, Plan, Record, Restore};
+use crate::alloc::{Command, Context, Drain, Outcome, Plan, Record, Restore};
 use crate::error::Refusal;
 use crate::model::{Kind, Lease, Owner, StaticName};
 
 impl<F: FileSystem> Embedded<F> {
     /// Runs a RESTORE. Leases are written to the file in which new leases of the same lifetime are created,
-    /// pools to the durable file, and reservations to the policy.
+    /// pools to the durable file, and reservations and draining ranges to the policy.
     pub(super) fn restore(
         &mut self,
         command: &Command,
@@ -27,8 +27,11 @@ impl<F: FileSystem> Embedded<F> {
             return self.look(command, cx);
         }
         let Some(set) = &restore.set else { return self.serve_pool(command, cx) };
-        let is_reserved =
-            |record: &Record| matches!(record, Record::Lease(l) if l.kind == Kind::Reserved);
+        let is_reserved = |record: &Record| match record {
+            Record::Lease(lease) => lease.kind == Kind::Reserved,
+            Record::Draining(_) => true,
+            _ => false,
+        };
         let first = restore.records.iter().take_while(|record| is_reserved(record)).count();
         if first > 0 {
             return self.restore_reservations(&restore.records[..first], cx);
@@ -45,6 +48,10 @@ impl<F: FileSystem> Embedded<F> {
         let mut after = before.clone();
         let mut leases = Vec::new();
         for record in records {
+            if let Record::Draining(range) = record {
+                let drain = Drain { set: range.set.clone(), span: range.span, undo: false };
+                after.drain(&drain, range.since);
+            }
             if let Record::Lease(lease) = record
                 && before.find(&lease.set, lease.addr).is_none()
             {

@@ -1,4 +1,4 @@
-//! RESERVE and UNRESERVE: change the policy file.
+//! RESERVE, UNRESERVE and DRAIN: change the policy file.
 //!
 //! The new policy is written and flushed under the first lock, and renamed under both locks. So every ADD
 //! sees either the old policy or the new policy. A leased address cannot be reserved; this is checked while
@@ -10,7 +10,7 @@ use super::policy::{LIMIT, Policy, Reservation, spans};
 use super::view::Kv;
 use super::{Embedded, LeaseFile, Result, files, history, keys, policy};
 use crate::alloc;
-use crate::alloc::{Change, Command, Context, Outcome, Plan, Reserve, Unreserve};
+use crate::alloc::{Change, Command, Context, Drain, Outcome, Plan, Reserve, Unreserve};
 use crate::error::{Refusal, StoreError};
 use crate::model::{Lease, SetName, StaticName};
 use crate::net::{Addr, Span};
@@ -96,6 +96,21 @@ impl<F: FileSystem> Embedded<F> {
         Ok(plan)
     }
 
+    /// DRAIN: begins or ends the draining of a range. Leases in the range stay.
+    pub(super) fn drain(&self, drain: &Drain, cx: &Context) -> Result<Plan> {
+        self.make_folder()?;
+        let lock = self.lock(&self.durable())?;
+        let before = Policy::read(&self.fs, &self.names.policy())?;
+        let mut after = before.clone();
+        let changed = after.drain(drain, cx.now);
+        self.declare(&lock, &before, after, cx, &|_, _| Ok(None))?;
+        let plan = Plan::only(Outcome::Drained { changed });
+        if changed {
+            self.record_events(lock, &Command::Drain(drain.clone()), &plan, cx);
+        }
+        Ok(plan)
+    }
+
     /// Replaces the policy, unless `in_the_way` finds a lease in one of the files. Returns that lease.
     pub(super) fn declare(
         &self,
@@ -109,7 +124,7 @@ impl<F: FileSystem> Embedded<F> {
         if let Some(lease) = in_the_way(&self.durable(), lock)? {
             return Ok(Some(lease));
         }
-        if after.entries == before.entries {
+        if (&after.entries, &after.draining) == (&before.entries, &before.draining) {
             // A killed process may have replaced the policy file without flushing its name, so flush the name
             // before anything depends on it.
             if self.is_there(&path)? {
@@ -117,14 +132,14 @@ impl<F: FileSystem> Embedded<F> {
             }
             return Ok(None);
         }
-        if after.entries.len() > LIMIT && after.entries.len() > before.entries.len() {
+        if after.count() > LIMIT && after.count() > before.count() {
             return Err(StoreError::Unavailable {
                 doing: "add reservations to".to_owned(),
                 place: path.display().to_string(),
                 source: format!(
                     "the file would have {} entries, but at most {LIMIT} are allowed; reserve ranges \
                      (FIRST-LAST) instead of single addresses",
-                    before.entries.len()
+                    before.count()
                 )
                 .into(),
             });

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::policy::{Policy, Reservation};
 use super::{Result, keys, occupancy, pools};
-use crate::alloc::{Addresses, Cooling, Holder, NetworkRanges, Order, PodKey, View};
+use crate::alloc::{Addresses, Cooling, Draining, Holder, NetworkRanges, Order, PodKey, View};
 use crate::error::StoreError;
 use crate::model::{Kind, Lease, NetworkName, Owner, Pool, PoolId, SetName, StaticName};
 use crate::net::{Addr, Family, Span, Subnet};
@@ -75,6 +75,8 @@ pub struct Tables<'a, K> {
     policy: OnceCell<Policy>,
     /// The entries of the policy that are for the name of the command's container.
     named: OnceCell<Vec<Reservation>>,
+    /// The draining ranges of the policy, if there are any.
+    draining: OnceCell<Vec<Draining>>,
     /// Finds former addresses of pods in the files of earlier boots, if this file does not have them.
     pub earlier: Option<&'a Former<'a>>,
 }
@@ -85,7 +87,8 @@ pub type Former<'a> = dyn Fn(&SetName, &PodKey, Addr) -> Option<Addr> + 'a;
 impl<'a, K> Tables<'a, K> {
     /// Makes the records in the table `kv` of the file at `path`.
     pub fn new(kv: K, path: &'a Path) -> Tables<'a, K> {
-        Tables { kv, path, policy: OnceCell::new(), named: OnceCell::new(), earlier: None }
+        let (policy, named, draining) = Default::default();
+        Tables { kv, path, policy, named, draining, earlier: None }
     }
 }
 
@@ -200,10 +203,11 @@ impl<K: Kv> Tables<'_, K> {
         let _ = self.policy.set(policy);
     }
 
-    /// Sets the entries that are for the name of the command's container.
-    pub fn use_named(&self, entries: Vec<Reservation>) {
+    /// Sets the entries that are for the name of the command's container, and the draining ranges.
+    pub fn use_named(&self, entries: Vec<Reservation>, draining: Vec<Draining>) {
         // As above, only the code that opened the file sets them, and only once.
         let _ = self.named.set(entries);
+        let _ = self.draining.set(draining);
     }
 
     /// Returns the reservations in a set that are for a name, ordered by address.
@@ -389,6 +393,14 @@ impl<K: Kv> View for Tables<'_, K> {
     /// So leases from host-local may appear in this store at any time.
     fn adopted(&self, _: &NetworkName) -> Result<bool> {
         Ok(true)
+    }
+
+    fn draining(&self, set: &SetName) -> Result<Vec<Draining>> {
+        let all = match self.policy.get() {
+            Some(policy) => &policy.draining,
+            None => self.draining.get().map_or([].as_slice(), Vec::as_slice),
+        };
+        Ok(all.iter().filter(|range| range.set == *set).cloned().collect())
     }
 
     fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool> {

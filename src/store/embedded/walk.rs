@@ -15,7 +15,7 @@ use super::fs::FileSystem;
 use super::policy::{self, Policy, Reservation};
 use super::view::{Kv, Tables};
 use super::{Embedded, LeaseFile, Result, backend, check, history, keys, pools};
-use crate::alloc::{Context, Holder, NetworkRanges, Record, View};
+use crate::alloc::{Context, Draining, Holder, NetworkRanges, Record, View};
 use crate::error::Error;
 use crate::model::{Counter, Event, Lease, Persist, Pool, SetName};
 use crate::net::Addr;
@@ -108,6 +108,10 @@ impl<F: FileSystem> StoreReader for Embedded<F> {
         Ok(header.ok().map(|header| [version, header.nonce.to_le_bytes().to_vec()].concat()))
     }
 
+    fn draining(&mut self, _: &Context) -> Result<Vec<Draining>> {
+        Ok(Policy::read(&self.fs, &self.names.policy())?.draining)
+    }
+
     fn problems(&mut self, cx: &Context, each: &mut dyn FnMut(Problem)) -> Result<()> {
         self.examine(cx, each)
     }
@@ -151,10 +155,14 @@ impl<F: FileSystem> StoreReader for Embedded<F> {
             }
             seen.extend(here);
         }
-        for entry in Policy::read(&self.fs, &self.names.policy())?.entries {
+        let policy = Policy::read(&self.fs, &self.names.policy())?;
+        for entry in policy.entries {
             for addr in entry.span.addresses() {
                 each(Record::Lease(entry.lease(addr)), Persist::Disk)?;
             }
+        }
+        for range in policy.draining {
+            each(Record::Draining(range), Persist::Disk)?;
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use super::contract::{
     CASES, CaseName, add, added, addr, at, del, dual_stack, freed, gc_all, leases, listed, lowest,
     net, owner, refused, set,
 };
+use super::draining_cases::{drain, drained};
 use super::fake_cluster::{FakeServer, FakeStore, apply_stalled};
 use super::long;
 use super::named_cases::{of_pod, reserve_for, unreserve};
@@ -206,6 +207,33 @@ fn a_reservation_for_a_name_ends_while_its_container_starts() {
         }));
         added(&mut store, &of_pod("c1", "db-0", &sets), &at(3));
         assert!(server.before_commit.borrow().is_none());
+        assert_sound(&server);
+    }
+}
+
+/// The other client begins or ends the draining of a range immediately before the commit.
+#[test]
+fn a_range_begins_or_ends_to_drain_while_a_container_starts() {
+    for (is_etcd, undo) in [(false, false), (false, true), (true, false), (true, true)] {
+        let server = FakeServer::new(is_etcd);
+        let mut store = FakeStore::new(server.clone());
+        let (sets, lower) = ([set("10.0.0.0/29")], drain("10.0.0.0", "10.0.0.4"));
+        added(&mut store, &add("first", &[set("10.9.0.0/29")]), &at(1));
+        if undo {
+            assert!(drained(&mut store, &lower, false, 1));
+        }
+        let (other, hook, of_hook) = (server.clone(), server.clone(), lower.clone());
+        let act = move || assert!(drained(&mut FakeStore::new(other), &of_hook, undo, 2));
+        let act: Box<dyn FnOnce()> = if undo {
+            // The first commit fails, because the record was assumed absent.
+            Box::new(move || *hook.before_commit.borrow_mut() = Some(Box::new(act)))
+        } else {
+            Box::new(act)
+        };
+        *server.before_commit.borrow_mut() = Some(act);
+        let got = added(&mut store, &lowest("c", &sets), &at(3));
+        assert!(server.before_commit.borrow().is_none());
+        assert_eq!(got, [addr(if undo { "10.0.0.2" } else { "10.0.0.5" })]);
         assert_sound(&server);
     }
 }

@@ -521,6 +521,9 @@ pub const CASES: &[(&str, Case)] = &[
         super::named_cases::a_reservation_survives_whatever_frees_the_lease,
     ),
     ("static in the configuration", super::named_cases::statics_of_the_configuration),
+    ("nothing new from a draining range", super::draining_cases::nothing_new_is_leased),
+    ("a range set that drains is full", super::draining_cases::a_range_set_that_drains_is_full),
+    ("reservations in a draining range", super::draining_cases::reservations_in_a_draining_range),
     ("a changed lease is not freed", operator_test::a_changed_lease_is_not_freed),
     ("every record is copied", super::copy_test::every_record_is_copied),
     (

@@ -1,6 +1,7 @@
 //! The contract's cases for `sublet copy`: all records of a store are copied to a second store and back.
 
 use super::contract::{Make, add, added, addr, at, attachment, del, leases, net, refused, set};
+use super::draining_cases::{drain, drained};
 use super::fake_cluster::{FakeServer, FakeStore};
 use super::memory::Memory;
 use super::named_cases::{of_pod, reserve_for};
@@ -47,6 +48,8 @@ fn fill(store: &mut dyn Store) {
         .apply(&reserve_for(&["10.0.0.201", "10.0.1.1", "fd00::201"], "shop/db-1"), &at(6))
         .unwrap();
     added(store, &of_pod("named", "db-1", &sets), &at(6));
+    assert!(drained(store, &drain("10.8.0.0", "10.8.0.255"), false, 6));
+    assert!(drained(store, &drain("10.8.3.0", "10.8.3.9"), false, 7));
     let old = Attachment { ifname: None, ..attachment("old") };
     let old =
         ForeignLease { addr: addr("10.0.9.9"), kind: Kind::Dynamic, owner: Owner::Attachment(old) };

@@ -16,6 +16,9 @@ macro_rules! delegate_reads {
         fn networks(&mut $me, cx: &Context) -> Result<Vec<crate::alloc::NetworkRanges>, StoreError> {
             StoreReader::networks(&mut *$store, cx)
         }
+        fn draining(&mut $me, cx: &Context) -> Result<Vec<crate::alloc::Draining>, StoreError> {
+            StoreReader::draining(&mut *$store, cx)
+        }
         fn history(
             &mut $me,
             cx: &Context,

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::delegate::{delegate_reads, delegate_repairs};
 use crate::alloc;
 use crate::alloc::{
-    Add, Added, Addresses, Change, Collected, Command, Context, Cooling, Del, Holder,
+    Add, Added, Addresses, Change, Collected, Command, Context, Cooling, Del, Draining, Holder,
     NetworkRanges, Order, Outcome, PodKey, Record, Reserve, Status, Target, View,
 };
 use crate::error::{Error, Refusal, StoreError};
@@ -36,6 +36,7 @@ pub struct Memory {
     reserved: BTreeMap<(SetName, Addr), Lease>,
     /// The addresses that sticky pods had in earlier boots.
     earlier: BTreeMap<(SetName, PodKey, Addr), Addr>,
+    draining: BTreeMap<SetName, Vec<Draining>>,
 }
 
 impl Addresses for Memory {
@@ -103,6 +104,10 @@ impl View for Memory {
 
     fn adopted(&self, _: &NetworkName) -> Result<bool, StoreError> {
         Ok(true)
+    }
+
+    fn draining(&self, set: &SetName) -> Result<Vec<Draining>, StoreError> {
+        Ok(self.draining.get(set).cloned().unwrap_or_default())
     }
 
     fn has_ranges(&self, ranges: &NetworkRanges) -> Result<bool, StoreError> {
@@ -208,6 +213,7 @@ impl Memory {
                 self.sticky.retain(|(s, ..), at| *s != set || *at != addr);
                 self.sticky.insert((set, pod, range), addr);
             }
+            Change::PutDraining(set, ranges) => drop(self.draining.insert(set, ranges)),
             Change::PutRanges(r) => drop(self.ranges.insert(r.network.clone(), r)),
             Change::Adopted(network, time) => drop(self.adopted.insert(network, time)),
             Change::PutPool(pool) => drop(self.pools.insert(pool.id.clone(), pool)),
@@ -266,6 +272,10 @@ impl StoreReader for Memory {
         View::networks(self)
     }
 
+    fn draining(&mut self, _: &Context) -> Result<Vec<Draining>, StoreError> {
+        Ok(self.draining.values().flatten().cloned().collect())
+    }
+
     fn history(
         &mut self,
         _: &Context,
@@ -315,6 +325,9 @@ impl StoreReader for Memory {
         }
         for lease in self.reserved.values() {
             each(Record::Lease(lease.clone()), keep)?;
+        }
+        for range in self.draining.values().flatten() {
+            each(Record::Draining(range.clone()), keep)?;
         }
         Ok(())
     }
@@ -367,6 +380,7 @@ impl Machine {
     fn add(&mut self, command: &Command, set: &SetName, cx: &Context) -> Result<Outcome, Error> {
         let (is_own, home_set) = self.home(set, command.network());
         let (persist, policy) = (self.persist, self.policy.clone());
+        self.boot.draining.clone_from(&self.durable.draining);
         let file = match self.files() {
             [own, _] if is_own => own,
             [_, other] => other,
@@ -546,6 +560,7 @@ impl Store for Machine {
                 let free = |addr| self.policy.remove(&(asked.set.clone(), addr));
                 Ok(Outcome::Freed(addrs.into_iter().filter_map(free).collect()))
             }
+            Command::Drain(_) => self.durable.apply(command, cx),
             Command::Add(Add { set, .. }) | Command::Status(Status { set, .. }) => {
                 self.add(command, set, cx)
             }

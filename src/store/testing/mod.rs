@@ -6,6 +6,7 @@ mod contract;
 mod copy_test;
 mod creation_test;
 mod delegate;
+mod draining_cases;
 mod edge_test;
 mod fake_cluster;
 mod history_test;

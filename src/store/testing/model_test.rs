@@ -19,7 +19,7 @@ use super::contract::{add, addr, set};
 use super::host::{Host, boot, listed};
 use super::memory::Machine;
 use crate::alloc::{
-    Add, Added, Check, Command, Context, Cooldown, Del, Gc, OnDuplicate, Outcome, Requested,
+    Add, Added, Check, Command, Context, Cooldown, Del, Drain, Gc, OnDuplicate, Outcome, Requested,
     Reserve, Status, Strategy, Target, Unreserve,
 };
 use crate::engine;
@@ -28,7 +28,7 @@ use crate::model::{
     Attachment, ContainerId, History, IfName, Kind, Lease, NetworkName, Origin, Owner, Persist,
     Pod, SetName, Wait,
 };
-use crate::net::{Addr, Range, RangeSet};
+use crate::net::{Addr, Range, RangeSet, Span};
 use crate::store::{Embedded, Store, StoreReader};
 
 /// Whether the test changes `shared` between calls.
@@ -97,6 +97,12 @@ enum Op {
         at: u8,
         count: u8,
     },
+    Drain {
+        net: u8,
+        at: u8,
+        count: u8,
+        undo: bool,
+    },
     Wait {
         seconds: u8,
     },
@@ -141,6 +147,8 @@ fn op() -> impl Generate<Value = Op> {
             .prop_map(|(net, at, count, note)| Op::Reserve { net, at, count, note }),
         2 => (net(), at(), 1..9_u8)
             .prop_map(|(net, at, count)| Op::Unreserve { net, at, count }),
+        2 => (net(), at(), 1..9_u8, any::<bool>())
+            .prop_map(|(net, at, count, undo)| Op::Drain { net, at, count, undo }),
         3 => (0..60_u8).prop_map(|seconds| Op::Wait { seconds }),
         3 => net().prop_map(|net| Op::Persist { net }),
         2 => net().prop_map(|net| Op::Shared { net }),
@@ -161,6 +169,13 @@ fn at(at: u8) -> Addr {
 
 fn some(first: u8, count: u8) -> Vec<Addr> {
     (first..first + count).map(at).collect()
+}
+
+/// Returns the span of `count` addresses, or of fewer if they would be of two families.
+fn span(first: u8, count: u8) -> Span {
+    let is_alike = |addr: &Addr| addr.family() == at(first).family();
+    let last = some(first, count).into_iter().filter(is_alike).next_back();
+    Span { first: at(first), last: last.unwrap_or(at(first)) }
 }
 
 fn network(net: u8) -> NetworkName {
@@ -204,6 +219,7 @@ impl Op {
             | Op::Gc { net, .. }
             | Op::Reserve { net, .. }
             | Op::Unreserve { net, .. }
+            | Op::Drain { net, .. }
             | Op::Persist { net }
             | Op::Shared { net }
             | Op::Folder { net, .. } => net,
@@ -271,6 +287,9 @@ impl Op {
             }
             Op::Unreserve { at, count, .. } => {
                 Command::Unreserve(Unreserve { set, addrs: some(at, count) })
+            }
+            Op::Drain { at, count, undo, .. } => {
+                Command::Drain(Drain { set, span: span(at, count), undo })
             }
             _ => return None,
         })
@@ -356,6 +375,7 @@ struct Ledger {
     listed: BTreeMap<Key, Lease>,
     gateways: BTreeMap<Key, Lease>,
     reserved: BTreeSet<Key>,
+    draining: BTreeSet<Key>,
     /// Whether the leases of a set are durable. The first lease of the set determines this.
     home: BTreeMap<SetName, bool>,
     /// When a freed address becomes free again.
@@ -484,6 +504,13 @@ impl Ledger {
                 assert_eq!(new, [] as [&Lease; 0]);
                 self.reserved.retain(|(set, a)| *set != asked.set || !asked.addrs.contains(a));
             }
+            (Command::Drain(asked), Ok(_)) => {
+                assert_eq!((&gone, &new), (&vec![], &vec![]));
+                let keys = asked.span.addresses().map(|addr| (asked.set.clone(), addr));
+                let keys: BTreeSet<Key> = keys.collect();
+                self.draining.retain(|key| !keys.contains(key));
+                self.draining.extend(keys.into_iter().filter(|_| !asked.undo));
+            }
             (_, answer) => {
                 assert_eq!((&gone, &new), (&vec![], &vec![]), "{answer:?}");
                 if let (Command::Add(add), Err(Error::Refused(Refusal::Exhausted { index, .. }))) =
@@ -518,7 +545,8 @@ impl Ledger {
         all.find(|a| {
             let until = self.cooling.get(&(home, set.clone(), *a));
             let cools = add.cooldown.strict && until.is_some_and(|until| *until > world.now);
-            !cools && !taken.contains_key(&(set.clone(), *a))
+            let key = (set.clone(), *a);
+            !cools && !taken.contains_key(&key) && !self.draining.contains(&key)
         })
     }
 
@@ -550,6 +578,7 @@ impl Ledger {
                 !before.contains_key(&key) && !self.reserved.contains(&key),
                 "{key:?} is taken"
             );
+            assert!(!self.draining.contains(&key), "{key:?} is draining");
             let pod = add.origin.pod.as_ref().filter(|_| add.sticky).map(|pod| pod.name.clone());
             let sticky = pod.map(|pod| (home, set.clone(), pod, ranges.key()));
             let former = sticky.as_ref().and_then(|key| self.former.get(key)).copied();
@@ -558,6 +587,7 @@ impl Ledger {
                 && (home || [world.boot, world.newest].contains(&of_boot))
                 && ranges.range_of(addr).is_some_and(|range| range.gives(addr))
                 && !before.contains_key(&(set.clone(), addr))
+                && !self.draining.contains(&(set.clone(), addr))
                 && self.listed.get(&(set.clone(), addr)).is_none_or(|l| l.owner == add.owner)
             {
                 assert_eq!(grant.addr, addr, "a sticky pod's former address");
@@ -702,6 +732,8 @@ fn live(ops: &[Op], disk: [bool; 3], shared: [bool; 3]) {
         model.persist = [Persist::Boot, Persist::Disk][i % 2];
         let all = listed(&mut host.store(model.persist), &cx);
         assert_eq!(sorted(all), listed(&mut model, &cx), "{op:?}");
+        let draining = host.store(model.persist).draining(&cx).unwrap();
+        assert_eq!(draining, model.draining(&cx).unwrap(), "{op:?}");
         store.problems(&cx, &mut |p| assert!(p.what.contains("overlap"), "{p:?}")).unwrap();
     }
 }

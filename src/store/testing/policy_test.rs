@@ -3,6 +3,7 @@
 use std::fs;
 
 use super::contract::{added, addr, del, net, refused};
+use super::draining_cases::{drain, drained};
 use super::host::{Host, added_with_warnings, boot, listed, lowest, reserve, unreserve};
 use crate::alloc::{Add, Command, Requested, Status};
 use crate::error::{Error, Refusal};
@@ -164,6 +165,40 @@ fn a_note_is_replaced_and_the_rest_of_a_range_keeps_its_own() {
     assert_eq!(freed.len(), 2);
     assert!(policy.find(&net(), addr("10.0.0.6")).is_none());
     assert!(policy.find(&net(), addr("10.0.0.7")).is_some());
+}
+
+/// A version of sublet that does not know draining ranges must refuse the file, and not ignore the range.
+#[test]
+fn the_version_of_the_policy_says_whether_a_range_is_draining() {
+    let lower = drain("10.0.0.0", "10.0.0.127");
+    for persist in MODES {
+        let host = Host::new();
+        let mut store = host.store(persist);
+        let line = || fs::read_to_string(host.path(".policy")).unwrap();
+        added(&mut store, &lowest("c1"), &boot(1));
+        reserve(&mut store, &[addr("10.0.0.200")], &boot(1)).unwrap();
+        assert!(line().starts_with("sublet-policy 1 "));
+        assert!(drained(&mut store, &lower, false, 1));
+        let text = line();
+        assert!(text.starts_with("sublet-policy 3 "), "{text}");
+        let entry = r#"{"draining":"net","first":"10.0.0.0","last":"10.0.0.127","since":1}"#;
+        assert_eq!(text.lines().last(), Some(entry));
+        // The range drains in later boots, too, and in a new lease file.
+        for n in 1..4 {
+            let name = format!("d{n}");
+            assert_eq!(added(&mut store, &lowest(&name), &boot(n)), [addr("10.0.0.128")]);
+            store.apply(&del(&name), &boot(n)).unwrap();
+        }
+        let _ = fs::remove_file(host.path(""));
+        assert_eq!(added(&mut store, &lowest("e"), &boot(4)), [addr("10.0.0.128")]);
+        for damaged in [text.replace("10.0.0.127", "10.0.0.x"), text.replace("127", "126")] {
+            fs::write(host.path(".policy"), damaged).unwrap();
+            assert!(store.apply(&Command::Add(lowest("x")), &boot(4)).is_err());
+        }
+        fs::write(host.path(".policy"), text).unwrap();
+        assert!(drained(&mut store, &lower, true, 5));
+        assert!(line().starts_with("sublet-policy 1 "));
+    }
 }
 
 #[test]

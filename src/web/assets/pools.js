@@ -63,7 +63,7 @@ function showFacts(status) {
 const keyOf = (pool) => `${pool.set} ${pool.network} ${pool.first}`;
 const nameOf = (pool) => pool.network;
 // Not size less free: of a /64 a number holds too few digits for that.
-const takenOf = (pool) => pool.used + pool.reserved + pool.cooling;
+const takenOf = (pool) => pool.used + pool.reserved + pool.cooling + (pool.draining ?? 0);
 const shareOf = (pool) => (pool.free === 0 ? 1 : pool.size ? takenOf(pool) / pool.size : 1);
 const rangeOf = (pool) => pool.subnet ?? `${pool.first}\u2013${pool.last}`;
 const levelOf = (pool) => (pool.free === 0 ? "full" : shareOf(pool) >= 0.8 ? "high" : "");
@@ -148,6 +148,7 @@ function fill(link, pool) {
     piece.style.width = `${pool.size ? (100 * pool[part]) / pool.size : 0}%`;
     if (pool[part]) more.push(`${count(pool[part])} ${part}`);
   }
+  if (pool.draining !== undefined) more.push(`${count(pool.draining)} draining`);
   more.push(`${count(pool.free)} free`);
   link.title = `${more.join(", ")}, of ${count(pool.size)} addresses that can be allocated`;
 }

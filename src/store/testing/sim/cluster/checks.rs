@@ -63,6 +63,15 @@ fn read(world: &mut World) -> Result<(), Finding> {
     let mut store = store(&server);
     store.list(&cx, &mut |lease| rows.push(lease)).map_err(|e| format!("list: {e}"))?;
     let pools = store.pools().map_err(|e| format!("pools: {e}"))?;
+    let ranges = store.draining(&cx).map_err(|e| format!("draining: {e}"))?;
+    for (set, declared) in &world.draining {
+        if *declared == Reserved::Certainly && ranges.iter().all(|range| range.set != *set) {
+            return Err(format!("{set} does not drain any more"));
+        }
+    }
+    if let Some(range) = ranges.iter().find(|range| !world.draining.contains_key(&range.set)) {
+        return Err(format!("{} drains without a request", range.set));
+    }
     world.seen = (world.server.version(), rows, pools);
     Ok(())
 }

@@ -3,10 +3,13 @@
 use super::super::process::Ran;
 use super::super::settings::{forbidden, requested};
 use super::commands::{run, run_steps};
-use super::{Container, Cooling, Key, NETWORKS, Shared, World, attachment, key_of, name, owner};
+use super::{
+    Container, Cooling, Key, NETWORKS, Reserved, Shared, World, attachment, draining, key_of, name,
+    owner,
+};
 use crate::alloc::{Add, Command, Del, Gc, Outcome, Target};
 use crate::engine;
-use crate::model::{IfName, Lease, Origin, Persist, Pod};
+use crate::model::{IfName, Lease, Origin, Persist, Pod, SetName};
 use crate::net::Addr;
 use crate::store::testing::contract;
 
@@ -49,6 +52,7 @@ pub(super) fn add(world: &Shared, machine: usize) {
         let began = world.now(machine);
         (key, command, settings.persist, before, world.machines[machine].boot, began)
     };
+    let drained = world.borrow().drained(&command.set);
     let ran = run(world, machine, persist, &Command::Add(command.clone()));
     let world = &mut *world.borrow_mut();
     let name = format!("m{machine} ADD {}/{}", NETWORKS[key.0], name(key));
@@ -77,6 +81,13 @@ pub(super) fn add(world: &Shared, machine: usize) {
             if let Some(what) = world.conflict(key, &command, &addrs, &added.created, began) {
                 world.found(format!("{name}: {what}"));
             }
+            let is_new = |addr: &&Addr| draining().contains(**addr);
+            if drained.is_some()
+                && world.drained(&command.set) == drained
+                && let Some(addr) = added.created.iter().find(is_new)
+            {
+                world.found(format!("{name} got {addr}, which is draining"));
+            }
             for addr in &added.created {
                 world.cooling.remove(&(command.set.clone(), *addr));
             }
@@ -104,6 +115,11 @@ pub(super) fn add(world: &Shared, machine: usize) {
 }
 
 impl World {
+    /// Returns the number of attempts to end the draining so far, if the range is certainly draining in a set.
+    fn drained(&self, set: &SetName) -> Option<u64> {
+        (self.draining.get(set) == Some(&Reserved::Certainly)).then_some(self.undone)
+    }
+
     /// Records that an ADD got no response, so its outcome is unknown.
     fn unsure(&mut self, key: Key) {
         if let Some(Container::Live { is_exact, .. }) = self.containers.get_mut(&key) {

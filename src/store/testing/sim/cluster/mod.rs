@@ -28,7 +28,8 @@ use super::server::SimServer;
 use super::settings::{NETWORKS, Named, Settings, attachment};
 use crate::alloc::Context;
 use crate::model::{BootId, Face, Lease, Node, Owner, Pool, SetName};
-use crate::net::Addr;
+use crate::net::{Addr, Span};
+use crate::store::testing::contract;
 
 /// The number of steps between two thorough checks. A run has about 400 steps.
 const THOROUGHLY_AFTER: u64 = 150;
@@ -54,7 +55,12 @@ struct Cooling {
     until: u64,
 }
 
-/// Whether an address is reserved.
+/// The range that operators drain: half of the addresses.
+fn draining() -> Span {
+    Span::new(contract::addr("10.0.0.8"), contract::addr("10.0.0.15")).unwrap()
+}
+
+/// Whether an address is reserved, or a range is draining.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reserved {
     Perhaps,
@@ -105,6 +111,12 @@ pub struct World {
     reserved: BTreeMap<(SetName, Addr), Reserved>,
     /// The names that a reserved address may be for.
     named: Named,
+    /// The sets of leases in which [`draining`] is draining.
+    draining: BTreeMap<SetName, Reserved>,
+    /// The number of times that an operator has ended the draining, or tried to.
+    undone: u64,
+    /// Whether an operator's DRAIN is suspended.
+    is_draining: bool,
     /// Reservations that a transaction in transit may still change. The transaction was sent by another
     /// machine, so no fence of this node stops it.
     doubtful: BTreeSet<(SetName, Addr)>,
@@ -168,6 +180,9 @@ impl World {
             tried: BTreeMap::new(),
             reserved: BTreeMap::new(),
             named: BTreeMap::new(),
+            draining: BTreeMap::new(),
+            undone: 0,
+            is_draining: false,
             doubtful: BTreeSet::new(),
             cooling: BTreeMap::new(),
             pools: Pools::default(),
@@ -281,7 +296,7 @@ fn act(world: &Shared, is_docker: bool) {
     let (machine, is_on, has_docker, choice) = {
         let world = &mut *world.borrow_mut();
         let machine = world.random.below(world.machines.len());
-        let choice = if is_docker { DOCKER } else { world.random.below(150) };
+        let choice = if is_docker { DOCKER } else { world.random.below(154) };
         (machine, world.machines[machine].is_on, world.events.docker, choice)
     };
     match choice {
@@ -301,6 +316,7 @@ fn act(world: &Shared, is_docker: bool) {
         96..98 => operators::release_node(world),
         DOCKER..148 if is_on && has_docker => docker::act(world, machine),
         148..150 if has_docker => world.borrow_mut().kill_daemon(machine),
+        150..154 if is_on => operators::drain(world, machine),
         _ => {}
     }
 }

@@ -1,9 +1,9 @@
-//! The actions of operators: reservations, changes of configurations, and the release of a lost machine.
+//! The actions of operators: reservations, draining ranges, changes of configurations, and the release of a lost machine.
 
 use super::super::process::Ran;
 use super::commands::{run, run_steps};
-use super::{Container, NETWORKS, Reserved, Settings, Shared};
-use crate::alloc::{Command, Outcome, Reserve, Unreserve};
+use super::{Container, NETWORKS, Reserved, Settings, Shared, draining};
+use crate::alloc::{Command, Drain, Outcome, Reserve, Unreserve};
 use crate::engine;
 use crate::error::Refusal;
 use crate::model::StaticName;
@@ -97,6 +97,52 @@ pub(super) fn unreserve(world: &Shared, machine: usize) {
         Ran::Refused(refusal) => world.found(format!("{name}: {refusal:?}")),
         Ran::Failed(_) | Ran::Killed => {
             world.note(format!("{name} was not answered"));
+            world.doubtful.insert(at);
+        }
+    }
+}
+
+/// Begins or ends the draining of a range.
+pub(super) fn drain(world: &Shared, machine: usize) {
+    let (drain, at, persist) = {
+        let world = &mut *world.borrow_mut();
+        let network = world.random.below(NETWORKS.len());
+        let undo = world.random.one_in(2);
+        if std::mem::replace(&mut world.is_draining, true) {
+            return;
+        }
+        let settings = &world.settings[network];
+        let (set, persist) = (settings.set(network), settings.persist);
+        let was = world.draining.get(&set);
+        if undo && was.is_some() || !undo && was.is_none() {
+            world.draining.insert(set.clone(), Reserved::Perhaps);
+        }
+        world.undone += u64::from(undo);
+        let at = (set.clone(), draining().first);
+        (Drain { set, span: draining(), undo }, at, persist)
+    };
+    let ran = run(world, machine, persist, &Command::Drain(drain.clone()));
+    let world = &mut *world.borrow_mut();
+    world.is_draining = false;
+    let (set, end) = (drain.set, if drain.undo { " --undo" } else { "" });
+    let name = format!("m{machine} drain {set}{end}");
+    let is_doubtful = world.doubtful.contains(&at);
+    match ran {
+        Ran::Done(Outcome::Drained { .. }) => {
+            world.note(name);
+            match (drain.undo, is_doubtful) {
+                (true, false) => drop(world.draining.remove(&set)),
+                (false, false) => drop(world.draining.insert(set, Reserved::Certainly)),
+                (_, true) => drop(world.draining.insert(set, Reserved::Perhaps)),
+            }
+        }
+        Ran::Done(other) => world.found(format!("{name}: {other:?}")),
+        Ran::Refused(refusal) => world.found(format!("{name}: {refusal:?}")),
+        Ran::Failed(_) | Ran::Killed => {
+            world.note(format!("{name} was not answered"));
+            // A late transaction may still begin or end the draining.
+            world.draining.insert(set, Reserved::Perhaps);
+            world.undone += u64::from(drain.undo);
             world.doubtful.insert(at);
         }
     }

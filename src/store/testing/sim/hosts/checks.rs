@@ -43,6 +43,20 @@ pub(super) fn look(world: &Shared, host: usize, thoroughly: bool) {
         Err(error) => return world.found(format!("h{host} pools: {error}")),
     };
     let compared = world.hosts[host].pools.compare(&pools, &rows, &|_| host, false);
+    let draining = match store.draining(&cx) {
+        Ok(ranges) => ranges,
+        Err(error) => return world.found(format!("h{host} draining: {error}")),
+    };
+    let declared = &world.hosts[host].draining;
+    let is_lost = |(set, declared): &(&SetName, &Reserved)| {
+        **declared == Reserved::Certainly && draining.iter().all(|range| range.set != **set)
+    };
+    if let Some((set, _)) = declared.iter().find(is_lost) {
+        return world.found(format!("h{host} {set} does not drain any more"));
+    }
+    if let Some(range) = draining.iter().find(|range| !declared.contains_key(&range.set)) {
+        return world.found(format!("h{host} {} drains without a request", range.set));
+    }
     if let Some(what) = compare(&world.hosts[host], &rows).or(compared.err()) {
         return world.found(format!("h{host} {what}"));
     }

@@ -2,11 +2,12 @@
 
 use super::super::settings::{forbidden, requested};
 use super::{
-    Container, Key, NETWORKS, Ran, Reserved, Shared, World, attachment, key_of, owner, run,
+    Container, Host, Key, NETWORKS, Ran, Reserved, Shared, World, attachment, draining, key_of,
+    owner, run,
 };
 use crate::alloc::{Add, Command, Del, Gc, Legacy, Outcome, Reserve, Target};
 use crate::error::Refusal;
-use crate::model::{IfName, Lease, Origin, Owner, Persist, Pod};
+use crate::model::{IfName, Lease, Origin, Owner, Persist, Pod, SetName};
 use crate::net::Addr;
 use crate::store::testing::contract;
 
@@ -62,6 +63,7 @@ pub(super) fn add(world: &Shared, host: usize) {
         };
         (key, command, settings.persist, before)
     };
+    let drained = world.borrow().hosts[host].drained(&command.set);
     let mut ended = Vec::new();
     let ran = engine(world, host, persist, &mut command, &mut ended);
     let world = &mut *world.borrow_mut();
@@ -87,6 +89,16 @@ pub(super) fn add(world: &Shared, host: usize) {
             if let Some(addr) = forbidden(&command, &added, &world.hosts[host].named) {
                 world.found(format!("{name} got {addr}, which is not allocatable"));
             }
+            // If the network has leases in another set, the ADD leases in that set.
+            let is_in_set = !added.warnings.iter().any(|w| w.contains("under the same name"));
+            let is_new = |addr: &&Addr| draining().contains(**addr);
+            if is_in_set
+                && drained.is_some()
+                && world.hosts[host].drained(&command.set) == drained
+                && let Some(addr) = added.created.iter().find(is_new)
+            {
+                world.found(format!("{name} got {addr}, which is draining"));
+            }
             if !same {
                 world.found(format!("{name} got another address than before: {before:?}"));
             }
@@ -102,6 +114,13 @@ pub(super) fn add(world: &Shared, host: usize) {
         }
         Ran::Failed(error) => world.note(format!("{name} failed: {error}")),
         Ran::Killed => world.note(format!("{name} was killed")),
+    }
+}
+
+impl Host {
+    /// Returns the number of attempts to end the draining so far, if the range is certainly draining in a set.
+    fn drained(&self, set: &SetName) -> Option<u64> {
+        (self.draining.get(set) == Some(&Reserved::Certainly)).then_some(self.undone)
     }
 }
 

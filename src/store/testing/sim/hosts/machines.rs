@@ -88,6 +88,7 @@ pub(super) fn clone(world: &Shared, host: usize) {
     new.pools = old.pools.of_copy(host, world.hosts.len());
     new.contested.clone_from(&old.contested);
     new.named.clone_from(&old.named);
+    new.draining.clone_from(&old.draining);
     for (key, container) in &old.containers {
         let addrs = match container {
             Container::Live(addrs) => Some(addrs.clone()),

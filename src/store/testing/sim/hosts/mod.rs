@@ -24,8 +24,9 @@ use super::runs::{Simulation, Story};
 use super::settings::{NETWORKS, Named, Settings, attachment};
 use crate::alloc::{Command, Context, ForeignLease, Outcome};
 use crate::model::{BootId, Lease, Node, Owner, Persist, SetName, Wait};
-use crate::net::Addr;
+use crate::net::{Addr, Span};
 use crate::store::Embedded;
+use crate::store::testing::contract;
 
 /// Identifies a container on a host: its network and its number.
 type Key = (usize, u8);
@@ -42,7 +43,12 @@ enum Container {
     Open(Option<Vec<Addr>>),
 }
 
-/// Whether an address is reserved.
+/// The range that operators drain: half of the addresses.
+fn draining() -> Span {
+    Span::new(contract::addr("10.0.0.8"), contract::addr("10.0.0.15")).unwrap()
+}
+
+/// Whether an address is reserved, or a range is draining.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reserved {
     Perhaps,
@@ -65,6 +71,10 @@ struct Host {
     reserved: BTreeMap<(SetName, Addr), Reserved>,
     /// The names that a reserved address may be for.
     named: Named,
+    /// The sets of leases in which [`draining`] is draining.
+    draining: BTreeMap<SetName, Reserved>,
+    /// The number of times that an operator has ended the draining, or tried to.
+    undone: u64,
     /// The addresses that were reserved because two programs had leased them.
     contested: BTreeSet<(SetName, Addr)>,
     /// For each network, the content of host-local's folder, if the folder has not been imported yet.
@@ -72,6 +82,8 @@ struct Host {
     /// The containers and reservations for which a call is suspended.
     busy: BTreeSet<Key>,
     reserving: BTreeSet<(SetName, Addr)>,
+    /// Whether an operator's DRAIN is suspended.
+    is_draining: bool,
     docker: Engine,
     pools: Pools,
     /// The processes that have begun and not ended. Each is suspended until the simulation continues it.
@@ -131,10 +143,13 @@ impl World {
             unsure: BTreeSet::new(),
             reserved: BTreeMap::new(),
             named: BTreeMap::new(),
+            draining: BTreeMap::new(),
+            undone: 0,
             contested: BTreeSet::new(),
             folders: BTreeMap::new(),
             busy: BTreeSet::new(),
             reserving: BTreeSet::new(),
+            is_draining: false,
             docker: Engine::default(),
             pools: Pools::default(),
             running: Vec::new(),
@@ -218,6 +233,7 @@ fn act(world: &Shared, host: Option<usize>) {
         77..78 => machines::clone(world, host),
         78..80 => machines::fill_disk(world, host),
         80..97 => docker::act(world, host),
+        97..99 => operators::drain(world, host),
         _ => {}
     }
 }

@@ -1,7 +1,7 @@
-//! Actions of operators: reservations, changed configurations, and the temporary use of host-local.
+//! Actions of operators: reservations, draining ranges, changed configurations, and the temporary use of host-local.
 
-use super::{NETWORKS, Ran, Reserved, Settings, Shared, owner, run};
-use crate::alloc::{Command, ForeignLease, Reserve, Unreserve};
+use super::{NETWORKS, Ran, Reserved, Settings, Shared, draining, owner, run};
+use crate::alloc::{Command, Drain, ForeignLease, Reserve, Unreserve};
 use crate::error::Refusal;
 use crate::model::{Kind, StaticName};
 use crate::store::testing::contract::addr;
@@ -79,6 +79,38 @@ pub(super) fn unreserve(world: &Shared, host: usize) {
     if let Ran::Done(_) = ran {
         world.hosts[host].reserved.remove(&at);
         world.hosts[host].named.remove(&at);
+    }
+}
+
+/// Begins or ends the draining of a range.
+pub(super) fn drain(world: &Shared, host: usize) {
+    let (drain, persist) = {
+        let world = &mut *world.borrow_mut();
+        let network = world.random.below(NETWORKS.len());
+        let undo = world.random.one_in(2);
+        let of_host = &mut world.hosts[host];
+        if std::mem::replace(&mut of_host.is_draining, true) {
+            return;
+        }
+        let set = of_host.settings[network].set(network);
+        let was = of_host.draining.get(&set);
+        if undo && was.is_some() || !undo && was.is_none() {
+            of_host.draining.insert(set.clone(), Reserved::Perhaps);
+        }
+        of_host.undone += u64::from(undo);
+        (Drain { set, span: draining(), undo }, of_host.settings[network].persist)
+    };
+    let ran = run(world, host, persist, &Command::Drain(drain.clone()));
+    let world = &mut *world.borrow_mut();
+    world.hosts[host].is_draining = false;
+    let (set, end) = (&drain.set, if drain.undo { " --undo" } else { "" });
+    world.note(format!("h{host} drain {set}{end}: {}", matches!(ran, Ran::Done(_))));
+    let draining = &mut world.hosts[host].draining;
+    match ran {
+        Ran::Done(_) if drain.undo => drop(draining.remove(set)),
+        Ran::Done(_) => drop(draining.insert(set.clone(), Reserved::Certainly)),
+        Ran::Refused(refusal) => world.found(format!("drain {set}: {refusal:?}")),
+        Ran::Failed(_) | Ran::Killed => {}
     }
 }
 
