@@ -105,7 +105,7 @@ pub fn make_folder(path: &Path) -> io::Result<()> {
 
 /// Creates a pipe, for testing functions that must not block.
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test's helper may fail as a test does")]
+#[allow(clippy::unwrap_used, reason = "a helper of tests may panic")]
 #[allow(clippy::missing_panics_doc, reason = "a test fails with it")]
 pub fn make_pipe(path: &Path) {
     use rustix::fs::{CWD, FileType, Mode, mknodat};

@@ -142,12 +142,12 @@ fn read_of_set(kind: u8, key: &[u8]) -> Option<(SetName, &[u8])> {
     Some((SetName(set), rest))
 }
 
-/// Returns the set of leases in a key.
+/// Decodes the name of the lease set in a key.
 pub fn read_set(kind: u8, key: &[u8]) -> Option<SetName> {
     read_of_set(kind, key).map(|(set, _)| set)
 }
 
-/// Returns the set of leases and the address in a key that [`at`] made.
+/// Decodes a key that [`at`] made: the name of the lease set, and the address. `None` if the key is different.
 pub fn read_at(kind: u8, key: &[u8]) -> Option<(SetName, Addr)> {
     let (set, rest) = read_of_set(kind, key)?;
     Some((set, read_addr(rest)?))

@@ -310,7 +310,7 @@ fn requests_start_with_recent_records_and_never_rely_on_them() {
         assert_eq!(get(&mut store, 1), ("10.0.0.2".to_owned(), 1));
         assert_eq!(put(&mut store, "10.0.0.1"), (1, 1));
         assert_eq!(get(&mut store, 1), ("10.0.0.1".to_owned(), 1));
-        // Another host has leased the lowest address, or has freed a lower one.
+        // The other host leases the address that is the lowest free one here, then frees a lower one.
         assert_eq!(get(&mut other, 1).0, "10.0.0.3");
         assert_eq!(get(&mut store, 1).0, "10.0.0.4");
         assert_eq!(put(&mut other, "10.0.0.1").0, 1);

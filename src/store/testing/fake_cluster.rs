@@ -40,8 +40,8 @@ pub struct FakeServer {
     pub is_etcd: Cell<bool>,
     /// Whether all comparisons hold, even wrong ones. The suite must detect such a server.
     pub ignores_comparisons: Cell<bool>,
-    /// The seed of random failures; 0 for no failures. If a commit fails, it conflicts without a reason, or
-    /// its response is lost before or after the commit is applied.
+    /// The seed of random failures of commits; 0 for no failures. There are three kinds: a conflict without a
+    /// reason, a request that is lost before it is applied, and a response that is lost afterwards.
     pub failure_seed: Cell<u64>,
     /// Whether every commit is applied, but gets no response. [`apply_stalled`] applies these commits a
     /// second time.

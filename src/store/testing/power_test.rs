@@ -107,8 +107,8 @@ fn a_reservation_survives_a_power_cut() {
     }
 }
 
-/// No command has reported a result yet. But if the store's name led to an incomplete file, every later
-/// command would fail.
+/// A power cut while a store is created may lose the whole store, because no command has reported a result yet.
+/// It must not leave an incomplete file under the store's name, because every later command would fail.
 #[test]
 fn a_power_cut_after_a_kill_leaves_a_whole_store_or_none() {
     let disk = Disk::default();

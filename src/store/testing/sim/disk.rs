@@ -1,9 +1,9 @@
-//! A file system in memory. A simulation can stop its processes, make operations fail, and cut the power.
+//! A file system in memory. A simulation can stop processes, make operations fail, and cut the power.
 //!
-//! After a power cut, a file has its flushed content, changed by any subset of the later changes, in order.
-//! Each of these writes is either complete or truncated to a multiple of 512 bytes (one sector). A folder has
-//! its flushed names, changed by the first few of the later changes. Every operation is one step of its
-//! process, and may be the last step.
+//! After a power cut, a file has the content that was last flushed, plus any subset of the unflushed changes,
+//! applied in their order. A write of this subset may be truncated to a multiple of 512 bytes (one sector). A
+//! folder has the entries that were last flushed, plus the first unflushed changes, possibly none. Each
+//! operation is one step of its process, and the simulation can stop the process at each step.
 
 mod fs;
 

@@ -109,7 +109,7 @@ pub struct World {
     tried: BTreeMap<Key, BTreeSet<SetName>>,
     /// The reservations, by set of leases and address.
     reserved: BTreeMap<(SetName, Addr), Reserved>,
-    /// The names that a reserved address may be for.
+    /// The names for which addresses are or may be reserved.
     named: Named,
     /// The sets of leases in which [`draining`] is draining.
     draining: BTreeMap<SetName, Reserved>,

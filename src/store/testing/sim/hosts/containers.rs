@@ -124,7 +124,7 @@ impl Host {
     }
 }
 
-/// Runs an ADD as the engine does. `ended` gets the containers whose leases have moved.
+/// Runs an ADD as [`crate::engine`] does. Appends to `ended` the containers whose leases this ADD has ended.
 fn engine(
     world: &Shared,
     host: usize,

@@ -69,7 +69,7 @@ struct Host {
     unsure: BTreeSet<Key>,
     /// The reservations, by set of leases and address.
     reserved: BTreeMap<(SetName, Addr), Reserved>,
-    /// The names that a reserved address may be for.
+    /// The names for which addresses are or may be reserved.
     named: Named,
     /// The sets of leases in which [`draining`] is draining.
     draining: BTreeMap<SetName, Reserved>,
