@@ -252,7 +252,7 @@ fn print(row: &Row<'_>, lease: Option<&Lease>, now: Timestamp, call: &mut Call<'
         let (range, network) = (span.brief(), visible(row.network));
         writeln!(
             out,
-            "nothing new is leased from {range}, which is draining since {} ({} ago); to end this, run `sublet \
+            "nothing new is leased from {range}, which has been draining since {} ({} ago); to end this, run `sublet \
              drain {network} {range} --undo`",
             Time(*since),
             age(now, *since)

@@ -184,16 +184,17 @@ pub fn usage(rows: &[PoolRow], screen: &Screen) -> String {
         .number("USE", |row| cell(percent(row.size, row.free)).toned(fullness(row.size, row.free)))
         .whole("", |row| {
             cell(bar(row.size, row.free, screen.unicode)).toned(fullness(row.size, row.free))
-        })
-        .number("RESERVED", |row| cell(count(row.reserved)))
-        .number("COOLING", |row| cell(count(row.cooling)))
-        .number("GAP", |row| cell(count(row.largest_gap)));
+        });
     if rows.iter().any(|row| row.draining.is_some()) {
         table = table.whole("DRAINING", |row| {
             let ranges = row.draining_ranges.iter().map(|[first, last]| range(first.0, last.0));
             cell(ranges.collect::<Vec<_>>().join(" ")).toned(Tone::Odd)
         });
     }
+    table = table
+        .number("RESERVED", |row| cell(count(row.reserved)))
+        .number("COOLING", |row| cell(count(row.cooling)))
+        .number("GAP", |row| cell(count(row.largest_gap)));
     if rows.iter().any(|row| row.full_in.is_some()) {
         table = table.number("FULL IN", |row| maybe(row.full_in.map(about)).toned(Tone::Odd));
     }

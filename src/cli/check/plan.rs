@@ -175,6 +175,10 @@ impl Plan {
         if claims.is_empty() && !is_wrong {
             return Err(anyhow!("{} has no network that uses sublet", files[0].name));
         }
+        if call.args.cluster().is_none() && call.args.named(call.world.env)?.is_some() {
+            // Fails if there is no such file.
+            call.open()?;
+        }
         let mut networks = Vec::new();
         for (spec, configs) in stores(call.args, call.world, &files)? {
             let (place, cx) = (place_of(&spec), call.world.facts.context_of(&spec));
@@ -233,16 +237,16 @@ fn print(network: &Network<'_>, call: &mut Call<'_>) -> Result<()> {
     let rows = network.others.iter().map(|(effect, lease)| (effect, LeaseRow::new(lease)));
     let table = Table::of(rows)
         .whole("ADDRESS", |(_, row)| cell(row.address.0))
+        .whole("EFFECT", |(effect, _)| {
+            let is_conflict = effect.words().0 == "conflict";
+            cell(effect.text()).toned(if is_conflict { Tone::Bad } else { Tone::Odd })
+        })
         .text("POD", 12, |(_, row)| maybe(row.pod()))
         .text("CONTAINER", 8, |(_, row)| {
             let LeaseRow { id, container_id, endpoint, reserved_for, note, .. } = row;
             let names = [id, container_id, endpoint, reserved_for, note];
             maybe(names.iter().find_map(|name| name.as_deref()).map(short))
         })
-        .number("AGE", move |(_, row)| cell(age(now, row.time.0)))
-        .whole("EFFECT", |(effect, _)| {
-            let is_conflict = effect.words().0 == "conflict";
-            cell(effect.text()).toned(if is_conflict { Tone::Bad } else { Tone::Odd })
-        });
+        .number("AGE", move |(_, row)| cell(age(now, row.time.0)));
     Ok(write!(call.stdout, "{}", table.render(&call.screen))?)
 }
