@@ -22,7 +22,7 @@ pub struct Draining {
 }
 
 impl Draining {
-    /// Returns the draining range in which an address of a set is.
+    /// Returns the draining range that contains an address of a set.
     pub fn find<'a>(all: &'a [Draining], set: &SetName, addr: Addr) -> Option<&'a Draining> {
         all.iter().find(|range| range.set == *set && range.span.contains(addr))
     }
@@ -37,8 +37,9 @@ pub fn drain(drain: &Drain, view: &dyn View, cx: &Context) -> Result<Plan, Store
     Ok(Plan::new(change.into_iter().collect(), Outcome::Drained { changed }))
 }
 
-/// Returns the draining ranges of the command's set after the command, in ascending order. Ranges that overlap
-/// the command's span become one range.
+/// Returns the draining ranges of the command's set after the command, in ascending order. `before` has the
+/// ranges of this set only. Without `undo`, the command's span and the ranges that overlap it become one range.
+/// With `undo`, each range loses its part in the span.
 pub fn after(before: &[Draining], drain: &Drain, now: Timestamp) -> Vec<Draining> {
     let (overlapping, mut after): (Vec<Draining>, Vec<Draining>) =
         before.iter().cloned().partition(|range| range.span.overlaps(drain.span));

@@ -28,9 +28,9 @@ const HOUR: u64 = 3600;
 
 /// Stop leasing new addresses from a range.
 ///
-/// Containers keep their addresses in the range. Prints the leases that remain, and exits with 0 if there are
-/// none, otherwise with 1. The range is draining until `--undo`, also after a reboot. Running the command again is
-/// harmless. If networks share a set of leases (`shared`), the range is draining for all of them.
+/// Containers keep their addresses in the range. Prints the leases that remain. Exits with 0 if there are none,
+/// otherwise with 1; `--undo` exits with 0. The range is draining until `--undo`, even after a reboot. Running the
+/// command again is harmless. If networks share a set of leases (`shared`), the range is draining for all of them.
 #[derive(Debug, Args)]
 pub struct Drain {
     /// The network's name in its configuration
@@ -39,7 +39,7 @@ pub struct Drain {
     /// A prefix, FIRST-LAST, or an address
     #[arg(value_name = "RANGE")]
     range: String,
-    /// Lease addresses of the range again
+    /// End the draining, so that addresses of the range can be leased again
     #[arg(long, conflicts_with = "wait")]
     undo: bool,
     /// Wait until no lease remains in the range
@@ -106,7 +106,8 @@ impl Drain {
         if self.undo || left.is_empty() { Ok(()) } else { Err(ProblemsFound.into()) }
     }
 
-    /// Waits until no lease remains. Reports on standard error each time that the number of leases changes.
+    /// Waits until no lease remains, or until standard output has no reader. Reports the number of leases on
+    /// standard error each time that it changes.
     fn wait(
         &self,
         open: &mut OpenStore,
@@ -122,7 +123,7 @@ impl Drain {
                 let remain = number_of(reported, "lease");
                 writeln!(
                     call.stderr,
-                    "waiting: {remain} left in {} of {}",
+                    "waiting: {remain} left in {} of network {}",
                     self.range, self.network
                 )?;
             }

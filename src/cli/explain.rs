@@ -50,7 +50,7 @@ struct Row<'a> {
     lease: Option<LeaseRow<'a>>,
     /// When the address stops cooling down.
     until: Option<Time>,
-    /// The draining range in which the address is.
+    /// The draining range that contains the address.
     draining: Option<DrainingRow>,
     /// The state of the lease's container: `running`, `gone` or `unknown`.
     container: Option<&'static str>,

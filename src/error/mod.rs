@@ -24,7 +24,7 @@ pub enum Refusal {
          network {network} is full{}{}: look for stale leases with `sublet gc --dry-run`, or enlarge the \
          range",
         if *.cooling { " (`cooldownStrict` holds back freed addresses)" } else { "" },
-        if *.draining { " (`sublet pools` lists the addresses that are draining)" } else { "" }
+        if *.draining { " (part of the range set is draining: `sublet pools` lists the draining ranges)" } else { "" }
     )]
     Exhausted {
         /// The index of the range set in the configuration.

@@ -60,7 +60,8 @@ pub fn read(path: &Path, longest: u64) -> io::Result<String> {
 
 /// Reads at most `longest` bytes of a file.
 pub fn read_bytes(path: &Path, longest: u64) -> io::Result<Vec<u8>> {
-    // Most of these files fit, so one read is enough. An empty vector would grow with several reads.
+    // With room for 512 bytes, a short file takes two reads: one for its content, and one that finds its end. An
+    // empty vector takes more reads.
     let mut bytes = Vec::with_capacity(512);
     open(path)?.take(longest).read_to_end(&mut bytes)?;
     Ok(bytes)

@@ -62,7 +62,8 @@ pub struct Drain {
     pub set: SetName,
     /// The first and the last address.
     pub span: Span,
-    /// Whether the draining ends. Other ranges that are draining stay so.
+    /// Whether to end the draining of the span, instead of beginning it. Addresses outside the span are not
+    /// affected.
     pub undo: bool,
 }
 

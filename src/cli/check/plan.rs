@@ -25,8 +25,10 @@ use crate::store;
 /// Show what a changed configuration would do to the existing leases.
 ///
 /// Compares the networks in the file with the leases, reservations and ranges in the store. A lease is stranded if
-/// its address would be outside the ranges or excluded. Exits with 0 if no lease is stranded and nothing conflicts
-/// with the configuration, otherwise with 1. Changes nothing.
+/// its address would be outside the ranges or excluded. Conflicts are a lease of the new gateway, a lease or
+/// reservation of an address that is `static` for another name, a reservation outside the ranges, and an overlap
+/// with another network's range. Exits with 0 if the file has no error and nothing is stranded or in conflict,
+/// otherwise with 1. Changes nothing.
 #[derive(Debug, Args)]
 pub struct Plan {
     /// A network configuration or a list of plugins; - for standard input
@@ -38,9 +40,9 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Effect {
     Kept,
-    /// A repeated ADD for the container fails.
+    /// The address would be outside the ranges, so a repeated ADD for the container would fail.
     Outside,
-    /// No other container would get the address, because the configuration excludes it.
+    /// The address would be excluded. The container keeps it, but it is not leased again once it is freed.
     Excluded,
     /// The address would be the gateway.
     Gateway,
@@ -55,7 +57,7 @@ impl Effect {
         let (set, network) = (&config.cleanup.set, config.cleanup.network.as_str());
         let (addr, is_reserved) = (lease.addr, lease.kind == Kind::Reserved);
         let is_in_set = lease.set == *set;
-        // The leases of a network may still be in the set that an earlier `shared` named.
+        // After a change of `shared`, a network's leases may still be in the former set.
         let is_own = lease.kind.collectable() && shown_network(lease) == network;
         let mut ranges = config.sets.iter().flat_map(RangeSet::ranges);
         if is_in_set
@@ -118,7 +120,7 @@ struct Row<'a> {
 struct Network<'a> {
     config: &'a Config,
     place: String,
-    /// The number of leases that stay.
+    /// The number of the network's leases that are neither stranded nor in conflict.
     kept: usize,
     others: Vec<(Effect, Lease)>,
 }
@@ -227,11 +229,10 @@ fn print(network: &Network<'_>, call: &mut Call<'_>) -> Result<()> {
     let NetworkRow { network: name, store, kept, stranded, conflicts, .. } = network.row();
     writeln!(
         call.stdout,
-        "network {} in {}: {} kept, {stranded} stranded, {}",
+        "network {} in {}: {} kept, {stranded} stranded, {conflicts} in conflict",
         visible(name),
         visible(store),
         number_of(kept, "lease"),
-        number_of(conflicts, "conflict")
     )?;
     let now: Timestamp = call.world.facts.now;
     let rows = network.others.iter().map(|(effect, lease)| (effect, LeaseRow::new(lease)));

@@ -152,8 +152,8 @@ impl Failure {
     }
 }
 
-/// Looks up the addresses of endpoints. The default resolver starts a thread for each request, also if the
-/// endpoint is an IP address.
+/// Resolves the host names of endpoints. An IP address is used directly, because the default resolver starts a
+/// thread for each request, even for an IP address.
 #[derive(Debug, Default)]
 struct Lookup(DefaultResolver);
 

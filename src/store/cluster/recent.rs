@@ -1,8 +1,9 @@
-//! The records of pools and of their addresses that the requests of one daemon have read or written recently.
-//! A later request starts with these records, so it needs no round trip to read them.
+//! Records of pools and of their addresses that the requests of one daemon have recently read or written. A
+//! later request starts with these records, so it need not read them again.
 //!
-//! Invariant: a record may be outdated. If a request changes something, the commit compares the records on
-//! which the change depends. If it changes nothing, it is decided again without these records.
+//! A record may be outdated. Invariant: if a request changes something, the commit compares the records of the
+//! pool and of the address that it leases or frees. If it changes nothing, it is decided again without these
+//! records.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -53,7 +54,8 @@ impl Recent {
                 records.entries.insert(path.clone(), entry.clone());
             }
         }
-        // A new listing did not contain these addresses any more.
+        // The request no longer knows these addresses: a new listing did not contain them, or the request was
+        // decided again without the recent records and did not need them.
         let is_gone =
             |path: &&String| path.starts_with(keys::ADDRESS) && !known.entries.contains_key(*path);
         for path in before.entries.keys().filter(is_gone) {
@@ -73,8 +75,8 @@ impl Recent {
 }
 
 impl Records {
-    /// Adds the records to what a request knows. Leaves out the records of other pools, because a transaction
-    /// compares every pool that it knows.
+    /// Adds the record of this pool, and the records of all addresses, to what a request knows. Leaves out
+    /// other pools, because a transaction compares every pool that it knows.
     pub fn add_to(&self, known: &mut Known, pool: &PoolId) {
         let pool = keys::named(keys::POOL, &pool.0);
         let of_pool = |path: &String| *path == pool || path.starts_with(keys::ADDRESS);
@@ -82,7 +84,7 @@ impl Records {
         known.entries.extend(entries.map(|(path, entry)| (path.clone(), entry.clone())));
         known.listed.extend(self.listed.iter().cloned());
     }
-    /// Removes from what a request knows all that came from here.
+    /// Removes these records and listings from what a request knows.
     pub fn remove_from(&self, known: &mut Known) {
         known.entries.retain(|path, entry| self.entries.get(path) != Some(entry));
         known.listed.retain(|prefix| !self.listed.contains(prefix));

@@ -3,9 +3,9 @@
 //!
 //! The first line contains the version of the format, a checksum and a nonce, which is a number that changes
 //! with each change of the policy. The version is 3 if a range is draining, otherwise 2 if a reservation has a
-//! name, and otherwise 1. So an ADD need not look for names or draining ranges if there are none, and a version
-//! of sublet that does not know an entry refuses the file. Each further line is an entry as JSON: first the
-//! reservations, then the draining ranges. Each lease file has a copy of the reservations and of the nonce (see
+//! name, and otherwise 1. An ADD therefore need not look for names or draining ranges if there are none. A
+//! version of sublet that does not support names or draining ranges refuses a file that has them. Each further
+//! line is an entry as JSON: first the reservations, then the draining ranges. Each lease file has a copy of the reservations and of the nonce (see
 //! [`refresh_reservations`](super::view::Tables::refresh_reservations)). The policy is replaced under both
 //! locks, and every ADD compares the nonces under its lock, so an outdated copy is never used.
 

@@ -134,12 +134,12 @@ impl<F: FileSystem> Embedded<F> {
         }
         if after.count() > LIMIT && after.count() > before.count() {
             return Err(StoreError::Unavailable {
-                doing: "add reservations to".to_owned(),
+                doing: "add entries to".to_owned(),
                 place: path.display().to_string(),
                 source: format!(
-                    "the file would have {} entries, but at most {LIMIT} are allowed; reserve ranges \
-                     (FIRST-LAST) instead of single addresses",
-                    before.count()
+                    "the file would have {} entries, but at most {LIMIT} are allowed; reserve or drain \
+                     ranges (FIRST-LAST) instead of single addresses",
+                    after.count()
                 )
                 .into(),
             });

@@ -213,7 +213,7 @@ fn a_reservation_for_a_name_ends_while_its_container_starts() {
 
 /// The other client begins or ends the draining of a range immediately before the commit.
 #[test]
-fn a_range_begins_or_ends_to_drain_while_a_container_starts() {
+fn draining_begins_or_ends_while_a_container_starts() {
     for (is_etcd, undo) in [(false, false), (false, true), (true, false), (true, true)] {
         let server = FakeServer::new(is_etcd);
         let mut store = FakeStore::new(server.clone());

@@ -106,7 +106,8 @@ pub fn a_range_set_that_drains_is_full(make: Make<'_>) {
     assert!(matches!(refusal, Refusal::Exhausted { .. }), "{refusal:?}");
 }
 
-/// A reserved address stays out of use if either its reservation or the draining of its range ends.
+/// A reserved address in a draining range is leased again only when both the reservation and the draining have
+/// ended.
 pub fn reservations_in_a_draining_range(make: Make<'_>) {
     let mut store = make();
     let sets = [set("10.0.0.0/29")];

@@ -12,14 +12,14 @@ use crate::sys::panic;
 /// The message of a check that failed.
 pub type Finding = String;
 
-/// Returns the turns of a seed's run.
+/// Returns the numbers of the turns in the run of a seed.
 fn turns<S: Simulation>(seed: u64) -> Vec<usize> {
     (0..if seed.is_multiple_of(8) { 250 } else { S::TURNS }).collect()
 }
 
 /// A simulation. A seed determines its whole run.
 pub trait Simulation {
-    /// The number of turns in seven of eight runs. The eighth run has 250 turns.
+    /// The number of turns in most runs. A run whose seed is a multiple of 8 has 250 turns.
     const TURNS: usize;
 
     fn new(seed: u64) -> Self;

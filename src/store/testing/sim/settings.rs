@@ -71,18 +71,20 @@ impl Settings {
     }
 }
 
-/// Makes the address that some ADDs of new containers request. It may be excluded, or be the gateway.
+/// Picks the address that an ADD requests. One in eight ADDs of new containers requests an address. The address
+/// may be outside the ranges, excluded, or a gateway.
 pub fn requested(random: &mut Random, is_new: bool) -> Vec<Requested> {
     let wants = is_new && random.one_in(8);
     let addr = addr(&format!("10.0.0.{}", random.below(16)));
     Vec::from_iter(wants.then_some(Requested { addr, prefix: None }))
 }
 
-/// The names for which addresses are or may be reserved.
+/// For each address, the names for which it is reserved or may be reserved.
 pub type Named = BTreeMap<(SetName, Addr), BTreeSet<StaticName>>;
 
-/// Returns an address that an ADD must not return: a gateway, or a new lease of an address that cannot be
-/// allocated. The container for which an excluded address is reserved may lease it.
+/// Returns an address in the result of an ADD that the ADD must not return: a gateway, or a newly leased address
+/// that is not allocatable. An excluded address is allowed if it is, or may be, reserved for the container's
+/// name.
 pub fn forbidden(add: &Add, added: &Added, named: &Named) -> Option<Addr> {
     let ranges = || add.sets.iter().flat_map(RangeSet::ranges);
     let is_gateway = |addr: &Addr| ranges().any(|range| range.gateway() == Some(*addr));

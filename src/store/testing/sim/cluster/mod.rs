@@ -55,7 +55,7 @@ struct Cooling {
     until: u64,
 }
 
-/// The range that operators drain: half of the addresses.
+/// The range that operators drain: the upper half of 10.0.0.0/28.
 fn draining() -> Span {
     Span::new(contract::addr("10.0.0.8"), contract::addr("10.0.0.15")).unwrap()
 }

@@ -43,7 +43,7 @@ enum Container {
     Open(Option<Vec<Addr>>),
 }
 
-/// The range that operators drain: half of the addresses.
+/// The range that operators drain: the upper half of 10.0.0.0/28.
 fn draining() -> Span {
     Span::new(contract::addr("10.0.0.8"), contract::addr("10.0.0.15")).unwrap()
 }
@@ -179,7 +179,7 @@ impl World {
 }
 
 impl Simulation for Hosts {
-    // A store is created only at the beginning of a run, so short runs are needed too.
+    // A store is created only at the beginning of a run, so most runs are short.
     const TURNS: usize = 25;
 
     fn new(seed: u64) -> Hosts {
