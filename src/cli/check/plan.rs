@@ -66,7 +66,7 @@ impl Effect {
         {
             return Effect::Gateway;
         }
-        if !is_own && !(is_reserved && is_in_set) {
+        if !(is_own || is_reserved && is_in_set) {
             return Effect::Kept;
         }
         let Some(range) = ranges.find(|range: &&Range| range.contains(addr)) else {

@@ -174,7 +174,7 @@ fn some(first: u8, count: u8) -> Vec<Addr> {
 /// Returns the span of `count` addresses, or of fewer if they would be of two families.
 fn span(first: u8, count: u8) -> Span {
     let is_alike = |addr: &Addr| addr.family() == at(first).family();
-    let last = some(first, count).into_iter().filter(is_alike).next_back();
+    let last = some(first, count).into_iter().rfind(is_alike);
     Span { first: at(first), last: last.unwrap_or(at(first)) }
 }
 

@@ -89,8 +89,8 @@ pub fn forbidden(add: &Add, added: &Added, named: &Named) -> Option<Addr> {
     let ranges = || add.sets.iter().flat_map(RangeSet::ranges);
     let is_gateway = |addr: &Addr| ranges().any(|range| range.gateway() == Some(*addr));
     let is_named = |addr: &Addr| {
-        let mut names = named.get(&(add.set.clone(), *addr)).into_iter().flatten();
-        names.any(|name| name.is_of(&add.origin)) && ranges().any(|range| range.contains(*addr))
+        let mut reserved = named.get(&(add.set.clone(), *addr)).into_iter().flatten();
+        reserved.any(|name| name.is_of(&add.origin)) && ranges().any(|range| range.contains(*addr))
     };
     let is_outside = |addr: &Addr| !ranges().any(|range| range.gives(*addr)) && !is_named(addr);
     let mut all = added.grants.iter().map(|grant| grant.addr);
