@@ -163,12 +163,22 @@ plugins_end() {
     ! cat /proc/[0-9]*/comm 2> /dev/null | grep -q -x -E 'bridge|portmap|loopback|sublet'
 }
 
+# libcni does not write its cached results atomically. If containerd is killed meanwhile, it cannot remove the
+# sandbox until somebody removes the torn file.
+forget_torn_results() {
+    local result
+    for result in /var/lib/cni/results/*; do
+        jq -e . "$result" > /dev/null 2>&1 || rm -f "$result"
+    done
+}
+
 # Does what a kubelet does before it creates a pod's sandbox, and whenever sandboxes are not ready.
 tidy() {
     local id pod attempt state
     while read -r id pod attempt state; do
         if [ "$state" = NOTREADY ] || [ "$pod" = "$1" ]; then
-            remove_sandbox "$id" || fail "sandbox $id ($pod, attempt $attempt) stays"
+            remove_sandbox "$id" || { forget_torn_results && remove_sandbox "$id"; } ||
+                fail "sandbox $id ($pod, attempt $attempt) stays"
         fi
     done < <(sandboxes)
 }
