@@ -84,6 +84,7 @@ impl Records {
         known.entries.extend(entries.map(|(path, entry)| (path.clone(), entry.clone())));
         known.listed.extend(self.listed.iter().cloned());
     }
+
     /// Removes these records and listings from what a request knows.
     pub fn remove_from(&self, known: &mut Known) {
         known.entries.retain(|path, entry| self.entries.get(path) != Some(entry));
