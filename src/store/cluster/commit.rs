@@ -8,7 +8,7 @@
 use super::node::Member;
 use super::server::{Commit, Conflict, Expect, Operation, Write};
 use super::transaction::Transaction;
-use super::view::ClusterView;
+use super::view::{ClusterView, Unresolved};
 use super::{backoff, keys};
 use crate::error::StoreError;
 use crate::telemetry::counters;
@@ -86,6 +86,9 @@ fn resolve(
     let paths: Vec<String> = written.iter().map(|o| o.path.clone()).collect();
     view.forget_all();
     if member.fence().and_then(|()| view.fetch(&paths)).is_err() {
+        let path = paths.into_iter().find(|path| path.starts_with(keys::ADDRESS));
+        let nonce = transaction.nonce;
+        *view.unresolved.borrow_mut() = path.map(|path| Unresolved { path, nonce });
         return Err(error);
     }
     member.is_in_flight = false;

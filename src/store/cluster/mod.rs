@@ -90,7 +90,7 @@ use records::Decode;
 pub use server::Server;
 use server::{Entries, Expect};
 use transaction::Transaction;
-use view::{ClusterView, Owners};
+use view::{ClusterView, Owners, Unresolved};
 
 use super::{
     Cluster, EachOccupied, EachRecord, EventFilter, OldKey, Problem, Repair, Store, StoreReader,
@@ -98,7 +98,7 @@ use super::{
 use crate::alloc;
 use crate::alloc::{
     Add, Change, Collected, Command, Context, Del, Draining, Evict, Holder, Legacy, NetworkRanges,
-    Outcome, Plan, RequestPool, View,
+    Outcome, Plan, ReleaseAddress, RequestPool, View,
 };
 use crate::error::{Error, StoreError};
 use crate::model::{
@@ -212,8 +212,13 @@ impl<S: Server> ClusterStore<S> {
         let boot = cx.boot.clone().filter(|_| self.persist == Persist::Boot);
         let lease_cx = Context { boot, ..cx.clone() };
         for _ in 0..ATTEMPTS {
-            let plan = attempt(command, &view, &mut member, &lease_cx, history)?;
-            let Some(plan) = plan else { continue };
+            let plan = attempt(command, &view, &mut member, &lease_cx, history);
+            if let (Some(unresolved), Command::RequestAddress(r)) =
+                (view.unresolved.take(), command)
+            {
+                self.recent.unresolved().push((r.pool.clone(), unresolved));
+            }
+            let Some(plan) = plan? else { continue };
             if plan.changes.is_empty()
                 && let Some((_, recent)) = recent.as_ref().filter(|_| !is_verified)
             {
@@ -263,6 +268,48 @@ impl<S: Server> ClusterStore<S> {
         );
         let doing = "commit to";
         Err(StoreError::unavailable(doing, self.server.place(), why).into())
+    }
+
+    /// Frees the addresses that this daemon's failed requests have leased after all. dockerd does not release
+    /// them, because it got no address.
+    fn undo_failed_requests(&self, cx: &Context, until: Instant) {
+        let failed = std::mem::take(&mut *self.recent.unresolved());
+        for (pool, failed) in failed {
+            if self.undo_request(&pool, &failed, cx, until).is_err() {
+                // The server does not respond. The next request tries again.
+                self.recent.unresolved().push((pool, failed));
+            }
+        }
+    }
+
+    /// Frees the address that a transaction has leased, if its record is still the one that the transaction
+    /// has written.
+    fn undo_request(
+        &self,
+        pool: &PoolId,
+        failed: &Unresolved,
+        cx: &Context,
+        until: Instant,
+    ) -> Result<(), Error> {
+        let (server, cache) = (&self.server, &self.cache);
+        let mut member = Member::enter(server, cache, Role::FreesOwn, cx, until)?;
+        let cx = &member.cx.clone();
+        let view = ClusterView::new(server, cache, cx, [member.known()].into(), until);
+        view.fetch(&[failed.path.clone(), keys::named(keys::POOL, &pool.0)])?;
+        for _ in 0..ATTEMPTS {
+            let entry = view.known_entry(&failed.path).filter(|e| e.is_by(&failed.nonce));
+            let Some(entry) = entry else { break };
+            let holder = records::address(&failed.path, &entry);
+            let Ok(((set, addr), Holder::Leased(lease))) = holder else { break };
+            let release = ReleaseAddress { pool: pool.clone(), addr, only: Some(lease) };
+            let history = history::setting(self.history, Some(&set), cache, cx);
+            if attempt(&Command::ReleaseAddress(release), &view, &mut member, cx, history)?
+                .is_some()
+            {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Removes the leases of this machine's earlier boots, and records that they are removed. If another
@@ -429,7 +476,9 @@ impl<S: Server> ClusterStore<S> {
 
 impl<S: Server> Store for ClusterStore<S> {
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error> {
-        let done = self.run(command, cx, Instant::now() + self.timeout);
+        let until = Instant::now() + self.timeout;
+        self.undo_failed_requests(cx, until);
+        let done = self.run(command, cx, until);
         if matches!(done, Err(Error::Store(_)))
             && let (Some(verb), Some(set)) = (alloc::verb(command), command.set())
         {

@@ -6,11 +6,12 @@
 //! records.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::keys;
 use super::known::Known;
 use super::server::Entries;
+use super::view::Unresolved;
 use crate::model::{PoolId, Timestamp};
 
 /// How long a listing of addresses is used, in seconds. While it is used, an address that another host has
@@ -21,7 +22,11 @@ const MOST: usize = 4096;
 
 /// The recent records of one daemon. Its clones share them.
 #[derive(Clone, Default)]
-pub struct Recent(Arc<Mutex<Arc<Records>>>);
+pub struct Recent {
+    records: Arc<Mutex<Arc<Records>>>,
+    /// Requests for an address that were reported as failed, but that the server may have applied later.
+    unresolved: Arc<Mutex<Vec<(PoolId, Unresolved)>>>,
+}
 
 /// Recent records, as they were at one moment.
 #[derive(Clone, Default)]
@@ -36,7 +41,7 @@ pub struct Records {
 impl Recent {
     /// Returns the records with which a request at this time starts.
     pub fn at(&self, now: Timestamp) -> Arc<Records> {
-        let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         if records.since.abs_diff(now) > LISTING_AGE && !records.listed.is_empty() {
             Arc::make_mut(&mut records).listed.clear();
         }
@@ -45,7 +50,7 @@ impl Recent {
 
     /// Adds what a request that started with `before` has learned.
     pub fn learn(&self, before: &Records, known: &Known, now: Timestamp) {
-        let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         let records = Arc::make_mut(&mut records);
         let is_kept =
             |path: &String| [keys::POOL, keys::ADDRESS].iter().any(|kind| path.starts_with(kind));
@@ -71,6 +76,11 @@ impl Recent {
         if records.entries.len() > MOST {
             *records = Records::default();
         }
+    }
+
+    /// Returns the requests that the server may have applied although they were reported as failed.
+    pub fn unresolved(&self) -> MutexGuard<'_, Vec<(PoolId, Unresolved)>> {
+        self.unresolved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

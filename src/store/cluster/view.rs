@@ -12,7 +12,7 @@ use super::cache::LocalCache;
 use super::known::Known;
 use super::records::checked;
 use super::search::Search;
-use super::server::{Entries, Entry, Expect, Server};
+use super::server::{Entries, Entry, Expect, Nonce, Server};
 use super::{keys, records};
 use crate::alloc::{Context, Holder};
 use crate::error::StoreError;
@@ -47,7 +47,16 @@ pub struct ClusterView<'a> {
     pub search: Search,
     /// The number of this command's commits that were not applied.
     pub lost_commits: Cell<u32>,
+    /// A transaction of this command whose outcome could not be determined.
+    pub unresolved: RefCell<Option<Unresolved>>,
     pub warnings: RefCell<Vec<String>>,
+}
+
+/// A transaction that the server may have applied after the command that sent it had failed.
+pub struct Unresolved {
+    /// The path of an address's record, which the transaction writes.
+    pub path: String,
+    pub nonce: Nonce,
 }
 
 impl<'a> ClusterView<'a> {
@@ -72,6 +81,7 @@ impl<'a> ClusterView<'a> {
             nodes: RefCell::default(),
             search: Search::default(),
             lost_commits: Cell::default(),
+            unresolved: RefCell::default(),
             warnings: RefCell::default(),
         }
     }

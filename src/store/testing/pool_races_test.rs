@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use super::contract::{addr, at, leases};
-use super::fake_cluster::{FakeServer, FakeStore};
+use super::fake_cluster::{FakeServer, FakeStore, apply_stalled};
 use super::pool_cases::{ask, lease, pool, pool_refusal, release, shared, want};
 use crate::alloc::{Command, Context, ReleaseAddress, ReleasePool, RequestPool, Sweep};
 use crate::error::{Error, PoolRefusal, StoreError};
@@ -58,6 +58,36 @@ fn users_are_counted_once_if_an_answer_is_lost() {
         meanwhile(|store, cx| assert_eq!(release(store, ID, cx), (true, 0)));
         assert_eq!(release(&mut store, ID, &on("one", 2)), (true, 0));
         assert_eq!(users(&server), of_both(1), "released, etcd: {is_etcd}, with {other}");
+    }
+}
+
+/// The server stops responding while an address is requested, and dockerd is told that the request failed.
+/// Later the server applies the request. Or another client has leased the address by then.
+#[test]
+fn an_address_that_a_failed_request_leased_is_freed() {
+    for (is_etcd, is_late) in [(false, true), (true, true), (false, false), (true, false)] {
+        let server = FakeServer::new(is_etcd);
+        let mut store = FakeStore::new(server.clone());
+        let cx = on("one", 1);
+        pool(&mut store, &shared_pool(), &cx);
+        lease(&mut store, &want(ID, None), &cx);
+        server.kills_in_commit.set(true);
+        let failed = store.apply(&Command::RequestAddress(want(ID, None)), &cx);
+        assert!(matches!(failed, Err(Error::Store(_))), "{failed:?}");
+        server.commits_left.set(None);
+        let others = (!is_late)
+            .then(|| lease(&mut FakeStore::new(server.clone()), &want(ID, None), &cx).addr);
+        apply_stalled(&server);
+        // The gateway has a lease as well.
+        assert_eq!(leases(&mut store).len(), 3);
+        let addr = lease(&mut store, &want(ID, None), &cx).addr;
+        let left: Vec<_> = leases(&mut store).into_iter().map(|lease| lease.addr).collect();
+        assert_eq!(left.len(), if is_late { 3 } else { 4 }, "{left:?}");
+        assert!(
+            left.contains(&addr)
+                && others != Some(addr)
+                && others.is_none_or(|a| left.contains(&a))
+        );
     }
 }
 

@@ -82,14 +82,22 @@ pub fn requested(random: &mut Random, is_new: bool) -> Vec<Requested> {
 /// For each address, the names for which it is reserved or may be reserved.
 pub type Named = BTreeMap<(SetName, Addr), BTreeSet<StaticName>>;
 
+/// Whether an ADD leased in another set than its configuration names. It does if the network has leases there.
+pub fn is_in_another_set(added: &Added) -> bool {
+    added.warnings.iter().any(|warning| warning.contains("under the same name"))
+}
+
 /// Returns an address in the result of an ADD that the ADD must not return: a gateway, or a newly leased address
 /// that is not allocatable. An excluded address is allowed if it is, or may be, reserved for the container's
 /// name.
 pub fn forbidden(add: &Add, added: &Added, named: &Named) -> Option<Addr> {
     let ranges = || add.sets.iter().flat_map(RangeSet::ranges);
+    let is_elsewhere = is_in_another_set(added);
     let is_gateway = |addr: &Addr| ranges().any(|range| range.gateway() == Some(*addr));
     let is_named = |addr: &Addr| {
-        let mut reserved = named.get(&(add.set.clone(), *addr)).into_iter().flatten();
+        let reserved =
+            named.iter().filter(|((set, of), _)| of == addr && (is_elsewhere || *set == add.set));
+        let mut reserved = reserved.flat_map(|(_, names)| names);
         reserved.any(|name| name.is_of(&add.origin)) && ranges().any(|range| range.contains(*addr))
     };
     let is_outside = |addr: &Addr| !ranges().any(|range| range.gives(*addr)) && !is_named(addr);

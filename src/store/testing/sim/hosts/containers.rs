@@ -1,6 +1,6 @@
 //! The calls of container runtimes: ADD, DEL and GC.
 
-use super::super::settings::{forbidden, requested};
+use super::super::settings::{forbidden, is_in_another_set, requested};
 use super::{
     Container, Host, Key, NETWORKS, Ran, Reserved, Shared, World, attachment, draining, key_of,
     owner, run,
@@ -89,10 +89,8 @@ pub(super) fn add(world: &Shared, host: usize) {
             if let Some(addr) = forbidden(&command, &added, &world.hosts[host].named) {
                 world.found(format!("{name} got {addr}, which is not allocatable"));
             }
-            // If the network has leases in another set, the ADD leases in that set.
-            let is_in_set = !added.warnings.iter().any(|w| w.contains("under the same name"));
             let is_new = |addr: &&Addr| draining().contains(**addr);
-            if is_in_set
+            if !is_in_another_set(&added)
                 && drained.is_some()
                 && world.hosts[host].drained(&command.set) == drained
                 && let Some(addr) = added.created.iter().find(is_new)
