@@ -3,10 +3,10 @@
 //! Invariant: however many clients ask, one thread reads the store, one question after the other; and nobody
 //! who asks for a kept value waits longer than they choose to. Leases are kept only while somebody looks at them.
 
-use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
-use super::leases::Leases;
+use super::leases::Rest;
 use super::past;
 use super::query::Query;
 use super::slot::{Fault, Job, Seen, Slot, caught};
@@ -48,8 +48,8 @@ const MOST_EVENTS: usize = 1_000;
 pub struct Cache {
     reader: Reader,
     snapshot: Arc<Slot<Snapshot>>,
-    leases: Arc<Slot<Leases>>,
-    cooling: Arc<Slot<Leases>>,
+    /// The last request for the lists of leases, or for the status, which the page requests first.
+    wanted: Arc<Mutex<Option<Instant>>>,
     problems: Arc<Slot<Problems>>,
     trends: Arc<Slot<Trends>>,
     /// To the thread that reads.
@@ -132,6 +132,12 @@ impl Reader {
     }
 }
 
+/// Returns whether the lists of leases were requested recently.
+fn is_wanted(wanted: &Mutex<Option<Instant>>) -> bool {
+    let wanted = *wanted.lock().unwrap_or_else(PoisonError::into_inner);
+    wanted.is_some_and(|at| at.elapsed() < IDLE)
+}
+
 impl Cache {
     /// An empty cache that keeps up to `room` bytes of rows, and the thread that reads for it, which ends with
     /// the cache.
@@ -142,8 +148,7 @@ impl Cache {
         Ok(Cache {
             reader: Reader { store, cx },
             snapshot: Arc::default(),
-            leases: Arc::default(),
-            cooling: Arc::default(),
+            wanted: Arc::default(),
             problems: Arc::default(),
             trends: Arc::default(),
             jobs,
@@ -166,10 +171,18 @@ impl Cache {
         &self.reader.cx.node
     }
 
-    /// Drops leases that nobody has asked for in a while.
+    /// Drops the lists of leases if no request for them has come for a while.
     pub fn drop_idle(&self) {
-        self.leases.forget_stale(IDLE);
-        self.cooling.forget_stale(IDLE);
+        if !is_wanted(&self.wanted)
+            && let Some(snapshot) = self.snapshot.last().value
+        {
+            snapshot.drop_lists();
+        }
+    }
+
+    /// Keeps the lists of leases in memory for some time, because the page may request them.
+    pub fn want_lists(&self) {
+        *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     /// How long a scrape waits for newer numbers: not at all where it would wait for a lock.
@@ -181,13 +194,15 @@ impl Cache {
 
     /// The numbers of the leases.
     pub fn snapshot(&self, patience: Duration) -> Seen<Snapshot> {
-        let reader = self.reader.clone();
-        self.snapshot.get(
-            FRESH,
-            patience,
-            |job| self.start(job),
-            move || reader.read(Snapshot::take),
-        )
+        let (reader, slot) = (self.reader.clone(), self.snapshot.clone());
+        let (wanted, room) = (self.wanted.clone(), self.room);
+        let read = move || {
+            let room = if is_wanted(&wanted) { room } else { 0 };
+            // The lists of two snapshots need not be in memory at once.
+            slot.last().value.inspect(|snapshot| snapshot.drop_lists());
+            reader.read(|store, cx| Snapshot::take(store, cx, room))
+        };
+        self.snapshot.get(FRESH, patience, |job| self.start(job), read)
     }
 
     /// The problems of the store.
@@ -219,13 +234,23 @@ impl Cache {
 
     /// A page of the leases, or of the cooling addresses. `None`: nothing is left of the cursor's set.
     pub fn page(&self, query: &Query, cooling: bool) -> Result<Option<(Vec<u8>, String)>, Fault> {
-        let slot = if cooling { &self.cooling } else { &self.leases };
-        slot.forget_stale(Duration::ZERO);
-        let (reader, room) = (self.reader.clone(), self.room);
-        let take = move || reader.read(|store, cx| Leases::take(store, cx, cooling, room));
-        let all = slot.get(FRESH, PATIENCE, |job| self.start(job), take).now()?;
-        let page = all.page(query, |rest| self.ask(move |store, cx| rest.read(store, cx)))?;
-        Ok(page.map(|page| (page, all.version().to_owned())))
+        self.want_lists();
+        let mut snapshot = self.snapshot(PATIENCE).now()?;
+        // A snapshot that was taken for other requests has no lists.
+        for _ in 0..2 {
+            if snapshot.lists().is_none() {
+                self.snapshot.expire();
+                snapshot = self.snapshot(PATIENCE).now()?;
+            }
+        }
+        let Some(lists) = snapshot.lists() else {
+            let text = "the lease store is being read; try again".to_owned();
+            return Err(Fault { kind: "unavailable", text });
+        };
+        let list = if cooling { &lists.cooling } else { &lists.leases };
+        let rest = |rest: Rest| self.ask(move |store, cx| rest.read(store, cx));
+        let page = list.page((snapshot.time, cooling), query, rest)?;
+        Ok(page.map(|page| (page, list.version.clone())))
     }
 
     /// A page of who held each address at a time.

@@ -108,7 +108,10 @@ pub fn answer(stores: &Stores, request: &Request) -> Result<Answer, Fault> {
         },
         Question::Stores => stores.answer(),
         Question::Metrics => stores.metrics(),
-        Question::Status => Answer::json(&Sight::take(cache, host::now(), BRIEF).status(cache)),
+        Question::Status => {
+            cache.want_lists();
+            Answer::json(&Sight::take(cache, host::now(), BRIEF).status(cache))
+        }
         Question::Pools => {
             let snapshot = cache.snapshot(PATIENCE).now()?;
             Answer::json(&Of { store: &cache.place(), answer: snapshot.pools(cache.node()) })

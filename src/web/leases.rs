@@ -16,14 +16,14 @@ use crate::error::StoreError;
 use crate::model::SetName;
 use crate::net::Addr;
 use crate::rows::{CoolingRow, LeaseRow, Time};
-use crate::store::{Store, StoreReader};
+use crate::store::Store;
 
 /// Room for the rows that all stores keep, in bytes: some 70,000 of leases.
 pub const ROOM: usize = 15 << 20;
 /// The most rows of a page.
 pub const MOST_ROWS: usize = 10_000;
 /// A page ends behind the row that reaches this many bytes.
-const MOST_BYTES: usize = 512 << 10;
+const MOST_BYTES: usize = 1 << 20;
 
 /// Rows as text, in the order of the store: by set and address. Each has memory of its own: one large piece would
 /// leave a hole of its size.
@@ -38,12 +38,12 @@ struct Rows {
 }
 
 impl Rows {
-    fn push(&mut self, set: &SetName, addr: Addr, row: Vec<u8>) {
+    fn push(&mut self, set: &SetName, addr: Addr, row: &[u8]) {
         if self.sets.last().is_none_or(|(last, _)| last != set) {
             self.sets.push((set.clone(), self.all.len()));
         }
         self.bytes += row.len();
-        self.all.push((row.into_boxed_slice(), addr));
+        self.all.push((row.into(), addr));
     }
 
     /// The index of the first row behind a cursor. `None`: no row of its set is here.
@@ -62,13 +62,52 @@ impl Rows {
     }
 }
 
-/// All leases of a store, or its cooling addresses, as of one time.
-pub struct Leases {
-    time: Time,
-    total: u64,
-    version: String,
+/// The leases of a store, or its cooling addresses, at one time.
+pub struct List {
+    /// The number of rows.
+    pub total: u64,
+    /// A hash of all rows.
+    pub version: String,
+    /// The first rows.
     rows: Rows,
-    cooling: bool,
+}
+
+/// Makes a [`List`], row by row.
+pub struct Listing {
+    hasher: DefaultHasher,
+    text: Vec<u8>,
+    total: u64,
+    rows: Rows,
+    room: usize,
+}
+
+impl Listing {
+    /// Makes an empty listing, which keeps the first rows, up to `room` bytes.
+    pub fn new(room: usize) -> Listing {
+        let (hasher, text, rows) = (DefaultHasher::new(), Vec::new(), Rows::default());
+        Listing { hasher, text, total: 0, rows, room }
+    }
+
+    /// Adds a row. Rows are added in the order of the store.
+    pub fn add(&mut self, set: &SetName, addr: Addr, row: &impl Serialize) {
+        self.text.clear();
+        // Writing a row into memory does not fail.
+        let _ = serde_json::to_writer(&mut self.text, row);
+        self.hasher.write(&self.text);
+        // After the first row that does not fit, no row is kept, so that the kept rows are consecutive.
+        let fits = self.rows.bytes + self.text.len() <= self.room;
+        if fits && self.rows.all.len() as u64 == self.total {
+            self.rows.push(set, addr, &self.text);
+        }
+        self.total += 1;
+    }
+
+    /// Returns the list of all added rows.
+    pub fn done(mut self) -> List {
+        self.hasher.write_u64(self.total);
+        let version = format!("{:016x}", self.hasher.finish());
+        List { total: self.total, version, rows: self.rows }
+    }
 }
 
 /// A page of rows that is being filled.
@@ -122,45 +161,17 @@ impl Page {
     }
 }
 
-impl Leases {
-    /// Reads them, and keeps the first rows, up to `room` bytes.
-    pub fn take(
-        store: &mut dyn StoreReader,
-        cx: &Context,
-        cooling: bool,
-        room: usize,
-    ) -> Result<Leases, StoreError> {
-        let mut rows = Rows::default();
-        let (mut total, mut hasher) = (0, DefaultHasher::new());
-        walk(store, cx, cooling, &mut |set, addr, row: &LeaseOrCooling<'_, '_>| {
-            let text = row.text();
-            hasher.write(&text);
-            // Once a row does not fit, all later rows are left out too, all are left out.
-            if rows.bytes + text.len() <= room && rows.all.len() as u64 == total {
-                rows.push(set, addr, text);
-            }
-            total += 1;
-        })?;
-        hasher.write_u64(total);
-        let version = format!("{:016x}", hasher.finish());
-        Ok(Leases { time: Time(cx.now), total, version, rows, cooling })
-    }
-
-    /// Changes whenever a lease does.
-    pub fn version(&self) -> &str {
-        &self.version
-    }
-
-    /// The page that a query asks for. `read` reads the rest of it from the store, where rows that are not kept
-    /// are needed. `None`: nothing is left of the cursor's set.
+impl List {
+    /// Returns the page that a query selects, of the list that was read at `time`. Calls `read` if the page needs
+    /// rows that are not kept. Returns `None` if the store has no rows of the cursor's set any more.
     pub fn page<E>(
         &self,
+        (time, is_cooling): (Time, bool),
         query: &Query,
         read: impl FnOnce(Rest) -> Result<(Page, bool), E>,
     ) -> Result<Option<Vec<u8>>, E> {
-        let name = if self.cooling { "cooling" } else { "leases" };
-        let text = format!("{{\"time\":\"{}\",\"{name}\":[", self.time);
-        let mut page = Page::new(text, query.limit);
+        let name = if is_cooling { "cooling" } else { "leases" };
+        let mut page = Page::new(format!("{{\"time\":\"{time}\",\"{name}\":["), query.limit);
         let kept = query.after.as_ref().map_or(Some(0), |cursor| self.rows.behind(cursor));
         let mut found = kept.is_some();
         for at in kept.unwrap_or(self.rows.all.len())..self.rows.all.len() {
@@ -173,7 +184,7 @@ impl Leases {
             let end = self.rows.all.len().checked_sub(1).and_then(|at| self.rows.cursor(at));
             let from = if kept.is_some() { end } else { query.after.clone() };
             let was_there = found;
-            (page, found) = read(Rest { query: query.clone(), from, page, cooling: self.cooling })?;
+            (page, found) = read(Rest { query: query.clone(), from, page, is_cooling })?;
             found |= was_there;
         }
         if !found {
@@ -184,79 +195,47 @@ impl Leases {
     }
 }
 
-/// A page whose rest is in the store alone.
+/// A page that needs rows which are not kept.
 pub struct Rest {
     query: Query,
     from: Option<Cursor>,
     page: Page,
-    cooling: bool,
+    is_cooling: bool,
 }
 
 impl Rest {
-    /// Fills the page with rows behind the cursor. Returns also whether the cursor's set was there.
+    /// Fills the page with rows after the cursor. Also returns whether the cursor's set has rows.
     pub fn read(self, store: &mut dyn Store, cx: &Context) -> Result<(Page, bool), StoreError> {
-        let Rest { query, from, mut page, cooling } = self;
+        let Rest { query, from, mut page, is_cooling } = self;
         let mut seen = from.is_none();
-        walk(store, cx, cooling, &mut |set, addr, row: &LeaseOrCooling<'_, '_>| {
-            if page.next.is_some() {
+        store.occupancy(cx, &mut |set, addr, holder| {
+            let is_listed = matches!(holder, Holder::Cooling(_)) == is_cooling;
+            if page.next.is_some() || !is_listed {
                 return;
             }
-            let is_behind = match &from {
+            let is_after = match &from {
                 Some(from) if *set == from.set => {
                     seen = true;
                     addr > from.addr
                 }
                 _ => seen,
             };
-            if is_behind && row.matches(&query) {
-                page.add(&row.text(), || Some(Cursor { set: set.clone(), addr }));
+            let text = match holder {
+                Holder::Leased(lease) if is_after => {
+                    let row = LeaseRow::short(lease);
+                    query.matches(&row).then(|| serde_json::to_vec(&row))
+                }
+                Holder::Cooling(cooling) if is_after => {
+                    let row = CoolingRow::new(set, cooling);
+                    query.matches_cooling(&row).then(|| serde_json::to_vec(&row))
+                }
+                _ => None,
+            };
+            // Writing a row into memory does not fail.
+            if let Some(Ok(text)) = text {
+                page.add(&text, || Some(Cursor { set: set.clone(), addr }));
             }
         })?;
         Ok((page, seen))
     }
-}
-
-/// A row that was not written yet.
-enum LeaseOrCooling<'r, 'a> {
-    Lease(&'r LeaseRow<'a>),
-    Cooling(&'r CoolingRow<'a>),
-}
-
-impl LeaseOrCooling<'_, '_> {
-    fn text(&self) -> Vec<u8> {
-        fn line(row: &impl Serialize) -> Vec<u8> {
-            // Text, numbers and names of fields: that does not fail.
-            serde_json::to_vec(row).unwrap_or_default()
-        }
-        match self {
-            LeaseOrCooling::Lease(row) => line(row),
-            LeaseOrCooling::Cooling(row) => line(row),
-        }
-    }
-
-    fn matches(&self, query: &Query) -> bool {
-        match self {
-            LeaseOrCooling::Lease(row) => query.matches(row),
-            LeaseOrCooling::Cooling(row) => query.matches_cooling(row),
-        }
-    }
-}
-
-/// Calls `each` with every lease, or every cooling address.
-fn walk(
-    store: &mut dyn StoreReader,
-    cx: &Context,
-    cooling: bool,
-    each: &mut dyn FnMut(&SetName, Addr, &LeaseOrCooling<'_, '_>),
-) -> Result<(), StoreError> {
-    if !cooling {
-        return store.list(cx, &mut |lease| {
-            each(&lease.set, lease.addr, &LeaseOrCooling::Lease(&LeaseRow::short(&lease)));
-        });
-    }
-    store.occupancy(cx, &mut |set: &SetName, addr: Addr, holder: &Holder| {
-        if let Holder::Cooling(cooling) = holder {
-            each(set, addr, &LeaseOrCooling::Cooling(&CoolingRow::new(set, cooling)));
-        }
-    })
 }

@@ -37,7 +37,7 @@ const HEAD: usize = 16 << 10;
 
 /// Answers of the API that are made at a time, and those of `/metrics` and `/healthz`: these never wait for
 /// those.
-const AT_ONCE: [usize; 2] = [2, 2];
+const AT_ONCE: [usize; 2] = [4, 2];
 
 /// What every request needs.
 struct Host {

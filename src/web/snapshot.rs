@@ -3,14 +3,14 @@
 //! Invariant: lease counts and hashes come from one walk over the leases, and a snapshot's size does not grow with the
 //! number of leases.
 
-use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::Hasher;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::leases::{List, Listing};
 use crate::alloc::{Context, Holder};
 use crate::engine;
 use crate::error::{StoreError, shown_network};
@@ -31,10 +31,11 @@ pub struct Snapshot {
     pub took: Duration,
     /// How many leases there are.
     pub leases: u64,
-    /// Changes whenever a lease does.
+    /// A hash of all leases.
     version: String,
-    /// Changes whenever the cooling addresses do.
+    /// A hash of all cooling addresses.
     cooling_version: String,
+    lists: Mutex<Option<Arc<Lists>>>,
     /// How full each range is.
     pub usage: Vec<Usage>,
     /// Requests.
@@ -48,27 +49,10 @@ pub struct Snapshot {
     names: BTreeSet<String>,
 }
 
-/// Hashes rows, so that a change of any of them shows.
-#[derive(Default)]
-struct Version {
-    hasher: DefaultHasher,
-    row: Vec<u8>,
-    rows: u64,
-}
-
-impl Version {
-    fn add(&mut self, row: &impl Serialize) {
-        self.row.clear();
-        // Writing rows into memory does not fail.
-        let _ = serde_json::to_writer(&mut self.row, row);
-        self.hasher.write(&self.row);
-        self.rows += 1;
-    }
-
-    fn done(mut self) -> String {
-        self.hasher.write_u64(self.rows);
-        format!("{:016x}", self.hasher.finish())
-    }
+/// The leases and the cooling addresses of a store.
+pub struct Lists {
+    pub leases: List,
+    pub cooling: List,
 }
 
 /// The subnets that leases name, for a store that has no ranges yet; without the first address, which mostly
@@ -117,8 +101,9 @@ pub struct PoolsAnswer<'a> {
 }
 
 impl Snapshot {
-    /// Reads the store.
-    pub fn take(store: &mut dyn Store, cx: &Context) -> Result<Snapshot, StoreError> {
+    /// Reads the store. Keeps the first rows of the leases and of the cooling addresses, up to `room` bytes each.
+    /// If `room` is 0, keeps no lists.
+    pub fn take(store: &mut dyn Store, cx: &Context, room: usize) -> Result<Snapshot, StoreError> {
         let began = Instant::now();
         let pools = store.pools()?;
         let definitions = store.networks(cx)?;
@@ -127,8 +112,8 @@ impl Snapshot {
             extents.extend(guessed(store, cx, &extents)?);
         }
         let mut meter = Meter::new(extents, &store.draining(cx)?);
-        let (mut nodes, mut leases) = (Nodes::default(), 0);
-        let (mut version, mut cooling_version) = (Version::default(), Version::default());
+        let mut nodes = Nodes::default();
+        let (mut leases, mut cooling) = (Listing::new(room), Listing::new(room));
         let mut names: BTreeSet<String> = BTreeSet::new();
         let mut namespaces: BTreeMap<String, u128> = BTreeMap::new();
         store.occupancy(cx, &mut |set: &SetName, addr: Addr, holder: &Holder| {
@@ -138,12 +123,11 @@ impl Snapshot {
             }
             match holder {
                 Holder::Free => {}
-                Holder::Cooling(cooling) => cooling_version.add(&CoolingRow::new(set, cooling)),
+                Holder::Cooling(of) => cooling.add(set, addr, &CoolingRow::new(set, of)),
                 Holder::Leased(lease) => {
-                    leases += 1;
                     nodes.lease(lease);
                     let row = LeaseRow::short(lease);
-                    version.add(&row);
+                    leases.add(set, addr, &row);
                     if !names.contains(&*row.network) {
                         names.insert(row.network.to_string());
                     }
@@ -156,12 +140,14 @@ impl Snapshot {
         let usage = meter.done();
         names.extend(usage.iter().map(|usage| usage.extent.network.clone()));
         names.extend(usage.iter().map(|usage| usage.extent.set.0.clone()));
+        let lists = Lists { leases: leases.done(), cooling: cooling.done() };
         let network = if definitions.is_empty() { "seen" } else { "network" };
         Ok(Snapshot {
             time: Time(cx.now),
-            leases,
-            version: version.done(),
-            cooling_version: cooling_version.done(),
+            leases: lists.leases.total,
+            version: lists.leases.version.clone(),
+            cooling_version: lists.cooling.version.clone(),
+            lists: Mutex::new((room > 0).then(|| Arc::new(lists))),
             counters: store.counters(cx)?,
             pools: PoolRow::all(&usage, &pools, network),
             // A cluster remembers machines that have no lease.
@@ -171,6 +157,16 @@ impl Snapshot {
             usage,
             took: began.elapsed(),
         })
+    }
+
+    /// Returns the lists, if they are kept.
+    pub fn lists(&self) -> Option<Arc<Lists>> {
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Drops the lists, which need much memory.
+    pub fn drop_lists(&self) {
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Why there can be no lease of this network and node: the snapshot has no such name.

@@ -42,31 +42,39 @@ function lease(row) {
 /** Who has it, a container's long ID cut. */
 const brief = (row) => (row.who === row.containerID ? row.who.slice(0, 12) : row.who);
 
-/** The rows of a list, page by page, so that no long answer stops the page. */
-async function pages(query, name) {
+/** Loads the rows of a list, page by page, so that parsing a long response does not freeze the page. */
+async function pages(query, name, convert) {
   const rows = [];
-  for (let after = ""; rows.length < MOST;) {
+  for (let after = ""; ;) {
     const page = await get(`${query}${after}`);
-    rows.push(...page[name]);
-    if (!page.next) break;
+    for (const row of page[name]) rows.push(convert(row));
+    if (!page.next || rows.length >= MOST) return { rows, version: page.version };
     after = `&after=${encodeURIComponent(page.next)}`;
   }
-  return rows;
 }
 
-/** Loads the leases, if they have changed; many only now and then. */
-async function load(status) {
+/** Loads the leases and the cooling addresses. */
+function lists() {
+  return Promise.all([
+    pages("leases?limit=10000", "leases", lease),
+    pages("cooling?limit=10000", "cooling", (row) => ({ ...row, ...parse(row.address), kind: "cooling" })),
+  ]);
+}
+
+/** Takes over the leases, if they have changed. Loads them, unless `loading` already does. Loads many leases
+    only at intervals. */
+async function load(status, loading) {
   const version = status.leasesVersion + status.coolingVersion;
   const may = known.version === null || status.leases < MANY || Date.now() - known.loaded > RELOAD;
   if (known.version === version || !may) return;
-  const [leases, cooling] = [await pages("leases?limit=10000", "leases"), await pages("cooling?limit=10000", "cooling")];
-  known.leases = leases.map(lease);
-  known.cooling = cooling.map((row) => ({ ...row, ...parse(row.address), kind: "cooling" }));
+  const [leases, cooling] = await (loading ?? lists());
+  known.leases = leases.rows;
+  known.cooling = cooling.rows;
   known.sets = Map.groupBy(known.leases, (row) => row.set);
   known.sets.forEach((rows) => rows.sort(byAddress));
   known.more = status.leases - known.leases.length;
   known.loaded = Date.now();
-  known.version = version;
+  known.version = leases.version + cooling.version;
   table.refresh();
 }
 

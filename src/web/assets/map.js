@@ -566,7 +566,7 @@ const past = {
     if (!key) return;
     try {
       const query = `history?limit=10000&at=${encodeURIComponent(this.time)}&network=${encodeURIComponent(pool.network)}`;
-      const held = (await pages(query, "events")).map(lease);
+      const { rows: held } = await pages(query, "events", lease);
       if (this.key !== key) return;
       // A lease that is older than its network's history has no event there.
       const listed = new Set(held.map((row) => row.address));

@@ -128,6 +128,9 @@ const POLL = 5000; // milliseconds between looks while the page is seen
 
 async function look() {
   const trouble = at("trouble");
+  // At first the leases load while the server checks the store for problems.
+  const loading = known.version === null ? lists() : undefined;
+  loading?.catch(() => {});
   try {
     const [status] = await Promise.all([get("status"), loadStores()]);
     const trends = loadTrends().catch(() => {});
@@ -147,7 +150,7 @@ async function look() {
     if (status.read) {
       try {
         showNodes(await get("nodes"));
-        await load(status);
+        await load(status, loading);
       } catch (error) {
         // What keeps the store from answering is in the line above.
         if (status.state !== "error") throw error;
