@@ -15,6 +15,9 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 use serde_json::json;
 
+use super::leases::Done;
+use crate::sys::percent::encode;
+
 /// The type of the API's answers.
 pub const JSON: &str = "application/json";
 /// The version of the text format that Prometheus wants to see.
@@ -33,6 +36,9 @@ const HEADERS: [(HeaderName, &str); 5] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
+/// The header that repeats the `next` of a page, percent-encoded.
+const NEXT: HeaderName = HeaderName::from_static("sublet-next");
+
 /// Bodies of fewer bytes than this are sent as they are.
 const SMALL: usize = 1024;
 
@@ -44,6 +50,8 @@ pub struct Answer {
     pub kind: &'static str,
     /// Content.
     pub body: Bytes,
+    /// The cursor of the next page, percent-encoded.
+    next: Option<String>,
     /// Changes whenever the content does, but for the time in it.
     etag: Option<String>,
     /// Whether a browser may keep it.
@@ -61,12 +69,22 @@ impl Answer {
         Answer::of(JSON, body)
     }
 
+    /// A page of a list. A header repeats `next`, so that a client can request the next page before it has parsed
+    /// this page.
+    pub fn page(page: Done) -> Answer {
+        Answer {
+            next: page.next.map(|next| encode(&next.to_string())),
+            ..Answer::of(JSON, page.text)
+        }
+    }
+
     /// Content of this type.
     pub fn of(kind: &'static str, body: impl Into<Bytes>) -> Answer {
         Answer {
             status: StatusCode::OK,
             kind,
             body: body.into(),
+            next: None,
             etag: None,
             keep: false,
             is_gzip: false,
@@ -130,6 +148,8 @@ impl Answer {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
         headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
         headers.extend(etag.map(|etag| (header::ETAG, etag)));
+        let next = self.next.take().and_then(|next| HeaderValue::try_from(next).ok());
+        headers.extend(next.map(|next| (NEXT, next)));
         if self.is_gzip {
             headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use super::leases::Rest;
+use super::leases::{Done, Rest};
 use super::past;
 use super::query::Query;
 use super::slot::{Fault, Job, Seen, Slot, caught};
@@ -233,7 +233,7 @@ impl Cache {
     }
 
     /// A page of the leases, or of the cooling addresses. `None`: nothing is left of the cursor's set.
-    pub fn page(&self, query: &Query, cooling: bool) -> Result<Option<(Vec<u8>, String)>, Fault> {
+    pub fn page(&self, query: &Query, cooling: bool) -> Result<Option<(Done, String)>, Fault> {
         self.want_lists();
         let mut snapshot = self.snapshot(PATIENCE).now()?;
         // A snapshot that was taken for other requests has no lists.
@@ -254,7 +254,7 @@ impl Cache {
     }
 
     /// A page of who held each address at a time.
-    pub fn held(&self, at: Time, query: &Query) -> Result<Vec<u8>, Fault> {
+    pub fn held(&self, at: Time, query: &Query) -> Result<Done, Fault> {
         let query = query.clone();
         self.ask(move |store, cx| past::page(store, cx, at, &query))
     }

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::json;
 use serde_with::skip_serializing_none;
 
-use super::answer::{Answer, JSON, PROMETHEUS};
+use super::answer::{Answer, PROMETHEUS};
 use super::api::{Question, Request};
 use super::cache::{Address, BRIEF, Cache, PATIENCE};
 use super::leases::ROOM;
@@ -139,7 +139,7 @@ pub fn answer(stores: &Stores, request: &Request) -> Result<Answer, Fault> {
         }
         Question::Held(at, query) => match unknown(cache, query)? {
             Some(no) => no,
-            None => Answer::of(JSON, cache.held(*at, query)?),
+            None => Answer::page(cache.held(*at, query)?),
         },
     })
 }
@@ -150,7 +150,7 @@ fn list(cache: &Cache, query: &Query, cooling: bool) -> Result<Answer, Fault> {
         return Ok(no);
     }
     Ok(match cache.page(query, cooling)? {
-        Some((page, version)) => Answer::of(JSON, page).tagged(version),
+        Some((page, version)) => Answer::page(page).tagged(version),
         None => Answer::no(
             410,
             "the network of the `after` value no longer exists; start again with the first page",

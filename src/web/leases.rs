@@ -23,7 +23,7 @@ pub const ROOM: usize = 15 << 20;
 /// The most rows of a page.
 pub const MOST_ROWS: usize = 10_000;
 /// A page ends behind the row that reaches this many bytes.
-const MOST_BYTES: usize = 1 << 20;
+const MOST_BYTES: usize = 512 << 10;
 
 /// Rows as text, in the order of the store: by set and address. Each has memory of its own: one large piece would
 /// leave a hole of its size.
@@ -120,6 +120,14 @@ pub struct Page {
     last: Option<Cursor>,
 }
 
+/// A complete page.
+pub struct Done {
+    /// The page as JSON.
+    pub text: Vec<u8>,
+    /// The last row of this page, if more rows follow.
+    pub next: Option<Cursor>,
+}
+
 impl Page {
     /// A page that begins with this text and has at most `limit` rows.
     pub fn new(text: String, limit: usize) -> Page {
@@ -132,16 +140,16 @@ impl Page {
         self.next.get_or_insert(cursor);
     }
 
-    /// The whole text: `more` are the fields behind the rows.
-    pub fn done(mut self, more: &str) -> Vec<u8> {
+    /// Completes the page. `more` are the fields after the rows.
+    pub fn done(mut self, more: &str) -> Done {
         self.text.extend_from_slice(b"\n]");
-        if let Some(cursor) = self.next {
+        if let Some(cursor) = &self.next {
             let next = format!(",\"next\":{}", Value::from(cursor.to_string()));
             self.text.extend_from_slice(next.as_bytes());
         }
         self.text.extend_from_slice(more.as_bytes());
         self.text.extend_from_slice(b"}\n");
-        self.text
+        Done { text: self.text, next: self.next }
     }
 
     /// Adds a row. Returns whether there was room; if there was not, the page ends behind the row before.
@@ -169,7 +177,7 @@ impl List {
         (time, is_cooling): (Time, bool),
         query: &Query,
         read: impl FnOnce(Rest) -> Result<(Page, bool), E>,
-    ) -> Result<Option<Vec<u8>>, E> {
+    ) -> Result<Option<Done>, E> {
         let name = if is_cooling { "cooling" } else { "leases" };
         let mut page = Page::new(format!("{{\"time\":\"{time}\",\"{name}\":["), query.limit);
         let kept = query.after.as_ref().map_or(Some(0), |cursor| self.rows.behind(cursor));

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::leases::{MOST_ROWS, Page};
+use super::leases::{Done, MOST_ROWS, Page};
 use super::query::{Cursor, Query};
 use crate::alloc::Context;
 use crate::error::StoreError;
@@ -22,7 +22,7 @@ pub fn page(
     cx: &Context,
     at: Time,
     query: &Query,
-) -> Result<Vec<u8>, StoreError> {
+) -> Result<Done, StoreError> {
     let mut last: BTreeMap<(SetName, Addr), Last> = BTreeMap::new();
     let mut is_cut = false;
     let after = query.after.as_ref().map(|cursor| (cursor.set.clone(), cursor.addr));

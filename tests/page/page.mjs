@@ -33,6 +33,13 @@ async function visit(options = {}, query = "") {
     const url = new URL(request.url());
     if (url.origin !== origin && url.protocol !== "data:") page.faults.push(`foreign request: ${url}`);
   });
+  // Playwright looks for the attribute only every 500 ms, so the page itself notes the time.
+  await page.addInitScript(() => {
+    const seen = () => {
+      if (document.documentElement?.dataset.ready) window.readyAt ??= performance.now();
+    };
+    new MutationObserver(seen).observe(document, { subtree: true, attributes: true });
+  });
   const answer = await page.goto(`${origin}/${query}`);
   assert.equal(answer.status(), 200);
   await page.waitForSelector("html[data-ready]", { timeout: 30_000 });
@@ -97,7 +104,7 @@ async function paint(page) {
   await until(page, () => performance.getEntriesByName("first-contentful-paint").length > 0);
   const [first, loaded] = await page.evaluate(() => [
     performance.getEntriesByName("first-contentful-paint")[0].startTime,
-    performance.now(),
+    window.readyAt,
   ]);
   assert.ok(first < MOST_PAINT, `first paint after ${first} ms`);
   said("first paint", `${Math.round(first)} ms`);

@@ -12,7 +12,7 @@ const known = {
 
 class Unanswered extends Error {}
 
-async function get(path) {
+async function request(path) {
   const { store } = route.now;
   const more = store ? `${path.includes("?") ? "&" : "?"}store=${encodeURIComponent(store)}` : "";
   let answer;
@@ -25,8 +25,10 @@ async function get(path) {
     const { error } = await answer.json().catch(() => ({}));
     throw new Unanswered(error ?? `${path}: status ${answer.status}`);
   }
-  return answer.json();
+  return answer;
 }
+
+const get = async (path) => (await request(path)).json();
 
 /** The facts of a lease that the page works with. */
 function lease(row) {
@@ -45,11 +47,17 @@ const brief = (row) => (row.who === row.containerID ? row.who.slice(0, 12) : row
 /** Loads the rows of a list, page by page, so that parsing a long response does not freeze the page. */
 async function pages(query, name, convert) {
   const rows = [];
-  for (let after = ""; ;) {
-    const page = await get(`${query}${after}`);
+  let size = 0;
+  for (let answer = await request(query); ;) {
+    // The next page is loaded while this page is parsed.
+    const after = rows.length + size < MOST && answer.headers.get("Sublet-Next");
+    const following = after ? request(`${query}&after=${after}`) : null;
+    following?.catch(() => {});
+    const page = await answer.json();
+    size = page[name].length;
     for (const row of page[name]) rows.push(convert(row));
-    if (!page.next || rows.length >= MOST) return { rows, version: page.version };
-    after = `&after=${encodeURIComponent(page.next)}`;
+    if (!following) return { rows, version: page.version };
+    answer = await following;
   }
 }
 
