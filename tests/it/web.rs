@@ -1012,6 +1012,16 @@ pub mod peers {
         let site = Site::over(&[], scene);
         docker(&site);
         assert_eq!(promtool(&["check", "metrics"], &site.get("/metrics").2), "");
+        // Also check the metrics of a daemon with two stores. Both stores have all metrics.
+        let labs = [Lab::new(), Lab::new()];
+        let [one, two] = labs.each_ref().map(|lab| {
+            fill(lab, "mynet", "10.1.2.0/29", 2);
+            lab.join("store/leases.redb").display().to_string()
+        });
+        let page = Alone::start(&["--store", &one, "--store", &two]);
+        let metrics = || page.get("/metrics").2;
+        until("both stores are read", || metrics().matches("\nsublet_problems{").count() == 4);
+        assert_eq!(promtool(&["check", "metrics"], &metrics()), "");
         // Also check the metrics for the node exporter's textfile collector.
         let store = site.daemon.store().display().to_string();
         let out = Call::sublet().arg("stats").arg("--prometheus").arg("--store").arg(&store).run();
