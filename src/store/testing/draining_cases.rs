@@ -107,7 +107,7 @@ pub fn a_range_set_that_drains_is_full(make: Make<'_>) {
     assert!(matches!(refusal, Refusal::Exhausted { .. }), "{refusal:?}");
 }
 
-/// A reserved address in a draining range is leased again only when both the reservation and the draining have
+/// A reserved address in a draining range can be leased only after both the reservation and the draining have
 /// ended.
 pub fn reservations_in_a_draining_range(make: Make<'_>) {
     let mut store = make();
