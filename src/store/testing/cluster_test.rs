@@ -349,8 +349,8 @@ fn requests_start_with_recent_records_and_never_rely_on_them() {
 }
 
 /// One daemon runs two requests in the same second. Both lease an address from the same pool, so their
-/// records differ only in the nonce (a number that identifies the transaction). The request that
-/// commits second gets no response. It must not mistake the other request's record for its own.
+/// records differ only in the nonce (a number that identifies the transaction). The request that commits
+/// second gets no response. It must not mistake the other request's record for its own.
 #[test]
 fn a_transaction_is_recognized_by_its_nonce() {
     for is_etcd in [false, true] {
@@ -440,8 +440,8 @@ fn no_lease_is_made_after_its_container_is_deleted() {
         freed
     };
     for first_call in [true, false] {
-        // The ADD's first commit gets no response and is not applied. The ADD finds this out, commits again,
-        // and succeeds.
+        // The ADD's first commit gets no response, because the server delays it. The ADD commits again and
+        // succeeds.
         let server = FakeServer::new(false);
         if !first_call {
             added(&mut FakeStore::new(server.clone()), &add("c0", &dual_stack()), &at(1));

@@ -42,8 +42,8 @@ fn fill(store: &mut dyn Store) {
         name: None,
     };
     store.apply(&Command::Reserve(reserve), &at(6)).unwrap();
-    // Some of the addresses that are reserved for the pod are also leased to its container; the others have
-    // no lease.
+    // Three addresses are reserved for a pod. The pod's ADD leases two of them, so one stays reserved without
+    // a lease.
     store
         .apply(&reserve_for(&["10.0.0.201", "10.0.1.1", "fd00::201"], "shop/db-1"), &at(6))
         .unwrap();
@@ -159,7 +159,7 @@ pub fn another_holder_is_reported(make: Make<'_>) {
 }
 
 /// A copy that was stopped after any portion can be repeated from the start. If a node has been renamed in
-/// the meantime, its leases conflict with the copied leases, which name the node's former name.
+/// the meantime, its leases are refused as conflicts, because the copied leases have the node's former name.
 pub fn stopped_and_repeated(make: Make<'_>) {
     let mut model = Memory::default();
     fill(&mut model);

@@ -53,9 +53,9 @@ fn two_sets_of_a_family_end_a_cooldown_once() {
     });
 }
 
-/// An ADD leases an address whose cooldown has ended from its first range set, which removes the record of
-/// the cooldown. When the ADD then searches its second range set and removes the records of all ended
-/// cooldowns, it must not try to remove that record again.
+/// From its first range set, an ADD leases an address whose cooldown has ended. This removes the record of
+/// the cooldown. Then the ADD searches its second range set, and removes the records of all ended cooldowns.
+/// It must not try to remove the first record again.
 #[test]
 fn the_cooldown_of_an_address_that_was_just_leased_is_not_ended() {
     each(|store| {
@@ -237,8 +237,8 @@ fn leases_of_this_machine_end_with_the_boot_whoever_began_the_file() {
     }
 }
 
-/// A DEL finds that it must read host-local's folder, which has a lease of the container. Before the DEL
-/// reads the folder, an ADD imports it. The DEL must free the imported lease.
+/// host-local's folder has a lease of the container that a DEL names. The DEL must leave no lease of the
+/// container, even if an ADD of another container imports the folder meanwhile.
 #[test]
 fn a_del_during_an_import_leaves_no_lease() {
     struct Meanwhile<'a>(&'a mut Memory, bool);

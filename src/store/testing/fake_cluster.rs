@@ -53,12 +53,12 @@ pub struct FakeServer {
     pub stalled_commits: Cell<usize>,
     /// The commits that [`apply_stalled`] will apply.
     pub stalled: RefCell<Vec<Vec<Operation>>>,
-    /// Whether the client is killed during its next commit that changes an address: the commit is stalled,
-    /// and every later call of the client fails.
+    /// Whether the client is killed during its next commit that changes an address: the server delays this
+    /// commit until [`apply_stalled`], and every later call of the client fails.
     pub kills_in_commit: Cell<bool>,
-    /// Whether the server has no room for further records.
+    /// Whether the server has no space for new records.
     pub is_full: Cell<bool>,
-    /// The keys that cni-ipam-consul wrote.
+    /// The keys that cni-ipam-consul (another IPAM plugin) wrote.
     pub old_keys: RefCell<BTreeMap<String, Vec<u8>>>,
     /// The action of another client, which runs once, before the next commit.
     pub before_commit: RefCell<Option<Box<dyn FnOnce()>>>,

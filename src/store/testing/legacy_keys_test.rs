@@ -1,6 +1,6 @@
-//! Tests with leases of cni-ipam-consul on the same server. An ADD is refused until these leases are
-//! imported. The import then writes the import mark (a record that the import is complete). Checking the
-//! import mark costs an ADD no additional round trip.
+//! Tests with leases of cni-ipam-consul (another IPAM plugin) on the same server. An ADD is refused until
+//! these leases are imported. The import then writes the import mark (a record that the import is complete).
+//! Checking the import mark costs an ADD no additional round trip.
 
 use std::rc::Rc;
 

@@ -20,7 +20,7 @@ fn server_of(answer: Vec<u8>, slow: bool) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
-        // The thread ends with the test process.
+        // Nothing stops this thread: it ends with the test process.
         for client in listener.incoming() {
             let answer = answer.clone();
             thread::spawn(move || drop(answer_one(client.unwrap(), &answer, slow)));

@@ -35,7 +35,7 @@ pub struct Memory {
     /// The reservations for pod names. If the file belongs to a [`Machine`], all of the machine's
     /// reservations.
     reserved: BTreeMap<(SetName, Addr), Lease>,
-    /// The addresses that sticky pods had in earlier boots.
+    /// The addresses that sticky pods (pods that return to their former addresses) had in earlier boots.
     earlier: BTreeMap<(SetName, PodKey, Addr), Addr>,
     draining: BTreeMap<SetName, Vec<Draining>>,
 }

@@ -320,7 +320,8 @@ fn write_folder(host: &Host, net: u8, leases: &[(u8, u8, bool)], last: Option<u8
     }
 }
 
-/// Runs a command as the CNI plugin does: an ADD or a DEL may import the leases in host-local's folder.
+/// Runs a command as the CNI plugin does: an ADD imports host-local's folder if necessary, and a DEL removes
+/// the container's files from the folder.
 fn run(
     store: &mut dyn Store,
     host: &Host,
