@@ -1,5 +1,5 @@
-//! Tests of boot files: the boot ID in the file name, the absence of flushes, and the fate of files from
-//! earlier boots.
+//! Tests of boot files (the files of leases that end when the host reboots): the boot ID in the file name,
+//! the absence of flushes, and what happens to the files of earlier boots.
 
 use std::fs;
 
@@ -66,7 +66,7 @@ fn an_address_of_an_earlier_boot_is_remembered_for_a_sticky_pod() {
     let former = added(&mut store, &sticky("c1", "db-0"), &boot(1));
     assert_eq!(former, [addr("10.0.0.3")]);
     assert_eq!(added(&mut store, &sticky("c2", "db-0"), &boot(2)), former);
-    // A damaged file is skipped.
+    // The newest earlier boot file is damaged, so the former address is read from an older boot file.
     fs::write(host.of_boot(2), b"torn").unwrap();
     assert_eq!(added(&mut store, &sticky("c3", "db-0"), &boot(3)), former);
 }
@@ -82,11 +82,13 @@ fn earlier_files_are_removed_beyond_the_retention_of_history_if_they_name_this_m
     for n in 1..=5 {
         added(&mut store, &lowest(&format!("c{n}")), &boot(n));
     }
-    // Boot 3 ended at time 4000, which is at most 1500 s ago, so its file stays. Boot 2 ended at time 3000.
+    // The time is 5000. Boot 3 ended at 4000, within the retention of 1500 s, so its file stays. Boot 2 ended
+    // at 3000, so its file is removed.
     let kept: Vec<bool> = (1..=5).map(|n| host.of_boot(n).exists()).collect();
     assert_eq!(kept, [false, false, true, true, true]);
     assert!(host.path(".boot-theirs").exists(), "another machine's file was removed");
-    // The newest file stays even if it is very old, because sticky pods need it.
+    // The newest file of an earlier boot stays even if it is very old, because it records the former
+    // addresses of sticky pods.
     added(&mut store, &lowest("late"), &Context { now: 90_000, ..boot(6) });
     assert!(host.of_boot(5).exists() && !host.of_boot(4).exists());
 }
@@ -142,7 +144,8 @@ fn a_sticky_pod_whose_address_was_taken_is_remembered_with_its_new_one() {
     let host = Host::new();
     let mut store = host.store(Persist::Boot);
     added(&mut store, &sticky("c1", "db-0"), &boot(1));
-    // In the meantime, host-local has leased the address to another container. The ADD imports that lease.
+    // After the reboot, host-local leased the pod's former address to another container. The pod's next ADD
+    // imports host-local's lease.
     let leases = vec![super::contract::foreign("old", "10.0.0.2", Some("eth0"))];
     let legacy = crate::alloc::Legacy::Read(leases, vec![]);
     let add = crate::alloc::Add { legacy, ..sticky("c2", "db-0") };
@@ -150,7 +153,7 @@ fn a_sticky_pod_whose_address_was_taken_is_remembered_with_its_new_one() {
     assert_eq!(added(&mut store, &sticky("c3", "db-0"), &boot(3)), [addr("10.0.0.3")]);
 }
 
-/// Returns the context of the n-th boot of another machine.
+/// Returns the context of a command that runs on the given machine in its n-th boot.
 fn elsewhere(machine: &str, n: u32) -> Context {
     let node = Node { name: machine.to_owned(), machine: machine.to_owned() };
     Context { node, boot: Some(BootId(format!("{machine}-{n}"))), ..boot(n) }
@@ -177,7 +180,7 @@ fn two_machines_on_one_folder_share_durable_leases_and_no_boot_leases() {
     let one = added(&mut host.store(Persist::Disk), &lowest("c1"), &a);
     let other = added(&mut host.store(Persist::Disk), &lowest("c2"), &b);
     assert_ne!(one, other);
-    // Boot leases belong to one machine, so they are refused in a folder that machines share.
+    // Boot leases belong to one machine: each machine lists both durable leases, but only its own boot lease.
     let of_boot = |name: &str| of_network("boot", lowest(name));
     added(&mut host.store(Persist::Boot), &of_boot("c3"), &a);
     added(&mut host.store(Persist::Boot), &of_boot("c4"), &b);
@@ -202,16 +205,16 @@ fn a_cloned_disk_carries_durable_leases_and_nothing_of_a_boot() {
     let all = listed(&mut clone.store(Persist::Boot), &cx);
     assert_eq!(all.iter().map(|lease| lease.addr).collect::<Vec<_>>(), durable);
     assert_ne!(added(&mut clone.store(Persist::Disk), &lowest("c3"), &cx), durable);
-    // The original's pods have former addresses. The clone neither uses these addresses nor removes the
-    // original's files.
+    // The original host's boot file records the former addresses of its pods. The clone neither uses these
+    // addresses nor removes that file.
     assert_ne!(added(&mut clone.store(Persist::Boot), &of_boot("c4"), &cx), former);
     assert!(clone.path(".boot-a-1").exists() && clone.path(".boot-b-2").exists());
 }
 
 /// A container mounts its own boot ID over `/proc/sys/kernel/random/boot_id`, and uses the host's store
-/// folder. Each of the two boots leases each address only once and leaves the other boot's file unchanged.
-/// Reservations and durable leases are valid for both. But the two boot files may contain leases of the same
-/// address; sublet does not prevent this.
+/// folder. The container and the host therefore use different boot files. Each of them leases each address
+/// only once and leaves the other's boot file unchanged. Reservations and durable leases are valid for both.
+/// However, the two boot files may contain leases of the same address; sublet does not prevent this.
 #[test]
 fn a_container_with_a_boot_id_of_its_own_leases_beside_the_host() {
     let host = Host::new();
@@ -233,8 +236,9 @@ fn a_container_with_a_boot_id_of_its_own_leases_beside_the_host() {
     assert_ne!(added(&mut host.store(Persist::Disk), &durable("c2"), &inside), one);
 }
 
-/// Checks that no name is flushed. `tests/it/peers/flushes.rs` checks, by counting system calls, that the
-/// file's content is not flushed either.
+/// Checks that a boot lease does not flush the folder, which contains the names of the files.
+/// `tests/it/peers/flushes.rs` counts system calls to check that the content of the files is not flushed
+/// either.
 #[test]
 fn a_boot_lease_flushes_no_name() {
     use super::watched::Watched;

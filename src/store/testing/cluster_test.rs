@@ -1,4 +1,5 @@
-//! Runs the contract on the fake cluster, with concurrent clients and lost responses, and counts round trips.
+//! Runs the contract of stores (the cases in `contract.rs`) on a fake cluster. Further tests add concurrent
+//! clients, lost responses and delayed commits, and count round trips.
 
 use std::rc::Rc;
 
@@ -20,8 +21,8 @@ use crate::store::cluster::check::assert_sound;
 use crate::store::cluster::keys;
 use crate::store::{Store, StoreReader};
 
-/// Returns servers of three kinds: servers without failures, servers that never respond to commits, and
-/// servers that fail at random.
+/// Returns fake etcd and Consul servers of three kinds: servers without failures, servers that never respond
+/// to commits, and servers that fail at random.
 fn servers() -> impl Iterator<Item = (String, Rc<FakeServer>)> {
     [false, true].into_iter().flat_map(|is_etcd| {
         let kind = if is_etcd { "as etcd" } else { "as Consul" };
@@ -57,7 +58,8 @@ fn commands_take_the_fewest_round_trips() {
         let outcome = store.apply(command, &at(1)).unwrap();
         (server.round_trips.get() - before, outcome)
     };
-    // The first ADD of a boot claims the node's name, and looks for leases and history of earlier boots.
+    // The first ADD of a boot takes more round trips, because it also claims the node's name and searches for
+    // leases and history of earlier boots.
     assert_eq!(trips(&Command::Add(add("first", &dual_stack()))).0, 5, "first ADD");
     let (adding, added) = trips(&Command::Add(add("c1", &dual_stack())));
     let (again, same) = trips(&Command::Add(add("c1", &dual_stack())));
@@ -70,7 +72,8 @@ fn commands_take_the_fewest_round_trips() {
     let (deleting, freed) = trips(&del("c1"));
     assert!(deleting == 2 && matches!(freed, Outcome::Freed(l) if l.len() == 2), "DEL");
     let (deleting, freed) = trips(&del("c1"));
-    // The DEL reads the leases of the node, and the import mark.
+    // The DEL takes one round trip to read the leases of the node, and one to read the import mark (the
+    // record that another program's leases of the network were imported).
     assert!(deleting == 2 && freed == Outcome::Freed(vec![]), "DEL of nothing");
     let requested = vec![Requested { addr: addr("10.0.0.9"), prefix: None }];
     let (adding, added) = trips(&Command::Add(Add { requested, ..add("c2", &dual_stack()) }));
@@ -93,7 +96,8 @@ fn a_transaction_that_is_repeated_after_the_del_leases_nothing() {
     }
 }
 
-/// The helper `del`, and the CHECK and the GC in this test, name the set "net".
+/// The leases are in the set "shared", and then the key `shared` is removed from the configuration. From then
+/// on, every command names the set "net", but DEL, CHECK and GC must still find the leases in "shared".
 #[test]
 fn del_check_and_gc_find_leases_of_the_set_before_shared_was_edited() {
     for is_etcd in [false, true] {
@@ -104,7 +108,8 @@ fn del_check_and_gc_find_leases_of_the_set_before_shared_was_edited() {
         for container in ["a", "b", "c", "d"] {
             added(&mut store, &shared(container), &at(1));
         }
-        // The ADD was repeated after `shared` was edited, and made two more leases.
+        // After `shared` was edited, the ADD of "b" was repeated. It leased two more addresses, in the set
+        // "net".
         added(&mut store, &add("b", &sets), &at(1));
         added(&mut store, &add("e", &sets), &at(1));
         let check = Check { set: net(), owner: owner("a"), sets: sets.clone(), expected: None };
@@ -116,17 +121,17 @@ fn del_check_and_gc_find_leases_of_the_set_before_shared_was_edited() {
     }
 }
 
-/// Returns the context of the node in one of its boots.
+/// Returns the context of a command that runs on the first node in the given boot.
 fn here(boot: &str, now: Timestamp) -> Context {
     Context { boot: Some(BootId(boot.to_owned())), ..at(now) }
 }
 
-/// Returns the context of another node.
+/// Returns the context of a command that runs on a second node.
 fn there(now: Timestamp) -> Context {
     Context { node: Node { name: "other".to_owned(), machine: "other".to_owned() }, ..at(now) }
 }
 
-/// In the range, only the reserved address is left.
+/// All other addresses of the range are leased, so only the reserved address can be leased.
 #[test]
 fn a_reservation_for_a_name_outlives_the_boot_and_the_node_of_its_container() {
     for is_etcd in [false, true] {
@@ -155,8 +160,8 @@ fn a_reservation_for_a_name_outlives_the_boot_and_the_node_of_its_container() {
     }
 }
 
-/// A lease that has ended covers a reservation. An unreserve must also remove the lease from the record of the
-/// lease's owner.
+/// A reserved address has a lease that ended when its node rebooted. If the address is unreserved, the lease
+/// must also be removed from its owner's record.
 #[test]
 fn unreserve_leaves_no_record_of_a_lease_that_has_ended() {
     for is_etcd in [false, true] {
@@ -166,14 +171,15 @@ fn unreserve_leaves_no_record_of_a_lease_that_has_ended() {
         store.apply(&reserve_for(&["10.0.0.4"], "shop/db-0"), &there(1)).unwrap();
         let pod = of_pod("c1", "db-0", &sets);
         assert_eq!(added(&mut store, &pod, &here("boot-1", 2)), named);
-        // The first command after the reboot.
+        // This is the node's first command after the reboot, so no earlier command has removed the ended
+        // lease.
         store.apply(&unreserve(&["10.0.0.4"]), &here("boot-2", 100)).unwrap();
         assert_sound(&server);
         assert!(listed(&mut store, &there(101)).is_empty());
     }
 }
 
-/// A GC frees many more leases than one commit can, because a commit of this server holds 64 operations.
+/// The GC frees many more leases than fit into one commit: this server allows 64 operations per commit.
 #[test]
 fn gc_of_many_leases_takes_many_steps() {
     let server = FakeServer::new(false);
@@ -190,7 +196,8 @@ fn gc_of_many_leases_takes_many_steps() {
     assert!(leases(&mut store).is_empty());
 }
 
-/// A reservation for the name of a container ends between the two commits of the container's ADD.
+/// An address is reserved for the name of a pod. The pod's ADD needs two commits, because its first commit
+/// fails. The reservation ends between the two.
 #[test]
 fn a_reservation_for_a_name_ends_while_its_container_starts() {
     for is_etcd in [false, true] {
@@ -201,7 +208,7 @@ fn a_reservation_for_a_name_ends_while_its_container_starts() {
         store.apply(&reserve_for(&["10.0.0.4"], "shop/db-0"), &at(1)).unwrap();
         let (other, hook) = (server.clone(), server.clone());
         let ends = move || drop(FakeStore::new(other).apply(&unreserve(&["10.0.0.4"]), &at(2)));
-        // The first commit fails, because the reservation was assumed absent.
+        // The first commit fails, because the ADD assumed that nothing is reserved for the pod.
         *server.before_commit.borrow_mut() = Some(Box::new(move || {
             *hook.before_commit.borrow_mut() = Some(Box::new(ends));
         }));
@@ -211,7 +218,7 @@ fn a_reservation_for_a_name_ends_while_its_container_starts() {
     }
 }
 
-/// The other client begins or ends the draining of a range immediately before the commit.
+/// Another client starts or stops draining a range immediately before an ADD commits its lease.
 #[test]
 fn draining_begins_or_ends_while_a_container_starts() {
     for (is_etcd, undo) in [(false, false), (false, true), (true, false), (true, true)] {
@@ -225,7 +232,8 @@ fn draining_begins_or_ends_while_a_container_starts() {
         let (other, hook, of_hook) = (server.clone(), server.clone(), lower.clone());
         let act = move || assert!(drained(&mut FakeStore::new(other), &of_hook, undo, 2));
         let act: Box<dyn FnOnce()> = if undo {
-            // The first commit fails, because the record was assumed absent.
+            // The first commit fails, because the ADD assumed that no range is draining. The other client
+            // acts before the second commit.
             Box::new(move || *hook.before_commit.borrow_mut() = Some(Box::new(act)))
         } else {
             Box::new(act)
@@ -238,7 +246,7 @@ fn draining_begins_or_ends_while_a_container_starts() {
     }
 }
 
-/// The other client acts immediately before the commit.
+/// Another client commits its ADD immediately before this client commits.
 #[test]
 fn a_concurrent_client_leases_the_same_address_or_for_the_same_owner() {
     let sets = [set("10.0.0.0/29")];
@@ -247,7 +255,8 @@ fn a_concurrent_client_leases_the_same_address_or_for_the_same_owner() {
         let mut store = FakeStore::new(server.clone());
         // Both clients search for the lowest free address, so both try the same address.
         let lowest = |c: &str| lowest(c, &sets);
-        // The first command of a node has a second commit, which claims the node's name.
+        // The node's first command runs here, because it has an additional commit, which claims the node's
+        // name.
         added(&mut store, &lowest("first"), &at(1));
         let theirs = lowest(if same_owner { "mine" } else { "theirs" });
         let other = server.clone();
@@ -261,7 +270,9 @@ fn a_concurrent_client_leases_the_same_address_or_for_the_same_owner() {
     }
 }
 
-/// The other client leases from a pool that is being released, or creates an overlapping pool.
+/// Another client acts immediately before this client commits: it leases an address from the pool that this
+/// client releases, creates a pool that overlaps this client's, or releases the pool that this client leases
+/// from.
 #[test]
 fn a_concurrent_client_changes_the_pools() {
     let server = FakeServer::new(false);
@@ -278,7 +289,7 @@ fn a_concurrent_client_changes_the_pools() {
     interfere(|other| drop(pool(other, &ask("l", "10.0.0.0/16"), &at(1))));
     let here = Command::RequestPool(ask("l", "10.0.0.0/24"));
     assert!(matches!(pool_refusal(&mut store, &here), PoolRefusal::Overlap { .. }));
-    // The pool is released before the address is leased.
+    // The other client releases the pool before this client leases an address from it.
     interfere(|other| assert_eq!(release(other, "l/10.0.0.0/16", &at(2)), (true, 0)));
     let unknown = Command::RequestAddress(want("l/10.0.0.0/16", None));
     assert!(matches!(pool_refusal(&mut store, &unknown), PoolRefusal::Unknown(_)));
@@ -288,7 +299,8 @@ fn a_concurrent_client_changes_the_pools() {
     assert_eq!(paths.collect::<Vec<_>>(), ["node/node"]);
 }
 
-/// A daemon starts a request with the records that its former requests have read, although they may be outdated.
+/// A daemon starts a request with the records that its earlier requests have read. Even if these records are
+/// outdated, the outcome must be correct.
 #[test]
 fn requests_start_with_recent_records_and_never_rely_on_them() {
     for is_etcd in [false, true] {
@@ -305,17 +317,19 @@ fn requests_start_with_recent_records_and_never_rely_on_them() {
             let before = server.round_trips.get();
             (free(store, &id, addr), server.round_trips.get() - before)
         };
-        // The first request reads the pool and the addresses.
+        // The first request takes more round trips, because it also reads the pool's record and its leases.
         assert_eq!(get(&mut store, 1), ("10.0.0.1".to_owned(), 3));
         assert_eq!(get(&mut store, 1), ("10.0.0.2".to_owned(), 1));
         assert_eq!(put(&mut store, "10.0.0.1"), (1, 1));
         assert_eq!(get(&mut store, 1), ("10.0.0.1".to_owned(), 1));
-        // The other host leases the address that is the lowest free one here, then frees a lower one.
+        // The other host leases 10.0.0.3, which is the lowest free address in this host's records. Later it
+        // frees the lower address 10.0.0.1.
         assert_eq!(get(&mut other, 1).0, "10.0.0.3");
         assert_eq!(get(&mut store, 1).0, "10.0.0.4");
         assert_eq!(put(&mut other, "10.0.0.1").0, 1);
         assert_eq!(get(&mut store, 3).0, "10.0.0.1");
-        // Another host has freed an address of a pool that was full, and leased it again.
+        // The pool becomes full. The other host frees 10.0.0.2, and this host leases it. Then the other host
+        // frees it and leases it again.
         assert_eq!(get(&mut store, 3).0, "10.0.0.5");
         assert_eq!(get(&mut store, 3).0, "10.0.0.6");
         assert_eq!(put(&mut other, "10.0.0.2").0, 1);
@@ -324,7 +338,7 @@ fn requests_start_with_recent_records_and_never_rely_on_them() {
         assert_eq!(get(&mut other, 3).0, "10.0.0.2");
         assert_eq!(put(&mut store, "10.0.0.2").0, 1);
         assert_eq!(put(&mut other, "10.0.0.2").0, 0);
-        // Another host has released the pool, and created it again.
+        // The other host releases the pool, and then creates it again.
         assert_eq!(release(&mut other, &id, &at(3)), (true, 5));
         let request = Command::RequestAddress(want(&id, None));
         assert!(matches!(pool_refusal(&mut store, &request), PoolRefusal::Unknown(_)));
@@ -334,8 +348,9 @@ fn requests_start_with_recent_records_and_never_rely_on_them() {
     }
 }
 
-/// One daemon runs two requests in the same second. Each request leases an address from the same pool, so the
-/// two records differ only in the nonce. One of the requests gets no response.
+/// One daemon runs two requests in the same second. Both lease an address from the same pool, so their
+/// records differ only in the nonce (a number that identifies the transaction). The request that commits
+/// second gets no response. It must not mistake the other request's record for its own.
 #[test]
 fn a_transaction_is_recognized_by_its_nonce() {
     for is_etcd in [false, true] {
@@ -383,7 +398,7 @@ fn a_server_that_does_not_compare_is_detected() {
     leases(&mut store);
 }
 
-/// The test changes a record without changing the version of the record.
+/// The test damages records without changing their versions, so only their checksums reveal the damage.
 #[test]
 fn a_damaged_record_is_reported() {
     let server = FakeServer::new(false);
@@ -396,7 +411,8 @@ fn a_damaged_record_is_reported() {
     };
     assert_eq!(found(&mut store), []);
     for path in server.paths() {
-        // The changed byte comes after the nonce.
+        // Byte 20 is part of the record itself. The bytes before the record are the nonce, which has no
+        // checksum.
         server.corrupt(&path, |value| value[20] ^= 1);
     }
     let found = found(&mut store);
@@ -409,7 +425,8 @@ fn a_damaged_record_is_reported() {
     }
 }
 
-/// A server that was stopped resumes, and applies a commit after the container has been deleted.
+/// A server that was stopped resumes after a container has been deleted, and applies a delayed commit of the
+/// container's ADD. This commit must not lease an address.
 #[test]
 fn no_lease_is_made_after_its_container_is_deleted() {
     let lost = |server: &Rc<FakeServer>, n| {
@@ -423,7 +440,8 @@ fn no_lease_is_made_after_its_container_is_deleted() {
         freed
     };
     for first_call in [true, false] {
-        // The server did not apply the ADD, so it is sent again and succeeds.
+        // The ADD's first commit gets no response, because the server delays it. The ADD commits again and
+        // succeeds.
         let server = FakeServer::new(false);
         if !first_call {
             added(&mut FakeStore::new(server.clone()), &add("c0", &dual_stack()), &at(1));
@@ -431,18 +449,20 @@ fn no_lease_is_made_after_its_container_is_deleted() {
         }
         assert!(matches!(lost(&server, 1), Ok(Outcome::Added(_))));
         assert!(matches!(deleted(&server), Outcome::Freed(freed) if freed.len() == 2));
-        // Neither the ADD nor the fence gets a response. Then another process deletes the container.
+        // Neither the ADD's commit nor the fence (the write that stops the server from applying a delayed
+        // commit) gets a response. Then another process deletes the container.
         assert!(lost(&server, usize::MAX).is_err());
         server.stalled_commits.set(0);
         assert_eq!(deleted(&server), Outcome::Freed(vec![]));
-        // No transaction is in flight any more.
+        // No transaction is in flight any more, so the DEL needs no fence.
         server.round_trips.set(0);
         FakeStore::new(server.clone()).apply(&del("c1"), &at(2)).unwrap();
         assert_eq!(server.round_trips.get(), 2, "a DEL of nothing");
     }
 }
 
-/// A lease leaves the pool's record unchanged, so that record does not show whether the lease was committed.
+/// Leasing an address from a pool does not change the pool's record. If the response to the commit is lost,
+/// the pool's record therefore cannot show whether the address was leased.
 #[test]
 fn a_lease_of_a_pool_whose_commit_was_lost_is_made_again() {
     for is_etcd in [false, true] {
@@ -458,7 +478,7 @@ fn a_lease_of_a_pool_whose_commit_was_lost_is_made_again() {
     }
 }
 
-/// This case runs only on the fake cluster. On the real servers it would take minutes.
+/// Runs the contract's cases about cooling addresses on fake servers that never fail.
 #[test]
 fn a_cluster_finds_its_cooling_addresses() {
     for is_etcd in [false, true] {
@@ -469,8 +489,9 @@ fn a_cluster_finds_its_cooling_addresses() {
     }
 }
 
-/// At each moment exactly one address is free, but by the time the second range is listed, it is a different
-/// address.
+/// An ADD lists the two ranges of a range set one after the other. After the ADD has listed the first range,
+/// another client leases the last free address, in the second range, and then frees an address in the first
+/// range. Both listings show a full range, but the ADD must find the freed address.
 #[test]
 fn a_range_is_full_only_if_all_of_it_is_full_at_one_moment() {
     for is_etcd in [false, true] {

@@ -3,7 +3,7 @@
 //! (`servers_test`).
 //!
 //! Each case gets a function that opens the case's store, which is empty at first. If the case calls the
-//! function twice, the results act as two processes or two nodes that use the same store.
+//! function twice, the two stores that it gets act as two processes or two nodes that share one store.
 
 use std::rc::Rc;
 
@@ -47,7 +47,7 @@ pub fn attachment(container: &str) -> Attachment {
     }
 }
 
-/// Makes a lease of host-local for the network "net".
+/// Makes a lease that host-local recorded for the network "net", as an import reads it.
 pub fn foreign(container: &str, at: &str, ifname: Option<&str>) -> ForeignLease {
     let ifname = ifname.map(|i| IfName::new(i).unwrap());
     let owner = Owner::Attachment(Attachment { ifname, ..attachment(container) });
@@ -104,7 +104,8 @@ pub fn reserve(addrs: &[&str]) -> Command {
     Command::Reserve(Reserve { set: net(), addrs, note: None, holder: None, name: None })
 }
 
-/// Makes a GC that lists no container, so it frees all leases.
+/// Makes a GC of the network "net" that lists no container as valid, so it frees the leases of all
+/// containers.
 pub fn gc_all() -> Gc {
     let network = NetworkName::new("net").unwrap();
     Gc { set: net(), network, valid: [].into(), after: None }
@@ -149,7 +150,7 @@ pub fn listed(store: &mut dyn Store, cx: &Context) -> Vec<Lease> {
     all
 }
 
-/// Returns the leases, ordered by address. Fails if an address has two leases.
+/// Returns the leases, ordered by set and address. Panics if an address of a set has two leases.
 pub fn leases(store: &mut dyn Store) -> Vec<Lease> {
     let mut all = listed(store, &at(0));
     all.sort_by(|a, b| (&a.set, a.addr).cmp(&(&b.set, b.addr)));
@@ -230,7 +231,8 @@ fn fixed_addresses(make: Make<'_>) {
     let Command::Add(excluded) = excluded else { unreachable!() };
     let excluded = Command::Add(Add { owner: owner("c2"), ..excluded });
     assert!(matches!(refused(&mut *store, &excluded, &cx), Refusal::Excluded { .. }));
-    // The owner requests a different address, but keeps its lease.
+    // If an owner that already has a lease requests a different address, the ADD is refused and the lease
+    // stays.
     assert!(matches!(
         refused(&mut *store, &requested("c1", "10.0.0.8"), &cx),
         Refusal::Misfit { asked: Some(_), .. }
@@ -251,10 +253,11 @@ fn all_or_nothing(make: Make<'_>) {
     let refusal = refused(&mut *store, &Command::Add(add("c2", &both)), &at(2));
     assert!(matches!(refusal, Refusal::Exhausted { index: 1, .. }), "{refusal:?}");
     assert_eq!(leases(&mut *store), before);
-    // If a range set is added to the configuration, the owner gets an address in it and keeps its lease.
+    // After a range set was added to the configuration, a repeated ADD leases an address of the new range set
+    // to the owner. The owner's existing lease stays.
     let got = added(&mut *store, &add("c1", &both), &at(3));
     assert_eq!(got[1], before[0].addr);
-    // After a range was removed from the configuration, the ADD is refused and nothing changes.
+    // After the range set was removed from the configuration, a repeated ADD is refused and nothing changes.
     let before = leases(&mut *store);
     let gone = refused(&mut *store, &Command::Add(add("c1", &both[..1])), &at(4));
     assert!(matches!(gone, Refusal::Misfit { asked: None, .. }), "{gone:?}");
@@ -321,7 +324,8 @@ fn garbage_collection(make: Make<'_>) {
     collect(make, 300);
 }
 
-/// Makes leases of three kinds that a GC must keep, and `count` leases that the GC has to examine.
+/// Runs a GC over `count` containers, of which every second one is gone. The GC must free the leases of these
+/// containers, and must keep three further leases that a GC never frees.
 fn collect(make: Make<'_>, count: usize) {
     let mut store = make();
     let sets = [set("10.0.0.0/8")];
@@ -592,7 +596,7 @@ fn the_first_add_imports_the_leases_of_host_local() {
         );
         assert_eq!(added(&mut *store, &add("c1", legacy), &at(1)), [addr("10.0.0.5")]);
         assert_eq!(leases(&mut *store).len(), 3);
-        // A repeated ADD finds the imported leases, whether the folder still exists or not.
+        // A repeated ADD finds the imported leases without reading host-local's folder again.
         let same = added(&mut *store, &add("old", Legacy::Unread), &at(2));
         assert_eq!(same, [addr("10.0.0.3")]);
         assert_eq!(added(&mut *store, &add("new", Legacy::Unread), &at(2)), [addr("10.0.0.4")]);
@@ -601,8 +605,8 @@ fn the_first_add_imports_the_leases_of_host_local() {
     }
 }
 
-/// Each network has its own set of leases. An overlap is reported once. Networks that deliberately share a
-/// set are not reported.
+/// If the ranges of two networks overlap, sublet warns once. It does not warn if the networks deliberately
+/// share one set of leases.
 #[test]
 fn overlapping_networks_are_reported_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -629,7 +633,7 @@ fn overlapping_networks_are_reported_once() {
         assert_eq!(warned("b", "b", "10.0.0.128/25", "c2"), "");
         let warning = warned("c", "a", "10.0.0.0/24", "c3");
         assert!(warning.contains("network b") && !warning.contains("network a"), "{warning}");
-        // After the range of a network has changed, the network is compared with the others again.
+        // When the range of a network changes, the network is compared with the other networks again.
         assert!(!warned("b", "b", "10.0.0.0/25", "c5").is_empty());
     }
 }

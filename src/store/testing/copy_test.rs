@@ -18,7 +18,7 @@ use crate::model::{
 };
 use crate::store::{Store, StoreReader};
 
-/// Makes a lease for every kind of owner, and one record of every other kind.
+/// Fills a store with a lease for each kind of owner, and with records of all other kinds.
 fn fill(store: &mut dyn Store) {
     let sets = [set("10.0.0.0/24"), set("fd00::/64")];
     let pod = Pod { namespace: "ns".into(), name: "db-0".into(), uid: "u".into() };
@@ -42,8 +42,8 @@ fn fill(store: &mut dyn Store) {
         name: None,
     };
     store.apply(&Command::Reserve(reserve), &at(6)).unwrap();
-    // Addresses that are reserved for a name. Some of them are leased to the name's container, the others to
-    // no container.
+    // Three addresses are reserved for a pod. The pod's ADD leases two of them, so one stays reserved without
+    // a lease.
     store
         .apply(&reserve_for(&["10.0.0.201", "10.0.1.1", "fd00::201"], "shop/db-1"), &at(6))
         .unwrap();
@@ -107,7 +107,7 @@ fn all(store: &mut dyn Store) -> Vec<Record> {
     found
 }
 
-/// Copies the records from the model to the store, and back.
+/// Copies the records from the model in memory to the store, and from the store to a second model.
 pub fn every_record_is_copied(make: Make<'_>) {
     let (mut model, mut back) = (Memory::default(), Memory::default());
     fill(&mut model);
@@ -133,7 +133,8 @@ pub fn every_record_is_copied(make: Make<'_>) {
     assert_eq!(leases(&mut *store).len(), before - 140);
 }
 
-/// A dry run reports all conflicts. Each portion of records is written completely or not at all.
+/// If another owner holds one address of a portion of records, the portion is refused and none of its records
+/// is written. A dry run writes nothing and reports all such conflicts.
 pub fn another_holder_is_reported(make: Make<'_>) {
     let mut store = make();
     let mine = added(&mut *store, &add("mine", &[set("10.0.0.0/24")]), &at(1));
@@ -158,7 +159,7 @@ pub fn another_holder_is_reported(make: Make<'_>) {
 }
 
 /// A copy that was stopped after any portion can be repeated from the start. If a node has been renamed in
-/// the meantime, it counts as a different holder.
+/// the meantime, its leases are refused as conflicts, because the copied leases have the node's former name.
 pub fn stopped_and_repeated(make: Make<'_>) {
     let mut model = Memory::default();
     fill(&mut model);
@@ -183,7 +184,7 @@ pub fn stopped_and_repeated(make: Make<'_>) {
     assert!(matches!(refusal, Refusal::Clash { .. }));
 }
 
-/// Only clusters store the definitions of networks.
+/// Only clusters store network definitions. A copy from a cluster to a lease file leaves the definitions out.
 #[test]
 fn definitions_are_copied_between_clusters() {
     let server = || FakeStore::new(FakeServer::new(false));

@@ -1,5 +1,5 @@
-//! Tests of the creation and replacement of files: a name always leads to a complete file or to no file. Once
-//! the file exists, the name leads to a file at every moment.
+//! Tests of how the lease file and the policy file are created and replaced. At every moment, the file's name
+//! refers either to a complete file or to no file. Once the file exists, its name always refers to a file.
 
 use std::fs;
 use std::io::{ErrorKind, Result};
@@ -70,7 +70,7 @@ fn the_name_of_a_store_never_leads_to_nothing() {
         added(&mut host.store(persist), &lowest("c1"), &boot(1));
         reserve(&mut host.store(persist), &[addr("10.0.0.9")], &boot(1)).unwrap();
         let file = if persist == Persist::Disk { host.path("") } else { host.of_boot(1) };
-        // Damage a page, so that there is something to repair.
+        // Damage the file, so that `repair` has to replace it.
         let mut bytes = fs::read(&file).unwrap();
         let last = bytes.len() - 4000;
         bytes[last..].fill(0xff);
@@ -149,7 +149,8 @@ fn a_store_that_cannot_be_written_is_read() {
     }
 }
 
-/// If a path cannot be examined, there may be a file. Therefore every command fails, and nothing is created.
+/// If the file system cannot determine whether the file exists, the file may exist. Therefore every command
+/// fails and creates nothing.
 #[test]
 fn a_look_that_fails_is_never_taken_for_absence() {
     for persist in MODES {
@@ -158,7 +159,8 @@ fn a_look_that_fails_is_never_taken_for_absence() {
         let file = if persist == Persist::Disk { host.path("") } else { host.of_boot(1) };
         for away in [false, true] {
             if away {
-                // For example, the volume that contains the file may not be mounted yet.
+                // Move the file away. Then the folder looks as if the volume that contains the file were not
+                // mounted.
                 fs::rename(&file, host.path(".away")).unwrap();
             }
             let before = host.names();
@@ -195,7 +197,9 @@ fn only_enoent_means_that_there_is_no_file() {
     }
 }
 
-/// If the lock file is a symbolic link, the header note must not be written to the target of the link.
+/// A command fails if a file of the store is a symbolic link, and does not change the target of the link. In
+/// particular, it must not write the header note (a copy of the lease file's header, kept in the lock file)
+/// there.
 #[test]
 fn a_symbolic_link_is_not_followed() {
     for name in ["", ".lock", ".policy"] {
@@ -209,7 +213,7 @@ fn a_symbolic_link_is_not_followed() {
     }
 }
 
-/// A full disk can leave an empty file, or only the beginning of a file.
+/// When the disk is full, a file may remain empty or contain only its beginning.
 #[test]
 fn an_empty_or_torn_file_is_neither_overwritten_nor_trusted() {
     for persist in MODES {

@@ -57,8 +57,8 @@ macro_rules! delegate_repairs {
 }
 pub(super) use delegate_repairs;
 
-/// Delegates every method of a server except `commit`: reads to `$read`, and the methods that return limits
-/// to `$server`.
+/// Delegates every required method of `Server` except `commit`: the methods that read records to `$read`, the
+/// others to `$server`.
 macro_rules! delegate_server {
     ($me:ident => $server:expr, $read:expr) => {
         fn place(&$me) -> String {

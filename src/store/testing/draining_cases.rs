@@ -14,7 +14,7 @@ pub fn drain(first: &str, last: &str) -> Drain {
     Drain { set: net(), span: Span::new(addr(first), addr(last)).unwrap(), undo: false }
 }
 
-/// Begins or ends a draining. Returns whether anything has changed.
+/// Starts draining a range, or stops it if `undo` is set. Returns whether the command changed anything.
 pub fn drained(store: &mut dyn Store, drain: &Drain, undo: bool, now: u64) -> bool {
     match store.apply(&Command::Drain(Drain { undo, ..drain.clone() }), &at(now)) {
         Ok(Outcome::Drained { changed }) => changed,
@@ -45,7 +45,7 @@ pub fn nothing_new_is_leased(make: Make<'_>) {
     let ranges = a.draining(&at(3)).unwrap();
     assert!(ranges.len() == 1 && ranges[0].span == lower.span && ranges[0].since == 2);
     let is_new = |got: &[Addr]| got[0] > addr("10.0.0.127");
-    // A repeated ADD returns the address that the container has.
+    // A repeated ADD returns the address that the container already has, although its range is draining.
     assert_eq!(added(&mut *b, &lowest("stays", &sets), &at(3)), stays);
     let all = [Strategy::Lowest, Strategy::RoundRobin, Strategy::Random, Strategy::Hash];
     for (n, strategy) in all.into_iter().cycle().take(24).enumerate() {
@@ -68,10 +68,10 @@ pub fn nothing_new_is_leased(make: Make<'_>) {
         assert!(text.contains("`sublet drain net 10.0.0.0/25 --undo`"), "{text}");
     }
     assert_eq!(leases(&mut *a), before);
-    // A freed address is not leased again.
+    // A freed address of the draining range is not leased again.
     assert_eq!(freed(&mut *a, &del("stays"), &at(6)), stays);
     assert!(is_new(&added(&mut *b, &lowest("next", &sets), &at(6))));
-    // The reservation is still there when the draining ends.
+    // After the draining ends, 10.0.0.9 is still reserved for the pod.
     assert!(drained(&mut *b, &lower, true, 7));
     assert!(!drained(&mut *b, &lower, true, 7));
     assert_eq!(a.draining(&at(7)).unwrap(), []);
@@ -91,7 +91,8 @@ pub fn a_range_set_that_drains_is_full(make: Make<'_>) {
     let whole = drain("10.0.0.0", "10.0.0.7");
     assert!(drained(&mut *store, &whole, false, 3));
     for now in [4, 100] {
-        // The address that cools down, or has cooled down, is draining, too.
+        // The freed address is still cooling down at time 4, but no longer at time 100. It is not leased at
+        // either time, because it is draining.
         let refusal = refused(&mut *store, &Command::Add(add("c2")), &at(now));
         assert!(matches!(refusal, Refusal::Exhausted { draining: true, .. }), "{refusal:?}");
         let refusal = refused(&mut *store, &status(&sets), &at(now));
@@ -106,7 +107,7 @@ pub fn a_range_set_that_drains_is_full(make: Make<'_>) {
     assert!(matches!(refusal, Refusal::Exhausted { .. }), "{refusal:?}");
 }
 
-/// A reserved address in a draining range is leased again only when both the reservation and the draining have
+/// A reserved address in a draining range can be leased only after both the reservation and the draining have
 /// ended.
 pub fn reservations_in_a_draining_range(make: Make<'_>) {
     let mut store = make();

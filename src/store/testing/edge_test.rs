@@ -1,5 +1,5 @@
-//! Tests of edge cases: how two range sets, two interfaces, two files, two processes or a wrong clock affect
-//! each other.
+//! Tests of edge cases with two range sets, two interfaces, two lease files, two processes, many addresses
+//! per owner, or a wrong clock.
 
 use std::path::Path;
 
@@ -28,7 +28,7 @@ fn embedded(path: &Path, persist: Persist) -> Embedded {
     Embedded::new(path.to_owned(), persist, Wait::Forever)
 }
 
-/// Runs a case on each store that needs no server.
+/// Runs a case on the two stores that need no server: the model in memory and a lease file.
 fn each(case: impl Fn(&mut dyn Store)) {
     case(&mut Memory::default());
     let folder = tempfile::tempdir().unwrap();
@@ -40,7 +40,8 @@ fn cooled(container: &str, sets: &[RangeSet]) -> Add {
     Add { cooldown, strategy: Strategy::Lowest, ..add(container, sets) }
 }
 
-/// Two range sets of the same family find the same ended cooldowns, and each of them is ended only once.
+/// An ADD searches two range sets of the same address family, and finds the same expired cooldown for both.
+/// It must remove the record of this cooldown only once.
 #[test]
 fn two_sets_of_a_family_end_a_cooldown_once() {
     each(|store| {
@@ -52,8 +53,9 @@ fn two_sets_of_a_family_end_a_cooldown_once() {
     });
 }
 
-/// The first range set leases an address whose cooldown has ended. The second range set removes the records
-/// of ended cooldowns, and must leave that address alone.
+/// From its first range set, an ADD leases an address whose cooldown has ended. This removes the record of
+/// the cooldown. Then the ADD searches its second range set, and removes the records of all ended cooldowns.
+/// It must not try to remove the first record again.
 #[test]
 fn the_cooldown_of_an_address_that_was_just_leased_is_not_ended() {
     each(|store| {
@@ -71,8 +73,9 @@ fn legacy(container: &str, at: &str, ifname: Option<&str>) -> Legacy {
     Legacy::Read(vec![foreign(container, at, ifname)], vec![])
 }
 
-/// If this failed, the owner would have leases under two names: a repeated ADD would return a different
-/// address, and a DEL would leave the imported lease.
+/// host-local did not record the interface of the imported lease, so the owner's name is incomplete. When the
+/// ADD leases a second address, it must also complete this name. Otherwise, a repeated ADD would return a
+/// different address, and a DEL would leave the imported lease.
 #[test]
 fn an_imported_container_keeps_its_address_when_a_set_is_added() {
     each(|store| {
@@ -127,13 +130,13 @@ fn collected(first: usize) {
     panic!("no end");
 }
 
-/// The first page of owners has more leases than fit into one transaction.
+/// A GC reads the owners page by page. Here the first page has more leases than one transaction can free.
 #[test]
 fn gc_frees_owners_with_many_addresses() {
     collected(0);
 }
 
-/// A later page of owners has more leases than fit into one transaction.
+/// A GC reads the owners page by page. Here a later page has more leases than one transaction can free.
 #[test]
 fn gc_gets_past_owners_with_many_addresses() {
     collected(4);
@@ -150,8 +153,8 @@ fn gc_frees_an_owner_in_several_steps() {
     assert_eq!(leases(&mut store), []);
 }
 
-/// Setting the clock back ends a cooldown. The search must find this cooldown even if newer cooldowns come
-/// before it in the queue.
+/// A cooldown that began at a time that is now in the future has ended, because the clock was wrong and has
+/// been set back. An ADD must find such a cooldown even if many newer cooldowns have earlier end times.
 #[test]
 fn a_clock_that_is_set_back_exhausts_no_range() {
     each(|store| {
@@ -167,7 +170,7 @@ fn a_clock_that_is_set_back_exhausts_no_range() {
             store.apply(&del(&format!("c{i}")), &at(500)).unwrap();
         }
         assert_eq!(added(store, &cool("d"), &at(510)), [addr("10.0.0.2")]);
-        // The ADD has also ended the other cooldowns, so their addresses are free again.
+        // By now the other cooldowns have ended as well, so their addresses are leased again.
         for n in 0..7 {
             added(store, &cool(&format!("e{n}")), &at(545));
         }
@@ -180,8 +183,8 @@ fn of_other_network() -> Add {
     Add { set: SetName("other".into()), network, owner, ..add("o", &[set("10.9.0.0/24")]) }
 }
 
-/// The reservation was made while the leases of the set were in the durable file, so the boot file has no
-/// copy of it.
+/// An address is reserved while `persist` is "disk". An ADD with `persist` "boot" leases from the boot file,
+/// but must not lease the reserved address.
 #[test]
 fn a_reservation_holds_whatever_persist_says() {
     let folder = tempfile::tempdir().unwrap();
@@ -194,7 +197,8 @@ fn a_reservation_holds_whatever_persist_says() {
     assert_ne!(got, [addr("10.0.0.2")], "a reserved address was leased");
 }
 
-/// The boot file does not record that the folder was imported, so the folder is imported again.
+/// While `persist` is "disk", host-local's folder is imported, and the imported leases end. The boot file
+/// does not record the import. Nevertheless, an ADD with `persist` "boot" must not import the folder again.
 #[test]
 fn a_folder_is_taken_over_once_whatever_persist_says() {
     let folder = tempfile::tempdir().unwrap();
@@ -212,8 +216,8 @@ fn a_folder_is_taken_over_once_whatever_persist_says() {
     assert_ne!(outcome, Outcome::ReadLegacy, "ended leases are imported again");
 }
 
-/// The boot file was created on another machine and cloned, so the machine ID in it does not match this
-/// machine.
+/// A cloned disk contains a boot file that another machine has created. Even so, the leases of this machine
+/// must end at each reboot. Otherwise, the small range would soon be full.
 #[test]
 fn leases_of_this_machine_end_with_the_boot_whoever_began_the_file() {
     let folder = tempfile::tempdir().unwrap();
@@ -233,7 +237,8 @@ fn leases_of_this_machine_end_with_the_boot_whoever_began_the_file() {
     }
 }
 
-/// A DEL finds that it must read host-local's folder. Before it does so, an ADD imports that folder.
+/// host-local's folder has a lease of the container that a DEL names. The DEL must leave no lease of the
+/// container, even if an ADD of another container imports the folder meanwhile.
 #[test]
 fn a_del_during_an_import_leaves_no_lease() {
     struct Meanwhile<'a>(&'a mut Memory, bool);
@@ -287,7 +292,7 @@ fn a_container_is_not_its_own_gateway() {
 }
 
 /// A DEL names the same address twice (in the ECS dialect, as `ipv4-address` and as an IPv4-mapped
-/// `ipv6-address`). It is freed once.
+/// `ipv6-address`). The address is freed only once.
 #[test]
 fn an_address_named_twice_is_freed_once() {
     each(|store| {
@@ -298,7 +303,8 @@ fn an_address_named_twice_is_freed_once() {
     });
 }
 
-/// There are never more stored former addresses than addresses.
+/// Each address is recorded as the former address of at most one pod. Therefore the file never has more
+/// records of former addresses than the range has addresses.
 #[test]
 fn the_addresses_of_pods_that_never_return_are_forgotten() {
     let folder = tempfile::tempdir().unwrap();
@@ -328,7 +334,8 @@ fn the_addresses_of_pods_that_never_return_are_forgotten() {
     assert!((1..=5).contains(&records), "{records}");
 }
 
-/// A pod returns and gets a different address, because its former address has another holder.
+/// A pod returns and gets a different address, because its former address is leased to another container. The
+/// index from addresses to pods must then have no entry for the pod's former address.
 #[test]
 fn a_pod_that_moves_leaves_no_index_behind() {
     for persist in [Persist::Boot, Persist::Disk] {
@@ -341,7 +348,8 @@ fn a_pod_that_moves_leaves_no_index_behind() {
         let moved = added(&mut store, &sticky("c2", "db-0"), &at(1));
         assert_eq!(moved, [addr("10.0.0.3")]);
         store.problems(&at(1), &mut |problem| panic!("{problem:?}")).unwrap();
-        // From now on, the pod's first address is recorded as the former address of another pod.
+        // The pod db-1 leases the first address of db-0. From then on, this address is recorded as the former
+        // address of db-1, and db-0 returns to its second address.
         store.apply(&del("x"), &at(1)).unwrap();
         store.apply(&del("c2"), &at(1)).unwrap();
         added(&mut store, &sticky("c3", "db-1"), &at(1));

@@ -1,10 +1,10 @@
 //! A fake compare-and-set server in memory, which behaves like Consul or like etcd.
 //!
-//! It has keys, versions, atomic transactions of at most 64 operations, and listings by prefix. If a
-//! comparison fails, it reports either the paths, as Consul does, or the records, as etcd does. It counts
-//! round trips. A test can make another client act before or after a call, make commits conflict at random,
-//! or make responses get lost before or after the commit is applied. The store that uses this server is the
-//! production code.
+//! The server has keys, versions, atomic transactions of at most 64 operations, and listings by prefix. If a
+//! comparison fails, the server returns the paths that did not match, as Consul does, or their records, as
+//! etcd does. It counts round trips. A test can make another client act before or after a call, make commits
+//! conflict at random, or drop the request or the response of a commit. The store that uses this server is
+//! the production code.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ use crate::store::cluster::server::{Commit, Entries, Entry, KeyRange, Operation,
 use crate::store::cluster::{ClusterStore, LocalCache};
 use crate::store::{Cluster, OldKey, Store, StoreReader};
 
-/// The maximum number of operations in a transaction (Consul 1.8).
+/// The maximum number of operations in a transaction, as in Consul 1.8.
 const LIMIT: usize = 64;
 
 /// A prefix or path, and the action of another client. The action runs once, after the prefix has been listed
@@ -38,10 +38,12 @@ pub struct FakeServer {
     pub round_trips: Cell<usize>,
     /// Whether the server behaves like etcd. Otherwise it behaves like Consul.
     pub is_etcd: Cell<bool>,
-    /// Whether all comparisons hold, even wrong ones. The suite must detect such a server.
+    /// Whether every comparison of a transaction counts as true. The tests must detect a server that does not
+    /// compare.
     pub ignores_comparisons: Cell<bool>,
-    /// The seed of random failures of commits; 0 for no failures. There are three kinds: a conflict without a
-    /// reason, a request that is lost before it is applied, and a response that is lost afterwards.
+    /// The seed of random failures of commits; 0 for no failures. There are three kinds of failures: a
+    /// conflict without a reason, a request that is lost before the commit is applied, and a response that is
+    /// lost after the commit is applied.
     pub failure_seed: Cell<u64>,
     /// Whether every commit is applied, but gets no response. [`apply_stalled`] applies these commits a
     /// second time.
@@ -51,23 +53,25 @@ pub struct FakeServer {
     pub stalled_commits: Cell<usize>,
     /// The commits that [`apply_stalled`] will apply.
     pub stalled: RefCell<Vec<Vec<Operation>>>,
-    /// Whether the client is killed during its next commit that changes an address: the commit is stalled,
-    /// and every later call of the client fails.
+    /// Whether the client is killed during its next commit that changes an address: the server delays this
+    /// commit until [`apply_stalled`], and every later call of the client fails.
     pub kills_in_commit: Cell<bool>,
-    /// Whether the server has no room for further records.
+    /// Whether the server has no space for new records.
     pub is_full: Cell<bool>,
-    /// The keys that cni-ipam-consul wrote.
+    /// The keys that cni-ipam-consul (another IPAM plugin) wrote.
     pub old_keys: RefCell<BTreeMap<String, Vec<u8>>>,
     /// The action of another client, which runs once, before the next commit.
     pub before_commit: RefCell<Option<Box<dyn FnOnce()>>>,
     /// The action of another client, which runs once, after the next commit has been applied. The client that
-    /// made this commit gets no response, and checks the outcome after the action.
+    /// made this commit gets no response. After the action, it therefore checks whether its commit was
+    /// applied.
     pub after_commit: RefCell<Option<Box<dyn FnOnce()>>>,
     /// The action of another client, which runs once, after the next read of a path.
     pub after_get: RefCell<Option<AfterList>>,
     /// The action of another client, which runs once, after the next listing of a prefix.
     pub after_list: RefCell<Option<AfterList>>,
-    /// The number of further commits after which every call fails, as if the client had been killed.
+    /// The number of further commits after which every call fails, as if the client had been killed; `None`
+    /// for no limit.
     pub commits_left: Cell<Option<usize>>,
     /// The folder for the local caches of the nodes.
     pub cache: Folder,
@@ -88,7 +92,7 @@ pub fn no_cache() -> LocalCache {
     LocalCache::new("/proc/nowhere".as_ref(), String::new())
 }
 
-/// Applies the commits that were stalled.
+/// Applies the delayed commits in [`FakeServer::stalled`], as a server does that was stopped and resumes.
 pub fn apply_stalled(server: &Rc<FakeServer>) {
     for operations in server.stalled.take() {
         server.commit(&operations, Instant::now()).unwrap();
@@ -125,7 +129,7 @@ impl FakeServer {
         self.records.borrow().entries[path].value.clone()
     }
 
-    /// Restores an earlier value of the record at a path.
+    /// Writes an earlier value to the record at a path, with a new version.
     pub fn restore(&self, path: &str, value: Vec<u8>) {
         let records = &mut *self.records.borrow_mut();
         records.version += 1;
@@ -261,7 +265,7 @@ impl Server for Rc<FakeServer> {
 }
 
 /// The production store on a fake server. Each listing of the leases also checks that the server's records
-/// agree.
+/// are consistent with each other.
 pub struct FakeStore {
     server: Rc<FakeServer>,
     store: ClusterStore<Rc<FakeServer>>,
@@ -295,7 +299,8 @@ impl Store for FakeStore {
 
 impl StoreReader for FakeStore {
     fn list(&mut self, cx: &Context, each: &mut dyn FnMut(Lease)) -> Result<(), StoreError> {
-        // The check must not count as a call of the client that is about to be killed.
+        // The check reads from the server, and must be able to do so even if the client counts as killed.
+        // Therefore the limit is lifted during the check.
         let left = self.server.commits_left.take();
         assert_sound(&self.server);
         self.server.commits_left.set(left);

@@ -49,7 +49,7 @@ fn every_event_is_recorded_once(make: Make<'_>) {
     let cli = |now| Context { face: Face::Cli, ..at(now) };
     let done = store.apply(&reserve(&["10.0.0.4", "10.0.0.5"], "printer"), &cli(4)).unwrap();
     assert_eq!(done, Outcome::Reserved(vec![addr("10.0.0.4"), addr("10.0.0.5")]));
-    // No address is reserved, because one of them is leased.
+    // Neither address is reserved, because 10.0.0.2 is leased.
     let no = refused(&mut *store, &reserve(&["10.0.0.6", "10.0.0.2"], "x"), &cli(4));
     assert!(matches!(no, Refusal::Held { .. }), "{no}");
     // Changing the note of a reservation records no event.
@@ -89,7 +89,7 @@ fn every_event_is_recorded_once(make: Make<'_>) {
     assert_eq!(count(&mut *store, Verb::Reserve, Ending::Ok), 3);
 }
 
-/// Some addresses are leased, some are reserved, and some are cooling down.
+/// Lists the addresses in use of a set: some are leased, some are reserved, and one is cooling down.
 fn addresses_in_use_are_listed_once_and_in_order(make: Make<'_>) {
     let mut store = make();
     let sets = [set("10.0.0.0/24")];
@@ -97,7 +97,8 @@ fn addresses_in_use_are_listed_once_and_in_order(make: Make<'_>) {
         let cooldown = Cooldown { seconds: 60, strict: false };
         Add { cooldown, strategy: Strategy::Lowest, ..add(c, &sets) }
     };
-    // The addresses are reserved before the set has a lease file, and again afterwards.
+    // Three addresses are reserved before the set has a lease file. A fourth is reserved when the file
+    // exists.
     store.apply(&reserve(&["10.0.0.3", "10.0.0.200", "10.0.0.7"]), &at(1)).unwrap();
     for c in ["c1", "c2", "c3", "c4", "c5"] {
         added(&mut *store, &cool(c), &at(2));
@@ -161,7 +162,8 @@ fn a_cluster_keeps_history() {
     }
 }
 
-/// `open` makes a client of the server.
+/// Checks that a cluster keeps no more events of a network than the limits of `History::Kept` allow, and none
+/// while history is off. `open` returns a new client of the server.
 pub fn history_of_a_network_is_bounded<S: Server>(open: &dyn Fn() -> S) {
     let folder = tempfile::tempdir().unwrap();
     let store = |history| {
@@ -212,7 +214,7 @@ fn events_of_a_cluster_are_in_order() {
     let mut store = FakeStore::new(server.clone());
     added(&mut store, &low("c1"), &at(50));
     let next = |now| Context { boot: Some(BootId("boot-2".to_owned())), ..at(now) };
-    // The range has only one address, and its lease has ended.
+    // The range has only one address. Its lease ended with the first boot, so "c2" gets the address.
     added(&mut store, &low("c2"), &next(40));
     store.apply(&del("c2"), &next(30)).unwrap();
     let other = Node { name: "other".to_owned(), machine: "m2".to_owned() };
@@ -236,7 +238,8 @@ fn events_of_a_cluster_are_in_order() {
     assert!(matches!(&problems[..], [place] if place.contains(&path)), "{problems:?}");
 }
 
-/// When a node is released, its history stays until its events are too old.
+/// After a node's record has been removed from the cluster, the events of the node stay until they are too
+/// old.
 #[test]
 fn history_of_forgotten_nodes_ends() {
     const DAY: u64 = 24 * 3600;
@@ -260,8 +263,8 @@ fn history_of_forgotten_nodes_ends() {
     }
 }
 
-/// If a server has no space, a DEL must succeed. An ADD must succeed too, if only its history record does not
-/// fit.
+/// If a server has no space for new records, a DEL succeeds but records no event. A repeated ADD returns the
+/// existing lease. An ADD that needs a new lease fails.
 #[test]
 fn a_full_server_drops_history() {
     let server = FakeServer::new(true);
@@ -281,7 +284,7 @@ fn a_full_server_drops_history() {
     assert_eq!(all, [1, 1, 4]);
 }
 
-/// Requests that got no response from the servers are counted, too.
+/// Requests that failed because the servers did not respond are counted, too.
 #[test]
 fn each_node_of_a_cluster_counts_its_own_requests() {
     let server = FakeServer::new(false);
@@ -380,7 +383,7 @@ fn a_busy_network_does_not_erase_the_history_of_a_quiet_one() {
     }
 }
 
-/// The history contains an event for each boot lease that ended with the boot.
+/// The history contains an event for each boot lease that ended with the previous boot.
 #[test]
 fn history_includes_the_previous_boot() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! Tests of the home of a network: all leases of a set are in one file, even if `persist` differs from call
-//! to call.
+//! Tests of a set's home, which is the file that has the set's leases (the durable file or the boot file).
+//! All leases of a set are in one file, even if `persist` differs from call to call.
 
 use super::contract::{added, addr, del};
 use super::host::{Host, added_with_warnings, boot, listed, lowest, of_network};
@@ -28,7 +28,7 @@ fn leases_go_where_the_set_has_one_already_with_a_warning_until_it_is_empty() {
         }
         host.store(after).apply(&del("c1"), &boot(1)).unwrap();
         host.store(before).apply(&del("c2"), &boot(1)).unwrap();
-        // The set is empty, so `persist` takes effect.
+        // The set has no leases any more, so the new `persist` takes effect.
         let (addrs, warnings) =
             added_with_warnings(&mut host.store(after), &lowest("c3"), &boot(1));
         assert_eq!((addrs, warnings), (vec![addr("10.0.0.2")], vec![]));
@@ -37,8 +37,8 @@ fn leases_go_where_the_set_has_one_already_with_a_warning_until_it_is_empty() {
     }
 }
 
-/// A copy reads the records of a set from the file that has the set's leases, even if the other file has a
-/// cursor of the set.
+/// A copy reads the records of a set from the file that has the set's leases. This holds even if the other
+/// file still has a cursor of the set (the address that its round-robin search leased last).
 #[test]
 fn the_records_of_a_set_are_those_of_its_home() {
     for (before, after) in BOTH {
@@ -113,8 +113,8 @@ fn an_unreadable_boot_id_is_an_error_where_boot_leases_may_be() {
 
 #[test]
 fn another_process_s_first_lease_is_seen() {
-    // Two stores have different values of `persist`. In each round, both try to make the first lease of the
-    // set.
+    // Two stores have different values of `persist`. In each round, the set is empty at first. One store
+    // makes the first lease, and the other store must find this lease in the other file.
     let host = Host::new();
     for round in 0..20 {
         let (one, other) = BOTH[round % 2];
@@ -139,7 +139,7 @@ fn del_and_gc_free_after_shared_was_added_or_removed() {
         added(&mut store, &in_set("a", "SH"), &boot(1));
         added(&mut store, &in_set("b", "SH"), &boot(1));
         added(&mut store, &lowest("c"), &boot(1));
-        // The helper `del` names the set "net".
+        // The leases of "a" and "b" are in the set "SH", but the DEL and the GC name the set "net".
         let freed = store.apply(&del("a"), &boot(1)).unwrap();
         assert!(matches!(freed, Outcome::Freed(leases) if leases.len() == 1));
         let gc = crate::alloc::Gc {
@@ -160,7 +160,8 @@ fn a_set_is_listed_from_its_home_whatever_else_the_other_file_has() {
         let host = Host::new();
         let cooldown = Cooldown { seconds: 9, strict: false };
         let ecs = |name: &str| Add { cooldown, claim_gateways: true, ..lowest(name) };
-        // Only the records of a gateway and of a cooling address are left in the file.
+        // After the DEL, the first file has only the records of a gateway and of a cooling address, but no
+        // lease.
         added(&mut host.store(before), &ecs("c1"), &boot(1));
         host.store(before).apply(&del("c1"), &boot(1)).unwrap();
         added(&mut host.store(after), &ecs("c2"), &boot(1));
@@ -187,7 +188,7 @@ fn a_network_stays_in_its_set_while_it_has_leases_whatever_shared_says() {
         for (one, other) in [("net", "SH"), ("SH", "net")] {
             let host = Host::new();
             added(&mut host.store(before), &from(one, "c1"), &boot(1));
-            // Leases of another network in the new set make no difference.
+            // Another network has a lease in the new set. This must not make a difference.
             let network = crate::model::NetworkName::new("elsewhere").unwrap();
             let x = crate::model::Attachment {
                 network: network.clone(),
@@ -200,7 +201,8 @@ fn a_network_stays_in_its_set_while_it_has_leases_whatever_shared_says() {
                 added_with_warnings(&mut host.store(after), &from(other, "c2"), &boot(1));
             assert_eq!(addrs, [addr("10.0.0.3")], "{one} to {other}");
             assert!(warnings.iter().any(|w| w.contains("shared")), "{warnings:?}");
-            // The same container gets the same lease, and undoing an ADD finds the lease.
+            // Although `shared` has changed, a repeated ADD returns the container's lease, and undoing an ADD
+            // finds the lease.
             let (addrs, _) =
                 added_with_warnings(&mut host.store(after), &from(other, "c1"), &boot(1));
             assert_eq!(addrs, [addr("10.0.0.2")]);
@@ -215,7 +217,7 @@ fn a_network_stays_in_its_set_while_it_has_leases_whatever_shared_says() {
             .unwrap();
             host.store(after).apply(&del("c1"), &boot(1)).unwrap();
             assert_eq!(listed(&mut host.store(after), &boot(1)).len(), 1);
-            // The set is empty, so the configuration takes effect.
+            // The network has no leases any more, so the new `shared` takes effect.
             let (addrs, warnings) =
                 added_with_warnings(&mut host.store(after), &from(other, "c3"), &boot(1));
             assert_eq!((addrs, warnings), (vec![addr("10.0.0.3")], vec![]));

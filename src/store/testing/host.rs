@@ -37,7 +37,7 @@ impl Host {
         Embedded::new(self.path(""), persist, Wait::Try)
     }
 
-    /// Returns the names in the folder, without the part that they all begin with.
+    /// Returns the names of the files in the folder, sorted, without the prefix `leases.redb`.
     pub fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.folder.path()).unwrap();
         let name = |e: std::io::Result<fs::DirEntry>| e.unwrap().file_name().into_string().unwrap();
@@ -48,7 +48,7 @@ impl Host {
     }
 }
 
-/// Returns the context of the n-th boot.
+/// Returns the context of a command in the n-th boot, at time n * 1000.
 pub fn boot(n: u32) -> Context {
     Context { boot: Some(BootId(format!("boot-{n}"))), ..at(u64::from(n) * 1000) }
 }
@@ -63,7 +63,7 @@ pub fn lowest(container: &str) -> Add {
     Add { strategy: Strategy::Lowest, ..add(container, &range()) }
 }
 
-/// Makes the same ADD for another network, which has its own set of leases.
+/// Changes the network of an ADD to `name`. Its leases are in a set with the same name.
 pub fn of_network(name: &str, add: Add) -> Add {
     let network = NetworkName::new(name).unwrap();
     let of = |attachment: Attachment| Attachment { network: network.clone(), ..attachment };
@@ -75,7 +75,8 @@ pub fn of_network(name: &str, add: Add) -> Add {
     Add { set: SetName(name.to_owned()), network, owner, origin, ..add }
 }
 
-/// Makes an ADD for a pod, with `sticky`.
+/// Makes an ADD for the pod `name` with the option `sticky`: a pod that returns gets its former address
+/// again.
 pub fn sticky(container: &str, name: &str) -> Add {
     let pod = Pod { namespace: "ns".into(), name: name.into(), uid: String::new() };
     let origin = Origin { pod: Some(pod), ..lowest(container).origin };

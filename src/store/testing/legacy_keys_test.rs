@@ -1,5 +1,6 @@
-//! Tests with leases of cni-ipam-consul on the same server. An ADD is refused until they are imported. After
-//! the import, the import mark costs no additional round trip.
+//! Tests with leases of cni-ipam-consul (another IPAM plugin) on the same server. An ADD is refused until
+//! these leases are imported. The import then writes the import mark (a record that the import is complete).
+//! Checking the import mark costs an ADD no additional round trip.
 
 use std::rc::Rc;
 
@@ -69,7 +70,8 @@ fn old_keys_are_imported_once_and_cost_no_round_trip_later() {
     assert_eq!(trips(&Command::Add(old_add("c2"))).0, 1, "ADD");
     assert_eq!(trips(&Command::Del(old_del("c2"))).0, 2, "DEL");
     assert_eq!(trips(&Command::Del(old_del("c2"))).0, 2, "DEL of nothing");
-    // cni-ipam-consul recorded neither interfaces nor nodes.
+    // cni-ipam-consul recorded neither interfaces nor nodes. Therefore any node can free an imported lease,
+    // or get it for a repeated ADD.
     let elsewhere = Node { name: "elsewhere".to_owned(), machine: "m2".to_owned() };
     let cx = Context { node: elsewhere, ..at(3) };
     assert_eq!(free(&mut store, "old-7", &cx), [addr("10.0.0.7")]);
@@ -92,7 +94,7 @@ fn nothing_is_leased_before_the_import() {
     for container in ["c1", "old-7"] {
         refused(engine::add(&mut store, old_add(container), None, &at(1)).map(drop));
     }
-    // The DEL was refused, so the runtime will repeat it.
+    // A DEL of a container with an old key is refused, so that the runtime repeats it after the import.
     refused(engine::del(&mut store, old_del("old-7"), None, &at(1)).map(drop));
     assert_eq!(free(&mut store, "never-seen", &at(1)), []);
     assert_eq!(server.paths(), ["node/node"]);
@@ -121,7 +123,8 @@ fn the_first_add_that_finds_no_old_keys_writes_the_mark() {
 fn the_next_import_completes_an_interrupted_one() {
     let server = old_server();
     let mut store = FakeStore::new(server.clone());
-    // The import was killed after one portion, so the import mark is missing.
+    // An import is killed after it has committed one portion of the leases, so there is no import mark (the
+    // record that the import is complete).
     let portion = |some: &[u8]| {
         let lease = |i: &u8| ForeignLease {
             addr: addr(&format!("10.0.0.{i}")),
@@ -142,7 +145,7 @@ fn the_next_import_completes_an_interrupted_one() {
         })
     };
     store.apply(&portion(&[2, 3, 4]), &at(1)).unwrap();
-    // Another node completes the import immediately before the commit.
+    // Another node completes the import immediately before this node's import commits.
     let other = server.clone();
     *server.before_commit.borrow_mut() = Some(Box::new(move || {
         import(&mut FakeStore::new(other), &at(1));
@@ -151,9 +154,9 @@ fn the_next_import_completes_an_interrupted_one() {
     assert_eq!(leases(&mut store).len(), 199);
 }
 
-/// This node has read the old keys. Then another node imports all leases, and one of the containers ends. In
-/// one case this happens before this node's first commit, in the other case before its second attempt after a
-/// conflict.
+/// While this node imports, another node imports all leases and then frees one of them. This node has already
+/// read the old key of the freed lease, but must not import it. The other node acts either before this node's
+/// first commit, or after this commit has conflicted and before it is repeated.
 #[test]
 fn a_late_import_restores_no_freed_lease() {
     for (is_etcd, conflict) in [(false, false), (true, false), (false, true), (true, true)] {
@@ -164,13 +167,13 @@ fn a_late_import_restores_no_freed_lease() {
             other.failure_seed.set(0);
             let mut store = FakeStore::new(other);
             import(&mut store, &at(1));
-            // This lease is in the first portion, because keys are sorted as text.
+            // Keys are sorted as text, so this lease is in the first portion that the import commits.
             assert_eq!(free(&mut store, "old-100", &at(1)), [addr("10.0.0.100")]);
         });
         let again = server.clone();
         *server.before_commit.borrow_mut() = Some(if conflict {
             Box::new(move || {
-                // With this seed, a commit conflicts without a reason.
+                // With this seed, the server reports that the next commit conflicts, although it does not.
                 again.failure_seed.set(23);
                 *again.before_commit.borrow_mut() = Some(intruder);
             })

@@ -1,5 +1,5 @@
-//! A process that waits for a lock stops waiting at its timeout. Until then, only the holder of the lock can
-//! delay it, not a process that is ahead of it in the queue.
+//! Tests of the queue for a lock. A waiting process gives up at its timeout. Only the process that holds the
+//! lock can make it wait until then. A stopped process that is ahead in the queue cannot.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ fn a_wait_ends_when_its_time_is_over() {
     holder.make_folder("/data".as_ref()).unwrap();
     let lock = holder.create("/data/leases.redb.lock".as_ref()).unwrap();
     assert!(lock.try_lock().unwrap());
-    // A process that waits without a time limit would be killed at this step.
+    // If the process waited without a time limit, it would reach step 20,000 and be killed.
     let process = Process::new(Some((20_000, Fate::KilledBefore)));
     let wait = Wait::For(Duration::from_millis(500));
     let mut store = Embedded::on(disk.of(&process), file.into(), Persist::Disk, wait);
@@ -31,7 +31,8 @@ fn a_wait_ends_when_its_time_is_over() {
     assert!(matches!(answer, Err(Error::Store(StoreError::Locked { .. }))), "{answer:?}");
 }
 
-/// A process ahead in the queue may be stopped or asleep without holding the lock.
+/// The process at the head of the queue may be stopped or asleep while nobody holds the lock. The next
+/// process must then take the lock without waiting until its timeout.
 #[test]
 fn a_place_in_front_keeps_nobody_from_a_lock_that_is_free() {
     let host = Host::new();
@@ -46,17 +47,17 @@ fn a_place_in_front_keeps_nobody_from_a_lock_that_is_free() {
 }
 
 /// While the queue advances, the lock is often free for a moment, until the process at the head of the queue
-/// takes it. A process further back must not take it in that moment.
+/// takes the lock. A process further back must not take the lock in that moment.
 #[test]
 fn a_queue_that_advances_is_passed_by_nobody() {
-    // If this test was not scheduled for longer than a process waits at the head of the queue, the attempt
-    // proves nothing.
+    // On a busy machine, this test may keep a process at the head of the queue for so long that the waiting
+    // process may take the lock. Such an attempt proves nothing and is repeated.
     let passed = (0..50).find_map(|_| passes_an_advancing_queue(Duration::from_millis(15)));
     assert_eq!(passed, Some(false), "None: this machine was always too busy");
 }
 
-/// Returns whether a waiting process took the lock before the processes ahead of it had left the queue.
-/// Returns `None` if one of them was at the head of the queue for longer than `longest`.
+/// Returns whether a waiting process took the lock before all processes ahead of it had left the queue.
+/// Returns `None` if a process ahead was at the head of the queue for longer than `longest`.
 #[expect(clippy::disallowed_methods, reason = "each process ahead waits for a while")]
 fn passes_an_advancing_queue(longest: Duration) -> Option<bool> {
     let host = Host::new();

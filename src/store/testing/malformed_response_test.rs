@@ -1,5 +1,5 @@
-//! Tests with servers that send malformed or slow responses. The result must be an error within the time
-//! limit. It must never be a panic, a lease, or the conclusion that nothing is leased.
+//! Tests with servers that send malformed or slow responses. Each command must fail with an error within the
+//! time limit. It must never panic, lease an address, or conclude that nothing is leased.
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -14,12 +14,13 @@ use crate::model::{Consul, Etcd, History, Persist, Servers, StoreSpec};
 use crate::store::cluster::server::{Commit, Expect, Operation, Server, Write};
 use crate::store::{Store, open};
 
-/// Starts a server that always sends this response, one byte at a time if `slow` is set.
+/// Starts a server that answers every request with `answer`, one byte at a time if `slow` is set. Returns the
+/// server's URL.
 fn server_of(answer: Vec<u8>, slow: bool) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
-        // The thread ends with the test process.
+        // Nothing stops this thread: it ends with the test process.
         for client in listener.incoming() {
             let answer = answer.clone();
             thread::spawn(move || drop(answer_one(client.unwrap(), &answer, slow)));
@@ -28,7 +29,7 @@ fn server_of(answer: Vec<u8>, slow: bool) -> String {
     format!("http://127.0.0.1:{port}")
 }
 
-/// Reads a request, and returns its body.
+/// Reads an HTTP request, and returns its body.
 fn read_request(request: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
     let mut length = 0;
     loop {
@@ -66,7 +67,7 @@ fn stores(endpoint: &str, timeout: Duration) -> [StoreSpec; 2] {
         timeout,
         persist: Persist::Boot,
         history: History::Standing,
-        // The cache folder cannot be created there.
+        // No folder can be created in /proc, so these stores have no local cache.
         notes: "/proc/nowhere".into(),
     };
     [
@@ -154,7 +155,8 @@ fn a_slow_response_fails_in_time() {
     }
 }
 
-/// Starts a server that sends these responses one after the other. The receiver gets the requests.
+/// Starts a server that answers each request with the next of these responses. Returns the server's URL, and
+/// a receiver of the bodies of the requests.
 fn scripted(answers: Vec<(&'static str, String)>) -> (String, mpsc::Receiver<serde_json::Value>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -180,8 +182,8 @@ fn an_etcd(endpoint: &str) -> crate::store::cluster::etcd::Etcd {
     }
 }
 
-/// Makes one page of a listing. The page has a single record, at `path`, and reports `revision` as the store's
-/// latest revision. `more` says that another page follows.
+/// Makes one page of an etcd listing. The page has a single record, at `path`, and reports `revision` as the
+/// store's latest revision. If `more` is set, the page announces that another page follows.
 fn page(path: &str, revision: u32, more: bool) -> (&'static str, String) {
     use base64::Engine as _;
     let key = base64::engine::general_purpose::STANDARD.encode(format!("sublet/{path}"));

@@ -1,4 +1,4 @@
-//! The model: a store in memory that is as simple as possible. Tests compare the other stores with it.
+//! The model: a store in memory that is as simple as possible. Tests compare the real stores with the model.
 //!
 //! The model reads every lease for every query, so it has no index that could contradict a lease. [`Memory`]
 //! is the model of one lease file. [`Machine`] is the model of a host with two lease files, a policy file and
@@ -20,7 +20,7 @@ use crate::model::{
 use crate::net::{Addr, Family, Span, Subnet};
 use crate::store::{EachOccupied, EachRecord, EventFilter, Problem, Repair, Store, StoreReader};
 
-/// A store in memory.
+/// The model of one lease file: a store in memory without indexes.
 #[derive(Default)]
 pub struct Memory {
     leases: BTreeMap<(SetName, Addr), Lease>,
@@ -32,9 +32,10 @@ pub struct Memory {
     pools: BTreeMap<PoolId, Pool>,
     events: Vec<Event>,
     counters: BTreeMap<(SetName, Face, Verb, Ending), u64>,
-    /// The reservations of a [`Machine`], and all reservations for names.
+    /// The reservations for pod names. If the file belongs to a [`Machine`], all of the machine's
+    /// reservations.
     reserved: BTreeMap<(SetName, Addr), Lease>,
-    /// The addresses that sticky pods had in earlier boots.
+    /// The addresses that sticky pods (pods that return to their former addresses) had in earlier boots.
     earlier: BTreeMap<(SetName, PodKey, Addr), Addr>,
     draining: BTreeMap<SetName, Vec<Draining>>,
 }
@@ -124,7 +125,7 @@ impl View for Memory {
         after: Option<&Owner>,
         limit: usize,
     ) -> Result<Vec<Lease>, StoreError> {
-        // The owners may be in any order that does not change.
+        // Owners may be returned in any order, as long as the order does not change between pages.
         let mut owners: BTreeMap<&Owner, Vec<Lease>> = BTreeMap::new();
         for lease in self.leases.values().filter(|l| l.set == *set) {
             if after.is_none_or(|after| lease.owner > *after) {
@@ -333,7 +334,8 @@ impl StoreReader for Memory {
     }
 }
 
-/// The model of a host: its durable leases, its boot leases, and its reservations.
+/// The model of a host: its durable leases, its boot leases (which end when it reboots), and its
+/// reservations.
 #[derive(Default)]
 pub struct Machine {
     /// The value of `persist` in the configuration of the network that makes the next call.
@@ -354,7 +356,7 @@ impl Machine {
         self.begun = false;
     }
 
-    /// Returns both files. The file that `persist` names comes first.
+    /// Returns the models of both files. The file that `persist` selects comes first.
     fn files(&mut self) -> [&mut Memory; 2] {
         match self.persist {
             Persist::Boot => [&mut self.boot, &mut self.durable],
@@ -362,8 +364,9 @@ impl Machine {
         }
     }
 
-    /// Returns where an ADD leases: whether in the file that `persist` names, and in which set. The network's
-    /// existing leases determine both. If it has none, the leases of the set determine the file.
+    /// Returns the file and the set in which an ADD leases. The boolean is true for the file that `persist`
+    /// selects, and false for the other file. If the network has leases, they determine the file and the set.
+    /// Otherwise, the leases of `set` determine the file.
     fn home(&mut self, set: &SetName, network: Option<&NetworkName>) -> (bool, SetName) {
         let [own, other] = self.files();
         if let Some(network) = network {
@@ -497,8 +500,8 @@ impl Machine {
         }
     }
 
-    /// Reads each set from one file: from the file that has leases of the set, otherwise from the first file
-    /// that has a record of it.
+    /// Reads the records of each set from only one file: the file that has leases of the set. If neither file
+    /// has leases of the set, it is the first file that has a record of the set.
     fn of_each_set<T: Clone>(
         &mut self,
         records: impl Fn(&Memory) -> BTreeMap<(SetName, Addr), T>,
@@ -526,8 +529,8 @@ impl Memory {
         self.leases.values().filter(of_network).map(|lease| lease.set.clone()).collect()
     }
 
-    /// Copies a pod's former address from an earlier boot into the current boot's file, if the ADD has leased
-    /// that address to the pod again.
+    /// Copies the record of a pod's former address from an earlier boot into the current boot's file, if an
+    /// ADD has leased this address to the pod again.
     fn remember(&mut self, add: &Add, added: &Added) {
         let carried: Vec<_> = self
             .earlier

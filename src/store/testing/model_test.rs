@@ -1,12 +1,13 @@
-//! Runs random commands on a host with lease files and on the model. Both must return equal results and have
-//! equal leases.
+//! Runs random commands on a host with lease files and on the model in memory. Both must return equal results
+//! and have equal leases.
 //!
 //! Three networks share one store. Between commands, `persist`, `shared` and `history` are changed, the host
 //! reboots, and new host-local folders appear. After each step, the result and the listing are compared with
 //! those of the model. Because the lease file and the model use the same allocator, [`Ledger`] also checks
 //! the listing against the results that commands have returned.
 //!
-//! The test does not compare history and counters (`history_test` does), or paths in warnings.
+//! The test does not compare history, counters or the paths in warnings. (`history_test` checks history and
+//! counters.)
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -37,8 +38,8 @@ const EDITS_SHARED: bool = true;
 const NETWORKS: u8 = 3;
 const CONTAINERS: u8 = 6;
 
-/// Returns range sets that are so small that they are sometimes full. Their addresses belong to two occupancy
-/// blocks.
+/// Returns range sets that are so small that they are sometimes full. Some ranges cross the boundary between
+/// two occupancy blocks (the lease file's bitmaps, each of 512 addresses).
 fn sets(choice: u8) -> Vec<RangeSet> {
     match choice % 4 {
         0 => vec![set("10.0.1.248/29")],
@@ -116,8 +117,8 @@ enum Op {
     Reboot {
         power_cut: bool,
     },
-    /// Adds leases of a network to host-local's folder. Each lease consists of the address, the container,
-    /// and whether host-local recorded the interface.
+    /// Replaces host-local's folder of a network. Each lease consists of the address, the container, and
+    /// whether host-local recorded the interface. `last` is the address that host-local leased last.
     Folder {
         net: u8,
         leases: Vec<(u8, u8, bool)>,
@@ -159,7 +160,8 @@ fn op() -> impl Generate<Value = Op> {
     ]
 }
 
-/// Returns addresses inside and outside of the ranges.
+/// Returns the address that the number `at` stands for. The address may be inside or outside the ranges.
+/// Numbers below 16 stand for IPv4 addresses, other numbers for IPv6 addresses.
 fn at(at: u8) -> Addr {
     match at {
         0..16 => addr(&format!("10.0.1.{}", 240 + at)),
@@ -171,7 +173,8 @@ fn some(first: u8, count: u8) -> Vec<Addr> {
     (first..first + count).map(at).collect()
 }
 
-/// Returns the span of `count` addresses, or of fewer if they would be of two families.
+/// Returns the span of `count` addresses, beginning with the address number `first`. If it would contain both
+/// IPv4 and IPv6 addresses, the span ends at the last IPv4 address.
 fn span(first: u8, count: u8) -> Span {
     let is_alike = |addr: &Addr| addr.family() == at(first).family();
     let last = some(first, count).into_iter().rfind(is_alike);
@@ -194,7 +197,7 @@ fn owner(net: u8, who: u8) -> Owner {
     Owner::Attachment(attachment(net, who))
 }
 
-/// The settings in the networks' configurations.
+/// The settings in the networks' configurations, which change between commands.
 #[derive(Clone, Copy, Debug)]
 struct Settings {
     persist: [Persist; NETWORKS as usize],
@@ -296,13 +299,13 @@ impl Op {
     }
 }
 
-/// Returns the attachments that a GC lists as valid.
+/// Returns the attachments that a GC lists as valid. Each bit of `valid` stands for a container.
 fn alive(valid: u8) -> Vec<(ContainerId, IfName)> {
     let all = (0..CONTAINERS).filter(|who| valid & (1 << who) != 0);
     all.map(|who| (attachment(0, who).container, IfName::new("eth0").unwrap())).collect()
 }
 
-/// Replaces host-local's folder of a network.
+/// Replaces host-local's folder of a network with a folder that has the given leases.
 fn write_folder(host: &Host, net: u8, leases: &[(u8, u8, bool)], last: Option<u8>) {
     let dir = host.folder.path().join(network(net).as_str());
     let _ = fs::remove_file(&dir);
@@ -317,7 +320,8 @@ fn write_folder(host: &Host, net: u8, leases: &[(u8, u8, bool)], last: Option<u8
     }
 }
 
-/// Runs a command in the same way as the CNI plugin does, with host-local's folder.
+/// Runs a command as the CNI plugin does: an ADD imports host-local's folder if necessary, and a DEL removes
+/// the container's files from the folder.
 fn run(
     store: &mut dyn Store,
     host: &Host,
@@ -369,7 +373,8 @@ fn comparable(mut answer: Result<Outcome, Error>) -> String {
 
 type Key = (SetName, Addr);
 
-/// The results that commands have returned, recorded without help from the allocator or the model.
+/// The state of the store that follows from the results of the commands. The ledger is computed without the
+/// allocator, so it reveals errors of the allocator, which the lease file and the model share.
 #[derive(Default)]
 struct Ledger {
     listed: BTreeMap<Key, Lease>,
@@ -378,9 +383,10 @@ struct Ledger {
     draining: BTreeSet<Key>,
     /// Whether the leases of a set are durable. The first lease of the set determines this.
     home: BTreeMap<SetName, bool>,
-    /// When a freed address becomes free again.
+    /// When the cooldown of a freed address ends. The key's boolean is true if the lease was durable.
     cooling: BTreeMap<(bool, SetName, Addr), u64>,
-    /// The last address of a sticky pod in a range set, and the boot in which the pod had that address.
+    /// The last address of a sticky pod in a range set, and the boot in which the pod had that address. The
+    /// key's boolean is true if the lease was durable.
     former: BTreeMap<(bool, SetName, String, Addr), (Addr, u32)>,
 }
 
@@ -398,15 +404,16 @@ struct World {
     settings: Settings,
     now: u64,
     boot: u32,
-    /// The latest of the earlier boots that left a valid file.
+    /// The latest earlier boot whose boot file is valid; 0 if there is none.
     newest: u32,
-    /// Whether host-local still has leases of the calling network that were not imported.
+    /// Whether host-local's folder still has leases of the calling network that were not imported.
     has_folder: bool,
 }
 
 impl Ledger {
-    /// Returns the leases of containers and the reservations. Gateways are left out, because the record of a
-    /// gateway is made with the first lease that needs it and disappears together with its file.
+    /// Returns the listed leases of containers and the reservations, and stores the gateways separately. The
+    /// record of a gateway is created with the first lease that needs it and disappears with the lease file,
+    /// so gateways follow other rules than leases.
     fn holders(&mut self, listed: Vec<Lease>) -> BTreeMap<Key, Lease> {
         let all = listed.into_iter().map(|lease| ((lease.set.clone(), lease.addr), lease));
         let (gateways, holders) = all.partition(|(_, lease)| lease.kind == Kind::Gateway);
@@ -420,7 +427,7 @@ impl Ledger {
         self.home.get(set).copied().unwrap_or(own)
     }
 
-    /// Checks the changes that a command made, and the result that it returned.
+    /// Checks the result that a command returned, and the changes that it made to the listing.
     fn judge(
         &mut self,
         op: &Op,
@@ -441,8 +448,8 @@ impl Ledger {
             .filter(|(key, new)| before.get(*key).is_none_or(|old| old.owner != new.owner))
             .map(|(_, lease)| lease)
             .collect();
-        // If two programs have leased an address, it is also reserved, and the reservation becomes visible
-        // when the lease ends.
+        // If sublet and host-local have both leased an address, sublet also reserves the address. The
+        // reservation is listed only when the lease has ended.
         let is_contested = |lease: &&&Lease| {
             let note = lease.origin.note.as_deref().unwrap_or_default();
             lease.kind == Kind::Reserved && note.contains("by host-local")
@@ -452,7 +459,8 @@ impl Ledger {
         let reserved_again = new.iter().filter(is_kept).count();
         match (command, answer) {
             (Command::Add(add), Ok(Outcome::Added(added))) => {
-                // An imported owner may get its full name. Otherwise, no owner may lose a lease.
+                // host-local may not have recorded the interface of an imported lease. The ADD may then add
+                // the interface to the owner's name. Otherwise, no owner may lose a lease.
                 for lease in gone {
                     let heir = &after[&(lease.set.clone(), lease.addr)];
                     let (old, new) = (lease.attachment().unwrap(), heir.attachment().unwrap());
@@ -560,7 +568,8 @@ impl Ledger {
     ) {
         let own: Vec<Lease> =
             self.listed.values().filter(|lease| lease.owner == add.owner).cloned().collect();
-        // host-local may have leased more than one address of a range to an owner.
+        // There may be more leases than range sets, because host-local may have leased several addresses of a
+        // range to an owner.
         assert!(own.len() >= add.sets.len(), "{own:?}");
         let set = set_of(add, before);
         assert!(own.iter().all(|lease| lease.set == set), "{own:?} not in {set}");
@@ -598,15 +607,16 @@ impl Ledger {
                 assert!(!add.cooldown.strict, "{grant:?} is cooling down");
             }
             if let Some(key) = sticky {
-                // Within a file, each address is recorded as the former address of only one pod. The file of
-                // an earlier boot stays unchanged.
+                // Within a file, each address is recorded as the former address of only one pod. The records
+                // of earlier boots stay, because their files do not change.
                 self.former.retain(|(h, s, ..), f| {
                     (*h, s, f.0) != (home, &set, grant.addr) || (!home && f.1 != world.boot)
                 });
                 self.former.insert(key, (grant.addr, world.boot));
             }
         }
-        // An address that both programs have leased stays reserved, no matter which program frees it.
+        // An address that both sublet and host-local have leased stays reserved, no matter which program
+        // frees it. The warning names the command that ends the reservation.
         let unreserve = |warning: &String| {
             let mut words =
                 warning.split_once("`sublet unreserve ")?.1.trim_end_matches('`').split(' ');
@@ -728,7 +738,8 @@ fn live(ops: &[Op], disk: [bool; 3], shared: [bool; 3]) {
             let expected = run(&mut model, &models, &command, &cx);
             assert_eq!(comparable(answer), comparable(expected), "{op:?}");
         }
-        // The result must be the same for each calling network.
+        // The listings must be the same with each value of `persist`, so the test alternates between both
+        // values.
         model.persist = [Persist::Boot, Persist::Disk][i % 2];
         let all = listed(&mut host.store(model.persist), &cx);
         assert_eq!(sorted(all), listed(&mut model, &cx), "{op:?}");
