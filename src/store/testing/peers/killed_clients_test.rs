@@ -160,7 +160,7 @@ impl<S: Server + Send + 'static> Server for Network<S> {
     }
 }
 
-/// A client, with its history and with the numbers of its commands that got a response and that did not.
+/// A client: its history, and how many of its commands got a response and how many did not.
 struct Client<'a, S, F: Fn() -> S> {
     make: &'a F,
     without: Without,

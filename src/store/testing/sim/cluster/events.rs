@@ -2,12 +2,12 @@
 
 use super::super::settings::Settings;
 
-/// The kinds of events that may happen in a run. Each kind can be switched off, because not every store can
-/// survive every kind.
+/// Selects the kinds of events that may happen in a run, and the conditions that are checked. Each kind can
+/// be switched off, because not every store can survive every kind.
 #[derive(Clone, Copy, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is one kind of event")]
 pub struct Events {
-    /// Transactions that are applied, but their response is lost.
+    /// Transactions that are applied, although their response is lost.
     pub lost_answers: bool,
     /// Transactions that are lost before they reach the server.
     pub lost_requests: bool,
@@ -135,7 +135,8 @@ impl Events {
         events
     }
 
-    /// Removes settings from a configuration if their kind of event is off.
+    /// Changes a configuration so that it uses nothing that is switched off, such as `shared` or two range
+    /// sets.
     pub fn restrict(self, settings: &mut Settings) {
         settings.is_shared &= self.shared;
         if !self.two_range_sets && settings.ranges == 2 {

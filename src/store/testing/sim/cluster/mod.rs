@@ -47,7 +47,8 @@ enum Container {
     Open,
 }
 
-/// A freed address that is cooling down. The times are from the clock of the machine that freed it.
+/// A freed address that is cooling down. The times are in seconds, on the clock of the machine that freed the
+/// address.
 #[derive(Clone, Copy, Debug)]
 struct Cooling {
     machine: usize,
@@ -60,7 +61,7 @@ fn draining() -> Span {
     Span::new(contract::addr("10.0.0.8"), contract::addr("10.0.0.15")).unwrap()
 }
 
-/// Whether an address is reserved, or a range is draining.
+/// How certain it is that an address is reserved, or that a range is draining.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reserved {
     Perhaps,
@@ -70,7 +71,7 @@ enum Reserved {
 /// A command that is suspended.
 struct Running {
     process: Arc<Process>,
-    /// The seed in the command's context.
+    /// The seed in the command's context. The names of the command's in-flight notes begin with this seed.
     seed: u64,
     /// Whether the command is a request of `subletd`.
     is_daemon: bool,
@@ -113,12 +114,12 @@ pub struct World {
     named: Named,
     /// The sets of leases in which [`draining`] is draining.
     draining: BTreeMap<SetName, Reserved>,
-    /// The number of times that an operator has ended the draining, or tried to.
+    /// A counter that grows whenever an operator tries to end the draining of a range.
     undone: u64,
-    /// Whether an operator's DRAIN is suspended.
+    /// Whether an operator's `drain` command is suspended.
     is_draining: bool,
-    /// Reservations that a transaction in transit may still change. The transaction was sent by another
-    /// machine, so no fence of this node stops it.
+    /// Reservations and draining ranges that a transaction in transit may still change. Another machine sent
+    /// the transaction, so the fence of a later command does not stop it.
     doubtful: BTreeSet<(SetName, Addr)>,
     cooling: BTreeMap<(SetName, Addr), Cooling>,
     /// The pools of the Docker daemons on all machines.
@@ -139,7 +140,7 @@ pub struct World {
     folder: TempDir,
 }
 
-/// The random choices from this value on are Docker requests.
+/// The smallest random choice in `act` that selects a Docker request.
 const DOCKER: usize = 98;
 
 type Shared = Rc<RefCell<World>>;

@@ -38,8 +38,8 @@ const STORE: &str = "/data/leases.redb";
 enum Container {
     /// An ADD has returned exactly these leases.
     Live(Vec<Addr>),
-    /// A call failed or was killed, so the container may hold these addresses. If this is `None`, it may hold
-    /// any address.
+    /// A call failed or was killed, so the container may hold these addresses. If there is no list, it may
+    /// hold any address.
     Open(Option<Vec<Addr>>),
 }
 
@@ -48,7 +48,7 @@ fn draining() -> Span {
     Span::new(contract::addr("10.0.0.8"), contract::addr("10.0.0.15")).unwrap()
 }
 
-/// Whether an address is reserved, or a range is draining.
+/// How certain it is that an address is reserved, or that a range is draining.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reserved {
     Perhaps,
@@ -64,7 +64,7 @@ struct Host {
     skew: i64,
     settings: Vec<Settings>,
     containers: BTreeMap<Key, Container>,
-    /// The live containers that got no response to a second ADD. They may also have an address of another
+    /// The live containers whose last ADD got no response. They may have an additional address of another
     /// range set.
     unsure: BTreeSet<Key>,
     /// The reservations, by set of leases and address.
@@ -73,7 +73,7 @@ struct Host {
     named: Named,
     /// The sets of leases in which [`draining`] is draining.
     draining: BTreeMap<SetName, Reserved>,
-    /// The number of times that an operator has ended the draining, or tried to.
+    /// A counter that grows whenever an operator tries to end the draining of a range.
     undone: u64,
     /// The addresses that were reserved because two programs had leased them.
     contested: BTreeSet<(SetName, Addr)>,
@@ -82,11 +82,12 @@ struct Host {
     /// The containers and reservations for which a call is suspended.
     busy: BTreeSet<Key>,
     reserving: BTreeSet<(SetName, Addr)>,
-    /// Whether an operator's DRAIN is suspended.
+    /// Whether an operator's `drain` command is suspended.
     is_draining: bool,
     docker: Engine,
     pools: Pools,
-    /// The processes that have begun and not ended. Each is suspended until the simulation continues it.
+    /// The processes that have begun and have not ended. All of them are suspended, except the process that
+    /// is running.
     running: Vec<Arc<Process>>,
     /// Whether the disk is full, so that writes fail.
     is_full: bool,
@@ -179,7 +180,8 @@ impl World {
 }
 
 impl Simulation for Hosts {
-    // A store is created only at the beginning of a run, so most runs are short.
+    // Most runs are short, because a run creates a store only at its beginning, and creation must be tested
+    // often.
     const TURNS: usize = 25;
 
     fn new(seed: u64) -> Hosts {
