@@ -239,7 +239,7 @@ pub fn statics_of_the_configuration(make: Make<'_>) {
     assert_eq!(added(&mut *store, &gone, &at(3)), statics[..1]);
     freed(&mut *store, &del("c2"), &at(4));
     assert_eq!(leases(&mut *store), []);
-    // Another container got the address before the configuration declared it.
+    // Another container leases the address before the configuration reserves it for the pod.
     let Command::Add(early) = request(add("early", &sets), "10.0.0.77") else { unreachable!() };
     added(&mut *store, &early, &at(5));
     let refusal = refused(&mut *store, &Command::Add(pod("c3")), &at(6));

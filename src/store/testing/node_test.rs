@@ -143,7 +143,7 @@ fn a_lease_of_a_boot_that_has_just_started_is_held() {
     for is_etcd in [false, true] {
         let server = FakeServer::new(is_etcd);
         let mut store = FakeStore::new(server.clone());
-        // The range has only one address.
+        // The range has only one address that can be leased.
         let sets = [set("10.0.0.0/30")];
         added(&mut store, &add("c", &sets), &boot(1));
         let elsewhere = Add { set: SetName("elsewhere".into()), ..add("x", &sets) };
@@ -186,7 +186,7 @@ fn a_del_that_is_still_in_flight_frees_nothing_later() {
 /// ADD succeeds. Only then does the server apply the first transaction.
 #[test]
 fn a_late_transaction_of_a_killed_client_undoes_nothing() {
-    // The range has only one address.
+    // The range has only one address that can be leased.
     let sets = [set("10.0.0.0/30")];
     let lease = Lease {
         kind: Kind::Dynamic,

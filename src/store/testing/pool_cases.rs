@@ -286,7 +286,7 @@ pub fn shared_pool(make: Make<'_>) {
     ));
     let wide = Command::RequestPool(shared("wide", ask("l", "10.64.0.0/10 10.100.0.0/16")));
     assert!(matches!(pool_refusal(&mut *a, &wide), PoolRefusal::Overlap { shared: Some(_), .. }));
-    // Every request for the gateway gets the gateway, and the gateway is never released.
+    // Every request for the gateway returns the same address, and no release frees this address.
     let gateway = RequestAddress { gateway: true, ..want("test", None) };
     assert_eq!(lease(&mut *b, &gateway, &two).addr, addr("10.80.0.1"));
     let gateway = RequestAddress { gateway: true, ..want("test", Some("10.80.0.1")) };

@@ -40,7 +40,7 @@ const CLIENTS: u64 = 12;
 const LATE: Duration = Duration::from_millis(40);
 const UNANSWERED: Duration = Duration::from_millis(8);
 
-/// The part of the protocol that is missing in a control run.
+/// The part of the cluster protocol that a control run omits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Without {
     Nothing,
@@ -266,7 +266,7 @@ impl<S: Server + Send + 'static, F: Fn() -> S> Client<'_, S, F> {
                 if self.apply(&del(&name)).is_some() {
                     break;
                 }
-                // Sometimes add the container again although its DEL got no response.
+                // Sometimes the container is added again, although its DEL got no response.
                 if self.next().is_multiple_of(2) && self.lease(&name, false) {
                     continue;
                 }

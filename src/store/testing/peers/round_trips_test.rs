@@ -62,7 +62,7 @@ struct Member {
 }
 
 impl Member {
-    /// Makes a node that has claimed its name.
+    /// Makes a node, which claims its name in the cluster before the test counts round trips.
     fn new(server: Box<dyn Server>, folder: &Path, number: u64) -> Member {
         let count = Rc::new(Cell::new(0));
         let cache = LocalCache::new(folder, String::new());

@@ -92,7 +92,8 @@ fn takes_the_fewest_round_trips(server: impl Server) {
         count.get()
     };
     let requested = vec![Requested { addr: addr("10.0.0.9"), prefix: None }];
-    // The first ADD of a boot claims the node's name, and looks for leases and history of earlier boots.
+    // The first ADD of a boot needs additional round trips: to claim the node's name, and to find leases and
+    // history of earlier boots.
     assert_eq!(trips(&Command::Add(add("first", &dual_stack()))), 5, "first ADD");
     assert_eq!(trips(&Command::Add(add("c1", &dual_stack()))), 1, "ADD");
     assert_eq!(trips(&Command::Add(add("c1", &dual_stack()))), repeated, "repeated ADD");

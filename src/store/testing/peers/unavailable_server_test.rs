@@ -56,8 +56,8 @@ fn is_unavailable(mut store: Box<dyn Store>, why: &str) {
     let list = store.list(&at(1), &mut |_| {});
     for error in [add.unwrap_err(), del.unwrap_err(), list.unwrap_err().into()] {
         let text = error.to_string();
-        // If a server closes the connection during a commit, the client cannot know whether the commit was
-        // applied.
+        // If a server closes the connection during a commit, the client cannot know the outcome, so the error
+        // may be `Unanswered`.
         let failed = matches!(
             error,
             Error::Store(StoreError::Unavailable { .. } | StoreError::Unanswered { .. })

@@ -169,7 +169,7 @@ impl Disk {
                 }
             }
         }
-        // If a folder is lost, its content is lost, too.
+        // If a folder is lost, the files in it are lost, too.
         let names = state.durable.clone();
         state.durable.retain(|path, _| {
             path.ancestors().skip(1).all(|a| a.parent().is_none() || names.contains_key(a))

@@ -113,7 +113,7 @@ impl Engine {
     }
 }
 
-/// Sends a request of the daemon, and returns the result.
+/// Sends a request of the machine's Docker daemon, and returns the result.
 pub fn send<W: Docker>(world: &Shared<W>, machine: usize, command: &Command) -> Ran<Outcome> {
     let now = world.borrow().now(machine);
     world.borrow_mut().engine(machine).since.push(now);
@@ -180,7 +180,7 @@ fn request_pool<W: Docker>(world: &Shared<W>, machine: usize) {
     }
 }
 
-/// Returns the pool that a request asks for; `None` if the store is going to choose the pool.
+/// Returns the pool that a request names. Returns `None` if the store chooses the pool.
 fn named(request: &RequestPool) -> Option<Pool> {
     let subnet = match &request.ask {
         Ask::Exactly(subnet) => *subnet,
@@ -313,8 +313,8 @@ fn release_pool<W: Docker>(world: &Shared<W>, machine: usize) {
         let world = &mut *world.borrow_mut();
         let Some(id) = world.pool_in_use(machine) else { return };
         let user = world.pools(machine).all[&id].users[&machine];
-        // dockerd does not release a network while it is connecting a container to it, unless it has given up
-        // on the connection.
+        // dockerd does not release a network while it connects a container to the network. It may do so after
+        // it has given up on the connection.
         if user.in_flight > 0 && user.least == 1 && !world.random().one_in(3) {
             return;
         }

@@ -17,8 +17,8 @@ pub struct User {
     /// The number of requests for the pool that may have succeeded, including requests and releases that got
     /// no response. The store may count at most this many uses.
     pub most: u32,
-    /// Whether a request for an address of the pool got no response, so that any address may have been
-    /// leased.
+    /// Whether a request for an address of the pool got no response. The store may then contain leases that
+    /// the engine does not know about.
     pub has_lost: bool,
     /// The number of suspended requests for addresses of the pool.
     pub in_flight: u32,
@@ -74,7 +74,7 @@ impl Known {
     }
 }
 
-/// The pools of all engines that use the same store.
+/// The model of the pools of all engines that use the same store.
 #[derive(Clone, Debug, Default)]
 pub struct Pools {
     pub all: BTreeMap<PoolId, Known>,
@@ -89,7 +89,8 @@ pub struct Pools {
 }
 
 impl Pools {
-    /// Returns the same pools as seen by `copy`, a machine that is a copy of `machine`.
+    /// Returns the pools for a copy of the store, on which only the machine `copy` (a copy of `machine`) uses
+    /// them.
     pub fn of_copy(&self, machine: usize, copy: usize) -> Pools {
         let mut pools = self.clone();
         pools.lost += std::mem::take(&mut pools.in_flight);
@@ -321,8 +322,8 @@ impl Pools {
                 return Err(format!("pool {} has users {users:?}, not {:?}", pool.id, known.users));
             }
             let overlaps = |other: &&Pool| {
-                // As in moby, a sub-pool may overlap any pool, except a pool with the same subnet and the
-                // same sub-pool.
+                // As in Docker (moby), a sub-pool may overlap any pool, except a pool with the same subnet
+                // and the same sub-pool.
                 let is_sub = |pool: &Pool| pool.sub.is_some() && pool.shared.is_none();
                 let may = is_sub(pool) || is_sub(other);
                 let spans = (Span::from(pool.subnet), Span::from(other.subnet));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::error::{Refusal, StoreError};
 
-/// What happens to a process at one of its steps.
+/// What happens to a process at one step, where a step is one operation or one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     KilledBefore,

@@ -4,7 +4,8 @@
 pub struct Random(u64);
 
 impl Random {
-    /// Starts the sequence for a seed. Sequences with different values of `part` are independent.
+    /// Starts the sequence of random numbers for a seed. Sequences with different values of `part` are
+    /// independent.
     pub fn new(seed: u64, part: u64) -> Random {
         let mut random = Random(seed ^ part.wrapping_mul(0xd6e8_feb8_6659_fd93));
         random.next();

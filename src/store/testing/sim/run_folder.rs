@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The `/run` folder, as one process uses it.
+/// The `/run` folder of a machine, and its content at the moment when the process was killed.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,

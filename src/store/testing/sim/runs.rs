@@ -64,7 +64,7 @@ impl Story {
         self.trace.push(format!("{}{text}", "  ".repeat(self.depth)));
     }
 
-    /// Ends the run with a finding. Only the first finding is kept.
+    /// Records a finding, which ends the run after this turn. Only the first finding is kept.
     pub fn found(&mut self, what: String) {
         if self.finding.is_none() {
             self.note(format_args!("FINDING: {what}"));

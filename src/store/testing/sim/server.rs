@@ -28,7 +28,7 @@ pub type Note = Rc<dyn Fn(String)>;
 /// The operations of a transaction that was sent.
 type Sent = Vec<Operation>;
 
-/// A transaction that has not arrived yet, and its sender.
+/// A transaction that has not arrived yet, with the process that sent it.
 #[derive(Debug)]
 struct InTransit {
     sent: Sent,
@@ -43,12 +43,12 @@ struct State {
     random: Random,
     /// The transactions that have not arrived yet.
     in_transit: Vec<InTransit>,
-    /// The number of calls until the next leader has been elected. Until then every call fails, although some
-    /// transactions are still applied.
+    /// The number of calls until a new leader has been elected. Until then, every call fails, but some
+    /// transactions are applied nevertheless.
     election: u32,
     /// Whether the server is full. A full server can remove records, but not write any.
     is_full: bool,
-    /// The number of calls that were affected by a failure.
+    /// The number of calls that a failure affected.
     troubles: u64,
     /// The number of transactions that arrived after their clients had ended or stopped waiting.
     arrived_late: u64,
@@ -117,7 +117,7 @@ impl SimServer {
         self.state.borrow_mut().election = calls;
     }
 
-    /// Makes the server full or not full. Returns whether it is full now.
+    /// Fills the server up, or makes space again. Returns whether the server is full now.
     pub fn toggle_full(&self) -> bool {
         let state = &mut *self.state.borrow_mut();
         state.is_full = !state.is_full;
@@ -180,9 +180,9 @@ fn writes(sent: &[Operation]) -> bool {
     sent.iter().any(|operation| matches!(operation.write, Write::Put(_)))
 }
 
-/// Describes a transaction for the trace. `+` means that a record is written, `-` that it is removed, and `=`
-/// that it is only compared. `@` comes before the expected version of the record; `@0` means that there must
-/// be no record. History is left out.
+/// Describes a transaction for the trace, without its history records. `+` means that a record is written,
+/// `-` that a record is removed, and `=` that a record is only compared. `@` precedes the expected version of
+/// the record, and `@0` means that the record must not exist.
 fn text(operations: &[Operation]) -> String {
     let word = |operation: &Operation| {
         let sign = match operation.write {
@@ -208,7 +208,7 @@ fn text(operations: &[Operation]) -> String {
 /// process.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// The process of one command, or of one request of a daemon.
+    /// The process of one command, or of one request of a daemon. The process may be killed at each call.
     pub process: Arc<Process>,
     pub run: Rc<RunFolder>,
     /// Whether the network is down, so that neither requests nor responses arrive.

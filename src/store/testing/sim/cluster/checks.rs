@@ -165,7 +165,7 @@ fn leaks(world: &World, server: &SimServer) -> Result<(), Finding> {
             let (set, name) =
                 (world.settings[network].set(network), attachment(network, "c").network);
             let gc = Gc { set, network: name, valid: [].into(), after: None };
-            // If another machine has the same name, the GC may be refused.
+            // If another machine has the same name, the server may refuse the GC.
             let done = engine::collect(&mut store, Command::Gc(gc), &context(machine));
             if let Err(error) = done
                 && !world.events.clones

@@ -145,13 +145,14 @@ impl World {
                 return Some(format!("{addr} is held by {}", name(*other)));
             }
         }
-        // A cooldown only protects an address from other pods. With `sticky`, a pod gets its former address
-        // even if that address is cooling down.
+        // A strict cooldown keeps an address only from other pods. With `sticky`, a pod gets its former
+        // address even while that address is cooling down.
         let is_strict = add.cooldown.strict && !add.sticky && self.events.cooldown_between_machines;
         for addr in created.iter().filter(|_| is_strict) {
             let Some(cooling) = self.cooling.get(&(add.set.clone(), *addr)) else { continue };
-            // Setting a clock back ends the cooldowns that this machine started. If the clock is set forward
-            // during an ADD, the ADD continues with the earlier time, as if the clock had been set back.
+            // If a machine's clock is set back, the cooldowns that the machine started end. An ADD uses the
+            // time when it started. If the clock is set forward during the ADD, this time looks like a clock
+            // that was set back.
             let is_set_back = cooling.machine == key.1 && began < cooling.freed;
             if self.now(key.1) < cooling.until && !is_set_back {
                 return Some(format!("{addr} cools until {}, and it was {began}", cooling.until));

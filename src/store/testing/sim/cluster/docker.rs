@@ -24,7 +24,8 @@ pub(super) struct Daemon {
     pub engine: Engine,
     /// The open stores of the workers that are idle.
     idle: Vec<Opened>,
-    /// The node name that the process uses. A daemon reads the host name only when it starts.
+    /// The node name that `subletd` uses. It reads the host name only when it starts, so it keeps the old
+    /// name if the host is renamed.
     node: Option<Node>,
 }
 

@@ -11,36 +11,37 @@ pub struct Events {
     pub lost_answers: bool,
     /// Transactions that are lost before they reach the server.
     pub lost_requests: bool,
-    /// Transactions that arrive after their clients have given up waiting.
+    /// Transactions that arrive only after their clients have stopped waiting for the response.
     pub late_of_unanswered: bool,
-    /// Transactions that arrive after their clients were killed.
+    /// Transactions that arrive only after their clients were killed.
     pub late_of_killed: bool,
-    /// Transactions that are applied and arrive a second time, while the response is lost.
+    /// Transactions that are applied without a response, and then arrive a second time.
     pub duplicates: bool,
-    /// Transactions that get a response and then arrive a second time. If the copy of an ADD arrives after
-    /// the DEL, it makes the lease again, unless the node has changed its record in the meantime. No
-    /// implementation can prevent this, so this kind is off by default. In practice, no HTTP client or proxy
-    /// repeats a request that got a response.
+    /// Transactions that get a response, and then arrive a second time. If an ADD arrives again after the
+    /// container's DEL, the address is leased again, unless the node has changed its record in the meantime.
+    /// No implementation can prevent this, so this kind is off by default. In practice, no HTTP client or
+    /// proxy repeats a request that got a response.
     pub answered_duplicates: bool,
     /// Reads that fail.
     pub failing_reads: bool,
-    /// Machines that change their host name, during a boot or with the next boot.
+    /// Machines whose host name changes, either while they are running or when they boot.
     pub renames: bool,
     /// Machines whose disk is copied to a new machine. The copy keeps the host name or gets a new one, and it
     /// has its own machine-id.
     pub clones: bool,
-    /// Copies that have the machine-id of the original while the original is still running. Two kinds of
-    /// leases then look the same: leases that the original made before the copy booted, and leases that the
-    /// copy made before it rebooted. No implementation can prevent this, so this kind is off by default.
+    /// Copies of a machine that have the machine-id of the original, while the original is still running.
+    /// Then leases that the original made before the copy booted look the same as leases that the copy made
+    /// before its last reboot. No implementation can distinguish them, so this kind is off by default.
     pub twins: bool,
     /// Machines with clocks that show different times.
     pub skew: bool,
-    /// Requires that a strict cooldown also keeps an address from the ADDs of other machines.
+    /// Requires that a strict cooldown also protects an address from ADDs on other machines.
     pub cooldown_between_machines: bool,
-    /// Networks in which `shared` is changed.
+    /// Networks whose setting `shared` changes, so that their configuration names another set of leases.
     pub shared: bool,
-    /// Requires that a network whose `shared` is changed keeps its set of leases as long as it has leases, as
-    /// in a lease file. In a cluster, no record stores which set a network uses, so this is off by default.
+    /// Requires that a network keeps its set of leases when its setting `shared` changes, as long as the
+    /// network has leases. A lease file guarantees this. In a cluster, no record stores which set a network
+    /// uses, so this condition is off by default.
     pub one_set: bool,
     /// Clients that cannot write to `/run`, or that have a different `/run`, as in a container.
     pub private_run: bool,

@@ -8,7 +8,7 @@ use crate::model::Persist;
 /// The maximum number of machines, including clones.
 const MACHINES: usize = 5;
 
-/// Turns a machine off or on, usually off and on again. Its containers end with the boot.
+/// Turns a machine off or on. A machine that was on is usually turned on again at once. Its containers end.
 pub(super) fn power(world: &Shared, machine: usize) {
     let running = std::mem::take(&mut world.borrow_mut().machines[machine].running);
     for running in running {

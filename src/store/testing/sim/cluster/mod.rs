@@ -106,13 +106,13 @@ pub struct World {
     /// The configurations, which are the same on all machines.
     settings: Vec<Settings>,
     containers: BTreeMap<Key, Container>,
-    /// The sets of leases in which a container may have leases.
+    /// For each container, the sets of leases in which it may have leases.
     tried: BTreeMap<Key, BTreeSet<SetName>>,
     /// The reservations, by set of leases and address.
     reserved: BTreeMap<(SetName, Addr), Reserved>,
     /// The names for which addresses are or may be reserved.
     named: Named,
-    /// The sets of leases in which [`draining`] is draining.
+    /// The sets of leases in which the range [`draining`] is, or may be, draining.
     draining: BTreeMap<SetName, Reserved>,
     /// A counter that grows whenever an operator tries to end the draining of a range.
     undone: u64,
@@ -124,19 +124,20 @@ pub struct World {
     cooling: BTreeMap<(SetName, Addr), Cooling>,
     /// The pools of the Docker daemons on all machines.
     pools: Pools,
-    /// The containers and reservations for which a call is suspended.
+    /// The containers for which a call is suspended. `reserving` contains the reservations for which a call
+    /// is suspended.
     busy: BTreeSet<Key>,
     reserving: BTreeSet<(SetName, Addr)>,
     random: Random,
     boots: u64,
     story: Story,
-    /// Whether a failure occurred during the last call.
+    /// Whether the last command was affected by a failure of the server or the network.
     had_trouble: bool,
-    /// The number of steps at the last thorough check.
+    /// The number of steps of the run at its last thorough check.
     checked: u64,
-    /// The version of the server's records at the last check, and the leases and pools at that time.
+    /// The version of the server's records at the last check, with the leases and pools that the check read.
     seen: (u64, Vec<Lease>, Vec<Pool>),
-    /// A folder on tmpfs, like `/run`.
+    /// A temporary folder on tmpfs, which contains the `/run` folder of each machine.
     folder: TempDir,
 }
 
@@ -292,7 +293,8 @@ impl Simulation for Cluster {
     }
 }
 
-/// Makes an event happen, on a machine or on the server.
+/// Makes a random event happen on a machine or on the server. If `is_docker` is set, the event is a Docker
+/// request.
 fn act(world: &Shared, is_docker: bool) {
     let (machine, is_on, has_docker, choice) = {
         let world = &mut *world.borrow_mut();

@@ -8,7 +8,7 @@ use crate::alloc::Record;
 use crate::model::Persist;
 use crate::store::StoreReader;
 
-/// Shuts a host down or cuts its power, and boots it again. Its containers end.
+/// Shuts a host down or cuts its power, and boots it again. The host's containers end.
 pub(super) fn reboot(world: &Shared, host: usize) {
     let running = std::mem::take(&mut world.borrow_mut().hosts[host].running);
     for process in running {

@@ -71,15 +71,16 @@ struct Host {
     reserved: BTreeMap<(SetName, Addr), Reserved>,
     /// The names for which addresses are or may be reserved.
     named: Named,
-    /// The sets of leases in which [`draining`] is draining.
+    /// The sets of leases in which the range [`draining`] is, or may be, draining.
     draining: BTreeMap<SetName, Reserved>,
     /// A counter that grows whenever an operator tries to end the draining of a range.
     undone: u64,
     /// The addresses that were reserved because two programs had leased them.
     contested: BTreeSet<(SetName, Addr)>,
-    /// For each network, the content of host-local's folder, if the folder has not been imported yet.
+    /// For each network, the leases in host-local's folder, if the folder has not been imported yet.
     folders: BTreeMap<usize, Vec<ForeignLease>>,
-    /// The containers and reservations for which a call is suspended.
+    /// The containers for which a call is suspended. `reserving` contains the reservations for which a call
+    /// is suspended.
     busy: BTreeSet<Key>,
     reserving: BTreeSet<(SetName, Addr)>,
     /// Whether an operator's `drain` command is suspended.
@@ -215,7 +216,7 @@ impl Simulation for Hosts {
     }
 }
 
-/// Makes an event happen on a host.
+/// Makes a random event happen on the given host or, if there is none, on a random host.
 fn act(world: &Shared, host: Option<usize>) {
     let (host, choice) = {
         let world = &mut *world.borrow_mut();

@@ -124,7 +124,7 @@ pub(super) fn edit(world: &Shared, host: usize) {
     world.hosts[host].settings[network] = settings;
 }
 
-/// Makes a folder with leases of containers, as if host-local had served the network until now.
+/// Makes a host-local folder with leases of containers, as if host-local had served the network until now.
 pub(super) fn host_local_was_here(world: &Shared, host: usize) {
     let world = &mut *world.borrow_mut();
     let network = world.random.below(NETWORKS.len());
