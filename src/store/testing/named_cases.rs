@@ -1,4 +1,4 @@
-//! The contract's cases for addresses that are reserved for a name.
+//! Cases of the contract (the tests that every store must pass) about addresses that are reserved for a name.
 
 use super::contract::{
     Make, add, added, addr, at, del, dual_stack, freed, gc_all, leases, lowest, net, owner,
@@ -64,8 +64,7 @@ pub fn only_the_name_gets_them(make: Make<'_>) {
     let both = ["10.0.0.2", "fd00::5"];
     assert_eq!(reserved(&mut *a, &reserve_for(&both, "shop/db-0"), 1), both.map(addr));
     for n in 0..4 {
-        // None of these gets the address: another container that searches, another pod, and another container
-        // that requests the address.
+        // Other containers and other pods never get the reserved addresses, not even if they request them.
         let got = added(&mut *b, &lowest(&format!("x{n}"), &sets), &at(2));
         assert!(got[0] != addr(both[0]) && got[1] != addr(both[1]), "{got:?}");
     }
@@ -77,7 +76,8 @@ pub fn only_the_name_gets_them(make: Make<'_>) {
         assert_eq!(holder.owner, Owner::Named(name("shop/db-0")));
     }
     for n in 3..6 {
-        // The same pod in a different sandbox gets the address, through either process.
+        // The pod `db-0` gets its reserved addresses in every new sandbox, no matter which of the two
+        // processes runs the ADD.
         let container = format!("c{n}");
         let store = if n % 2 == 0 { &mut a } else { &mut b };
         let mut pod = of_pod(&container, "db-0", &sets);
@@ -98,7 +98,8 @@ pub fn only_the_name_gets_them(make: Make<'_>) {
     assert_eq!(added(&mut *a, &lowest("free", &sets), &at(9))[0], addr(both[0]));
 }
 
-/// In the range, only the reserved address is left.
+/// Only a reserved address is free in the range. The range therefore counts as exhausted for every container
+/// except the container with the reserved name.
 pub fn a_full_range_has_the_reserved_address(make: Make<'_>) {
     let mut store = make();
     let sets = [set("10.0.0.0/29")];
@@ -130,12 +131,13 @@ pub fn an_earlier_container_of_the_name(make: Make<'_>) {
     let Refusal::Predecessor { holder, .. } = refusal else { panic!("{refusal:?}") };
     assert_eq!((&holder.owner, holder.addr), (&owner("old"), both[0]));
     assert_eq!(leases(&mut *store), before);
-    // A lease that has changed since it was read stays.
+    // A lease that is listed in `gone` is not freed if it has changed since it was read.
     let changed = Lease { time: 1, ..(*holder).clone() };
     let gone = Add { gone: vec![changed], ..newer.clone() };
     let refusal = refused(&mut *store, &Command::Add(gone), &at(3));
     assert!(matches!(refusal, Refusal::Predecessor { .. }), "{refusal:?}");
-    // Each of the pod's addresses has its own lease.
+    // The earlier container has two leases. If only one of them is listed in `gone`, the other lease still
+    // causes the refusal.
     let gone = Add { gone: vec![(*holder).clone()], ..newer.clone() };
     let refusal = refused(&mut *store, &Command::Add(gone), &at(3));
     assert!(
@@ -145,7 +147,7 @@ pub fn an_earlier_container_of_the_name(make: Make<'_>) {
     assert_eq!(leases(&mut *store), before);
     let gone = Add { gone: before.clone(), ..newer };
     assert_eq!(added(&mut *store, &gone, &at(3)), both);
-    // The DEL of the earlier container arrives late.
+    // A DEL of the earlier container that arrives only now frees nothing.
     assert_eq!(freed(&mut *store, &del("old"), &at(4)), []);
     let now = leases(&mut *store);
     assert!(now.len() == 2 && now.iter().all(|l| l.owner == owner("new")), "{now:?}");
@@ -186,7 +188,8 @@ pub fn a_plain_reservation_gets_a_name(make: Make<'_>) {
     freed(&mut *store, &del("c1"), &at(2));
     assert_eq!(reserved(&mut *store, &reserve_for(&["10.0.0.9"], "shop/db-0"), 3), []);
     assert_eq!(added(&mut *store, &of_pod("c2", "db-0", &sets), &at(4)), [addr("10.0.0.9")]);
-    // A name may have further addresses for further containers, and a container may request one of them.
+    // Several addresses may be reserved for one name, so that several containers with the name can run. Each
+    // container may request one of these addresses.
     reserved(&mut *store, &reserve_for(&["10.0.0.3"], "shop/db-0"), 5);
     assert_eq!(added(&mut *store, &of_pod("c3", "db-0", &sets), &at(6)), [addr("10.0.0.3")]);
     freed(&mut *store, &del("c2"), &at(7));
@@ -194,7 +197,8 @@ pub fn a_plain_reservation_gets_a_name(make: Make<'_>) {
     let requested = request(of_pod("c4", "db-0", &sets), "10.0.0.9");
     let Ok(Outcome::Added(got)) = store.apply(&requested, &at(8)) else { panic!("added") };
     assert_eq!(got.grants[0].addr, addr("10.0.0.9"));
-    // If a name has no address in the ranges, its container gets any free address.
+    // If none of the addresses that are reserved for a name is in the ranges, the container gets any free
+    // address.
     let elsewhere = [set("10.9.0.0/24")];
     assert_eq!(added(&mut *store, &of_pod("c5", "db-0", &elsewhere), &at(9)), [addr("10.9.0.2")]);
 }
@@ -219,7 +223,8 @@ pub fn a_reservation_survives_whatever_frees_the_lease(make: Make<'_>) {
     assert!(now.len() == 2 && now.iter().all(|lease| lease.kind == Kind::Reserved), "{now:?}");
 }
 
-/// Addresses from the key `static` of the configuration, which the allocator gets with the request.
+/// Tests addresses that the configuration key `static` reserves for a name. The ADD passes them to the
+/// allocator in its field `statics`.
 pub fn statics_of_the_configuration(make: Make<'_>) {
     let mut store = make();
     let sets = [set("10.0.0.0/24")];
@@ -234,14 +239,15 @@ pub fn statics_of_the_configuration(make: Make<'_>) {
     assert_eq!(added(&mut *store, &gone, &at(3)), statics[..1]);
     freed(&mut *store, &del("c2"), &at(4));
     assert_eq!(leases(&mut *store), []);
-    // Another container got the address before the configuration declared it.
+    // Another container leases the address before the configuration reserves it for the pod.
     let Command::Add(early) = request(add("early", &sets), "10.0.0.77") else { unreachable!() };
     added(&mut *store, &early, &at(5));
     let refusal = refused(&mut *store, &Command::Add(pod("c3")), &at(6));
     assert!(matches!(refusal, Refusal::Held { .. }), "{refusal:?}");
 }
 
-/// Returns the network namespace of a process, as an ADD records it.
+/// Returns the network namespace at `path`, in the form in which an ADD records it. If the path does not
+/// exist, the inode number is made up.
 fn namespace(path: &str) -> Netns {
     use std::os::unix::fs::MetadataExt as _;
     let inode = |path: &str| std::fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
@@ -273,9 +279,11 @@ fn an_address_moves_once_the_namespace_of_the_earlier_container_is_gone() {
         assert_eq!(leased(&mut store, pod("c2", "/no/such/netns"), 2).unwrap(), both);
         let rows = super::host::listed(&mut store, &boot(2));
         assert!(rows.iter().all(|lease| lease.owner == owner("c2")), "{rows:?}");
-        // Only a user who can inspect every process can prove that a namespace no longer exists.
+        // Only a user who can inspect every process can prove that a network namespace no longer exists. For
+        // other users, skip the rest of the test.
         if let Liveness::Stale(_) = liveness::of(&rows[0], None, &boot(2)) {
-            // The kernel has reused the namespace's inode number for the namespace of the next container.
+            // Simulate that the kernel has reused an inode number: the namespace of the next container has
+            // the inode number of the namespace that no longer exists.
             let next = namespace(alive);
             let netns = Some(Netns { path: "/no/such/netns".to_owned(), ..next.clone() });
             let origin = Origin { netns, ..rows[0].origin.clone() };
@@ -316,7 +324,8 @@ fn a_name_keeps_its_address_over_reboots_and_the_loss_of_the_lease_file() {
     }
 }
 
-/// A policy without names has the format that earlier versions read, and causes no additional cost in an ADD.
+/// A policy file that reserves no address for a name has format version 1, which earlier versions of sublet
+/// read. Such a file adds no cost to an ADD.
 #[test]
 fn the_version_of_the_policy_says_whether_it_has_names() {
     let host = Host::new();

@@ -22,7 +22,7 @@ use crate::net::{Addr, RangeSet};
 use crate::store::cluster::LocalCache;
 use crate::store::{Store, StoreReader};
 
-/// Returns the context of a node in its n-th boot.
+/// Returns the context of a command that runs on a node in its boot number `boot`.
 fn on(name: &str, machine: &str, boot: u64) -> Context {
     Context {
         node: Node { name: name.to_owned(), machine: machine.to_owned() },
@@ -69,7 +69,7 @@ fn a_full_range_is_empty_after_a_boot() {
     }
     let refusal = store.apply(&Command::Add(add("more", &sets)), &boot(1));
     assert!(matches!(refusal, Err(Error::Refused(Refusal::Exhausted { .. }))));
-    // Leases that have ended count as free even before their records are removed.
+    // Leases of an earlier boot count as free even before their records are removed.
     let status = Command::Status(Status {
         set: net(),
         network: super::contract::network(),
@@ -82,15 +82,15 @@ fn a_full_range_is_empty_after_a_boot() {
     let check = Check { set: net(), owner: owner("c7"), sets: sets.to_vec(), expected: None };
     assert!(store.apply(&Command::Check(check), &boot(2)).is_err());
     assert_eq!(freed(&mut store, &del("c7"), &boot(2)), []);
-    // An ADD requests an address whose lease has ended. That lease's owner also has a lease of the other
-    // address family.
+    // The next ADD requests an address whose lease has ended. The former owner also had a lease of the other
+    // address family, which has ended, too.
     let before = lease_records(&server);
     assert_eq!(before, 253 * 3);
     let first = fixed("new", &sets, "10.0.0.9");
     assert_eq!(added(&mut store, &first, &boot(2))[0], addr("10.0.0.9"));
     assert_eq!(lease_records(&server), 3, "the leases of the earlier boot are removed");
     assert_eq!(listed(&mut store, &boot(2)).len(), 2);
-    // From now on, commands need the usual number of round trips.
+    // After the ended leases have been removed, commands need the usual number of round trips again.
     assert_eq!(trips(&server, || drop(added(&mut store, &add("x", &sets), &boot(2)))), 1);
     assert_eq!(trips(&server, || drop(freed(&mut store, &del("x"), &boot(2)))), 2);
     for i in 0..252 {
@@ -99,8 +99,8 @@ fn a_full_range_is_empty_after_a_boot() {
     assert_eq!(listed(&mut store, &boot(2)).len(), 253 * 2);
 }
 
-/// The node that rebooted no longer uses this set. Other nodes lease the addresses of its ended leases when
-/// they need them.
+/// A node has rebooted and does not use this set of leases any more. Other nodes may lease the addresses of
+/// its ended leases.
 #[test]
 fn ended_leases_of_another_node_are_free() {
     let server = FakeServer::new(false);
@@ -136,18 +136,18 @@ fn ended_leases_of_another_node_are_free() {
     assert_eq!(lease_records(&server), 3 * 6);
 }
 
-/// A node reboots and makes a new lease, while another node is reading which leases of the first node have
-/// ended.
+/// While one node is reading which leases of another node have ended, the other node reboots and leases an
+/// address.
 #[test]
 fn a_lease_of_a_boot_that_has_just_started_is_held() {
     for is_etcd in [false, true] {
         let server = FakeServer::new(is_etcd);
         let mut store = FakeStore::new(server.clone());
-        // The range has only one address.
+        // The range has only one address that can be leased.
         let sets = [set("10.0.0.0/30")];
         added(&mut store, &add("c", &sets), &boot(1));
         let elsewhere = Add { set: SetName("elsewhere".into()), ..add("x", &sets) };
-        // The node stops before it removes the ended lease.
+        // The node stops after two commits, before it removes the ended lease.
         server.commits_left.set(Some(2));
         added(&mut store, &elsewhere, &boot(2));
         server.commits_left.set(None);
@@ -165,7 +165,8 @@ fn a_lease_of_a_boot_that_has_just_started_is_held() {
     }
 }
 
-/// A DEL gets no response from the server in time. Then the same container is added again.
+/// A DEL gets no response from the server in time, and its container is added again. When the server finally
+/// applies the DEL, the new lease must stay.
 #[test]
 fn a_del_that_is_still_in_flight_frees_nothing_later() {
     let server = FakeServer::new(false);
@@ -185,7 +186,7 @@ fn a_del_that_is_still_in_flight_frees_nothing_later() {
 /// ADD succeeds. Only then does the server apply the first transaction.
 #[test]
 fn a_late_transaction_of_a_killed_client_undoes_nothing() {
-    // The range has only one address.
+    // The range has only one address that can be leased.
     let sets = [set("10.0.0.0/30")];
     let lease = Lease {
         kind: Kind::Dynamic,
@@ -202,8 +203,9 @@ fn a_late_transaction_of_a_killed_client_undoes_nothing() {
     ];
     for is_etcd in [false, true] {
         for (name, command, cx) in &commands {
-            // "elsewhere" and "unwritable" mean that the killed client ran in a container with a different
-            // `/run`.
+            // What happens to the in-flight notes (files in `/run` that say that a transaction may be
+            // pending). "elsewhere": the killed client has a different `/run`, as in a container.
+            // "unwritable": it cannot write to `/run`.
             for notes in ["kept", "lost", "none", "elsewhere", "unwritable"] {
                 let server = FakeServer::new(is_etcd);
                 let [folder, elsewhere] = [(); 2].map(|()| tempfile::tempdir().unwrap());
@@ -238,8 +240,8 @@ fn a_late_transaction_of_a_killed_client_undoes_nothing() {
     }
 }
 
-/// The killed client has sent an ADD, and the container is deleted afterwards. The late transaction must not
-/// lease an address.
+/// A client is killed after it has sent an ADD, and then its container is deleted. If the ADD arrives late,
+/// it must not lease an address.
 #[test]
 fn a_late_add_of_a_killed_client_leases_nothing() {
     let sets = dual_stack();
@@ -260,8 +262,8 @@ fn a_late_add_of_a_killed_client_leases_nothing() {
     }
 }
 
-/// The first attempt of an ADD gets no response. The fence invalidates this attempt, and the second attempt
-/// is applied.
+/// The first attempt of an ADD gets no response. The client fences it: it writes the node's record, so that
+/// the first attempt can no longer be applied. The second attempt leases the address.
 #[test]
 fn an_attempt_that_was_not_answered_is_void() {
     let sets = [set("10.0.0.0/30")];
@@ -278,7 +280,7 @@ fn an_attempt_that_was_not_answered_is_void() {
     assert!(listed(&mut store, &boot(1)).is_empty());
 }
 
-/// A host gets another name while its containers run.
+/// A host is renamed while its containers are running.
 #[test]
 fn a_renamed_host_keeps_its_leases() {
     let sets = dual_stack();
@@ -302,14 +304,14 @@ fn a_renamed_host_keeps_its_leases() {
         assert_eq!(freed(&mut store, &del("b"), &new), b);
         assert_eq!(engine::gc(&mut store, gc_all(), &new).unwrap(), 2);
         added(&mut store, &add("c", &sets), &new);
-        // The host reboots under a third name, so the lease has ended.
+        // The host reboots under a third name, so the earlier leases have ended.
         added(&mut store, &add("d", &sets), &host("third", 2));
         let left = listed(&mut store, &host("third", 2));
         assert!(
             left.len() == 2 && left.iter().all(|l| l.owner == owner("d") && l.node.name == "old")
         );
         assert_eq!(lease_records(&server), 3 + 1, "with the record of the machine");
-        // If a released machine is started again, it leases under its new name.
+        // If a machine is started again after `sublet node release`, it leases under its new name.
         engine::release_node(&mut store, "old", &on("operator", "m2", 1)).unwrap();
         drop(folders);
         added(&mut store, &add("e", &sets), &host("fourth", 3));
@@ -351,7 +353,7 @@ fn a_copy_of_a_machine_takes_no_lease_that_is_newer_than_its_boot() {
     assert_eq!(freed(&mut first, &del("a0"), &one), a[..1]);
 }
 
-/// The server was restored from a backup that is older than the last boot.
+/// The server was restored from a backup that is older than the node's last boot.
 #[test]
 fn a_restored_record_of_an_earlier_boot_is_claimed_again() {
     let sets = dual_stack();
@@ -383,8 +385,8 @@ fn a_cooldown_ends_by_no_other_clock_early() {
             let outcome = store.apply(&strict("b"), &there(now));
             assert!(matches!(outcome, Err(Error::Refused(_))), "{now}: {outcome:?}");
         }
-        // According to this clock, the cooldown starts in the future, so it might never end. Therefore it
-        // counts as ended.
+        // The clock of the node was set back, so the cooldown seems to start in the future and might never
+        // end. Therefore it counts as ended on the node that started it.
         store.apply(&strict("c"), &here(9_999)).unwrap();
         freed(&mut store, &del("c"), &here(10_000));
         store.apply(&strict("d"), &there(13_600)).unwrap();
@@ -418,7 +420,7 @@ fn one_address_after_a_mass_reboot_takes_few_round_trips() {
     assert!(cost <= 10, "{cost} trips");
 }
 
-/// The commands also work without a local cache, and after a clock was set back.
+/// Commands also work without a local cache, and on a node whose clock was set back.
 #[test]
 fn the_local_cache_only_saves_round_trips() {
     let folder = tempfile::tempdir().unwrap();
@@ -435,8 +437,8 @@ fn the_local_cache_only_saves_round_trips() {
         assert_eq!(lease_records(&server), 3);
         let is_cached = place.is_dir();
         let cost = trips(&server, || drop(added(&mut store, &add("b", &sets), &early(2))));
-        // Without a local cache there are three round trips: for the node's record, for the commit, and for
-        // the node's leases.
+        // Without a local cache, an ADD takes three round trips: for the node's record, for the commit, and
+        // for the node's leases.
         assert_eq!(cost, if is_cached { 1 } else { 3 });
         assert_eq!(listed(&mut store, &early(2)).len(), 4);
     }
@@ -465,7 +467,7 @@ fn a_damaged_or_outdated_cache_costs_a_read() {
     fs::remove_file(node_file(&folder)).unwrap();
     added(&mut store, &add("d", &sets), &boot(1));
     assert_eq!(fs::read(node_file(&folder)).unwrap(), good);
-    // The server has been replaced by an empty one, which does not have the cached record.
+    // The server has been replaced by an empty server, which does not have the node's cached record.
     let new = FakeServer::new(false);
     let cache = LocalCache::new(&folder, "fake".to_owned());
     let mut other = FakeStore::with_cache(new.clone(), Persist::Boot, cache);
@@ -507,7 +509,8 @@ fn only_boot_leases_of_this_machine_end_with_the_boot() {
     for name in ["kept", "blind", "theirs", "gateway", "reservation", "pool", "new"] {
         assert!(left.iter().any(|l| l.contains(name)), "{name}: {left:?}");
     }
-    // Two nodes without a machine-id may be different machines.
+    // Two nodes with the same name and without a machine-id may be different machines. Therefore the second
+    // boot does not end the lease of the first.
     let server = FakeServer::new(false);
     let mut store = FakeStore::new(server);
     added(&mut store, &lowest("a", &sets), &on("node", "", 1));
@@ -515,9 +518,9 @@ fn only_boot_leases_of_this_machine_end_with_the_boot() {
     assert_eq!(listed(&mut store, &on("node", "", 2)).len(), 2);
 }
 
-/// The plan assumes that the owner's record is absent. Then the search for an address of an earlier boot
-/// lists that record and finds a cooling address. So the plan to lease the cooling address depends on an
-/// assumption that has proved wrong.
+/// An ADD assumes that its owner has no record. While it searches for an address, it lists the leases of
+/// earlier boots: it finds the owner's record and a cooling address. It must return the owner's lease. It
+/// must not lease the cooling address, because it chose this address under the wrong assumption.
 #[test]
 fn an_assumption_that_is_refuted_while_deciding_is_not_relied_on() {
     for is_etcd in [false, true] {
@@ -550,7 +553,8 @@ fn an_owner_that_returns_after_a_boot_leases_anew() {
     let sticky = |c: &str| Add { sticky: true, origin: origin.clone(), ..add(c, &sets) };
     let before = added(&mut store, &sticky("c"), &boot(1));
     added(&mut store, &add("other", &sets), &boot(1));
-    // The ADD is not refused, neither as a duplicate nor because the old lease lies outside the new ranges.
+    // A lease of the earlier boot does not refuse the ADD: the ADD is no duplicate, and the lease need not be
+    // in the new ranges.
     let moved = [set("10.5.0.0/24")];
     let strict = Add { on_duplicate: OnDuplicate::Error, ..add("other", &moved) };
     assert!(moved[0].range_of(added(&mut store, &strict, &boot(2))[0]).is_some());
@@ -587,9 +591,9 @@ fn a_second_machine_is_refused_until_the_first_is_released() {
             assert!(text.contains(part), "{text}");
         }
     }
-    // The DEL succeeds, because its container never had a lease.
+    // On the second machine, the DEL succeeds, because its container never had a lease.
     assert_eq!(freed(&mut store, &del("d"), &two), []);
-    // Without a machine-id, a machine cannot be identified.
+    // A machine without a machine-id cannot be identified, so its ADD is not refused.
     added(&mut store, &add("e", &sets), &on("node", "", 1));
     assert_eq!(listed(&mut store, &one).len(), 4);
     let left = engine::release_node(&mut store, "node", &two).unwrap();
@@ -649,7 +653,7 @@ fn two_clients_race_for_the_first_add_of_a_boot() {
     }
 }
 
-/// The machine is killed after one commit, after two commits, and so on, and started again each time.
+/// Each run kills the machine after a different number of commits (1 to 7), and then starts it again.
 #[test]
 fn the_removal_of_ended_leases_may_be_interrupted() {
     let sets = [set("10.0.0.0/24"), set("fd00::/120")];
@@ -672,7 +676,8 @@ fn the_removal_of_ended_leases_may_be_interrupted() {
     }
 }
 
-/// The release of a node may also be interrupted after any number of commits.
+/// `sublet node release` is interrupted after some number of commits, and then repeated. It must free only
+/// the leases of the released node.
 #[test]
 fn the_release_of_a_node_frees_only_its_leases() {
     for commits in 1..60 {
@@ -685,7 +690,7 @@ fn the_release_of_a_node_frees_only_its_leases() {
         }
         let elsewhere = Add { set: SetName("elsewhere".into()), ..add("c", &sets) };
         added(&mut store, &elsewhere, &dead);
-        // The second boot of the node claimed the name, and stopped before it removed the ended leases.
+        // In its second boot, the node claims its name, but stops before it removes its ended leases.
         server.commits_left.set(Some(2));
         drop(store.apply(&Command::Add(add("last", &sets)), &on("dead", "m-dead", 2)));
         server.commits_left.set(None);
@@ -711,8 +716,8 @@ fn the_release_of_a_node_frees_only_its_leases() {
         assert!(engine::release_node(&mut store, "dead", &alive).unwrap().forgotten);
         let left = listed(&mut store, &alive);
         let of_dead: Vec<&Lease> = left.iter().filter(|l| l.node.name == "dead").collect();
-        // One lease of the node is left: the gateway of a pool that the other node uses. Reservations belong
-        // to no node.
+        // One lease of the released node is left: the gateway of a pool that the node `alive` uses.
+        // Reservations belong to no node.
         assert_eq!(of_dead.len(), 1, "{commits}: {of_dead:?}");
         assert!(of_dead.iter().all(|l| l.kind == Kind::Gateway));
         assert_eq!(left.iter().filter(|l| l.kind == Kind::Reserved).count(), 1);
@@ -812,7 +817,8 @@ fn random_commands_of_two_nodes() {
     }
 }
 
-/// A client is killed while it claims its machine's first name. Then the machine gets a different name.
+/// A client is killed while it claims the first name of its machine. Then the machine is renamed. The server
+/// applies the claim of the first name only afterwards.
 #[test]
 fn a_late_claim_does_not_rename_the_machine() {
     for is_etcd in [false, true] {
@@ -828,8 +834,9 @@ fn a_late_claim_does_not_rename_the_machine() {
     }
 }
 
-/// A client that cannot leave a note is killed. Another client has the node's record in its cache, and deletes
-/// the container.
+/// A client that cannot create an in-flight note (a file that says that a transaction may be pending) is
+/// killed during an ADD. Another client, which has the node's record in its cache, deletes the container. The
+/// ADD must then lease nothing, even if it arrives late.
 #[test]
 fn a_del_that_frees_nothing_fences_a_client_without_a_note() {
     for is_etcd in [false, true] {

@@ -1,4 +1,5 @@
-//! The contract's cases for the commands of operators: imports, and freeing stale leases.
+//! Cases of the contract (the tests that every store must pass) about operator commands: import, export, and
+//! freeing stale leases.
 
 use super::contract::{Make, add, added, addr, at, del_target, freed, leases, net, refused, set};
 use crate::alloc::{
@@ -7,8 +8,9 @@ use crate::alloc::{
 use crate::error::Refusal;
 use crate::model::{Kind, Lease, Origin, Owner};
 
-/// Leases of another program are imported once, even if the import is repeated. If one lease conflicts, none
-/// is imported. A DEL with `rewind` finds the cursor, although its range is unknown.
+/// The leases of another program are imported only once, even if the import is repeated. If one lease
+/// conflicts, none is imported. A DEL with `rewind` sets the cursor of round robin back to the freed address,
+/// although the DEL does not contain the range.
 pub fn imports_are_atomic_and_repeatable(make: Make<'_>) {
     let (mut store, sets) = (make(), [set("10.0.0.0/24")]);
     let lease = |ip: &str, id: &str| ForeignLease {
@@ -70,14 +72,14 @@ pub fn a_changed_lease_is_not_freed(make: Make<'_>) {
     assert_eq!(free(2, &Lease { origin: Origin::default(), ..read.clone() }), []);
     assert_eq!(free(2, &read), got);
     assert_eq!(free(2, &read), []);
-    // The same container has leased the address again.
+    // The same container leases its address again, so the lease differs from the lease that was read.
     added(&mut *make(), &add("c1", &sets), &at(3));
     assert_eq!(free(4, &read), []);
     assert_eq!(leases(&mut *make()).len(), 1);
 }
 
-/// Leases that have been written to host-local's folder are freed in this store. A lease that has changed
-/// since then stays.
+/// After leases have been exported to host-local's folder, they are freed in this store. A lease that has
+/// changed since the export is not freed.
 pub fn an_export_moves_the_leases(make: Make<'_>) {
     let (mut store, sets) = (make(), [set("10.0.0.0/24")]);
     let rr = |c: &str| Add { strategy: Strategy::RoundRobin, ..add(c, &sets) };

@@ -1,4 +1,5 @@
-//! Tests of the policy file (`<file>.policy`): reservations, and their copies in the lease files.
+//! Tests of the policy file (`<file>.policy`): the reservations and draining ranges in it, and their copies
+//! in the lease files.
 
 use std::fs;
 
@@ -66,8 +67,8 @@ fn every_add_compares_the_nonce_and_refreshes_the_copy_if_it_differs() {
         let host = Host::new();
         let mut store = host.store(persist);
         added(&mut store, &lowest("c1"), &boot(1));
-        // Another store that uses the same folder has written the policy file, so this store's copy is
-        // outdated.
+        // Simulate another process that has written the policy file. The copy in this store's lease file is
+        // then outdated.
         let other = Host::new();
         reserve(&mut other.store(persist), &[addr("10.0.0.3")], &boot(1)).unwrap();
         fs::copy(other.path(".policy"), host.path(".policy")).unwrap();
@@ -133,12 +134,12 @@ fn at_most_4096_entries_then_advice_to_use_ranges() {
     assert_eq!(reserve(&mut store, &many, &boot(1)).unwrap().len(), 4096);
     let error = reserve(&mut store, &[addr("10.9.0.1")], &boot(1)).unwrap_err();
     assert!(error.to_string().contains("ranges"), "{error}");
-    // Two adjacent addresses become one entry, and so does a range.
+    // Two adjacent addresses become one entry of the policy file. A whole range becomes one entry, too.
     reserve(&mut store, &[addr("10.1.0.1")], &boot(1)).unwrap();
     let range: Vec<Addr> = (1..200).map(|n| addr(&format!("10.9.0.{n}"))).collect();
     reserve(&mut store, &range, &boot(1)).unwrap();
     assert_eq!(reserved(&mut store, 1).len(), 4097 + 199);
-    // Many reservations do not slow the allocator down, because the copy is an index.
+    // Many reservations do not slow down the allocator, because the lease file contains them as an index.
     assert_eq!(added(&mut store, &lowest("c1"), &boot(1)), [addr("10.0.0.2")]);
 }
 
@@ -167,7 +168,8 @@ fn a_note_is_replaced_and_the_rest_of_a_range_keeps_its_own() {
     assert!(policy.find(&net(), addr("10.0.0.7")).is_some());
 }
 
-/// A version of sublet that does not know draining ranges must refuse the file, and not ignore the range.
+/// A version of sublet that does not support draining ranges must refuse the policy file. It must not ignore
+/// the range.
 #[test]
 fn the_version_of_the_policy_says_whether_a_range_is_draining() {
     let lower = drain("10.0.0.0", "10.0.0.127");
@@ -183,7 +185,7 @@ fn the_version_of_the_policy_says_whether_a_range_is_draining() {
         assert!(text.starts_with("sublet-policy 3 "), "{text}");
         let entry = r#"{"draining":"net","first":"10.0.0.0","last":"10.0.0.127","since":1}"#;
         assert_eq!(text.lines().last(), Some(entry));
-        // The range drains in later boots, too, and in a new lease file.
+        // The range is still draining in later boots, and also in a new lease file.
         for n in 1..4 {
             let name = format!("d{n}");
             assert_eq!(added(&mut store, &lowest(&name), &boot(n)), [addr("10.0.0.128")]);
@@ -272,7 +274,8 @@ fn a_contested_address_is_listed_once_whichever_file_its_set_is_in() {
         name: None,
     };
     host.store(Persist::Disk).apply(&Command::ReserveContested(contested), &boot(1)).unwrap();
-    // The name of this set sorts after the other names, and its leases are in the file that is listed first.
+    // The set "other" comes after the set "net" in the order of names, but its leases are in the file that is
+    // listed first.
     let other = crate::model::Attachment {
         network: crate::model::NetworkName::new("other").unwrap(),
         ..super::contract::attachment("x")
@@ -284,7 +287,8 @@ fn a_contested_address_is_listed_once_whichever_file_its_set_is_in() {
     assert_eq!(rows.iter().filter(|row| row.set == net()).count(), 1, "{rows:?}");
 }
 
-/// The second process makes a reservation immediately before the first process takes the lock.
+/// While the first process waits to take the lock, a second process reserves another address. Neither change
+/// is lost.
 #[test]
 fn of_two_changes_at_once_none_is_lost() {
     use super::watched::Watched;

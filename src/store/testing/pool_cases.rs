@@ -1,4 +1,4 @@
-//! The contract's cases about pools.
+//! Cases of the contract (the tests that every store must pass) about Docker's address pools.
 
 use super::contract::{Make, addr, at, leases, refused};
 use crate::alloc::{
@@ -14,8 +14,8 @@ pub fn subnet(text: &str) -> Subnet {
     text.parse::<ipnet::IpNet>().unwrap().into()
 }
 
-/// Makes a request for a pool from text: `10.0.0.0/8`, with a sub-pool `10.0.0.0/8 10.1.0.0/16`, or an
-/// automatic pool `auto 10.0.0.0/8 24`.
+/// Builds a request for a pool from text. Examples: `10.0.0.0/8` (a subnet), `10.0.0.0/8 10.1.0.0/16` (a
+/// subnet and its sub-pool), and `auto 10.0.0.0/8 24` (any free /24 in the subnet).
 pub fn ask(space: &str, text: &str) -> RequestPool {
     let words: Vec<&str> = text.split(' ').collect();
     let (ask, sub) = match words[..] {
@@ -84,7 +84,7 @@ pub fn pools_do_not_overlap(make: Make<'_>) {
     let store = &mut *store;
     assert!(store.pools().unwrap().is_empty());
     assert_eq!(pool(store, &ask("l", "10.0.0.0/8"), &at(1)).id.0, "l/10.0.0.0/8");
-    // Pools of another address space make no difference.
+    // Pools of a different address space never conflict, even if they have the same subnet.
     pool(store, &ask("g", "10.0.0.0/8"), &at(1));
     pool(store, &ask("l", "192.168.4.0/24"), &at(1));
     pool(store, &ask("l", "fd00:1::/112"), &at(1));
@@ -120,8 +120,7 @@ pub fn automatic_pools(make: Make<'_>) {
     let got = |store: &mut dyn Store, request: &RequestPool| {
         pool(store, request, &at(1)).subnet.to_string()
     };
-    // Subnets that overlap pools of other sizes are skipped: pools inside the subnet, and pools that contain
-    // it.
+    // An automatic pool must not overlap an existing pool, whether the existing pool is smaller or larger.
     pool(&mut *a, &ask("l", "10.80.1.64/26"), &at(1));
     pool(&mut *a, &ask("l", "10.80.2.0/23"), &at(1));
     let route = Span::from(subnet("10.80.4.128/25"));
@@ -136,8 +135,8 @@ pub fn automatic_pools(make: Make<'_>) {
     }
     let command = Command::RequestPool(auto.clone());
     assert_eq!(pool_refusal(&mut *b, &command), PoolRefusal::NoBlock);
-    // A pool of a different size is placed in the remaining space. When a supernet is full, the next supernet
-    // is used.
+    // A pool of a different size still fits between the existing pools. When one supernet is full, the next
+    // supernet is used.
     assert_eq!(got(&mut *a, &ask("l", "auto 10.80.0.0/20 26")), "10.80.1.0/26");
     let mut more = auto;
     more.ask = Ask::Any(vec![
@@ -160,7 +159,8 @@ pub fn sub_pools(make: Make<'_>) {
     // Both pools use the same set of leases.
     assert_eq!(lease(store, &want(&id, None), &cx).addr, addr("10.10.0.0"));
     assert_eq!(lease(store, &want(&inner, None), &cx).addr, addr("10.10.0.1"));
-    // A pool of the whole subnet would overlap. A sub-pool in another subnet uses its own set of leases.
+    // A pool of the whole subnet would overlap the sub-pools. A sub-pool of a different subnet uses its own
+    // set of leases.
     let whole = Command::RequestPool(ask("l", "10.0.0.0/8"));
     assert!(matches!(pool_refusal(store, &whole), PoolRefusal::Overlap { .. }));
     let other = pool(store, &ask("l", "10.10.0.0/16 10.10.0.0/24"), &cx).id.0;
@@ -188,8 +188,8 @@ pub fn addresses(make: Make<'_>) {
     assert_eq!(lease(&mut *b, &want(&id, None), &cx).addr, addr("192.168.0.6"));
     let request = |requested| Command::RequestAddress(want(&id, requested));
     assert!(matches!(pool_refusal(&mut *a, &request(None)), PoolRefusal::Exhausted(_)));
-    // These are refused: a leased address, the network address, the broadcast address, an address outside the
-    // subnet, and an unknown pool.
+    // A request is refused if it is for a leased address, the network address, the broadcast address, or an
+    // address outside the subnet. A request is also refused if the pool is unknown.
     for taken in ["192.168.0.4", "192.168.0.0", "192.168.0.7"] {
         assert!(matches!(pool_refusal(&mut *a, &request(Some(taken))), PoolRefusal::Taken { .. }));
     }
@@ -212,7 +212,7 @@ pub fn addresses(make: Make<'_>) {
     let undo = ReleaseAddress { pool: PoolId(id), addr: stale.addr, only: Some(Box::new(stale)) };
     let undone = a.apply(&Command::ReleaseAddress(undo), &cx).unwrap();
     assert_eq!(undone, Outcome::Freed(vec![]));
-    // Subnets with two addresses and with one address.
+    // In a subnet with one address or with two addresses, all addresses can be leased.
     for (of, all) in
         [("10.9.0.2/31", vec!["10.9.0.2", "10.9.0.3"]), ("fd00::7/128", vec!["fd00::7"])]
     {
@@ -244,7 +244,8 @@ pub fn serial_addresses(make: Make<'_>) {
     assert!(matches!(pool_refusal(store, &full), PoolRefusal::Exhausted(_)));
 }
 
-/// The pool has more leases than one transaction of a cluster can free.
+/// The release of a pool frees all its leases, even if they are more than one transaction of a cluster can
+/// free.
 pub fn release_frees_all(make: Make<'_>) {
     let mut store = make();
     let store = &mut *store;
@@ -256,7 +257,7 @@ pub fn release_frees_all(make: Make<'_>) {
     }
     assert_eq!(release(store, &id, &at(2)), (true, 100));
     assert_eq!(leases(store).len(), 1);
-    // The subnet is free again, and addresses are leased from the first one on.
+    // The subnet is free again, and leasing starts at its first address.
     let id = pool(store, &ask("l", "10.0.0.0/24"), &at(3)).id.0;
     assert_eq!(lease(store, &want(&id, None), &at(3)).addr, addr("10.0.0.1"));
 }
@@ -273,7 +274,7 @@ pub fn shared_pool(make: Make<'_>) {
     assert_eq!((first.id.0.as_str(), first.gateway), ("test", Some(addr("10.80.0.1"))));
     let joined = pool(&mut *b, &auto, &two);
     assert_eq!((joined.subnet, joined.users.len()), (first.subnet, 2));
-    // A request with different settings is refused.
+    // A request for the same shared pool with different settings is refused.
     let other = Command::RequestPool(shared("test", ask("l", "10.80.1.0/24")));
     assert!(matches!(pool_refusal(&mut *a, &other), PoolRefusal::Differs { what: "subnet", .. }));
     let other = Command::RequestPool(shared("test", ask("l", "10.80.0.0/24 10.80.0.0/25")));
@@ -285,7 +286,7 @@ pub fn shared_pool(make: Make<'_>) {
     ));
     let wide = Command::RequestPool(shared("wide", ask("l", "10.64.0.0/10 10.100.0.0/16")));
     assert!(matches!(pool_refusal(&mut *a, &wide), PoolRefusal::Overlap { shared: Some(_), .. }));
-    // Every request for the gateway gets the gateway, and the gateway is never released.
+    // Every request for the gateway returns the same address, and no release frees this address.
     let gateway = RequestAddress { gateway: true, ..want("test", None) };
     assert_eq!(lease(&mut *b, &gateway, &two).addr, addr("10.80.0.1"));
     let gateway = RequestAddress { gateway: true, ..want("test", Some("10.80.0.1")) };
@@ -295,7 +296,7 @@ pub fn shared_pool(make: Make<'_>) {
     assert!(matches!(pool_refusal(&mut *a, &taken), PoolRefusal::Taken { .. }));
     assert_eq!(lease(&mut *a, &want("test", None), &one).addr, addr("10.80.0.2"));
     assert_eq!(lease(&mut *b, &want("test", None), &two).addr, addr("10.80.0.3"));
-    // If a node has requested the pool twice, it must release it twice.
+    // A node that has requested the pool twice must release it twice.
     pool(&mut *a, &auto, &one);
     assert_eq!(release(&mut *a, "test", &one), (true, 0));
     assert_eq!(leases(&mut *a).len(), 3);
@@ -330,8 +331,8 @@ pub fn sweep(make: Make<'_>) {
     sweep.dry = false;
     assert_eq!(swept(store, &sweep, &at(10)), (vec!["10.0.0.2".into()], false));
     assert_eq!(leases(store).len(), 5);
-    // No Docker network uses the pool, but one of its leases is recent, or one of its addresses responds to a
-    // ping.
+    // The pool is kept although no Docker network uses it: first because one of its leases is too recent,
+    // then because one of its addresses responds to a ping.
     sweep.known = None;
     assert_eq!(swept(store, &sweep, &at(10)), (vec![], false));
     sweep.before = 10;

@@ -1,5 +1,5 @@
-//! Tests of pools in a cluster: several clients change a pool at once, responses are lost, and removals are
-//! interrupted.
+//! Tests of Docker's pools in a cluster: several clients change a pool at the same time, responses are lost,
+//! and removals are interrupted.
 
 use std::rc::Rc;
 
@@ -14,7 +14,7 @@ use crate::store::{Store, StoreReader};
 
 const ID: &str = "net";
 
-/// The action of another client.
+/// An action of another client, which the test runs at a chosen moment.
 type Act = fn(&mut FakeStore);
 
 fn shared_pool() -> RequestPool {
@@ -25,7 +25,7 @@ fn on(node: &str, now: u64) -> Context {
     Context { node: Node { name: node.to_owned(), machine: node.to_owned() }, ..at(now) }
 }
 
-/// Returns how many uses of the pool each node has.
+/// Returns how many times each node uses the pool.
 fn users(server: &Rc<FakeServer>) -> Vec<(String, u32)> {
     let pools = FakeStore::new(server.clone()).pools().unwrap();
     let users = pools.into_iter().flat_map(|pool| pool.users);
@@ -34,8 +34,8 @@ fn users(server: &Rc<FakeServer>) -> Vec<(String, u32)> {
     users
 }
 
-/// The response to a commit is lost. Before the client checks the outcome, another client changes the pool: a
-/// client on another node, or another request to the same daemon.
+/// The response to a commit is lost. Before the client checks whether the commit was applied, another client
+/// changes the same pool. The other client runs on another node, or it is another request to the same daemon.
 #[test]
 fn users_are_counted_once_if_an_answer_is_lost() {
     for (is_etcd, other) in [(false, "two"), (true, "two"), (false, "one"), (true, "one")] {
@@ -61,8 +61,8 @@ fn users_are_counted_once_if_an_answer_is_lost() {
     }
 }
 
-/// The server stops responding while an address is requested, and dockerd is told that the request failed.
-/// Later the server applies the request. Or another client has leased the address by then.
+/// The server stops responding while dockerd requests an address, so the request fails. In some runs the
+/// server applies the request later. In the other runs, another client has leased the address by then.
 #[test]
 fn an_address_that_a_failed_request_leased_is_freed() {
     for (is_etcd, is_late) in [(false, true), (true, true), (false, false), (true, false)] {
@@ -78,7 +78,7 @@ fn an_address_that_a_failed_request_leased_is_freed() {
         let others = (!is_late)
             .then(|| lease(&mut FakeStore::new(server.clone()), &want(ID, None), &cx).addr);
         apply_stalled(&server);
-        // The gateway has a lease as well.
+        // The third lease is the lease of the gateway.
         assert_eq!(leases(&mut store).len(), 3);
         let addr = lease(&mut store, &want(ID, None), &cx).addr;
         let left: Vec<_> = leases(&mut store).into_iter().map(|lease| lease.addr).collect();
@@ -91,8 +91,8 @@ fn an_address_that_a_failed_request_leased_is_freed() {
     }
 }
 
-/// A release was interrupted after its first step. Each of these completes it: the next request that
-/// conflicts with the pool, any release of the pool, and a sweep.
+/// The release of a pool was interrupted after its first step. Each of the actions in `finish` completes it:
+/// a request that conflicts with the pool, another release of the pool, a sweep, and the release of the node.
 #[test]
 fn an_interrupted_removal_is_finished() {
     let finish: [(&str, Act); 5] = [
@@ -128,7 +128,7 @@ fn an_interrupted_removal_is_finished() {
         let command = Command::ReleasePool(ReleasePool::of(PoolId(ID.to_owned())));
         assert!(crate::engine::collect(&mut store, command, &on("one", 2)).is_err(), "{name}");
         server.commits_left.set(None);
-        // Only the gateway and a container's address are left.
+        // Only the leases of the gateway and of one container are left.
         assert_eq!(leases(&mut store).len(), 2, "{name}");
         let more = Command::RequestAddress(want(ID, None));
         assert!(matches!(pool_refusal(&mut store, &more), PoolRefusal::Unknown(_)), "{name}");
@@ -158,8 +158,8 @@ fn a_release_leaves_a_pool_that_was_requested_again() {
     assert_eq!(leases(&mut store).len(), 2);
 }
 
-/// A machine was copied together with its host name and dockerd's networks. After the copy has booted, it
-/// cleans up these networks.
+/// A machine was copied together with its host name and its Docker networks. When the copy has booted, it
+/// removes these networks.
 #[test]
 fn a_copy_of_a_machine_releases_nothing_of_the_original() {
     let server = FakeServer::new(false);
@@ -182,8 +182,9 @@ fn a_copy_of_a_machine_releases_nothing_of_the_original() {
     assert_eq!(leases(&mut store).len(), 2);
 }
 
-/// A host with a slow clock starts to use a pool. Another host has just requested the same pool, but its
-/// dockerd does not list the network yet.
+/// A host whose clock is behind starts to use a pool. Just before, another host requested the same pool, and
+/// its dockerd does not list the network yet. The slow clock must not make the pool look old enough for a
+/// sweep.
 #[test]
 fn a_clock_that_is_behind_makes_no_pool_older() {
     let server = FakeServer::new(false);
@@ -219,7 +220,7 @@ fn an_address_that_was_leased_after_the_pool_s_release_is_swept() {
     assert_eq!(users(&server), [("two".to_owned(), 1)]);
 }
 
-/// Two hosts create the same network at the same time.
+/// Two hosts create the same Docker network with a shared pool at the same time.
 #[test]
 fn a_shared_pool_is_not_in_the_way_of_itself() {
     for is_etcd in [false, true] {

@@ -1,5 +1,5 @@
-//! Power cuts on a simulated disk in memory. Everything that a command has reported must survive, no matter
-//! which of the unflushed writes have reached the disk.
+//! Tests of power cuts, on a simulated disk in memory. All changes that a command has reported must survive,
+//! no matter which of the unflushed writes have reached the disk.
 
 use std::sync::Arc;
 
@@ -20,8 +20,8 @@ fn undisturbed(disk: &Disk) -> Embedded<SimFs> {
     store(disk, &Process::new(None))
 }
 
-/// Cuts the power `cuts` times, each time on a copy of the disk. Opens the store after each cut, and calls
-/// `judge` with it.
+/// Cuts the power `cuts` times, each time on a new copy of the disk. After each cut, opens the store and
+/// passes it to `judge`.
 fn cut(disk: &Disk, cuts: u64, judge: impl Fn(&mut Embedded<SimFs>)) {
     for seed in 0..cuts {
         let disk = disk.copied();
@@ -48,8 +48,8 @@ fn what_was_acknowledged_survives_a_power_cut() {
     });
 }
 
-/// Runs `work` on copies of the disk. The first run is killed after one step, the second after two steps, and
-/// so on.
+/// Runs `work` on copies of the disk, and kills the first run after one step, the second run after two steps,
+/// and so on. After each kill, calls `then` with the copy.
 fn killed_everywhere(disk: &Disk, work: impl Fn(&mut Embedded<SimFs>), then: impl Fn(&Disk)) {
     for step in 1.. {
         let disk = disk.copied();
@@ -62,8 +62,8 @@ fn killed_everywhere(disk: &Disk, work: impl Fn(&mut Embedded<SimFs>), then: imp
     }
 }
 
-/// The ADD returns the lease that a killed ADD has made. It writes nothing itself, but has to flush that
-/// lease.
+/// An ADD leased an address, but was killed before it flushed the lease. The repeated ADD returns this lease:
+/// it writes nothing itself, but it must flush the lease.
 #[test]
 fn a_repeated_add_flushes_what_a_killed_one_has_written() {
     let fresh = Disk::default();
@@ -75,7 +75,7 @@ fn a_repeated_add_flushes_what_a_killed_one_has_written() {
             &disk,
             |store| drop(store.apply(&add, &boot(1))),
             |disk| {
-                // The killed process no longer holds a lock, so continue on a copy of the disk.
+                // A copy of the disk has no locks, just as the locks of a killed process are released.
                 let disk = disk.copied();
                 added(&mut undisturbed(&disk), &lowest("c1"), &boot(1));
                 cut(&disk, 2, |store| assert!(owners(store).contains(&owner("c1"))));
@@ -107,8 +107,9 @@ fn a_reservation_survives_a_power_cut() {
     }
 }
 
-/// A power cut while a store is created may lose the whole store, because no command has reported a result yet.
-/// It must not leave an incomplete file under the store's name, because every later command would fail.
+/// A power cut while a store is being created may lose the whole store, because no command has reported a
+/// result yet. The power cut must not leave an incomplete file under the store's name, because then every
+/// later command would fail.
 #[test]
 fn a_power_cut_after_a_kill_leaves_a_whole_store_or_none() {
     let disk = Disk::default();

@@ -1,4 +1,5 @@
-//! Readers hold a lock while they read one page, but never while the consumer of the page runs.
+//! Tests that a reader holds a lock while it reads a page of records, but never while it passes the records
+//! to its consumer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +14,7 @@ use crate::store::{Embedded, Store, StoreReader};
 
 const MODES: [Persist; 2] = [Persist::Boot, Persist::Disk];
 
-/// Makes a store with this number of leases, from 10.1.0.0 on.
+/// Makes a store with `count` leases, whose addresses start at 10.1.0.0.
 fn filled(persist: Persist, count: u16) -> Host {
     let lease = |n: u16| {
         let container = crate::model::ContainerId::new(format!("old{n}")).unwrap();
@@ -30,7 +31,7 @@ fn filled(persist: Persist, count: u16) -> Host {
         dry_run: false,
     };
     let host = Host::new();
-    // Room for an event of each lease.
+    // The history must have enough space for an event of each lease.
     let history = History::Kept { count: 20_000, age: 1_000 };
     host.store(persist).keeping(history).apply(&Command::Import(import), &boot(1)).unwrap();
     host
@@ -43,7 +44,7 @@ fn a_consumer_may_lease_and_free_and_no_address_appears_twice() {
         let mut seen: Vec<Addr> = Vec::new();
         let mut steps = 0;
         let list = |lease: crate::model::Lease| {
-            // If a lock were held here, a call with `Wait::Try` would fail.
+            // These commands use `Wait::Try`, so they would fail if the reader still held its lock.
             if [1, 9_000, 10_200].contains(&seen.len()) {
                 steps += 1;
                 added(&mut host.store(persist), &lowest(&format!("new{steps}")), &boot(1));
@@ -57,7 +58,7 @@ fn a_consumer_may_lease_and_free_and_no_address_appears_twice() {
         host.store(persist).list(&boot(1), &mut list).unwrap();
         assert_eq!(steps, 3);
         assert!(seen.is_sorted_by(|a, b| a < b));
-        // Leases that exist during the whole listing must be listed.
+        // Leases that exist from the beginning to the end of the listing must be listed.
         let of = |n: u16| Addr::from_bits(Family::V4, 0x0a01_0000 + u128::from(n)).unwrap();
         let stays = |n: &u16| ![5, 10_400].contains(n);
         let missed = (0..10_500).filter(stays).find(|n| seen.binary_search(&of(*n)).is_err());
@@ -71,7 +72,7 @@ fn history_is_read_without_a_lock_between_its_pages() {
         let host = filled(persist, 10_500);
         let mut read = 0;
         let mut filter = |_: &Event| {
-            // If a lock were held here, a call with `Wait::Try` would fail.
+            // This command uses `Wait::Try`, so it would fail if the reader still held its lock.
             if [1, 9_000, 10_200].contains(&read) {
                 added(&mut host.store(persist), &lowest(&format!("new{read}")), &boot(1));
             }
@@ -107,7 +108,7 @@ fn ten_thousand_leases_are_one_hold_and_the_doctor_takes_several() {
         };
         let list = |store: &mut Embedded<Watched>| store.list(&boot(1), &mut |_| ()).unwrap();
         assert_eq!((holds(9_999, &list), holds(10_001, &list)), (1, 2));
-        // There are as many events as leases.
+        // The import has recorded one event for each lease.
         let history = |store: &mut Embedded<Watched>| {
             assert!(!store.history(&boot(1), &mut |_| true).unwrap().is_empty());
         };
@@ -139,13 +140,13 @@ fn watch_compares_the_header_first() {
             }
             let now = version();
             assert!(!versions.contains(&now), "{persist:?}, step {step}");
-            // These two calls change nothing: a DEL of an unknown container, and a listing.
+            // A DEL of an unknown container and a listing change nothing, so the version stays the same.
             change(&del("unknown"));
             host.store(persist).list(&boot(1), &mut |_| ()).unwrap();
             assert_eq!(version(), now, "{persist:?}, step {step}");
             versions.push(now);
         }
-        // Fail if a lock is taken.
+        // Reading the version must not open a lock file.
         let before = Arc::new(|what: &str, path: &std::path::Path| {
             assert!(what != "open" || path.extension() != Some("lock".as_ref()), "{path:?}");
             Ok(())

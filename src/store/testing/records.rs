@@ -1,4 +1,5 @@
-//! The records of a compare-and-set server, kept in memory for the fake server and the simulated server.
+//! The records of a compare-and-set server, kept in memory. Used by the fake server and by the simulated
+//! server.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +17,7 @@ impl Records {
         paths.iter().map(|p| ((*p).to_owned(), self.entries.get(*p).cloned())).collect()
     }
 
-    /// Returns the records below a prefix.
+    /// Returns the records whose paths begin with `prefix`, which must end with a slash.
     pub fn list(&self, prefix: &str) -> BTreeMap<String, Entry> {
         assert!(prefix.ends_with('/'), "{prefix} may end within a name");
         let from = self.entries.range(prefix.to_owned()..);
@@ -24,7 +25,7 @@ impl Records {
         below.map(|(path, entry)| (path.clone(), entry.clone())).collect()
     }
 
-    /// Returns the number of records in each range.
+    /// Returns the number of records in each of the ranges, which must be in `folder`.
     pub fn count(&self, folder: &str, ranges: &[KeyRange]) -> Vec<u64> {
         assert!(ranges.iter().all(|r| r.first.starts_with(folder) && r.first <= r.last));
         let count =
@@ -32,7 +33,7 @@ impl Records {
         ranges.iter().map(count).collect()
     }
 
-    /// Returns whether the comparison of an operation holds.
+    /// Returns whether the record at an operation's path is in the state that the operation expects.
     pub fn holds(&self, operation: &Operation) -> bool {
         let now = self.entries.get(&operation.path).map(|entry| entry.version);
         match operation.expect {
@@ -43,12 +44,12 @@ impl Records {
         }
     }
 
-    /// Returns whether all comparisons of a transaction hold.
+    /// Returns whether all records are in the state that a transaction expects.
     pub fn all_hold(&self, operations: &[Operation]) -> bool {
         operations.iter().all(|operation| self.holds(operation))
     }
 
-    /// Applies the writes, even if comparisons do not hold.
+    /// Applies the writes of a transaction without checking its comparisons.
     pub fn apply(&mut self, operations: &[Operation]) {
         self.version += 1;
         for operation in operations {
@@ -64,8 +65,8 @@ impl Records {
         }
     }
 
-    /// Returns what the server reports if comparisons fail: etcd reports the records, and Consul reports the
-    /// paths.
+    /// Returns what the server reports after a failed comparison: etcd reports the records, and Consul
+    /// reports only the paths.
     pub fn conflict(&self, operations: &[Operation], is_etcd: bool) -> Conflict {
         if is_etcd {
             let entries = compared(operations.iter()).map(|operation| {
@@ -78,7 +79,7 @@ impl Records {
     }
 }
 
-/// Returns the operations that have a comparison.
+/// Returns the operations that compare the version of a record.
 fn compared<'a>(all: impl Iterator<Item = &'a Operation>) -> impl Iterator<Item = &'a Operation> {
     all.filter(|operation| operation.expect != Expect::Anything)
 }

@@ -1,5 +1,5 @@
-//! Tests of the automatic import from host-local: an ADD imports the folder in its own transaction, and then
-//! replaces the folder with a text file.
+//! Tests of the automatic import from host-local. An ADD imports the leases of host-local's folder in its own
+//! transaction, and then replaces the folder with a text file.
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ fn network() -> NetworkName {
     NetworkName::new("net").unwrap()
 }
 
-/// Makes host-local's folder of the network "net", with these leases.
+/// Creates host-local's folder of the network "net", with these leases (address and container ID).
 fn folder(host: &Host, leases: &[(&str, &str)]) -> PathBuf {
     let dir = host.folder.path().join("net");
     fs::create_dir_all(&dir).unwrap();
@@ -48,7 +48,8 @@ fn the_folder_is_adopted_and_becomes_a_file_that_says_how_to_go_back() {
         assert!(text.contains("sublet export host-local") && text.lines().count() == 1, "{text}");
         let kept = host.folder.path().join("net~adopted-1000");
         assert!(kept.join("10.0.0.2").exists());
-        // A file in place of the folder means that the folder was imported.
+        // If a file is in the folder's place, the folder has been imported already, so later ADDs leave the
+        // file alone.
         assert_eq!(add(&host, persist, lowest("next"), &boot(1)).unwrap(), [addr("10.0.0.5")]);
         assert_eq!(add(&host, persist, lowest("old"), &boot(1)).unwrap(), [addr("10.0.0.2")]);
     }
@@ -60,7 +61,7 @@ fn a_takeover_that_died_before_the_exchange_is_done_again_by_the_next_add() {
         let host = Host::new();
         folder(&host, &[("10.0.0.2", "old")]);
         add(&host, persist, lowest("new"), &boot(1)).unwrap();
-        // Restore the state immediately before the folder was replaced.
+        // Restore the state in which the leases are committed, but the folder is not replaced yet.
         fs::remove_file(host.folder.path().join("net")).unwrap();
         fs::rename(host.folder.path().join("net~adopted-1000"), host.folder.path().join("net"))
             .unwrap();
@@ -75,7 +76,8 @@ fn a_takeover_that_died_before_the_exchange_is_done_again_by_the_next_add() {
 fn if_the_exchange_fails_the_add_fails_and_undoes_its_own_lease() {
     for persist in MODES {
         let host = Host::new();
-        // The new name of the folder would be too long for the file system.
+        // Replacing the folder fails, because its new name `NAME~adopted-TIME` is too long for the file
+        // system.
         let long = "n".repeat(250);
         let dir = host.folder.path().join(&long);
         fs::create_dir(&dir).unwrap();
@@ -118,7 +120,7 @@ fn an_address_that_both_sides_claim_is_reserved_with_both_named_and_the_rest_is_
         for word in ["ours", "theirs", "sublet unreserve net 10.0.0.2"] {
             assert!(warning.contains(word), "{warning}");
         }
-        // A DEL of one of the two containers does not free the address.
+        // The address is reserved, so a DEL of either container does not free it.
         for container in ["ours", "theirs"] {
             let del = super::contract::del(container);
             crate::store::Store::apply(&mut host.store(persist), &del, &boot(1)).unwrap();
@@ -162,7 +164,7 @@ fn an_add_waits_for_host_locals_lock_and_looks_for_the_folder_again() {
         let host = Host::new();
         let dir = folder(&host, &[("10.0.0.2", "old")]);
         let held = crate::store::lock_file(&dir.join("lock"), Wait::Try).unwrap();
-        // The ADD fails again, and nothing is leased.
+        // While another process holds host-local's lock, the ADD fails and leases nothing.
         assert!(add(&host, persist, lowest("new"), &boot(1)).is_err());
         assert!(listed(&mut host.store(persist), &boot(1)).is_empty());
         let got = std::thread::scope(|scope| {
@@ -176,7 +178,7 @@ fn an_add_waits_for_host_locals_lock_and_looks_for_the_folder_again() {
                 &crate::store::Os,
                 std::time::Duration::from_millis(50),
             );
-            // Another process, with another store, has imported the folder.
+            // Simulate another process with another store, which has imported the folder.
             fs::rename(&dir, host.folder.path().join("net~adopted-1")).unwrap();
             drop(held);
             waiting.join().unwrap().unwrap()
@@ -209,7 +211,7 @@ fn the_rotation_goes_on_behind_host_locals_last_address() {
     }
 }
 
-/// The leases must be committed before the folder is replaced.
+/// The leases must be committed before the folder is replaced, so that a failed commit loses no lease.
 #[test]
 fn a_takeover_that_cannot_commit_leaves_the_folder_to_host_local() {
     use super::watched::Watched;

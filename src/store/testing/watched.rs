@@ -1,5 +1,4 @@
-//! The operating system's file system with a hook, through which a test sees each operation before it is
-//! made.
+//! The operating system's file system with a hook: a test's function that is called before each operation.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -11,10 +10,10 @@ use std::time::Duration;
 
 use crate::store::embedded::fs::{Access, FileId, FileSystem, Os};
 
-/// The operating system's file system with a hook.
+/// The operating system's file system with a hook, the function in `before`.
 #[derive(Clone)]
 pub struct Watched {
-    /// Whether folders count as being on a network file system.
+    /// Whether folders are reported as being on a network file system.
     pub is_shared: bool,
     /// A function that is called before each operation on a name, with a description of the operation. If the
     /// function returns an error, the operation fails with this error.

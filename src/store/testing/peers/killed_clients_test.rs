@@ -1,14 +1,14 @@
-//! Clients on real servers are killed before or after their transactions arrive. The test checks the recorded
-//! histories.
+//! Tests in which clients of real servers are killed before or after their transactions arrive. Each client
+//! records a history: which address its containers held, and when. The tests check these histories.
 //!
-//! Each command has its own store, as in a separate process. Some transactions are lost, some get no
+//! Every command has its own store, as in a separate process. Some transactions are lost, some get no
 //! response, and some arrive late. Some clients are killed: a killed client sends nothing more and leaves its
-//! in-flight note. Afterwards, another process repeats the command or runs the opposite command. The
-//! histories are sound on two conditions: no two containers held an address at the same time, and at the end
-//! exactly the held addresses have leases.
+//! in-flight note (a file that says that a transaction may be pending). Afterwards, another process repeats
+//! the command or runs the opposite command. The histories are sound on two conditions: no two containers
+//! held an address at the same time, and at the end exactly the held addresses have leases.
 //!
-//! In the control runs, the comparisons, the fence or the nonce are missing. The histories of these runs must
-//! be unsound.
+//! Control runs omit the comparisons, the fence or the nonce of the protocol. Their histories must be
+//! unsound, which proves that the checks find faults.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -35,31 +35,34 @@ use crate::store::cluster::server::{
 use crate::store::cluster::{ClusterStore, LocalCache, keys};
 
 const CLIENTS: u64 = 12;
-/// How late a late transaction arrives, and how long a client waits for a response that does not come.
+/// The time after which a late transaction arrives. [`UNANSWERED`] is the time that a client waits for a
+/// response that never comes.
 const LATE: Duration = Duration::from_millis(40);
 const UNANSWERED: Duration = Duration::from_millis(8);
 
-/// The part of the protocol that is missing in a control run.
+/// The part of the cluster protocol that a control run omits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Without {
     Nothing,
     /// Transactions compare nothing.
     Compare,
-    /// Transactions do not compare the node's record, so a fence has no effect.
+    /// Transactions do not compare the node's record. A fence, which writes that record, therefore has no
+    /// effect.
     Fence,
-    /// A client takes every record at the paths of its transaction for a record that this transaction wrote.
+    /// A client assumes that its transaction was applied if there is any record at the paths of the
+    /// transaction. It does not check that this transaction wrote the record.
     Nonce,
 }
 
-/// The connection to a server of a client that may be killed.
+/// A connection between a server and a client that may be killed.
 struct Network<S> {
     server: S,
-    /// A client that delivers late transactions.
+    /// A second client of the server, which delivers late transactions.
     late: Cell<Option<S>>,
     without: Without,
     chance: u64,
     is_killed: Cell<bool>,
-    /// The nonce of the transaction that got no response.
+    /// The nonce of the client's transaction that got no response. Used in the control run without nonces.
     unanswered: Cell<Option<[u8; 16]>>,
 }
 
@@ -86,7 +89,7 @@ impl<S: Server> Network<S> {
         kept
     }
 
-    /// Returns the outcome that a client gets if there is no response.
+    /// Waits, and returns the outcome that a client gets if the server does not respond.
     fn unanswered(&self, operations: &[Operation]) -> Commit {
         let nonce = operations.iter().find_map(|operation| match &operation.write {
             Write::Put(value) => value.first_chunk().copied(),
@@ -157,7 +160,7 @@ impl<S: Server + Send + 'static> Server for Network<S> {
     }
 }
 
-/// A client: its history, and the numbers of its commands with and without a response.
+/// A client: its history, and how many of its commands got a response and how many did not.
 struct Client<'a, S, F: Fn() -> S> {
     make: &'a F,
     without: Without,
@@ -175,7 +178,7 @@ impl<S: Server + Send + 'static, F: Fn() -> S> Client<'_, S, F> {
         self.chance >> 33
     }
 
-    /// Runs a command as one process.
+    /// Runs a command in its own store, as a separate process. Returns `None` if the command got no response.
     fn apply(&mut self, command: &Command) -> Option<Result<Outcome, Error>> {
         let network = Network {
             server: (self.make)(),
@@ -210,7 +213,7 @@ impl<S: Server + Send + 'static, F: Fn() -> S> Client<'_, S, F> {
         }
     }
 
-    /// Frees the address of a container. Repeats the DEL until there is a response.
+    /// Deletes a container. Repeats the DEL until there is a response.
     fn delete(&mut self, name: &str) {
         loop {
             match self.apply(&del(name)) {
@@ -221,8 +224,9 @@ impl<S: Server + Send + 'static, F: Fn() -> S> Client<'_, S, F> {
         }
     }
 
-    /// Leases an address for a container. Returns false if the container certainly has no lease. If
-    /// `may_give_up` is set, the client may stop using the container after a failure.
+    /// Leases an address for a container. Repeats the ADD until there is a response. If `may_give_up` is set,
+    /// it may delete the container instead after a failure. Returns false if the container certainly has no
+    /// lease.
     fn lease(&mut self, name: &str, may_give_up: bool) -> bool {
         loop {
             match self.apply(&Command::Add(add(name, &[set("10.0.0.0/27")]))) {
@@ -253,7 +257,8 @@ impl<S: Server + Send + 'static, F: Fn() -> S> Client<'_, S, F> {
             loop {
                 let millis = self.next() % 8;
                 wait(millis);
-                // The last container keeps its address, which must have a lease at the end.
+                // The last container keeps its address. At the end, the test checks that this address has a
+                // lease.
                 if stop.load(Ordering::Relaxed) {
                     return;
                 }
@@ -261,7 +266,7 @@ impl<S: Server + Send + 'static, F: Fn() -> S> Client<'_, S, F> {
                 if self.apply(&del(&name)).is_some() {
                     break;
                 }
-                // Sometimes add the container again although its DEL got no response.
+                // Sometimes the container is added again, although its DEL got no response.
                 if self.next().is_multiple_of(2) && self.lease(&name, false) {
                     continue;
                 }
@@ -272,8 +277,8 @@ impl<S: Server + Send + 'static, F: Fn() -> S> Client<'_, S, F> {
     }
 }
 
-/// Runs the clients, and checks their histories. Returns the numbers of commands with and without a response,
-/// or the reason why the histories are unsound.
+/// Runs the clients for `millis` milliseconds, and checks their histories. Returns how many commands got a
+/// response and how many did not. If the histories are unsound, returns the reason.
 fn run<S: Server + Send + 'static>(
     make: &(impl Fn() -> S + Sync),
     without: Without,
@@ -299,7 +304,7 @@ fn run<S: Server + Send + 'static>(
         stop.store(true, Ordering::Relaxed);
         clients.into_iter().map(|client| client.join().unwrap()).collect::<Result<Vec<_>, _>>()
     })?;
-    // Wait until late transactions have arrived.
+    // Wait until the late transactions have arrived.
     wait(200);
     let (mut history, mut answered, mut unanswered) = (Vec::new(), 0, 0);
     for client in clients {
@@ -326,7 +331,8 @@ fn run<S: Server + Send + 'static>(
     agrees.then_some((answered, unanswered)).ok_or(format!("held {kept:?}, leased {leased:?}"))
 }
 
-/// Runs clients and checks their histories. `make` makes a client of a server, with a prefix for its keys.
+/// Runs clients and checks that their histories are sound, and that the histories of the control runs are
+/// unsound. `make` makes a client of a server, with a prefix for its keys.
 fn judge<S: Server + Send + 'static>(make: impl Fn(&str) -> S + Sync) {
     let (answered, unanswered) = run(&|| make("sound"), Without::Nothing, 10_000).unwrap();
     assert!(answered > 300 && unanswered > 20, "{answered} answers, {unanswered} without one");

@@ -1,11 +1,10 @@
-//! Many clients use a cluster while its members are killed and paused. The test checks the results that the
-//! clients get.
+//! Tests in which many clients use a cluster while its members are killed and paused.
 //!
 //! Each client adds and deletes its own containers, and records when it sent each request and when it got
 //! each response. The run is correct on two conditions. First, no two containers held an address at the same
-//! time, where a container holds an address from the response to its ADD until its DEL is sent. Second, at
-//! the end exactly the held addresses have leases. A client whose command gets no response does not know
-//! which address its container holds, so it repeats the command until there is a response.
+//! time. A container holds an address from the response to its ADD until its DEL is sent. Second, at the end
+//! exactly the held addresses have leases. If a command gets no response, the client cannot know which
+//! address its container holds. It then repeats the command until there is a response.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,7 +37,7 @@ pub struct Held {
     pub to: Option<Instant>,
 }
 
-/// A client that makes no comparisons, for the control run.
+/// An etcd client whose transactions compare nothing. Used in the control run.
 struct Blind(Etcd);
 
 impl Server for Blind {
@@ -59,7 +58,7 @@ struct Run {
     unanswered: usize,
 }
 
-/// Runs one client until `stop`.
+/// Runs one client until `stop` is set. Returns what it recorded.
 fn client(mut store: impl Store, number: u64, stop: &AtomicBool) -> Run {
     let sets = [set("10.0.0.0/27")];
     let mut run = Run { history: Vec::new(), answered: 0, unanswered: 0 };
@@ -97,7 +96,7 @@ fn client(mut store: impl Store, number: u64, stop: &AtomicBool) -> Run {
         run.history.push(Held { addr, from: Instant::now(), to: None });
         chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         pause(Duration::from_millis(chance >> 59), Instant::now() + Duration::from_secs(1));
-        // The last container keeps its address, which must have a lease at the end.
+        // The last container keeps its address. At the end, the test checks that this address has a lease.
         if stop.load(Ordering::Relaxed) {
             break;
         }
@@ -120,7 +119,7 @@ pub fn doubly_held(history: &[Held]) -> Vec<Addr> {
     held.windows(2).filter(overlap).map(|pair| pair[0].addr).collect()
 }
 
-/// Runs the clients while `disturb` runs. Returns everything that they recorded.
+/// Runs the clients while `disturb` runs. Returns the records of all clients together.
 fn run_all<S: Store>(make: impl Fn(u64) -> S + Sync, disturb: impl FnOnce()) -> Run {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -157,7 +156,7 @@ fn no_address_is_held_twice_while_members_die() {
     spec.servers.endpoints = endpoints.to_vec();
     let make = |number: u64| {
         let mut spec = spec.clone();
-        // Each client starts with a different member.
+        // Rotate the list of members, so that the clients do not all have the same first endpoint.
         spec.servers.endpoints.rotate_left(usize::try_from(number).unwrap() % 3);
         ClusterStore::new(
             Etcd::new(&spec).unwrap(),
@@ -179,7 +178,7 @@ fn no_address_is_held_twice_while_members_die() {
                 wait(1200);
             }
         }
-        // Stop two of the three members for a while.
+        // Pause two of the three members for 2.5 seconds, so that the cluster has no majority.
         members[0].signal("STOP");
         members[1].signal("STOP");
         wait(2500);
@@ -200,7 +199,7 @@ fn no_address_is_held_twice_while_members_die() {
     assert_eq!(there, kept, "{answered} answers, {unanswered} failures");
 }
 
-/// The control run: the same check must detect a store that makes no comparisons.
+/// The control run: if clients compare nothing, the same check must find an address with two holders.
 #[test]
 fn a_server_that_does_not_compare_is_detected() {
     let server = servers::ready_etcd();
@@ -213,8 +212,8 @@ fn a_server_that_does_not_compare_is_detected() {
             no_cache(),
         )
     };
-    // The store may also panic, because the records on the server contradict each other. That counts as
-    // detected.
+    // The clients may also panic, because the records on the server contradict each other. A panic counts as
+    // detected, too.
     let seen = std::panic::catch_unwind(|| doubly_held(&run_all(make, || wait(1500)).history));
     assert!(seen.is_err() || seen.is_ok_and(|addrs| !addrs.is_empty()));
 }

@@ -1,6 +1,6 @@
-//! Counts the round trips of commands: on an empty, a nearly full and a full set, and with sixteen nodes that
-//! lease concurrently. The tests run on real servers and on the fake server. The owners are the same in each
-//! run, so the numbers are the same, too.
+//! Tests that count the round trips of commands: in an empty, a nearly full and a full set of leases, and
+//! while sixteen nodes lease concurrently. The tests run on real servers and on the fake server. The
+//! containers have the same names in each run, so the numbers of round trips are the same, too.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,7 +51,7 @@ impl Server for Box<dyn Server> {
     }
 }
 
-/// A function that makes a client of one server, with a prefix for its keys.
+/// A function that makes a client of a server. Its argument is a prefix for the client's keys.
 type Make<'a> = &'a dyn Fn(&str) -> Box<dyn Server>;
 
 /// A node of a cluster.
@@ -62,12 +62,12 @@ struct Member {
 }
 
 impl Member {
-    /// Makes a node that has claimed its name.
+    /// Makes a node, which claims its name in the cluster before the test counts round trips.
     fn new(server: Box<dyn Server>, folder: &Path, number: u64) -> Member {
         let count = Rc::new(Cell::new(0));
         let cache = LocalCache::new(folder, String::new());
         let (server, timeout) = (Counted(server, count.clone()), Duration::from_secs(60));
-        // Removing old events would need round trips, too, so keep all history.
+        // Removing old events would take additional round trips, so keep all history.
         let history = History::Kept { count: u64::MAX, age: u64::MAX };
         let store = ClusterStore::new(server, timeout, Persist::Boot, cache).keeping(history);
         let node = Node { name: format!("node-{number}"), machine: format!("m{number}") };
@@ -101,7 +101,7 @@ impl Member {
         }
     }
 
-    /// Reserves addresses, as many per transaction as every server accepts.
+    /// Reserves addresses. Each transaction reserves 30 addresses, which is few enough for every server.
     fn reserve(&mut self, addrs: impl Iterator<Item = Addr>) {
         for some in addrs.collect::<Vec<_>>().chunks(30) {
             let reserve =
@@ -128,7 +128,8 @@ fn number(addr: Addr) -> u64 {
     u64::try_from(addr.bits() & 0xffff_ffff).unwrap()
 }
 
-/// The chosen address is already leased. The server reports the conflict, and the store lists the chunk.
+/// An ADD chooses an address that another node has just leased. The server reports the conflict. Then the
+/// store reads a chunk of neighboring records to find a free address.
 fn a_lost_race(make: Make<'_>) {
     let folder = tempfile::tempdir().unwrap();
     let mut one = Member::new(make("race"), folder.path(), 1);
@@ -142,14 +143,14 @@ fn a_lost_race(make: Make<'_>) {
         one.reserve(std::iter::once(candidate));
         let (asked, other) = one.add(add(&name, &sets));
         assert_ne!(other, candidate);
-        // The response of the server contains the lease of the chosen address.
+        // A repeated ADD returns the same address.
         assert_eq!(one.add(add(&name, &sets)).1, other);
         trips += asked;
     }
     assert_eq!(trips, 60, "20 lost races");
 }
 
-/// Nine of ten addresses are leased, in random order.
+/// Nine of ten addresses are in use, scattered at random over the subnet.
 fn ninety_percent(make: Make<'_>) {
     let folder = tempfile::tempdir().unwrap();
     let mut one = Member::new(make("ninety"), folder.path(), 1);
@@ -164,8 +165,8 @@ fn ninety_percent(make: Make<'_>) {
     assert!(trips <= 600, "{trips} trips for 200 ADDs");
 }
 
-/// The last free address is found wherever it is, and the set is not reported as exhausted until that address
-/// is leased. Both finding it and reporting "exhausted" need only a few round trips.
+/// Only one address is free. An ADD finds it, and only after it is leased does an ADD report that the set is
+/// exhausted. Both take only a few round trips.
 fn full(make: Make<'_>, len: u8) {
     let folder = tempfile::tempdir().unwrap();
     let mut one = Member::new(make("full"), folder.path(), 1);
@@ -173,13 +174,13 @@ fn full(make: Make<'_>, len: u8) {
     let sets = [set(&format!("10.0.0.0/{len}"))];
     let last = all(&sets).nth(1234).unwrap();
     one.reserve(all(&sets).filter(|addr| *addr != last));
-    // There are more ranges than one transaction can count.
+    // Count more ranges than one transaction of a server can count.
     let path = |n: u32| format!("ip/net/{:06x}/{n:08x}", n >> 8);
     let four = |n: u32| KeyRange { first: path(n), last: path(n + 3) };
     let ranges: Vec<KeyRange> = (0..300).map(|n| four(0x0a00_0000 + 4 * n)).collect();
     let until = Instant::now() + Duration::from_secs(60);
     let counts = make("full").count("ip/net/", &ranges, until).unwrap();
-    // The network address and the gateway have no records.
+    // The network address and the gateway are in the first range, but have no records.
     assert!(counts[0] == 2 && counts[1..].iter().all(|n| *n == 4), "{counts:?}");
     let strategies = [Strategy::Hash, Strategy::Random, Strategy::Lowest, Strategy::RoundRobin];
     for strategy in strategies {
@@ -189,11 +190,11 @@ fn full(make: Make<'_>, len: u8) {
         let (trips, exhausted) = two.is_exhausted(named("d"));
         assert!(exhausted && trips <= 10, "{strategy:?}: {exhausted} after {trips} trips");
         one.ask(&del("c")).1.unwrap();
-        // A set that was exhausted may have a free address again a moment later.
+        // As soon as the address is freed, a node that has just found the set exhausted leases it.
         assert_eq!(two.add(named("d")).1, last);
         two.ask(&del("d")).1.unwrap();
     }
-    // An address that was cooling down is found, too, as soon as its cooldown has ended.
+    // An address that is cooling down is found as soon as its cooldown has ended.
     let cool =
         |name: &str, strict| Add { cooldown: Cooldown { seconds: 30, strict }, ..add(name, &sets) };
     one.add(cool("c", true));
@@ -207,8 +208,8 @@ fn full(make: Make<'_>, len: u8) {
     assert_eq!(one.add(cool("c", false)).1, last, "no other address is free");
 }
 
-/// An address is free if its lease ended with an earlier boot, although the record still exists and is
-/// counted.
+/// If a lease has ended with an earlier boot, its address is free. The record of the lease still exists, so
+/// the server still counts the address as used.
 fn full_of_ended_leases(make: Make<'_>) {
     let folder = tempfile::tempdir().unwrap();
     let mut one = Member::new(make("ended"), folder.path(), 1);
@@ -223,7 +224,8 @@ fn full_of_ended_leases(make: Make<'_>) {
     assert!(two.is_exhausted(add("c", &sets)).1);
 }
 
-/// Four nodes lease from a subnet of six addresses. The range of one node has three free addresses.
+/// Four nodes lease from a subnet of six addresses. A second range in this subnet has only three addresses,
+/// because the other addresses are excluded.
 fn a_small_subnet(make: Make<'_>) {
     let folder = tempfile::tempdir().unwrap();
     let mut nodes: Vec<Member> =
@@ -255,7 +257,8 @@ fn a_small_subnet(make: Make<'_>) {
     assert!(nodes[0].is_exhausted(add("c7", &whole)).1);
 }
 
-/// Round robin reads the cursor first. The strategy `lowest` searches for the lowest free address.
+/// Round robin needs one round trip to read the cursor, and the strategy `lowest` needs one to search for the
+/// lowest free address. The commit takes the second round trip.
 fn in_order(make: Make<'_>) {
     let folder = tempfile::tempdir().unwrap();
     let mut one = Member::new(make("order"), folder.path(), 1);
@@ -269,13 +272,14 @@ fn in_order(make: Make<'_>) {
         }
         one.ask(&del("first")).1.unwrap();
     }
-    // Each ADD leases an IPv4 and an IPv6 address, at the position given by the hash of the owner.
+    // With the default strategy, the hash of the owner selects the addresses. An ADD then takes one round
+    // trip, even if it leases an IPv4 and an IPv6 address.
     for i in 0..20 {
         assert_eq!(one.add(add(&format!("dual-{i}"), &sets)).0, 1);
     }
 }
 
-/// Returns the average number of round trips that one ADD takes while sixteen nodes lease concurrently.
+/// Returns the average number of round trips of an ADD while sixteen nodes lease concurrently.
 fn at_once(make: &(dyn Fn(&str) -> Box<dyn Server> + Sync), strategy: Strategy) -> f64 {
     const EACH: u64 = 40;
     let prefix = format!("once-{strategy:?}");
@@ -310,7 +314,7 @@ fn at_once(make: &(dyn Fn(&str) -> Box<dyn Server> + Sync), strategy: Strategy) 
 fn takes_few_round_trips(make: &(dyn Fn(&str) -> Box<dyn Server> + Sync)) {
     everywhere(&|prefix| make(prefix), 20);
     assert!(at_once(make, Strategy::Hash) <= 1.3);
-    // Each ADD reads the cursor, and all sixteen nodes try to lease the next address.
+    // With round robin, all sixteen nodes read the same cursor and compete for the next address.
     let in_turn = at_once(make, Strategy::RoundRobin);
     assert!(in_turn <= 8.0, "{in_turn}");
 }
@@ -340,7 +344,7 @@ fn consul_takes_few_round_trips() {
     });
 }
 
-/// The large set has 65,000 leases.
+/// Runs the cases on the fake server, with a set of about 65,000 leases.
 #[test]
 fn a_search_in_a_large_set_takes_few_round_trips() {
     for is_etcd in [false, true] {

@@ -1,4 +1,4 @@
-//! Starts real servers for tests, on the loopback interface. Each server has its own ports and its own
+//! Starts real servers for tests, on the loopback interface. Each server has its own ports and its own data
 //! folder.
 //!
 //! Invariant: a server ends together with its test, even if the test is killed. If a server cannot be
@@ -35,7 +35,7 @@ impl Drop for Running {
 }
 
 fn free_ports<const N: usize>() -> [u16; N] {
-    // Hold all ports open at the same time, so that they are different.
+    // Keep all listeners open until the last one is bound, so that the ports are different.
     let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     held.map(|listener| listener.local_addr().unwrap().port())
 }

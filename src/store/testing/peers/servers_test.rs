@@ -23,7 +23,8 @@ use crate::store::{Store, StoreReader};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A store that checks, each time it lists the leases, that the server's records agree.
+/// A cluster store that checks, each time it lists the leases, that the server's records agree with each
+/// other. The function makes the client that reads the records.
 struct Checked<S: Server, F: Fn() -> S>(ClusterStore<S>, F);
 
 impl<S: Server, F: Fn() -> S> Store for Checked<S, F> {
@@ -46,7 +47,7 @@ fn store_of<S: Server>(server: S, folder: &Path, cluster: &str) -> ClusterStore<
     ClusterStore::new(server, LIMIT, Persist::Boot, cache)
 }
 
-/// Runs all checks on a server. `make` makes a client, with a prefix for its keys.
+/// Runs all checks on a server. `make` makes a client, and its argument is a prefix for the client's keys.
 fn check<S: Server + 'static>(make: &(impl Fn(&str) -> S + Clone + 'static)) {
     meets_the_contract(make);
     keeps_history(make);
@@ -76,12 +77,12 @@ fn keeps_history<S: Server + 'static>(make: &(impl Fn(&str) -> S + Clone + 'stat
 }
 
 fn takes_the_fewest_round_trips(server: impl Server) {
-    // If a comparison fails, etcd reports the owner's record. Consul only reports that the comparison failed,
-    // so the record must be read.
+    // A repeated ADD finds its owner's record already present. etcd returns this record with the conflict.
+    // Consul returns only the path, so the ADD needs a second round trip to read the record.
     let repeated = if server.place().starts_with("etcd") { 1 } else { 2 };
     let count = Rc::new(Cell::new(0));
     let folder = tempfile::tempdir().unwrap();
-    // Removing old events would need round trips, too, so keep all history.
+    // Removing old events would take additional round trips, so keep all history.
     let history = History::Kept { count: u64::MAX, age: u64::MAX };
     let store = store_of(Counted(server, count.clone()), folder.path(), "trips");
     let mut store = store.keeping(history);
@@ -91,17 +92,19 @@ fn takes_the_fewest_round_trips(server: impl Server) {
         count.get()
     };
     let requested = vec![Requested { addr: addr("10.0.0.9"), prefix: None }];
-    // The first ADD of a boot claims the node's name, and looks for leases and history of earlier boots.
+    // The first ADD of a boot needs additional round trips: to claim the node's name, and to find leases and
+    // history of earlier boots.
     assert_eq!(trips(&Command::Add(add("first", &dual_stack()))), 5, "first ADD");
     assert_eq!(trips(&Command::Add(add("c1", &dual_stack()))), 1, "ADD");
     assert_eq!(trips(&Command::Add(add("c1", &dual_stack()))), repeated, "repeated ADD");
     assert_eq!(trips(&Command::Add(Add { requested, ..add("c2", &dual_stack()) })), 1, "fixed ADD");
     assert_eq!(trips(&del("c1")), 2, "DEL");
-    // `shared` may have been changed, so the DEL looks in all sets.
+    // A DEL of an unknown container searches all sets, because the setting `shared` may have been changed
+    // since the ADD.
     assert_eq!(trips(&del("c1")), 2, "DEL of nothing");
 }
 
-/// There are more leases than fit into one page of a listing. Each node frees its own leases with a GC.
+/// Tests a listing that takes more than one page. Each node's GC must free only the leases of that node.
 fn holds_thousands_of_leases(server: impl Server) {
     let sets = [set("10.0.0.0/16")];
     let folder = tempfile::tempdir().unwrap();

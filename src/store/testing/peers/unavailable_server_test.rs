@@ -1,4 +1,4 @@
-//! Tests with servers that are down, that do not respond, or that reject a client.
+//! Tests of servers that are down, that do not respond, or that reject a client.
 
 use std::fs;
 use std::io::{Read, Write as _};
@@ -48,16 +48,16 @@ fn file(folder: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// Checks that an ADD, a DEL and a listing fail with this text. None of them may conclude that nothing is
-/// leased.
+/// Checks that an ADD, a DEL and a listing fail with an error that contains `why`. None of them may report
+/// that there are no leases.
 fn is_unavailable(mut store: Box<dyn Store>, why: &str) {
     let add = store.apply(&Ask::Add(add("c9", &dual_stack())), &at(1));
     let del = store.apply(&del("c1"), &at(1));
     let list = store.list(&at(1), &mut |_| {});
     for error in [add.unwrap_err(), del.unwrap_err(), list.unwrap_err().into()] {
         let text = error.to_string();
-        // If a server closes the connection during a commit, the client cannot know whether the commit was
-        // applied.
+        // If a server closes the connection during a commit, the client cannot know the outcome, so the error
+        // may be `Unanswered`.
         let failed = matches!(
             error,
             Error::Store(StoreError::Unavailable { .. } | StoreError::Unanswered { .. })
@@ -101,24 +101,25 @@ fn etcd_with_users() {
         EtcdSpec { login, ..spec.clone() }
     };
     let etcd = Etcd::new(&login("sublet", &right)).unwrap();
-    // An expired token is replaced by a new one.
+    // If a token has expired, the client logs in again and gets a new token.
     etcd.forge_token("nonsense.1");
     works(&mut ClusterStore::new(etcd, Duration::from_secs(10), Persist::Boot, no_cache()));
     let open = |spec: EtcdSpec| open(&StoreSpec::Etcd(Box::new(spec))).unwrap();
-    // Only the owner of the token file can read the file. With its token, the next process needs no password.
+    // The token is kept in a file that only its owner can read. With this token, the next process needs no
+    // password, so even a wrong password works.
     let kept = only_file(&spec.servers.notes);
     let token = fs::read_to_string(&kept).unwrap();
     assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o7777, 0o600);
     works(&mut *open(login("sublet", &wrong)));
     assert_eq!(fs::read_to_string(&kept).unwrap(), token);
-    // If the server does not know the token in the file, a new token replaces it.
+    // If the server rejects the token in the file, the client logs in and replaces the token.
     let whose = token.lines().next().unwrap();
     fs::write(&kept, format!("{whose}\nnonsense.1\n")).unwrap();
     works(&mut *open(login("sublet", &right)));
     let renewed = fs::read_to_string(&kept).unwrap();
     assert!(renewed.starts_with(whose) && !renewed.contains("nonsense"), "{renewed}");
-    // A token that another cluster issued is not sent. Commands work even if the token file cannot be
-    // written.
+    // A token of another cluster is never sent to this cluster. Commands also work if the token file cannot
+    // be written.
     fs::write(&kept, renewed.replacen("127.0.0.1", "127.0.0.2", 1)).unwrap();
     works(&mut *open(login("sublet", &right)));
     assert_eq!(fs::read_to_string(&kept).unwrap().lines().next(), Some(whose));
@@ -156,7 +157,8 @@ fn consul_with_tokens() {
     let read = token("read", "key_prefix \"sublet/\" { policy = \"read\" }");
     let open = |spec| open(&StoreSpec::Consul(Box::new(spec))).unwrap();
     works(&mut *open(with(&server, &write)));
-    // With a token that only has read permission, a client can list, but nothing else.
+    // A client whose token has only read permission can list leases and read history, but cannot change
+    // anything.
     let mut reader = open(with(&server, &read));
     let mut seen = 0;
     reader.list(&at(1), &mut |_| seen += 1).unwrap();
@@ -174,8 +176,8 @@ fn consul_with_tokens() {
     is_unavailable(open(elsewhere), "No path to datacenter");
 }
 
-/// Makes a certificate authority and a certificate for 127.0.0.1 that the authority has signed:
-/// `NAME.ca.pem`, `NAME.pem` and `NAME.key`.
+/// Makes a certificate authority, and a certificate for 127.0.0.1 that this authority has signed. Returns the
+/// paths of `NAME.ca.pem` (the authority), `NAME.pem` (the certificate) and `NAME.key` (its key).
 fn certificate(folder: &Path, name: &str) -> [PathBuf; 3] {
     let script = r#"set -e
         cd "$1"
@@ -221,7 +223,7 @@ fn etcd_with_tls() {
     is_unavailable(open(with(&ca, None, &server)), "ertificate");
     is_unavailable(open(with(&ca, Some((&other_cert, &other_key)), &server)), "ertificate");
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
-    // The message names the file that is not a certificate.
+    // If a certificate file is missing or contains no certificate, the error names the file.
     for (bad, why) in [(&key, "no certificate"), (&folder.path().join("nope"), "No such file")] {
         let spec = StoreSpec::Etcd(Box::new(with(bad, None, &server)));
         let error = crate::store::open(&spec).err().unwrap().to_string();
@@ -229,8 +231,8 @@ fn etcd_with_tls() {
     }
 }
 
-/// Starts a proxy for TLS connections. If `breaks` is set, the proxy sends a TLS alert instead of the
-/// server's response.
+/// Starts a proxy for TLS connections to a server, and returns its URL. While `breaks` is set, the proxy
+/// sends a TLS alert to the client instead of the server's response.
 fn proxy(server: &Running, breaks: &'static AtomicBool) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let proxy = format!("https://{}", listener.local_addr().unwrap());
@@ -274,7 +276,8 @@ fn proxy(server: &Running, breaks: &'static AtomicBool) -> String {
     proxy
 }
 
-/// The alert arrives after the request has been written, so the server may have applied the request.
+/// A proxy sends a TLS alert after the client has written its request. The client must not conclude that the
+/// request failed, because the server may have applied it.
 #[test]
 fn a_tls_alert_after_the_request_does_not_mean_that_nothing_was_done() {
     static BREAKS: AtomicBool = AtomicBool::new(false);
@@ -288,8 +291,8 @@ fn a_tls_alert_after_the_request_does_not_mean_that_nothing_was_done() {
     let probe = Etcd::new(&spec).unwrap();
     let server = server.await_ready(&probe);
     let proxy = proxy(&server, &BREAKS);
-    // If the client concluded that the request had not been sent, it would send the request to the next
-    // endpoint, where it would fail because the record already exists.
+    // If the client concluded that the server had not received the request, it would repeat the request at
+    // the next endpoint. There the request would fail, because the record already exists.
     spec.servers.endpoints = vec![proxy, server.endpoint.clone()];
     let write = Write::Put(vec![1; 20]);
     let operation = Operation { path: "ip/a".to_owned(), expect: Expect::Absent, write };
@@ -303,8 +306,8 @@ fn a_tls_alert_after_the_request_does_not_mean_that_nothing_was_done() {
     assert!(probe.get(&["ip/a"], until).unwrap()["ip/a"].is_some(), "the server has applied it");
 }
 
-/// One process notices that a server does not respond. The next process does not wait for that server again,
-/// although it would otherwise choose the first server at random.
+/// One process finds that a server does not respond. The next process therefore does not ask this server
+/// first, although it would otherwise choose its first server at random.
 #[test]
 fn a_server_that_hangs_is_remembered() {
     let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -336,7 +339,8 @@ fn a_server_that_hangs_is_remembered() {
     }
 }
 
-/// The processes of a node log in only once, even if many of them start at the same moment.
+/// The processes of a node share one login: only one process logs in, even if many processes start at the
+/// same moment.
 #[test]
 fn processes_of_a_node_share_a_login() {
     static LOGINS: AtomicUsize = AtomicUsize::new(0);
@@ -406,8 +410,8 @@ fn servers_that_hang_or_are_down_fail_in_time() {
         let outcome = store.apply(&Ask::Add(add("c1", &dual_stack())), &at(1));
         (outcome, begin.elapsed())
     };
-    // If a server is down, the command fails without waiting. If a server does not respond, the command fails
-    // within the time limit, when it reads the node's record.
+    // If the server is down, the command fails at once. If the server does not respond, the command waits
+    // until the time limit, because it must read the node's record.
     let (outcome, took) = timed(&[down], 5000);
     assert!(matches!(outcome, Err(Error::Store(StoreError::Unavailable { .. }))), "{outcome:?}");
     assert!(took < Duration::from_secs(1), "{took:?}");
@@ -422,15 +426,15 @@ fn servers_that_hang_or_are_down_fail_in_time() {
     }
 }
 
-/// If no connection can be made, the server has received nothing, so the request is sent to the next server.
-/// A request that a server may have received is not sent again.
+/// If a client cannot connect to a server, that server has received nothing, so the client sends the request
+/// to the next server. A request that a server may have received is never sent again.
 #[test]
 fn a_request_that_was_not_sent_goes_to_the_next_server() {
     let folder = tempfile::tempdir().unwrap();
     let [ca, ..] = certificate(folder.path(), "ours");
     let server = servers::ready_consul();
-    // The queue of this listener is full, so the kernel ignores further connection attempts, as if the host
-    // were switched off.
+    // The queue of this listener is full. The kernel therefore ignores further connection attempts, as if the
+    // host were switched off.
     let drops = TcpListener::bind("127.0.0.1:0").unwrap();
     let drops_at = drops.local_addr().unwrap();
     let wait = Duration::from_millis(100);
@@ -452,7 +456,7 @@ fn a_request_that_was_not_sent_goes_to_the_next_server() {
         let client = clients.find(|client| client.asks_first() == first).unwrap();
         client.send(request, Instant::now() + servers.timeout)
     };
-    // This host name is too long to be valid, so no DNS request is sent.
+    // This host name is too long to be valid, so the resolver reports an error without sending a DNS request.
     let nameless = format!("http://{}:1", "x".repeat(64));
     for (first, why) in [
         (format!("http://{drops_at}"), "connect"),
@@ -469,7 +473,7 @@ fn a_request_that_was_not_sent_goes_to_the_next_server() {
     assert!(matches!(failure, Failure::Unknown(_)), "{failure:?}");
 }
 
-/// The server runs a different product than the client expects.
+/// The client expects one product (etcd or Consul), but the server runs the other product.
 #[test]
 fn a_server_of_another_kind_is_unavailable() {
     let consul = servers::ready_consul();

@@ -1,8 +1,9 @@
-//! A file system in memory. A simulation can stop processes, make operations fail, and cut the power.
+//! A file system in memory, on which a simulation can stop processes, make operations fail, and cut the
+//! power.
 //!
 //! After a power cut, a file has the content that was last flushed, plus any subset of the unflushed changes,
 //! applied in their order. A write of this subset may be truncated to a multiple of 512 bytes (one sector). A
-//! folder has the entries that were last flushed, plus the first unflushed changes, possibly none. Each
+//! folder has the names that were last flushed, plus its unflushed changes up to a random point. Each
 //! operation is one step of its process, and the simulation can stop the process at each step.
 
 mod fs;
@@ -50,13 +51,13 @@ fn as_size(n: u64) -> usize {
 struct Content {
     data: Vec<u8>,
     durable: Vec<u8>,
-    /// The changes that have not been flushed yet, in order.
+    /// The changes of this file's content that have not been flushed yet, in order.
     pending: Vec<Change>,
-    /// The open file that holds the lock.
+    /// The number of the open file that holds the lock on this file.
     locked: Option<u64>,
 }
 
-/// Changes to the names in one folder that are made in one step.
+/// Changes of the names in one folder, all made in one step. A name without a node is removed.
 #[derive(Clone, Debug)]
 struct Naming {
     folder: PathBuf,
@@ -108,7 +109,7 @@ impl Disk {
         SimFs::new(self, process)
     }
 
-    /// Returns another disk with the same content.
+    /// Returns a copy of the disk, without the locks.
     pub fn copied(&self) -> Disk {
         let mut state = self.state().clone();
         for file in state.files.values_mut() {
@@ -122,7 +123,7 @@ impl Disk {
         self.state().is_full = is_full;
     }
 
-    /// Shuts down in an orderly way, so that everything is flushed.
+    /// Shuts the host down in an orderly way: flushes all files and names, and releases all locks.
     pub fn shut_down(&self) {
         let state = &mut *self.state();
         for file in state.files.values_mut() {
@@ -134,7 +135,7 @@ impl Disk {
         state.pending.clear();
     }
 
-    /// Cuts the power.
+    /// Cuts the power. What was flushed survives. Of the unflushed changes, a random part survives.
     pub fn cut(&self, random: &mut Random) {
         let state = &mut *self.state();
         for file in state.files.values_mut() {
@@ -168,7 +169,7 @@ impl Disk {
                 }
             }
         }
-        // If a folder is lost, its content is lost, too.
+        // If a folder is lost, the files in it are lost, too.
         let names = state.durable.clone();
         state.durable.retain(|path, _| {
             path.ancestors().skip(1).all(|a| a.parent().is_none() || names.contains_key(a))

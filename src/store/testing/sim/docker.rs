@@ -1,7 +1,8 @@
-//! Simulates Docker daemons. Their requests reach the store through one or more processes of the IPAM driver.
+//! Simulates Docker daemons (engines). Their requests reach the store through one or more processes of the
+//! IPAM driver `subletd`.
 //!
-//! dockerd sends each release only once. If a release is lost, `cleanup` frees what the release would have
-//! freed.
+//! dockerd sends each release only once. If a release is lost, a later `subletd cleanup` frees the address or
+//! the pool.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -24,7 +25,8 @@ use crate::store::testing::pool_cases::{ask, shared, want};
 pub trait Docker {
     fn engine(&mut self, machine: usize) -> &mut Engine;
 
-    /// Returns the pools of all engines that use the same store as the machine.
+    /// Returns the model of all pools in the store that the machine uses, including the pools of other
+    /// engines.
     fn pools(&mut self, machine: usize) -> &mut Pools;
 
     fn random(&mut self) -> &mut Random;
@@ -37,7 +39,7 @@ pub trait Docker {
     /// Runs a request of the machine's daemon.
     fn run(world: &Shared<Self>, machine: usize, command: &Command) -> Ran<Outcome>;
 
-    /// Returns a pool that the engine of the machine certainly has.
+    /// Returns a random pool that the engine of the machine certainly uses.
     fn pool_in_use(&mut self, machine: usize) -> Option<PoolId> {
         let all = &self.pools(machine).all;
         let used = all.iter().filter(|(_, known)| known.is_used_by(machine));
@@ -57,20 +59,21 @@ pub trait Docker {
 
 type Shared<W> = Rc<RefCell<W>>;
 
-/// The Docker daemon of a machine.
+/// The state of a machine's Docker daemon.
 #[derive(Clone, Debug, Default)]
 pub struct Engine {
-    /// When each suspended request began, on the machine's clock.
+    /// The times at which the suspended requests began, in seconds on the machine's clock.
     since: Vec<u64>,
-    /// The number of sweeps that have begun or ended. A sweep may have freed any address that was in use
-    /// during the sweep, but unknown to the engine.
+    /// The number of times that a sweep (the removal of leases and pools that the engine does not list) has
+    /// begun or ended. If this number has changed, a sweep may have freed addresses that the engine did not
+    /// list.
     sweeps: u64,
-    /// The number of suspended sweeps. During a sweep the clock must not be set back, because a sweep
-    /// compares times.
+    /// The number of suspended sweeps. A sweep compares times, so the clock must not be set back during a
+    /// sweep.
     pub sweeping: u32,
-    /// The number of suspended releases. A sweep must not run during a release: the sweep could free the
-    /// address or pool first, another request could lease it again, and then the release would free it while
-    /// it is in use. Therefore a cleanup waits until no release can be in progress.
+    /// The number of suspended releases. A sweep begins only if this number is 0. Otherwise the sweep could
+    /// free the address or pool first, another request could lease it again, and then the release would free
+    /// it while it is in use.
     releasing: u32,
     /// Whether an operator is running a sweep without a grace period. No other request is made during this
     /// time.
@@ -103,13 +106,14 @@ pub fn act<W: Docker>(world: &Shared<W>, machine: usize) {
 }
 
 impl Engine {
-    /// Returns whether a sweep is running, or has run since the number `sweeps` was read.
+    /// Returns whether a sweep is running, or has begun or ended since the field `sweeps` had the given
+    /// value.
     fn may_be_swept(&self, sweeps: u64) -> bool {
         self.sweeping > 0 || self.sweeps != sweeps
     }
 }
 
-/// Sends a request of the daemon, and returns the result.
+/// Sends a request of the machine's Docker daemon, and returns the result.
 pub fn send<W: Docker>(world: &Shared<W>, machine: usize, command: &Command) -> Ran<Outcome> {
     let now = world.borrow().now(machine);
     world.borrow_mut().engine(machine).since.push(now);
@@ -176,7 +180,7 @@ fn request_pool<W: Docker>(world: &Shared<W>, machine: usize) {
     }
 }
 
-/// Returns the pool that a request asks for; `None` if the store is going to choose the pool.
+/// Returns the pool that a request names. Returns `None` if the store chooses the pool.
 fn named(request: &RequestPool) -> Option<Pool> {
     let subnet = match &request.ask {
         Ask::Exactly(subnet) => *subnet,
@@ -244,7 +248,7 @@ fn request_address<W: Docker>(world: &Shared<W>, machine: usize) {
         }
     };
     if is_lost {
-        // The response could not be delivered, so the driver frees the lease.
+        // The driver could not deliver the response to dockerd, so it frees the lease again.
         free(world, machine, ReleaseAddress { pool: id, addr: lease.addr, only: Some(lease) });
     }
 }
@@ -278,7 +282,8 @@ fn free<W: Docker>(world: &Shared<W>, machine: usize, release: ReleaseAddress) {
     world.engine(machine).releasing -= 1;
     let name = format!("docker {machine} release {addr} of {id}");
     let pools = world.pools(machine);
-    // If the pool is being released at the same time, its addresses are freed with it.
+    // If no other release was active, the address was still leased. The release of a pool also frees its
+    // addresses.
     let is_alone = pools.removals == removals;
     pools.removals += 1;
     let known = pools.all.get_mut(&id).filter(|known| known.generation == generation);
@@ -308,8 +313,8 @@ fn release_pool<W: Docker>(world: &Shared<W>, machine: usize) {
         let world = &mut *world.borrow_mut();
         let Some(id) = world.pool_in_use(machine) else { return };
         let user = world.pools(machine).all[&id].users[&machine];
-        // dockerd does not release a network while it is connecting a container to it, unless it has given up
-        // on the connection.
+        // dockerd does not release a network while it connects a container to the network. It may do so after
+        // it has given up on the connection.
         if user.in_flight > 0 && user.least == 1 && !world.random().one_in(3) {
             return;
         }
@@ -334,8 +339,8 @@ fn release_pool<W: Docker>(world: &Shared<W>, machine: usize) {
     }
 }
 
-/// Runs `cleanup`, which frees the addresses and pools that the daemon does not list, if they were leased
-/// before the listing.
+/// Runs `subletd cleanup` for a pool. It frees the addresses and the pool if the daemon does not list them
+/// and they are older than the grace period.
 fn sweep<W: Docker>(world: &Shared<W>, machine: usize) {
     let (id, sweep) = {
         let world = &mut *world.borrow_mut();
@@ -346,8 +351,8 @@ fn sweep<W: Docker>(world: &Shared<W>, machine: usize) {
         let Some(id) = all.get(world.random().below(all.len())).cloned() else { return };
         let known = &world.pools(machine).all[&id];
         let listed = known.is_used_by(machine).then(|| known.certain(machine).collect());
-        // The grace period must be longer than the oldest request in progress has been running. If an
-        // operator knows that no request is in progress, no grace period is needed.
+        // The grace period must be longer than the age of the oldest request in progress. If no request is in
+        // progress, an operator may run the sweep without a grace period.
         let since = world.engine(machine).since.iter().min().copied();
         let is_quiet = since.is_none() && world.random().one_in(2);
         let now = world.now(machine);

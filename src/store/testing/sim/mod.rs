@@ -21,14 +21,15 @@ mod settings;
 use self::cluster::Cluster;
 use self::hosts::Hosts;
 
-/// `SUBLET_SEED` sets the first seed, and `SUBLET_SECONDS` the duration of the test.
+/// Simulates hosts with one seed after another. The environment variable `SUBLET_SEED` sets the first seed,
+/// and `SUBLET_SECONDS` sets the duration in seconds.
 #[test]
 fn simulated_hosts_never_lease_an_address_twice() {
     runs::seeds::<Hosts>("hosts", 20);
 }
 
-/// Runs with all events that the code can survive. `SUBLET_EVENTS` selects different events (see
-/// `cluster/events.rs`).
+/// Simulates clusters, with every kind of event that the code can survive. The environment variable
+/// `SUBLET_EVENTS` selects other kinds (see `cluster/events.rs`).
 #[test]
 fn simulated_clusters_never_lease_an_address_twice() {
     runs::seeds::<Cluster>("clusters", 20);

@@ -1,5 +1,5 @@
-//! A model of what Docker engines know about their pools. The simulations compare the pools in a store with
-//! this model.
+//! A model of the Docker engines' pools. It contains what the engines know from the responses to their
+//! requests. The simulations compare the pools in a store with this model.
 
 use std::collections::BTreeMap;
 
@@ -11,14 +11,14 @@ use crate::net::{Addr, Span, hosts};
 /// How the engine of a machine uses a pool.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct User {
-    /// The number of requests that got a response and have not been released yet. The store must count at
-    /// least this many uses.
+    /// The number of requests for the pool that succeeded and have not been released since. The store must
+    /// count at least this many uses.
     pub least: u32,
-    /// The same number, including requests and releases that got no response. The store may count at most
-    /// this many uses.
+    /// The number of requests for the pool that may have succeeded, including requests and releases that got
+    /// no response. The store may count at most this many uses.
     pub most: u32,
-    /// Whether a request for an address of the pool got no response, so that any address may have been
-    /// leased.
+    /// Whether a request for an address of the pool got no response. The store may then contain leases that
+    /// the engine does not know about.
     pub has_lost: bool,
     /// The number of suspended requests for addresses of the pool.
     pub in_flight: u32,
@@ -42,9 +42,10 @@ pub struct Known {
     pub addrs: BTreeMap<Addr, Held>,
     /// Whether a gateway was requested. A sweep does not free gateways.
     pub has_gateways: bool,
-    /// Whether the store still has the pool although it has no user, because a removal was interrupted.
+    /// Whether the store still contains the pool although nobody uses it. This happens if a removal was
+    /// interrupted.
     is_left: bool,
-    /// A number that changes when a pool with this name is created again.
+    /// A number that distinguishes the pool from earlier pools with the same name.
     pub generation: u64,
 }
 
@@ -73,7 +74,7 @@ impl Known {
     }
 }
 
-/// The pools of all engines that use the same store.
+/// The model of the pools of all engines that use the same store.
 #[derive(Clone, Debug, Default)]
 pub struct Pools {
     pub all: BTreeMap<PoolId, Known>,
@@ -81,14 +82,15 @@ pub struct Pools {
     pub lost: u32,
     /// The number of suspended requests for automatic pools.
     pub in_flight: u32,
-    /// The number of releases that have begun. A request may be refused because of a pool that has just been
-    /// removed.
+    /// A counter that grows with each release and each sweep. If it has changed during a request, the request
+    /// may have been refused because of a pool that was just being removed.
     pub removals: u64,
     generation: u64,
 }
 
 impl Pools {
-    /// Returns the same pools as seen by `copy`, a machine that is a copy of `machine`.
+    /// Returns the pools for a copy of the store, on which only the machine `copy` (a copy of `machine`) uses
+    /// them.
     pub fn of_copy(&self, machine: usize, copy: usize) -> Pools {
         let mut pools = self.clone();
         pools.lost += std::mem::take(&mut pools.in_flight);
@@ -100,7 +102,8 @@ impl Pools {
         pools
     }
 
-    /// Records that a pool was requested by name, without a response so far. Returns the pool's generation.
+    /// Records that a machine has requested a pool by name and has no response yet. Returns the pool's
+    /// generation.
     pub fn requested(&mut self, machine: usize, id: &PoolId, pool: &Pool) -> u64 {
         self.generation += 1;
         let new = Known {
@@ -116,8 +119,8 @@ impl Pools {
         known.generation
     }
 
-    /// Records that the request was refused. If the pool has been created again in the meantime, the request
-    /// no longer counts.
+    /// Records that a machine's request for a pool was refused. If the pool's generation is no longer
+    /// `generation`, the pool was created again in the meantime, and the request does not count.
     pub fn refused(&mut self, machine: usize, id: &PoolId, generation: u64) {
         if self.is_of(id, generation) {
             self.less(machine, id);
@@ -125,8 +128,8 @@ impl Pools {
         }
     }
 
-    /// Records that the request got no response. If the pool has been created again in the meantime, the
-    /// request counts again.
+    /// Records that a machine's request for a pool got no response. If the pool's generation is no longer
+    /// `generation`, the pool was created again in the meantime, and the request is counted for the new pool.
     pub fn unanswered(&mut self, machine: usize, pool: &Pool, generation: u64) {
         if !self.is_of(&pool.id, generation) {
             self.requested(machine, &pool.id, pool);
@@ -137,8 +140,8 @@ impl Pools {
         self.all.get(id).is_some_and(|known| known.generation == generation)
     }
 
-    /// Records that the store may count one use less. Returns whether the machine has no other use of the
-    /// pool.
+    /// Reduces by one the number of uses that the store may count for the machine. Returns whether the
+    /// machine has no other use of the pool.
     fn less(&mut self, machine: usize, id: &PoolId) -> bool {
         let Some(known) = self.all.get_mut(id) else { return false };
         let user = known.user(machine);
@@ -146,7 +149,7 @@ impl Pools {
         user.most == 0
     }
 
-    /// Removes a pool that has no users.
+    /// Removes a pool from the model if it has no users.
     fn drop_unused(&mut self, id: &PoolId) {
         let is_gone = |known: &Known| !known.is_left && known.users.values().all(|u| u.most == 0);
         if self.all.get(id).is_some_and(is_gone) {
@@ -154,7 +157,8 @@ impl Pools {
         }
     }
 
-    /// Records that a request returned this pool.
+    /// Records that a request of a machine returned this pool. Returns a finding if the response cannot be
+    /// right.
     pub fn made(&mut self, machine: usize, pool: &Pool) -> Result<(), Finding> {
         if pool.shared.is_some() {
             let known = self.all.get_mut(&pool.id).ok_or("a pool that was never requested")?;
@@ -172,7 +176,7 @@ impl Pools {
         Ok(())
     }
 
-    /// Records that a release was sent. Returns the pool's generation.
+    /// Records that a machine has sent a release of the pool. Returns the pool's generation.
     pub fn releasing(&mut self, machine: usize, id: &PoolId) -> u64 {
         self.removals += 1;
         let known = self.all.get_mut(id).expect("a pool that is in use");
@@ -184,7 +188,7 @@ impl Pools {
         known.generation
     }
 
-    /// Records that a release got a response.
+    /// Records that a machine's release of a pool got a response.
     pub fn released(&mut self, machine: usize, id: &PoolId, generation: u64) {
         self.removals += 1;
         if self.is_of(id, generation)
@@ -196,7 +200,8 @@ impl Pools {
         }
     }
 
-    /// Records that a sweep has freed everything that the engine does not have.
+    /// Records that a sweep without a grace period has freed everything in the pool that the machine's engine
+    /// does not list.
     pub fn swept(&mut self, machine: usize, id: &PoolId) {
         let Some(known) = self.all.get_mut(id) else { return };
         known.forget_uncertain(machine);
@@ -208,8 +213,8 @@ impl Pools {
         self.drop_unused(id);
     }
 
-    /// Records that the release of a machine has begun or, if `is_done` is set, has ended. After the release,
-    /// everything that its engine had is freed.
+    /// Records that `sublet node release` for a machine has begun or, if `is_done` is set, has ended. At the
+    /// end, everything that the machine's engine had is freed.
     pub fn machine_is_gone(&mut self, machine: usize, is_done: bool) {
         self.removals += 1;
         for id in self.all.keys().cloned().collect::<Vec<_>>() {
@@ -230,12 +235,14 @@ impl Pools {
         self.all.values().filter(move |known| known.pool.set() == *set)
     }
 
-    /// Returns whether a pool may be the reason for refusing another pool.
+    /// Returns whether the pool `with` may exist in the store, so that a request for an overlapping pool may
+    /// be refused.
     pub fn may_overlap(&self, with: &PoolId) -> bool {
         self.lost > 0 || self.in_flight > 0 || self.all.contains_key(with)
     }
 
-    /// Returns whether a known or possible state of the pool explains why an address was refused.
+    /// Returns whether the refusal of an address can be right. The state of the pool may be uncertain,
+    /// because some requests got no response.
     pub fn explains(&self, machine: usize, id: &PoolId, refusal: &PoolRefusal) -> bool {
         let Some(known) = self.all.get(id) else { return true };
         let set = known.pool.set();
@@ -259,7 +266,8 @@ impl Pools {
         }
     }
 
-    /// Records that an address was leased.
+    /// Records that a request of a machine returned this lease. Returns a finding if its address certainly
+    /// has another holder.
     pub fn leased(&mut self, machine: usize, lease: &Lease) -> Result<(), Finding> {
         let Owner::Pool(id, addr) = &lease.owner else {
             return Err(format!("an address of a pool has the owner {}", lease.owner));
@@ -271,7 +279,7 @@ impl Pools {
         if let Some(known) = self.all.get_mut(id)
             && known.pool.gateway != Some(*addr)
         {
-            // The engine may have released the pool in the meantime.
+            // The engine may have released the pool while the request was in progress.
             let is_certain = known.is_used_by(machine);
             known.addrs.insert(*addr, Held { user: machine, is_certain });
         }
@@ -314,8 +322,8 @@ impl Pools {
                 return Err(format!("pool {} has users {users:?}, not {:?}", pool.id, known.users));
             }
             let overlaps = |other: &&Pool| {
-                // As in moby, a sub-pool may overlap any pool, except a pool with the same subnet and the
-                // same sub-pool.
+                // As in Docker (moby), a sub-pool may overlap any pool, except a pool with the same subnet
+                // and the same sub-pool.
                 let is_sub = |pool: &Pool| pool.sub.is_some() && pool.shared.is_none();
                 let may = is_sub(pool) || is_sub(other);
                 let spans = (Span::from(pool.subnet), Span::from(other.subnet));
@@ -358,8 +366,8 @@ impl Pools {
         Ok(())
     }
 
-    /// Takes the final outcome of requests without a response from the store. Pools and addresses that only
-    /// the store has stay uncertain.
+    /// Updates the model when no request is in transit any more. The store then shows the outcome of each
+    /// request that got no response. Addresses that only the store has stay uncertain.
     fn settle(
         &mut self,
         counts: &BTreeMap<&PoolId, BTreeMap<usize, u32>>,

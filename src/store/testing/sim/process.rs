@@ -7,25 +7,26 @@ use std::time::Duration;
 
 use crate::error::{Refusal, StoreError};
 
-/// What happens to a process at one of its steps.
+/// What happens to a process at one step, where a step is one operation or one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     KilledBefore,
     KilledAfter,
-    /// The operation fails with this error number and has no effect. Exception: part of a write may be done.
+    /// The operation fails with this `errno` value and has no effect, except that a write may be done in
+    /// part.
     Fails(i32),
     /// The process is suspended, and other processes run.
     Suspended,
 }
 
-/// The reason why a step had no effect, or why the process does not know its result.
+/// The reason why a step of a process returned no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     Killed,
     Fails(i32),
 }
 
-/// The way in which a process ended.
+/// How a process ended.
 pub enum Ran<T> {
     Done(T),
     Refused(Refusal),
@@ -59,12 +60,13 @@ impl Process {
         self.steps.load(Ordering::Relaxed)
     }
 
-    /// Returns whether nothing has happened to the process yet.
+    /// Returns whether the process is alive and has not been disturbed yet.
     pub fn is_undisturbed(&self) -> bool {
         !self.is_dead() && self.fate.is_none_or(|(at, _)| at > self.steps())
     }
 
-    /// Runs one step: calls `effect`, unless the process is killed before it or the operation fails.
+    /// Runs one step of the process by calling `effect`. Does not call it if the process is killed before the
+    /// step or if the operation fails. A killed process gets no result.
     pub fn step<T>(&self, effect: impl FnOnce() -> T) -> Result<T, Stop> {
         if self.is_dead() {
             return Err(Stop::Killed);
@@ -98,12 +100,12 @@ impl Process {
 }
 
 thread_local! {
-    /// The function that runs while a process is suspended.
+    /// The function that runs while a process of this thread is suspended.
     static MEANWHILE: RefCell<Option<Box<dyn FnMut()>>> = const { RefCell::new(None) };
     static CLOCK: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
-/// Sets the function that runs when a process is suspended next.
+/// Sets the function that runs the next time that a process of this thread is suspended.
 pub fn meanwhile(run: Option<Box<dyn FnMut()>>) {
     MEANWHILE.with(|hook| *hook.borrow_mut() = run);
 }

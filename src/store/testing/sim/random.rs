@@ -4,7 +4,8 @@
 pub struct Random(u64);
 
 impl Random {
-    /// Starts the sequence for a seed. Sequences with different values of `part` are independent.
+    /// Starts the sequence of random numbers for a seed. Sequences with different values of `part` are
+    /// independent.
     pub fn new(seed: u64, part: u64) -> Random {
         let mut random = Random(seed ^ part.wrapping_mul(0xd6e8_feb8_6659_fd93));
         random.next();
@@ -19,7 +20,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Returns a number less than `end`.
+    /// Returns a random number less than `end`, or 0 if `end` is 0.
     pub fn below(&mut self, end: usize) -> usize {
         usize::try_from(self.next() % u64::try_from(end.max(1)).unwrap()).unwrap()
     }

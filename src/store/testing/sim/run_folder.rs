@@ -1,7 +1,8 @@
-//! The `/run` folder of a machine, as one process uses it. A killed process must not change it any more.
+//! The `/run` folder of a machine, as one process uses it. A killed process must not change the folder any
+//! more.
 //!
 //! In the simulation, the code of a killed process continues to run until its calls have failed. Therefore
-//! the folder is restored afterwards.
+//! the simulation restores the folder afterwards.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -9,15 +10,16 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The `/run` folder, as one process uses it.
+/// The `/run` folder of a machine, and its content at the moment when the process was killed.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
     at_death: RefCell<Option<BTreeMap<PathBuf, Vec<u8>>>>,
 }
 
-/// Releases the locks on the notes of a killed process. Without this, the notes would stay locked until the
-/// code of the process has ended. The names of the notes begin with the process's seed.
+/// Releases the locks on the in-flight notes of a killed process (files that say that a transaction may be
+/// pending). Otherwise the notes would stay locked until the code of the process has ended. The names of the
+/// notes begin with the process's seed.
 pub fn unlock(folder: &Path, seed: u64) {
     let is_its = |path: &&PathBuf| {
         let name = path.file_name().and_then(OsStr::to_str);
@@ -35,7 +37,7 @@ impl RunFolder {
         RunFolder { path, at_death: RefCell::default() }
     }
 
-    /// Records that the process was killed.
+    /// Saves the content of the folder when the process is killed.
     pub fn killed(&self) {
         if self.at_death.borrow().is_none() {
             *self.at_death.borrow_mut() = Some(self.files());

@@ -12,7 +12,8 @@ use crate::sys::panic;
 /// The message of a check that failed.
 pub type Finding = String;
 
-/// Returns the numbers of the turns in the run of a seed.
+/// Returns the numbers of the turns in the run of a seed. A turn is one event from outside, such as an ADD or
+/// a power cut.
 fn turns<S: Simulation>(seed: u64) -> Vec<usize> {
     (0..if seed.is_multiple_of(8) { 250 } else { S::TURNS }).collect()
 }
@@ -37,7 +38,8 @@ pub struct Story {
     pub finding: Option<Finding>,
     /// The number of processes that are suspended.
     pub depth: usize,
-    /// The optional parts of the turns: events while a process is suspended, and failures of processes.
+    /// The optional parts of the turns so far: events while a process is suspended, and failures of
+    /// processes. A shortened run leaves some of them out.
     pub optional: Vec<Optional>,
     turn: usize,
     left_out: Rc<BTreeSet<Optional>>,
@@ -49,7 +51,8 @@ pub struct Story {
 type Optional = (usize, usize);
 
 impl Story {
-    /// Returns whether the next optional part happens. Leaving a part out does not change the later parts.
+    /// Records the next optional part of the turn. Returns whether it happens, because a shortened run leaves
+    /// some parts out. Leaving a part out does not change the later parts.
     pub fn happens(&mut self) -> bool {
         let before = self.optional.iter().rev().take_while(|(turn, _)| *turn == self.turn).count();
         let next = (self.turn, before);
@@ -61,7 +64,7 @@ impl Story {
         self.trace.push(format!("{}{text}", "  ".repeat(self.depth)));
     }
 
-    /// Ends the run with a finding. Only the first finding is kept.
+    /// Records a finding, which ends the run after this turn. Only the first finding is kept.
     pub fn found(&mut self, what: String) {
         if self.finding.is_none() {
             self.note(format_args!("FINDING: {what}"));
@@ -70,8 +73,8 @@ impl Story {
     }
 }
 
-/// Runs these turns of a seed, without the parts in `left_out`. Stops at the first finding. A panic counts as
-/// a finding.
+/// Runs the given turns of a seed, without the optional parts in `left_out`. Stops at the first finding. A
+/// panic counts as a finding.
 fn run<S: Simulation>(seed: u64, turns: &[usize], left_out: &[Optional]) -> Story {
     let world = S::new(seed);
     world.with_story(&mut |story| story.left_out = Rc::new(left_out.iter().copied().collect()));
@@ -94,7 +97,8 @@ fn run<S: Simulation>(seed: u64, turns: &[usize], left_out: &[Optional]) -> Stor
     story
 }
 
-/// Removes as many turns and optional parts from a failing run as possible, such that the run still fails.
+/// Shortens a failing run: removes as many turns and optional parts as possible, as long as the run still
+/// fails.
 fn shrink<S: Simulation>(seed: u64, until: Instant) -> Story {
     let all = turns::<S>(seed);
     let mut failure = run::<S>(seed, &all, &[]);
@@ -115,7 +119,7 @@ fn shrink<S: Simulation>(seed: u64, until: Instant) -> Story {
 /// The maximum number of optional parts in a turn.
 const MOST_OPTIONAL: usize = 200;
 
-/// Removes parts of a list, large parts first, as long as the run without them still fails.
+/// Removes parts of a list, large parts first. Keeps a part if the run without it no longer fails.
 fn shrunk<T: Clone>(
     mut list: Vec<T>,
     until: Instant,
@@ -157,7 +161,7 @@ pub fn seeds<S: Simulation>(what: &str, default_seconds: u64) {
     while begin.elapsed() < Duration::from_secs(seconds) {
         let story = run::<S>(seed, &turns::<S>(seed), &[]);
         if story.finding.is_some() {
-            // Shortening has a time limit, because a test that takes more than five minutes is ended.
+            // Shortening takes at most two minutes, because the test runner ends a test after five minutes.
             let story = shrink::<S>(seed, Instant::now() + Duration::from_secs(120));
             drop(std::panic::take_hook());
             panic!("{what}, seed {seed}: {}\n{}", story.finding.unwrap(), story.trace.join("\n"));

@@ -2,9 +2,9 @@
 //! and its clients.
 //!
 //! Each call is one step of the process that makes it. A transaction may be lost, may be applied without a
-//! response, or may still be in transit when its client has ended. In the last case it arrives later, once or
-//! twice, between the calls of other clients. The server reports a transaction as not sent only if it can
-//! never arrive.
+//! response, or may still be in transit when its client has ended. A transaction in transit arrives later,
+//! once or twice, between the calls of other clients. The server reports a transaction as not sent only if
+//! the transaction can never arrive.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -25,10 +25,10 @@ use crate::store::cluster::server::{
 /// A function that writes a line to the trace of the run.
 pub type Note = Rc<dyn Fn(String)>;
 
-/// A transaction that was sent.
+/// The operations of a transaction that was sent.
 type Sent = Vec<Operation>;
 
-/// A transaction that has not arrived yet, and its sender.
+/// A transaction that has not arrived yet, with the process that sent it.
 #[derive(Debug)]
 struct InTransit {
     sent: Sent,
@@ -43,12 +43,12 @@ struct State {
     random: Random,
     /// The transactions that have not arrived yet.
     in_transit: Vec<InTransit>,
-    /// The number of calls until the next leader has been elected. Until then every call fails, although some
-    /// transactions are still applied.
+    /// The number of calls until a new leader has been elected. Until then, every call fails, but some
+    /// transactions are applied nevertheless.
     election: u32,
     /// Whether the server is full. A full server can remove records, but not write any.
     is_full: bool,
-    /// The number of calls that were affected by a failure.
+    /// The number of calls that a failure affected.
     troubles: u64,
     /// The number of transactions that arrived after their clients had ended or stopped waiting.
     arrived_late: u64,
@@ -117,14 +117,15 @@ impl SimServer {
         self.state.borrow_mut().election = calls;
     }
 
-    /// Makes the server full or not full. Returns whether it is full now.
+    /// Fills the server up, or makes space again. Returns whether the server is full now.
     pub fn toggle_full(&self) -> bool {
         let state = &mut *self.state.borrow_mut();
         state.is_full = !state.is_full;
         state.is_full
     }
 
-    /// Lets some of the transactions in transit arrive, and loses others.
+    /// Lets some of the transactions in transit arrive, and loses others. Returns lines for the trace of the
+    /// run.
     pub fn arrive(&self, random: &mut Random) -> Vec<String> {
         let mut notes = Vec::new();
         while !self.state.borrow().in_transit.is_empty() && random.one_in(6) {
@@ -135,7 +136,8 @@ impl SimServer {
 }
 
 impl State {
-    /// Lets one transaction arrive, or loses it.
+    /// Lets a random transaction in transit arrive, or loses it. Returns a line for the trace if it was
+    /// applied.
     fn arrive(&mut self, events: Events, random: &mut Random) -> Option<String> {
         let at = random.below(self.in_transit.len());
         let InTransit { sent, sender } = self.in_transit.swap_remove(at);
@@ -165,7 +167,7 @@ impl State {
         })
     }
 
-    /// Returns whether a call fails because the cluster has no leader.
+    /// Counts one call of an election. Returns whether the call fails because the cluster has no leader yet.
     fn is_electing(&mut self) -> bool {
         let is_electing = self.election > 0;
         self.election = self.election.saturating_sub(1);
@@ -178,9 +180,9 @@ fn writes(sent: &[Operation]) -> bool {
     sent.iter().any(|operation| matches!(operation.write, Write::Put(_)))
 }
 
-/// Describes a transaction for the trace. `+` means that a record is written, `-` that it is removed, and `=`
-/// that it is only compared. `@` comes before the expected version of the record; `@0` means that there must
-/// be no record. History is left out.
+/// Describes a transaction for the trace, without its history records. `+` means that a record is written,
+/// `-` that a record is removed, and `=` that a record is only compared. `@` precedes the expected version of
+/// the record, and `@0` means that the record must not exist.
 fn text(operations: &[Operation]) -> String {
     let word = |operation: &Operation| {
         let sign = match operation.write {
@@ -195,17 +197,18 @@ fn text(operations: &[Operation]) -> String {
             Expect::Anything | Expect::Present => format!("{sign}{path}"),
         }
     };
-    // The names of history records contain nonces, which differ from run to run.
+    // Leave out history, because the names of its records contain nonces, which differ from run to run.
     let is_lease = |operation: &&Operation| {
         !["past/", "mark/"].iter().any(|kind| operation.path.starts_with(kind))
     };
     operations.iter().filter(is_lease).map(word).collect::<Vec<_>>().join(" ")
 }
 
-/// The caller at the other end of a connection. A daemon keeps its connection from one request to the next.
+/// The process that uses a connection. A daemon keeps its connection, but each of its requests is a new
+/// process.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// The process of one command, or of one request of a daemon.
+    /// The process of one command, or of one request of a daemon. The process may be killed at each call.
     pub process: Arc<Process>,
     pub run: Rc<RunFolder>,
     /// Whether the network is down, so that neither requests nor responses arrive.
@@ -229,7 +232,7 @@ impl Connection {
             if caller.is_cut_off || state.is_electing() {
                 return Err(state.trouble("no leader is reached"));
             }
-            // In etcd, this happens if the revision of a listing was compacted.
+            // etcd reports this error if it has compacted the revision of a listing.
             if events.failing_reads && state.random.one_in(200) {
                 return Err(state.trouble("compacted"));
             }
@@ -253,7 +256,8 @@ impl Connection {
         self.server.state.borrow_mut().trouble(why)
     }
 
-    /// Sends a transaction to the server. The network or the server may fail.
+    /// Decides what happens to a transaction that the process has sent, and notes it in the trace. The
+    /// network or the server may fail.
     fn receive(&self, operations: &[Operation]) -> Result<Commit, StoreError> {
         let done = self.decide(operations);
         (self.note)(match &done {
@@ -319,7 +323,8 @@ impl Server for Connection {
         "the server".to_owned()
     }
 
-    /// Messages arrive during the wait, but suspended processes do not continue.
+    /// Simulates a wait without taking time. Transactions in transit may arrive, but suspended processes do
+    /// not continue.
     fn pause(&self, _: Duration, _: Instant) {
         let mut random = self.server.state.borrow().random.clone();
         self.server.arrive(&mut random).into_iter().for_each(|note| (self.note)(note));
@@ -354,7 +359,8 @@ impl Server for Connection {
         });
         if matches!(done, Err(Stop::Killed)) && may_arrive.get() {
             let state = &mut *self.server.state.borrow_mut();
-            // The process was killed while it was waiting for the response.
+            // The process was killed while it was waiting for the response, so its transaction may still
+            // arrive.
             if state.random.one_in(2) {
                 state.in_transit.push(self.in_transit(operations));
             }

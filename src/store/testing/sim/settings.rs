@@ -79,10 +79,11 @@ pub fn requested(random: &mut Random, is_new: bool) -> Vec<Requested> {
     Vec::from_iter(wants.then_some(Requested { addr, prefix: None }))
 }
 
-/// For each address, the names for which it is reserved or may be reserved.
+/// Maps each address to the names for which the address is reserved or may be reserved.
 pub type Named = BTreeMap<(SetName, Addr), BTreeSet<StaticName>>;
 
-/// Whether an ADD leased in another set than its configuration names. It does if the network has leases there.
+/// Returns whether an ADD leased an address in a different set of leases than its configuration names. An ADD
+/// does so if the network already has leases in the other set.
 pub fn is_in_another_set(added: &Added) -> bool {
     added.warnings.iter().any(|warning| warning.contains("under the same name"))
 }

@@ -1,4 +1,5 @@
-//! The conditions that the records on the server must meet after each turn.
+//! Checks of the conditions that the records on the server must meet after each turn (an event from outside,
+//! such as an ADD).
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ use crate::store::testing::fake_cluster::no_cache;
 use crate::store::{Store, StoreReader};
 
 /// Checks that the records agree with each other, and that `list` agrees with the results that commands have
-/// returned.
+/// returned. If `thoroughly` is set, also checks that everything can be freed.
 pub(super) fn look(world: &mut World, thoroughly: bool) -> Result<(), Finding> {
     if world.seen.0 != world.server.version() || thoroughly {
         read(world)?;
@@ -32,7 +33,7 @@ pub(super) fn look(world: &mut World, thoroughly: bool) -> Result<(), Finding> {
     if thoroughly { leaks(world, &world.server.copied()) } else { Ok(()) }
 }
 
-/// Returns the machine of a node.
+/// Returns the number of a node's machine.
 fn machine_of(node: &Node) -> usize {
     node.machine.strip_prefix("machine-").and_then(|n| n.parse().ok()).unwrap_or(usize::MAX)
 }
@@ -42,7 +43,7 @@ fn observer() -> Node {
     Node { name: "observer".to_owned(), machine: "observer".to_owned() }
 }
 
-/// Checks that `doctor` finds no problem.
+/// Checks that `sublet doctor` finds no problem in the records.
 fn examine(server: &SimServer) -> Result<(), Finding> {
     let until = Instant::now() + Duration::from_secs(600);
     let mut problem = None;
@@ -54,7 +55,8 @@ fn examine(server: &SimServer) -> Result<(), Finding> {
     }
 }
 
-/// Reads the leases and pools, and compares them with the results that commands have returned.
+/// Reads the leases and pools into `world.seen`. Checks that `sublet doctor` finds no problem, and that the
+/// ranges that are draining are the ranges that operators drain.
 fn read(world: &mut World) -> Result<(), Finding> {
     let server = world.server.copied();
     examine(&server)?;
@@ -102,7 +104,8 @@ fn compare(world: &World, rows: &[Lease]) -> Result<(), Finding> {
             reserved.push((&row.set, row.addr));
             continue;
         }
-        // The container that an address is reserved for has a lease of it.
+        // The address is reserved for a container and is leased to this container, so the reservation still
+        // exists.
         let at = (row.set.clone(), row.addr);
         let mut names = world.named.get(&at).into_iter().flatten();
         if row.kind == Kind::Named && names.any(|name| name.is_of(&row.origin)) {
@@ -146,7 +149,8 @@ fn compare(world: &World, rows: &[Lease]) -> Result<(), Finding> {
     }
 }
 
-/// Deletes every container and runs a GC on each machine. Afterwards no record of a lease may be left.
+/// Frees everything: runs a GC without valid containers on each machine, removes all reservations, and
+/// releases all pools. Afterwards no record of a lease or pool may be left.
 fn leaks(world: &World, server: &SimServer) -> Result<(), Finding> {
     let mut store = store(server);
     let context = |machine: usize| Context {
@@ -161,7 +165,7 @@ fn leaks(world: &World, server: &SimServer) -> Result<(), Finding> {
             let (set, name) =
                 (world.settings[network].set(network), attachment(network, "c").network);
             let gc = Gc { set, network: name, valid: [].into(), after: None };
-            // If another machine has the same name, the GC may be refused.
+            // If another machine has the same name, the server may refuse the GC.
             let done = engine::collect(&mut store, Command::Gc(gc), &context(machine));
             if let Err(error) = done
                 && !world.events.clones
@@ -205,7 +209,7 @@ fn leaks(world: &World, server: &SimServer) -> Result<(), Finding> {
     examine(server)
 }
 
-/// Releases the pools of each user. If a removal was interrupted, the next release completes it.
+/// Releases every pool once for each use. If the removal of a pool was interrupted, one release completes it.
 fn release_pools(store: &mut ClusterStore<Connection>, cx: &Context) -> Result<(), Finding> {
     let failed = |error| format!("release everything: {error}");
     for pool in store.pools().map_err(|error| format!("pools: {error}"))? {

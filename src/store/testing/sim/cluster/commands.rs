@@ -30,7 +30,7 @@ pub(super) fn run(
     run_steps(world, machine, persist, &mut |store, cx| store.apply(command, cx))
 }
 
-/// Runs a process on a machine.
+/// Runs `work` on a machine, as a separate process.
 pub(super) fn run_steps<T>(
     world: &Shared,
     machine: usize,
@@ -42,7 +42,7 @@ pub(super) fn run_steps<T>(
     execute(world, machine, &mut opened, &cx, work)
 }
 
-/// An open store, and the caller of its connection.
+/// An open store, and the process that uses its connection.
 pub(super) struct Opened {
     store: ClusterStore<Connection>,
     caller: Rc<RefCell<Caller>>,
@@ -71,7 +71,7 @@ pub(super) fn open(world: &Shared, machine: usize, persist: Persist) -> Opened {
     Opened { store, caller }
 }
 
-/// Runs a process, or a request of a daemon, with its open store.
+/// Runs `work` with an open store, either as a process or as a request of a daemon.
 pub(super) fn execute<T>(
     world: &Shared,
     machine: usize,
@@ -126,7 +126,7 @@ impl World {
     }
 
     fn fate(&mut self) -> Option<(u64, Fate)> {
-        // An ADD makes one to five calls.
+        // Choose one of the first five calls, because an ADD makes one to five calls.
         let at = 1 + self.random.next() % 5;
         let fate = match self.random.below(12) {
             0 => Fate::KilledBefore,
@@ -151,9 +151,11 @@ fn suspended(world: &Shared, is_daemon: bool) {
     for _ in 0..turns {
         let (before, is_alike) = {
             let world = &mut *world.borrow_mut();
-            // If a Docker request is suspended, only other Docker requests can interfere with it.
+            // While a Docker request is suspended, only other Docker requests can interfere with it.
+            // Therefore prefer them.
             let is_alike = world.random.one_in(2);
-            // Each event has its own random numbers, so that later events stay the same if it is left out.
+            // Each event has its own random numbers. If the event is left out, the later events stay the
+            // same.
             let random = Random::new(world.random.next(), 0);
             if !world.story.happens() {
                 continue;

@@ -16,7 +16,7 @@ use crate::store::testing::contract;
 /// The number of containers on each machine in each network.
 const NUMBERS: u8 = 6;
 
-/// Chooses a container of a machine for which no call is suspended.
+/// Chooses a network and a container of a machine. Returns `None` if a call for this container is suspended.
 fn choose(world: &mut World, machine: usize) -> Option<Key> {
     let number = u8::try_from(world.random.below(NUMBERS.into())).unwrap();
     let key = (world.random.below(NETWORKS.len()), machine, number);
@@ -58,7 +58,7 @@ pub(super) fn add(world: &Shared, machine: usize) {
     let name = format!("m{machine} ADD {}/{}", NETWORKS[key.0], name(key));
     world.busy.remove(&key);
     if world.machines[machine].boot != boot || !world.machines[machine].is_on {
-        // Unless their leases are durable, the machine's containers ended with its boot.
+        // The machine's containers ended with its boot, except containers with durable leases.
         world.unsure(key);
         return world.note(format!("{name}: the machine went down"));
     }
@@ -115,20 +115,21 @@ pub(super) fn add(world: &Shared, machine: usize) {
 }
 
 impl World {
-    /// Returns the number of attempts to end the draining so far, if the range is certainly draining in a set.
+    /// Returns [`World::undone`] if the range is certainly draining in the set. If this number stays the same
+    /// during an ADD, the range was draining all the time.
     fn drained(&self, set: &SetName) -> Option<u64> {
         (self.draining.get(set) == Some(&Reserved::Certainly)).then_some(self.undone)
     }
 
-    /// Records that an ADD got no response, so its outcome is unknown.
+    /// Records that the outcome of an ADD is unknown, so the container may have more addresses than before.
     fn unsure(&mut self, key: Key) {
         if let Some(Container::Live { is_exact, .. }) = self.containers.get_mut(&key) {
             *is_exact = false;
         }
     }
 
-    /// Checks newly leased addresses. `began` is the time when the ADD started, according to the clock of its
-    /// machine.
+    /// Checks the addresses that an ADD has returned, and returns what is wrong. `created` contains the newly
+    /// leased addresses among `addrs`. `began` is the time when the ADD started, on the clock of its machine.
     fn conflict(
         &self,
         key: Key,
@@ -144,13 +145,14 @@ impl World {
                 return Some(format!("{addr} is held by {}", name(*other)));
             }
         }
-        // A cooldown only protects an address from other pods. With `sticky`, a pod gets its former address
-        // even if that address is cooling down.
+        // A strict cooldown keeps an address only from other pods. With `sticky`, a pod gets its former
+        // address even while that address is cooling down.
         let is_strict = add.cooldown.strict && !add.sticky && self.events.cooldown_between_machines;
         for addr in created.iter().filter(|_| is_strict) {
             let Some(cooling) = self.cooling.get(&(add.set.clone(), *addr)) else { continue };
-            // Setting a clock back ends the cooldowns that this machine started. If the clock is set forward
-            // during an ADD, the ADD continues with the earlier time, as if the clock had been set back.
+            // If a machine's clock is set back, the cooldowns that the machine started end. An ADD uses the
+            // time when it started. If the clock is set forward during the ADD, this time looks like a clock
+            // that was set back.
             let is_set_back = cooling.machine == key.1 && began < cooling.freed;
             if self.now(key.1) < cooling.until && !is_set_back {
                 return Some(format!("{addr} cools until {}, and it was {began}", cooling.until));
@@ -159,8 +161,8 @@ impl World {
         None
     }
 
-    /// Records that leases were freed. If their cooldown is not 0, their addresses cool down from `began` on,
-    /// which is the time when the command started, according to the clock of its machine.
+    /// Records that leases were freed by a command that started at `began`, on the clock of its machine. If a
+    /// lease has a cooldown, its address cools down from then on.
     fn freed(&mut self, machine: usize, leases: &[Lease], began: u64) {
         for lease in leases {
             let at = (lease.set.clone(), lease.addr);
@@ -207,7 +209,8 @@ pub(super) fn delete(world: &Shared, machine: usize) {
     }
 }
 
-/// Runs a GC that frees everything except the leases of live containers, for one machine and one network.
+/// Runs a GC for one machine and one network. The GC frees the leases of containers that the runtime has
+/// given up.
 pub(super) fn collect(world: &Shared, machine: usize) {
     let (network, gc, persist, judged) = {
         let world = &mut *world.borrow_mut();
@@ -218,7 +221,8 @@ pub(super) fn collect(world: &Shared, machine: usize) {
                 && !matches!(world.containers[key], Container::Live { .. })
         };
         let judged: Vec<Key> = world.containers.keys().copied().filter(is_judged).collect();
-        // If the runtime has given up a container, it never uses that container's ID again.
+        // A runtime never uses the ID of a container again after it has given up the container. Therefore
+        // these containers count as busy during the GC.
         world.busy.extend(judged.iter().copied());
         let mut valid: Vec<_> = (0..NUMBERS)
             .map(|number| (network, machine, number))

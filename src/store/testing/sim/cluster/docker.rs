@@ -24,7 +24,8 @@ pub(super) struct Daemon {
     pub engine: Engine,
     /// The open stores of the workers that are idle.
     idle: Vec<Opened>,
-    /// The node name that the process uses. A daemon reads the host name only when it starts.
+    /// The node name that `subletd` uses. It reads the host name only when it starts, so it keeps the old
+    /// name if the host is renamed.
     node: Option<Node>,
 }
 
@@ -61,7 +62,7 @@ impl Docker for World {
         let kept = {
             let world = &mut *world.borrow_mut();
             let (idle, random) = (&mut world.machines[machine].daemon.idle, &mut world.random);
-            // Any of the idle workers may get the request.
+            // Any worker may get the request. A worker that is not idle yet opens a store.
             let at = random.below(WORKERS);
             (at < idle.len()).then(|| idle.swap_remove(at))
         };
@@ -121,7 +122,8 @@ pub(super) fn act(world: &Shared, machine: usize) {
         let world = &mut *world.borrow_mut();
         let name = &world.machines[machine].node.name;
         let is_copied = world.machines.iter().filter(|other| other.node.name == *name).count() > 1;
-        // A copy of a machine also has the Docker networks of the original.
+        // A copy of a machine also has the Docker networks of the original, so it often tries to release
+        // their pools.
         world.random.one_in(if is_copied { 3 } else { 20 })
     };
     if is_of_another {
@@ -131,7 +133,7 @@ pub(super) fn act(world: &Shared, machine: usize) {
     }
 }
 
-/// A machine tries to release a pool that another machine uses.
+/// Tries to release a pool that another machine uses. The store must refuse this.
 fn release_of_another(world: &Shared, machine: usize) {
     let (id, removals) = {
         let world = &mut *world.borrow_mut();
@@ -152,7 +154,7 @@ fn release_of_another(world: &Shared, machine: usize) {
         {
             world.note(name);
         }
-        // The pool was released in the meantime.
+        // The other machine has released the pool in the meantime.
         Ran::Done(Outcome::Collected(Collected { pool, .. }))
             if !world.pools.all.get(&id).is_some_and(Known::is_used)
                 || !pool && world.pools.removals != removals =>

@@ -2,45 +2,46 @@
 
 use super::super::settings::Settings;
 
-/// The kinds of events that may happen in a run. Each kind can be switched off, because not every store can
-/// survive every kind.
+/// Selects the kinds of events that may happen in a run, and the conditions that are checked. Each kind can
+/// be switched off, because not every store can survive every kind.
 #[derive(Clone, Copy, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is one kind of event")]
 pub struct Events {
-    /// Transactions that are applied, but their response is lost.
+    /// Transactions that are applied, although their response is lost.
     pub lost_answers: bool,
     /// Transactions that are lost before they reach the server.
     pub lost_requests: bool,
-    /// Transactions that arrive after their clients have given up waiting.
+    /// Transactions that arrive only after their clients have stopped waiting for the response.
     pub late_of_unanswered: bool,
-    /// Transactions that arrive after their clients were killed.
+    /// Transactions that arrive only after their clients were killed.
     pub late_of_killed: bool,
-    /// Transactions that are applied and arrive a second time, while the response is lost.
+    /// Transactions that are applied without a response, and then arrive a second time.
     pub duplicates: bool,
-    /// Transactions that get a response and then arrive a second time. If the copy of an ADD arrives after
-    /// the DEL, it makes the lease again, unless the node has changed its record in the meantime. No
-    /// implementation can prevent this, so this kind is off by default. In practice, no HTTP client or proxy
-    /// repeats a request that got a response.
+    /// Transactions that get a response, and then arrive a second time. If an ADD arrives again after the
+    /// container's DEL, the address is leased again, unless the node has changed its record in the meantime.
+    /// No implementation can prevent this, so this kind is off by default. In practice, no HTTP client or
+    /// proxy repeats a request that got a response.
     pub answered_duplicates: bool,
     /// Reads that fail.
     pub failing_reads: bool,
-    /// Machines that change their host name, during a boot or with the next boot.
+    /// Machines whose host name changes, either while they are running or when they boot.
     pub renames: bool,
     /// Machines whose disk is copied to a new machine. The copy keeps the host name or gets a new one, and it
     /// has its own machine-id.
     pub clones: bool,
-    /// Copies that have the machine-id of the original while the original is still running. Two kinds of
-    /// leases then look the same: leases that the original made before the copy booted, and leases that the
-    /// copy made before it rebooted. No implementation can prevent this, so this kind is off by default.
+    /// Copies of a machine that have the machine-id of the original, while the original is still running.
+    /// Then leases that the original made before the copy booted look the same as leases that the copy made
+    /// before its last reboot. No implementation can distinguish them, so this kind is off by default.
     pub twins: bool,
     /// Machines with clocks that show different times.
     pub skew: bool,
-    /// Requires that a strict cooldown also keeps an address from the ADDs of other machines.
+    /// Requires that a strict cooldown also protects an address from ADDs on other machines.
     pub cooldown_between_machines: bool,
-    /// Networks in which `shared` is changed.
+    /// Networks whose setting `shared` changes, so that their configuration names another set of leases.
     pub shared: bool,
-    /// Requires that a network whose `shared` is changed keeps its set of leases as long as it has leases, as
-    /// in a lease file. In a cluster, no record stores which set a network uses, so this is off by default.
+    /// Requires that a network keeps its set of leases when its setting `shared` changes, as long as the
+    /// network has leases. A lease file guarantees this. In a cluster, no record stores which set a network
+    /// uses, so this condition is off by default.
     pub one_set: bool,
     /// Clients that cannot write to `/run`, or that have a different `/run`, as in a container.
     pub private_run: bool,
@@ -135,7 +136,8 @@ impl Events {
         events
     }
 
-    /// Removes settings from a configuration if their kind of event is off.
+    /// Changes a configuration so that it uses nothing that is switched off, such as `shared` or two range
+    /// sets.
     pub fn restrict(self, settings: &mut Settings) {
         settings.is_shared &= self.shared;
         if !self.two_range_sets && settings.ranges == 2 {

@@ -8,7 +8,7 @@ use crate::model::Persist;
 /// The maximum number of machines, including clones.
 const MACHINES: usize = 5;
 
-/// Turns a machine off or on, usually off and on again. Its containers end with the boot.
+/// Turns a machine off or on. A machine that was on is usually turned on again at once. Its containers end.
 pub(super) fn power(world: &Shared, machine: usize) {
     let running = std::mem::take(&mut world.borrow_mut().machines[machine].running);
     for running in running {
@@ -21,7 +21,7 @@ pub(super) fn power(world: &Shared, machine: usize) {
             return world.note(format!("m{machine} goes down"));
         }
     }
-    // If an operator is releasing the machine, the machine is gone for good, so it does not come up again.
+    // A machine that an operator is releasing is gone for good, so it does not boot again.
     if !world.machines[machine].is_being_released {
         world.turn_on(machine);
         world.note(format!("m{machine} boots: b{}", world.machines[machine].boot));
@@ -118,7 +118,8 @@ pub(super) fn clone(world: &Shared, machine: usize) {
         return;
     }
     let n = world.machines.len();
-    // `sublet node release` may be used only for a name that no running machine has.
+    // An operator may run `sublet node release` only for a name that no running machine has. Therefore the
+    // copy of a machine that is being released gets another name.
     let has_name = world.random.one_in(2) && !world.machines[machine].is_being_released;
     let id = if world.events.twins {
         world.machines[machine].node.machine.clone()

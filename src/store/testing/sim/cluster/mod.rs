@@ -47,7 +47,8 @@ enum Container {
     Open,
 }
 
-/// A freed address that is cooling down. The times are from the clock of the machine that freed it.
+/// A freed address that is cooling down. The times are in seconds, on the clock of the machine that freed the
+/// address.
 #[derive(Clone, Copy, Debug)]
 struct Cooling {
     machine: usize,
@@ -60,7 +61,7 @@ fn draining() -> Span {
     Span::new(contract::addr("10.0.0.8"), contract::addr("10.0.0.15")).unwrap()
 }
 
-/// Whether an address is reserved, or a range is draining.
+/// How certain it is that an address is reserved, or that a range is draining.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reserved {
     Perhaps,
@@ -70,7 +71,7 @@ enum Reserved {
 /// A command that is suspended.
 struct Running {
     process: Arc<Process>,
-    /// The seed in the command's context.
+    /// The seed in the command's context. The names of the command's in-flight notes begin with this seed.
     seed: u64,
     /// Whether the command is a request of `subletd`.
     is_daemon: bool,
@@ -105,41 +106,42 @@ pub struct World {
     /// The configurations, which are the same on all machines.
     settings: Vec<Settings>,
     containers: BTreeMap<Key, Container>,
-    /// The sets of leases in which a container may have leases.
+    /// For each container, the sets of leases in which it may have leases.
     tried: BTreeMap<Key, BTreeSet<SetName>>,
     /// The reservations, by set of leases and address.
     reserved: BTreeMap<(SetName, Addr), Reserved>,
     /// The names for which addresses are or may be reserved.
     named: Named,
-    /// The sets of leases in which [`draining`] is draining.
+    /// The sets of leases in which the range [`draining`] is, or may be, draining.
     draining: BTreeMap<SetName, Reserved>,
-    /// The number of times that an operator has ended the draining, or tried to.
+    /// A counter that grows whenever an operator tries to end the draining of a range.
     undone: u64,
-    /// Whether an operator's DRAIN is suspended.
+    /// Whether an operator's `drain` command is suspended.
     is_draining: bool,
-    /// Reservations that a transaction in transit may still change. The transaction was sent by another
-    /// machine, so no fence of this node stops it.
+    /// Reservations and draining ranges that a transaction in transit may still change. Another machine sent
+    /// the transaction, so the fence of a later command does not stop it.
     doubtful: BTreeSet<(SetName, Addr)>,
     cooling: BTreeMap<(SetName, Addr), Cooling>,
     /// The pools of the Docker daemons on all machines.
     pools: Pools,
-    /// The containers and reservations for which a call is suspended.
+    /// The containers for which a call is suspended. `reserving` contains the reservations for which a call
+    /// is suspended.
     busy: BTreeSet<Key>,
     reserving: BTreeSet<(SetName, Addr)>,
     random: Random,
     boots: u64,
     story: Story,
-    /// Whether a failure occurred during the last call.
+    /// Whether the last command was affected by a failure of the server or the network.
     had_trouble: bool,
-    /// The number of steps at the last thorough check.
+    /// The number of steps of the run at its last thorough check.
     checked: u64,
-    /// The version of the server's records at the last check, and the leases and pools at that time.
+    /// The version of the server's records at the last check, with the leases and pools that the check read.
     seen: (u64, Vec<Lease>, Vec<Pool>),
-    /// A folder on tmpfs, like `/run`.
+    /// A temporary folder on tmpfs, which contains the `/run` folder of each machine.
     folder: TempDir,
 }
 
-/// The random choices from this value on are Docker requests.
+/// The smallest random choice in `act` that selects a Docker request.
 const DOCKER: usize = 98;
 
 type Shared = Rc<RefCell<World>>;
@@ -291,7 +293,8 @@ impl Simulation for Cluster {
     }
 }
 
-/// Makes an event happen, on a machine or on the server.
+/// Makes a random event happen on a machine or on the server. If `is_docker` is set, the event is a Docker
+/// request.
 fn act(world: &Shared, is_docker: bool) {
     let (machine, is_on, has_docker, choice) = {
         let world = &mut *world.borrow_mut();

@@ -52,7 +52,8 @@ pub(super) fn reserve(world: &Shared, machine: usize) {
         Ran::Refused(Refusal::Held { .. }) => {
             world.note(format!("{name}: held"));
             match was {
-                // It may be reserved for another name.
+                // If the command reserves the address for a name, the refusal may be right: the address may
+                // be reserved for another name.
                 Some(Reserved::Certainly) if of.is_none() => {
                     world.found(format!("{} {} was reserved and is leased", at.0, at.1));
                 }
@@ -102,7 +103,7 @@ pub(super) fn unreserve(world: &Shared, machine: usize) {
     }
 }
 
-/// Begins or ends the draining of a range.
+/// Begins or ends the draining of the range [`draining`], as `sublet drain` does.
 pub(super) fn drain(world: &Shared, machine: usize) {
     let (drain, at, persist) = {
         let world = &mut *world.borrow_mut();
@@ -140,7 +141,7 @@ pub(super) fn drain(world: &Shared, machine: usize) {
         Ran::Refused(refusal) => world.found(format!("{name}: {refusal:?}")),
         Ran::Failed(_) | Ran::Killed => {
             world.note(format!("{name} was not answered"));
-            // A late transaction may still begin or end the draining.
+            // The transaction may still arrive, and then begin or end the draining.
             world.draining.insert(set, Reserved::Perhaps);
             world.undone += u64::from(drain.undo);
             world.doubtful.insert(at);
@@ -160,7 +161,7 @@ pub(super) fn edit(world: &Shared) {
     world.settings[network] = settings;
 }
 
-/// Runs `sublet node release` for a machine that is down. No other machine may have the same name.
+/// Runs `sublet node release` for a machine that is down and whose names no other machine has had.
 pub(super) fn release_node(world: &Shared) {
     let (machine, gone, names, persist) = {
         let world = &mut *world.borrow_mut();

@@ -10,7 +10,7 @@ use super::super::process::{Process, Stop, clock, set_clock};
 use super::{Change, Content, Disk, Naming, Node, State, as_size};
 use crate::store::embedded::fs::{Access, FileId, FileSystem, OpenFile};
 
-/// The file system of one process.
+/// The file system of a disk, as one process uses it.
 #[derive(Clone, Debug)]
 pub struct SimFs {
     disk: Disk,

@@ -1,4 +1,4 @@
-//! The conditions that a host must meet after each turn.
+//! Checks of the conditions that a host must meet after each turn (an event from outside, such as an ADD).
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,8 @@ use crate::model::{Kind, Lease, Pool, SetName};
 use crate::net::Addr;
 use crate::store::{Embedded, Store, StoreReader};
 
-/// Checks that `list` and `doctor` agree with the results that commands have returned.
+/// Checks that `list` and `doctor` agree with the results that commands have returned. `doctor` runs only if
+/// `thoroughly` is set, and then the function also checks that everything can be freed.
 pub(super) fn look(world: &Shared, host: usize, thoroughly: bool) {
     let world = &mut *world.borrow_mut();
     let cx = world.context(host);
@@ -65,7 +66,8 @@ pub(super) fn look(world: &Shared, host: usize, thoroughly: bool) {
     }
 }
 
-/// Deletes every container and runs a GC. Afterwards no lease may be left.
+/// Frees everything: runs a GC without valid containers for each network, removes all reservations, and
+/// sweeps all pools. Afterwards no lease or pool may be left.
 fn leaks(
     host: &Host,
     store: &mut Embedded<SimFs>,
@@ -160,7 +162,8 @@ fn compare(host: &Host, rows: &[Lease]) -> Option<Finding> {
     }
     let lost = host.reserved.iter().find(|(at, reserved)| {
         let row = of_set.get(&(&at.0, at.1));
-        // The container that an address is reserved for may have a lease of it.
+        // Instead of the reservation, the store may have a lease of the container that the address is
+        // reserved for.
         let names = || host.named.get(at).into_iter().flatten();
         let is_of = |row: &Lease| names().any(|name| name.is_of(&row.origin));
         let kept =

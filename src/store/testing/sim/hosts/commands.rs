@@ -1,4 +1,4 @@
-//! Commands as processes, which may be killed, fail or be suspended.
+//! Runs commands as processes, which may be killed, fail or be suspended.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -57,7 +57,8 @@ pub(super) fn run(
 
 impl World {
     fn fate(&mut self) -> Option<(u64, Fate)> {
-        // An ADD takes about seventy steps. In the first few steps it holds no lock.
+        // An ADD takes about seventy steps. Half of the choices are among the first twenty, which include the
+        // steps without a lock.
         let steps = if self.random.one_in(2) { 20 } else { 90 };
         let at = 1 + self.random.next() % steps;
         let errors = [libc_errno::EIO, libc_errno::ENOSPC, libc_errno::ENOMEM, libc_errno::ESTALE];
@@ -79,7 +80,7 @@ mod libc_errno {
     pub const ESTALE: i32 = 116;
 }
 
-/// Runs other parts of the simulation while a process is suspended.
+/// Runs other parts of the simulation while a process of the host is suspended.
 pub(super) fn suspended(world: &Shared, host: usize) {
     let turns = {
         let world = &mut *world.borrow_mut();
@@ -90,7 +91,8 @@ pub(super) fn suspended(world: &Shared, host: usize) {
     for _ in 0..turns {
         let before = {
             let world = &mut *world.borrow_mut();
-            // Each event has its own random numbers, so that later events stay the same if it is left out.
+            // Each event has its own random numbers. If the event is left out, the later events stay the
+            // same.
             let random = Random::new(world.random.next(), 0);
             if !world.story.happens() {
                 continue;

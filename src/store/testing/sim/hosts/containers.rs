@@ -11,7 +11,7 @@ use crate::model::{IfName, Lease, Origin, Owner, Persist, Pod, SetName};
 use crate::net::Addr;
 use crate::store::testing::contract;
 
-/// Chooses a network and a container for which no call is suspended.
+/// Chooses a network and a container of a host. Returns `None` if a call for this container is suspended.
 pub(super) fn choose(world: &mut World, host: usize) -> Option<Key> {
     let key = (world.random.below(NETWORKS.len()), u8::try_from(world.random.below(14)).unwrap());
     (!world.hosts[host].busy.contains(&key)).then_some(key)
@@ -36,13 +36,15 @@ pub(super) fn add(world: &Shared, host: usize) {
             Pod { namespace: "ns".into(), name: format!("p{}", key.1 / 2), uid: String::new() };
         let attachment = attachment(key.0, &format!("c{}", key.1));
         let folder = of_host.folders.get(&key.0).cloned();
-        // Another ADD is importing the folder, and holds host-local's lock.
+        // Skip this ADD if another ADD is importing host-local's folder, because the other ADD holds
+        // host-local's lock.
         if folder.is_some() && of_host.busy.iter().any(|busy| busy.0 == key.0 && busy.1 >= 14) {
             of_host.busy.remove(&key);
             return;
         }
         for lease in folder.iter().flatten() {
-            // The other ADD may or may not have imported the leases of the folder before this call.
+            // Until this ADD has ended, it is not known whether the leases in host-local's folder have been
+            // imported.
             let Owner::Attachment(a) = &lease.owner else { continue };
             let old = (key.0, a.container.as_str()[1..].parse().unwrap());
             of_host.containers.entry(old).or_insert(Container::Open(Some(vec![lease.addr])));
@@ -79,7 +81,7 @@ pub(super) fn add(world: &Shared, host: usize) {
             let addrs: Vec<Addr> = added.grants.iter().map(|grant| grant.addr).collect();
             of_host.folders.remove(&key.0);
             let same = match &before {
-                // If a range set was added to the configuration, the container gets an additional address.
+                // If a range set was added to the configuration, the container has got an additional address.
                 Some(Container::Live(before)) => before.iter().all(|addr| addrs.contains(addr)),
                 _ => true,
             };
@@ -116,13 +118,15 @@ pub(super) fn add(world: &Shared, host: usize) {
 }
 
 impl Host {
-    /// Returns the number of attempts to end the draining so far, if the range is certainly draining in a set.
+    /// Returns [`Host::undone`] if the range is certainly draining in the set. If this number stays the same
+    /// during an ADD, the range was draining all the time.
     fn drained(&self, set: &SetName) -> Option<u64> {
         (self.draining.get(set) == Some(&Reserved::Certainly)).then_some(self.undone)
     }
 }
 
-/// Runs an ADD as [`crate::engine`] does. Appends to `ended` the containers whose leases this ADD has ended.
+/// Runs an ADD in the same steps as [`crate::engine`]. Appends to `ended` the earlier containers that had to
+/// end before this ADD could get their addresses.
 fn engine(
     world: &Shared,
     host: usize,
@@ -140,7 +144,8 @@ fn engine(
             continue;
         }
         let Ran::Done(Outcome::Contested(contested)) = ran else { return ran };
-        // As in the engine: an address that two programs have leased is reserved, and the rest is imported.
+        // An address that two programs have leased is reserved, and the other leases are imported, as in the
+        // engine.
         for contested in contested {
             let at = (contested.lease.set.clone(), contested.lease.addr);
             world.borrow_mut().hosts[host].reserving.insert(at.clone());
@@ -164,9 +169,9 @@ fn engine(
     }
 }
 
-/// Ends the container with this lease, if its state is unknown because a call got no response. The lease's
-/// address is reserved for the container's pod. The container stays busy until the ADD of the pod's next
-/// container is over.
+/// Ends the container that has this lease, if the runtime may have given it up because a call got no
+/// response. Returns the container. The address is reserved for the container's pod, whose next container
+/// needs it. The ended container counts as busy until the ADD of the next container is over.
 fn predecessor_ends(world: &mut World, host: usize, lease: &Lease) -> Option<Key> {
     let of_host = &mut world.hosts[host];
     let key = key_of(lease)?;
@@ -207,7 +212,7 @@ pub(super) fn delete(world: &Shared, host: usize) {
     }
 }
 
-/// Runs a GC that frees everything except the leases of live containers, for one network.
+/// Runs a GC for one network. The GC frees the leases of containers that the runtime has given up.
 pub(super) fn collect(world: &Shared, host: usize) {
     let (network, gc, persist, judged) = {
         let world = &mut *world.borrow_mut();
@@ -221,7 +226,8 @@ pub(super) fn collect(world: &Shared, host: usize) {
             .copied()
             .filter(|key| is_dead(key) && !of_host.busy.contains(key))
             .collect();
-        // If the runtime has given up a container, it never uses that container's ID again.
+        // A runtime never uses the ID of a container again after it has given up the container. Therefore
+        // these containers count as busy during the GC.
         world.hosts[host].busy.extend(judged.iter().copied());
         let mut valid: Vec<_> = (0..14)
             .filter(|c| !judged.contains(&(network, *c)))

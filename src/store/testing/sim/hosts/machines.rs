@@ -8,13 +8,13 @@ use crate::alloc::Record;
 use crate::model::Persist;
 use crate::store::StoreReader;
 
-/// Shuts a host down or cuts its power, and boots it again. Its containers end.
+/// Shuts a host down or cuts its power, and boots it again. The host's containers end.
 pub(super) fn reboot(world: &Shared, host: usize) {
     let running = std::mem::take(&mut world.borrow_mut().hosts[host].running);
     for process in running {
         process.kill();
     }
-    // The addresses of durable leases, which survive the reboot.
+    // The containers with durable leases, which survive the reboot.
     let mut durable = BTreeSet::new();
     {
         let disk = world.borrow().hosts[host].disk.copied();
@@ -52,7 +52,7 @@ pub(super) fn reboot(world: &Shared, host: usize) {
             Container::Open(None) => {}
         }
     }
-    // The reboot ended these containers, so their boot leases must be gone.
+    // These containers ended with the reboot. They had no durable leases, so no lease of them may be left.
     let gone = |key: &Key| !durable.contains(key) && !of_host.busy.contains(key);
     of_host.containers.retain(|key, _| !gone(key));
 }
@@ -67,7 +67,8 @@ pub(super) fn clock_jump(world: &Shared, host: usize) {
     world.note(format!("h{host} the clock jumps by {jump} s"));
 }
 
-/// Copies a host's disk to a new machine. By chance, the new machine keeps the machine ID or gets a new one.
+/// Copies a host's disk to a new machine. The new machine either keeps the machine-id or gets a new one, at
+/// random.
 pub(super) fn clone(world: &Shared, host: usize) {
     let world = &mut *world.borrow_mut();
     if world.hosts.len() >= 3 || world.story.depth > 0 {

@@ -38,8 +38,8 @@ const STORE: &str = "/data/leases.redb";
 enum Container {
     /// An ADD has returned exactly these leases.
     Live(Vec<Addr>),
-    /// A call failed or was killed, so the container may hold these addresses. If this is `None`, it may hold
-    /// any address.
+    /// A call failed or was killed, so the container may hold these addresses. If there is no list, it may
+    /// hold any address.
     Open(Option<Vec<Addr>>),
 }
 
@@ -48,7 +48,7 @@ fn draining() -> Span {
     Span::new(contract::addr("10.0.0.8"), contract::addr("10.0.0.15")).unwrap()
 }
 
-/// Whether an address is reserved, or a range is draining.
+/// How certain it is that an address is reserved, or that a range is draining.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reserved {
     Perhaps,
@@ -64,29 +64,31 @@ struct Host {
     skew: i64,
     settings: Vec<Settings>,
     containers: BTreeMap<Key, Container>,
-    /// The live containers that got no response to a second ADD. They may also have an address of another
+    /// The live containers whose last ADD got no response. They may have an additional address of another
     /// range set.
     unsure: BTreeSet<Key>,
     /// The reservations, by set of leases and address.
     reserved: BTreeMap<(SetName, Addr), Reserved>,
     /// The names for which addresses are or may be reserved.
     named: Named,
-    /// The sets of leases in which [`draining`] is draining.
+    /// The sets of leases in which the range [`draining`] is, or may be, draining.
     draining: BTreeMap<SetName, Reserved>,
-    /// The number of times that an operator has ended the draining, or tried to.
+    /// A counter that grows whenever an operator tries to end the draining of a range.
     undone: u64,
     /// The addresses that were reserved because two programs had leased them.
     contested: BTreeSet<(SetName, Addr)>,
-    /// For each network, the content of host-local's folder, if the folder has not been imported yet.
+    /// For each network, the leases in host-local's folder, if the folder has not been imported yet.
     folders: BTreeMap<usize, Vec<ForeignLease>>,
-    /// The containers and reservations for which a call is suspended.
+    /// The containers for which a call is suspended. `reserving` contains the reservations for which a call
+    /// is suspended.
     busy: BTreeSet<Key>,
     reserving: BTreeSet<(SetName, Addr)>,
-    /// Whether an operator's DRAIN is suspended.
+    /// Whether an operator's `drain` command is suspended.
     is_draining: bool,
     docker: Engine,
     pools: Pools,
-    /// The processes that have begun and not ended. Each is suspended until the simulation continues it.
+    /// The processes that have begun and have not ended. All of them are suspended, except the process that
+    /// is running.
     running: Vec<Arc<Process>>,
     /// Whether the disk is full, so that writes fail.
     is_full: bool,
@@ -179,7 +181,8 @@ impl World {
 }
 
 impl Simulation for Hosts {
-    // A store is created only at the beginning of a run, so most runs are short.
+    // Most runs are short, because a run creates a store only at its beginning, and creation must be tested
+    // often.
     const TURNS: usize = 25;
 
     fn new(seed: u64) -> Hosts {
@@ -213,7 +216,7 @@ impl Simulation for Hosts {
     }
 }
 
-/// Makes an event happen on a host.
+/// Makes a random event happen on the given host or, if there is none, on a random host.
 fn act(world: &Shared, host: Option<usize>) {
     let (host, choice) = {
         let world = &mut *world.borrow_mut();

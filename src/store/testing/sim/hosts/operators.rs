@@ -46,7 +46,8 @@ pub(super) fn reserve(world: &Shared, host: usize) {
         Ran::Refused(Refusal::Held { .. }) => {
             let of_host = &world.hosts[host];
             let is_reserved = of_host.reserved.get(&at) == Some(&Reserved::Certainly);
-            // It may be reserved for another name.
+            // The refusal may be right: two programs may have leased the address, or it may be reserved for
+            // another name.
             let is_expected = of_host.contested.contains(&at) || name.is_some();
             if is_reserved && !is_expected {
                 world.found(format!("{} {} was reserved and is leased", at.0, at.1));
@@ -82,7 +83,7 @@ pub(super) fn unreserve(world: &Shared, host: usize) {
     }
 }
 
-/// Begins or ends the draining of a range.
+/// Begins or ends the draining of the range [`draining`], as `sublet drain` does.
 pub(super) fn drain(world: &Shared, host: usize) {
     let (drain, persist) = {
         let world = &mut *world.borrow_mut();
@@ -123,7 +124,7 @@ pub(super) fn edit(world: &Shared, host: usize) {
     world.hosts[host].settings[network] = settings;
 }
 
-/// Makes a folder with leases of containers, as if host-local had served the network until now.
+/// Makes a host-local folder with leases of containers, as if host-local had served the network until now.
 pub(super) fn host_local_was_here(world: &Shared, host: usize) {
     let world = &mut *world.borrow_mut();
     let network = world.random.below(NETWORKS.len());
