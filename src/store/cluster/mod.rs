@@ -27,8 +27,9 @@
 //!    without reading the record from the server. The transaction compares each assumption. If the decision
 //!    changes nothing, there is no transaction, so the assumptions are verified by reads.
 //! 3. [`transaction::Transaction`] contains all changes. It compares every record that it changes or that was
-//!    assumed to be absent or present. It also compares every record of some kinds that was read
-//!    ([`keys::COMPARED_ONCE_READ`]). It does not compare history and hints.
+//!    assumed to be absent or present. Some kinds of records
+//!    ([`keys::COMPARED_ONCE_READ`]) are compared even if they were only read. History and hints are never
+//!    compared.
 //! 4. [`mod@commit`] sends the transaction. If a comparison fails, the current records are added to the view,
 //!    and the command continues at step 2.
 //! 5. If there is no response, the command fences its own transaction by writing the node's record again.
@@ -57,8 +58,8 @@
 //!   stays set, and the next ADD starts the removal again. Other nodes look for ended leases only if
 //!   `has_earlier` is set. A transaction that leases the address of an ended lease compares the record of
 //!   that lease's node.
-//! - History ([`history`]) and hints (cursor, sticky, ranges) are written without a comparison. No decision
-//!   depends on them.
+//! - History ([`history`]) and hints (cursor, sticky, ranges) are written without a comparison. They may be
+//!   outdated, but correctness never depends on them.
 //!
 //! Invariant: except for history and hints, the server applies a change only after it has compared the
 //! records that the change depends on. A result that changes nothing never depends on an unverified
@@ -239,7 +240,7 @@ impl<S: Server> ClusterStore<S> {
             if let Some(counted) = alloc::counted(command, &plan, cx, true).filter(|_| is_first) {
                 cache.count(&counted, cx);
             }
-            // A GC consists of many steps, and frees the leases of earlier boots itself.
+            // A GC frees the leases of earlier boots itself, in several steps.
             let is_gc = matches!(command, Command::Gc(_) | Command::Sweep(_));
             if role == Role::Leases && !is_gc && plan.outcome.is_ok() && member.has_earlier() {
                 // The command itself has succeeded. If this removal fails, the next command repeats it.
@@ -248,7 +249,7 @@ impl<S: Server> ClusterStore<S> {
             let prunes = plan.changes.iter().any(|change| matches!(change, Change::Free { .. }))
                 || matches!(command, Command::Import(_) | Command::Restore(_));
             if let Some(set) = command.set().or(plan.set()).filter(|_| prunes) {
-                // If this fails, a later command prunes the history.
+                // If the history cannot be pruned now, a later command prunes it.
                 let _ = history::prune(history, server, set, cx, until);
             }
             let mut outcome = plan.outcome;

@@ -359,7 +359,7 @@ impl<'a> ClusterView<'a> {
         Ok(pools.unwrap_or_default())
     }
 
-    /// Returns the address in a hint (a record on which no decision depends, such as a cursor). Ignores a
+    /// Returns the address in a hint (a record that may be outdated, such as a cursor). Ignores a
     /// hint that cannot be decoded, because a later command overwrites it.
     pub fn hint(&self, path: &str) -> Result<Option<Addr>, StoreError> {
         Ok(self.read(path)?.and_then(|entry| records::plain(path, &entry).ok()))
