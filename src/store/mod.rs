@@ -1,8 +1,8 @@
-//! Lease stores: their traits, and [`open`].
+//! The traits of lease stores, and [`open`], which opens a store.
 //!
-//! The stores make no decisions about leases; [`crate::alloc`] does.
-//! Invariant: a command is carried out completely or not at all. Every answer was true at some moment between
-//! the call and the answer.
+//! A store makes no decisions about leases; the allocator ([`crate::alloc`]) makes them.
+//! Invariant: a store applies a command completely or not at all. Every result was true at some moment
+//! between the call and its return.
 
 mod cluster;
 mod codec;
@@ -34,22 +34,24 @@ pub use self::problem::{Problem, Repair};
 /// A lease store.
 ///
 /// The suite in `store/testing/contract.rs` verifies this contract for every store:
-/// - `apply` runs [`crate::alloc::run`] over its own view, and commits the plan's changes together or not
-///   at all. It may run the allocator several times before it commits.
-/// - A refusal, and an outcome without changes, are based on verified answers.
-/// - If `apply` fails with a [`StoreError`], nothing was changed. If the answer to the commit was lost, the
-///   requested change was either made completely or not at all. In both cases the command can be repeated.
-/// - If there is no store, a DEL succeeds and creates no store.
+/// - `apply` runs [`crate::alloc::run`] over its own view, and commits the plan's changes together or not at
+///   all. It may run the allocator several times before it commits.
+/// - A refusal, and any other outcome without changes, is based only on data that the store has verified.
+/// - If `apply` fails with a [`StoreError`], nothing was changed. The only exception is a lost response to
+///   the commit: then the change was made either completely or not at all. In either case, the command can be
+///   repeated.
+/// - If the store does not exist yet, a DEL succeeds and does not create the store.
 /// - Between calls, the store holds no lock and no connection that other processes wait for.
 pub trait Store: StoreReader {
-    /// Runs one command.
+    /// Runs one command, and returns its outcome.
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error>;
 
-    /// Keeps a copy of a damaged file, and writes a new file from the readable records. Changes nothing if
-    /// there is nothing to repair.
+    /// Repairs damaged lease files: keeps a copy of each damaged file, and writes a new file from the
+    /// readable records. Changes nothing if there is nothing to repair. Always fails on a cluster.
     fn repair(&mut self, cx: &Context) -> Result<Repair, StoreError>;
 
-    /// Returns the operations that only a cluster has; `None` for a lease file, which belongs to one machine.
+    /// Returns the operations that only a cluster supports. Returns `None` for a lease file, which belongs to
+    /// one machine.
     fn cluster(&mut self) -> Option<&mut dyn Cluster> {
         None
     }
@@ -77,7 +79,7 @@ pub trait StoreReader {
         filter: &mut EventFilter<'_>,
     ) -> Result<Vec<Event>, StoreError>;
 
-    /// Returns bytes that change whenever leases, reservations or history change. Reading them takes no lock.
+    /// Returns bytes that change whenever leases, reservations or history change. Takes no lock. Returns
     /// `None` for a cluster, which has no such bytes, or if the bytes cannot be read at present.
     fn version(&mut self, _: &Context) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(None)
@@ -86,27 +88,29 @@ pub trait StoreReader {
     /// Calls `each` with every problem that is found in the store.
     fn problems(&mut self, cx: &Context, each: &mut dyn FnMut(Problem)) -> Result<(), StoreError>;
 
-    /// Returns the number of requests by set of leases, face, verb and outcome. A lease file counts the
-    /// requests that it has committed. In a cluster, each node counts its own requests since its boot.
+    /// Returns the request counters. Each counter has the number of requests with the same lease set, face
+    /// (CNI, Docker or command line), verb and outcome. A lease file counts the requests that it has
+    /// committed. In a cluster, each node counts its own requests since its boot.
     fn counters(&mut self, cx: &Context) -> Result<Vec<Counter>, StoreError>;
 
     /// Returns all pools, ordered by name.
     fn pools(&mut self) -> Result<Vec<Pool>, StoreError>;
 
     /// Calls `each` with every record that a [`Command::Restore`] can write to another store. Stops at the
-    /// first error that `each` returns. Records of imports come first, and each pool comes before its
-    /// addresses. The order depends only on the records. If another process changes the store meanwhile, the
-    /// records may be from different moments.
+    /// first error that `each` returns. Import marks come first; an import mark states that a network's
+    /// leases were imported from another program. Each pool comes before its addresses. The order depends
+    /// only on the records. If another process changes the store meanwhile, the records may be from different
+    /// moments.
     fn records(&mut self, cx: &Context, each: &mut EachRecord<'_>) -> Result<(), Error>;
 }
 
-/// The operations that only a cluster has. Of these, only [`Cluster::forget`] changes anything.
+/// The operations that only a cluster supports. Only [`Cluster::forget`] changes the cluster.
 pub trait Cluster {
     /// Returns the machines that lease from the cluster, ordered by name.
     fn nodes(&mut self) -> Result<Vec<NodeRecord>, StoreError>;
 
-    /// Removes a machine's record, if the record still equals `record`; another machine may have taken the
-    /// name meanwhile. Returns whether the record was removed.
+    /// Removes a machine's record, but only if the record still equals `record`, because another machine may
+    /// have taken the name meanwhile. Returns whether the record was removed.
     fn forget(&mut self, record: &NodeRecord, cx: &Context) -> Result<bool, StoreError>;
 
     /// Returns the stored definition of a network. The next command may use this definition without reading
@@ -117,10 +121,11 @@ pub trait Cluster {
     fn old_keys(&mut self, network: &NetworkName) -> Result<Vec<OldKey>, StoreError>;
 }
 
-/// A key of another program on the server, and its value.
+/// A key that another program (cni-ipam-consul) wrote on the server, and its value.
 pub type OldKey = (String, Vec<u8>);
 
-/// A function that is called with each record, and with the record's lifetime if a lifetime can be chosen.
+/// A function that is called with each record and with the record's lifetime: durable, or until the next
+/// reboot.
 pub type EachRecord<'a> = dyn FnMut(Record, Persist) -> Result<(), Error> + 'a;
 
 /// A function that is called with each address that is leased or cooling down.
@@ -129,18 +134,18 @@ pub type EachOccupied<'a> = dyn FnMut(&SetName, Addr, &Holder) + 'a;
 /// A function that returns whether an event is selected.
 pub type EventFilter<'a> = dyn FnMut(&Event) -> bool + 'a;
 
-/// The type of [`open`], and of functions that replace it. `stdin` is the standard input that the caller has
-/// already read; a program that passes the call on to another program needs it.
+/// A function that opens a store, like [`open`]. `stdin` is the standard input that the caller has already
+/// read; a function that passes the call on to another program needs this input.
 pub type Open = fn(spec: &StoreSpec, stdin: Option<&[u8]>) -> Result<Box<dyn Store>, StoreError>;
-/// Opens the store that a configuration names, without leasing, reading or creating anything. A lease file is
-/// opened and closed within each call, and the first call connects to a cluster. Only a cluster's
-/// certificates and secrets are read at once.
+/// Prepares the store that a configuration names. Reads only the certificates and secrets of a cluster;
+/// creates no file and connects to no server. Each later call on a lease file opens and closes the file. The
+/// first call on a cluster connects to a server.
 pub fn open(spec: &StoreSpec) -> Result<Box<dyn Store>, StoreError> {
     open_sharing(spec, &Recent::default())
 }
 
-/// Opens the store like [`open`]. On a cluster, requests for addresses of pools start with the records in
-/// `recent`.
+/// Opens the store like [`open`]. On a cluster, a request for an address of a pool starts with the records in
+/// `recent`, so that it need not read them again.
 pub fn open_sharing(spec: &StoreSpec, recent: &Recent) -> Result<Box<dyn Store>, StoreError> {
     let recent = recent.clone();
     match spec {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 /// A problem of a store, or a fact that the operator should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The file, or the record on a server.
+    /// The file or the server record that has the problem.
     pub place: String,
     /// What is wrong, and in which part of the store.
     pub what: String,
@@ -13,12 +13,13 @@ pub struct Problem {
     pub advice: String,
     /// Whether [`super::Store::repair`] repairs the problem.
     pub repairable: bool,
-    /// Whether records are damaged. A leftover file can be repaired without being damage.
+    /// Whether records are damaged. Not every repairable problem is damage; a leftover file, for example, is
+    /// not.
     pub damage: bool,
 }
 
 impl Problem {
-    /// A problem of a file or folder. What can be repaired is damage.
+    /// Makes the problem of a file or folder. A repairable problem counts as damage.
     pub fn of(
         path: &Path,
         what: impl Into<String>,
@@ -37,6 +38,7 @@ pub struct Repair {
     pub copies: Vec<PathBuf>,
     /// The number of recovered leases.
     pub kept: usize,
-    /// What could not be recovered: each note names an address or record, and says what happened to it.
+    /// Messages for the operator. Each message names an address, record or file, and says what happened to
+    /// it.
     pub notes: Vec<String>,
 }

@@ -2,9 +2,9 @@
 //! answered with an assumption, and which require a read.
 //!
 //! A search for a free address takes only a few round trips, even in a full set. It first assumes that one
-//! address is free. If that is wrong, the search lists the chunk (/24 or /120) that contains the address. If
-//! the chunk is full, it counts the records in whole ranges and lists a chunk that is not full. The allocator
-//! chooses the order of the search.
+//! address is free. If the assumption is wrong, the search lists the chunk (/24 or /120) that contains the
+//! address. If the chunk is full, the search counts the records in whole ranges and lists a chunk that is not
+//! full. The allocator decides in which order addresses are tried.
 
 use std::collections::BTreeSet;
 
@@ -17,12 +17,12 @@ use crate::error::StoreError;
 use crate::model::{Lease, NetworkDefinition, NetworkName, Owner, Pool, PoolId, SetName};
 use crate::net::{Addr, Family, Span, Subnet};
 
-/// The maximum number of chunks that one search lists. Other clients may fill each listed chunk before the
-/// commit.
+/// The maximum number of chunks that one search lists. A limit is needed, because other clients may fill each
+/// chunk after the search has counted its records and before the search lists it.
 const MAX_CHUNKS: usize = 5;
 
 impl ClusterView<'_> {
-    /// Returns the leases in an owner's record; if the record is not known, assumes that it is absent. Fails
+    /// Returns the leases in an owner's record. If the record is not known, assumes that it is absent. Fails
     /// if the records of the addresses contradict the owner's record.
     fn leases_at(&self, path: &str, owner: &Owner) -> Result<Vec<Lease>, StoreError> {
         for may_repeat in [true, false] {
@@ -31,8 +31,8 @@ impl ClusterView<'_> {
             };
             let leases = self.leases_in(path, &entry)?;
             if matches!(owner, Owner::Named(_)) {
-                // The reservation may be under a lease: the container of that name may have leased the
-                // address.
+                // Do not compare the records of the addresses: they may contain other leases, because the
+                // container for which an address is reserved may have leased it.
                 return Ok(leases);
             }
             let mut agree = true;
@@ -56,14 +56,16 @@ impl ClusterView<'_> {
         ))
     }
 
-    /// Finds a free address of the span, with few round trips.
+    /// Finds a free address in the span, with few round trips.
     fn find_free(
         &self,
         set: &SetName,
         span: Span,
         order: Order,
     ) -> Result<Option<Addr>, StoreError> {
-        // The lowest address is probably in use, but in round robin the next address is probably free.
+        // Assume that the first address of the span is free, unless the search is for the lowest address,
+        // which is probably in use. In round robin, the span starts after the address that was allocated
+        // last, so its first address is probably free.
         let guess = order == Order::Any || self.search.round_robin.get();
         if guess && !self.search.list_chunks.get() && !self.is_held(set, span.first)? {
             return Ok(Some(self.choose(set, span.first)));
@@ -125,7 +127,8 @@ impl Addresses for ClusterView<'_> {
         span: Span,
         order: Order,
     ) -> Result<Option<Addr>, StoreError> {
-        // Before an ADD is refused, every span that was found full is counted again.
+        // A span that was found full is not searched again. Before an ADD is refused, all these spans are
+        // counted again.
         let is_full = self.search.full.borrow().get(set).is_some_and(|full| full.contains(&span));
         if !is_full && let Some(addr) = self.find_free(set, span, order)? {
             return Ok(Some(addr));
@@ -138,8 +141,8 @@ impl Addresses for ClusterView<'_> {
     }
 
     fn cooling(&self, _: &SetName, _: Family, _: usize) -> Result<Vec<Cooling>, StoreError> {
-        // No search is made for addresses whose cooldown has ended. Such an address is leased when a search
-        // for a free address finds it.
+        // A cluster does not look for addresses whose cooldown has ended. Such an address is leased when a
+        // search for a free address finds it.
         Ok(Vec::new())
     }
 
@@ -162,8 +165,8 @@ impl Addresses for ClusterView<'_> {
         }
         found.sort();
         for cooling in found {
-            // The record of the address is authoritative, because it may have changed since the index was
-            // read.
+            // Read the record of the address, which is authoritative. It may have changed since the index of
+            // cooling addresses was read.
             let entry = self.read(&keys::address(set, cooling.addr))?;
             if let Some(entry) = entry
                 && let Holder::Cooling(cooling) = self.holder_in(set, cooling.addr, &entry)?
@@ -200,12 +203,13 @@ impl View for ClusterView<'_> {
     }
 
     fn networks(&self) -> Result<Vec<NetworkRanges>, StoreError> {
-        // An ADD only needs this for a warning, which is not worth a round trip.
+        // An ADD needs the networks only for a warning, which is not worth a round trip.
         Ok(Vec::new())
     }
 
-    /// Lists only owners of this node, because a runtime knows only the containers of its own node. Lists the
-    /// owners in all sets, because the network's `shared` may have been changed.
+    /// Returns a page of leases for a GC or an EVICT. Includes only owners of this node, because a container
+    /// runtime knows only the containers of its own node. Includes the owners of all sets, because the
+    /// `shared` setting of the network, which selects the set, may have been changed.
     fn page(
         &self,
         _: &SetName,
@@ -245,8 +249,8 @@ impl View for ClusterView<'_> {
         Ok(None)
     }
 
-    /// Lists the leases of all nodes. The first page lists them again, because a conflict may have reported a
-    /// lease that an earlier listing did not contain.
+    /// Returns a page of a pool's leases, for all nodes. The first page reads a new listing, because a
+    /// conflict may have reported a lease that an earlier listing did not contain.
     fn of_pool(
         &self,
         pool: &Pool,

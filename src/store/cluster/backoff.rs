@@ -1,5 +1,5 @@
-//! Waits for other clients of a server, and for the end of an election. The cluster store waits nowhere else,
-//! except for locks.
+//! The waits of the cluster store: after another client has changed the same records first, and while the
+//! servers elect a leader. Apart from these waits, the store waits only for locks and responses.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ pub fn pause(wait: Duration, until: Instant) {
 /// `lost`, because clients that retry at once collide again.
 pub fn after_lost_races(server: &dyn Server, lost: u32, seed: u64, until: Instant) {
     const LONGEST: u64 = 64;
-    // A single lost race is probably chance. The current records are known now, so the next attempt will
+    // A single lost race is probably chance. The current records are now known, so the next attempt will
     // probably succeed without a wait.
     let Some(doublings) = lost.checked_sub(2) else { return };
     let most = 1_000 * (1 << doublings.min(6)).min(LONGEST);

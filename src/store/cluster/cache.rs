@@ -36,7 +36,7 @@ pub struct LocalCache {
     folder: PathBuf,
     /// The servers and the prefix of the cluster, as text.
     cluster: String,
-    /// The ID that [`LocalCache::id`] returns if the folder cannot be used.
+    /// The ID that [`LocalCache::id`] returns if the folder cannot be used. No other process has this ID.
     own_id: u64,
 }
 
@@ -53,8 +53,8 @@ impl LocalCache {
         self.folder.display()
     }
 
-    /// Returns the node's record from the cache; `None` if this boot does not own the node's name. The record
-    /// also contains the node's name in the cluster.
+    /// Returns the node's record from the cache; `None` if the cache has none, or if this boot does not own
+    /// the node name. The record also contains the name of the node in the cluster.
     pub fn node(&self, cx: &Context) -> Option<(Entry, NodeRecord)> {
         let (file, key) = self.file("node", "", cx);
         let (name, version, value) =
@@ -71,9 +71,10 @@ impl LocalCache {
         put(&file, &codec::seal(key.as_bytes(), &stored), cx.seed)
     }
 
-    /// Returns the in-flight notes of a node. Their folder depends on the node's record, not on the
-    /// configured servers. So a process that lists the same servers in a different order finds the same
-    /// notes, and a process that uses a different cluster does not.
+    /// Returns the in-flight notes (see [`super::notes`]) of a node. If the node has a record, the folder of
+    /// the notes depends on the record and not on the configured servers. So a process that lists the same
+    /// servers in a different order finds the same notes, and a process that uses a different cluster does
+    /// not.
     pub fn notes(&self, record: Option<&NodeRecord>, cx: &Context) -> Notes {
         let name = match record {
             Some(record) => format!("flight-{:016x}", record.id),
@@ -83,8 +84,8 @@ impl LocalCache {
     }
 
     /// Returns the ID of the cache folder, which does not depend on where the folder is mounted. Creates the
-    /// folder if it is missing. Processes with the same ID can see each other's notes. A process that cannot
-    /// write a note (`is_blind`) gets an ID that no other process has.
+    /// folder if it is missing. Processes with the same ID can see each other's in-flight notes. If
+    /// `is_blind` is set (the process cannot write notes), returns an ID that no other process has.
     pub fn id(&self, is_blind: bool, cx: &Context) -> u64 {
         let look = || fs::metadata(&self.folder);
         let found = || match look() {
@@ -113,13 +114,13 @@ impl LocalCache {
         let _ = bytes.map(|bytes| put(&file, &bytes, cx.seed));
     }
 
-    /// Returns whether this node knows that the cluster has stored these ranges of a network.
+    /// Returns whether a command of this node has already stored these ranges of a network in the cluster.
     pub fn has_ranges(&self, ranges: &NetworkRanges, cx: &Context) -> bool {
         let (file, key) = self.file("ranges", ranges.network.as_str(), cx);
         content(&file) == Some(codec::ranges(key.as_bytes(), ranges))
     }
 
-    /// Records that the cluster has stored these ranges.
+    /// Records that these ranges of a network were stored in the cluster.
     pub fn set_ranges(&self, ranges: &NetworkRanges, cx: &Context) {
         let (file, key) = self.file("ranges", ranges.network.as_str(), cx);
         // If this fails, the next ADD writes the ranges again.
@@ -142,9 +143,10 @@ impl LocalCache {
         codec::read_counts(key.as_bytes(), &bytes).unwrap_or_default()
     }
 
-    /// Returns the path of the cache file for a kind and a name, and its full key. The file contains the key
-    /// too, because two keys may have the same hash. The key contains the machine-id if there is one;
-    /// otherwise it contains the host name, which may change.
+    /// Returns the path of the cache file for a kind and a name, and the full key of the file. The file name
+    /// contains only a hash of the key. The checksum in the file covers the key, because two keys may have
+    /// the same hash. The key contains the machine-id if there is one; otherwise it contains the host name,
+    /// which may change.
     fn file(&self, kind: &str, name: &str, cx: &Context) -> (PathBuf, String) {
         let Context { by_host_name, node, .. } = cx;
         let has_id = *by_host_name && !node.machine.is_empty();
@@ -154,14 +156,14 @@ impl LocalCache {
     }
 }
 
-/// The file in which a process leaves the login token of an etcd user for later processes. The file saves the
-/// 80 ms that etcd takes to check a password, and nothing depends on it. The token is sent only to the
-/// cluster that issued it.
+/// The file with the login token of an etcd user. A process writes the token to the file, so that later
+/// processes need not log in: etcd takes 80 ms to check a password. Nothing else depends on the file. The
+/// token is sent only to the cluster that issued it.
 #[derive(Debug)]
 pub struct TokenFile {
     path: PathBuf,
-    /// The user and the endpoints. The first line of the file repeats them, because the names of two files
-    /// may be equal.
+    /// The user and the endpoints. The first line of the file repeats them, because two files may get the
+    /// same name, which is a hash.
     owner: String,
 }
 
@@ -179,7 +181,8 @@ impl TokenFile {
         (owner == self.owner).then(|| Secret::parse(token))?
     }
 
-    /// Waits until no other process of this node is logging in, and takes the lock for a login.
+    /// Takes the lock for a login. Waits while another process of this node is logging in, for at most half
+    /// of the time that is left until `until`. Returns `None` if the lock cannot be taken.
     pub fn lock(&self, until: Instant) -> Option<Lock> {
         let wait = Wait::For(until.saturating_duration_since(Instant::now()) / 2);
         let file = self.path.with_file_name(file_name("login", &self.owner));

@@ -1,9 +1,10 @@
-//! `sublet doctor` on a cluster: finds records that cannot be decoded or that contradict each other.
+//! The checks of `sublet doctor` on a cluster. They find records that cannot be decoded or that contradict
+//! each other.
 //!
 //! Each lease has two records: one of its address and one of its owner. In a sound store, every address has
-//! one holder, the record of the holder names the address, and the record of an owner names only that owner's
-//! addresses. An address of a pool belongs to an existing pool. The record of an address space names all of
-//! its pools. The index of cooling addresses is complete.
+//! one holder, the owner's record of the holder lists the address, and an owner's record lists only addresses
+//! of that owner. An address of a pool belongs to an existing pool. The record of an address space lists all
+//! of its pools. The index of cooling addresses is complete.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -105,8 +106,9 @@ impl Checker<'_> {
         Ok(())
     }
 
-    /// Reads the owners' records. Returns the owners of leases, and separately the reservations for names,
-    /// because such a reservation may be under a lease.
+    /// Reads the owners' records. Returns the owners of leases, and separately the reservations for names.
+    /// They are separate because one address may have both: the container with that name may have leased the
+    /// address.
     fn owners(&mut self) -> Result<(Owners, Owners), StoreError> {
         let (mut owners, mut named) = (Owners::new(), Owners::new());
         self.each(keys::OWNER, records::owner, REMOVE, &mut |checker, path, (set, leases)| {
@@ -169,8 +171,9 @@ impl Checker<'_> {
         Ok(pools)
     }
 
-    /// Removes the leased addresses from `owners`, and the reserved ones from `named`. Returns the paths that
-    /// the index of cooling addresses must contain.
+    /// Checks the records of addresses. Removes each leased address from `owners`, and each address that is
+    /// reserved for a name from `named`. The addresses that remain in the two maps have no matching address
+    /// record. Returns the paths that the index of cooling addresses must contain.
     fn addresses(
         &mut self,
         owners: &mut Owners,
@@ -229,7 +232,7 @@ impl Checker<'_> {
     }
 }
 
-/// Panics at the first problem.
+/// Checks all records, and panics at the first problem.
 #[cfg(test)]
 pub fn assert_sound(server: &dyn Server) {
     let until = Instant::now() + std::time::Duration::from_secs(30);

@@ -1,5 +1,5 @@
-//! Commits transactions. Determines the outcome of a commit, what the view learns if another client was
-//! faster, and whether a commit without a response was applied.
+//! Commits transactions. If another client has changed the same records first, adds the current records to
+//! the view. If the server does not respond, determines whether the transaction was applied.
 //!
 //! Invariant: if a command is reported as done, it was applied completely. If a command is reported as failed
 //! or runs again, then either none of its transactions can be applied any more, or its in-flight note is left
@@ -13,8 +13,8 @@ use super::{backoff, keys};
 use crate::error::StoreError;
 use crate::telemetry::counters;
 
-/// Commits a transaction. Returns `false` if it was not applied and the allocator must decide again. In that
-/// case the view has no outdated records any more.
+/// Commits a transaction. Returns `false` if the transaction was not applied and the allocator must decide
+/// again. All outdated records have then been removed from the view.
 pub fn commit(
     mut transaction: Transaction,
     view: &ClusterView<'_>,
@@ -32,7 +32,7 @@ pub fn commit(
     let has_history = history.is_some();
     transaction.operations.extend(history);
     let operations = &mut transaction.operations;
-    // If the command ends before it knows the outcome, its note must stay.
+    // If the process ends before the outcome is known, the in-flight note of the command must stay.
     member.is_in_flight = true;
     let mut outcome = view.server.commit(operations, view.until);
     if matches!(outcome, Ok(Commit::Full(_))) && has_history {
@@ -50,7 +50,8 @@ pub fn commit(
             true
         }
         Commit::Full(error) => {
-            // The server compared nothing, so the assumptions were not verified; the records may exist.
+            // The server rejected the transaction before it compared any record. Read the records about which
+            // an assumption was made, because these records may exist.
             let assumed = view.assumed();
             view.fetch(&assumed)?;
             if assumed.is_empty() {
@@ -73,8 +74,8 @@ pub fn commit(
     Ok(is_applied)
 }
 
-/// Determines whether a transaction without a response was applied. Fences the transaction first, because the
-/// server might still apply it later, or a proxy might send it again.
+/// Determines whether a transaction without a response was applied. First fences the transaction (makes it
+/// fail from now on), because the server might still apply it later, or a proxy might send it again.
 fn resolve(
     transaction: &Transaction,
     view: &ClusterView<'_>,
@@ -104,7 +105,8 @@ fn resolve(
     Ok(is_applied)
 }
 
-/// Updates the view after a comparison has failed.
+/// Removes outdated records and assumptions from the view after a comparison has failed, and adds the current
+/// records.
 fn learn(
     conflict: Conflict,
     operations: &[Operation],
@@ -118,8 +120,8 @@ fn learn(
         Conflict::Current(entries) => entries.get(path).is_some_and(Option::is_some),
         Conflict::Stale(paths) => paths.contains(path),
     };
-    // Other clients have leased addresses that this view assumed to be free, so its listings of their chunks
-    // are outdated.
+    // Other clients have leased addresses that were assumed to be free. The listings of the chunks with these
+    // addresses are outdated.
     let free = operations.iter().filter(|o| o.expect == Expect::Absent);
     let free = free.map(|o| &o.path).filter(|path| path.starts_with(keys::ADDRESS));
     let lost: Vec<&String> = free.filter(|path| is_lost(path)).collect();

@@ -1,10 +1,11 @@
 //! The Consul client. It uses the transactions of Consul's KV store.
 //!
 //! This module translates operations into Consul's operations, and interprets Consul's rollbacks.
-//! [`super::http`] handles the connection. Invariant: "access denied" is never mistaken for "absent". Consul
-//! hides keys that a token may not read. Therefore each read also makes a comparison that needs write
-//! permission. Without that permission, the read fails instead of reporting the records as absent. A count
-//! makes no such comparison, so its result may be too low; but a read always follows a count.
+//! [`super::http`] handles the connection.
+//! Invariant: a record that the token may not read never counts as absent. Consul hides such records.
+//! Therefore each read also makes a comparison that needs write permission. Without that permission, the read
+//! fails instead of reporting the records as absent. A count makes no such comparison, so its result may be
+//! too low; but a read always follows a count.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -30,10 +31,12 @@ const MAX_OPERATIONS: usize = 63;
 /// The approximate number of records in one page of a listing.
 const PAGE: usize = 1024;
 
-/// A key that sublet never writes. Comparing it needs write permission.
+/// A key that sublet never writes. Each read compares this key, because a comparison needs write permission.
+/// Without that permission, Consul would hide the records instead of reporting an error.
 const PROBE: &str = "probe";
 
-/// The text with which Consul reports an unknown data center. In this case, the request has changed nothing.
+/// The text with which Consul reports an unknown data center. A request that fails with this text has changed
+/// nothing.
 const NO_SUCH_DC: &str = "No path to datacenter";
 
 /// A client for one store (a key prefix) in one data center.
@@ -85,7 +88,7 @@ enum Answer {
 }
 
 impl Consul {
-    /// Makes a client. Reads certificates and secrets from files, but does not connect.
+    /// Makes a client. Reads certificates and secrets from files, but does not connect to a server.
     pub fn new(spec: &Spec) -> Result<Consul, StoreError> {
         let dc =
             spec.dc.as_ref().map(|dc| format!("&dc={}", percent::encode(dc))).unwrap_or_default();
@@ -97,7 +100,7 @@ impl Consul {
         })
     }
 
-    /// Returns the operation in Consul's form; `None` if the operation neither compares nor writes.
+    /// Encodes an operation for Consul. Returns `None` if the operation neither compares nor writes.
     fn txn_operation(&self, operation: &Operation) -> Option<Value> {
         let (verb, index) = match (&operation.write, operation.expect) {
             (Write::Keep, Expect::Anything) => return None,
@@ -135,9 +138,9 @@ impl Consul {
         self.answer(&reply)
     }
 
-    /// Interprets the response to a transaction. If Consul has rolled the transaction back, it describes each
-    /// failed operation in words. Only the texts of failed comparisons mean a conflict. Any other text
-    /// (missing permission, an invalid request) is a failure.
+    /// Interprets the response to a transaction. If Consul has rolled the transaction back, the response
+    /// describes each failed operation in words. Only the known texts of failed comparisons mean a conflict.
+    /// Any other text (missing permission, an invalid request) is a failure.
     fn answer(&self, reply: &Reply) -> Result<Answer, Failure> {
         const COMPARISONS: [&str; 4] =
             ["index is stale", "doesn't exist", " exists", "current modify index"];
@@ -158,15 +161,15 @@ impl Consul {
         }
     }
 
-    /// Returns the sorted paths below a folder. The values are not requested, because they are much longer:
-    /// the paths of 65,536 leases take one megabyte, and with values they would take thirty.
+    /// Returns the paths below a folder, sorted. Does not request the values, because they are much longer:
+    /// the paths of 65,536 leases take one megabyte, and the paths and values take thirty.
     fn names(&self, folder: &str, until: Instant) -> Result<Vec<String>, Failure> {
         // Consul decodes the URL, and a path may contain a percent sign, so escape it.
         let folder = folder.replace('%', "%25");
         let reply = self.read(&format!("{folder}?keys&consistent"), until)?;
         let names: Vec<String> = match reply.status {
             200 => self.client.parse(&reply)?,
-            // There is no key, or no key that the token may read.
+            // There is no key that the token may read.
             404 if reply.body.is_empty() => return Ok(Vec::new()),
             _ => return Err(self.client.failure(&reply, &reply.text())),
         };
@@ -178,7 +181,8 @@ impl Consul {
         Ok(paths)
     }
 
-    /// Fails if the token may not read the records, because Consul hides such records.
+    /// Fails if the token may not read the records of the store. Without this check, the store would look
+    /// empty, because Consul hides records that a token may not read.
     fn check_read(&self, until: Instant) -> Result<(), Failure> {
         let reply = self.read(&format!("{PROBE}?consistent"), until)?;
         match reply.status {
@@ -198,8 +202,8 @@ impl Consul {
         Request { method: "PUT", path, body, secret, retryable }
     }
 
-    /// Returns the records below `folder` whose relative paths start with one of `prefixes`, ordered by
-    /// relative path.
+    /// Returns the records below `folder` whose paths, relative to `folder`, start with one of `prefixes`.
+    /// The result is ordered by relative path.
     fn trees(
         &self,
         folder: &str,
@@ -212,7 +216,7 @@ impl Consul {
         self.found(folder, &operations, until)
     }
 
-    /// Returns the records below `folder` that these operations read, by relative path.
+    /// Runs these operations, and returns the records that they read, by path relative to `folder`.
     fn found(
         &self,
         folder: &str,
@@ -231,10 +235,12 @@ impl Consul {
     }
 }
 
-/// Returns a prefix with which one request reads the first of these sorted paths together with its neighbors,
-/// and the number of paths that start with the prefix. The prefix is a folder of three components (a chunk of
-/// addresses, or a node's leases in a set). If that folder has more than a page of paths, the prefix is
-/// longer. The prefix never matches the path `before`, which has already been read.
+/// Returns a prefix of the first of these sorted paths, and the number of paths that start with the prefix.
+/// One request can then read all these records together.
+///
+/// The prefix is a folder of three components (a chunk of addresses, or a node's leases in a set). If that
+/// folder has more than [`PAGE`] paths, the prefix is longer. The prefix never matches the path `before`,
+/// which has already been read.
 fn shared_prefix<'a>(before: Option<&String>, paths: &'a [String]) -> (&'a str, usize) {
     let Some(first) = paths.first() else { return ("", 0) };
     let folder = first.match_indices('/').take(3).last().map_or(first.len(), |(at, _)| at + 1);
@@ -261,9 +267,8 @@ impl Server for Consul {
     }
 
     fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError> {
-        // "get" rolls the transaction back if the key is absent. Therefore this function reads all records
-        // whose path begins with the requested path. Besides the requested record, these are at most a few
-        // other records.
+        // Do not use "get": it rolls the transaction back if the key is absent. Instead, read all records
+        // whose path begins with the requested path. These are the requested record and at most a few others.
         let found = self.trees(&self.prefix, paths, until);
         let mut found = found.map_err(|failure| self.client.unavailable("read from", failure))?;
         Ok(paths.iter().map(|path| ((*path).to_owned(), found.remove(*path))).collect())
@@ -283,7 +288,7 @@ impl Server for Consul {
         };
         let mut at = 0;
         Box::new(std::iter::from_fn(move || {
-            // Each request reads as many complete trees as fit into one transaction.
+            // Each request reads the records below as many prefixes as fit into one transaction and one page.
             let (mut trees, begin) = (Vec::new(), at);
             while at - begin < PAGE && trees.len() < MAX_OPERATIONS && at < names.len() {
                 let (prefix, count) = shared_prefix(names[..at].last(), &names[at..]);

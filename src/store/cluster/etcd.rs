@@ -1,10 +1,10 @@
 //! The etcd client. It uses the JSON gateway of etcd's v3 API.
 //!
-//! It defines how paths, values and transactions are encoded, and when a login token is renewed.
-//! [`super::http`] handles the connection, and [`super::cache`] the file with the token.
+//! This module defines how paths, values and transactions are encoded, and when a login token is renewed.
+//! [`super::http`] handles the connection, and [`super::cache`] handles the file with the token.
 //! Invariant: if the comparisons of a transaction fail, the response contains all compared records. So a
-//! client that has lost a race needs no further round trip to read them. The gateway omits fields that are
-//! false, 0 or empty, and encodes 64-bit numbers as strings.
+//! client needs no further round trip to read the current records. The gateway omits fields that are false, 0
+//! or empty, and encodes 64-bit numbers as strings.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -30,9 +30,10 @@ const MAX_OPERATIONS: usize = 128;
 const PAGE: usize = 1024;
 /// gRPC's status code for an unknown or expired login.
 const UNAUTHENTICATED: u64 = 16;
-/// etcd's text for a token that was issued before the last change of users or roles (JWT).
+/// etcd's error text for a token that was issued before the last change of users or roles. (etcd sends it
+/// only for JWT tokens.)
 const OUTDATED: &str = "auth store is old";
-/// etcd's text when its quota is used up.
+/// etcd's error text if its storage quota is used up.
 const FULL: &str = "database space exceeded";
 
 /// A client for one store on one etcd cluster.
@@ -41,7 +42,7 @@ pub struct Etcd {
     client: Client,
     prefix: String,
     login: Option<Login>,
-    /// The token that is in use. The server lets it expire after some time.
+    /// The login token that is in use. The token expires after a time that the server chooses.
     token: RefCell<Option<Secret>>,
 }
 
@@ -104,7 +105,7 @@ impl Refusal {
 }
 
 impl Etcd {
-    /// Makes a client. This reads files, but does not connect.
+    /// Makes a client. Reads certificates and secrets from files, but does not connect to a server.
     pub fn new(spec: &Spec) -> Result<Etcd, StoreError> {
         let servers = &spec.servers;
         let login = match &spec.login {
@@ -150,8 +151,8 @@ impl Etcd {
         self.key(&format!("{path}\0"))
     }
 
-    /// Sends one request. If the server rejects the token, renews the token and sends the request again. This
-    /// is safe, because a rejected request changed nothing.
+    /// Sends one request. If the server rejects the login token, renews the token and sends the request
+    /// again. Sending the request again is safe, because a rejected request has changed nothing.
     fn call<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -191,7 +192,8 @@ impl Etcd {
         let Some(login) = self.login.as_ref().filter(|_| self.token.borrow().is_none()) else {
             return Ok(());
         };
-        // The processes of a node share one login, because the server hashes the password at each login.
+        // The processes of a node share one login, because each login is slow: the server must hash the
+        // password.
         let mut _lock = None;
         for is_locked in [false, true] {
             if let Some(token) = login.file.read()
@@ -250,8 +252,8 @@ impl Etcd {
         json!({ "request_range": { "key": self.key(path) } })
     }
 
-    /// Encodes these operations as a transaction. If a comparison fails, the transaction reads the compared
-    /// records instead.
+    /// Encodes these operations as a transaction. If a comparison fails, the server reads the records at the
+    /// paths `compared` instead of writing.
     fn transaction(&self, operations: &[Operation], compared: &[&str]) -> Value {
         let mut compare = Vec::new();
         let mut success = Vec::new();

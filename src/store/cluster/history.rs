@@ -1,11 +1,12 @@
 //! The history of a cluster. Each transaction also writes one record with its events. The path of the record
 //! contains the set of leases and the time, so the records of a set sort by time.
 //!
-//! About one in thirty commands that free addresses also lists the history of its set, and removes events
-//! that are too many or too old. So an ADD only writes its record, and the history of each network is
-//! bounded, regardless of the number of nodes. `alloc` defines what an event is.
-//! Invariant: no comparison depends on history, and no command fails because of it. If the server has no
-//! room, the history record is left out, with a warning.
+//! About one in thirty commands that free addresses also lists the history of its set, and removes the events
+//! that exceed the limits on number and age. Therefore an ADD only writes its own record, and the history of
+//! each network is bounded, regardless of the number of nodes. `alloc` defines what an event is.
+//! Invariant: no comparison depends on history, and no command fails because of history. If the server has no
+//! room for a history record, the transaction is committed without the record, and the command returns a
+//! warning.
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::time::Instant;
@@ -19,8 +20,8 @@ use crate::error::StoreError;
 use crate::model::{Event, History, SetName, Timestamp};
 use crate::store::codec;
 
-/// Returns the history setting for a command. If the command's configuration has none, the last setting that
-/// was used on this node applies.
+/// Returns the history setting for a command. If the command's configuration does not set it, the last
+/// setting that was used on this node applies.
 pub fn setting(
     history: History,
     set: Option<&SetName>,

@@ -1,9 +1,10 @@
 //! The HTTP client for etcd and Consul. It is blocking, and can use several endpoints.
 //!
-//! It handles fail-over, timeouts, TLS and size limits. [`super::etcd`] and [`super::consul`] interpret
-//! requests and responses. Invariant: a request that changes something is never sent twice, and a [`Failure`]
-//! says whether the request may have been applied. No message contains a secret. Proxy settings in the
-//! environment are ignored, because a node connects to its store directly.
+//! It handles fail-over, timeouts, TLS and size limits. [`super::etcd`] and [`super::consul`] encode the
+//! requests and interpret the responses.
+//! Invariant: the client does not send a request that changes something again once a server may have received
+//! it. A [`Failure`] says whether the request may have been applied. No message contains a secret. Proxy
+//! settings in the environment are ignored, because a node connects to its store directly.
 
 use std::cell::Cell;
 use std::fmt;
@@ -31,18 +32,19 @@ use crate::error::StoreError;
 use crate::model::Servers;
 use crate::sys::files;
 
-/// The maximum length of a response, in bytes. The longest responses are a page of a listing, and the names
-/// of a million keys.
+/// The maximum length of a response, in bytes. The longest responses are one page of a listing, and the list
+/// of the names of a million keys.
 const LONGEST_ANSWER: u64 = 128 << 20;
 /// The maximum length of a file with certificates, a key or a password, in bytes. A system's complete list of
 /// certificate authorities is shorter.
 const LONGEST_FILE: u64 = 4 << 20;
-/// The maximum time to connect. A host that is running accepts a connection much faster.
+/// The maximum time to connect to an endpoint. A running host accepts a connection much faster.
 const CONNECT: Duration = Duration::from_secs(2);
-/// How long other processes use the record of the endpoint that last responded.
+/// How long other processes start with the endpoint that a process has recorded as the last one that
+/// responded.
 const REMEMBERED: Duration = Duration::from_secs(600);
-/// The wait before all endpoints are tried again, if they are running but cannot serve the request, for
-/// example during an election.
+/// The wait before a request is sent to all endpoints again, if the servers are running but cannot serve the
+/// request, for example during an election.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// The files with the system's certificate authorities: on Debian, Alpine and Arch, and on Fedora and RHEL.
 const SYSTEM_CA: [&str; 2] =
@@ -59,7 +61,7 @@ impl Secret {
         Secret(text)
     }
 
-    /// Reads a secret from a file. White space around it is removed.
+    /// Reads a secret from a file, and removes surrounding white space.
     pub fn read(path: &Path) -> Result<Secret, StoreError> {
         Secret::parse(&read(path)?).ok_or_else(|| {
             unusable(path, "the file must contain exactly one line of ASCII characters")
@@ -103,7 +105,7 @@ pub struct Request<'a> {
     pub body: &'a [u8],
     /// The name and the value of a header that contains a secret.
     pub secret: Option<(&'static str, &'a Secret)>,
-    /// Whether the request changes nothing. If so, it may be sent again, also to another server.
+    /// Whether the request changes nothing. Such a request may be sent again, also to another server.
     pub retryable: bool,
 }
 
@@ -152,8 +154,8 @@ impl Failure {
     }
 }
 
-/// Resolves the host names of endpoints. An IP address is used directly, because the default resolver starts a
-/// thread for each request, even for an IP address.
+/// Resolves the host names of endpoints. An IP address is used directly, because the default resolver starts
+/// a thread for each request, even for an IP address.
 #[derive(Debug, Default)]
 struct Lookup(DefaultResolver);
 
@@ -181,18 +183,19 @@ pub struct Client {
     agent: Agent,
     /// The product that the servers run, for messages.
     product: &'static str,
-    /// The text of a server error that does not end by itself; `None` if the product has no permanent errors.
+    /// The text by which a permanent server error (status 500 or above) is recognized. A request that fails
+    /// with this text is not repeated. `None` if all server errors of the product are temporary.
     permanent: Option<&'static str>,
     endpoints: Vec<String>,
     /// The index of the endpoint that responded last; `None` before the first request.
     current: Cell<Option<usize>>,
-    /// Whether an endpoint has failed since the last response.
+    /// Whether an endpoint has failed since an endpoint last responded.
     has_failed: Cell<bool>,
     /// The index of the endpoint to try first. It is chosen at random, so that the clients use all endpoints
     /// evenly.
     first: usize,
-    /// The file in which a process records, for later processes, which endpoint responded after another
-    /// endpoint had failed.
+    /// The file in which processes record which endpoint responded after another endpoint had failed. Later
+    /// processes start with that endpoint.
     memory: PathBuf,
     /// Whether at least one byte of the request was written to a connection.
     has_written: Arc<AtomicBool>,
@@ -200,7 +203,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes a client for these servers. This reads the certificates, but does not connect.
+    /// Makes a client for these servers. Reads the certificates, but does not connect to a server.
     pub fn new(
         product: &'static str,
         permanent: Option<&'static str>,
@@ -237,8 +240,9 @@ impl Client {
         self.endpoints[self.current()].clone()
     }
 
-    /// Returns the index of the endpoint to try first: the endpoint that responded last to this process, or
-    /// recently to another process.
+    /// Returns the index of the endpoint to try first. This is the endpoint that responded last to this
+    /// process, or that responded recently to another process. If there is neither, the endpoint was chosen
+    /// at random.
     fn current(&self) -> usize {
         let remembered = || {
             if self.endpoints.len() < 2 {
@@ -257,7 +261,8 @@ impl Client {
         format!("{} at {}", self.product, self.endpoints.join(", "))
     }
 
-    /// Makes the error for a request that failed while `doing` something.
+    /// Makes the error for a request that has failed. `doing` says what the request was to do, such as "read
+    /// from".
     pub fn unavailable(&self, doing: &str, failure: Failure) -> StoreError {
         StoreError::unavailable(doing, self.place(), failure.why())
     }
@@ -280,15 +285,16 @@ impl Client {
     /// Parses a response as JSON.
     pub fn parse<T: DeserializeOwned>(&self, reply: &Reply) -> Result<T, Failure> {
         serde_json::from_slice(&reply.body).map_err(|e| {
-            Failure::Unknown(format!("the answer is not an answer of {}: {e}", self.product))
+            Failure::Unknown(format!("the response is not a valid {} response: {e}", self.product))
         })
     }
 
-    /// Sends a request to one server after the other, until a server responds or `until` is reached. A server
-    /// that is running but cannot serve the request is tried again, if the request is `retryable`. If no
-    /// server is running, fails without waiting.
+    /// Sends a request to one server after the other, until a server responds or `until` is reached. If a
+    /// server is running but cannot serve the request at present, sends the request again, but only if the
+    /// request is `retryable`. If no server is running, fails without waiting.
     pub fn send(&self, request: Request<'_>, until: Instant) -> Result<Reply, Failure> {
-        // `until` may allow more time than one request may take, because a listing consists of many requests.
+        // Limit the time to that of one request: `until` may be much later, because a listing consists of
+        // many requests.
         let until = until.min(Instant::now() + self.timeout);
         loop {
             let (mut why, mut is_any_up) = (String::new(), false);
@@ -303,7 +309,8 @@ impl Client {
                     Ok(reply) => {
                         self.current.set(Some(at));
                         if self.has_failed.take() {
-                            // If this fails, the next process may try the failed endpoint again.
+                            // If the record cannot be written, the next process may try the failed endpoint
+                            // again.
                             let _ = files::put(&self.memory, at.to_string().as_bytes(), "new");
                         }
                         return Ok(reply);
@@ -328,15 +335,16 @@ impl Client {
         }
     }
 
-    /// Returns whether the response is a server error that may end soon, such as a missing leader.
+    /// Returns whether the response is a server error that is probably temporary, such as a missing leader.
     fn is_transient(&self, reply: &Reply) -> bool {
         reply.status >= 500 && self.permanent.is_none_or(|text| !reply.text().contains(text))
     }
 
-    /// Makes the failure for a response with a status other than 200; `why` explains it. A status below 500
-    /// means that the server rejected the request, with two exceptions: 408 and 499 ("client closed the
-    /// connection"). etcd's gateway also sends these while its server is stopping, and then the request may
-    /// still be applied.
+    /// Makes the failure for a response with a status other than 200. `why` explains the status. A server
+    /// error that may be temporary means that the request may still be applied. Any other status means that
+    /// the server rejected the request, with two exceptions: 408 and 499 ("client closed the connection").
+    /// etcd's gateway also sends these while its server is stopping, and then the request may still be
+    /// applied.
     pub fn failure(&self, reply: &Reply, why: &str) -> Failure {
         let why = format!("{} {why}", reply.status);
         let may_be_applied = self.is_transient(reply) || [408, 499].contains(&reply.status);
@@ -344,7 +352,8 @@ impl Client {
     }
 
     fn ask(&self, endpoint: &str, request: Request<'_>, until: Instant) -> Result<Reply, Failure> {
-        // If this server does not respond, enough time must be left to try the other servers.
+        // Do not use all the time for this server: if it does not respond, the other servers must still be
+        // tried.
         let share = match u32::try_from(self.endpoints.len()) {
             Ok(1) | Err(_) => self.timeout,
             Ok(others) => self.timeout / (others + 1),
@@ -381,7 +390,8 @@ impl Client {
         Ok(Reply { status: reply.status().as_u16(), body })
     }
 
-    /// Converts an error to a failure, depending on whether a byte of the request may have reached a server.
+    /// Converts an error to a failure. The kind of failure depends on whether a server may have received a
+    /// byte of the request.
     fn classify(&self, error: &Error, encrypted: bool) -> Failure {
         let text = match error {
             Error::Timeout(timeout) => format!("the server did not answer in time ({timeout})"),
@@ -405,7 +415,7 @@ impl Client {
 #[derive(Debug)]
 struct Witness(Arc<AtomicBool>);
 
-/// A connection that sets the flag when it is written to.
+/// A connection that sets `has_written` when a byte is written to the connection.
 #[derive(Debug)]
 struct Witnessed<T> {
     inner: T,

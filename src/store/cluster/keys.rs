@@ -10,21 +10,23 @@
 //! own/<node>/<set>/<owner...>       all leases of an owner. The node comes first, because all leases of a
 //!                                   node are listed together after a reboot. Reservations have no node (`%`)
 //! own/%/<set>/for/<name>            the addresses that are reserved for a pod or a container. While the
-//!                                   container has one of them, the address record contains its lease
+//!                                   container leases a reserved address, the record of the address contains
+//!                                   the lease instead of the reservation
 //! cursor/<set>/<range>              a hint: the address that was allocated last
 //! sticky/<set>/<ns>/<pod>/<range>   a hint: a pod's former address
-//! stuck/<set>/<address>             the sticky key that names the address
+//! stuck/<set>/<address>             the key of the `sticky/` record that contains the address
 //! pool/<pool>                       a pool. Each transaction that leases from the pool compares this record
-//! space/<space>                     all pools of an address space, as they were when they were created
-//! adopted/<network>                 the import mark: another program's leases of this network were imported
+//! space/<space>                     all pools of a Docker address space, as they were when they were created
+//! adopted/<network>                 the import mark: shows that another program's leases of this network
+//!                                   were imported
 //! node/<node>                       the machine that owns this node name, and its boot
 //! machine/<machine-id>              the node name of a machine, which it keeps if its host name changes
-//! net/<network>                     the definition of a network, if its nodes keep it in the cluster
-//! drain/<set>                       the draining ranges of a set. Each transaction that leases a new address for
-//!                                   a container compares this record, or its absence
+//! net/<network>                     the definition of a network, if it is stored in the cluster
+//! drain/<set>                       the draining ranges of a set. Each transaction that leases a new address
+//!                                   for a container compares this record, or its absence
 //! ranges/<network>                  a hint: the ranges of a network, as the last ADD wrote them
 //! past/<set>/<time>-<nonce>         the history events of one transaction
-//! mark/<node>/<time>-<nonce>        the mark of an applied transaction that changed a pool
+//! mark/<node>/<time>-<nonce>        shows that a transaction that changed a pool was applied
 //! ```
 //!
 //! Invariant: each name is encoded as exactly one path component, whatever characters it contains. A prefix
@@ -39,7 +41,7 @@ use crate::sys::percent;
 pub const ADDRESS: &str = "ip/";
 pub const COOLING: &str = "cooling/";
 pub const OWNER: &str = "own/";
-/// The owners' records without a node: those of reservations.
+/// The prefix of owner records that belong to no node, such as those of reservations.
 pub const RESERVED: &str = "own/%/";
 pub const CURSOR: &str = "cursor/";
 pub const STICKY: &str = "sticky/";
@@ -58,8 +60,8 @@ pub const MARK: &str = "mark/";
 /// The kinds of records that a transaction compares if the allocator has read them for the command.
 pub const COMPARED_ONCE_READ: [&str; 7] = [POOL, SPACE, NODE, NETWORK, ADOPTED, RESERVED, DRAINING];
 
-/// Returns whether a transaction that writes this record must compare it. Records that are written without a
-/// comparison are hints.
+/// Returns whether a transaction that writes this record must compare it. All other kinds of records are
+/// written without a comparison: hints, history, marks, and the index of cooling addresses.
 pub fn is_compared(path: &str) -> bool {
     [ADDRESS, OWNER].iter().chain(&COMPARED_ONCE_READ).any(|kind| path.starts_with(kind))
 }
@@ -159,8 +161,8 @@ pub fn read_address(path: &str) -> Option<(SetName, Addr)> {
     (parts.next().is_none() && address(&found.0, found.1) == path).then_some(found)
 }
 
-/// Makes the path of the record with an owner's leases on this node. `None` for an address of a Docker pool:
-/// such an address is its own owner, so only the address has a record.
+/// Makes the path of the record with an owner's leases on this node. Returns `None` for an address of a
+/// Docker pool, which has only the record of the address: such an address is its own owner.
 pub fn owner(set: &SetName, node: &Node, owner: &Owner) -> Option<String> {
     // If a lease names a container but no interface, its node is unknown, so the path contains no node.
     let no_node = Node::default();
@@ -201,7 +203,8 @@ pub fn node_owners(node: &str, set: &SetName) -> String {
     format!("{}{}/", all_owners(node), escape(&set.0))
 }
 
-/// Makes the path of the record of a pod's former address in a range set.
+/// Makes the path of the record with a pod's former address in a range set. `range` is the address that
+/// identifies the range set.
 pub fn sticky(set: &SetName, pod: &PodKey, range: Addr) -> String {
     let of_set = of_set(STICKY, set);
     format!("{of_set}{}/{}/{}", escape(&pod.namespace), escape(&pod.name), hex(range))

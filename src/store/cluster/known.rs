@@ -1,15 +1,16 @@
-//! The server's records that one command knows, and the command's assumptions about all other records.
+//! The records that are known to one command, and the command's assumptions about other records.
 //!
 //! Invariant: every known record existed at some moment since the command began, or the commit compares it.
-//! Each assumption is compared or read before the command returns a result that depends on it. If the
-//! server's response contradicts an assumption while the allocator decides, the allocator decides again.
+//! Each assumption is compared or read before the command returns a result that depends on the assumption. If
+//! a response of the server contradicts an assumption while the allocator decides, the allocator decides
+//! again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 
 use super::server::{Entries, Entry, Expect, Operation, Write};
 
-/// The records that one command knows, and its assumptions about other records.
+/// The records that are known to one command, and its assumptions about other records.
 #[derive(Default)]
 pub struct Known {
     /// Records that were read, or that the server reported in a conflict. `None` means that there is no
@@ -21,13 +22,13 @@ pub struct Known {
     /// The prefixes that were listed completely. If a path begins with a listed prefix and is not in
     /// `entries`, there is no record at the path.
     pub listed: BTreeSet<String>,
-    /// Whether the server has reported a record that differs from what was known or assumed when the decision
+    /// Whether the server has reported a record that contradicts what was known or assumed when the decision
     /// began.
     pub is_refuted: bool,
 }
 
 impl Known {
-    /// Starts with these known records, and without assumptions.
+    /// Makes a value with these known records and without assumptions.
     pub fn of(entries: Entries) -> Known {
         Known { entries, ..Known::default() }
     }
@@ -43,12 +44,14 @@ impl Known {
         self.entries.get(path)?.as_ref()
     }
 
-    /// Returns whether all records below this prefix are known, or whether the record at this path is known.
+    /// Returns whether `path` is below a prefix that was listed completely. `path` may be the path of a
+    /// record or another prefix.
     pub fn is_listed(&self, path: &str) -> bool {
         self.listed.iter().any(|prefix| path.starts_with(prefix.as_str()))
     }
 
-    /// Sets `is_refuted` if the server's response contradicts something on which the decision may depend.
+    /// Sets `is_refuted` if `now`, the record that the server has reported, contradicts a known record or an
+    /// assumption.
     fn compare(&mut self, path: &str, now: Option<&Entry>) {
         let is_as_before = match (self.assumed.get(path), self.entries.get(path)) {
             (Some(Expect::Absent), _) => now.is_none(),

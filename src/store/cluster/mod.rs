@@ -5,56 +5,61 @@
 //! [`keys`] lists all keys. The decisions depend on three kinds of records:
 //!
 //! - `ip/<set>/<chunk>/<address>` names the holder of an address. This record is authoritative.
-//! - `own/<node>/<set>/<owner>` has all leases of an owner. It makes an ADD repeatable, and a DEL finds in it
-//!   what to free. Every transaction that writes the record of an address also writes the record of its
-//!   owner, and the other way round.
+//! - `own/<node>/<set>/<owner>` lists all leases of an owner. A repeated ADD finds the owner's existing lease
+//!   in this record, and a DEL finds the leases to free. Every transaction that writes the record of an
+//!   address also writes the record of the address's owner, and the other way round. (An address of a Docker
+//!   pool has no owner's record.)
 //! - `node/<node>` records the machine and the boot that use a node name. Each write of this record begins a
 //!   new *turn*. Every transaction of the node compares the record, so a transaction that was sent in an
 //!   earlier turn fails.
 //!
-//! Every value begins with the nonce of the transaction that wrote it. No other transaction has the same
-//! nonce.
+//! Every value begins with a *nonce*, which identifies the transaction that wrote the value. No two
+//! transactions have the same nonce.
 //!
 //! # Order of events
 //!
-//! 1. [`node::Member::enter`] looks for in-flight notes ([`notes`]) of processes that have ended. If it finds
-//!    one, it *fences*: it writes the node's record again, so that every transaction that those processes
-//!    sent fails from now on. Once in a boot, it also claims the node name. Then it creates the note of this
-//!    command.
-//! 2. The allocator decides with a [`view::ClusterView`], which assumes that records are absent without
-//!    asking the server. The transaction compares each assumption. If the decision changes nothing, there is
-//!    no transaction, so the assumptions are verified by reads.
-//! 3. [`transaction::Transaction`] compares every record that was assumed, read or will be written, except
-//!    history and hints, and writes all changes.
-//! 4. [`mod@commit`] sends the transaction. If a comparison fails, the view learns the present records, and
-//!    step 2 runs again.
-//! 5. If there is no response, the node's record is written again, and the records of the transaction are
-//!    read. The transaction can no longer change them. If a record has the nonce of the transaction, the
-//!    transaction was applied. A transaction that only removes records was applied if the records are absent.
-//! 6. The note is removed, and the command returns.
+//! 1. [`node::Member::enter`] looks for in-flight notes of processes that have ended. An in-flight note
+//!    ([`notes`]) is a file which shows that a process may have an unfinished transaction. If there is such a
+//!    note, the command *fences*: it writes the node's record again, so that every transaction that those
+//!    processes sent fails from now on. Once in a boot, the command also claims the node name. Then it
+//!    creates its own note.
+//! 2. The allocator decides with a [`view::ClusterView`]. The view may assume that a record is absent,
+//!    without reading the record from the server. The transaction compares each assumption. If the decision
+//!    changes nothing, there is no transaction, so the assumptions are verified by reads.
+//! 3. [`transaction::Transaction`] contains all changes. It compares every record that it changes or that was
+//!    assumed to be absent or present. Some kinds of records
+//!    ([`keys::COMPARED_ONCE_READ`]) are compared even if they were only read. History and hints are never
+//!    compared.
+//! 4. [`mod@commit`] sends the transaction. If a comparison fails, the current records are added to the view,
+//!    and the command continues at step 2.
+//! 5. If there is no response, the command fences its own transaction by writing the node's record again.
+//!    From then on, the transaction can change nothing. The command then reads the records that the
+//!    transaction was to write. If one of them has the nonce of the transaction, the transaction was applied.
+//!    A transaction that only removes records was applied if the records are absent.
+//! 6. The command removes its note and returns.
 //!
 //! # Why a crash or a late message is harmless
 //!
-//! - Before step 4: nothing was sent. The note that is left makes the next command fence.
-//! - Between steps 4 and 6: the note is left, and its lock ends with the process. Until the next command of
-//!   the node fences, the transaction may still be applied, completely, as if it had been on time. After the
-//!   fence it fails, because it compares a turn that is over. So it never undoes a result that a later
-//!   command of the node has returned.
+//! - A crash before step 4: nothing was sent. The note remains, so the next command fences.
+//! - A crash between steps 4 and 6: the note remains, but the lock of the note ends with the process. Until
+//!   the next command of the node fences, the server may still apply the transaction, completely and with the
+//!   same effect as without the delay. After the fence, the transaction fails, because it compares an earlier
+//!   turn. So it never undoes a result that a later command of the node has returned.
 //! - If a command cannot create its note, every command fences. If `/run` was emptied, the first command
 //!   fences.
 //! - A process in a container may have another `/run`, so other processes cannot see its note. The node's
-//!   record names the folder of notes of the process that last wrote the record. A process that uses another
-//!   folder fences first.
-//! - A fence that arrives late only makes transactions of the node fail, and those transactions run again.
-//! - If another machine or a later boot claims the name, the turn is over as well. Boot leases of earlier
-//!   boots then count as ended. A lease that is newer than the boot that claimed the name does not count as
-//!   ended: either a copy of the machine made it, or a clock was set.
+//!   record therefore contains the ID of a folder: the folder with the notes of the process that last wrote
+//!   the record. A process that uses another folder fences first.
+//! - If the server applies a fence late, current transactions of the node fail. The commands then run again.
+//! - If another machine or a later boot claims the name, the earlier turn is also over. Boot leases of
+//!   earlier boots then count as ended. A lease that is newer than the boot that claimed the name does not
+//!   count as ended: either a copy of the machine made it, or a clock was set.
 //! - A crash while leases of earlier boots are being removed: the flag `has_earlier` in the node's record
 //!   stays set, and the next ADD starts the removal again. Other nodes look for ended leases only if
 //!   `has_earlier` is set. A transaction that leases the address of an ended lease compares the record of
 //!   that lease's node.
-//! - History ([`history`]) and hints (cursor, sticky, ranges) are written without a comparison. No decision
-//!   depends on them.
+//! - History ([`history`]) and hints (cursor, sticky, ranges) are written without a comparison. They may be
+//!   outdated, but correctness never depends on them.
 //!
 //! Invariant: except for history and hints, the server applies a change only after it has compared the
 //! records that the change depends on. A result that changes nothing never depends on an unverified
@@ -114,11 +119,12 @@ fn listing_ends() -> Instant {
     Instant::now() + LISTING
 }
 
-/// The maximum number of attempts. If other clients were faster each time, the command fails.
+/// The maximum number of attempts to commit a command. An attempt fails if another client changes the same
+/// records first.
 const ATTEMPTS: u32 = 64;
 
-/// After another client leased the lowest address of a pool first, this many requests do not try the lowest
-/// address.
+/// After a request has lost several races for the lowest address of a pool, this many later requests lease a
+/// random free address instead of the lowest one.
 const CONTENDED: u32 = 8;
 
 /// A store on a compare-and-set server.
@@ -127,14 +133,14 @@ pub struct ClusterStore<S> {
     timeout: Duration,
     persist: Persist,
     cache: LocalCache,
-    /// The records that a GC listed, for its next steps. They may be outdated; that is safe, because commits
-    /// compare.
+    /// The records that a GC has listed. The next steps of the GC use them again. The records may be
+    /// outdated; that is safe, because each commit compares the records that it changes.
     listing: Option<(Owners, Entries)>,
     /// Network definitions that were read in advance for the next command.
     networks: Entries,
     recent: Recent,
-    /// For this many further requests, any free address is leased, because other clients want the lowest
-    /// address.
+    /// The number of further requests that lease any free address, because other clients compete for the
+    /// lowest one.
     contended: u32,
     history: History,
 }
@@ -162,13 +168,13 @@ impl<S: Server> ClusterStore<S> {
         }
     }
 
-    /// Returns the same store, which shares `recent` with other stores of this process.
+    /// Makes the store share `recent` with other stores of this process.
     #[must_use]
     pub fn sharing(self, recent: Recent) -> ClusterStore<S> {
         ClusterStore { recent, ..self }
     }
 
-    /// Returns the same store with another history setting.
+    /// Sets how much history the store keeps.
     #[must_use]
     pub fn keeping(self, history: History) -> ClusterStore<S> {
         ClusterStore { history, ..self }
@@ -234,7 +240,7 @@ impl<S: Server> ClusterStore<S> {
             if let Some(counted) = alloc::counted(command, &plan, cx, true).filter(|_| is_first) {
                 cache.count(&counted, cx);
             }
-            // GC has many steps, and frees these leases itself.
+            // A GC frees the leases of earlier boots itself, in several steps.
             let is_gc = matches!(command, Command::Gc(_) | Command::Sweep(_));
             if role == Role::Leases && !is_gc && plan.outcome.is_ok() && member.has_earlier() {
                 // The command itself has succeeded. If this removal fails, the next command repeats it.
@@ -243,7 +249,7 @@ impl<S: Server> ClusterStore<S> {
             let prunes = plan.changes.iter().any(|change| matches!(change, Change::Free { .. }))
                 || matches!(command, Command::Import(_) | Command::Restore(_));
             if let Some(set) = command.set().or(plan.set()).filter(|_| prunes) {
-                // If this fails, a later command prunes the history.
+                // If the history cannot be pruned now, a later command prunes it.
                 let _ = history::prune(history, server, set, cx, until);
             }
             let mut outcome = plan.outcome;
@@ -270,8 +276,8 @@ impl<S: Server> ClusterStore<S> {
         Err(StoreError::unavailable(doing, self.server.place(), why).into())
     }
 
-    /// Frees the addresses that this daemon's failed requests have leased after all. dockerd does not release
-    /// them, because it got no address.
+    /// Frees the addresses that failed requests of this `subletd` have leased after all. Docker does not
+    /// release such an address, because it received an error instead of the address.
     fn undo_failed_requests(&self, cx: &Context, until: Instant) {
         let failed = std::mem::take(&mut *self.recent.unresolved());
         for (pool, failed) in failed {
@@ -282,8 +288,8 @@ impl<S: Server> ClusterStore<S> {
         }
     }
 
-    /// Frees the address that a transaction has leased, if its record is still the one that the transaction
-    /// has written.
+    /// Frees the address that the transaction of a failed request has leased. Changes nothing if another
+    /// transaction has written the address's record since then.
     fn undo_request(
         &self,
         pool: &PoolId,
@@ -312,8 +318,9 @@ impl<S: Server> ClusterStore<S> {
         Ok(())
     }
 
-    /// Removes the leases of this machine's earlier boots, and records that they are removed. If another
-    /// client was faster, it is removing the same leases.
+    /// Removes the leases of this machine's earlier boots, and records that none of them is left. Stops
+    /// without an error if another client changes the same records first, because that client is removing the
+    /// same leases.
     fn erase_earlier_boots(
         &self,
         member: &mut Member<'_>,
@@ -342,7 +349,7 @@ impl<S: Server> ClusterStore<S> {
     }
 }
 
-/// Decides and commits once. Returns `None` if the allocator must decide again.
+/// Runs the allocator once, and commits its plan. Returns `None` if the allocator must decide again.
 fn attempt(
     command: &Command,
     view: &ClusterView<'_>,
@@ -362,15 +369,15 @@ fn attempt(
     Ok(is_done.then_some(plan))
 }
 
-/// Returns whether the command's leases may be in any set, because the network's `shared` may have been
-/// changed since the container was started.
+/// Returns whether the leases that a command looks for may be in any set. The network's `shared` setting
+/// selects the set, and may have been changed since the container was started.
 fn is_in_all_sets(command: &Command) -> bool {
     matches!(command, Command::Check(_) | Command::Del(Del { undo: false, .. }))
 }
 
-/// Reads all pools on which a request depends in one step. If they were read at different moments, a shared
-/// pool that another node creates between the reads could be missing under its own ID, but count as an
-/// overlapping pool.
+/// Reads the records of all pools on which a request depends, at one moment. If they were read at two
+/// moments, another node could create a shared pool in between. The pool could then be missing under its own
+/// ID, but count as an overlapping pool.
 fn fetch_pools(view: &ClusterView<'_>, request: &RequestPool) -> Result<(), StoreError> {
     let shared = request.shared.as_ref().map(|shared| keys::named(keys::POOL, &shared.id.0));
     let space = keys::named(keys::SPACE, &request.space);
@@ -395,10 +402,12 @@ fn pool_of_address(command: &Command) -> Option<&PoolId> {
     }
 }
 
-/// Returns what a command assumes about the import mark: the record that another program's leases of the
-/// network were imported. If the configuration has the format of the other program, an ADD or a DEL assumes
-/// that the mark is present. The ADD that writes the mark assumes that it is absent. Any other DEL also
-/// assumes that it is absent, and also finds leases that were imported elsewhere and copied into this store.
+/// Returns what a command assumes about the import mark: the record which states that host-local's leases of
+/// the network were imported. If host-local still has a folder for the network, the command assumes that the
+/// mark is present, so that it need not read the folder. An ADD that imports the folder writes the mark, so
+/// it assumes that the mark is absent. If host-local has no folder for the network, an ADD does not depend on
+/// the mark. A DEL then assumes that the mark is absent. This assumption is verified, so the DEL also finds
+/// leases that were imported elsewhere and copied into this store.
 fn import_mark(command: &Command) -> Option<Expect> {
     match command {
         Command::Add(Add { legacy: Legacy::Absent, .. }) => None,
@@ -408,15 +417,18 @@ fn import_mark(command: &Command) -> Option<Expect> {
     }
 }
 
-/// Returns whether a command is refused because other owners hold leases. Their boots may have ended.
+/// Returns whether a plan refuses a command because other owners hold leases. These leases may have ended
+/// with the boots of other nodes, so the caller must read the records of the nodes before it reports the
+/// refusal.
 fn is_refused_for_holders(plan: &Plan) -> bool {
     use crate::error::Refusal::{Exhausted, GatewayHeld, Held, Predecessor};
     let held = &plan.outcome;
     matches!(held, Err(Exhausted { .. } | Held { .. } | Predecessor { .. } | GatewayHeld { .. }))
 }
 
-/// Reads the records that a plan without changes assumed or counted, because no commit compares them. Returns
-/// whether the outcome is still valid.
+/// Verifies a plan without changes, because no commit compares the records that the plan depends on. Reads
+/// the records about which an assumption was made, and counts full ranges again. Returns whether the outcome
+/// is verified; if not, the allocator must decide again.
 fn verify(
     view: &ClusterView<'_>,
     plan: &Plan,
@@ -430,7 +442,8 @@ fn verify(
     read.extend(member.changes().then(|| member.path()));
     view.fetch(&read)?;
     if member.changes() && member.learn_from(view)? {
-        // A transaction may have been applied between that read and the fence.
+        // Read the records again, because a transaction may have been applied after the first read and before
+        // the fence.
         view.fetch(&assumed)?;
     }
     if assumed.iter().any(|path| view.known_entry(path).is_some()) {
@@ -445,8 +458,8 @@ impl<S: Server> ClusterStore<S> {
         records::list(&self.server, kind, listing_ends(), decode)
     }
 
-    /// Calls `each` with the holders of all addresses, one page at a time. Leaves out leases that have ended
-    /// with their boot.
+    /// Calls `each` with the holder of every address, one page of records at a time. Leaves out leases that
+    /// have ended with their boot.
     fn holders(
         &mut self,
         cx: &Context,

@@ -1,14 +1,14 @@
-//! This machine as a node of the cluster: the name that it has in the cluster, and the node's record, which
-//! all its transactions compare.
+//! This machine as a node of the cluster: the node's name, and the node's record, which all transactions of
+//! the node compare.
 //!
 //! To advance the record means to write it again. After that, every transaction that compares an earlier
 //! version of the record fails. A node advances its record in three cases: to claim its name once in a boot,
 //! to fence transactions that may be in flight although no process waits for them, and when the leases of its
-//! earlier boots are removed.
+//! earlier boots have been removed.
 //! Invariant: every transaction that changes leases or pools compares the record. As soon as another machine
 //! or a later boot owns the name, the former owner can lease nothing under the name. A lease counts as ended
-//! only if this record says that the lease's boot is over. A transaction that leases the address of an ended
-//! lease compares the record.
+//! only if the record of its node says that the lease's boot is over. A transaction that leases the address
+//! of an ended lease compares that record.
 
 use std::time::Instant;
 
@@ -25,7 +25,8 @@ use crate::error::StoreError;
 use crate::model::NodeRecord;
 use crate::store::codec;
 
-/// What a command does as a node of the cluster.
+/// The kinds of commands: whether a command changes anything, and whether it may run while another machine
+/// owns the node name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The command changes nothing.
@@ -34,10 +35,11 @@ pub enum Role {
     ChecksName,
     /// The command frees an owner's leases, whichever machine owns the name.
     Frees,
-    /// The command frees leases that only the machine that owns the name may free. A copy of the machine has
-    /// the same Docker networks, so it would find the same leases.
+    /// The command frees leases, and fails if another machine owns the node name. (A copy of the machine has
+    /// the same Docker networks, so it could otherwise free the leases of the original machine.)
     FreesOwn,
-    /// The command leases addresses, or frees leases that other machines with this name may have made.
+    /// The command leases addresses, or frees leases that other machines with the same node name may have
+    /// made. It claims the node name.
     Leases,
 }
 
@@ -80,21 +82,26 @@ pub struct Member<'a> {
     pub cx: Context,
     /// The node's record on the server; `None` if there is none.
     pub record: Option<(Entry, NodeRecord)>,
-    /// The path of the record that stores the machine's name, if that record does not exist yet.
+    /// The path of the `machine/` record, which stores the machine's node name, if that record does not exist
+    /// yet.
     unnamed: Option<String>,
-    /// A turn in which this boot owned the name; `None` if no such turn is known.
+    /// The number of a turn (see [`NodeRecord::turn`]) in which this boot owned the node name; `None` if no
+    /// such turn is known.
     owned: Option<u64>,
-    /// The ID of the folder with the in-flight notes. Processes with the same ID see each other's notes.
+    /// The ID of the folder with the in-flight notes (see [`super::notes`]). Processes with the same ID see
+    /// each other's notes.
     folder: u64,
     note: Option<Note>,
     /// Whether a transaction was sent that may still be applied.
     pub is_in_flight: bool,
-    /// Whether no note can be created, so each command fences.
+    /// Whether this process cannot create an in-flight note. Every command then fences.
     pub is_blind: bool,
 }
 
 impl<'a> Member<'a> {
-    /// Makes the node of a command. Fences all transactions that earlier commands left in flight.
+    /// Begins a command on this node. If the command changes records, first fences all transactions that
+    /// earlier commands left in flight: writes the node's record again, so that these transactions fail. Then
+    /// creates the in-flight note of the command.
     pub fn enter(
         server: &'a dyn Server,
         cache: &'a LocalCache,
@@ -141,18 +148,19 @@ impl<'a> Member<'a> {
         Ok(member)
     }
 
-    /// Reads the record, fences transactions that were left in flight, and claims the name if the command
-    /// needs it.
+    /// Reads the node's record. If the command changes records, also fences transactions that were left in
+    /// flight. Claims the node name if the command needs it.
     fn join(&mut self) -> Result<(), StoreError> {
         self.fetch()?;
         if !self.role.changes() {
             return self.settle(false, false);
         }
-        // If the folder cannot be written, there is no lock, and each process fences by itself.
+        // If the folder of notes cannot be written, there is no lock, and each process fences by itself.
         let _lock = self.notes().lock(self.server, self.until);
         let left = self.notes().look();
         self.settle(left != Left::Nothing, matches!(left, Left::Abandoned(_)))?;
-        // If the record is new, its notes are in a different folder.
+        // Use the folder of the current record: if the record is new, the notes are now in a different
+        // folder.
         if self.notes().clear(left).is_err() {
             self.become_blind();
             self.settle(false, false)?;
@@ -160,14 +168,15 @@ impl<'a> Member<'a> {
         Ok(())
     }
 
-    /// Records that this process cannot create a note, so every other process must fence its transactions.
+    /// Records that this process cannot create an in-flight note. The other processes must then fence this
+    /// process's transactions without having seen a note.
     fn become_blind(&mut self) {
         self.is_blind = true;
         self.folder = self.cache.id(true, &self.cx);
     }
 
-    /// Returns whether the process that wrote the record uses another folder of notes. Its transactions may
-    /// be in flight.
+    /// Returns whether the process that last wrote the node's record uses another folder of in-flight notes.
+    /// If so, that process may have transactions in flight whose notes this process cannot see.
     fn is_foreign(&self) -> bool {
         self.node().is_some_and(|record| record.notes != self.folder)
     }
@@ -195,25 +204,28 @@ impl<'a> Member<'a> {
         keys::node(&self.cx.node.name)
     }
 
-    /// Returns the path and the record of the node as it is on the server, for a view.
+    /// Returns the path of the node's record, and the record as it is on the server. A view starts with this
+    /// record.
     pub fn known(&self) -> (String, Option<Entry>) {
         (self.path(), self.record.as_ref().map(|(entry, _)| entry.clone()))
     }
 
-    /// Makes every transaction of this node fail that is still in flight.
+    /// Fences: writes the node's record again, so that every transaction of this node that is still in flight
+    /// fails.
     pub fn fence(&mut self) -> Result<(), StoreError> {
         self.fetch()?;
         self.settle(true, true)
     }
 
-    /// Whether the command changes records.
+    /// Returns whether the command changes records.
     pub fn changes(&self) -> bool {
         self.role.changes()
     }
 
-    /// Uses the node's record that a view has read, if the record has changed: another process advanced it, and
-    /// may have a transaction in flight that only a fence stops. Returns whether the record has changed. An error
-    /// if another machine or boot owns the name.
+    /// Takes over the node's record from a view, if the view has read a newer record. The process that wrote
+    /// the newer record may have transactions in flight whose notes this process cannot see. If so, fences
+    /// those transactions. Returns whether the record has changed. Fails if another machine or boot owns the
+    /// name.
     pub fn learn_from(&mut self, view: &ClusterView<'_>) -> Result<bool, StoreError> {
         let now = view.known.borrow().get(&self.path()).cloned();
         let is_new = |now: &Option<Entry>| now.as_ref().map(|e| e.version) != self.version();
@@ -230,14 +242,14 @@ impl<'a> Member<'a> {
     /// Records in the node's record that no lease of this machine's earlier boots is left.
     pub fn forget_earlier_boots(&mut self) -> Result<(), StoreError> {
         if let Some(record) = self.node().filter(|record| record.has_earlier) {
-            // If another process was faster, the next command tries again.
+            // If another process changes the record first, the next command tries again.
             self.advance(NodeRecord { has_earlier: false, ..record.clone() })?;
         }
         Ok(())
     }
 
-    /// Reads the record under the name that the machine had when it first leased in this cluster. The host
-    /// name may have changed since then.
+    /// Reads the node's record. The machine keeps the node name that it had when it first leased in this
+    /// cluster, because the host name may have changed since then.
     fn fetch(&mut self) -> Result<(), StoreError> {
         let (path, machine) = (self.path(), self.machine_path());
         let paths = [Some(&*path), machine.as_deref()];
@@ -268,9 +280,11 @@ impl<'a> Member<'a> {
         Ok((entry, record))
     }
 
-    /// Claims the name if the command needs it. Fences if `fences` is set, or if this process cannot see the
-    /// notes of the process that wrote the record. A node without a record needs no fence, because nothing in
-    /// flight compares the record. If `must_exist` is set, the record is created nevertheless.
+    /// Claims the node name if the command needs it. Fences if `fences` is set, or if this process cannot see
+    /// the notes of the process that wrote the record.
+    ///
+    /// A node without a record needs no fence, because no transaction in flight compares the record. If
+    /// `fences` and `must_exist` are both set, the missing record is created nevertheless.
     fn settle(&mut self, mut fences: bool, must_exist: bool) -> Result<(), StoreError> {
         for lost in 1..=TRIES {
             if let Some(record) = self.node()
@@ -294,7 +308,8 @@ impl<'a> Member<'a> {
             } else {
                 backoff::after_lost_races(self.server, lost, self.cx.seed, self.until);
                 self.fetch()?;
-                // If the record has changed, another process advanced it, so no further fence is needed.
+                // If the record has changed, another process has written it. That write already was a fence,
+                // so no further fence is needed.
                 fences &= self.version() == before;
             }
         }
@@ -316,13 +331,13 @@ impl<'a> Member<'a> {
     fn needs_claim(&self) -> bool {
         let cx = &self.cx;
         self.node().is_none_or(|record| {
-            // A caller that does not know its machine or boot must not end another machine's boot.
+            // A caller without a known machine or boot must not claim the name of another machine.
             let is_unsure = cx.node.machine.is_empty() && !record.node.machine.is_empty();
             !is_unsure && cx.boot.is_some() && record.boot != cx.boot
         })
     }
 
-    /// Returns the record that states that this boot owns the name.
+    /// Makes a node record which states that this boot owns the node name.
     fn claim(&self, before: Option<&NodeRecord>) -> NodeRecord {
         let Context { node, boot, booted, now, seed, .. } = self.cx.clone();
         let (first, id) = before.map_or((now, seed), |before| (before.first, before.id));
@@ -331,8 +346,8 @@ impl<'a> Member<'a> {
         NodeRecord { node, id, boot, first, since: now, booted, has_earlier, turn, notes }
     }
 
-    /// Writes the record with the next turn. Returns `false` if another process changed the record first, or
-    /// if it is unknown whether the write was applied.
+    /// Writes the node's record with the next turn number. Returns `false` if another process changed the
+    /// record first, or if it is unknown whether the write was applied.
     fn advance(&mut self, record: NodeRecord) -> Result<bool, StoreError> {
         let record = NodeRecord { turn: record.turn + 1, notes: self.folder, ..record };
         let (path, nonce) = (self.path(), new_nonce(self.cx.seed));
@@ -363,14 +378,15 @@ impl<'a> Member<'a> {
         Ok(true)
     }
 
-    /// Fails if another machine or boot owns the name. A machine without a machine-id counts as any machine.
+    /// Fails if another machine or boot owns the node name. A machine without a machine-id counts as equal to
+    /// any machine.
     fn check_owner(&self, record: &NodeRecord) -> Result<(), StoreError> {
         let cx = &self.cx;
         let machines = [&record.node.machine, &cx.node.machine];
         let is_other = machines[0] != machines[1] && !machines.iter().any(|m| m.is_empty());
-        // If this boot owned the name and lost it, then this boot is over, or another machine has the same
-        // machine-id. If the record is older than the record that this boot wrote, the server was restored
-        // from a backup.
+        // If this boot owned the name and then lost it, there are two explanations: the boot is over, or
+        // another machine has the same machine-id. If the record is older than the record that this boot
+        // wrote, the server was restored from a backup.
         let is_newer = self.owned.is_some_and(|turn| record.turn >= turn);
         if is_other || is_newer && record.boot != cx.boot {
             let (place, node) = (self.server.place(), cx.node.clone());
@@ -390,13 +406,13 @@ impl Drop for Member<'_> {
     }
 }
 
-/// Returns whether the record states that this boot owns the name.
+/// Returns whether a node record states that this boot of this machine owns the node name.
 pub fn is_ours(record: &NodeRecord, cx: &Context) -> bool {
     cx.boot.is_some() && record.boot == cx.boot && record.node.machine == cx.node.machine
 }
 
-/// Removes a node's record, so that the name is free. Does nothing if another machine or boot has claimed the
-/// name since `record` was read.
+/// Removes a node's record, so that other machines can use the node name. Returns `false`, and removes
+/// nothing, if another machine or boot has claimed the name since `record` was read.
 pub fn forget(
     server: &dyn Server,
     record: &NodeRecord,

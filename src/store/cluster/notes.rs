@@ -3,10 +3,11 @@
 //!
 //! Every command that changes something first creates a note: a file on tmpfs that the process locks with
 //! `flock(2)`. The command removes the note when it knows the outcome of all its transactions. The lock shows
-//! whether the process is still running. A note without a lock is abandoned: its transaction may still be
-//! applied at any time. The next command therefore fences this transaction by writing the node's record
-//! again, which every transaction of the node compares. Invariant: as long as a process is running, its note
-//! is never visible without the lock.
+//! whether the process is still running. A note without a lock is abandoned: the server may still apply the
+//! transaction of that process at any time. The next command therefore *fences* the transaction: it writes
+//! the node's record again. The transaction then fails, because every transaction of the node compares this
+//! record.
+//! Invariant: as long as a process is running, its note is never visible without the lock.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
@@ -16,12 +17,12 @@ use std::time::{Duration, Instant};
 use super::server::Server;
 use crate::sys::files;
 
-/// How often a process tries to take the lock that the fencing process holds. [`BETWEEN_TRIES`] is the time
-/// between two tries.
+/// How often a process tries to take the lock that another, fencing process holds. [`BETWEEN_TRIES`] is the
+/// time between two tries.
 const TRIES: u32 = 300;
 const BETWEEN_TRIES: Duration = Duration::from_millis(1);
 
-/// The in-flight notes of one node in one cluster.
+/// The folder with the in-flight notes of one node in one cluster.
 #[derive(Debug)]
 pub struct Notes {
     folder: PathBuf,
@@ -38,7 +39,7 @@ pub enum Left {
     Unknown,
 }
 
-/// The note of a command. If it is dropped without [`Note::remove`], the note is abandoned.
+/// The in-flight note of a command. If the value is dropped without [`Note::remove`], the note is abandoned.
 #[derive(Debug)]
 pub struct Note {
     path: PathBuf,
@@ -46,10 +47,10 @@ pub struct Note {
 }
 
 impl Note {
-    /// Removes the note, because the outcome of every transaction of the command is known, or the transaction
-    /// was fenced.
+    /// Removes the note. Each transaction of the command must either have a known outcome or be fenced before
+    /// this call.
     pub fn remove(self) {
-        // If the note stays, the next command fences. That does no harm.
+        // If the note cannot be removed, the next command fences, which is harmless.
         let _ = fs::remove_file(self.path);
     }
 }
@@ -60,7 +61,7 @@ impl Notes {
         Notes { folder }
     }
 
-    /// Looks for abandoned notes.
+    /// Looks for notes of processes that have ended.
     pub fn look(&self) -> Left {
         let Ok(files) = fs::read_dir(&self.folder) else { return Left::Unknown };
         let mut abandoned = Vec::new();
@@ -81,8 +82,9 @@ impl Notes {
         if abandoned.is_empty() { Left::Nothing } else { Left::Abandoned(abandoned) }
     }
 
-    /// Waits briefly for another process of this node that is fencing, so that only one process fences. (A
-    /// second fence would be harmless.) The lock is released when the returned file is dropped.
+    /// Takes the lock that a process holds while it fences, so that only one process of the node fences.
+    /// Waits briefly for the lock. Returns `None` if the lock cannot be taken; then several processes may
+    /// fence, which is harmless. Dropping the returned file releases the lock.
     pub fn lock(&self, server: &dyn Server, until: Instant) -> Option<File> {
         files::make_folder(&self.folder).ok()?;
         let path = self.folder.with_extension("lock");
@@ -95,7 +97,8 @@ impl Notes {
         Some(file)
     }
 
-    /// Creates the folder if it is missing, and removes abandoned notes. Their transactions have been fenced.
+    /// Creates the folder if it is missing, and removes abandoned notes. The transactions of these notes must
+    /// have been fenced before this call.
     pub fn clear(&self, left: Left) -> io::Result<()> {
         files::make_folder(&self.folder.join("note"))?;
         let Left::Abandoned(paths) = left else { return Ok(()) };
@@ -105,7 +108,7 @@ impl Notes {
         Ok(())
     }
 
-    /// Creates the note of a command.
+    /// Creates and locks the in-flight note of a command.
     pub fn begin(&self, name: u128) -> io::Result<Note> {
         let path = self.folder.join(format!("{name:032x}"));
         let hidden = path.with_extension("new");
@@ -116,8 +119,8 @@ impl Notes {
         linked.map(|()| Note { path, _lock: lock })
     }
 
-    /// Removes the folder, because this command cannot create a note. The missing folder makes the next
-    /// command fence.
+    /// Removes the folder of notes, because this command cannot create a note. The next command then finds no
+    /// folder, and fences.
     pub fn give_up(&self) {
         let _ = fs::remove_dir_all(&self.folder);
     }

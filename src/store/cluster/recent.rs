@@ -1,9 +1,9 @@
-//! Records of pools and of their addresses that the requests of one daemon have recently read or written. A
-//! later request starts with these records, so it need not read them again.
+//! Records of pools and of their addresses that the requests of one `subletd` process have recently read or
+//! written. A later request starts with these records, so that it need not read them again.
 //!
-//! A record may be outdated. Invariant: if a request changes something, the commit compares the records of the
-//! pool and of the address that it leases or frees. If it changes nothing, it is decided again without these
-//! records.
+//! A record may be outdated. Invariant: if a request changes something, the commit compares the records of
+//! the pool and of the address that it leases or frees. If a request changes nothing, it is decided again
+//! without these records.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,17 +14,18 @@ use super::server::Entries;
 use super::view::Unresolved;
 use crate::model::{PoolId, Timestamp};
 
-/// How long a listing of addresses is used, in seconds. While it is used, an address that another host has
-/// freed still counts as leased.
+/// How long a listing of addresses is used, in seconds. During this time, an address that another host has
+/// freed may still count as leased.
 const LISTING_AGE: u64 = 1;
-/// The maximum number of records. When there are more, all are discarded.
+/// The maximum number of recent records. If there are more, all records are discarded.
 const MOST: usize = 4096;
 
-/// The recent records of one daemon. Its clones share them.
+/// The recent records of one `subletd` process. All clones of this value share the same records.
 #[derive(Clone, Default)]
 pub struct Recent {
     records: Arc<Mutex<Arc<Records>>>,
-    /// Requests for an address that were reported as failed, but that the server may have applied later.
+    /// The transactions of address requests that were reported as failed, although the server may have
+    /// applied them.
     unresolved: Arc<Mutex<Vec<(PoolId, Unresolved)>>>,
 }
 
@@ -48,7 +49,8 @@ impl Recent {
         records.clone()
     }
 
-    /// Adds what a request that started with `before` has learned.
+    /// Adds the records that a request has read or written. `before` has the records with which the request
+    /// started, and `known` has the records that are known at its end.
     pub fn learn(&self, before: &Records, known: &Known, now: Timestamp) {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         let records = Arc::make_mut(&mut records);
@@ -59,8 +61,8 @@ impl Recent {
                 records.entries.insert(path.clone(), entry.clone());
             }
         }
-        // The request no longer knows these addresses: a new listing did not contain them, or the request was
-        // decided again without the recent records and did not need them.
+        // Remove addresses that are in `before` but not in `known`. Either a new listing did not contain
+        // them, or the request was decided again without the recent records and did not need them.
         let is_gone =
             |path: &&String| path.starts_with(keys::ADDRESS) && !known.entries.contains_key(*path);
         for path in before.entries.keys().filter(is_gone) {
@@ -78,15 +80,16 @@ impl Recent {
         }
     }
 
-    /// Returns the requests that the server may have applied although they were reported as failed.
+    /// Returns the transactions of address requests that were reported as failed, although the server may
+    /// have applied them.
     pub fn unresolved(&self) -> MutexGuard<'_, Vec<(PoolId, Unresolved)>> {
         self.unresolved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Records {
-    /// Adds the record of this pool, and the records of all addresses, to what a request knows. Leaves out
-    /// other pools, because a transaction compares every pool that it knows.
+    /// Adds the record of this pool, and the records of all addresses, to the known records of a request.
+    /// Leaves out other pools, because a transaction compares all known pools.
     pub fn add_to(&self, known: &mut Known, pool: &PoolId) {
         let pool = keys::named(keys::POOL, &pool.0);
         let of_pool = |path: &String| *path == pool || path.starts_with(keys::ADDRESS);
@@ -95,7 +98,7 @@ impl Records {
         known.listed.extend(self.listed.iter().cloned());
     }
 
-    /// Removes these records and listings from what a request knows.
+    /// Removes these records and listings from the known records of a request.
     pub fn remove_from(&self, known: &mut Known) {
         known.entries.retain(|path, entry| self.entries.get(path) != Some(entry));
         known.listed.retain(|prefix| !self.listed.contains(prefix));

@@ -1,8 +1,8 @@
-//! Decodes a server's records. Also lists all records of a kind, and exports all records that another store
-//! can import.
+//! Decodes the records of a cluster. Also lists all records of a kind, and exports all records that another
+//! store can import.
 //!
-//! Invariant: either every record below the prefix is exported, or the export fails. Leases are exported from
-//! the records of addresses; the records of owners are only an index.
+//! Invariant: either every record is exported, or the export fails. Leases are exported from the records of
+//! addresses, because the records of owners are only an index.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -58,7 +58,8 @@ pub fn checked<T>(
     decoded.map_err(|Bad(what)| bad_record(server, path, what))
 }
 
-/// Makes the error for a record that sublet cannot have written in this form.
+/// Makes the error for a record that sublet cannot have written in this form, or that a different version of
+/// sublet has written.
 pub fn bad_record(server: &dyn Server, path: &str, what: &str) -> StoreError {
     let place = server.place();
     if what == codec::OTHER_VERSION.0 {
@@ -67,9 +68,10 @@ pub fn bad_record(server: &dyn Server, path: &str, what: &str) -> StoreError {
     StoreError::BadRecord { place, key: path.to_owned(), what: what.to_owned() }
 }
 
-/// Calls `each` with every record that can be imported, kind by kind and sorted by path. Reservations for
-/// names come after the leases: while a name's container has the address, the record of the address contains the
-/// container's lease.
+/// Calls `each` with every record that can be imported, kind by kind and sorted by path. Reservations for a
+/// name are exported after the leases, from the records of their owners. They cannot be exported from the
+/// records of addresses: while the container of that name has the address, the record of the address contains
+/// the container's lease.
 pub fn export(server: &dyn Server, until: Instant, each: &mut EachRecord<'_>) -> Result<(), Error> {
     let kinds: [(&str, Decode<Option<Record>>); 6] = [
         (keys::ADOPTED, adopted),
@@ -79,14 +81,14 @@ pub fn export(server: &dyn Server, until: Instant, each: &mut EachRecord<'_>) ->
         (keys::CURSOR, cursor),
         (keys::STICKY, sticky),
     ];
-    // The sets that have boot leases. Hints in these sets end with the boot, too.
+    // The sets that have boot leases. Hints in these sets also end with the boot.
     let mut boot_sets = BTreeSet::new();
     for (kind, decode) in kinds {
         for page in pages(server, kind, until, decode) {
             for record in page?.into_iter().flatten() {
                 boot_sets.extend(Some(&record).filter(|r| ends_with_boot(r)).and_then(Record::set));
-                // A reservation is durable in any set. The set's other records must be in the same lease file
-                // as the set's leases.
+                // A reservation is durable in any set. The other records of a set must be in the same lease
+                // file as the leases of the set.
                 let lease = matches!(&record, Record::Lease(l) if l.kind != Kind::Reserved);
                 let in_boot_set = record.set().is_some_and(|set| boot_sets.contains(&set));
                 let boot = ends_with_boot(&record) || in_boot_set && !lease;
@@ -113,8 +115,8 @@ fn ends_with_boot(record: &Record) -> bool {
 
 const WRONG_KEY: Bad = Bad("the key has an unknown format");
 
-/// Decodes a record that does not depend on its path: a pool, the pools of an address space, or the address
-/// in a hint.
+/// Decodes a record whose value is complete without its path: for example a pool, the pools of an address
+/// space, or the address in a hint.
 pub fn plain<T: DeserializeOwned>(path: &str, entry: &Entry) -> Result<T, Bad> {
     codec::unseal(path.as_bytes(), entry.record())
 }
@@ -126,8 +128,8 @@ pub fn address(path: &str, entry: &Entry) -> Result<((SetName, Addr), Holder), B
     Ok(((set, addr), holder))
 }
 
-/// Decodes the holder in the record of an address or of a cooling address. `here` is the node that decodes
-/// the record.
+/// Decodes the holder in the record of an address, or in the index entry of a cooling address. `here` is the
+/// node that decodes the record.
 pub fn holder(
     path: &str,
     set: &SetName,
@@ -138,14 +140,14 @@ pub fn holder(
     codec::read_slot(path.as_bytes(), set, addr, entry.record(), here)
 }
 
-/// Decodes an owner's record: the set, and the owner's leases in it.
+/// Decodes an owner's record: the set from its path, and the owner's leases in that set.
 pub fn owner(path: &str, entry: &Entry) -> Result<(SetName, Vec<Lease>), Bad> {
     let set = keys::read_owner_set(path).ok_or(WRONG_KEY)?;
     let leases = codec::read_owned(path.as_bytes(), &set, entry.record())?;
     Ok((set, leases))
 }
 
-/// Decodes a node.
+/// Decodes the record of a node.
 pub fn node(path: &str, entry: &Entry) -> Result<NodeRecord, Bad> {
     let name = keys::read_name(keys::NODE, path).ok_or(WRONG_KEY)?;
     codec::read_node(path.as_bytes(), &name, entry.record())
@@ -177,7 +179,7 @@ pub fn events(path: &str, entry: &Entry) -> Result<Vec<Event>, Bad> {
 fn lease_or_cooling(path: &str, entry: &Entry) -> Result<Option<Record>, Bad> {
     let ((set, _), holder) = address(path, entry)?;
     Ok(match holder {
-        // The owner's record exports this reservation.
+        // This reservation is exported from the record of its owner.
         Holder::Leased(lease) if matches!(lease.owner, Owner::Named(_)) => None,
         Holder::Leased(lease) => Some(Record::Lease(*lease)),
         Holder::Cooling(cooling) => Some(Record::Cooling(set, cooling)),

@@ -1,7 +1,8 @@
-//! The steps of the search for a free address. [`super::answers`] defines their order.
+//! The steps of the search for a free address. [`super::answers`] defines the order of the steps.
 //!
-//! Invariant: an address that the search returns is known or assumed to be free, and the commit compares its
-//! record. A command is refused because of full spans only after all these spans were counted in one request.
+//! Invariant: an address that the search returns is known or assumed to be free, and the commit compares the
+//! record of the address. A command is refused because of full spans only after all these spans were counted
+//! in one request.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,8 +17,8 @@ use crate::net::{Addr, Span};
 
 /// The maximum number of ranges that are counted in one etcd transaction.
 const MAX_RANGES: u128 = 100;
-/// If a command has lost more races than this, it leases any free address, because many clients compete for
-/// the lowest or the next address.
+/// After a command has lost this many races against other clients, it leases a random free address, because
+/// many clients compete for the lowest or the next address.
 pub const MAX_LOST_RACES: u32 = 2;
 /// The number of addresses in a chunk.
 const CHUNK: u128 = 256;
@@ -25,9 +26,9 @@ const CHUNK: u128 = 256;
 /// The state of the search during one command.
 #[derive(Default)]
 pub struct Search {
-    /// Whether chunks are listed. Set after an assumption was wrong.
+    /// Whether the search lists chunks. Set after an assumption was wrong.
     pub list_chunks: Cell<bool>,
-    /// Whether ranges are counted. Set after a listed chunk was full.
+    /// Whether the search counts the records in ranges. Set after a listed chunk was full.
     pub count_ranges: Cell<bool>,
     /// How often another client has leased the chosen address first.
     pub lost_races: Cell<u32>,
@@ -40,9 +41,9 @@ pub struct Search {
 }
 
 impl ClusterView<'_> {
-    /// Returns an address in the span that is leased, but whose lease has ended with its boot. (Counts count
-    /// such an address as in use.) Reads the leases of a node only if some of them may have ended: first the
-    /// leases of this node, and then the leases of the other known nodes, one node after the other.
+    /// Returns an address in the span whose lease has ended with its boot. (When records are counted, such an
+    /// address counts as in use.) Reads the leases of a node only if some of them may have ended. Starts with
+    /// the leases of this node, and continues with the other known nodes, one after the other.
     pub fn find_ended(&self, set: &SetName, span: Span) -> Result<Option<Addr>, StoreError> {
         let here = &self.cx.node.name;
         let mut nodes = Vec::from_iter(self.has_earlier.get().then(|| here.clone()));
@@ -57,7 +58,7 @@ impl ClusterView<'_> {
             for (path, entry) in self.below(&prefix) {
                 let leases = self.leases_in(&path, &entry)?.into_iter();
                 for lease in leases.filter(|l| span.contains(l.addr) && self.has_ended(l)) {
-                    // The record of the address is authoritative, because it may have changed since the
+                    // Read the record of the address, which is authoritative. It may have changed since the
                     // owner's record was read.
                     self.read(&keys::address(set, lease.addr))?;
                     if !self.is_held(set, lease.addr)? {
@@ -69,9 +70,9 @@ impl ClusterView<'_> {
         Ok(None)
     }
 
-    /// Returns a free address in the span and in the chunk that contains the span's first address. This is
-    /// either the lowest free address or a random one, so that clients with similar searches choose different
-    /// addresses.
+    /// Returns a free address that is in the span and in the chunk with the span's first address. Chooses
+    /// either the lowest such address or a random one. A random choice makes clients with similar searches
+    /// lease different addresses.
     pub fn pick_in_chunk(
         &self,
         set: &SetName,
@@ -87,8 +88,8 @@ impl ClusterView<'_> {
             }
         }
         let lowest = match order {
-            // The span starts at the address that the hash of the owner selects. Lease this address if it is
-            // free.
+            // The span starts at the address that the hash of the owner selects. Choose this address if it is
+            // free, and otherwise a random one.
             Order::Any => free.first() == Some(&span.first),
             Order::Ascending => {
                 self.search.lost_races.get() < MAX_LOST_RACES && !self.search.is_contended.get()
@@ -113,12 +114,12 @@ impl ClusterView<'_> {
         loop {
             let parts = parts(within);
             let Some((part, n)) = self.first_with_room(set, &parts)? else {
-                // The previous count found free addresses in this part, so other clients have leased them
-                // since then.
+                // The previous count found free addresses in this part. Other clients have leased them since
+                // then.
                 return Ok((within != span).then_some(within.first));
             };
             if n == 0 || keys::chunk_of(part.first).contains(part.last) {
-                // An earlier listing of the chunk showed no room, so the listing is outdated.
+                // Discard an earlier listing of the chunk. It showed no free address, so it is outdated.
                 self.known.borrow_mut().invalidate(&keys::chunk(set, part.first));
                 return Ok(Some(part.first));
             }
@@ -141,8 +142,9 @@ impl ClusterView<'_> {
         Ok(counted.find(|(span, n)| u128::from(*n) < span.size()))
     }
 
-    /// Returns whether all spans that were found to be full are still full. They are counted in one request.
-    /// If one of them is not full, all listings are outdated.
+    /// Counts all spans that were found to be full again, in one request. Returns whether they are still
+    /// full. If a span of a set is not full, discards all listings of the set's addresses, because they are
+    /// outdated.
     pub fn confirm_full(&self) -> Result<bool, StoreError> {
         let full = self.search.full.borrow().clone();
         for (set, spans) in full {

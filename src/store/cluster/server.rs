@@ -106,10 +106,10 @@ pub enum Commit {
     Unknown(StoreError),
 }
 
-/// What the server reports if a comparison does not hold.
+/// The report of the server about comparisons that do not hold.
 #[derive(Debug)]
 pub enum Conflict {
-    /// The records of all compared paths. They are from one moment after the comparison.
+    /// The records of all compared paths, all as they were at one moment after the comparison.
     Current(Entries),
     /// The paths whose comparisons failed, without their records.
     Stale(Vec<String>),
@@ -121,11 +121,11 @@ pub type Pages<'a> = Box<dyn Iterator<Item = Result<Vec<(String, Entry)>, StoreE
 /// A compare-and-set server, or a cluster of such servers. Every call returns by `until`. If a call returns
 /// an error, nothing was changed.
 pub trait Server {
-    /// Returns the server's name, for messages.
+    /// Returns the product and the addresses of the servers, for messages.
     fn place(&self) -> String;
 
-    /// Waits for other clients, at most for `wait` and not beyond `until`. A simulated server does not really
-    /// wait.
+    /// Waits for other clients for the duration `wait`, but not beyond `until`. A simulated server does not
+    /// really wait.
     fn pause(&self, wait: Duration, until: Instant) {
         super::backoff::pause(wait, until);
     }
@@ -134,7 +134,7 @@ pub trait Server {
     /// one [`Server::get`].
     fn max_operations(&self) -> usize;
 
-    /// Returns the records at these paths. They are all from one moment between the call and its return.
+    /// Returns the records at these paths. All are read at the same moment, between the call and its return.
     fn get(&self, paths: &[&str], until: Instant) -> Result<Entries, StoreError>;
 
     /// Returns every record whose path starts with `prefix`, which ends in `/`. If there are more than a few
@@ -158,8 +158,9 @@ pub trait Server {
         ))
     }
 
-    /// Returns the number of records in each range. If there are at most 128 ranges, all numbers are from one
-    /// moment. All ranges are below `folder`. Records that the server hides from this client are not counted.
+    /// Returns the number of records in each range. All ranges are below `folder`. If there are at most 128
+    /// ranges, all numbers are from the same moment. Records that the server hides from this client are not
+    /// counted.
     fn count(
         &self,
         folder: &str,

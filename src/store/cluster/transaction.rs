@@ -1,12 +1,13 @@
-//! Translates the changes of a plan into records to write, and what the plan depends on into comparisons.
+//! Translates a plan into a transaction. The changes of the plan become writes, and the records that the plan
+//! depends on become comparisons.
 //!
-//! Every record that a transaction writes begins with the transaction's nonce, by which the transaction can
-//! be recognized later.
+//! Every record that a transaction writes begins with the transaction's nonce. The nonce shows later that
+//! this transaction wrote the record.
 //! Invariant: the record of an address and the record of its owner change in the same transaction, and both
 //! are compared. A lease is removed only if the record of its address names the same owner. A cooling address
-//! has two records, its own and an entry in the index of cooling addresses, and both change in one
-//! transaction. No lease survives its pool, for two reasons. A transaction that leases an address compares
-//! the record of the pool, which changes when the pool is closed. And a pool is removed only after it was
+//! has two records, its own and an entry in the index of cooling addresses. Both change in one transaction.
+//! No lease survives its pool, for two reasons. First, a transaction that leases an address compares the
+//! record of the pool, which changes when the pool is closed. Second, a pool is removed only after it was
 //! closed and its leases were listed afterwards.
 
 use std::collections::BTreeMap;
@@ -32,9 +33,9 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// Makes the transaction for a plan. It compares every lease and owner that it writes or that was
-    /// assumed. It also compares every pool, address space, node, network, reservation, import mark and list of
-    /// draining ranges that was read. It does not compare hints.
+    /// Makes the transaction for a plan. The transaction compares every lease and owner that it writes or
+    /// that was assumed. It also compares every pool, address space, node, network, reservation, import mark
+    /// and list of draining ranges that was read. It does not compare hints.
     pub fn new(
         changes: &[Change],
         command: &Command,
@@ -137,14 +138,15 @@ fn writes(
     Ok((draft.writes, draft.events))
 }
 
-/// How long a mark is kept, in seconds. No command takes that long.
+/// How long a mark (a record which shows that a transaction was applied) is kept, in seconds. No command
+/// takes that long.
 const MARK_AGE: u64 = 3600;
 /// The maximum number of expired marks that a transaction removes.
 const MAX_EXPIRED: usize = 8;
 
-/// Writes a mark, by which this transaction can be recognized later if it changes a pool. The record of the
-/// pool itself is not enough: the next client may overwrite it before this client knows whether its
-/// transaction was applied.
+/// Adds a mark to a transaction that changes a pool. The mark is a record that only this transaction writes,
+/// so it shows later whether the transaction was applied. The record of the pool cannot show this: the next
+/// client may overwrite it before this client has determined the outcome. Also removes expired marks.
 fn mark(writes: &mut Writes, view: &ClusterView<'_>, nonce: &Nonce) -> Result<(), StoreError> {
     let (node, now) = (&view.cx.node.name, view.cx.now);
     let marks = keys::named(keys::MARK, node) + "/";
@@ -211,11 +213,11 @@ impl Draft<'_, '_> {
         Ok(is_new)
     }
 
-    /// Removes a lease that has ended from the record of its owner.
+    /// Removes an ended lease from the record of the lease's owner.
     fn remove_ended(&mut self, lease: &Lease) -> Result<(), StoreError> {
         if let Some(path) = keys::owner(&lease.set, &lease.node, &lease.owner) {
             self.view.compare_node_of(lease);
-            // If this plan makes an assumption about that owner, the record must not be read now, because the
+            // If this plan has assumed that the owner has no record, do not read the record now, because the
             // commit compares the assumption.
             if !self.owners.contains_key(&path) {
                 self.view.read(&path)?;
@@ -261,17 +263,18 @@ impl Draft<'_, '_> {
         Ok(())
     }
 
-    /// Returns the new content of an address's record when the lease is removed: the reservation that was
-    /// under the lease, or `None` if there is none and the record is removed.
+    /// Returns the content that an address's record gets when the lease is removed. This is the reservation
+    /// under the lease (a reservation of the same address for the lease's container). Returns `None` if there
+    /// is no such reservation, so that the record is removed.
     fn left_by(&self, lease: &Lease) -> Result<Option<Vec<u8>>, StoreError> {
         let Some(reserved) = self.view.reservation_under(lease)? else { return Ok(None) };
         let path = keys::address(&lease.set, lease.addr);
         Ok(codec::slot(path.as_bytes(), &Holder::Leased(Box::new(reserved)), ""))
     }
 
-    /// Returns the leases of a lease's owner after the changes so far. If the owner's record is not known,
-    /// assumes that the owner has no leases; the commit compares this assumption. `None` for an address of a
-    /// Docker pool, which has no owner's record.
+    /// Returns all leases of the owner of `lease`, after the changes so far. If the owner's record is not
+    /// known, assumes that the owner has no leases; the commit compares this assumption. Returns `None` for
+    /// an address of a Docker pool, which has no owner's record.
     fn leases_of(&mut self, lease: &Lease) -> Result<Option<&mut Vec<Lease>>, StoreError> {
         let Some(path) = keys::owner(&lease.set, &lease.node, &lease.owner) else {
             return Ok(None);
@@ -280,8 +283,8 @@ impl Draft<'_, '_> {
         Ok(Some(self.owners.entry(path).or_default()))
     }
 
-    /// Loads the known record of an owner, if it was not loaded before. Removes leases that have ended with
-    /// their boot, together with the records of their addresses.
+    /// Loads the record of an owner, if the record is known and was not loaded before. Removes leases that
+    /// have ended with their boot, together with the records of their addresses.
     fn load_owner(&mut self, path: &str) -> Result<(), StoreError> {
         let entry = self.view.known_entry(path);
         let Some(entry) = entry.filter(|_| !self.owners.contains_key(path)) else {
@@ -301,8 +304,8 @@ impl Draft<'_, '_> {
         Ok(())
     }
 
-    /// Writes or removes a pool. If the pool is created or removed, the record of its address space changes
-    /// too.
+    /// Writes or removes the record of a pool. If the pool is created or removed, also changes the record of
+    /// its address space.
     fn pool(&mut self, pool: &Pool, exists: bool) -> Result<(), StoreError> {
         let path = keys::named(keys::POOL, &pool.id.0);
         let value = exists.then(|| codec::seal(path.as_bytes(), pool));
@@ -319,8 +322,8 @@ impl Draft<'_, '_> {
         Ok(())
     }
 
-    /// Stores a pod's former address. Each address is stored only for the last pod that had it, so there are
-    /// at most as many of these records as addresses.
+    /// Stores a pod's former address. Each address is stored only for the last pod that had it, so the number
+    /// of these records never exceeds the number of addresses.
     fn stick(
         &mut self,
         set: &SetName,
@@ -356,8 +359,8 @@ fn operations(writes: Writes, view: &ClusterView<'_>, nonce: &Nonce) -> Vec<Oper
         Expect::Present => (path, Expect::Present),
         _ => (path, expect(path)),
     });
-    // A GC may have read thousands of records. Look up the few that are compared, instead of searching all of
-    // them.
+    // A GC may have read thousands of records. Look up only the kinds of records that are compared, instead
+    // of searching all records.
     let read = keys::COMPARED_ONCE_READ.iter().flat_map(|kind| known.paths(kind));
     let read = read.map(|path| (path, expect(path)));
     let compared = assumed.chain(read).filter(|(path, _)| !writes.contains_key(*path));

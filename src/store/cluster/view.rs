@@ -1,4 +1,4 @@
-//! The cluster view: what the allocator knows about the cluster while it decides one command.
+//! The cluster view: the records and assumptions with which the allocator decides one command.
 //!
 //! [`super::answers`] answers the allocator's queries, [`super::search`] searches for a free address, and
 //! [`super::known`] stores the known records and the assumptions.
@@ -21,10 +21,10 @@ use crate::net::Addr;
 use crate::store::codec;
 use crate::store::codec::Bad;
 
-/// The owners on a node, sorted. Each owner has its leases in all sets.
+/// The owners on a node, sorted by owner, each with the owner's leases in all sets.
 pub type Owners = Rc<Vec<(Owner, Vec<Lease>)>>;
 
-/// What one command knows about the cluster while the allocator decides it.
+/// The records and assumptions with which the allocator decides one command in a cluster.
 pub struct ClusterView<'a> {
     pub server: &'a dyn Server,
     pub cache: &'a LocalCache,
@@ -32,17 +32,17 @@ pub struct ClusterView<'a> {
     pub cx: &'a Context,
     pub until: Instant,
     pub known: RefCell<Known>,
-    /// What the command assumes about the import mark (the record that another program's leases were
-    /// imported). If the assumption is that the mark is present, the transaction compares it. `None` if the
-    /// command does not depend on the mark.
+    /// What the command assumes about the import mark (the record which states that another program's leases
+    /// were imported). `None` if the command does not depend on the mark.
     pub import_mark: Option<Expect>,
-    /// Whether leases of an owner are looked for in all sets.
+    /// Whether the leases of an owner are searched for in all sets, not only in the set of the command.
     pub in_all_sets: bool,
     /// Whether leases of this machine's earlier boots may still exist.
     pub has_earlier: Cell<bool>,
-    /// The owners that were listed for a GC.
+    /// The owners on this node, once they have been listed. A GC passes them on to its next step.
     pub owners: RefCell<Option<Owners>>,
-    /// All nodes, by name. A command reads them only when it would otherwise be refused.
+    /// The records of all nodes, by node name. A command that changes something reads them only when it would
+    /// otherwise be refused.
     pub nodes: RefCell<Option<BTreeMap<String, (NodeRecord, Entry)>>>,
     pub search: Search,
     /// The number of this command's commits that were not applied.
@@ -60,7 +60,7 @@ pub struct Unresolved {
 }
 
 impl<'a> ClusterView<'a> {
-    /// Makes a view that knows only the records in `known`.
+    /// Makes a view that starts with the records in `known`.
     pub fn new(
         server: &'a dyn Server,
         cache: &'a LocalCache,
@@ -91,7 +91,7 @@ impl<'a> ClusterView<'a> {
         self.known.borrow().entry(path).cloned()
     }
 
-    /// Returns the record at a path. If it is not known, assumes that it is absent.
+    /// Returns the record at a path. If nothing is known about the path, assumes that there is no record.
     pub fn assume_absent(&self, path: String) -> Option<Entry> {
         let mut known = self.known.borrow_mut();
         if let Some(entry) = known.get(&path) {
@@ -101,7 +101,8 @@ impl<'a> ClusterView<'a> {
         None
     }
 
-    /// Returns whether there is a record at a path. If this is not known, assumes that there is a record.
+    /// Returns whether there is a record at a path. If nothing is known about the path, assumes that there is
+    /// a record.
     pub fn assume_present(&self, path: String) -> bool {
         let mut known = self.known.borrow_mut();
         if let Some(entry) = known.get(&path) {
@@ -111,7 +112,7 @@ impl<'a> ClusterView<'a> {
         true
     }
 
-    /// Returns the record at a path. If it is not known, reads it from the server.
+    /// Returns the record at a path. Reads the record from the server if nothing is known about the path.
     pub fn read(&self, path: &str) -> Result<Option<Entry>, StoreError> {
         if self.known.borrow().get(path).is_none() {
             self.fetch(&[path.to_owned()])?;
@@ -119,7 +120,8 @@ impl<'a> ClusterView<'a> {
         Ok(self.known_entry(path))
     }
 
-    /// Returns the decoded record at a path. If it is not known, reads it from the server.
+    /// Returns the decoded record at a path. Reads the record from the server if nothing is known about the
+    /// path.
     pub fn decoded<T>(
         &self,
         path: &str,
@@ -177,8 +179,8 @@ impl<'a> ClusterView<'a> {
         checked(self.server, &path, holder)
     }
 
-    /// Reads the records of all nodes. Returns `false` if they are already known, or if no node has ended
-    /// leases.
+    /// Reads the records of all nodes, unless they are already known. Returns whether the records were read
+    /// now and at least one node may have leases of an earlier boot.
     pub fn fetch_nodes(&self) -> Result<bool, StoreError> {
         if self.nodes.borrow().is_some() {
             return Ok(false);
@@ -191,8 +193,9 @@ impl<'a> ClusterView<'a> {
         Ok(has_ended)
     }
 
-    /// Returns whether a lease has ended with its boot, according to this boot or to the record of the
-    /// lease's node. If the context has no boot ID, no lease counts as ended.
+    /// Returns whether a lease has ended because its node has rebooted. This is decided from the current boot
+    /// of this machine, and from the record of the lease's node if that record has been read. If the context
+    /// has no boot ID, no lease counts as ended.
     pub fn has_ended(&self, lease: &Lease) -> bool {
         let ends_by = |(record, _): (NodeRecord, Entry)| {
             let (node, boot) = (record.node, record.boot);
@@ -223,9 +226,9 @@ impl<'a> ClusterView<'a> {
         Some((records::node(&path, &entry).ok()?, entry))
     }
 
-    /// Makes the transaction compare the record of a lease's node, because the transaction depends on the
-    /// lease having ended. The node may have rebooted since its record was read, and the lease may belong to
-    /// the new boot.
+    /// Makes the transaction compare the record of a lease's node. This is needed if a transaction depends on
+    /// the lease having ended: the node may have rebooted since its record was read, and the lease may belong
+    /// to the new boot.
     pub fn compare_node_of(&self, lease: &Lease) {
         if let Some((_, entry)) = self.node_of(lease) {
             self.known.borrow_mut().derive(keys::node(&lease.node.name), entry);
@@ -254,8 +257,8 @@ impl<'a> ClusterView<'a> {
         self.without_ended(holder)
     }
 
-    /// Returns the same holder, unless it is a lease that has ended. In that case, returns the reservation
-    /// under the lease, or [`Holder::Free`] if there is none.
+    /// Returns the same holder, unless the holder is a lease that has ended. Instead of an ended lease,
+    /// returns the reservation under the lease, or [`Holder::Free`] if there is none.
     pub fn without_ended(&self, holder: Holder) -> Result<Holder, StoreError> {
         match holder {
             Holder::Leased(lease) if self.has_ended(&lease) => {
@@ -282,9 +285,9 @@ impl<'a> ClusterView<'a> {
         })
     }
 
-    /// Derives the record of an address from the record of its owner. This is possible because both are
-    /// always written together. Returns `false` if the known record of the address contradicts the owner's
-    /// record.
+    /// Derives the record of a lease's address from the record of the lease's owner, `of_owner`. This saves a
+    /// read, and is possible because both records are always written together. If the record of the address
+    /// is already known, returns whether it names the same owner; otherwise returns true.
     pub fn derive_address(&self, lease: &Lease, of_owner: &Entry) -> Result<bool, StoreError> {
         let path = keys::address(&lease.set, lease.addr);
         let entry = self.known.borrow().get(&path).cloned();
@@ -306,8 +309,8 @@ impl<'a> ClusterView<'a> {
         }
     }
 
-    /// Returns the owners on this node, in all sets. They are listed only once per command. Leaves out leases
-    /// that a copy of this machine has made since this machine booted.
+    /// Returns the owners on this node and their leases in all sets. The owners are listed only once per
+    /// command. Leaves out leases that a copy of this machine has made since this machine booted.
     pub fn owners(&self) -> Result<Owners, StoreError> {
         if let Some(owners) = self.owners.borrow().as_ref() {
             return Ok(owners.clone());
@@ -327,8 +330,8 @@ impl<'a> ClusterView<'a> {
         Ok(owners)
     }
 
-    /// Returns whether a lease of this node was made in another boot, but after this boot began. Then either
-    /// a copy of this machine made the lease, or a clock was set. Such a lease counts as held.
+    /// Returns whether a lease of this node was made in another boot, but after the current boot began. The
+    /// reason is either a copy of this machine or a clock that was set. Such a lease counts as in use.
     fn is_of_copy(&self, lease: &Lease) -> bool {
         let is_of_copy = self.cx.has_ended(lease) && is_newer(lease, self.cx.booted);
         if is_of_copy {
@@ -350,20 +353,21 @@ impl<'a> ClusterView<'a> {
         }
     }
 
-    /// Returns the pools of an address space as they were when they were created.
+    /// Returns the pools of a Docker address space, as they were when they were created.
     pub fn pools(&self, space: &str) -> Result<Vec<Pool>, StoreError> {
         let pools = self.decoded(&keys::named(keys::SPACE, space), records::plain)?;
         Ok(pools.unwrap_or_default())
     }
 
-    /// Returns the address in a hint. A hint that cannot be decoded is ignored; a later command overwrites
-    /// it.
+    /// Returns the address in a hint (a record that may be outdated, such as a cursor). Ignores a
+    /// hint that cannot be decoded, because a later command overwrites it.
     pub fn hint(&self, path: &str) -> Result<Option<Addr>, StoreError> {
         Ok(self.read(path)?.and_then(|entry| records::plain(path, &entry).ok()))
     }
 }
 
-/// Returns whether a lease was made after the boot that began at `booted`.
+/// Returns whether a lease was made after the time `booted`, at which a boot began. Returns false if this
+/// time is unknown.
 fn is_newer(lease: &Lease, booted: Option<Timestamp>) -> bool {
     booted.is_some_and(|booted| lease.time > booted)
 }

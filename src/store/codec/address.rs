@@ -1,4 +1,5 @@
-//! Encodes addresses as numbers, which are shorter than text.
+//! Encodes and decodes addresses, subnets and ranges. They are stored as numbers, which are shorter than
+//! text.
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

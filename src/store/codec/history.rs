@@ -1,6 +1,7 @@
-//! Encodes events and counters. Enumeration values are stored as their words. If this build does not know a
-//! word, it skips the event or counter when it reads the record, but keeps the counter when it rewrites the
-//! record.
+//! Encodes and decodes events and counters. Enumeration values, such as a [`Verb`], are stored as words. A
+//! later version of sublet may write words that this version does not know. An event or counter with such a
+//! word is skipped when its record is decoded. When a record of counters is rewritten, such a counter is
+//! kept.
 
 use serde::Serialize;
 
@@ -33,7 +34,8 @@ pub fn event(key: &[u8], event: &Event) -> Vec<u8> {
     seal(key, &event_fields(event))
 }
 
-/// Decodes the event in the record under `key`; `None` if a later version wrote the event.
+/// Decodes the event in the record under `key`. Returns `None` if a later version of sublet wrote the event
+/// with a word that this version does not know.
 pub fn read_event(key: &[u8], bytes: &[u8]) -> Result<Option<Event>, Bad> {
     unseal(key, bytes).map(of_fields)
 }
@@ -43,14 +45,15 @@ pub fn events(key: &[u8], events: &[Event]) -> Vec<u8> {
     seal(key, &events.iter().map(event_fields).collect::<Vec<_>>())
 }
 
-/// Decodes the events in the record under `key`. Skips events that a later version wrote.
+/// Decodes the events in the record under `key`. Skips events that contain words of a later version of
+/// sublet.
 pub fn read_events(key: &[u8], bytes: &[u8]) -> Result<Vec<Event>, Bad> {
     let all: Vec<EventFields<'_>> = unseal(key, bytes)?;
     Ok(all.into_iter().filter_map(of_fields).collect())
 }
 
-/// Encodes the limits of a history; `None` for [`History::Standing`]. A limit of 0 events means that no
-/// history is kept.
+/// Encodes the limits of a history. A limit of 0 events means that no history is kept. Returns `None` for
+/// [`History::Standing`], which has no limits of its own.
 pub fn bounds(key: &[u8], history: History) -> Option<Vec<u8>> {
     let bounds: (u64, u64) = match history {
         History::Standing => return None,
@@ -69,7 +72,8 @@ pub fn read_bounds(key: &[u8], bytes: &[u8]) -> Result<History, Bad> {
 /// A counter in its stored form: set of leases, face, verb, outcome, and the number of requests.
 type Row<'a> = ((&'a str, &'a str, &'a str, &'a str), u64);
 
-/// Adds one request to the counters in the record under `key`. A record that cannot be read counts as empty.
+/// Adds one request to the counters in the record under `key`, and returns the new record. `before` is the
+/// old record. If the old record is missing or cannot be decoded, counting starts at zero.
 pub fn count(
     key: &[u8],
     before: Option<&[u8]>,
@@ -85,7 +89,8 @@ pub fn count(
     seal(key, &rows)
 }
 
-/// Decodes the counters in the record under `key`. Skips counters that a later version wrote.
+/// Decodes the counters in the record under `key`. Skips counters that contain words of a later version of
+/// sublet.
 pub fn read_counts(key: &[u8], bytes: &[u8]) -> Result<Vec<Counter>, Bad> {
     let rows: Vec<Row<'_>> = unseal(key, bytes)?;
     let counter = |((set, face, verb, ending), count): Row<'_>| {

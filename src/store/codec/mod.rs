@@ -1,9 +1,10 @@
 //! Encodes the records of stores as bytes, and decodes them.
 //!
 //! A record in a lease file or a cluster consists of the format version, the fields as encoded by postcard,
-//! and a CRC32C over the key, the version and the fields. The checksum is needed for two reasons: redb does
-//! not verify pages on an ordinary read, and a valid record that is found under a wrong key must not be
-//! accepted. Invariant: reading a record returns exactly what was written, or an error.
+//! and a CRC32C over the key, the version and the fields. The checksum is needed for two reasons. First, redb
+//! does not verify pages on an ordinary read. Second, a valid record that is found under a wrong key must not
+//! be accepted.
+//! Invariant: decoding a record returns exactly what was encoded, or an error.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,14 +27,14 @@ use crate::net::{Addr, Span};
 /// records of every released version must stay readable. (Version 1 was used before the first release.)
 const VERSION: u8 = 2;
 
-/// The version of the layout of a whole file, that is, which keys it has and what they mean.
+/// The version of the layout of a lease file: which keys the file has, and what they mean.
 pub const SCHEMA_VERSION: u32 = 2;
 
 /// The reason why a record cannot be accepted.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Bad(pub &'static str);
 
-/// The reason for a record that has another [`VERSION`].
+/// The reason for rejecting a record that has a format version other than [`VERSION`].
 pub const OTHER_VERSION: Bad = Bad("the record was written by a different version of sublet");
 
 fn checksum(key: &[u8], record: &[u8]) -> [u8; 4] {
@@ -42,8 +43,8 @@ fn checksum(key: &[u8], record: &[u8]) -> [u8; 4] {
 
 /// Encodes a value as the record under `key`, with the version and the checksum.
 pub fn seal<T: Serialize>(key: &[u8], value: &T) -> Vec<u8> {
-    // Encoding these types into memory never fails. If it did, readers would refuse the record, because it
-    // would be empty.
+    // Encoding these types into memory never fails. If it did, the record would be empty, and readers would
+    // reject it.
     let mut record = postcard::to_extend(value, vec![VERSION]).unwrap_or_default();
     record.extend(checksum(key, &record));
     record
@@ -72,7 +73,8 @@ fn open<'a>(key: &[u8], bytes: &'a [u8]) -> Result<(u8, &'a [u8]), Bad> {
         .ok_or(Bad("the record is too short"))
 }
 
-/// Returns whether a record is complete and belongs to its key. (Some index entries consist of a key only.)
+/// Returns whether a record is undamaged and is stored under its own key. An empty record is accepted,
+/// because some index entries consist of a key only.
 pub fn is_whole(key: &[u8], bytes: &[u8]) -> bool {
     bytes.is_empty() || open(key, bytes).is_ok()
 }
@@ -130,7 +132,7 @@ pub fn read_lease(key: &[u8], bytes: &[u8]) -> Result<Lease, Bad> {
     Ok(of_fields(set, addr, unseal(key, bytes)?))
 }
 
-/// The state of an address in a cluster, unless it is free.
+/// The stored state of an address in a cluster. A free address has no record.
 #[derive(Serialize, Deserialize)]
 enum Slot<Fields> {
     Lease(Fields),
@@ -139,8 +141,8 @@ enum Slot<Fields> {
     Cooling(Timestamp, Timestamp, String),
 }
 
-/// Encodes the state of an address in a cluster; `None` if the address is free. `node` is this node, which
-/// starts the cooldown if the address is cooling down.
+/// Encodes the state of an address in a cluster. Returns `None` if the address is free. `node` is the name of
+/// this node. It is stored with a cooldown, because this node starts the cooldown.
 pub fn slot(key: &[u8], holder: &Holder, node: &str) -> Option<Vec<u8>> {
     Some(match holder {
         Holder::Free => return None,
@@ -149,9 +151,11 @@ pub fn slot(key: &[u8], holder: &Holder, node: &str) -> Option<Vec<u8>> {
     })
 }
 
-/// Decodes the state of an address in a cluster, on the node `here`. If `here` started the cooldown and its
-/// clock has since been set back, the cooldown has ended. Other nodes cannot know whether that clock was set
-/// back.
+/// Decodes the state of an address in a cluster. `here` is the node that decodes the record.
+///
+/// If `here` also started the cooldown of the address, or is `None`, the start time is returned. The cooldown
+/// then counts as over if the clock was set back to a time before the start. For a cooldown of another node,
+/// the start time is returned as 0, because this node cannot detect that the other node's clock was set back.
 pub fn read_slot(
     key: &[u8],
     set: &SetName,
@@ -169,8 +173,8 @@ pub fn read_slot(
     })
 }
 
-/// Encodes all leases of an owner in a set, for a cluster. With this record, a DEL or a repeated ADD needs
-/// only one read.
+/// Encodes all leases of an owner in a set, for a cluster. The record lets a DEL or a repeated ADD find the
+/// owner's leases with one read.
 pub fn owned(key: &[u8], leases: &[Lease]) -> Vec<u8> {
     seal(key, &leases.iter().map(|l| (l.addr, lease_fields(l))).collect::<Vec<_>>())
 }
@@ -215,7 +219,8 @@ pub fn read_draining(key: &[u8], set: &SetName, bytes: &[u8]) -> Result<Vec<Drai
     Ok(ranges.into_iter().map(range).collect())
 }
 
-/// Encodes an occupancy block: 512 bits, each of which stands for an address or a block.
+/// Encodes an occupancy block: 512 bits. Each bit shows whether an address or a pool's subnet is in use, or
+/// whether a block of the level below is full.
 pub fn bits(key: &[u8], bits: &[u8; 64]) -> Vec<u8> {
     seal(key, &bits.as_slice())
 }
@@ -342,8 +347,9 @@ mod tests {
         }
     }
 
-    /// If a change requires you to change one of these lines, give the record format a new [`VERSION`]. After
-    /// a release, records of the released version must stay readable.
+    /// Compares encoded records with `testdata/store/records.txt`. If a change of the code requires a change
+    /// of that file, give the record format a new [`VERSION`]. After a release, records of the released
+    /// version must stay readable.
     #[test]
     fn the_bytes_of_a_version_never_change() {
         let (lease, k) = (sample(), b"k");
