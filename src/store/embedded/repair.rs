@@ -7,8 +7,8 @@
 //! cannot read that part of the tree, the record is doubtful.
 //!
 //! This module knows the format of redb's leaf pages (file format 3), just as [`super::pages`] knows the
-//! format of the tree. Invariant: for each key that redb can look up, the only record that is returned is the
-//! one that redb finds.
+//! format of the tree. Invariant: for each key that redb can look up, this module returns only the record
+//! that redb finds.
 
 use super::fs::{Access, FileSystem, read_all};
 use super::lock::Lock;
@@ -26,7 +26,7 @@ pub enum Standing {
     Doubtful,
 }
 
-/// A function that receives each record.
+/// A function that receives the key and the value of each record, and whether the record is current.
 pub type Found<'a> = dyn FnMut(&[u8], &[u8], Standing) -> Result<()> + 'a;
 
 const PAGE: usize = 4096;
