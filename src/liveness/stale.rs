@@ -19,7 +19,7 @@ use crate::model::{Kind, Lease, Netns, Owner};
 pub struct Evidence {
     /// The current time, this machine, and this boot.
     pub cx: Context,
-    /// A lease that is younger than this, in seconds, is not examined, because its container may still be
+    /// The grace period, in seconds. A younger lease is not examined, because its container may still be
     /// starting.
     pub grace: u64,
     /// The network namespaces of this machine.
@@ -73,7 +73,7 @@ pub enum PathState {
 pub struct Listing {
     /// The name of the runtime, for messages.
     pub runtime: String,
-    /// The IDs of its containers, including those that do not run.
+    /// The IDs of the runtime's containers, including stopped containers.
     pub containers: BTreeSet<String>,
 }
 
@@ -130,14 +130,16 @@ impl Liveness {
 enum NetnsState {
     Alive,
     Gone(String),
-    /// Some namespace with the recorded inode number exists. It may be the recorded one or a later one.
+    /// A network namespace with the recorded inode number exists. It may be the recorded namespace, or a
+    /// later namespace to which the kernel gave the same number.
     Held,
     Unknown(String),
 }
 
 /// Returns for each lease whether its container exists.
 pub fn assess(leases: &[Lease], evidence: &Evidence) -> Vec<Liveness> {
-    // If a runtime knows none of these containers, it may not be the runtime that created them.
+    // If the runtimes that were asked know none of these containers, another runtime may have created the
+    // containers. In that case, the missing entries prove nothing.
     let is_theirs = leases.iter().any(|lease| runtime_of(lease, evidence).is_some());
     leases.iter().map(|lease| assess_one(lease, is_theirs, evidence)).collect()
 }
@@ -284,7 +286,7 @@ mod tests {
         Context { now, boot, node, ..Context::default() }
     }
 
-    /// Returns evidence that proves the lease stale.
+    /// Returns evidence that proves that the container of the test's lease is gone.
     fn gone() -> Evidence {
         Evidence {
             cx: at(1000),
@@ -385,8 +387,8 @@ mod tests {
         evidence.listings = vec![listing(&["c2"])];
         evidence.namespaces.paths.insert("/run/netns/a".into(), PathState::Inode(4, 70));
         assert!(matches!(assess_lease(&lease(), &evidence), Liveness::Alive(_)));
-        // The runtime knows another container, but not this one. Its network namespace still exists and may
-        // be in use.
+        // The runtime knows the container `c2`, but not the container of the first lease. The network
+        // namespace of that container still exists and may be in use, so nothing is proved.
         let found = assess(&[lease(), other], &evidence);
         assert!(matches!(&found[0], Liveness::Unknown(why) if why.contains("still exists")));
     }
