@@ -70,8 +70,8 @@
 //!   `tests/it/commands.rs`, its row to `docs/operating.md`, and its JSON to `docs/schema.json`.
 //! - **a decision**: add a variant of [`alloc::Command`], its function in `alloc/`, and a case in
 //!   `store/testing/contract.rs`.
-//! - **a field of a lease**, such as a label: add it to [`model::Origin`], a record version to
-//!   `store/codec/mod.rs`, and the field to the lease's row in `rows.rs`, `docs/api.md` and
+//! - **a field of a lease**, such as a label: add it to [`model::Origin`], and add a record version to
+//!   `store/codec/mod.rs`. Add the field to the lease's row in `rows.rs`, `docs/api.md` and
 //!   `docs/schema.json`. Set it where its value is known: `config/args.rs`, `cni/verbs.rs`, `docker/api.rs`.
 //! - **a field of a row** (a lease, range, event, node or problem as operators see it): add it to `rows.rs`,
 //!   `docs/api.md` and `docs/schema.json`.

@@ -397,9 +397,9 @@ pub enum StoreError {
         /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A change was sent or written, but it is unknown whether it was applied: the server did not respond, or
-    /// an error occurred after other processes could already see the change (for example, the last flush
-    /// failed).
+    /// A change was sent or written, but it is unknown whether it was applied. Either the server did not
+    /// respond, or an error occurred after other processes could already see the change (for example, the
+    /// last flush failed).
     #[error(
         "cannot {doing} {place}: {source}; the change may have been applied; run the command again \
          to find out"

@@ -53,12 +53,12 @@ pub fn evidence(
 
 /// Returns whether the container of one lease exists, regardless of the lease's age. If the lease was made in
 /// an earlier boot of this machine, its container is gone. `newcomer` is the network namespace of the
-/// container that is to get the address. If it has the inode number that the lease records, it does not prove
-/// that the lease's namespace still exists: the kernel reuses the numbers of namespaces that are gone. No
-/// container runtime is asked.
+/// container that is to get the address. If its inode number equals the number that the lease records, this
+/// is not evidence that the lease's namespace still exists. The kernel reuses the numbers of namespaces that
+/// are gone. No container runtime is queried.
 pub fn of(lease: &Lease, newcomer: Option<&Netns>, cx: &Context) -> Liveness {
     if cx.has_ended(lease) {
-        return Liveness::Stale("its boot has ended".to_owned());
+        return Liveness::Stale("the boot in which the address was leased has ended".to_owned());
     }
     let leases = std::slice::from_ref(lease);
     let mut evidence = evidence(leases, cx, 0, true, Vec::new());
@@ -77,7 +77,7 @@ const TOGETHER: usize = 10_000;
 
 /// Calls `each` with every problem of the store, and with a problem for each lease whose network namespace is
 /// provably gone. The second argument of `each` is `false` for a problem that the store found itself, and
-/// `true` for a lease whose namespace is gone. No container runtime is asked.
+/// `true` for a lease whose namespace is gone. No container runtime is queried.
 pub fn problems(
     store: &mut dyn Store,
     cx: &Context,

@@ -2,11 +2,11 @@
 //!
 //! A container is provably gone in two cases. First, its network namespace is gone, identified by its inode
 //! and not only by its path. This is checked only on the machine, in the boot and in the mount namespace in
-//! which the namespace was recorded. Second, the container runtime does not know the container.
+//! which the namespace was recorded. Second, the container runtime does not list the container.
 //! Invariant: if a fact is missing, the lease stays. The evidence is gathered after the lease is read, and
 //! the lease is freed only if it has not changed since it was read. Therefore an ADD that happens in the
-//! meantime keeps its lease. The only exception is a container that returns at that moment with the same ID,
-//! and with a network namespace at the same path and with the same inode.
+//! meantime keeps its lease. The only exception is a container that returns at that moment with the same ID.
+//! Its network namespace must also have the same path and the same inode.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +26,7 @@ pub struct Evidence {
     pub namespaces: Namespaces,
     /// Whether a missing network namespace alone is proof that the container is gone.
     pub by_netns: bool,
-    /// The containers of each runtime that was asked.
+    /// The containers of each container runtime that was queried.
     pub listings: Vec<Listing>,
 }
 
@@ -138,8 +138,8 @@ enum NetnsState {
 
 /// Returns for each lease whether its container exists.
 pub fn assess(leases: &[Lease], evidence: &Evidence) -> Vec<Liveness> {
-    // If the runtimes that were asked know none of these containers, another runtime may have created the
-    // containers. In that case, the missing entries prove nothing.
+    // If the queried runtimes list none of these containers, another runtime may have created the containers.
+    // In that case, the missing entries prove nothing.
     let is_theirs = leases.iter().any(|lease| runtime_of(lease, evidence).is_some());
     leases.iter().map(|lease| assess_one(lease, is_theirs, evidence)).collect()
 }
@@ -194,7 +194,7 @@ fn assess_one(lease: &Lease, is_theirs: bool, evidence: &Evidence) -> Liveness {
     }
 }
 
-/// Returns the name of the runtime that knows a lease's container.
+/// Returns the name of the runtime that lists a lease's container.
 fn runtime_of<'e>(lease: &Lease, evidence: &'e Evidence) -> Option<&'e str> {
     let container = lease.attachment()?.container.as_str();
     let knows = |listing: &&Listing| listing.containers.contains(container);
@@ -380,14 +380,14 @@ mod tests {
         let found = assess(&[lease(), other.clone()], &evidence);
         assert!(matches!(found[0], Liveness::Stale(_)), "{found:?}");
         assert!(matches!(found[1], Liveness::Alive(_)), "{found:?}");
-        // A container that the runtime knows is alive, even if its network namespace is gone.
+        // A container that the runtime lists is alive, even if its network namespace is gone.
         evidence = Evidence { listings: vec![listing(&["c1"])], ..gone() };
         assert!(matches!(assess_lease(&lease(), &evidence), Liveness::Alive(_)));
-        // If the runtime knows none of the containers, a container whose network namespace exists is alive.
+        // If the runtime lists none of the containers, a container whose network namespace exists is alive.
         evidence.listings = vec![listing(&["c2"])];
         evidence.namespaces.paths.insert("/run/netns/a".into(), PathState::Inode(4, 70));
         assert!(matches!(assess_lease(&lease(), &evidence), Liveness::Alive(_)));
-        // The runtime knows the container `c2`, but not the container of the first lease. The network
+        // The runtime lists the container `c2`, but not the container of the first lease. The network
         // namespace of that container still exists and may be in use, so nothing is proved.
         let found = assess(&[lease(), other], &evidence);
         assert!(matches!(&found[0], Liveness::Unknown(why) if why.contains("still exists")));

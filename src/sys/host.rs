@@ -76,7 +76,7 @@ impl Facts {
         Netns { path, inode, mount_ns: (self.inode)(OWN_MOUNTS).map(|(_, inode)| inode) }
     }
 
-    /// Returns the same facts with another node name, if a name is given.
+    /// Returns a copy of these facts. If `name` is set, it replaces the node name.
     #[must_use]
     pub fn named(&self, name: Option<&str>) -> Facts {
         let mut facts = self.clone();

@@ -10,12 +10,12 @@
 //! - A write that would not change the file is skipped (redb rewrites its header when it opens a file). A
 //!   flush is skipped if nothing has been written since the last flush.
 //! - The previous process may have been killed before its last flush, or before the file's name was durable.
-//!   Therefore a writer flushes before it does anything else, even if its command then changes nothing: a
-//!   repeated ADD must not return a lease that a power cut can still remove, and pages that an unflushed
-//!   commit released must not be overwritten. A process that ends normally copies the file's header into the
-//!   lock file. If the header still equals that copy, everything has been flushed, and the writer skips this
-//!   first flush. (A power cut may keep or lose the copy. The lease file is completely on disk in both
-//!   cases.)
+//!   Therefore a writer flushes before it does anything else, even if its command then changes nothing.
+//!   Otherwise a repeated ADD could return a lease that a power cut can still remove, and the writer could
+//!   overwrite pages that an unflushed commit released. A process that ends normally copies the file's header
+//!   into the lock file. If the header still equals that copy, everything has been flushed, and the writer
+//!   skips this first flush. (A power cut may keep or lose the copy. The lease file is completely on disk in
+//!   both cases.)
 //! - Without [`Flush::ToDisk`], nothing is flushed: boot leases are invalid after a reboot anyway, and data
 //!   that a process has passed to the kernel survives even if the process is killed.
 //! - After [`Shared::leave`], nothing reaches the file. redb would otherwise write and flush a clean shutdown
@@ -161,7 +161,7 @@ pub fn new<F: FileSystem>(
     let dirty = match (noted, now) {
         (Some(noted), Some(now)) if noted.0[..NAME] == now.0[..NAME] => {
             if now.commit() < noted.commit() {
-                let what = "the file is older than its last commit";
+                let what = "the file was replaced by an older copy";
                 return Err(io::Error::new(io::ErrorKind::InvalidData, what));
             }
             noted.0 != now.0

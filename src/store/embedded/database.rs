@@ -135,7 +135,8 @@ fn open<F: FileSystem>(
 }
 
 /// Locks the lease file itself until it is closed. The lock file alone does not suffice, because it may be
-/// removed, and because a lease file may have two names. Returns whether `path` still leads to this file.
+/// removed, and because a lease file may have two names. Returns whether `path` is still the path of this
+/// file.
 fn guard<F: FileSystem>(fs: &F, file: &F::File, path: &Path, patience: &Patience) -> Result<bool> {
     let io = |e| StoreError::io("lock", path, e);
     // On NFS, a file that is open only for reading cannot be locked. In that case, only the lock file

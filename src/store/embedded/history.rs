@@ -1,5 +1,5 @@
-//! History and counters. They are in the same table as the leases, and are written in the same transaction as
-//! the changes that they record.
+//! Stores the history events and the counters of requests. They are in the same table as the leases, and are
+//! written in the same transaction as the changes that they record.
 //!
 //! This module decides which events are kept, and for how long. The allocator makes the events. Invariant:
 //! storing an event costs one insertion and the removal of at most a few old events, without a search. Even

@@ -1,9 +1,9 @@
 //! The keys of the embedded store's only table: their format and order.
 //!
 //! Because all records are in one table, a small store fits into one leaf of the B-tree, and a commit changes
-//! few pages. Invariant: no key of one kind is a prefix of a key of another kind, whatever characters a name
-//! contains. Depending on the kind, the keys of one set of leases are ordered by address, by owner or by
-//! time.
+//! few pages. Invariant: no key of one kind is a prefix of a key of another kind, regardless of the
+//! characters in a name. Depending on the kind, the keys of one set of leases are ordered by address, by
+//! owner or by time.
 
 use crate::alloc::PodKey;
 use crate::model::{NetworkName, Owner, PoolId, SetName, Timestamp};

@@ -28,7 +28,7 @@
 //!   determines the file and the set. If the network has no lease, an existing lease of the set determines
 //!   the file. If the home differs from the configuration, the ADD returns a warning. The configuration takes
 //!   effect when the leases that determine the home have ended. If two processes run the first ADD of a
-//!   network at the same time, the process that gets the locks later finds the lease of the other process.
+//!   network at the same time, the second process to get the locks finds the lease of the first process.
 //! - **A command** is one transaction in one file: redb commits all of it or none of it. If both files may
 //!   have leases that a DEL must free, the DEL runs one transaction in each file. Each transaction is correct
 //!   even if the other one does not run.
@@ -124,7 +124,7 @@ impl<F: FileSystem> Embedded<F> {
         Embedded { fs, names, persist, patience, history: History::default() }
     }
 
-    /// Returns the same store with these limits for its history.
+    /// Returns the store with these limits for its history.
     #[must_use]
     pub fn keeping(self, history: History) -> Embedded<F> {
         Embedded { history, ..self }
@@ -254,9 +254,9 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// Returns the index of the file and the set in which to allocate. If the network has leases, they
-    /// determine both, even if `persist` or `shared` was changed. If the network has no leases, existing
-    /// leases of the set determine the file. If the set has no leases either, the configuration applies:
-    /// `set`, and the first of `files`, which must be the file that `persist` names.
+    /// determine the file and the set, even if `persist` or `shared` was changed. If the network has no
+    /// leases, existing leases of the set determine the file. If the set has no leases either, the
+    /// configuration applies: `set`, and the first of `files`, which must be the file that `persist` names.
     fn find_home(
         &self,
         files: &[(Lock<F>, LeaseFile)],
@@ -279,8 +279,8 @@ impl<F: FileSystem> Embedded<F> {
         Ok((0, set.clone()))
     }
 
-    /// Returns a warning if the network's leases are not in the file that the configuration names, and
-    /// another warning if they are not in the set that it names.
+    /// Returns a warning if the network's leases are in another file than the configuration names. Returns
+    /// another warning if the leases are in another set than the configuration names.
     fn not_at_home(&self, home: &LeaseFile, home_set: &SetName, set: &SetName) -> Vec<String> {
         let mut warnings = Vec::new();
         if home.persist != self.persist {

@@ -2,9 +2,9 @@
 //!
 //! redb stops at the first corrupt page, so this module reads all pages one by one. Each record has its own
 //! checksum, which also covers its key. A record with a correct checksum was therefore written by sublet, but
-//! perhaps long ago. To find out, this module looks up the record's key with redb. If redb finds the same
-//! record, the record is current. If redb finds no record or a different one, the record is outdated. If redb
-//! cannot read that part of the tree, the record is doubtful.
+//! perhaps long ago. To find out whether the record is current, this module looks up its key with redb. If
+//! redb finds the same record, the record is current. If redb finds no record or a different one, the record
+//! is outdated. If redb cannot read that part of the tree, the record is doubtful.
 //!
 //! This module knows the format of redb's leaf pages (file format 3), just as [`super::pages`] knows the
 //! format of the tree. Invariant: for each key that redb can look up, this module returns only the record

@@ -392,7 +392,7 @@ impl<K: Kv> View for Tables<'_, K> {
         Ok(here.or_else(|| self.earlier?(set, pod, range)))
     }
 
-    /// Always returns true, because this store may have leases from host-local at any time: an ADD imports a
+    /// Always returns true, because this store may have leases from host-local at any time. An ADD imports a
     /// host-local folder whenever the folder exists, and the store does not record the import.
     fn adopted(&self, _: &NetworkName) -> Result<bool> {
         Ok(true)

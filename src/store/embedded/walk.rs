@@ -4,8 +4,8 @@
 //! A reader holds the lock while it reads one page of at most [`PAGE`] records, and releases the lock before
 //! it passes the records on. It continues after the page's last key. So an allocation waits for at most one
 //! page, even if the consumer of the records is slow. If a lease changes while the reader is between two
-//! pages, the reader returns the lease either as it was before the change or as it is after it. No address is
-//! returned twice.
+//! pages, the reader returns the lease as it was either before or after the change. No address is returned
+//! twice.
 
 #![allow(clippy::redundant_closure, reason = "the functions are not general enough over lifetimes")]
 
