@@ -1,4 +1,5 @@
-//! Implements the use cases for all faces.
+//! Implements the use cases of all faces: the CNI plugin, the Docker driver, the status page and the command
+//! line.
 //!
 //! A use case may consist of several commands, such as the import of host-local's folder or a GC in several
 //! steps. The faces are responsible for error codes and messages, and [`alloc`] makes every decision about an
@@ -29,7 +30,7 @@ use crate::store;
 use crate::store::{Converted, Store};
 use crate::telemetry::usage::{Extent, Meter, Usage};
 
-/// Returns the part of an outcome that belongs to the command. Any other outcome is an error.
+/// Extracts the result of a command from its outcome. An outcome that does not match the pattern is an error.
 macro_rules! answer {
     ($outcome:expr, $pattern:pat => $value:expr) => {
         match $outcome {
@@ -90,8 +91,8 @@ one_step! {
 }
 
 /// Leases one address from each range set. If host-local has a folder with leases of this network, the same
-/// transaction imports these leases, and a text file replaces the folder. Both happen while host-local's lock
-/// is held.
+/// transaction also imports these leases. A text file then replaces the folder. This function holds
+/// host-local's lock all the time.
 pub fn add(
     store: &mut dyn Store,
     mut add: Add,
@@ -106,7 +107,8 @@ pub fn add(
         let mut outcome = lease(store, &mut add, cx)?;
         if outcome == Outcome::ReadLegacy {
             consul::require_none(store, &add.network, None)?;
-            // No old leases exist. This ADD records that, so that later calls need not check again.
+            // The network has no leases of cni-ipam-consul. Repeat the ADD; its transaction also records this
+            // fact, so that later calls need not check again.
             add.legacy = alloc::Legacy::Read(Vec::new(), Vec::new());
             outcome = lease(store, &mut add, cx)?;
         }
@@ -160,7 +162,8 @@ fn lease(store: &mut dyn Store, add: &mut Add, cx: &Context) -> Result<Outcome, 
             return done;
         };
         let why = match liveness::of(&holder, add.origin.netns.as_ref(), cx) {
-            // Another holder each time: an ADD leases at most one address of each range set.
+            // Repeat the ADD, which now replaces this holder. An ADD leases at most one address of each range
+            // set, so at most this number of holders can be in the way.
             Liveness::Stale(_) if add.gone.len() < add.sets.len() => {
                 add.gone.push(*holder);
                 continue;
@@ -213,7 +216,8 @@ pub fn del(
     answer!(outcome, Outcome::Freed(leases) => leases)
 }
 
-/// Frees the leases of attachments that the runtime does not list. Returns the number of freed addresses.
+/// Frees the leases of attachments (a container and an interface) that the runtime does not list. Returns the
+/// number of freed addresses.
 pub fn gc(store: &mut dyn Store, gc: Gc, cx: &Context) -> Result<usize, Error> {
     Ok(collect(store, Command::Gc(gc), cx)?.freed.len())
 }
@@ -235,8 +239,8 @@ pub fn request_pool(
     }
 }
 
-/// Runs a command that may free many addresses (the release of a pool, or a sweep), in as many transactions
-/// as the store needs.
+/// Runs a command that may free many addresses, such as a GC or the release of a pool, in as many
+/// transactions as the store needs.
 pub fn collect(
     store: &mut dyn Store,
     mut command: Command,
@@ -258,7 +262,8 @@ pub fn collect(
 }
 
 /// Converts a bolt file: imports its leases into a new store, and puts the store in the place of the bolt
-/// file. Also returns the path at which the bolt file is kept.
+/// file. Also returns the path at which the bolt file is kept; `None` if an earlier call has already
+/// converted the file.
 pub fn convert(
     path: &Path,
     wait: Wait,
@@ -273,8 +278,9 @@ pub fn convert(
     }
 }
 
-/// Imports host-local's leases of a network while it holds host-local's lock. The network's configuration is
-/// not needed. The first ADD of the network then finds that its leases have already been imported.
+/// Imports host-local's leases of a network, and holds host-local's lock meanwhile. The network's
+/// configuration is not needed. The first ADD of the network then finds that its leases have already been
+/// imported.
 pub fn import_host_local(
     store: &mut dyn Store,
     legacy: HostLocalFolder<'_>,
@@ -303,7 +309,7 @@ pub fn usage(store: &mut dyn Store, cx: &Context) -> Result<Vec<Usage>, StoreErr
     Ok(meter.done())
 }
 
-/// A reservation of several addresses that failed after some were reserved.
+/// The error of a [`reserve`] that failed, possibly after some of the addresses had been reserved.
 #[derive(Debug)]
 pub struct Unreserved {
     /// The error at which the reservation failed.
@@ -343,7 +349,8 @@ pub fn reserve(
     Ok(done)
 }
 
-/// Imports a pool of another program, in as many transactions as a cluster needs.
+/// Imports a pool of another program and its addresses, in several transactions, because a cluster limits the
+/// size of a transaction.
 pub fn adopt_pool(store: &mut dyn Store, adopt: &AdoptPool, cx: &Context) -> Result<Pool, Error> {
     const PORTION: usize = 50;
     let mut portions = adopt.addrs.chunks(PORTION);
@@ -364,7 +371,8 @@ pub fn nodes(store: &mut dyn Store) -> Result<Vec<NodeRecord>, StoreError> {
     store.cluster().map_or(Ok(Vec::new()), store::Cluster::nodes)
 }
 
-/// Returns the definition that a cluster stores for a network.
+/// Returns the definition that a cluster stores for a network; `None` if there is no definition, or if the
+/// store is not a cluster.
 pub fn definition(
     store: &mut dyn Store,
     network: &NetworkName,

@@ -57,32 +57,32 @@
 //! - **a key of `ipam`**: add its name to `config/keys.rs`, its field to [`config::Config`], and its parsing
 //!   to `config/dialect/native.rs`. If the allocator needs the key: add a field to [`alloc::Add`] and set it
 //!   in `cni/verbs.rs`. Add a case to `testdata/config/native/` and a row to README.md.
-//! - **a dialect**: `config/dialect/NAME.rs`, its arms in `config/dialect/mod.rs`, a variant of
-//!   [`config::Dialect`]. Cases in `testdata/config/NAME/`.
-//! - **a CNI version**: a variant of [`config::CniVersion`]; if the result has a new
-//!   shape, an arm in `cni/result.rs`. The tests that loop over versions include it.
-//! - **a store**: a folder in `store/` that implements the traits of `store/mod.rs`. For a compare-and-set
-//!   server, only the trait of `store/cluster/server.rs` is needed. Add a variant to [`model::StoreSpec`],
-//!   its keys to `config/cluster.rs`, its arm to [`store::open`], and its line to `store/testing/contract.rs`
-//!   or `store/testing/peers/servers_test.rs`.
-//! - **an operator's command**: a file in `cli/` and a variant in `cli/mod.rs`. Help, man page and
-//!   completions are generated from it. Add its cases to the table of `tests/it/commands.rs`, its row to
-//!   `docs/operating.md`, and its JSON to `docs/schema.json`.
-//! - **a decision**: a variant of [`alloc::Command`] and its function in `alloc/`, a case in
+//! - **a dialect**: add `config/dialect/NAME.rs`, its arms in `config/dialect/mod.rs`, and a variant of
+//!   [`config::Dialect`]. Add cases to `testdata/config/NAME/`.
+//! - **a CNI version**: add a variant of [`config::CniVersion`]. If the result has a new shape, add an arm to
+//!   `cni/result.rs`. The tests that loop over all versions need no change.
+//! - **a store**: add a folder in `store/` that implements the traits of `store/mod.rs`. For a
+//!   compare-and-set server, only the trait of `store/cluster/server.rs` is needed. Add a variant to
+//!   [`model::StoreSpec`], its keys to `config/cluster.rs`, its arm to [`store::open`], and its line to
+//!   `store/testing/contract.rs` or `store/testing/peers/servers_test.rs`.
+//! - **an operator's command**: add a file in `cli/` and a variant in `cli/mod.rs`. The help, the man page
+//!   and the completions are generated from the variant. Add its cases to the table of
+//!   `tests/it/commands.rs`, its row to `docs/operating.md`, and its JSON to `docs/schema.json`.
+//! - **a decision**: add a variant of [`alloc::Command`], its function in `alloc/`, and a case in
 //!   `store/testing/contract.rs`.
-//! - **a field of a lease**, such as a label: add it to [`model::Origin`], a record version to
-//!   `store/codec/mod.rs`, and the field to the lease's row in `rows.rs`, `docs/api.md` and
+//! - **a field of a lease**, such as a label: add it to [`model::Origin`], and add a record version to
+//!   `store/codec/mod.rs`. Add the field to the lease's row in `rows.rs`, `docs/api.md` and
 //!   `docs/schema.json`. Set it where its value is known: `config/args.rs`, `cni/verbs.rs`, `docker/api.rs`.
-//! - **a field of a row** (a lease, range, event, node or problem as operators see it): `rows.rs`,
-//!   `docs/api.md`, `docs/schema.json`.
-//! - **an option of a Docker network**: its name in `docker/names.rs`; `docker/pool.rs` or
-//!   `docker/api.rs` reads it. A case in `testdata/docker/`, a line in `docs/docker.md`.
-//! - **an event or a counter**: a variant of [`model::What`] or [`model::Verb`], its arm in
-//!   `alloc/events.rs`, its code in `store/codec/history.rs`.
+//! - **a field of a row** (a lease, range, event, node or problem as operators see it): add it to `rows.rs`,
+//!   `docs/api.md` and `docs/schema.json`.
+//! - **an option of a Docker network**: add its name to `docker/names.rs`, and read the option in
+//!   `docker/pool.rs` or `docker/api.rs`. Add a case to `testdata/docker/` and a line to `docs/docker.md`.
+//! - **an event or a counter**: add a variant of [`model::What`] or [`model::Verb`], its arm in
+//!   `alloc/events.rs`, and its code in `store/codec/history.rs`.
 //! - **a metric**: `telemetry/usage.rs` computes numbers of a range; `telemetry/metrics.rs` defines the
 //!   metric families.
-//! - **an error**: a variant in `error/`, its code in `cni/error.rs`, its row in
-//!   `docs/troubleshooting.md`, which a test requires.
+//! - **an error**: add a variant in `error/`, its code in `cni/error.rs`, and its row in
+//!   `docs/troubleshooting.md`. A test requires the row.
 
 pub mod alloc;
 pub mod cli;

@@ -89,8 +89,8 @@ pub enum Refusal {
         name: StaticName,
         /// The lease of the earlier container.
         holder: Box<Lease>,
-        /// Why the address does not move to the new container: the earlier container is running, or this
-        /// cannot be determined. Empty if this has not been checked.
+        /// Why the address does not move to the new container: the earlier container is running, or it cannot
+        /// be determined whether it is running. Empty if this has not been checked.
         why: String,
     },
     /// A requested address is cooling down, and `cooldownStrict` is set.
@@ -206,7 +206,8 @@ pub enum Refusal {
         /// The owner for which CHECK was called.
         owner: Box<Owner>,
     },
-    /// CHECK: `prevResult` has an address in a range of this network that the owner has not leased.
+    /// CHECK: `prevResult` contains an address that is in a range of this network, but the owner has no lease
+    /// for the address.
     #[error(
         "`prevResult` contains {addr}, but {owner} has no lease for {addr}; delete the container and create \
          it again"
@@ -396,9 +397,9 @@ pub enum StoreError {
         /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A change was sent or written, but it is unknown whether it was applied: the server did not respond, or
-    /// an error occurred after other processes could already see the change (for example, the last flush
-    /// failed).
+    /// A change was sent or written, but it is unknown whether it was applied. Either the server did not
+    /// respond, or an error occurred after other processes could already see the change (for example, the
+    /// last flush failed).
     #[error(
         "cannot {doing} {place}: {source}; the change may have been applied; run the command again \
          to find out"
@@ -440,7 +441,7 @@ pub enum StoreError {
     Foreign {
         /// The path of the file.
         path: PathBuf,
-        /// What kind of file it seems to be.
+        /// A clause that says what kind of file was found at the path.
         what: String,
         /// What the operator should do with the file.
         advice: String,
@@ -451,11 +452,11 @@ pub enum StoreError {
          version or a newer one"
     )]
     OtherVersion {
-        /// The file; or the record and the server.
+        /// What was written by the other version: the path of a file, or the key of a record and its server.
         place: String,
     },
     /// Boot leases would be in a folder on a network file system, which other machines with other boot IDs
-    /// may use, too.
+    /// may also use.
     #[error(
         "{} is on a network file system, where leases cannot end when this machine reboots; set \"persist\": \
          \"disk\", or set \"dataDir\" to a folder on a local disk",

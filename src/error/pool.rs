@@ -5,7 +5,8 @@ use crate::net::{Addr, Subnet};
 
 /// The reason why a request about a pool or its addresses is refused. The texts are the same as in Docker's
 /// `ipamapi` or, for shared pools, in kontena-ipam, because users search for them.
-/// [`PoolRefusal::explanation`] returns the details that these texts lack; they go to the log.
+/// [`PoolRefusal::explanation`] returns the details that these texts lack. The details are written to the
+/// log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PoolRefusal {
     /// There is no pool with this ID.

@@ -3,8 +3,9 @@
 //!
 //! This module reads `/proc` for every process and thread, and looks up paths. [`stale`] draws the
 //! conclusions.
-//! Invariant: if something cannot be read, the evidence has a gap. Two cases are not gaps: a process that
-//! ends while it is read, and a first process that a sandbox hides.
+//! Invariant: if something cannot be read, the evidence records a gap, and then no lease is assessed as stale
+//! because of its network namespace. Two cases are not gaps: a process that ends while this module reads it,
+//! and a first process (PID 1) that a sandbox hides.
 
 mod mounts;
 pub mod runtimes;
@@ -23,17 +24,19 @@ use crate::error::{StoreError, shown_network};
 use crate::model::{Lease, Netns};
 use crate::store::{Problem, Store};
 
-/// A lease that is younger than this, in seconds, is not examined, because its container may still be
+/// The grace period, in seconds. A younger lease is not examined, because its container may still be
 /// starting.
 const GRACE: u64 = 60;
 
 const PROC: &str = "/proc";
-/// ESRCH and EINVAL. Reading a process that is ending fails with one of these, or with "not found".
+/// The error numbers ESRCH and EINVAL. Reading the `/proc` entries of a process that is ending fails with one
+/// of these errors, or with "not found".
 const NO_PROCESS: i32 = 3;
 const NO_NAMESPACE: i32 = 22;
 
-/// Gathers the evidence about these leases on this machine. Leases that are younger than `grace` seconds are
-/// not examined. With `by_netns`, a missing network namespace alone is proof that the container is gone.
+/// Gathers the evidence on whether the containers of these leases still exist on this machine. Leases that
+/// are younger than `grace` seconds are not examined. With `by_netns`, a missing network namespace alone is
+/// proof that the container is gone.
 pub fn evidence(
     leases: &[Lease],
     cx: &Context,
@@ -49,12 +52,13 @@ pub fn evidence(
 }
 
 /// Returns whether the container of one lease exists, regardless of the lease's age. If the lease was made in
-/// an earlier boot of this machine, its container is gone. `newcomer` is the network namespace of another
-/// container. It may have the same inode number as a namespace that is gone, because the kernel reuses these
-/// numbers. No container runtime is asked.
+/// an earlier boot of this machine, its container is gone. `newcomer` is the network namespace of the
+/// container that is to get the address. If its inode number equals the number that the lease records, this
+/// is not evidence that the lease's namespace still exists. The kernel reuses the numbers of namespaces that
+/// are gone. No container runtime is queried.
 pub fn of(lease: &Lease, newcomer: Option<&Netns>, cx: &Context) -> Liveness {
     if cx.has_ended(lease) {
-        return Liveness::Stale("its boot has ended".to_owned());
+        return Liveness::Stale("the boot in which the address was leased has ended".to_owned());
     }
     let leases = std::slice::from_ref(lease);
     let mut evidence = evidence(leases, cx, 0, true, Vec::new());
@@ -68,12 +72,12 @@ pub fn of(lease: &Lease, newcomer: Option<&Netns>, cx: &Context) -> Liveness {
     found.pop().unwrap_or_else(|| Liveness::Unknown("it was not examined".to_owned()))
 }
 
-/// The number of leases that are examined at a time. Only so many leases are in memory.
+/// The number of leases that are examined together. At most this number of leases is in memory at a time.
 const TOGETHER: usize = 10_000;
 
-/// Calls `each` with every problem that the store finds (and `false`), and with a problem for each lease
-/// whose network namespace is provably gone (and `true`), which a store cannot find. No container runtime is
-/// asked.
+/// Calls `each` with every problem of the store, and with a problem for each lease whose network namespace is
+/// provably gone. The second argument of `each` is `false` for a problem that the store found itself, and
+/// `true` for a lease whose namespace is gone. No container runtime is queried.
 pub fn problems(
     store: &mut dyn Store,
     cx: &Context,
@@ -110,7 +114,7 @@ fn stale_problems(
     Ok(())
 }
 
-/// Returns the pod, if it is known, and the container.
+/// Describes the holder of a lease in a message: the pod, if it is known, and the container.
 fn holder(lease: &Lease) -> String {
     match &lease.origin.pod {
         Some(pod) => format!("pod {}/{}, {}", pod.namespace, pod.name, lease.owner.short()),
@@ -134,7 +138,7 @@ fn stale_leases(leases: &[Lease], cx: &Context) -> Vec<Problem> {
     problems.collect()
 }
 
-/// Returns the network namespaces of this machine, and the state of these paths.
+/// Returns the network namespaces of this machine, and whether one exists at each of these paths.
 pub fn namespaces<'a>(paths: impl Iterator<Item = &'a str>) -> Namespaces {
     look(&Mounts::own(), paths)
 }
@@ -145,8 +149,8 @@ fn look<'a>(mounts: &Mounts, paths: impl Iterator<Item = &'a str>) -> Namespaces
         paths: paths.map(|path| (path.to_owned(), mounts.state_of(path))).collect(),
         ..Namespaces::default()
     };
-    // Read all processes twice. Otherwise a process could be missed: it may start at a position that has
-    // already been read, while its parent ends before it is read.
+    // Read all processes twice, because a single pass could miss a process. The new process may get a number
+    // that the pass has already read, while its parent ends before the pass reaches the parent.
     for _ in 0..2 {
         if let Err(gap) = processes(&mut found.held) {
             found.gap = Some(gap);
@@ -155,7 +159,8 @@ fn look<'a>(mounts: &Mounts, paths: impl Iterator<Item = &'a str>) -> Namespaces
     found
 }
 
-/// Adds the network namespaces that the processes hold. An error says what could not be read.
+/// Adds the network namespaces that the processes of this machine hold to `held`. If something cannot be
+/// read, continues with the other processes, and then returns an error that says what could not be read.
 fn processes(held: &mut BTreeSet<u64>) -> Result<(), String> {
     let mut mounts = BTreeSet::new();
     let mut gap = Ok(());
@@ -167,8 +172,8 @@ fn processes(held: &mut BTreeSet<u64>) -> Result<(), String> {
             open_files(&process, held)
         };
         match ignore_ended(read()) {
-            // A sandbox may prevent even root from reading the first process. This process is older than
-            // every container, and it is in the host's network namespace.
+            // A sandbox may prevent even root from reading the first process. Skip it: it is in the host's
+            // network namespace and older than every container, so it holds no container's namespace.
             Err(e) if e.kind() == ErrorKind::PermissionDenied && process.ends_with("1") => {}
             Err(e) => {
                 gap = Err(format!(
@@ -219,7 +224,7 @@ fn mounted(line: &str) -> Option<u64> {
 /// Adds the inode numbers of all open files of a process, because an open file may be the only thing that
 /// holds a namespace. All kinds of files are added: the path of an unmounted file does not show its kind, and
 /// a stat could block forever. If a different file has the same number as a namespace, the namespace counts
-/// as held. Kernels before 5.14 do not report these numbers.
+/// as held. Kernels before 5.14 do not report the inode numbers of open files.
 fn open_files(process: &Path, held: &mut BTreeSet<u64>) -> io::Result<()> {
     for file in fs::read_dir(process.join("fdinfo"))? {
         // A file that has been closed in the meantime holds nothing.
@@ -246,7 +251,7 @@ fn number(link: &Path, kind: &str) -> io::Result<u64> {
         .ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "the link does not name a namespace"))
 }
 
-/// Returns the number N in `net:[N]`.
+/// Returns the number N in `KIND:[N]`, for example in `net:[4026531840]`.
 fn in_brackets(text: &str, kind: &str) -> Option<u64> {
     text.strip_prefix(kind)?.strip_prefix(":[")?.strip_suffix(']')?.parse().ok()
 }

@@ -1,8 +1,8 @@
 //! Determines the mount namespace in which the paths of network namespaces are looked up.
 //!
-//! Usually this is the mount namespace of this process. If this process runs in a container that shares the
-//! process IDs of its host, it is the mount namespace of the host's first process. In this case a runtime on
-//! the host recorded the paths, and they do not exist in the container.
+//! Usually this is the mount namespace of this process. This process may also run in a container that shares
+//! the process IDs of its host. The paths were then recorded by a runtime on the host, and do not exist in
+//! the container. So they are looked up in the mount namespace of the host's first process.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -31,9 +31,9 @@ impl Mounts {
         Mounts { number: number(Path::new("/proc/self/ns/mnt"), "mnt").ok(), root: None }
     }
 
-    /// Returns the mount namespace in which these network namespaces were recorded. If some were recorded in
-    /// the mount namespace of the first process, and none in that of this process, this is the mount
-    /// namespace of the first process. Otherwise it is the mount namespace of this process.
+    /// Returns the mount namespace in which the paths of these network namespaces must be looked up. This is
+    /// the mount namespace of the first process (PID 1) if some paths were recorded there, and none in the
+    /// mount namespace of this process. Otherwise, this is the mount namespace of this process.
     pub fn of(recorded: &[&Netns]) -> Mounts {
         let is_place = |mounts: &Mounts| {
             mounts.number.is_some() && recorded.iter().any(|n| n.mount_ns == mounts.number)

@@ -1,7 +1,7 @@
-//! Lists the containers of a container runtime, including those that do not run.
+//! Lists the containers of a container runtime, including stopped containers.
 //!
-//! Docker is asked through its socket (`GET /containers/json?all=1`, API v1.24 and later), containerd through
-//! its command `ctr`, and other CRI runtimes through `crictl`.
+//! Docker is queried through its socket (`GET /containers/json?all=1`, API v1.24 and later), containerd
+//! through its command `ctr`, and other CRI runtimes through `crictl`.
 //! Invariant: an incomplete response is an error.
 
 use std::collections::BTreeSet;

@@ -2,11 +2,11 @@
 //!
 //! A container is provably gone in two cases. First, its network namespace is gone, identified by its inode
 //! and not only by its path. This is checked only on the machine, in the boot and in the mount namespace in
-//! which the namespace was recorded. Second, the container runtime does not know the container.
+//! which the namespace was recorded. Second, the container runtime does not list the container.
 //! Invariant: if a fact is missing, the lease stays. The evidence is gathered after the lease is read, and
 //! the lease is freed only if it has not changed since it was read. Therefore an ADD that happens in the
-//! meantime keeps its lease. The only exception is a container that returns at that moment with the same ID,
-//! and with a network namespace at the same path and with the same inode.
+//! meantime keeps its lease. The only exception is a container that returns at that moment with the same ID.
+//! Its network namespace must also have the same path and the same inode.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,14 +19,14 @@ use crate::model::{Kind, Lease, Netns, Owner};
 pub struct Evidence {
     /// The current time, this machine, and this boot.
     pub cx: Context,
-    /// A lease that is younger than this, in seconds, is not examined, because its container may still be
+    /// The grace period, in seconds. A younger lease is not examined, because its container may still be
     /// starting.
     pub grace: u64,
     /// The network namespaces of this machine.
     pub namespaces: Namespaces,
     /// Whether a missing network namespace alone is proof that the container is gone.
     pub by_netns: bool,
-    /// The containers of each runtime that was asked.
+    /// The containers of each container runtime that was queried.
     pub listings: Vec<Listing>,
 }
 
@@ -73,7 +73,7 @@ pub enum PathState {
 pub struct Listing {
     /// The name of the runtime, for messages.
     pub runtime: String,
-    /// The IDs of its containers, including those that do not run.
+    /// The IDs of the runtime's containers, including stopped containers.
     pub containers: BTreeSet<String>,
 }
 
@@ -130,14 +130,16 @@ impl Liveness {
 enum NetnsState {
     Alive,
     Gone(String),
-    /// Some namespace with the recorded inode number exists. It may be the recorded one or a later one.
+    /// A network namespace with the recorded inode number exists. It may be the recorded namespace, or a
+    /// later namespace to which the kernel gave the same number.
     Held,
     Unknown(String),
 }
 
 /// Returns for each lease whether its container exists.
 pub fn assess(leases: &[Lease], evidence: &Evidence) -> Vec<Liveness> {
-    // If a runtime knows none of these containers, it may not be the runtime that created them.
+    // If the queried runtimes list none of these containers, another runtime may have created the containers.
+    // In that case, the missing entries prove nothing.
     let is_theirs = leases.iter().any(|lease| runtime_of(lease, evidence).is_some());
     leases.iter().map(|lease| assess_one(lease, is_theirs, evidence)).collect()
 }
@@ -192,7 +194,7 @@ fn assess_one(lease: &Lease, is_theirs: bool, evidence: &Evidence) -> Liveness {
     }
 }
 
-/// Returns the name of the runtime that knows a lease's container.
+/// Returns the name of the runtime that lists a lease's container.
 fn runtime_of<'e>(lease: &Lease, evidence: &'e Evidence) -> Option<&'e str> {
     let container = lease.attachment()?.container.as_str();
     let knows = |listing: &&Listing| listing.containers.contains(container);
@@ -284,7 +286,7 @@ mod tests {
         Context { now, boot, node, ..Context::default() }
     }
 
-    /// Returns evidence that proves the lease stale.
+    /// Returns evidence that proves that the container of the test's lease is gone.
     fn gone() -> Evidence {
         Evidence {
             cx: at(1000),
@@ -378,15 +380,15 @@ mod tests {
         let found = assess(&[lease(), other.clone()], &evidence);
         assert!(matches!(found[0], Liveness::Stale(_)), "{found:?}");
         assert!(matches!(found[1], Liveness::Alive(_)), "{found:?}");
-        // A container that the runtime knows is alive, even if its network namespace is gone.
+        // A container that the runtime lists is alive, even if its network namespace is gone.
         evidence = Evidence { listings: vec![listing(&["c1"])], ..gone() };
         assert!(matches!(assess_lease(&lease(), &evidence), Liveness::Alive(_)));
-        // If the runtime knows none of the containers, a container whose network namespace exists is alive.
+        // If the runtime lists none of the containers, a container whose network namespace exists is alive.
         evidence.listings = vec![listing(&["c2"])];
         evidence.namespaces.paths.insert("/run/netns/a".into(), PathState::Inode(4, 70));
         assert!(matches!(assess_lease(&lease(), &evidence), Liveness::Alive(_)));
-        // The runtime knows another container, but not this one. Its network namespace still exists and may
-        // be in use.
+        // The runtime lists the container `c2`, but not the container of the first lease. The network
+        // namespace of that container still exists and may be in use, so nothing is proved.
         let found = assess(&[lease(), other], &evidence);
         assert!(matches!(&found[0], Liveness::Unknown(why) if why.contains("still exists")));
     }

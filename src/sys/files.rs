@@ -1,4 +1,4 @@
-//! Opens files that another program may have placed there, and replaces small files.
+//! Opens files that other programs may have created or replaced, and replaces small files.
 //!
 //! Invariant: opening a file never blocks, even if the path leads to a pipe without a writer. If a file is
 //! replaced, a reader sees either the complete old content or the complete new content.
@@ -36,8 +36,8 @@ pub fn open_to_write(path: &Path) -> io::Result<File> {
     open_as(path, OpenOptions::new().read(true).write(true))
 }
 
-/// Opens a regular file. The file type is checked on the open descriptor. If it were checked by path before
-/// opening, another file could be opened than the one that was checked.
+/// Opens a regular file. The file type is checked on the open descriptor. If it were checked on the path
+/// before opening, another program could replace the file between the check and the opening.
 fn open_as(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let other = || io::Error::new(ErrorKind::InvalidInput, "not a regular file");
     options.custom_flags(OFlags::NONBLOCK.bits().cast_signed());
@@ -60,8 +60,8 @@ pub fn read(path: &Path, longest: u64) -> io::Result<String> {
 
 /// Reads at most `longest` bytes of a file.
 pub fn read_bytes(path: &Path, longest: u64) -> io::Result<Vec<u8>> {
-    // With room for 512 bytes, a short file takes two reads: one for its content, and one that finds its end. An
-    // empty vector takes more reads.
+    // With a capacity of 512 bytes, a short file takes two reads: one for its content, and one that finds its
+    // end. An empty vector takes more reads.
     let mut bytes = Vec::with_capacity(512);
     open(path)?.take(longest).read_to_end(&mut bytes)?;
     Ok(bytes)
@@ -145,7 +145,7 @@ mod tests {
         let opened = path.clone();
         std::thread::spawn(move || {
             for _ in 0..20_000 {
-                // It does not matter whether this succeeds; it must only not block.
+                // Opening may fail if the path is a pipe at this moment, but it must not block.
                 let _ = open(&opened);
             }
             sender.send(()).unwrap();
@@ -184,7 +184,7 @@ mod tests {
         let (folder, path) = (dir.path().join("folder"), dir.path().join("folder/note"));
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         for text in ["one", "two"] {
-            // Files of an earlier run of the test do not matter.
+            // The temporary file that a killed process may have left behind must not prevent `put`.
             fs::create_dir_all(&folder).unwrap();
             fs::write(path.with_extension("m"), "half").unwrap();
             put(&path, text.as_bytes(), "m").unwrap();

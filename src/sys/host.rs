@@ -1,7 +1,8 @@
 //! Determines the facts about this machine that a program needs: the time, the boot, the node.
 //!
 //! This module reads the clock, random numbers, `/proc` and `/etc/machine-id`. `main` passes the environment
-//! to it. Invariant: a fact that cannot be read is absent, and is never guessed. The functions do not fail.
+//! to this module. Invariant: a fact that cannot be read is absent, and is never guessed. The functions do
+//! not fail.
 
 use std::ffi::OsString;
 use std::fs;
@@ -32,7 +33,7 @@ pub struct Facts {
     /// The boot ID; `None` if it cannot be determined.
     pub boot: Option<BootId>,
     /// A function that returns the whole seconds since this boot began; `None` if they cannot be determined.
-    /// Only a cluster needs them.
+    /// Called only for a cluster, because other stores do not need the uptime.
     pub uptime: fn() -> Option<u64>,
     /// The node name and the machine-id.
     pub node: Node,
@@ -61,7 +62,8 @@ impl Facts {
         }
     }
 
-    /// Makes the context for commands on this store.
+    /// Makes the context for commands on this store. For a cluster, the context also contains the time at
+    /// which this boot began.
     pub fn context_of(&self, store: &StoreSpec) -> Context {
         let uptime = if store.is_cluster() { (self.uptime)() } else { None };
         let booted = uptime.and_then(|uptime| self.now.checked_sub(uptime));
@@ -74,7 +76,7 @@ impl Facts {
         Netns { path, inode, mount_ns: (self.inode)(OWN_MOUNTS).map(|(_, inode)| inode) }
     }
 
-    /// Returns the same facts with another node name, if a name is given.
+    /// Returns a copy of these facts. If `name` is set, it replaces the node name.
     #[must_use]
     pub fn named(&self, name: Option<&str>) -> Facts {
         let mut facts = self.clone();

@@ -1,6 +1,7 @@
 //! Converts panics to errors.
 //!
-//! This module records where the last panic happened, and decides what the panic means. The faces report it.
+//! This module records where the last panic happened, and decides whether it means a damaged lease store or a
+//! bug. The faces report the panic.
 //! Invariant: a panic prints nothing by itself. If a damaged file makes redb panic, the store catches the
 //! panic, and nothing is printed.
 
@@ -11,8 +12,8 @@ use std::sync::{Mutex, PoisonError};
 /// The file and the line of the last panic.
 static PLACE: Mutex<Option<String>> = Mutex::new(None);
 
-/// From now on, panics print nothing; the faces report them. Called in `main`, because it affects the whole
-/// process.
+/// Installs a panic hook for the whole process. From now on, a panic prints nothing, and its place in the
+/// code is recorded. The faces report panics.
 pub fn record() {
     std::panic::set_hook(Box::new(|info: &PanicHookInfo<'_>| {
         let place = info.location().map(ToString::to_string);
@@ -26,7 +27,7 @@ pub fn was_in_redb() -> bool {
     PLACE.lock().unwrap_or_else(PoisonError::into_inner).as_deref().is_some_and(is_store)
 }
 
-/// What a panic means.
+/// The meaning of a panic, and a message for the user.
 pub struct Panic {
     /// Whether the panic means that the lease store is damaged. Otherwise it is a bug.
     pub is_damage: bool,
@@ -34,7 +35,7 @@ pub struct Panic {
     pub msg: String,
 }
 
-/// Describes a panic that no other code has handled.
+/// Explains a panic that no other code has handled. `payload` is the value with which the code panicked.
 pub fn explain(payload: &(dyn Any + Send)) -> Panic {
     let place = PLACE
         .lock()

@@ -4,14 +4,14 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Encodes every byte that is not an unreserved character.
+/// Percent-encodes every byte that is not an unreserved character.
 pub fn encode(text: &str) -> String {
     utf8_percent_encode(text, RESERVED).to_string()
 }
 
 /// Decodes a text; `None` if the text is malformed or the result is not valid UTF-8.
 pub fn decode(text: &str) -> Option<String> {
-    // The crate returns a malformed escape unchanged, so it is checked here.
+    // The crate `percent_encoding` returns malformed escapes unchanged, so check all escapes first.
     let is_escape =
         |rest: &str| rest.len() > 1 && rest.bytes().take(2).all(|b| b.is_ascii_hexdigit());
     let valid = text.split('%').skip(1).all(is_escape);

@@ -24,8 +24,8 @@ pub fn prepare() {
 /// Standard output without the buffer of the standard library, which could split a result into two writes.
 ///
 /// If standard output is closed, the standard library opens `/dev/null` for reading and writing in its place,
-/// before `main` runs. A write would then seem to succeed although the result is lost. `Stdout` returns an
-/// error in this case. A caller that wants to discard the result opens `/dev/null` only for writing.
+/// before `main` runs. A write would then seem to succeed although the result is lost. `Stdout` then returns
+/// an error instead. A caller that wants to discard the result opens `/dev/null` only for writing.
 pub struct Stdout;
 
 impl Write for Stdout {
@@ -45,9 +45,9 @@ impl Write for Stdout {
     }
 }
 
-/// Receives SIGTERM and SIGINT, for a program that runs until it is stopped. Without these handlers, such a
-/// program could not be stopped in a container: the first process of a container gets only signals for which
-/// it has a handler.
+/// Receives SIGTERM and SIGINT, for a program that runs until it is stopped. The first process of a container
+/// gets only signals for which it has a handler. So without these handlers, the program could not be stopped
+/// in a container.
 pub struct Stop(mpsc::Receiver<()>);
 
 impl Stop {

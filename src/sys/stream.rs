@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use hyper::rt::ReadBufCursor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Is notified when bytes are written to a stream.
+/// Receives notifications about the bytes that are written to a [`Stream`].
 pub trait Watch {
     /// Called when this number of bytes was written.
     fn written(&self, bytes: usize);
@@ -21,7 +21,7 @@ impl Watch for () {
     fn flushed(&self) {}
 }
 
-/// A stream, and the watch that it notifies.
+/// A stream that hyper can use, and the [`Watch`] that the stream notifies.
 pub struct Stream<S, W = ()> {
     stream: S,
     watch: W,

@@ -1,8 +1,8 @@
 //! Formats log lines as text or JSON, and writes the daemon's log to standard error or to a file. The faces
 //! decide which events are logged.
 //!
-//! Invariants: an event is one line and one write. Untrusted text cannot end a line, add a fact to a line, or
-//! control a terminal. If writing to the log fails, the error is ignored.
+//! Invariants: an event is one line and one write. Untrusted text cannot end a line, add a fact (a name and a
+//! value) to a line, or control a terminal. If writing to the log fails, the error is ignored.
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
@@ -209,8 +209,8 @@ impl Log {
 /// Formats a time as RFC 3339. (jiff is not used, because it would load its time zone code in every ADD.)
 pub fn utc(seconds: Timestamp) -> String {
     let (days, clock) = (seconds / 86_400, seconds % 86_400);
-    // If a year begins in March, its leap day is the last day. From March 1 of year 0 to January 1, 1970,
-    // there are 719,468 days.
+    // Count years from March 1, so that a leap day is the last day of its year. From March 1 of year 0 to
+    // January 1, 1970, there are 719,468 days.
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;

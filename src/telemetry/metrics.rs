@@ -35,8 +35,8 @@ pub struct Text {
 }
 
 impl Text {
-    /// Makes a family the current one, and begins the family if it is new. The samples that follow belong to
-    /// it.
+    /// Makes a family the current family, and begins the family if it is new. The samples that are written
+    /// next belong to this family.
     pub fn family(&mut self, name: &str, help: &str, kind: Kind) {
         if let Some(at) = self.families.iter().position(|(known, _)| known == name) {
             self.at = at;
@@ -54,7 +54,7 @@ impl Text {
         self.label = label;
     }
 
-    /// Writes one sample of the present family.
+    /// Writes one sample of the current family.
     pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         let Some((_, lines)) = self.families.get_mut(self.at) else { return };
         lines.push_str(name);
@@ -70,12 +70,12 @@ impl Text {
         let _ = writeln!(lines, "{close} {value}");
     }
 
-    /// Writes one histogram of the present family.
+    /// Writes one histogram of the current family.
     pub fn histogram(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram) {
         let bucket = format!("{name}_bucket");
         let ends = BOUNDS.map(|bound| bound.to_string());
         let ends = ends.iter().map(String::as_str).chain(["+Inf"]);
-        // In this format, a bucket also counts the durations in all lower buckets.
+        // In Prometheus' format, a bucket also counts the durations in all lower buckets.
         let mut below = 0_u64;
         for (end, count) in ends.zip(histogram.buckets) {
             below = below.saturating_add(count);

@@ -81,12 +81,12 @@ pub struct Usage {
     pub gap: Option<Span>,
 }
 
-/// Counts addresses in use, one after the other.
+/// Counts the addresses in use in each range. The caller passes the addresses one after the other.
 #[derive(Debug, Default)]
 pub struct Meter {
     all: Vec<Gauge>,
     /// For each set, its ranges in the order of their first addresses. Each entry has the first address, the
-    /// highest last address of this and all previous ranges, and the index of the range.
+    /// highest last address of this and all previous ranges, and the index of the range in `all`.
     sets: BTreeMap<SetName, Vec<(Addr, Addr, usize)>>,
 }
 

@@ -10,17 +10,17 @@
 //! - A write that would not change the file is skipped (redb rewrites its header when it opens a file). A
 //!   flush is skipped if nothing has been written since the last flush.
 //! - The previous process may have been killed before its last flush, or before the file's name was durable.
-//!   Therefore a writer flushes before it does anything else, even if its command then changes nothing: a
-//!   repeated ADD must not return a lease that a power cut can still remove, and pages that an unflushed
-//!   commit released must not be overwritten. A process that ends normally copies the file's header into the
-//!   lock file. If the header still equals that copy, everything has been flushed, and the writer skips this
-//!   first flush. (A power cut may keep or lose the copy. The lease file is completely on disk in both
-//!   cases.)
+//!   Therefore a writer flushes before it does anything else, even if its command then changes nothing.
+//!   Otherwise a repeated ADD could return a lease that a power cut can still remove, and the writer could
+//!   overwrite pages that an unflushed commit released. A process that ends normally copies the file's header
+//!   into the lock file. If the header still equals that copy, everything has been flushed, and the writer
+//!   skips this first flush. (A power cut may keep or lose the copy. The lease file is completely on disk in
+//!   both cases.)
 //! - Without [`Flush::ToDisk`], nothing is flushed: boot leases are invalid after a reboot anyway, and data
 //!   that a process has passed to the kernel survives even if the process is killed.
 //! - After [`Shared::leave`], nothing reaches the file. redb would otherwise write and flush a clean shutdown
 //!   when it closes the file. The next opening does not need the clean shutdown, because each commit stores
-//!   the allocator's state (quick repair).
+//!   the state of redb's page allocator (quick repair).
 //!
 //! [`super::pages`] verifies everything that redb reads.
 //!
@@ -68,7 +68,8 @@ pub struct Shared<File> {
 struct State {
     /// Writes that have not reached the file yet, in order: offsets and bytes.
     held: Vec<(u64, Vec<u8>)>,
-    /// The length that the file will get, if it has not been set yet.
+    /// The new length of the file in bytes, if redb has changed the length but the change has not reached the
+    /// file yet.
     len: Option<u64>,
     holds: usize,
     through: bool,
@@ -77,10 +78,10 @@ struct State {
     write: bool,
     /// The expected checksums of the pages that have not been read yet.
     pages: Pages,
-    /// Whether the file contains writes that have not been flushed, by this process or by a killed process.
+    /// Whether the file contains unflushed writes, either of this process or of a process that was killed.
     dirty: bool,
-    /// Whether a header with a new last commit has been written. If so, other processes may see the
-    /// transaction, whether or not it has been flushed.
+    /// Whether this process has written a header that points to its new commit. Other processes may then see
+    /// the transaction, even if it has not been flushed.
     visible: bool,
 }
 
@@ -100,8 +101,8 @@ struct Note([u8; NAME + NOTE]);
 
 /// The size of the part of the header that redb uses, in bytes. Every commit changes this part.
 const NOTE: usize = 512;
-/// The number of bytes that are stored of the file's name: its last bytes. They must distinguish all files
-/// that share one lock; a boot ID has 36 bytes.
+/// The size of the part of a header note that identifies the lease file, in bytes: the end of the file's
+/// path. It must be long enough to distinguish all files that share one lock; a boot ID has 36 bytes.
 const NAME: usize = 64;
 
 impl Note {
@@ -124,8 +125,9 @@ impl Note {
     }
 }
 
-/// Removes the header note about `path`. Call this before another file gets the name `path`, and before an
-/// operator restores a backup; otherwise the new file would be mistaken for an older copy.
+/// Removes the header note (a copy of the lease file's header) from the lock file. Call this before another
+/// file gets the name `path`, and before an operator restores a backup; otherwise the new file would be
+/// mistaken for an older copy.
 pub fn forget_note<F: FileSystem>(lock: &Lock<F>, path: &Path) -> Result<()> {
     let forgotten = lock.file().map_or(Ok(()), |file| file.set_len(0));
     forgotten.map_err(|e| StoreError::io("empty the lock file of", path, e))
@@ -159,7 +161,7 @@ pub fn new<F: FileSystem>(
     let dirty = match (noted, now) {
         (Some(noted), Some(now)) if noted.0[..NAME] == now.0[..NAME] => {
             if now.commit() < noted.commit() {
-                let what = "the file is older than its last commit";
+                let what = "the file was replaced by an older copy";
                 return Err(io::Error::new(io::ErrorKind::InvalidData, what));
             }
             noted.0 != now.0
@@ -203,8 +205,8 @@ impl<File: OpenFile> Shared<File> {
         self.pass_on(&mut self.state())
     }
 
-    /// Writes the header note for the next process that takes the lock, if everything that must be durable
-    /// has been flushed.
+    /// Copies the file's header into the lock file as the header note, if everything that must be durable has
+    /// been flushed. The next process that takes the lock then need not flush the file.
     pub fn note<F: FileSystem<File = File>>(&self, lock: &Lock<F>, path: &Path) {
         let flushed = self.flush == Flush::Never || !self.state().dirty;
         if flushed && let (Some(note), Some(file)) = (Note::of(&self.file, path), lock.file()) {

@@ -10,7 +10,8 @@ use crate::model::{Lease, SetName, Timestamp};
 use crate::net::Addr;
 use crate::store::codec;
 
-/// Makes one change. Returns whether a holder of an address was added or removed.
+/// Applies one change. Returns whether the change leased or freed an address, so that the caller can record
+/// an event.
 pub fn make<K: KvMut>(tables: &mut Tables<'_, K>, change: &Change, now: Timestamp) -> Result<bool> {
     match change {
         Change::Put(lease) => return put(tables, lease),

@@ -1,7 +1,7 @@
-//! Checks a store: recomputes its indexes from its other records, with the same code that maintains the
-//! indexes, and compares the results.
+//! Checks a lease file: compares each record with the records that it must agree with, for example a lease
+//! with its entries in the indexes.
 //!
-//! This module knows which records are derived from other records.
+//! This module also defines which records are derived from other records and can be recomputed.
 //! Invariant: if no fault is found, no address is leased twice and no lease is lost.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,8 @@ use crate::net::Addr;
 use crate::store::codec;
 use crate::store::codec::Bad;
 
-/// The kind of a record. The first byte of its key determines the kind.
+/// Whether a record contains original information or is derived from other records. The first byte of the
+/// record's key determines this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nature {
     /// The record contains information that is in no other record.
@@ -25,11 +26,11 @@ pub enum Nature {
     /// The record is a copy of an entry in the policy file. It is compared with the policy whenever it is
     /// used.
     Copy,
-    /// No version of sublet with this file layout writes this kind of record.
+    /// This version of the file format has no such kind of record.
     Unknown,
 }
 
-/// Returns the kind of the record under a key.
+/// Returns whether the record under a key is original or derived, and a name for records of its kind.
 pub fn nature(key: &[u8]) -> Nature {
     match key.first() {
         Some(&keys::LEASE) => Nature::Primary("lease"),
@@ -145,12 +146,12 @@ impl KvMut for Made {
 /// A fault in a file: the kind of the record, and a description.
 pub type Fault = (&'static str, String);
 
-/// The number of addresses that are checked while the lock is held once.
+/// The number of addresses that are checked in one step, that is, before the lock is released.
 const PAGE: usize = 5_000;
 
-/// A check of a file, in steps. Each step holds the lock once. A record and the records that it must agree
-/// with are compared in the same step, so a change between two steps is not mistaken for a fault. Only the
-/// data of one step is in memory.
+/// A check of a file, in steps. The caller holds the lock of the file at least during each step. A record and
+/// the records that it must agree with are compared in the same step, so a change between two steps is not
+/// mistaken for a fault. Only the data of one step is in memory.
 #[derive(Default)]
 pub struct Judgement {
     /// For each kind of record: the number of faulty records, and a description of the first one.
@@ -223,7 +224,8 @@ impl Judgement {
         self.faults.entry(kind).or_insert((0, what)).0 += 1;
     }
 
-    /// Checks the pools. There are only a few, so their indexes are recomputed completely and then compared.
+    /// Checks the pools. There are only a few pools, so their indexes are recomputed completely and compared
+    /// with the stored indexes.
     fn pools<K: Kv>(&mut self, tables: &Tables<'_, K>) -> Result<()> {
         let mut made = Tables::new(Made::default(), tables.path);
         let mut faults = Vec::new();
@@ -273,8 +275,8 @@ impl Judgement {
     }
 }
 
-/// Compares a record with the records that it must agree with. The inner result is the fault, if there is
-/// one.
+/// Compares a record with the records that it must agree with. The inner error describes a fault of the
+/// record. The outer error means that the file could not be read.
 fn judge<K: Kv>(tables: &Tables<'_, K>, key: &[u8], value: &[u8]) -> Result<Result<(), String>> {
     let record = match read(key, value) {
         Ok(record) => record,

@@ -53,7 +53,7 @@ pub fn in_place(
         return Ok(Converted::Already);
     }
     let find = |name: &Path| fs.find(name).map_err(|e| StoreError::io("look for", name, e));
-    // If an earlier conversion was killed, both names may already lead to the bolt file.
+    // If an earlier conversion was killed, the bolt file may already have both names, `path` and `kept`.
     let aside = match find(&kept)? {
         None => Some(&*kept),
         found if found == find(path)? => None,
@@ -82,7 +82,8 @@ pub fn in_place(
         },
         || {
             files::sync_names(&fs, &kept)?;
-            // The header note would be compared with the new file, which it does not describe.
+            // Remove the header note (a copy of a lease file's header) from the lock file. The note does not
+            // describe the new file, so the new file would be mistaken for an outdated copy.
             backend::forget_note(&lock, path)
         },
     )?;

@@ -78,7 +78,8 @@ impl KvMut for Redb<'_, Table<'_, Bytes, Bytes>> {
     }
 }
 
-/// Converts a redb error. For a truncated file, redb reports one of these I/O error kinds.
+/// Converts a redb error. The I/O error kinds `InvalidData` and `UnexpectedEof` mean that the file is
+/// damaged, for example truncated.
 fn broken(path: &Path, error: impl Into<redb::Error>) -> StoreError {
     use std::io::ErrorKind::{InvalidData, UnexpectedEof};
     let damaged = |what: String| StoreError::Damaged { path: path.to_owned(), what };
@@ -134,10 +135,12 @@ fn open<F: FileSystem>(
 }
 
 /// Locks the lease file itself until it is closed. The lock file alone does not suffice, because it may be
-/// removed, and because a lease file may have two names. Returns whether `path` still leads to this file.
+/// removed, and because a lease file may have two names. Returns whether `path` is still the path of this
+/// file.
 fn guard<F: FileSystem>(fs: &F, file: &F::File, path: &Path, patience: &Patience) -> Result<bool> {
     let io = |e| StoreError::io("lock", path, e);
-    // On NFS, a file that is open only for reading cannot be locked. Then the lock file has to suffice.
+    // On NFS, a file that is open only for reading cannot be locked. In that case, only the lock file
+    // protects the lease file.
     let is_held_by_another = matches!(file.try_lock(), Ok(false));
     if is_held_by_another && !lock::poll(fs, file, None, patience).map_err(io)? {
         return Err(lock::locked(fs, file, path, patience).map_err(io)?);
@@ -154,8 +157,9 @@ fn check_schema<K: Kv>(tables: &Tables<'_, K>) -> Result<()> {
     }
 }
 
-/// Reads a lease file without writing; `None` if there is no file. If a lock is passed, the header note in
-/// its lock file shows whether the file was replaced by an older copy.
+/// Reads a lease file without writing; `None` if there is no file. If a lock is passed, its lock file may
+/// contain the header note, a copy of the lease file's last header. The read fails if the note shows that the
+/// lease file was replaced by an older copy.
 pub fn read<F: FileSystem, T>(
     fs: &F,
     path: &Path,
@@ -274,8 +278,8 @@ fn in_table<T>(
     work(&mut tables)
 }
 
-/// Writes a complete store into a new, empty file. `content` writes the records. The file is flushed once, or
-/// not at all, as `flush` says.
+/// Writes a complete store into a new, empty file. `content` writes the records. With [`Flush::ToDisk`], the
+/// file is flushed once, otherwise not at all.
 pub fn write_new<F: FileSystem>(
     file: F::File,
     name: &Path,

@@ -1,6 +1,7 @@
-//! Tests that files which are used normally are never reported as damaged. They cover large keys and values,
-//! growth, a GC of all leases, and rolled-back transactions. They also cover tables and commit settings that
-//! only redb itself uses, because redb may have written the file.
+//! Tests that sublet never reports an intact file as damaged. The transactions of the tests have large keys
+//! and values, make the file grow, remove all records, or are rolled back. Some transactions use redb
+//! directly, with table types and commit settings that sublet does not use, because the checks of pages must
+//! accept every valid redb file.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -137,7 +138,8 @@ fn theirs(path: &Path, dice: &mut Dice) {
         }
     }
     if dice.below(4) == 0 {
-        // Compaction fails while there are savepoints. That does not matter here.
+        // Compaction fails while there are savepoints. The test does not need the compaction, so ignore the
+        // error.
         let _ = database.compact();
     }
 }

@@ -1,8 +1,8 @@
 //! Reads the files of earlier boots: their history, and the former addresses of sticky pods.
 //!
 //! No decision about a lease depends on these files, so unreadable files are skipped. A file is removed only
-//! if it is readable, belongs to this machine, and its boot ended longer ago than the `age` in `history`. The
-//! newest file is never removed.
+//! if it is readable, belongs to this machine, and its boot ended longer ago than the configured `age` of
+//! `history`. The newest of these files is never removed.
 
 #![allow(clippy::redundant_closure, reason = "the functions are not general enough over lifetimes")]
 
@@ -21,8 +21,8 @@ pub struct EarlierBoot {
     pub path: PathBuf,
     /// When the file was created, in seconds since 1970.
     pub begun: Timestamp,
-    /// When the next boot created its file. For the latest of the earlier boots, the time that the caller
-    /// passed.
+    /// When the boot ended, in seconds since 1970: the time at which the next boot created its file. For the
+    /// latest of the earlier boots, this is the time that the caller of `earlier_boots` passed.
     pub ended: Timestamp,
 }
 
@@ -36,8 +36,8 @@ impl<F: FileSystem> Embedded<F> {
         Ok(names.iter().filter_map(boot).map(|id| (id.clone(), self.names.boot(&id))).collect())
     }
 
-    /// Returns the readable files of earlier boots of this machine, newest first. The caller passes in
-    /// `ended` the time at which the latest of these boots ended.
+    /// Returns the readable files of earlier boots of this machine, newest first. `ended` is the time at
+    /// which the latest of these boots ended.
     pub(super) fn earlier_boots(&self, mut ended: Timestamp, cx: &Context) -> Vec<EarlierBoot> {
         let others = self.boot_files().unwrap_or_default();
         let mut found: Vec<EarlierBoot> = others
@@ -59,7 +59,9 @@ impl<F: FileSystem> Embedded<F> {
         found
     }
 
-    /// Reads a boot file that no process writes to any more; `None` if it cannot be read.
+    /// Reads a boot file without taking the second lock, because no process writes to the file of an earlier
+    /// boot. The only record that is read from the current boot's file is its creation time, which never
+    /// changes. Returns `None` if the file cannot be read.
     pub(super) fn read_earlier<T>(
         &self,
         path: &std::path::Path,
@@ -68,7 +70,7 @@ impl<F: FileSystem> Embedded<F> {
         database::read(&self.fs, path, None, &self.patience, work).ok().flatten()
     }
 
-    /// Returns the address that a pod had in the previous boot.
+    /// Returns the address of a range set that a pod had in the previous boot.
     pub(super) fn earlier_former(
         &self,
         set: &SetName,
@@ -80,8 +82,8 @@ impl<F: FileSystem> Embedded<F> {
         self.read_earlier(&newest.path, |tables| tables.former(set, pod, range)).flatten()
     }
 
-    /// Removes the boot files whose history has expired. A file that cannot be removed is tried again in a
-    /// later boot.
+    /// Removes the boot files whose history has expired. If a file cannot be removed, a later boot tries
+    /// again.
     pub(super) fn remove_earlier(&self, cx: &Context) {
         let age = self.history.age();
         for boot in self.earlier_boots(cx.now, cx).iter().skip(1) {

@@ -2,8 +2,8 @@
 //!
 //! A repair loses nothing that can be read: it keeps the damaged file, writes every readable record to a new
 //! file, and reserves each address whose lease cannot be read.
-//! Invariant: after a repair, the name of the file leads either to the complete old file or to the complete
-//! new file.
+//! Invariant: at any time, even if the repair is killed, the name of the file refers to either the complete
+//! old file or the complete new file.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -125,7 +125,8 @@ impl<F: FileSystem> Embedded<F> {
         let mut repair = Repair::default();
         let files = self.lease_files(cx)?;
         for file in &files {
-            // Reservations are written while the first lock is held.
+            // Take the first lock even for the repair of a boot file, because the repair may write
+            // reservations to the policy.
             let lock = self.lock(&self.durable())?;
             let own = if file.lock == self.names.lock() { None } else { Some(self.lock(file)?) };
             let of_file = own.as_ref().unwrap_or(&lock);
@@ -203,7 +204,8 @@ impl<F: FileSystem> Embedded<F> {
                 })
             },
             || {
-                // The header note describes the damaged file, not the new one.
+                // The lock file may contain a header note, which describes the damaged file and not the new
+                // file.
                 backend::forget_note(lock, path)
             },
         )?;
@@ -223,7 +225,7 @@ impl<F: FileSystem> Embedded<F> {
         Err(StoreError::io("keep a copy of", path, ErrorKind::AlreadyExists.into()))
     }
 
-    /// Adds reservations to the policy. The caller holds the first lock.
+    /// Reserves the addresses whose leases are unreadable. The caller holds the first lock.
     fn reserve_unread(&self, unread: &[(SetName, Addr)], cx: &Context) -> Result<()> {
         let path = self.names.policy();
         let before = Policy::read(&self.fs, &path)?;
@@ -284,7 +286,7 @@ struct Work<'a, 't, 'k> {
     repair: &'a mut Repair,
     /// Whether any record could be read.
     found: bool,
-    /// The leases that may have been freed after they were written.
+    /// The addresses of the recovered leases that may have been freed after they were written.
     doubtful: BTreeSet<(SetName, Addr)>,
     /// The addresses that are in use but whose owner is unknown.
     unread: BTreeSet<(SetName, Addr)>,
@@ -303,7 +305,8 @@ impl Work<'_, '_, '_> {
         match check::read(key, value) {
             Ok(Some(Record::Lease(lease))) => self.lease(lease, standing),
             Ok(_) => {
-                // If a doubtful record contradicts another record, the doubtful record is out of date.
+                // The records of the last commit do not contradict each other. So a record that contradicts
+                // the new file is doubtful (it may not be part of the last commit), and out of date.
                 if check::write(self.tables, key, value).is_err() {
                     self.note(format!(
                         "{kind} {}: left out, because a newer record contradicts this record",
@@ -329,8 +332,8 @@ impl Work<'_, '_, '_> {
             return Ok(());
         }
         if let Some(there) = self.tables.lease(&set, addr)? {
-            // If two leases have the same address, a current lease wins over a doubtful one. Of two doubtful
-            // leases, the newer wins.
+            // Two leases have the same address. A lease of the last commit wins over a doubtful lease, which
+            // may have been freed. Of two doubtful leases, the newer lease wins.
             let sure = !self.doubtful.contains(&(set.clone(), addr));
             if standing == Standing::Current
                 || sure
@@ -351,8 +354,8 @@ impl Work<'_, '_, '_> {
             // The address was freed after this lease was made.
             return Ok(());
         }
-        // An owner has at most one address in each range. If a doubtful lease would be the owner's second
-        // one, its address is reserved.
+        // An owner has at most one address in each range. If a doubtful lease (which may have been freed)
+        // would be the owner's second lease in a range, its address is reserved.
         let held = self.tables.of(&set, &lease.owner)?;
         if standing == Standing::Doubtful && held.iter().any(|l| l.range == lease.range) {
             self.unread.insert((set, addr));
@@ -360,7 +363,8 @@ impl Work<'_, '_, '_> {
         }
         if standing == Standing::Doubtful {
             lease.origin.note = Some(DOUBTFUL.to_owned());
-            // The set's home may have become the other file since then. In that case, this lease has ended.
+            // Mark the lease as possibly outdated. It may have ended, for example because the leases of its
+            // set are in the other lease file by now.
             self.doubtful.insert((set, addr));
         }
         self.make(&Change::Put(lease))?;
@@ -372,7 +376,8 @@ impl Work<'_, '_, '_> {
         changes::make(self.tables, change, self.cx.now).map(drop)
     }
 
-    /// Collects the addresses that an index marks as in use.
+    /// Collects the addresses that an index record marks as in use, but whose lease or cooldown was not
+    /// recovered.
     fn look_for_lost(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         if let Some(set) = keys::read_set(keys::OWNER, key) {
             for addr in codec::unseal::<Vec<Addr>>(key, value).unwrap_or_default() {

@@ -94,7 +94,7 @@ pub fn lock_to_read<F: FileSystem>(fs: &F, path: &Path, patience: &Patience) -> 
     }
 }
 
-/// Returns whether the operating system forbids writing at this place.
+/// Returns whether an error means that the operating system does not allow writing to the file.
 fn is_forbidden(e: &(dyn std::error::Error + 'static)) -> bool {
     let kind = e.downcast_ref::<io::Error>().map(io::Error::kind);
     matches!(kind, Some(ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied))
@@ -118,7 +118,8 @@ pub enum Content<File> {
     Empty,
     /// A file that contains only the beginning of redb's magic number.
     Torn,
-    /// Another file. The text describes it: "it is ...".
+    /// Any other kind of file. The text describes the file in an error message, for example: "the path is a
+    /// folder".
     Other(&'static str),
 }
 
@@ -177,16 +178,16 @@ pub fn create<F: FileSystem>(
     let new = temporary(path);
     make(fs, path, &new, fill)?;
     let linked = fs.link(&new, path).map_err(|e| StoreError::io("create", path, e));
-    // If this fails, the next process that needs the temporary name removes the file, and so does `doctor
-    // --repair`.
+    // If the temporary name cannot be removed now, the next process that needs the name removes it, and so
+    // does `doctor --repair`.
     let _ = fs.remove(&new);
     linked
 }
 
-/// Replaces the file at `path` in three steps. The old file additionally gets the name `aside`. The new file
-/// is written under a temporary name. Then the new file is renamed to `path`. After each step, `path` is a
-/// complete file. `before` runs right before the last step. No other code in the store renames a file over
-/// another file.
+/// Replaces the file at `path` in three steps. The new file is written under a temporary name. The old file
+/// additionally gets the name `aside`, if one is passed. Then the new file is renamed to `path`. After each
+/// step, `path` is a complete file. `before` runs right before the last step. No other code in the store
+/// renames a file over another file.
 pub fn replace<F: FileSystem>(
     fs: &F,
     path: &Path,
@@ -216,7 +217,8 @@ fn make<F: FileSystem>(
     new: &Path,
     fill: impl FnOnce(F::File, &Path) -> Result<()>,
 ) -> Result<()> {
-    // A killed process left the temporary file. The caller holds the lock, so no other process uses it.
+    // If the temporary file exists, a killed process has left it behind. The caller holds the lock, so no
+    // other process uses the temporary file.
     fs.remove(new).map_err(|e| StoreError::io("remove the unfinished file", new, e))?;
     let made = fs.create(new).map_err(|e| StoreError::io("create", path, e));
     let filled = made.and_then(|file| fill(file, new));

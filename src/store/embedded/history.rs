@@ -1,5 +1,5 @@
-//! History and counters. They are in the same table as the leases, and are written in the same transaction as
-//! the changes that they record.
+//! Stores the history events and the counters of requests. They are in the same table as the leases, and are
+//! written in the same transaction as the changes that they record.
 //!
 //! This module decides which events are kept, and for how long. The allocator makes the events. Invariant:
 //! storing an event costs one insertion and the removal of at most a few old events, without a search. Even
@@ -11,8 +11,8 @@ use crate::alloc::Context;
 use crate::model::{Counter, Ending, Event, Face, History, Kind, SetName, Timestamp, Verb, What};
 use crate::store::codec;
 
-/// In addition to one old event for each new event, each write removes up to this many old events. So if the
-/// limit is lowered, the history gradually shrinks to the new limit.
+/// The number of old events that a write may remove in addition to one old event for each new event. So if
+/// the limit is lowered, the history gradually shrinks to the new limit.
 const MORE: usize = 4;
 
 /// Returns the limits of a set's history: the limits in this call's configuration if it has any, otherwise
@@ -67,8 +67,8 @@ fn append_to<K: KvMut>(
     remove_while(tables, &from, &to, most, |n, time| {
         number - n.min(number) >= count || time.saturating_add(age) < now
     })?;
-    // A network without new events never removes its old events, so each write also removes events of one
-    // other network.
+    // A set of leases without new events never removes its own old events. So each write also removes old
+    // events of one other set.
     let all = [keys::EVENT];
     let Some(next) = next_set(tables, &to, &keys::behind(&all))?.or(next_set(tables, &all, &from)?)
     else {
@@ -162,14 +162,14 @@ pub fn counters<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Counter>> {
     Ok(found)
 }
 
-/// Returns when the file of this boot was created, if that is recorded.
+/// Returns when a boot file was created, in seconds since 1970; `None` if the time is not recorded.
 pub fn begun<K: Kv>(tables: &Tables<'_, K>) -> Result<Option<Timestamp>> {
     let bytes = tables.kv.get(keys::BEGUN)?;
     Ok(bytes.and_then(|bytes| codec::unseal::<u64>(keys::BEGUN, &bytes).ok()))
 }
 
 /// Returns the selected events of a boot that has ended. Adds an event at the time `end` for each lease that
-/// ended with the boot. Reservations and leases of other machines did not end with it.
+/// ended with the boot. Reservations, and leases of other machines, do not end with a boot of this machine.
 pub fn of_ended_boot<K: Kv>(
     tables: &Tables<'_, K>,
     end: Timestamp,

@@ -1,9 +1,9 @@
 //! The keys of the embedded store's only table: their format and order.
 //!
 //! Because all records are in one table, a small store fits into one leaf of the B-tree, and a commit changes
-//! few pages. Invariant: no key of one kind is a prefix of a key of another kind, whatever characters a name
-//! contains. Depending on the kind, the keys of one set of leases are ordered by address, by owner or by
-//! time.
+//! few pages. Invariant: no key of one kind is a prefix of a key of another kind, regardless of the
+//! characters in a name. Depending on the kind, the keys of one set of leases are ordered by address, by
+//! owner or by time.
 
 use crate::alloc::PodKey;
 use crate::model::{NetworkName, Owner, PoolId, SetName, Timestamp};
@@ -23,7 +23,7 @@ pub const COOLING: u8 = b'K';
 pub const QUEUE: u8 = b'Q';
 /// A pod's former address.
 pub const STICKY: u8 = b'S';
-/// The reverse index of [`STICKY`]: for each address, the key of the record of the pod that had it.
+/// The reverse index of [`STICKY`]: for each former address, the key of the pod's [`STICKY`] record.
 pub const STUCK: u8 = b'T';
 /// The ranges of a network.
 pub const RANGES: u8 = b'D';
@@ -125,8 +125,8 @@ pub fn of_set(kind: u8, set: &SetName) -> Vec<u8> {
     named(kind, &set.0)
 }
 
-/// Makes a key of a kind from a set of leases and an address. (For [`CURSOR`], the address is the key of a
-/// range set.)
+/// Makes a key of a kind from a set of leases and an address. (For [`CURSOR`], the address identifies a range
+/// set: it is the first address of the set's first range.)
 pub fn at(kind: u8, set: &SetName, at: Addr) -> Vec<u8> {
     [&of_set(kind, set)[..], &addr(at)].concat()
 }
@@ -147,7 +147,8 @@ pub fn read_set(kind: u8, key: &[u8]) -> Option<SetName> {
     read_of_set(kind, key).map(|(set, _)| set)
 }
 
-/// Decodes a key that [`at`] made: the name of the lease set, and the address. `None` if the key is different.
+/// Decodes a key that [`at`] made: the name of the lease set, and the address. `None` if the key does not
+/// have this format.
 pub fn read_at(kind: u8, key: &[u8]) -> Option<(SetName, Addr)> {
     let (set, rest) = read_of_set(kind, key)?;
     Some((set, read_addr(rest)?))
@@ -183,7 +184,7 @@ pub fn owner(set: &SetName, owner: &Owner) -> Vec<u8> {
             key = of_pool(set, pool);
             key.extend(addr(*at));
         }
-        // The policy file contains these reservations, so no record has this key.
+        // Reservations for a name are only in the policy file, so no record has this key.
         Owner::Named(name) => {
             key.push(b'n');
             text(&mut key, name.as_str());
@@ -281,7 +282,8 @@ pub fn event(set: &SetName, number: u64, time: Timestamp) -> Vec<u8> {
     [&of_set(EVENT, set)[..], &number.to_be_bytes(), &time.to_be_bytes()].concat()
 }
 
-/// A character with which no real set's name begins.
+/// The first character of the names of the special sets that [`grid`] returns. No name of another set begins
+/// with this character.
 const GRID_MARK: char = '\0';
 
 /// Returns the name of a special set that represents all subnets with one prefix length in an address space.

@@ -1,10 +1,11 @@
 //! The two lock files of a store, and all other locks that sublet takes with `flock(2)`.
 //!
-//! The call's [`Patience`] limits the total time that the call waits for all its locks. A waiting process
-//! polls the lock, in the order of [`super::queue`]. So waiting needs no threads, and leaves nothing behind
-//! after a timeout. A stopped process at the head of the queue delays the other processes by little more than
-//! [`GRACE`]. A [`Lock`] is held until it is dropped; the kernel releases the locks of a killed process. If a
-//! lock file is removed or replaced, no process can take the lock of the removed file any more.
+//! A [`Patience`] limits the total time that one call waits for all its locks. A waiting process polls the
+//! lock; [`super::queue`] determines which process gets the lock first. So waiting needs no threads, and
+//! leaves nothing behind after a timeout. A stopped process at the head of the queue delays the other
+//! processes by little more than [`GRACE`]. A [`Lock`] is held until it is dropped; the kernel releases the
+//! locks of a killed process. If a lock file is removed or replaced, no process can take the lock of the
+//! removed file any more.
 
 use std::cell::Cell;
 use std::io;
@@ -35,7 +36,7 @@ impl<F: FileSystem> Lock<F> {
     }
 }
 
-/// The time that a call may still wait.
+/// The time that a call may still spend waiting for locks.
 #[derive(Debug)]
 pub struct Patience {
     wait: Wait,
@@ -43,7 +44,7 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// Starts with the full time.
+    /// Makes the waiting time of a new call, which has not waited yet.
     pub fn new(wait: Wait) -> Patience {
         Patience { wait, spent: Cell::default() }
     }
@@ -70,8 +71,8 @@ impl Patience {
     }
 }
 
-/// If the queue has not advanced for this time although the lock is free, the process at its head is
-/// considered stopped, and other processes may take the lock.
+/// The time after which the process at the head of the queue is considered stopped, if the queue has not
+/// advanced although the lock is free. Other processes may then take the lock.
 const GRACE: Duration = Duration::from_millis(20);
 
 /// The time between two attempts of the process at the head of the queue. The other processes in the queue
@@ -163,8 +164,8 @@ pub fn locked<F: FileSystem>(
     Ok(StoreError::Locked { path: path.to_owned(), waited, holders })
 }
 
-/// Tries to take the lock until it succeeds or the waiting time is used up. Returns whether this process
-/// holds the lock.
+/// Tries to take the lock until this succeeds or the waiting time is used up. `place` is the position of this
+/// process in the queue, if it has a position. Returns whether this process holds the lock.
 pub fn poll<F: FileSystem>(
     fs: &F,
     file: &F::File,

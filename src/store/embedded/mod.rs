@@ -7,28 +7,28 @@
 //! | `<file>` | networks with `persist: disk`, Docker's pools and their leases, the history of both | at most twice per ADD or DEL |
 //! | `<file>.boot-<boot ID>` | networks with `persist: boot`, their history, the machine's ID | never |
 //! | `<file>.policy` | reserved addresses and draining ranges, as text | by the commands that change it |
-//! | `<file>.lock` | at most a header note (a hint). The first lock; protects `<file>` and the policy | - |
-//! | `<file>.boot.lock` | at most a header note (a hint). The second lock; protects the boot files | - |
+//! | `<file>.lock` | the first lock, which protects `<file>` and the policy; empty, or a copy of a header as a hint | never |
+//! | `<file>.boot.lock` | the second lock, which protects the boot files; empty, or a copy of a header as a hint | never |
 //!
-//! A name that ends with `.new` is temporary: the file is renamed when it is complete. `doctor --repair`
-//! keeps a damaged file as `<file>.damaged-<time>`. The conversion of ecs-ipam's file keeps the original as
-//! `<file>.bolt`.
+//! A file whose name ends with `.new` is still being written. When it is complete, it gets its final name.
+//! `doctor --repair` keeps a damaged file as `<file>.damaged-<time>`. The conversion of ecs-ipam's file keeps
+//! the original as `<file>.bolt`.
 //!
 //! # Locking and ordering
 //!
-//! A process takes the first lock before the second lock. `lockTimeout` limits the total wait for both. While
-//! a process holds the second lock, it neither flushes nor waits for anything else.
+//! A process that needs both locks takes the first lock first. `lockTimeout` limits the total wait for both.
+//! While a process holds the second lock, it neither flushes nor waits for anything else.
 //!
 //! - **Home.** All leases of a network are in one file, and in one set of leases in that file. This file and
-//!   set are the network's *home*. The home is not recorded: it is the place where the leases are. An ADD
+//!   set are the network's *home*. The home is not recorded; it follows from where the leases are. An ADD
 //!   first looks in the file (`persist`) and set (`shared`) that its configuration names. If it finds a lease
 //!   of its network there, it needs only that file's lock. Otherwise it takes both locks and looks in both
 //!   files. (It skips the second lock if `persist` is `disk` and there is no boot file, because a boot file
-//!   can be created only under the first lock.) If the network has a lease anywhere, that lease determines
-//!   file and set. If it has none, an existing lease of the set determines the file. If the home differs from
-//!   the configuration, the ADD returns a warning. The configuration takes effect when no such lease is left.
-//!   If two processes run the first ADD of a network at the same time, the second ADD finds the lease of the
-//!   first.
+//!   can be created only under the first lock.) If the network has a lease in either file, this lease
+//!   determines the file and the set. If the network has no lease, an existing lease of the set determines
+//!   the file. If the home differs from the configuration, the ADD returns a warning. The configuration takes
+//!   effect when the leases that determine the home have ended. If two processes run the first ADD of a
+//!   network at the same time, the second process to get the locks finds the lease of the first process.
 //! - **A command** is one transaction in one file: redb commits all of it or none of it. If both files may
 //!   have leases that a DEL must free, the DEL runs one transaction in each file. Each transaction is correct
 //!   even if the other one does not run.
@@ -36,13 +36,13 @@
 //!   when it appears, and it never replaces an existing file. If a process dies before the `link`, the next
 //!   process that creates the file removes the temporary file.
 //! - **A replaced file** (policy, repair, conversion) is written under a temporary name and renamed over the
-//!   old file. The name always leads to the complete old file or to the complete new file.
+//!   old file. At any time, the name refers to either the complete old file or the complete new file.
 //! - **A reboot** changes the boot ID, and therefore the name of the boot file. A file of an earlier boot,
 //!   even if a power cut damaged it, is never mistaken for the file of the current boot.
 //! - **The policy** is written to a temporary file under the first lock, and renamed under both locks. Each
 //!   lease file has a copy of the policy's entries and of its nonce, a number that changes with each change
-//!   of the policy. An ADD compares the two nonces under its lock. If they differ, it refreshes the copy in
-//!   the same transaction that adds its lease.
+//!   of the policy. While an ADD holds its lock, it compares the nonce of the copy with the nonce of the
+//!   policy. If the nonces differ, the ADD refreshes the copy in the same transaction that adds its lease.
 
 mod backend;
 mod changes;
@@ -91,7 +91,7 @@ use crate::net::Addr;
 /// The result type of this module's functions.
 type Result<T, E = StoreError> = std::result::Result<T, E>;
 
-/// Leases in files on this host.
+/// A store that keeps its leases in files on this host.
 #[derive(Debug)]
 pub struct Embedded<F: FileSystem = Os> {
     fs: F,
@@ -118,13 +118,13 @@ impl Embedded {
 }
 
 impl<F: FileSystem> Embedded<F> {
-    /// Makes the store on a file system other than the kernel's.
+    /// Makes the store on the file system `fs`. Tests pass a simulated file system.
     pub fn on(fs: F, file: PathBuf, persist: Persist, wait: Wait) -> Embedded<F> {
         let (names, patience) = (Names::new(file), Patience::new(wait));
         Embedded { fs, names, persist, patience, history: History::default() }
     }
 
-    /// Returns the same store with these limits for its history.
+    /// Returns the store with these limits for its history.
     #[must_use]
     pub fn keeping(self, history: History) -> Embedded<F> {
         Embedded { history, ..self }
@@ -141,7 +141,7 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// Returns the boot file of the current boot. Fails if the boot ID cannot be read, because the name of
-    /// the file is unknown then.
+    /// the file contains the boot ID.
     fn of_boot(&self, cx: &Context) -> Result<LeaseFile> {
         let boot = cx.boot.as_ref().ok_or_else(|| StoreError::Unavailable {
             doing: "read".to_owned(),
@@ -157,8 +157,9 @@ impl<F: FileSystem> Embedded<F> {
         })
     }
 
-    /// Returns the boot file of the current boot, if it may exist. A host that uses only `persist: disk`
-    /// needs no boot ID.
+    /// Returns the boot file of the current boot. If the boot ID is unknown, returns `None` if there are no
+    /// boot files, otherwise an error. A host that uses only `persist: disk` therefore works without a boot
+    /// ID.
     fn of_boot_if_any(&self, cx: &Context) -> Result<Option<LeaseFile>> {
         if cx.boot.is_none() && self.boot_files()?.is_empty() {
             return Ok(None);
@@ -166,7 +167,7 @@ impl<F: FileSystem> Embedded<F> {
         self.of_boot(cx).map(Some)
     }
 
-    /// Returns the files that may have leases, in the order in which their locks are taken.
+    /// Returns the lease files that exist, in the order in which their locks are taken.
     fn lease_files(&self, cx: &Context) -> Result<Vec<LeaseFile>> {
         let mut files = vec![self.durable()];
         files.extend(self.of_boot_if_any(cx)?);
@@ -177,7 +178,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(found)
     }
 
-    /// Returns the same files, but the file that `persist` names comes first.
+    /// Returns the lease files that exist. The file that the configuration's `persist` selects comes first.
     fn lease_files_own_first(&self, cx: &Context) -> Result<Vec<LeaseFile>> {
         let mut files = self.lease_files(cx)?;
         files.sort_by_key(|file| file.persist != self.persist);
@@ -202,8 +203,8 @@ impl<F: FileSystem> Embedded<F> {
         self.fs.make_folder(folder).map_err(|e| StoreError::io("create the folder", folder, e))
     }
 
-    /// Runs an ADD, IMPORT or RESTORE in the home of the network or set (see the documentation of this
-    /// module).
+    /// Runs an ADD, IMPORT or RESTORE in the home of the network or set, that is, in the file and set that
+    /// already have its leases. The documentation of this module describes the rules.
     fn allocate(&self, command: &Command, set: &SetName, cx: &Context) -> Result<Plan> {
         self.make_folder()?;
         let durable = self.durable();
@@ -236,8 +237,8 @@ impl<F: FileSystem> Embedded<F> {
         let (at, home_set) = self.find_home(&files, command, set)?;
         let (lock, file) = files.swap_remove(at);
         if file.persist == Persist::Disk {
-            // The next steps flush. A process must not flush while it holds the second lock, so release that
-            // lock first.
+            // Creating and writing the durable file flushes it. A process must not flush while it holds the
+            // second lock, so release the second lock first.
             drop(files);
         }
         self.create(&file, &lock, cx)?;
@@ -253,9 +254,9 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// Returns the index of the file and the set in which to allocate. If the network has leases, they
-    /// determine both, even if `persist` or `shared` was changed. If the network has no leases, existing
-    /// leases of the set determine the file. If the set has no leases either, the configuration applies:
-    /// `set`, and the first of `files`, which must be the file that `persist` names.
+    /// determine the file and the set, even if `persist` or `shared` was changed. If the network has no
+    /// leases, existing leases of the set determine the file. If the set has no leases either, the
+    /// configuration applies: `set`, and the first of `files`, which must be the file that `persist` names.
     fn find_home(
         &self,
         files: &[(Lock<F>, LeaseFile)],
@@ -278,7 +279,8 @@ impl<F: FileSystem> Embedded<F> {
         Ok((0, set.clone()))
     }
 
-    /// Returns warnings if the home is not the file and set that the configuration names.
+    /// Returns a warning if the network's leases are in another file than the configuration names. Returns
+    /// another warning if the leases are in another set than the configuration names.
     fn not_at_home(&self, home: &LeaseFile, home_set: &SetName, set: &SetName) -> Vec<String> {
         let mut warnings = Vec::new();
         if home.persist != self.persist {
@@ -316,12 +318,13 @@ impl<F: FileSystem> Embedded<F> {
         Ok(found.unwrap_or(false))
     }
 
-    /// Creates a lease file if it is missing. The caller holds its lock.
+    /// Creates a lease file if it is missing. The caller holds the lock of the lease file.
     fn create(&self, file: &LeaseFile, lock: &Lock<F>, cx: &Context) -> Result<()> {
         if self.is_there(&file.path)? {
             return Ok(());
         }
-        // The old file was moved away, and the header note describes the old file.
+        // The lock file may contain a header note (a copy of a lease file's header). The note describes an
+        // earlier file that was moved away, and not the new file, so remove the note.
         backend::forget_note(lock, &file.path)?;
         files::create(&self.fs, &file.path, |new, name| {
             database::write_new::<F>(new, name, file.flush, |tables| {
@@ -353,7 +356,7 @@ impl<F: FileSystem> Embedded<F> {
         database::read(&self.fs, &file.path, Some(lock), &self.patience, work)
     }
 
-    /// Runs one command in one file. The file exists and is locked.
+    /// Runs one command in one file. The file must exist, and the caller holds its lock.
     fn transact(
         &self,
         file: &LeaseFile,
@@ -394,8 +397,8 @@ impl<F: FileSystem> Embedded<F> {
                 self.use_reservations(command, tables)?;
             }
             let mut plan = run_in_all_sets(command, tables, cx)?;
-            // The next boot reads only this boot's file, so a pod's former address from an earlier boot is
-            // copied into it.
+            // If this ADD leased a pod's former address, and the address was found in the previous boot's
+            // file, copy the record into this boot's file. The next boot will look only in this boot's file.
             let mut carried = carried.take();
             carried.retain(|change| match (change, &plan.outcome) {
                 (Change::Sticky(.., addr), Ok(Outcome::Added(added))) => {
@@ -428,8 +431,8 @@ impl<F: FileSystem> Embedded<F> {
         }
     }
 
-    /// Refreshes the file's copy of the policy if it is outdated. Finds the entries with the name of the
-    /// command's container, and the draining ranges.
+    /// Refreshes the lease file's copy of the policy if the copy is outdated. Passes the draining ranges to
+    /// `tables`, and the reservations that are for the name of the command's container.
     fn use_reservations(&self, command: &Command, tables: &mut Writable<'_, '_>) -> Result<()> {
         let path = self.names.policy();
         let header = policy::header(&self.fs, &path)?;
@@ -450,7 +453,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(())
     }
 
-    /// Makes the changes of a plan, and records their events.
+    /// Applies the changes of a plan, and records their events in the history.
     fn make(
         &self,
         all: &[Change],
@@ -467,7 +470,8 @@ impl<F: FileSystem> Embedded<F> {
         history::append(tables, &events, self.history, cx.now)
     }
 
-    /// Runs the further steps of a command in the same transaction.
+    /// Runs the remaining steps of a command that frees many leases, in the same transaction. The outcome of
+    /// `plan` then contains the addresses that all steps freed.
     fn collect(
         &self,
         mut command: Command,
@@ -510,7 +514,7 @@ impl<F: FileSystem> Embedded<F> {
 
     /// Runs a DEL, GC or EXPORT in each file that exists.
     fn free(&self, command: &Command, cx: &Context) -> Result<Plan> {
-        // The outcome if no file exists.
+        // Start with the outcome for a store without any files.
         let nothing = Tables::new(Made::default(), self.names.durable());
         let mut all = match alloc::run(command, &nothing, cx)?.outcome {
             Ok(outcome) => outcome,
@@ -536,7 +540,8 @@ impl<F: FileSystem> Embedded<F> {
                 (Outcome::Collected(all), Ok(Outcome::Collected(more))) => {
                     all.freed.extend(more.freed);
                 }
-                // A range set's cursor is in the same file as its leases.
+                // Only the file with a range set's leases has a cursor for the range set, so keep the cursor
+                // that was found.
                 (Outcome::Exported(all), Ok(Outcome::Exported(more))) => {
                     for (all, more) in all.iter_mut().zip(more) {
                         *all = all.or(more);
@@ -550,8 +555,8 @@ impl<F: FileSystem> Embedded<F> {
         Ok(Plan::only(all))
     }
 
-    /// Runs GC in the sets of a file that the configuration does not name, because `shared` may have been
-    /// changed.
+    /// Runs a GC in every set of leases in a file, except the set that the configuration names. If `shared`
+    /// was changed, one of these sets has the network's older leases.
     #[allow(
         clippy::redundant_closure_for_method_calls,
         reason = "`Tables::sets` is of one lifetime"
@@ -611,7 +616,7 @@ impl<F: FileSystem> Embedded<F> {
         answer.map_or_else(|| alloc::run(command, &nothing, cx), Ok)
     }
 
-    /// Returns the file in which an ADD would lease; `None` if the file does not exist yet.
+    /// Returns the file in which an ADD would store its lease; `None` if that file does not exist yet.
     fn home(&self, set: Option<&SetName>, files: Vec<LeaseFile>) -> Result<Option<LeaseFile>> {
         // Pools are in the durable file.
         let Some(set) = set else {
@@ -649,8 +654,8 @@ impl<F: FileSystem> Store for Embedded<F> {
     }
 }
 
-/// Runs the allocator for one command. Looks for a container's leases in all sets, because `shared` may have
-/// been changed since the container was started.
+/// Runs the allocator for one command. A DEL or CHECK of a container also searches the other sets of leases,
+/// because `shared` may have been changed since the container was started.
 fn run_in_all_sets<K: Kv>(command: &Command, tables: &Tables<'_, K>, cx: &Context) -> Result<Plan> {
     let mut plan = alloc::run(command, tables, cx)?;
     let is_of_container = match command {
@@ -676,7 +681,8 @@ fn run_in_all_sets<K: Kv>(command: &Command, tables: &Tables<'_, K>, cx: &Contex
     Ok(plan)
 }
 
-/// Returns whether a command needs the reservations.
+/// Returns whether a command allocates addresses or checks whether it could, and therefore needs the
+/// reservations.
 fn asks_for_addresses(command: &Command) -> bool {
     matches!(
         command,
@@ -688,7 +694,7 @@ fn asks_for_addresses(command: &Command) -> bool {
     )
 }
 
-/// Returns whether a command has further steps.
+/// Returns whether a plan is only one step of a command, and more steps must follow.
 fn is_step(plan: &Plan) -> bool {
     matches!(&plan.outcome, Ok(Outcome::Collected(step)) if !step.done)
 }

@@ -19,7 +19,8 @@ const SLOTS: usize = 1 << WIDTH;
 /// The bits of one block.
 pub type Bits = [u8; SLOTS / 8];
 
-/// Returns the index of the block that has the bit of item `at`, and the index of the bit in the block.
+/// Returns the index of the block that contains the bit of item `at`, and the index of the bit in the block.
+/// On level 0, an item is an address; on any other level, an item is a block of the level below.
 fn place(at: u128) -> (u128, usize) {
     // The conversion is lossless, because the value is less than 512.
     (at >> WIDTH, (at % SLOTS as u128) as usize)
@@ -73,7 +74,7 @@ pub fn taken<K: Kv>(tables: &Tables<'_, K>, set: &SetName, addr: Addr) -> Result
 }
 
 /// Compares a block of level 0 with its leases and cooling addresses, and any other block with the blocks
-/// below it. Also checks that the block's bit in the block above says whether the block is full.
+/// below it. Also checks that the block's bit in the block above is set if and only if the block is full.
 pub fn judge<K: Kv>(
     tables: &Tables<'_, K>,
     key: &[u8],
@@ -134,7 +135,8 @@ pub fn next_free<K: Kv>(tables: &Tables<'_, K>, set: &SetName, span: Span) -> Re
     Ok(found.and_then(|bits| Addr::from_bits(family, bits)))
 }
 
-/// Returns the first item on a level, from `low` to `high`, whose bit is not set.
+/// Returns the first item on a level, from `low` to `high`, whose bit is not set. On level 0, an item is an
+/// address; on any other level, an item is a block of the level below.
 fn search<K: Kv>(
     tables: &Tables<'_, K>,
     set: &SetName,

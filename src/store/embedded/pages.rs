@@ -2,7 +2,7 @@
 //!
 //! redb stores the checksum of each page next to the reference to the page, from the header down to the
 //! leaves. On an ordinary read, redb does not compare the checksums. If a page is damaged, outdated or from
-//! another place in the file, redb accepts the page, panics, or even aborts the process. This module works
+//! another place in the file, redb may accept the page, panic, or even abort the process. This module works
 //! like redb's own repair of a file: each verified page supplies the checksums of the pages below it.
 //!
 //! This module only knows the part of redb's file format (version 3) that locates pages and their checksums.
@@ -65,7 +65,8 @@ struct Shape {
 const TABLES: Shape = Shape { key: None, value: None, tables: true };
 
 impl Pages {
-    /// Verifies bytes that were read from `offset`.
+    /// Verifies the checksum of a page that was read from `offset`, if the checksum is known. Remembers the
+    /// checksums of the pages that the page refers to. Fails if the page is corrupt.
     pub fn verify(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         if offset == 0 {
             self.read_header(bytes);
@@ -100,7 +101,8 @@ impl Pages {
         }
     }
 
-    /// Reads the roots of the last commit, unless redb will verify every page of the file itself.
+    /// Remembers the checksums of the root pages of the last commit. Remembers nothing if the header shows
+    /// that redb will verify every page of the file itself when it opens the file.
     fn read_header(&mut self, bytes: &[u8]) -> Option<()> {
         const TWO_PHASES: u8 = 4;
         let header = bytes.get(..HEADER)?;
@@ -133,7 +135,8 @@ impl Pages {
         let order = number >> 59;
         let index = number & (TWENTY_BITS >> order);
         let region = (number >> 20) & TWENTY_BITS;
-        // The header may be damaged, so the sizes may have any value.
+        // The sizes come from the header. A damaged header may contain any sizes, so the calculation must not
+        // overflow.
         let place = region.saturating_mul(regions.size).saturating_add(regions.header);
         let place = place.saturating_add(PAGE + index * (PAGE << order));
         self.expected.insert(place, (sum, shape));

@@ -2,12 +2,14 @@
 //! draining, as text.
 //!
 //! The first line contains the version of the format, a checksum and a nonce, which is a number that changes
-//! with each change of the policy. The version is 3 if a range is draining, otherwise 2 if a reservation has a
-//! name, and otherwise 1. An ADD therefore need not look for names or draining ranges if there are none. A
-//! version of sublet that does not support names or draining ranges refuses a file that has them. Each further
-//! line is an entry as JSON: first the reservations, then the draining ranges. Each lease file has a copy of the reservations and of the nonce (see
-//! [`refresh_reservations`](super::view::Tables::refresh_reservations)). The policy is replaced under both
-//! locks, and every ADD compares the nonces under its lock, so an outdated copy is never used.
+//! with each change of the policy. The version is 3 if a range is draining, otherwise 2 if a reservation has
+//! a name, and otherwise 1. So an ADD need not read further lines if there are no names and no draining
+//! ranges. A version of sublet that does not support names or draining ranges refuses a file that has them.
+//! Each further line is an entry as JSON: first the reservations, then the draining ranges. Each lease file
+//! has a copy of the reservations and of the nonce (see
+//! [`refresh_reservations`](super::view::Tables::refresh_reservations)). The policy is replaced while both
+//! locks of the store are held. Every ADD compares the nonce of the copy with the nonce of the policy while
+//! it holds its lock, so an outdated copy is never used.
 
 use std::path::Path;
 
@@ -20,7 +22,7 @@ use crate::error::StoreError;
 use crate::model::{Kind, Lease, Node, Origin, Owner, SetName, StaticName, Timestamp};
 use crate::net::{Addr, Span};
 
-/// The maximum number of entries.
+/// The maximum number of entries in a policy: reservations and draining ranges together.
 pub const LIMIT: usize = 4096;
 
 /// The maximum size of the file, in bytes. [`LIMIT`] entries with notes of a normal length are far smaller.
@@ -45,7 +47,7 @@ pub struct Reservation {
     pub time: Timestamp,
 }
 
-/// An entry, in the form of its JSON line.
+/// A reservation, in the form of its JSON line.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
@@ -96,7 +98,7 @@ impl TryFrom<DrainingLine> for Draining {
     }
 }
 
-/// Returns the span from the address in one text to the address in another.
+/// Parses two addresses, and returns the span from the first address to the last.
 fn span(first: &str, last: &str) -> Result<Span, String> {
     let addr = |text: &str| text.parse::<Addr>().map_err(|_| format!("{text:?} is not an address"));
     let (first, last) = (addr(first)?, addr(last)?);
@@ -322,7 +324,7 @@ impl Policy {
         self.entries.iter().find(|e| e.set == *set && e.span.contains(addr))
     }
 
-    /// Returns an entry that overlaps `new` and is for a different name.
+    /// Returns a reservation that overlaps `new` and is for a container with a different name.
     pub fn of_other_name(&self, new: &Reservation) -> Option<&Reservation> {
         let is_other =
             |e: &Reservation| e.name.is_some() && new.name.is_some() && e.name != new.name;
@@ -389,7 +391,7 @@ impl Policy {
     }
 }
 
-/// Converts addresses to spans.
+/// Returns the smallest number of spans that contain exactly these addresses.
 pub fn spans(addrs: &[Addr]) -> Vec<Span> {
     let mut sorted = addrs.to_vec();
     sorted.sort_unstable();

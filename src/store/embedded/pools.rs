@@ -25,7 +25,7 @@ pub fn all<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Pool>> {
     Ok(found)
 }
 
-/// Returns the pool that an entry of the index by address names.
+/// Returns the pool to which an entry in the index of pools by address refers.
 fn named<K: Kv>(tables: &Tables<'_, K>, key: &[u8]) -> Result<Pool> {
     let bytes = tables.kv.get(key)?.unwrap_or_default();
     let id = tables.whole(codec::unseal(key, &bytes))?;
@@ -78,8 +78,8 @@ fn end_of(space: &str, subnet: Subnet) -> Vec<u8> {
     keys::behind(&last.unwrap_or_default())
 }
 
-/// Returns the lowest prefix of length `len` inside `within` that starts at or after `from` and is not the
-/// subnet of a pool.
+/// Returns the lowest subnet with prefix length `len` inside `within` that starts at or after `from` and is
+/// not the subnet of a pool.
 pub fn next_block<K: Kv>(
     tables: &Tables<'_, K>,
     space: &str,
@@ -113,7 +113,8 @@ fn shift(bits: u128, by: u8) -> u128 {
     bits.checked_shr(by.into()).unwrap_or(0)
 }
 
-/// Returns the address whose bit represents a subnet.
+/// Returns the number of a subnet among all subnets of its prefix length, as an address. The bit of this
+/// address in the occupancy blocks of subnets represents the subnet.
 fn bit(subnet: Subnet) -> Option<Addr> {
     let host = subnet.family().bits() - subnet.len();
     Addr::from_bits(subnet.family(), shift(subnet.first().bits(), host))

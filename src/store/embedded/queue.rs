@@ -1,4 +1,5 @@
-//! The queue of processes that wait for a lock. It serves processes roughly in the order of their arrival.
+//! The queue of processes that wait for a lock. The processes get the lock roughly in the order of their
+//! arrival.
 //!
 //! `flock(2)` grants a free lock to the first process that requests it. On a busy machine this is often a
 //! process that is already running, so a process that sleeps between its attempts may never get the lock.

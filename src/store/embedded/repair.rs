@@ -2,13 +2,13 @@
 //!
 //! redb stops at the first corrupt page, so this module reads all pages one by one. Each record has its own
 //! checksum, which also covers its key. A record with a correct checksum was therefore written by sublet, but
-//! perhaps long ago. To find out, this module looks up the record's key with redb. If redb finds the same
-//! record, the record is current. If redb finds no record or a different one, the record is outdated. If redb
-//! cannot read that part of the tree, the record is doubtful.
+//! perhaps long ago. To find out whether the record is current, this module looks up its key with redb. If
+//! redb finds the same record, the record is current. If redb finds no record or a different one, the record
+//! is outdated. If redb cannot read that part of the tree, the record is doubtful.
 //!
 //! This module knows the format of redb's leaf pages (file format 3), just as [`super::pages`] knows the
-//! format of the tree. Invariant: for each key that redb can look up, the only record that is returned is the
-//! one that redb finds.
+//! format of the tree. Invariant: for each key that redb can look up, this module returns only the record
+//! that redb finds.
 
 use super::fs::{Access, FileSystem, read_all};
 use super::lock::Lock;
@@ -26,7 +26,7 @@ pub enum Standing {
     Doubtful,
 }
 
-/// A function that receives each record.
+/// A function that receives the key and the value of each record, and whether the record is current.
 pub type Found<'a> = dyn FnMut(&[u8], &[u8], Standing) -> Result<()> + 'a;
 
 const PAGE: usize = 4096;

@@ -15,7 +15,7 @@ use crate::error::{Refusal, StoreError};
 use crate::model::{Lease, SetName, StaticName};
 use crate::net::{Addr, Span};
 
-/// A function that returns a lease in a file if that lease prevents a reservation.
+/// A function that returns a lease in a file that prevents a reservation; `None` if there is no such lease.
 type InTheWay<'a, F> = dyn Fn(&LeaseFile, &Lock<F>) -> Result<Option<Lease>> + 'a;
 
 impl<F: FileSystem> Embedded<F> {
@@ -111,7 +111,8 @@ impl<F: FileSystem> Embedded<F> {
         Ok(plan)
     }
 
-    /// Replaces the policy, unless `in_the_way` finds a lease in one of the files. Returns that lease.
+    /// Replaces the policy and returns `None`. If `in_the_way` finds a lease in one of the files, changes
+    /// nothing and returns this lease.
     pub(super) fn declare(
         &self,
         lock: &Lock<F>,
@@ -208,7 +209,8 @@ fn refuse(holder: Lease) -> Plan {
     Plan::refuse(Refusal::Held { index, ranges, holder: Box::new(holder) })
 }
 
-/// Returns the first lease of an address in these spans, except leases of containers with this name.
+/// Returns the first lease of an address in these spans. Skips the leases of containers with the name `name`,
+/// because the addresses are to be reserved for this name.
 fn first_lease<K: Kv>(
     tables: &super::Tables<'_, K>,
     set: &SetName,

@@ -145,7 +145,8 @@ impl<K: Kv> Tables<'_, K> {
         })
     }
 
-    /// Returns whether this file has a container's lease in the set. If so, this file is the home of the set.
+    /// Returns whether this file has a container's lease in the set. If so, this file is the home of the set,
+    /// that is, new leases of the set are written to this file.
     pub fn is_home(&self, set: &SetName) -> Result<bool> {
         let mut found = false;
         self.leases(Some(set), &mut |lease| {
@@ -160,8 +161,8 @@ impl<K: Kv> Tables<'_, K> {
         self.kv.has(&keys::of_network(set, network))
     }
 
-    /// Returns the set in which a network has leases in this file. It is `likely`, or another set that the
-    /// network used before `shared` was changed.
+    /// Returns the set in which a network has leases in this file: `likely`, or another set that the network
+    /// used before `shared` was changed. `None` if the network has no leases in this file.
     pub fn set_of_network(
         &self,
         likely: &SetName,
@@ -203,14 +204,15 @@ impl<K: Kv> Tables<'_, K> {
         let _ = self.policy.set(policy);
     }
 
-    /// Sets the entries that are for the name of the command's container, and the draining ranges.
+    /// Sets the reservations that are for the name of the command's container, and the draining ranges of the
+    /// policy.
     pub fn use_named(&self, entries: Vec<Reservation>, draining: Vec<Draining>) {
-        // As above, only the code that opened the file sets them, and only once.
+        // Only the code that opened the file sets these values, and only once.
         let _ = self.named.set(entries);
         let _ = self.draining.set(draining);
     }
 
-    /// Returns the reservations in a set that are for a name, ordered by address.
+    /// Returns the reservations in a set that are for a container's name, ordered by address.
     fn named(&self, set: &SetName, name: &StaticName) -> Vec<Lease> {
         let entries = match self.policy.get() {
             Some(policy) => &policy.entries,
@@ -235,7 +237,8 @@ impl<K: Kv> Tables<'_, K> {
         Ok(Some(self.whole(entry)?).filter(|entry: &Reservation| entry.span.contains(addr)))
     }
 
-    /// Returns the leases of these addresses. An index says that these addresses are leased in this set.
+    /// Returns the leases of addresses that the owner index lists for a set. Fails if one of the leases does
+    /// not exist, because the file is then damaged.
     fn indexed(&self, set: &SetName, addrs: &[Addr]) -> Result<Vec<Lease>> {
         let find = |addr: &Addr| {
             self.lease(set, *addr)?
@@ -389,8 +392,8 @@ impl<K: Kv> View for Tables<'_, K> {
         Ok(here.or_else(|| self.earlier?(set, pod, range)))
     }
 
-    /// The store does not record the import of a host-local folder: a folder is imported whenever it exists.
-    /// So leases from host-local may appear in this store at any time.
+    /// Always returns true, because this store may have leases from host-local at any time. An ADD imports a
+    /// host-local folder whenever the folder exists, and the store does not record the import.
     fn adopted(&self, _: &NetworkName) -> Result<bool> {
         Ok(true)
     }
@@ -454,12 +457,13 @@ impl<K: Kv> View for Tables<'_, K> {
     }
 
     fn capacity(&self) -> usize {
-        // redb does not limit the size of a transaction. This limit bounds the memory.
+        // redb does not limit the size of a transaction. The limit only bounds the memory that a transaction
+        // needs.
         1024
     }
 }
 
-/// Decodes the ranges of a network. The key names the network.
+/// Decodes the ranges of a network. The key contains the network's name.
 pub fn read_ranges(key: &[u8], value: &[u8]) -> Result<NetworkRanges, Bad> {
     let network = keys::read_ranges(key).ok_or(Bad("a network has an invalid name"))?;
     codec::read_ranges(key, network, value)

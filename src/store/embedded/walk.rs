@@ -4,8 +4,8 @@
 //! A reader holds the lock while it reads one page of at most [`PAGE`] records, and releases the lock before
 //! it passes the records on. It continues after the page's last key. So an allocation waits for at most one
 //! page, even if the consumer of the records is slow. If a lease changes while the reader is between two
-//! pages, the reader returns the lease either as it was before the change or as it is after it. No address is
-//! returned twice.
+//! pages, the reader returns the lease as it was either before or after the change. No address is returned
+//! twice.
 
 #![allow(clippy::redundant_closure, reason = "the functions are not general enough over lifetimes")]
 
@@ -24,7 +24,7 @@ use crate::store::{EachOccupied, EachRecord, EventFilter, Problem, StoreReader, 
 /// The number of records that a reader reads while it holds the lock. Reading them takes a few milliseconds.
 const PAGE: usize = 10_000;
 
-/// One page of records. Their keys lack the byte for the kind.
+/// One page of records. The keys lack their first byte, which determines the kind of the record.
 struct Page {
     records: Vec<(Vec<u8>, Record)>,
     /// The last key of this page; `None` if there are no records after this page.
@@ -74,7 +74,8 @@ impl<F: FileSystem> StoreReader for Embedded<F> {
         let begun =
             current.and_then(|path| self.read_earlier(&path, |tables| history::begun(tables)));
         for boot in self.earlier_boots(begun.flatten().unwrap_or(cx.now), cx) {
-            // A boot file is never flushed, so a power cut may have damaged it. Skip it then.
+            // A boot file is never flushed, so a power cut may have damaged the file. Skip a file that cannot
+            // be read.
             let found = self.read_earlier(&boot.path, |tables| {
                 history::of_ended_boot(tables, boot.ended, cx, filter)
             });
@@ -297,8 +298,8 @@ fn in_use<K: Kv>(tables: &Tables<'_, K>, after: &[u8], cooling: bool) -> Result<
         let more = page(tables, keys::COOLING, after)?;
         all.records.extend(more.records);
         all.records.sort_by(|(one, _), (other, _)| one.cmp(other));
-        // Each of the two pages may end before all records have been read, so the combined page ends where
-        // the shorter one ends.
+        // Each of the two pages may end before all records have been read. So the combined page ends at the
+        // lower of the two last keys.
         all.next = [all.next, more.next].into_iter().flatten().min();
         if let Some(end) = &all.next {
             all.records.retain(|(key, _)| key <= end);
