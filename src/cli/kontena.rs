@@ -99,7 +99,8 @@ impl Kontena {
     }
 }
 
-/// Records that the import is complete. In a dry run, only checks whether this can be recorded.
+/// Records that the import is complete. Returns [`Imported::Before`] if an earlier import has already
+/// recorded this. In a dry run, records nothing.
 fn mark(open: &mut OpenStore, dry_run: bool) -> Result<Imported> {
     let name = NetworkName::new("kontena-ipam")
         .map_err(|_| anyhow!("kontena-ipam is not a valid network name"))?;
