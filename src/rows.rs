@@ -107,7 +107,7 @@ pub struct LeaseRow<'a> {
     pub note: Option<Str<'a>>,
     /// The owner of a reservation (`--owner`).
     pub holder: Option<Str<'a>>,
-    /// The name of the container that a reservation is for (`--for`).
+    /// The name of the pod or container for which an address is reserved (`--for`).
     #[serde(rename = "for")]
     pub reserved_for: Option<Str<'a>>,
     /// The node that made the lease.
@@ -599,7 +599,8 @@ impl ProblemRow {
     }
 }
 
-/// The number of requests with the same set, face, command and outcome.
+/// The number of requests with the same set of leases, face (the interface that received the request),
+/// command and outcome.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CounterRow<'a> {

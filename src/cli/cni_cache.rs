@@ -39,7 +39,7 @@ pub struct CniCache {
     /// Import only this network
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// The `ipam` type in the cached configurations, such as host-local for a drop-in
+    /// The `ipam` type in the cached configurations, such as host-local if sublet has replaced that plugin
     #[arg(long = "type", value_name = "NAME", default_value = "sublet")]
     ipam: String,
     /// Print what would be imported without importing it

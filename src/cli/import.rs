@@ -37,8 +37,8 @@ pub enum Import {
     /// Import the folders of host-local
     ///
     /// The first ADD of each network imports its folder automatically. This command does the same at once,
-    /// for all networks. Without --store, the leases go into the lease file that such an ADD uses:
-    /// DIR/leases.redb if DIR is given, for networks with that `dataDir`; otherwise the standard file.
+    /// for all networks. Without --store, the leases go into the lease file that such an ADD uses: the
+    /// standard file or, if DIR is given, DIR/leases.redb (for networks with that `dataDir`).
     HostLocal(HostLocal),
     /// Import gipam's lease file, so that subletd can serve its Docker networks
     Gipam(Gipam),

@@ -18,7 +18,7 @@ use crate::model::{NetworkName, Persist, Pool, SetName};
 
 #[derive(Debug, Args)]
 pub struct Kontena {
-    /// The etcd with kontena's keys; it needs its old API (--enable-v2=true) [default: the etcd of --store]
+    /// The etcd with kontena's keys, started with --enable-v2=true [default: the etcd of --store]
     #[arg(long, value_name = "http://HOST:PORT")]
     from: Option<String>,
     /// The prefix of kontena's keys

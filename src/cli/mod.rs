@@ -265,7 +265,7 @@ fn version(call: &mut Call<'_>) -> Result<()> {
 }
 
 fn fail(terminal: &mut Terminal<'_>, error: &anyhow::Error) -> u8 {
-    // Standard output that its reader has closed, as in `sublet list | head`, is not an error.
+    // It is not an error if the reader of standard output closes the pipe, as in `sublet list | head`.
     let closed = error.downcast_ref::<io::Error>().map(io::Error::kind);
     if !error.is::<ProblemsFound>() && closed != Some(io::ErrorKind::BrokenPipe) {
         report_error(terminal.stderr, &terminal.screen, error);

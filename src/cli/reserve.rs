@@ -1,4 +1,5 @@
-//! `sublet reserve` and `sublet unreserve`: mark addresses that must never be allocated.
+//! `sublet reserve` and `sublet unreserve`: reserve addresses, so that they are never allocated, and end
+//! reservations.
 //!
 //! Invariant: either all named addresses are reserved, or none. If the addresses do not fit into one
 //! transaction of a cluster, the command uses several transactions. If one fails, the command undoes the

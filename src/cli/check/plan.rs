@@ -46,7 +46,7 @@ enum Effect {
     Excluded,
     /// The address would be the gateway.
     Gateway,
-    /// The address would be static for another name.
+    /// The configuration would assign the address to this other name (key `static`).
     Static(String),
     /// The reservation would have no effect, because no range contains its address.
     ReservedOutside,
@@ -57,7 +57,8 @@ impl Effect {
         let (set, network) = (&config.cleanup.set, config.cleanup.network.as_str());
         let (addr, is_reserved) = (lease.addr, lease.kind == Kind::Reserved);
         let is_in_set = lease.set == *set;
-        // After a change of `shared`, a network's leases may still be in the former set.
+        // Compare the network's name, not its set of leases: after a change of `shared`, the leases may still
+        // be in the former set.
         let is_own = lease.kind.collectable() && shown_network(lease) == network;
         let mut ranges = config.sets.iter().flat_map(RangeSet::ranges);
         if is_in_set
@@ -129,7 +130,7 @@ struct Network<'a> {
 struct NetworkRow<'a> {
     network: &'a str,
     set: &'a str,
-    /// The store that has the leases.
+    /// The store that contains the leases.
     store: &'a str,
     kept: usize,
     stranded: usize,

@@ -87,7 +87,8 @@ pub struct Picture {
     pub cell: u8,
     /// The number of cells in a row.
     pub columns: usize,
-    /// The cells with at least one counted address, by their index in the address space.
+    /// The cells with at least one counted address, by their index. Cells are numbered in the order of their
+    /// addresses.
     pub counts: BTreeMap<usize, Count>,
     /// The different looks of the cells in this picture.
     pub looks: Vec<Look>,
@@ -241,7 +242,8 @@ impl Grid {
         Grid { bits, inner: host - bits, columns: 1 << across, rows: 1 << (bits - across) }
     }
 
-    /// Returns the index in the address space of the cell at column `x` and row `y`.
+    /// Returns the index of the cell at column `x` and row `y`. Cells are numbered in the order of their
+    /// addresses.
     fn index(&self, x: usize, y: usize) -> usize {
         let side = self.rows;
         side * side * (x / side) + along(side, x % side, y)
