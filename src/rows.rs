@@ -1,5 +1,4 @@
-//! The fields of leases, events, ranges, nodes, problems and counters, in the form in which every face writes
-//! them.
+//! The fields of leases, events, ranges, nodes, problems and counters, in the form in which users see them.
 //!
 //! Tables, `--json`, the JSON API and JSON lines are made from these rows. docs/api.md documents each field.
 //! Invariant: an absent value has no field, and a field has the same name, unit and format everywhere.
@@ -27,7 +26,7 @@ use crate::telemetry::usage::Usage;
 /// A text in a row: borrowed when the row is written, owned after it has been read.
 pub type Str<'a> = Cow<'a, str>;
 
-/// A value that is a text in JSON, such as an address.
+/// A value that is a string in JSON, such as an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Text<T>(pub T);
 
@@ -44,7 +43,7 @@ impl<'de, T: FromStr> Deserialize<'de> for Text<T> {
     }
 }
 
-/// A time. In JSON it is a text as in RFC 3339, in UTC, to the second.
+/// A time. In JSON, it is a string in the format of RFC 3339, in UTC, in whole seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(pub Timestamp);
 
@@ -76,7 +75,7 @@ impl<'de> Deserialize<'de> for Time {
 pub struct LeaseRow<'a> {
     /// Name of the network. For the lease of a Docker pool, name of the pool's set of leases.
     pub network: Str<'a>,
-    /// Set of leases from which the network leases, if `shared` gives it a name other than `network`.
+    /// Name of the network's set of leases, if it differs from `network` because of the key `shared`.
     pub set: Option<Str<'a>>,
     /// The address, without a prefix length.
     pub address: Text<Addr>,
@@ -108,7 +107,7 @@ pub struct LeaseRow<'a> {
     pub note: Option<Str<'a>>,
     /// The owner of a reservation (`--owner`).
     pub holder: Option<Str<'a>>,
-    /// The name of the container that a reservation is for (`--for`).
+    /// The name of the pod or container for which an address is reserved (`--for`).
     #[serde(rename = "for")]
     pub reserved_for: Option<Str<'a>>,
     /// The node that made the lease.
@@ -157,8 +156,8 @@ impl<'a> LeaseRow<'a> {
         }
     }
 
-    /// Makes a row without the machine, boot, namespaces, range set and cooldown. Lists of many leases use
-    /// this.
+    /// Makes a shorter row, for lists of many leases: without the machine, boot, namespaces, range set and
+    /// cooldown.
     pub fn short(lease: &'a Lease) -> LeaseRow<'a> {
         let Lease { set, addr, prefix, kind, owner, node, origin, time, .. } = lease;
         let row = LeaseRow::of_owner(set, *addr, *kind, owner, node, origin, *time);
@@ -215,7 +214,7 @@ impl<'a> LeaseRow<'a> {
         }
     }
 
-    /// Returns the address with its prefix length, if that is known.
+    /// Returns the address, with its prefix length if the length is known.
     pub fn cidr(&self) -> String {
         let address = self.address.0;
         self.prefix.map_or_else(|| address.to_string(), |prefix| format!("{address}/{prefix}"))
@@ -226,7 +225,7 @@ impl<'a> LeaseRow<'a> {
         Some(format!("{}/{}", self.pod_namespace.as_ref()?, self.pod_name.as_ref()?))
     }
 
-    /// Returns the lease from which [`LeaseRow::new`] made this row.
+    /// Returns the lease from which [`LeaseRow::new`] made this row. Fails if a field is missing or invalid.
     pub fn into_lease(self) -> Result<Lease, String> {
         let addr = self.address.0;
         let prefix = self.prefix.filter(|prefix| *prefix <= addr.family().bits());
@@ -294,7 +293,7 @@ impl<'a> LeaseRow<'a> {
     }
 }
 
-/// Makes a name from a text that was read. An error contains the name of the field.
+/// Parses the name in the text of a field. The error names the field.
 pub fn name<T, E>(field: &str, text: &str, new: fn(String) -> Result<T, E>) -> Result<T, String> {
     new(text.to_owned()).map_err(|_| format!("{field:?} is {text:?}, which is not a valid name"))
 }
@@ -377,7 +376,8 @@ pub struct PoolRow {
     pub network: String,
     /// The set of leases, if its name is not `network`.
     pub set: Option<String>,
-    /// `network`, `docker`, or `seen`. `seen` is the subnet of some leases; no ADD has recorded its range.
+    /// `network`, `docker`, or `seen`. `seen` is a subnet that is known only from its leases, because no ADD
+    /// has recorded a range.
     pub kind: &'static str,
     /// For a Docker pool, its subnet. For another range, the range in CIDR notation, if it consists of all
     /// hosts of a prefix.
@@ -390,7 +390,7 @@ pub struct PoolRow {
     pub last: Text<Addr>,
     /// First and last address of each span from which addresses are allocated.
     pub allocatable: Vec<[Text<Addr>; 2]>,
-    /// The number of addresses in these spans: the sum of `used`, `reserved`, `cooling`, `draining` and `free`.
+    /// The number of allocatable addresses: the sum of `used`, `reserved`, `cooling`, `draining` and `free`.
     pub size: u128,
     /// The number of leased addresses.
     pub used: u128,
@@ -398,8 +398,8 @@ pub struct PoolRow {
     pub reserved: u128,
     /// The number of addresses that are cooling down.
     pub cooling: u128,
-    /// The number of draining addresses that are neither leased nor reserved. Absent if nothing in the range is
-    /// draining.
+    /// The number of draining addresses that are neither leased nor reserved. Absent if nothing in the range
+    /// is draining.
     pub draining: Option<u128>,
     /// First and last address of each draining range that overlaps the range.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -510,14 +510,14 @@ pub struct NodeRow {
     /// The machine's /etc/machine-id.
     #[serde(rename = "machineID", skip_serializing_if = "String::is_empty")]
     pub machine_id: String,
-    /// Whether this node is the one that makes the row.
+    /// Whether this node is the machine on which the row was made.
     pub here: bool,
-    /// The boot that leased last, if the store is a cluster.
+    /// The ID of the boot in which the node last leased an address. Absent if the store is not a cluster.
     #[serde(rename = "bootID")]
     pub boot_id: Option<String>,
-    /// When the boot in `boot_id` leased for the first time.
+    /// When the node first leased an address in that boot (`boot_id`).
     pub boot_since: Option<Time>,
-    /// When this name was first used.
+    /// When the node name was first used.
     pub first_seen: Option<Time>,
     /// When the newest lease of the node was made.
     pub last_lease: Option<Time>,
@@ -554,8 +554,8 @@ impl Nodes {
         *row.networks.entry(shown_network(lease).to_owned()).or_default() += 1;
     }
 
-    /// Returns the rows in the order of their names, and adds the data of the pools and of the cluster's
-    /// records. `here` is this machine.
+    /// Returns the rows, sorted by node name. Adds the number of pools that each node uses, and the data of
+    /// the cluster's node records. `here` is this machine.
     pub fn rows(mut self, pools: &[Pool], records: Vec<NodeRecord>, here: &Node) -> Vec<NodeRow> {
         for (user, _) in pools.iter().flat_map(|pool| &pool.users) {
             self.of(user).pools += 1;
@@ -599,11 +599,12 @@ impl ProblemRow {
     }
 }
 
-/// The number of requests with the same set, face, command and outcome.
+/// The number of requests with the same set of leases, face (the interface that received the request),
+/// command and outcome.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CounterRow<'a> {
-    /// The set of leases that the requests were about.
+    /// The name of the set of leases to which the requests applied.
     pub network: &'a str,
     /// The face: `cni`, `docker` or `cli`.
     pub face: &'static str,
@@ -710,7 +711,7 @@ mod tests {
             let text = serde_json::to_string(&LeaseRow::new(&lease)).unwrap();
             let row: LeaseRow<'_> = serde_json::from_str(&text).unwrap();
             assert_eq!(row.into_lease(), Ok(lease), "{text}");
-            // Only the field `id` may be an empty text.
+            // Only the field `id` may be an empty string.
             assert!(!text.contains("null") && !text.replace("\"id\":\"\"", "").contains("\"\""));
         }
     }

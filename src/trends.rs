@@ -1,9 +1,9 @@
 //! Computes how full each range was in the last day, what was allocated and released, and when the range will
 //! be full.
 //!
-//! Everything is computed backwards from the present usage and the store's history. No other data is stored
-//! for it.
-//! Invariant: a time before the beginning of the history has no value.
+//! The values are computed backwards from the current usage and the store's history, so no other data is
+//! stored.
+//! Invariant: a trend has no value for a time before the history begins.
 
 use serde::Serialize;
 use serde_with::skip_serializing_none;
@@ -16,7 +16,7 @@ use crate::rows::{PoolRow, Text, Time};
 use crate::store::StoreReader;
 use crate::telemetry::usage::Usage;
 
-/// The length of a step, in seconds.
+/// The length of the steps into which a day is divided, in seconds.
 const STEP: u64 = 900;
 /// The number of steps in a day.
 const STEPS: usize = 96;
@@ -32,7 +32,7 @@ const HORIZON: f64 = 7.0 * 86_400.0;
 
 /// The trends of all ranges in the last day.
 pub struct Trends {
-    /// The end of the day.
+    /// The end of the day that the trends cover.
     pub time: Time,
     /// The trends, in the order of the usage from which they were made.
     pub rows: Vec<TrendRow>,
@@ -80,7 +80,7 @@ impl Trends {
         Ok(Trends { time: Time(cx.now), rows })
     }
 
-    /// Returns the trend of a range. `at` is the index at which the range probably is.
+    /// Returns the trend of the range in `pool`. Looks at index `at` first, where the trend probably is.
     pub fn of(&self, at: usize, pool: &PoolRow) -> Option<&TrendRow> {
         let is_it = |row: &&TrendRow| row.network == pool.network && row.first == pool.first;
         self.rows.get(at).filter(is_it).or_else(|| self.rows.iter().find(is_it))
@@ -89,7 +89,7 @@ impl Trends {
 
 impl TrendRow {
     /// Returns the number of allocations and of releases in the last hour; `None` if the history does not
-    /// cover it.
+    /// cover the whole hour.
     pub fn last_hour(&self) -> Option<(u32, u32)> {
         self.used[STEPS - STEPS_PER_HOUR]?;
         let sum = |counts: &[u32]| counts.iter().rev().take(STEPS_PER_HOUR).sum();

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         Ok(text) => ExitCode::from(u8::from(write!(io::stdout(), "{text}").is_err())),
         Err((error, code)) => {
             let text = format!("{error:#}");
-            // Messages from clap already have a prefix and a newline at the end.
+            // Messages about invalid usage (code 2) come from clap, which has added a prefix and a newline.
             let (before, after) = if code == 2 { ("", "") } else { ("subletd: ", "\n") };
             let _ = write!(io::stderr(), "{before}{text}{after}");
             ExitCode::from(code)
@@ -33,8 +33,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Starts the status page for the driver. The page is a separate face, and faces do not use each other, so
-/// the program connects them here.
+/// Starts the status page for the Docker driver. Both are faces of the program (modules that serve a protocol
+/// or an operator), and faces do not use each other. Therefore they are connected here.
 fn page(page: &Page, stores: Vec<PageStore>, backend: &Backend) -> Result<()> {
     let Some(address) = &page.http else { return Ok(()) };
     web::open(address, page.http_public, page.http_name.clone(), stores, backend.log.clone())

@@ -21,9 +21,9 @@ use crate::sys::process::Stop;
 /// Keep sublet installed, and free the leases of containers that are gone.
 ///
 /// Runs until SIGTERM. When it starts, it installs the same files as `sublet install` with the same options.
-/// It installs them again within a second after a file was deleted or replaced, or after FILE was changed.
-/// Once per --gc-every it frees the same leases as `sublet gc --netns --yes --quiet`. In a container this
-/// needs the process IDs of the host and `CAP_SYS_PTRACE`.
+/// It installs them again within a second after a file was deleted or replaced, or after the file of --conf
+/// was changed. Once per --gc-every it frees the same leases as `sublet gc --netns --yes --quiet`. In a
+/// container, freeing leases needs the process IDs of the host and `CAP_SYS_PTRACE`.
 #[derive(Debug, Args)]
 pub struct Agent {
     #[command(flatten)]
@@ -83,7 +83,7 @@ impl Agent {
         conf.map(drop).context("the configuration was not installed")
     }
 
-    /// Frees stale leases. If the store cannot be read now, the next search tries again.
+    /// Frees stale leases. Prints an error if this fails; the agent tries again at the next search.
     fn collect(&self, call: &mut Call<'_>) -> Result<()> {
         let facts = host::facts(call.world.env).named(call.args.node_name.as_deref());
         let facts = Facts { face: Face::Cli, ..facts };

@@ -1,8 +1,8 @@
 //! `sublet import cni-cache`: leases the addresses of running containers again, from the results that libcni
 //! caches.
 //!
-//! Each cached record contains the configuration of its ADD. This configuration names the store, unless
-//! `--store` does. The import is an ordinary ADD for the container that requests the addresses in the record.
+//! Each cached record contains the configuration of its ADD. Without `--store`, this configuration names the
+//! store. To import a record, the command runs an ordinary ADD that requests the addresses in the record.
 //! Invariant: a record whose network namespace is gone leases nothing. If another container holds an address,
 //! that container keeps the address, and the conflict is reported.
 
@@ -39,7 +39,7 @@ pub struct CniCache {
     /// Import only this network
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// The `ipam` type in the cached configurations, such as host-local for a drop-in
+    /// The `ipam` type in the cached configurations, such as host-local if sublet has replaced that plugin
     #[arg(long = "type", value_name = "NAME", default_value = "sublet")]
     ipam: String,
     /// Print what would be imported without importing it
@@ -150,7 +150,7 @@ impl CniCache {
     }
 
     fn import(&self, record: &Cached, call: &mut Call<'_>) -> Result<Outcome> {
-        // Fail if the variable cannot be read, because it may name another store.
+        // An invalid variable is an error. If it were ignored, the command could use the wrong store.
         let variable = |name| match (call.world.env)(name).map(OsString::into_string) {
             Some(Err(_)) => Err(anyhow!("the value of {name} is not valid UTF-8")),
             found => Ok(found.and_then(Result::ok)),
@@ -236,8 +236,8 @@ impl CniCache {
     }
 }
 
-/// Restricts the request to exactly these addresses. A range set that contains none of these addresses is
-/// left out. Returns the addresses that lie in a range.
+/// Changes the configuration so that its ADD requests exactly these addresses. Removes the range sets that
+/// contain none of these addresses. Returns the addresses that lie in a range; fails if there are none.
 fn restrict(config: &mut Config, addrs: &[Addr]) -> Result<Vec<Addr>> {
     let holds = |addr: &Addr| config.sets.iter().any(|set| set.range_of(*addr).is_some());
     let addrs: Vec<Addr> = addrs.iter().copied().filter(holds).collect();

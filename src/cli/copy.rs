@@ -53,7 +53,7 @@ pub fn persist(text: &str) -> Result<Persist, String> {
     }
 }
 
-/// The maximum number of entries of a list that are printed.
+/// The maximum number of entries that are printed of each list.
 const SHOWN: usize = 20;
 
 impl Copy {
@@ -118,8 +118,8 @@ impl Copy {
 }
 
 impl OpenStore {
-    /// Checks whether the records that `push` supplies can be written. Unless this is a dry run, then calls
-    /// `push` again and writes the records. Returns the number of records in the first pass.
+    /// Calls `push` twice: first to check whether its records can be written, and then to write them. In a
+    /// dry run, only checks the records. Returns the number of records in the first pass.
     pub(super) fn restore(
         &mut self,
         dry_run: bool,
@@ -133,8 +133,8 @@ impl OpenStore {
         Ok(moved)
     }
 
-    /// Writes the records that `push` supplies, and returns their number. If an address has a different
-    /// holder, this function prints the conflicts, fails and writes nothing.
+    /// Writes the records that `push` supplies (in a dry run, only checks them), and returns their number. If
+    /// an address has a different holder, prints the conflicts and fails.
     pub(super) fn pass(
         &mut self,
         dry_run: bool,

@@ -1,7 +1,7 @@
 //! `sublet doctor`: finds and repairs problems in a store.
 //!
-//! The store examines and repairs itself. This command also finds leases whose container is gone, which the
-//! store cannot find.
+//! The store finds and repairs damaged records. In addition, this command finds leases whose container is
+//! gone, which the store cannot detect.
 //! Invariant: without `--repair`, nothing changes. With `--repair`, a copy of the damaged file is kept.
 
 use anyhow::{Result, anyhow};
@@ -101,7 +101,7 @@ struct Checked {
     ranges: usize,
 }
 
-/// The usage from which on a range is reported, in percent.
+/// The usage at which a range is reported as nearly full, in percent.
 const NEARLY_FULL: u128 = 80;
 
 fn examine(open: &mut OpenStore) -> Result<(Vec<Problem>, Checked)> {
@@ -120,11 +120,11 @@ fn examine(open: &mut OpenStore) -> Result<(Vec<Problem>, Checked)> {
     Ok((problems, Checked { leases, ranges: usage.len() }))
 }
 
-/// Returns the networks that have leases outside the ranges of their last ADD, and the number of all leases
-/// except reservations.
+/// Returns a problem for each network that has leases outside the ranges of its last ADD. Also returns the
+/// number of all leases except reservations.
 fn moved_away(open: &mut OpenStore) -> Result<(Vec<Problem>, usize)> {
-    // ECS tasks have separate configurations, some with IPv6 and some without. So the last ADD does not
-    // describe the other tasks.
+    // Skip the network of ECS tasks. Each task has its own configuration, with or without IPv6, so the last
+    // ADD does not describe the ranges of the other tasks.
     let is_ecs = |ranges: &NetworkRanges| ranges.network == NetworkName::ecs();
     let networks = open.store.networks(&open.cx)?.into_iter().filter(|ranges| !is_ecs(ranges));
     let mut astray = Astray::new(networks.map(|n| (n.set, n.network.to_string(), n.bounds)));

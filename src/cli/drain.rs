@@ -1,7 +1,7 @@
 //! `sublet drain`: empties a range of a network without stopping a container.
 //!
-//! Invariant: the leases in the range stay until their containers end. The command only changes whether
-//! something new is leased from the range.
+//! Invariant: the leases in the range stay until their containers end. The command only changes whether new
+//! addresses are leased from the range.
 
 use std::time::Duration;
 
@@ -23,14 +23,15 @@ use crate::sys::host;
 /// The time between two checks of `--wait`.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The last hour, in seconds.
+/// The period in which freed leases are counted, in seconds: the last hour.
 const HOUR: u64 = 3600;
 
 /// Stop leasing new addresses from a range.
 ///
-/// Containers keep their addresses in the range. Prints the leases that remain. Exits with 0 if there are none,
-/// otherwise with 1; `--undo` exits with 0. The range is draining until `--undo`, even after a reboot. Running the
-/// command again is harmless. If networks share a set of leases (`shared`), the range is draining for all of them.
+/// Containers keep their addresses in the range. Prints the leases that remain. Exits with 0 if there are
+/// none, otherwise with 1; `--undo` exits with 0. The range is draining until `--undo`, even after a reboot.
+/// Running the command again is harmless. If networks share a set of leases (`shared`), the range is draining
+/// for all of them.
 #[derive(Debug, Args)]
 pub struct Drain {
     /// The network's name in its configuration
@@ -56,8 +57,8 @@ struct Report<'a> {
     last: Text<Addr>,
     /// Whether the range is draining now.
     draining: bool,
-    /// The number of leases in the range that were freed in the last hour, according to the history. Absent if
-    /// the history has no event of the range.
+    /// The number of leases in the range that were freed in the last hour, according to the history. Absent
+    /// if the history has no event of the range.
     #[serde(skip_serializing_if = "Option::is_none")]
     freed_last_hour: Option<usize>,
     /// The containers' leases in the range.
@@ -148,8 +149,8 @@ fn remaining(open: &mut OpenStore, set: &SetName, span: Span) -> Result<Vec<Leas
     open.leases(&is_left)
 }
 
-/// Returns the number of containers' leases in a range that were freed in the last hour; `None` if the history
-/// has no event of the range.
+/// Returns the number of containers' leases in a range that were freed in the last hour; `None` if the
+/// history has no event of the range.
 fn freed_last_hour(open: &mut OpenStore, set: &SetName, span: Span) -> Result<Option<usize>> {
     let events = open.store.history(&open.cx, &mut |event| {
         event.set == *set && span.contains(event.addr) && event.kind.collectable()

@@ -38,7 +38,7 @@ pub struct Explain {
 /// The maximum number of events that are shown for each address.
 const LATEST: usize = 5;
 
-/// What is known about an address.
+/// The known facts about an address.
 #[skip_serializing_none]
 #[derive(Serialize)]
 struct Row<'a> {
@@ -64,7 +64,7 @@ struct Row<'a> {
     next: Option<String>,
 }
 
-/// A range from which nothing new is leased.
+/// A draining range: no new address is leased from it.
 #[derive(Serialize)]
 struct DrainingRow {
     first: Text<Addr>,
@@ -77,7 +77,8 @@ impl Explain {
         let mut open = call.open()?;
         let network = self.network.as_deref();
         let addr: Option<Addr> = self.name.parse().ok();
-        // Only a successful listing proves that the address has no holder.
+        // An address may have no lease, so an empty list is valid. A listing that fails is an error, because
+        // only a complete listing proves that the address has no holder.
         let leases = match addr {
             Some(addr) => {
                 let is_here = |lease: &Lease| network.is_none_or(|n| shown_network(lease) == n);
@@ -89,7 +90,7 @@ impl Explain {
             },
         };
         let cx = call.world.facts.context();
-        // Leases of any age are examined, because this command frees nothing.
+        // The grace period is 0 seconds: leases of any age are examined, because this command frees nothing.
         let evidence = liveness::evidence(&leases, &cx, 0, true, Vec::new());
         let verdicts = stale::assess(&leases, &evidence);
         let all = open.usage(None)?;
@@ -138,7 +139,7 @@ impl Explain {
     }
 }
 
-/// Returns for each set in which an address is cooling down, when it stops cooling down.
+/// Returns each set of leases in which an address is cooling down, with the time when the cooldown ends.
 fn cooling(open: &mut OpenStore, addr: Addr) -> Result<Vec<(SetName, Timestamp)>> {
     let (mut found, now) = (Vec::new(), open.cx.now);
     open.store.occupancy(&open.cx, &mut |set, other, holder| {
@@ -151,10 +152,10 @@ fn cooling(open: &mut OpenStore, addr: Addr) -> Result<Vec<(SetName, Timestamp)>
     Ok(found)
 }
 
-/// What the store contains about the addresses.
+/// The data from the store that rows are made from.
 struct About<'a> {
     all: &'a [Usage],
-    /// The rows of all ranges.
+    /// The rows of all ranges, in the order of `all`.
     ranges: &'a [PoolRow],
     history: &'a [Event],
     draining: &'a [Draining],
@@ -180,7 +181,8 @@ impl<'a> About<'a> {
         Row {
             network,
             address: Text(addr),
-            // Other states also say why the address is not leased.
+            // `draining` replaces only `free`, because the other states already explain why the address is
+            // not available.
             state: if state == "free" && draining.is_some() { "draining" } else { state },
             lease: None,
             until: None,

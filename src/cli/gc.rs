@@ -77,7 +77,8 @@ pub(super) fn seconds(text: &str) -> Result<u64, String> {
 }
 
 impl Gc {
-    /// Returns a search that uses network namespaces as evidence, and frees stale leases without asking.
+    /// Returns the options of a `sublet gc` that uses network namespaces as evidence, and frees stale leases
+    /// without asking.
     pub(super) fn unattended(grace: u64) -> Gc {
         Gc {
             netns: true,

@@ -37,16 +37,16 @@ pub enum Import {
     /// Import the folders of host-local
     ///
     /// The first ADD of each network imports its folder automatically. This command does the same at once,
-    /// for all networks. Without --store, the leases go into the lease file that such an ADD uses:
-    /// DIR/leases.redb if DIR is given, for networks with that `dataDir`; otherwise the standard file.
+    /// for all networks. Without --store, the leases go into the lease file that such an ADD uses: the
+    /// standard file or, if DIR is given, DIR/leases.redb (for networks with that `dataDir`).
     HostLocal(HostLocal),
     /// Import gipam's lease file, so that subletd can serve its Docker networks
     Gipam(Gipam),
     /// Import leases that cni-ipam-consul stored in Consul
     ///
-    /// The leases are written to the same Consul. Until then, ADDs with such a configuration fail. Stop
-    /// cni-ipam-consul on all nodes first, because it overwrites keys without comparing them. Its keys are
-    /// not changed.
+    /// The leases are written to the same Consul. Before the import, ADDs with a configuration of
+    /// cni-ipam-consul fail. Stop cni-ipam-consul on all nodes first, because it overwrites keys without
+    /// comparing them. Its keys are not changed.
     Consul(Consul),
     /// Lease the addresses of running containers again, from libcni's cached results
     ///
@@ -150,7 +150,7 @@ impl EcsIpam {
             report.before = true;
             return Ok(report);
         }
-        // The lock is held until the leases have been imported.
+        // `old` holds the lock of the bolt file until the leases have been imported.
         let old = ecs::read(&self.file, WAIT)?;
         let import = alloc::Import {
             set: SetName(NetworkName::ecs().to_string()),
@@ -181,7 +181,7 @@ impl HostLocal {
     fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let named = call.args.named(call.world.env)?;
         let is_default = self.dir == Path::new(HOST_LOCAL_DIR);
-        // An ADD of a network with this `dataDir` uses the same file.
+        // This is the lease file that an ADD uses for a network with `dataDir` DIR.
         let usual = || if is_default { DEFAULT.into() } else { self.dir.join("leases.redb") };
         let mut open =
             call.open_file(named.unwrap_or_else(usual), self.how.persist.unwrap_or_default())?;

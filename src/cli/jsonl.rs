@@ -1,7 +1,9 @@
 //! `sublet export jsonl` and `sublet import jsonl`: convert a store to text and back.
 //!
 //! This module reads and writes lines. [`crate::migrate::jsonl`] defines the content of a line.
-//! Invariant: a file is read completely before anything is written. Only a few lines are in memory at a time.
+//! Invariant: an import from a file reads the file twice: the first time, it only checks the records, and the
+//! second time, it writes them. An import from standard input writes the records as it reads them. The text
+//! is never in memory as a whole.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};

@@ -18,7 +18,7 @@ use crate::model::{NetworkName, Persist, Pool, SetName};
 
 #[derive(Debug, Args)]
 pub struct Kontena {
-    /// The etcd with kontena's keys; it needs its old API (--enable-v2=true) [default: the etcd of --store]
+    /// The etcd with kontena's keys, started with --enable-v2=true [default: the etcd of --store]
     #[arg(long, value_name = "http://HOST:PORT")]
     from: Option<String>,
     /// The prefix of kontena's keys
@@ -99,7 +99,8 @@ impl Kontena {
     }
 }
 
-/// Records that the import is complete. In a dry run, only checks whether this can be recorded.
+/// Records that the import is complete. Returns [`Imported::Before`] if an earlier import has already
+/// recorded this. In a dry run, records nothing.
 fn mark(open: &mut OpenStore, dry_run: bool) -> Result<Imported> {
     let name = NetworkName::new("kontena-ipam")
         .map_err(|_| anyhow!("kontena-ipam is not a valid network name"))?;

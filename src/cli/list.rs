@@ -104,7 +104,7 @@ impl Column {
     }
 }
 
-/// The leases that have been read, in the order of a column.
+/// The leases that have been read, to be sorted by a column.
 struct Sorted {
     column: Column,
     leases: Vec<Sortable>,
@@ -145,7 +145,8 @@ impl List {
         let mut sorted = self.sort.map(|column| Sorted { column, leases: Vec::new() });
         let (mut count, mut done) = (0, Ok(()));
         let mut busy = Some(Progress::new(None, "reading the leases"));
-        // The store holds no lock while a row is printed, so a slow reader of the output delays no one.
+        // The store holds no lock while a row is printed, so a slow reader of the output delays no other
+        // process.
         open.store.list(&open.cx, &mut |lease| {
             if done.is_err() || count >= limit || !self.filter.passes(&lease) {
                 return;
@@ -174,8 +175,8 @@ impl List {
     }
 }
 
-/// The number of rows whose column widths are determined together. If a later page has a wider cell, the
-/// column is wider from that page on.
+/// The number of rows in a page of a table. Column widths are determined page by page: if a later page has a
+/// wider cell, the column is wider from that page on.
 const PAGE: usize = 1000;
 
 /// Prints leases as they are read.

@@ -1,9 +1,9 @@
 //! The operator's command line.
 //!
-//! This module handles arguments, exit codes (0: success, 1: failure, 2: invalid usage) and questions. The
-//! engine decides what a command does to leases, and [`crate::rows`] defines the fields that a command
-//! prints.
-//! Invariant: without `--yes`, nothing is freed unless the operator answers "y".
+//! This module handles arguments, exit codes (0: success, 1: failure, 2: invalid usage) and confirmation
+//! prompts. The engine decides what a command does to leases, and [`crate::rows`] defines the fields that a
+//! command prints.
+//! Invariant: without `--yes`, a command frees addresses only after the operator has answered "y".
 
 mod agent;
 mod astray;
@@ -60,8 +60,8 @@ use screen::{Screen, Tone, When};
 
 /// Lease IP addresses to containers.
 ///
-/// If a container runtime calls sublet (with CNI_COMMAND and without arguments), it is a CNI IPAM plugin.
-/// With a command, it shows and repairs leases.
+/// If a container runtime calls sublet (with CNI_COMMAND and without arguments), sublet is a CNI IPAM plugin.
+/// With a command, sublet shows and repairs leases.
 #[derive(Debug, Parser)]
 #[allow(clippy::doc_markdown, reason = "shown as they are")]
 #[command(name = "sublet", version)]
@@ -164,10 +164,11 @@ pub fn definition() -> clap::Command {
     Cli::command()
 }
 
-/// Runs the command line and returns the exit code. If it panics, prints the panic in one line and returns a
-/// failure.
+/// Runs the command line and returns the exit code. If the command panics, prints the panic on one line and
+/// returns exit code 1.
 pub fn run(args: Vec<OsString>, world: World<'_>, terminal: &mut Terminal<'_>) -> u8 {
-    // A panic drops everything that it interrupts. After a panic, only the terminal is used.
+    // `AssertUnwindSafe` is correct: a panic drops the command's own values, and afterwards only the terminal
+    // is used.
     let done = catch_unwind(AssertUnwindSafe(|| serve(args, world, terminal)));
     done.unwrap_or_else(|payload| fail(terminal, &anyhow!(panic::explain(&*payload).msg)))
 }
@@ -176,7 +177,8 @@ fn serve(args: Vec<OsString>, world: World<'_>, terminal: &mut Terminal<'_>) -> 
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => {
-            // Help and version go to standard output; anything else is a usage error.
+            // Clap also returns the help and version texts as errors. They go to standard output with exit
+            // code 0. All other errors are usage errors.
             let (stream, code, color): (&mut dyn Write, u8, bool) = if e.use_stderr() {
                 (&mut *terminal.stderr, 2, terminal.screen.alert)
             } else {
@@ -263,7 +265,7 @@ fn version(call: &mut Call<'_>) -> Result<()> {
 }
 
 fn fail(terminal: &mut Terminal<'_>, error: &anyhow::Error) -> u8 {
-    // If the reader closes the pipe, as in `sublet list | head`, that is not an error.
+    // It is not an error if the reader of standard output closes the pipe, as in `sublet list | head`.
     let closed = error.downcast_ref::<io::Error>().map(io::Error::kind);
     if !error.is::<ProblemsFound>() && closed != Some(io::ErrorKind::BrokenPipe) {
         report_error(terminal.stderr, &terminal.screen, error);
@@ -271,8 +273,8 @@ fn fail(terminal: &mut Terminal<'_>, error: &anyhow::Error) -> u8 {
     if error.is::<Misuse>() { 2 } else { 1 }
 }
 
-/// Returns the text of an error with its causes. If access was denied, the text suggests to run the command
-/// as root.
+/// Returns the text of an error with its causes. If access was denied to a user other than root, the text
+/// suggests running the command as root.
 fn explained(error: &anyhow::Error) -> String {
     let mut text = with_causes(error.as_ref());
     if error.chain().any(is_denied) && !rustix::process::geteuid().is_root() {
@@ -282,9 +284,9 @@ fn explained(error: &anyhow::Error) -> String {
 }
 
 fn report_error(stderr: &mut dyn Write, screen: &Screen, error: &anyhow::Error) {
-    // If this fails, there is no other place to report the error.
     let screen = Screen { color: screen.alert, ..*screen };
     let text = explained(error);
+    // Ignore a failed write, because the error cannot be reported anywhere else.
     let _ = writeln!(stderr, "{} {text}", screen.paint(Tone::Bad, "sublet:"));
 }
 
@@ -293,7 +295,7 @@ fn report_error(stderr: &mut dyn Write, screen: &Screen, error: &anyhow::Error) 
 #[error("problems were found")]
 struct ProblemsFound;
 
-/// The error for arguments that contradict each other.
+/// The error for invalid usage, such as arguments that contradict each other. The exit code is 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Misuse(String);
@@ -340,7 +342,8 @@ impl Call<'_> {
         Ok(self.stdout.write_all(&array.finish())?)
     }
 
-    /// Asks the operator. Only the answers "y" and "yes" mean yes. Fails if there is no terminal.
+    /// Asks the operator a yes-or-no question. Returns true only for the answers "y", "Y" and "yes". Fails if
+    /// standard input is not a terminal.
     fn confirm(&mut self, question: &str) -> Result<bool> {
         self.stdout.flush()?;
         if !io::stdin().is_terminal() {
@@ -357,7 +360,8 @@ impl Call<'_> {
     }
 }
 
-/// Returns whether a terminal could interpret this character, although serializers do not escape it.
+/// Returns whether a character needs escaping: a terminal could interpret it, and serializers leave it
+/// unescaped.
 fn is_raw(c: char) -> bool {
     !c.is_ascii() && (c.is_control() || screen::steers(c))
 }
@@ -368,15 +372,16 @@ fn yaml(value: &impl Serialize) -> Result<String> {
     if !text.contains(is_raw) {
         return Ok(text);
     }
-    // A plain scalar in YAML has no escapes, so print JSON instead. It is valid YAML, and all its strings are
-    // quoted.
+    // An unquoted string in YAML cannot contain escapes, so print JSON instead. JSON is valid YAML, and
+    // quotes all strings.
     let json = serde_json::to_string(value)?;
     let escape =
         |c: char| if is_raw(c) { format!("\\U{:08x}", u32::from(c)) } else { c.to_string() };
     Ok(json.chars().map(escape).collect::<String>() + "\n")
 }
 
-/// Escapes the characters in JSON that a terminal could interpret. Only strings can contain these characters.
+/// Escapes the characters in JSON that a terminal could interpret. Only strings in JSON can contain these
+/// characters, so the result is still valid JSON.
 fn escaped(json: &str) -> Cow<'_, str> {
     if !json.contains(is_raw) {
         return Cow::Borrowed(json);
@@ -392,7 +397,8 @@ fn escaped(json: &str) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
-/// Writes an array of rows in parts, so that only a part of the text is in memory.
+/// Formats an array of rows. [`Rows::drain`] writes the text in parts, so that it is never in memory as a
+/// whole.
 struct Rows {
     format: Format,
     text: Vec<u8>,
@@ -418,7 +424,7 @@ impl Rows {
         Ok(())
     }
 
-    /// Writes the buffer to `out` if the buffer is long.
+    /// If the buffered text is longer than 64 KiB, writes the text to `out` and empties the buffer.
     fn drain(&mut self, out: &mut dyn Write) -> io::Result<()> {
         if self.text.len() > 1 << 16 {
             out.write_all(&self.text)?;
@@ -437,7 +443,8 @@ impl Rows {
     }
 }
 
-/// Writes a file completely or not at all: the content is written under a temporary name in the same folder.
+/// Writes a file completely or not at all: writes the content to PATH.new first, and then renames this file
+/// to PATH.
 fn write_file<T>(
     path: &Path,
     create: fn(&Path) -> io::Result<File>,
@@ -454,7 +461,7 @@ fn write_file<T>(
         Ok(answer)
     });
     if done.is_err() {
-        // This is best effort, because the next write replaces the file.
+        // Ignore a failure, because the next write replaces the temporary file.
         let _ = std::fs::remove_file(&next);
     }
     done.with_context(|| format!("cannot write {}", path.display()))

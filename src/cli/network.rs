@@ -1,8 +1,9 @@
 //! `sublet network`: shows and changes the definition of a network that a cluster stores.
 //!
-//! This module reads a definition from a file, and asks if existing leases lie outside the new ranges.
-//! [`crate::config`] validates definitions.
-//! Invariant: a new definition replaces the version that was read, and no other version.
+//! This module reads a definition from a file. If existing leases lie outside the new ranges, it asks the
+//! operator to confirm the change. [`crate::config`] validates definitions.
+//! Invariant: a new definition replaces only the version that was read. If the definition has changed since
+//! then, the command fails.
 
 use std::fs::File;
 use std::io::{self, Read};

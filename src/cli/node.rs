@@ -77,7 +77,8 @@ impl Release {
                 open.place
             )));
         }
-        // The release also frees leases that ended with an earlier boot, so they are counted.
+        // Without a boot ID in the context, leases of earlier boots are counted, too, because the release
+        // also frees them.
         let cx = Context { boot: None, ..open.cx.clone() };
         let Some(row) = rows(&mut open, &cx)?.into_iter().find(|row| row.node == *name) else {
             return Err(anyhow!(
@@ -122,7 +123,7 @@ impl Release {
     }
 }
 
-/// Describes in words what a node holds.
+/// Describes the leases and pools of a node, for messages and questions.
 fn describe(row: &NodeRow) -> String {
     let networks: Vec<String> =
         row.networks.iter().map(|(name, count)| format!("{count} of {name}")).collect();

@@ -1,4 +1,4 @@
-//! Opens the store on which a command works, and reads what several commands need from it.
+//! Opens the store for a command, and contains the queries that several commands use.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -60,7 +60,7 @@ impl StoreArgs {
     }
 }
 
-/// Returns the value if it is the JSON of a cluster.
+/// Returns the value of a store option if it is JSON, which describes a cluster; `None` if it is a path.
 fn cluster(named: &OsStr) -> Option<&str> {
     let text = named.to_str()?.trim_start();
     text.starts_with('{').then_some(text)
@@ -89,7 +89,8 @@ impl Call<'_> {
         Ok(open)
     }
 
-    /// Opens the same store for a command that creates the store if it does not exist.
+    /// Opens the same store as [`Call::open`], for a command that creates the store if necessary. A store
+    /// that does not exist is not an error.
     pub fn open_or_create(&mut self) -> Result<OpenStore> {
         if let (Some(_), Some(store)) = (self.args.cluster(), &self.args.store) {
             return self.open_named(store, "--store");
@@ -98,13 +99,13 @@ impl Call<'_> {
             Some(path) => path,
             None => PathBuf::from(self.default_store()?),
         };
-        // This opens the boot leases as well as the durable leases, and most commands treat both in the same
-        // way.
+        // `Persist::Boot` opens both the boot leases (which end when the host reboots) and the durable
+        // leases. Most commands treat both in the same way.
         self.open_file(path, Persist::Boot)
     }
 
-    /// Returns the default store that exists. If both exist, prints a message about the store that is not
-    /// used.
+    /// Returns the path of the default lease file, or of the default file for ECS if only that file exists.
+    /// If both exist, prints a message about the file that is not used.
     fn default_store(&mut self) -> Result<&'static str> {
         let (usual, ecs) = (is_store(DEFAULT.as_ref())?, is_store(ECS_DEFAULT.as_ref())?);
         if usual && ecs {
@@ -146,7 +147,8 @@ impl Call<'_> {
     }
 }
 
-/// Returns whether a store exists at this path: a lease file, a boot file or a policy file.
+/// Returns whether a store exists at this path: a file of durable leases, a file of boot leases, or a policy
+/// file (which lists the ranges that operators reserved or are draining).
 fn is_store(path: &Path) -> Result<bool> {
     let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
     let names = Os.list(folder);
@@ -185,7 +187,7 @@ impl OpenStore {
         self.file.as_deref().map_or(Ok(true), is_store)
     }
 
-    /// Makes the error for a named file that does not exist.
+    /// Returns the error for a lease file that the operator named, but that does not exist.
     pub fn missing(&self) -> anyhow::Error {
         anyhow!("lease store {} does not exist; name a different file with `--store`", self.place)
     }
@@ -195,11 +197,11 @@ impl OpenStore {
         if !self.is_cluster() || lease.node == self.cx.node {
             return self.cx.clone();
         }
-        // This machine does not know the boots of the other node.
+        // The boot ID of another node is unknown on this machine.
         Context { node: lease.node.clone(), boot: None, ..self.cx.clone() }
     }
 
-    /// Frees the leases that `target` selects in the set of `lease`. Returns false if there were none.
+    /// Frees the leases that `target` selects in the set of `lease`. Returns false if it selects no lease.
     pub fn free(&mut self, lease: &Lease, target: Target) -> Result<bool> {
         let del = Del { set: lease.set.clone(), target, rewind: false, undo: false, legacy: None };
         let cx = self.cx_for(lease);
@@ -214,8 +216,9 @@ impl OpenStore {
         }
     }
 
-    /// Returns the error for a network or pool that has neither ranges nor leases; `None` if it has ranges or
-    /// leases. The error lists the most similar names. All leases are read only if no range has the name.
+    /// Returns an error if no network or pool with this name has ranges or leases; otherwise `None`. The
+    /// error lists the most similar names. Reads all leases only if no network or pool with this name has
+    /// ranges.
     pub fn unknown(&mut self, name: &str) -> Result<Option<anyhow::Error>> {
         let defined = self.store.networks(&self.cx)?;
         let mut known: BTreeSet<String> =
@@ -273,7 +276,7 @@ impl OpenStore {
 
     /// Returns the leases of an address or of a container. The name of a container may be its ID, a unique
     /// prefix of its ID with at least `shortest` bytes, an ECS `id`, or its pod as namespace/name. Fails if
-    /// there is no lease.
+    /// there is no lease, or if a prefix matches several containers.
     pub fn named(
         &mut self,
         name: &str,
@@ -315,7 +318,7 @@ impl OpenStore {
     }
 }
 
-/// The maximum number of similar networks that a message lists.
+/// The maximum number of similar network names or of matching container IDs that a message lists.
 const NAMED: usize = 5;
 
 fn unknown_network(name: &str, known: &BTreeSet<String>) -> anyhow::Error {
@@ -333,7 +336,7 @@ fn unknown_network(name: &str, known: &BTreeSet<String>) -> anyhow::Error {
 pub enum Fit {
     /// The name is the container's ID, the ECS `id`, or the pod as namespace/name.
     Exactly,
-    /// The name is a prefix of the container's ID with at least `shortest` bytes.
+    /// The name is a prefix of the container's ID that is long enough.
     Begins,
 }
 

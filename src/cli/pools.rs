@@ -15,8 +15,8 @@ use crate::rows::{GroupRow, PoolRow};
 /// Show how full each range is
 ///
 /// Prints the size, the used and free addresses, the longest run of free addresses, reservations and cooling
-/// addresses. If the history of the last three hours shows a trend, prints when a range will be full. The ranges are
-/// the ranges of each network's last ADD and Docker's pools.
+/// addresses. If the history of the last three hours shows a trend, prints when a range will be full. The
+/// table contains the ranges of each network's last ADD, and Docker's pools.
 #[derive(Debug, Args)]
 pub struct Pools {
     /// Only this network or pool

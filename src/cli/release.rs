@@ -1,7 +1,7 @@
 //! `sublet release`: frees leases whose DEL was lost.
 //!
-//! Invariant: a lease is freed only if the command has shown it and it still has the same owner. A single "y"
-//! never frees leases in several networks. A reservation is freed only with `--reservation`.
+//! Invariant: a lease is freed only if its owner has not changed since the command read the lease. A single
+//! "y" never frees leases in several networks. A reservation is freed only with `--reservation`.
 
 use std::collections::BTreeSet;
 
@@ -76,12 +76,12 @@ impl Release {
         if call.as_json { call.json_rows(&rows) } else { Ok(()) }
     }
 
-    /// Fails if a single "y" must not free the leases found for `name`, or if one of them is a reservation
-    /// and `--reservation` is not set.
+    /// Fails if the leases found for `name` are in several networks, and `name` is an address or `--yes` is
+    /// set. Also fails if one of the leases is a reservation, and `--reservation` is not set.
     fn check(&self, name: &str, found: &[Lease]) -> Result<()> {
         let networks: BTreeSet<&str> = found.iter().map(shown_network).collect();
-        // The command asks for each of a container's leases. An address that is leased in several networks is
-        // ambiguous.
+        // A container may have leases in several networks, because the command asks about each of these
+        // leases (unless `--yes` is set). An address that is leased in several networks is ambiguous.
         if networks.len() > 1 && (self.yes || name.parse::<Addr>().is_ok()) {
             let networks: Vec<&str> = networks.into_iter().collect();
             return Err(anyhow!(
@@ -103,7 +103,7 @@ impl Release {
     }
 }
 
-/// Describes a lease, its holder, and whether the holder runs.
+/// Describes a lease and its holder. If the holder is still running, adds the evidence for this.
 fn describe(lease: &Lease, liveness: &Liveness) -> String {
     match liveness {
         Liveness::Alive(why) => named(lease, &format!(", still running: {why}")),

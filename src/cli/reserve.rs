@@ -1,4 +1,5 @@
-//! `sublet reserve` and `sublet unreserve`: mark addresses that must never be allocated.
+//! `sublet reserve` and `sublet unreserve`: reserve addresses, so that they are never allocated, and end
+//! reservations.
 //!
 //! Invariant: either all named addresses are reserved, or none. If the addresses do not fit into one
 //! transaction of a cluster, the command uses several transactions. If one fails, the command undoes the
@@ -25,17 +26,18 @@ const MOST: u128 = 65_536;
 /// The maximum length of a file of addresses, in bytes.
 const LONGEST_FILE: u64 = 4 << 20;
 
-/// The number of addresses up to which the command does not ask.
+/// The maximum number of addresses that the command reserves without asking.
 const FEW: usize = 256;
 
-/// The maximum number of addresses for a name at a time: one transaction of a cluster.
+/// The maximum number of addresses that one command reserves for a name (`--for`). This many addresses fit
+/// into one transaction of a cluster.
 const MOST_FOR: usize = 16;
 
 /// Reserve addresses, so that sublet never allocates them.
 ///
 /// A reservation survives reboots and ends with `unreserve`. If one of the addresses is in use, none is
-/// reserved. With --for, only the named pod or container can lease the addresses. Give at most one address from each
-/// range set of the network.
+/// reserved. With --for, only the named pod or container can lease the addresses. Give at most one address
+/// from each range set of the network.
 #[derive(Debug, Args)]
 pub struct Reserve {
     #[command(flatten)]
@@ -79,7 +81,7 @@ pub struct What {
 }
 
 impl What {
-    /// Returns the entries on the command line or in the file.
+    /// Returns the entries on the command line, followed by the entries in the file.
     fn texts(&self) -> Result<Vec<String>> {
         let Some(file) = &self.file else { return Ok(self.addresses.clone()) };
         let read = files::read(file, LONGEST_FILE);
@@ -93,8 +95,9 @@ impl What {
         Ok(all)
     }
 
-    /// Returns the network's set of leases and the addresses. With `inside`, each address must lie in a range
-    /// of the network. A reservation can be ended even if the ranges have changed.
+    /// Returns the network's set of leases and the addresses. With `inside`, fails if an entry overlaps no
+    /// range of the network. `unreserve` does not pass `inside`, because the ranges may have changed since
+    /// the reservation.
     fn find(&self, inside: bool, open: &mut OpenStore) -> Result<(SetName, Vec<Addr>)> {
         let texts = self.texts()?;
         let spans = texts.iter().map(|text| span(text)).collect::<Result<Vec<Span>>>()?;
@@ -199,7 +202,7 @@ impl Reserve {
     }
 }
 
-/// Returns a network's set of leases. With `inside`, each span must overlap a range of the network.
+/// Returns a network's set of leases. With `inside`, fails if a span overlaps no range of the network.
 pub(super) fn set_of(
     network: &str,
     spans: &[(&str, Span)],

@@ -1,6 +1,6 @@
 //! Determines the properties of the terminal: color, size, and whether it shows Unicode.
 //!
-//! Invariant: if the output is a pipe or a file, it contains no escape sequences, and tables are not cut.
+//! Invariant: by default, output to a pipe or a file has no escape sequences, and its tables are not cut.
 
 use std::fmt;
 use std::io;
@@ -40,7 +40,7 @@ pub enum When {
     Never,
 }
 
-/// What a color means.
+/// The meaning of a color.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tone {
     /// The text is a heading.
@@ -80,7 +80,7 @@ impl Tone {
 }
 
 impl Screen {
-    /// A screen without color and without a limit of the width, on which only ASCII is shown.
+    /// A screen without color and of unlimited width that shows only ASCII.
     pub const PLAIN: Screen =
         Screen { color: false, alert: false, width: usize::MAX, height: None, unicode: false };
 
@@ -129,8 +129,8 @@ pub fn visible(text: &str) -> String {
     shown
 }
 
-/// Breaks a text into lines of at most `width` characters. All lines but the first are indented. A longer
-/// word is not broken.
+/// Breaks a text into lines of at most `width` characters. All lines but the first are indented. A word
+/// that is longer than `width` is not broken.
 pub fn wrapped(text: &str, width: usize) -> String {
     let (mut shown, mut used) = (String::with_capacity(text.len()), 0);
     for word in text.split(' ') {

@@ -63,7 +63,7 @@ impl Show {
         } else {
             writeln!(call.stdout, "{:<10} {}", "network", visible(&self.name))?;
             if let Some(set) = set {
-                writeln!(call.stdout, "{:<10} {}", "drawn from", visible(set))?;
+                writeln!(call.stdout, "{:<10} {}", "lease set", visible(set))?;
             }
             writeln!(call.stdout, "{:<10} {leases}", "leases")?;
             write!(call.stdout, "{}", tables::usage(&ranges, &call.screen))?;

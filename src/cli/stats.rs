@@ -22,7 +22,7 @@ use crate::telemetry::metrics::Text;
 /// counts its own requests since its boot; this command shows the counters of the node that it runs on.
 #[derive(Debug, Args)]
 pub struct Stats {
-    /// Only this network or pool. The requests include the requests of all networks that share its leases
+    /// Only this network or pool. The requests include those of all networks in the same set of leases
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
     /// Print Prometheus' text format, or write it to FILE for node_exporter's textfile collector. FILE is

@@ -85,15 +85,17 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Returns the row of a lease, with its draining.
+/// Returns the row of a lease, with `draining` set if the address is in a draining range.
 pub fn listed<'a>(lease: &'a Lease, draining: &[Draining]) -> LeaseRow<'a> {
     let found = Draining::find(draining, &lease.set, lease.addr);
-    // A reserved address is leased to no container, whether it is draining or not.
+    // Only leases of containers are marked as draining. For reservations and gateways, draining makes no
+    // difference.
     let is_draining = found.is_some() && lease.kind.collectable();
     LeaseRow { draining: is_draining, ..LeaseRow::new(lease) }
 }
 
-/// Formats a page of leases. `wide` adds columns; `widths` has the column widths of the previous page.
+/// Formats a page of leases. `wide` adds columns. `widths` has the column widths of the previous page, and is
+/// updated.
 pub fn leases(
     leases: &[Lease],
     draining: &[Draining],
@@ -248,9 +250,9 @@ pub fn groups(rows: &[GroupRow], title: &'static str, screen: &Screen) -> String
         .render(screen)
 }
 
-/// Returns a range in short form. If the range consists of all hosts of a prefix, this is the prefix.
-/// Otherwise it is first-last, and the last address is shortened by the text that it has in common with the
-/// first.
+/// Returns a range in short form. If the range consists of all hosts of a prefix, returns the prefix.
+/// Otherwise returns FIRST-LAST, where an IPv4 LAST omits the numbers that both addresses begin with:
+/// `10.0.0.1-199`.
 fn range(first: Addr, last: Addr) -> String {
     if let Some(prefix) = Span::new(first, last).and_then(Span::prefix) {
         return prefix.to_string();
@@ -284,8 +286,8 @@ pub fn count(n: u128) -> String {
 /// The length of a bar, in characters.
 const BAR: u128 = 10;
 
-/// Returns the percentage of a range that is leased, reserved or cooling down. It is rounded down, but 0 % is
-/// shown only if all addresses are free.
+/// Returns the percentage of a range that is not free: leased, reserved, cooling down or draining. It is
+/// rounded down, but 0 % is shown only if all addresses are free.
 fn percent(size: u128, free: u128) -> String {
     let taken = size.saturating_sub(free);
     match (taken.saturating_mul(100) / size.max(1), taken) {
@@ -294,7 +296,8 @@ fn percent(size: u128, free: u128) -> String {
     }
 }
 
-/// Returns the same share as a bar, rounded to whole characters. The bar is full only if no address is free.
+/// Returns a bar that shows the share of a range that is not free, rounded to whole characters. The bar is
+/// full only if no address is free.
 fn bar(size: u128, free: u128, unicode: bool) -> String {
     let taken = size.saturating_sub(free);
     // Multiplying the size of a large range by ten could overflow, so both numbers are scaled down.

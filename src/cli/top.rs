@@ -16,8 +16,8 @@ use crate::sys::host;
 /// Show how fast ranges fill up
 ///
 /// The fullest range comes first. ADDED/H counts the addresses that were leased or reserved in the last hour,
-/// FREED/H the addresses that were freed. FULL IN estimates when the range will be full, from the last three hours.
-/// These three columns come from the history, and are missing if "history" is "off".
+/// FREED/H the addresses that were freed. FULL IN estimates when the range will be full, from the last three
+/// hours. These three columns come from the history, and are missing if "history" is "off".
 /// On a terminal, the table is updated until Ctrl-C. Otherwise the table is printed once.
 #[derive(Debug, Args)]
 pub struct Top {

@@ -21,10 +21,10 @@ use crate::sys::host;
 
 /// Stream allocations and releases, one line per event.
 ///
-/// With --json, each line is an object. Events are read from the history. In a cluster, and if the history is
-/// "off", the command instead compares the current leases with the previous ones. (In a cluster, the clocks
-/// of the nodes may differ.) Comparing takes longer with more leases, and misses leases that begin and end
-/// between two comparisons.
+/// With --json, each line is an object. Events are read from the history. If the history is "off", and in a
+/// cluster (where the clocks of the nodes may differ), the command instead compares the current leases with
+/// the previous ones. Comparing takes longer with more leases, and misses leases that begin and end between
+/// two comparisons.
 #[derive(Debug, Args)]
 pub struct Watch {
     /// Only this network
@@ -47,10 +47,11 @@ pub(super) fn interval(text: &str) -> Result<Duration, String> {
 
 /// Where the command finds new events.
 enum Source {
-    /// In the history. The fields are the newest second of which an event has been seen, and the events of
-    /// that second that have been seen.
+    /// In the history. The fields are the time of the newest event that has been read, in seconds, and all
+    /// events of that second that have been read.
     History(Timestamp, Vec<Event>),
-    /// In the differences between the present leases and these leases of the last check.
+    /// In the differences between the current leases and the leases of the last check, which are in this
+    /// field.
     Leases(Leases),
 }
 
@@ -105,8 +106,8 @@ impl Watch {
         let (mut last, mut seen) = (0, Vec::new());
         new_events(open, &mut last, &mut seen)?;
         if last == 0 {
-            // There is no history: either it is off, or nothing has been leased yet that could have a
-            // history.
+            // The history is empty. If there are leases, then the history is off, so compare leases.
+            // Otherwise nothing has been leased yet.
             let now = leases(open)?;
             if !now.is_empty() {
                 return Ok(Source::Leases(now));
@@ -151,8 +152,9 @@ fn new_events(
     Ok(fresh(events, last, seen))
 }
 
-/// Returns the events that have not been seen yet. Further events may still be written in the newest second.
-/// The events of that second that have been seen are therefore remembered, each as often as it occurred.
+/// Returns the events that are not in `seen`. More events may still be written in the newest second.
+/// Therefore `last` is set to that second, and `seen` to all its events so far. Equal events are in `seen`
+/// several times.
 fn fresh(events: Vec<Event>, last: &mut Timestamp, seen: &mut Vec<Event>) -> Vec<Event> {
     let mut known = std::mem::take(seen);
     let newest = events.iter().map(|event| event.time).max().unwrap_or(*last);

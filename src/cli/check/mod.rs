@@ -1,4 +1,4 @@
-//! `sublet check`: reports what a configuration would do, before a container fails.
+//! `sublet check`: reports the errors and the effects of a configuration, before a container uses it.
 //!
 //! This module finds overlapping ranges. [`crate::config::lint`] finds the errors in a file, and [`standing`]
 //! finds conflicts with existing leases.
@@ -40,7 +40,7 @@ pub struct Check {
 /// The file name extensions that a container runtime reads.
 const ENDINGS: [&str; 3] = ["conf", "conflist", "json"];
 
-/// A file that is checked, and the result.
+/// A file that was checked, and the result of the check.
 pub struct File {
     /// The path of the file.
     pub name: String,
@@ -189,8 +189,8 @@ fn overlaps(claims: &[Claim]) -> Vec<Overlap> {
     let mut sorted: Vec<&Claim> = claims.iter().collect();
     sorted.sort_by_key(|c| (c.bounds.first, c.bounds.last));
     let mut found = Vec::new();
-    // From the stores and from the files, the two ranges of different sets that reach farthest. Two are
-    // needed, because one of them may belong to the same set as the next claim.
+    // Of the ranges so far, the two of different sets with the highest last addresses: first from the stores,
+    // then from the files. Two are needed, because one of them may belong to the same set as the next range.
     let mut farthest: [Vec<&Claim>; 2] = [Vec::new(), Vec::new()];
     for claim in sorted {
         for far in &mut farthest {

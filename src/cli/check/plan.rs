@@ -1,4 +1,4 @@
-//! `sublet plan`: reports what a configuration would do to the existing leases, before it is used.
+//! `sublet plan`: reports what a changed configuration would do to the existing leases.
 //!
 //! Invariant: nothing is leased, written or created.
 
@@ -24,11 +24,11 @@ use crate::store;
 
 /// Show what a changed configuration would do to the existing leases.
 ///
-/// Compares the networks in the file with the leases, reservations and ranges in the store. A lease is stranded if
-/// its address would be outside the ranges or excluded. Conflicts are a lease of the new gateway, a lease or
-/// reservation of an address that is `static` for another name, a reservation outside the ranges, and an overlap
-/// with another network's range. Exits with 0 if the file has no error and nothing is stranded or in conflict,
-/// otherwise with 1. Changes nothing.
+/// Compares the networks in the file with the leases, reservations and ranges in the store. A lease is
+/// stranded if its address would be outside the ranges or excluded. Conflicts are a lease of the new gateway,
+/// a lease or reservation of an address that is `static` for another name, a reservation outside the ranges,
+/// and an overlap with another network's range. Exits with 0 if the file has no error and nothing is stranded
+/// or in conflict, otherwise with 1. Changes nothing.
 #[derive(Debug, Args)]
 pub struct Plan {
     /// A network configuration or a list of plugins; - for standard input
@@ -36,7 +36,7 @@ pub struct Plan {
     file: PathBuf,
 }
 
-/// What a configuration means for a lease or a reservation.
+/// The effect of a configuration on a lease or a reservation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Effect {
     Kept,
@@ -46,7 +46,7 @@ enum Effect {
     Excluded,
     /// The address would be the gateway.
     Gateway,
-    /// The address would be static for another name.
+    /// The configuration would assign the address to this other name (key `static`).
     Static(String),
     /// The reservation would have no effect, because no range contains its address.
     ReservedOutside,
@@ -57,7 +57,8 @@ impl Effect {
         let (set, network) = (&config.cleanup.set, config.cleanup.network.as_str());
         let (addr, is_reserved) = (lease.addr, lease.kind == Kind::Reserved);
         let is_in_set = lease.set == *set;
-        // After a change of `shared`, a network's leases may still be in the former set.
+        // Compare the network's name, not its set of leases: after a change of `shared`, the leases may still
+        // be in the former set.
         let is_own = lease.kind.collectable() && shown_network(lease) == network;
         let mut ranges = config.sets.iter().flat_map(RangeSet::ranges);
         if is_in_set
@@ -83,7 +84,7 @@ impl Effect {
         if is_excluded { Effect::Excluded } else { Effect::Kept }
     }
 
-    /// Returns the name of the effect in JSON, and of its reason.
+    /// Returns the names of the effect and of its reason in JSON.
     fn words(&self) -> (&'static str, &'static str) {
         match self {
             Effect::Kept => ("kept", ""),
@@ -116,7 +117,7 @@ struct Row<'a> {
     lease: LeaseRow<'a>,
 }
 
-/// What a configuration would do to the leases of its network.
+/// The effects of a configuration on the leases of its network.
 struct Network<'a> {
     config: &'a Config,
     place: String,
@@ -129,7 +130,7 @@ struct Network<'a> {
 struct NetworkRow<'a> {
     network: &'a str,
     set: &'a str,
-    /// The store that has the leases.
+    /// The store that contains the leases.
     store: &'a str,
     kept: usize,
     stranded: usize,
@@ -178,7 +179,7 @@ impl Plan {
             return Err(anyhow!("{} has no network that uses sublet", files[0].name));
         }
         if call.args.cluster().is_none() && call.args.named(call.world.env)?.is_some() {
-            // Fails if there is no such file.
+            // This fails if the lease file that the operator named does not exist.
             call.open()?;
         }
         let mut networks = Vec::new();

@@ -29,9 +29,9 @@ pub(super) struct Conflict {
     kind: &'static str,
     pub(super) file: String,
     network: String,
-    /// The number of these leases.
+    /// The number of leases that contradict the configuration.
     leases: usize,
-    /// The first of these leases, with its holder.
+    /// The first lease that contradicts the configuration, with its holder.
     lease: String,
 }
 
@@ -66,7 +66,8 @@ impl fmt::Display for Conflict {
 type Compared<'a> = (StoreSpec, Vec<(&'a str, &'a Config)>);
 
 /// Returns the stores to compare, each with the configurations that use it. If an option or the environment
-/// names a store, it is used for all configurations. Otherwise each configuration names its own store.
+/// names a store, all configurations are compared with this store. Otherwise each configuration names its own
+/// store.
 pub(super) fn stores<'a>(
     args: &StoreArgs,
     world: World<'_>,
@@ -102,9 +103,9 @@ fn same_place(one: &StoreSpec, other: &StoreSpec) -> bool {
     }
 }
 
-/// Adds the ranges of those networks and pools in a store that no file contains. For a network in a file, the
-/// file already describes the future ranges. Returns the conflicts with the store's leases; none if the store
-/// does not exist yet.
+/// Compares configurations with a store. Adds to `claims` the ranges of the store's pools, and of its
+/// networks that no file configures. (For a network in a file, the file already describes the future ranges.)
+/// Returns the conflicts with the store's leases; none if the store does not exist yet.
 pub(super) fn compare(
     claims: &mut Vec<Claim>,
     spec: &StoreSpec,
@@ -165,7 +166,7 @@ pub(super) fn place_of(spec: &StoreSpec) -> String {
     }
 }
 
-/// Adds the ranges of those networks and pools in a store that no file contains.
+/// Adds to `claims` the ranges of a store's pools, and of its networks that no file configures.
 pub(super) fn claim_others(
     claims: &mut Vec<Claim>,
     place: &str,

@@ -88,7 +88,7 @@ pub fn export(
 }
 
 impl Chosen {
-    /// Fails if the store still has leases of these networks, because they were made during the export.
+    /// Fails if the store still has leases of these networks, which were added or changed during the export.
     pub fn check_is_empty(&self) -> Result<()> {
         if let Some(((_, name), network)) = self.networks.first_key_value() {
             bail!(
@@ -135,8 +135,8 @@ impl Network {
         let last = last(leases, cursors.into_iter().flatten().collect());
         folder.write_last(&last)?;
         folder.finish()?;
-        // The files have been written, so both programs have the leases. The leases are never missing in
-        // both.
+        // host-local's files now contain the leases. Remove the leases from the store only now, so that they
+        // are never missing from both programs.
         hand.leases.clone_from(leases);
         engine::export_host_local(&mut *open.store, hand, &open.cx)?;
         exported.last = texts(last);
@@ -161,7 +161,8 @@ impl Exported {
     }
 }
 
-/// Returns the owner in the form in which host-local identifies it.
+/// Returns the network, container and interface that own a lease. host-local cannot represent any other kind
+/// of owner; for such a lease, returns `None`.
 fn attachment(lease: &Lease) -> Option<&Attachment> {
     match &lease.owner {
         Owner::Attachment(attachment) => Some(attachment),
@@ -169,9 +170,9 @@ fn attachment(lease: &Lease) -> Option<&Attachment> {
     }
 }
 
-/// Returns the last allocated address of each range set, IPv4 first. If a family has no cursor, its newest
-/// lease is used. If the address lies in no range of the set, host-local starts at the beginning of the
-/// range.
+/// Returns the last allocated addresses (`cursors`), IPv4 first. If an address family has none, the address
+/// of its newest lease is returned instead. If that address lies in no range of the network, no harm is done:
+/// host-local then starts at the beginning of the range.
 fn last(leases: &[Lease], mut cursors: Vec<Addr>) -> Vec<Addr> {
     for family in [Family::V4, Family::V6] {
         if cursors.iter().all(|c| c.family() != family) {

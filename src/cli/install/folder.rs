@@ -1,9 +1,9 @@
-//! Replaces, keeps and restores the files in a folder. Each change of a name is a single step.
+//! Replaces the files in a folder, keeps the old files, and restores them. Each change of a name is atomic.
 //!
 //! Invariant: at any time, a name leads to the complete old file or to the complete new file, and the old
-//! file is kept as NAME.old. Files are never changed in place, because the old file may be running. The
-//! folder itself is locked as long as [`Folder`] exists. This lock needs no lock file, and ends with the
-//! process.
+//! file is kept as NAME.old. Files are never changed in place, because the old file may be a running program.
+//! The folder itself is locked as long as its [`Folder`] value exists. This lock needs no lock file, and ends
+//! with the process.
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, Metadata, Permissions};
@@ -20,8 +20,8 @@ use crate::cli::misuse;
 use crate::store::{FileSystem as _, Os};
 use crate::sys::files;
 
-/// The temporary names. No plugin and no configuration has such a name. If a run is killed, its temporary
-/// files remain, and the next run removes them.
+/// The names of temporary files. No plugin and no configuration has one of these names. If a run is killed,
+/// its temporary files remain, and the next run removes them.
 const NEXT: &str = ".sublet.new";
 const FORMER: &str = ".sublet.old";
 
@@ -35,7 +35,7 @@ pub struct Folder {
     file: File,
 }
 
-/// What a name is to lead to.
+/// A file or link that will be put under a name.
 pub enum New {
     /// A regular file with this content and mode.
     File { bytes: Vec<u8>, mode: u32 },
@@ -43,7 +43,7 @@ pub enum New {
     Link(PathBuf),
 }
 
-/// What was done to a name. One line of the output.
+/// A file and what was done to it: one line of the output.
 #[derive(Debug, Serialize)]
 pub struct Row {
     file: PathBuf,
@@ -118,7 +118,8 @@ impl Folder {
         Ok(Folder { path: path.to_owned(), file })
     }
 
-    /// Fails if one of these options names this same folder, because a folder cannot be locked twice.
+    /// Fails if one of the options in `others` names this folder, too, because a folder cannot be locked
+    /// twice.
     pub fn refuse_same(&self, others: &[(&str, Option<&Path>)]) -> Result<()> {
         let own = self.file.metadata().with_context(|| cannot("look at", &self.path))?;
         for (option, path) in others {
@@ -142,7 +143,8 @@ impl Folder {
         Ok(())
     }
 
-    /// Makes a name lead to `new`. The old file is kept as NAME.old, unless its content is already the same.
+    /// Makes a name lead to `new`, and keeps the old file as NAME.old. If the name already leads to the same
+    /// content, changes nothing.
     pub fn put(&self, name: &str, new: &New) -> Result<Row> {
         let at = self.path.join(name);
         let put = || -> io::Result<Action> {
@@ -153,13 +155,13 @@ impl Folder {
             write(&next, new)?;
             let is_kept = self.keep(name)?;
             fs::rename(&next, &at)?;
-            // The caller relies on the new name, even after a power failure.
+            // Flush the folder, because the new name must survive a power failure.
             self.file.sync_all()?;
             Ok(if is_kept { Action::Replaced } else { Action::Installed })
         };
         let done = put();
         if done.is_err() {
-            // This is best effort, because the next run removes the file too.
+            // Ignore a failure, because the next run also removes the temporary file.
             let _ = Os.remove(&self.path.join(NEXT));
         }
         let action = done.with_context(|| cannot("write", &at))?;
@@ -171,19 +173,20 @@ impl Folder {
         self.leads_to(name, target).with_context(|| cannot("look at", &self.path.join(name)))
     }
 
-    /// Returns whether a name already leads to the same content.
+    /// Returns whether a name already leads to the content of `new`.
     pub fn is_already(&self, name: &str, new: &New) -> Result<bool> {
         self.has(name, new).with_context(|| cannot("read", &self.path.join(name)))
     }
 
-    /// Returns whether an earlier run was killed between [`Folder::restore`] and [`Folder::forget`].
+    /// Returns whether an earlier run was killed between [`Folder::restore`] and [`Folder::forget`]. The name
+    /// and NAME.old then lead to the same file.
     pub fn is_restored(&self, name: &str) -> Result<bool> {
         let (own, former) = (self.look(name)?, self.look(&old(name))?);
         Ok(own.zip(former).is_some_and(|(own, former)| is_same(&own, &former)))
     }
 
-    /// Makes a name lead to NAME.old. If there is no NAME.old, removes the name. NAME.old is not removed, so
-    /// that an unfinished uninstall can be distinguished from a finished one.
+    /// Makes a name lead to the file NAME.old. If there is no NAME.old, removes the name. NAME.old itself
+    /// stays until [`Folder::forget`], so that a later run detects an unfinished uninstall.
     pub fn restore(&self, name: &str) -> Result<Row> {
         let at = self.path.join(name);
         let restore = || -> io::Result<Action> {
@@ -217,7 +220,7 @@ impl Folder {
         Ok(removed.then_some(Row { file: at, action: Action::Removed }))
     }
 
-    /// Returns the metadata of the file or link with this name. It does not follow a link.
+    /// Returns the metadata of the file or link with this name. Does not follow a link.
     fn look(&self, name: &str) -> Result<Option<Metadata>> {
         let at = self.path.join(name);
         look(&at).with_context(|| cannot("look at", &at))
@@ -227,7 +230,8 @@ impl Folder {
         match new {
             New::Link(target) => self.leads_to(name, target),
             New::File { bytes, mode } => {
-                // If a package created a link to the same program, keep the link.
+                // `files::look` follows links. So a link to the same program, which a package may have
+                // created, is kept.
                 let found = files::look(&self.path.join(name))?;
                 let is_alike =
                     |m: Metadata| m.is_file() && m.permissions().mode() & 0o7777 == *mode;
@@ -267,8 +271,7 @@ impl Folder {
             linked => linked?,
         }
         fs::rename(&former, self.path.join(old(name)))?;
-        // rename(2) does nothing if both names lead to the same file. In this case NAME.old already led to
-        // this file.
+        // If NAME.old already led to this file, rename(2) did nothing, and the temporary name still exists.
         Os.remove(&former)?;
         Ok(true)
     }

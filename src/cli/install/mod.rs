@@ -1,10 +1,10 @@
-//! `sublet install` and `sublet uninstall`: put the program into the folder of a runtime's plugins and into a
-//! folder on PATH, and put it in the place of other plugins.
+//! `sublet install` and `sublet uninstall`: add the program to a runtime's folder of plugins and to a folder
+//! on PATH, replace other plugins with it, and reverse these changes.
 //!
-//! The files on disk show what is installed; nothing else records it. Every step can be repeated, so a run
-//! completes what an earlier run did not finish because it was killed.
-//! Invariant: a runtime finds the former program or the new one at any time, and no configuration names a
-//! program that is not installed yet.
+//! The files on disk show what is installed; nothing else records it. Every step can be repeated, so a new
+//! run completes an earlier run that was killed.
+//! Invariant: at any time, a runtime finds either the former program or the new program. A configuration is
+//! installed only after the program that it names.
 
 mod folder;
 mod rollback;
@@ -53,7 +53,7 @@ pub struct Install {
 const CONF_DIR: &str = "/etc/cni/net.d";
 const SUBLET: &str = "sublet";
 const SUBLETD: &str = "subletd";
-/// The program that is running. This path remains valid if the program's file is renamed or replaced.
+/// The path of the running program. The path remains valid if the program's file is renamed or replaced.
 const RUNNING: &str = "/proc/self/exe";
 const PROGRAM_MODE: u32 = 0o755;
 
@@ -122,7 +122,8 @@ impl Install {
     }
 }
 
-/// The properties of a file, of which at least one changes if the file is replaced or written.
+/// The properties that show whether a file has changed. If the file is replaced or written, at least one of
+/// them changes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct State {
     place: (u64, u64),

@@ -1,4 +1,4 @@
-//! Finds and exports the leases that host-local needs before `sublet uninstall` restores it.
+//! Before `sublet uninstall` restores host-local, finds and exports the leases that host-local needs.
 //!
 //! The runtime's configurations show which networks have their own `dataDir`, and which networks use sublet.
 //! Invariant: a configuration that cannot be parsed is an error, because it may be the only file that names
@@ -77,8 +77,8 @@ impl Networks {
         Ok(())
     }
 
-    /// Exports the leases of all networks that do not use sublet to host-local's folders. The folder of a
-    /// network without `dataDir` is in `usual`.
+    /// Exports leases to host-local's folders, for all networks whose configuration does not name sublet. For
+    /// a network without `dataDir`, the folder is in `usual`.
     pub fn export(&self, usual: &Path, call: &mut Call<'_>) -> Result<Vec<Exported>> {
         let mut exported = Vec::new();
         for (mut open, dir) in self.open(usual, call)? {
@@ -95,8 +95,8 @@ impl Networks {
             .try_for_each(|(open, dir)| self.choose(open, dir)?.check_is_empty())
     }
 
-    /// Opens the stores that exist. Each store is returned with a `dataDir`, which is for the networks in
-    /// this store that no configuration names.
+    /// Opens the stores that exist. Each store is returned with the `dataDir` for those of its networks that
+    /// no configuration names.
     fn open(&self, usual: &Path, call: &mut Call<'_>) -> Result<Vec<(OpenStore, PathBuf)>> {
         let named = call.args.named(call.world.env)?;
         let is_named = named.is_some();
@@ -105,7 +105,7 @@ impl Networks {
         stores.insert(own.clone(), usual.to_owned());
         let mut opened = Vec::new();
         for (path, dir) in stores {
-            // This returns durable leases as well as boot leases.
+            // `Persist::Boot` opens the durable leases as well as the boot leases.
             let open = call.open_file(path.clone(), Persist::Boot)?;
             if open.exists()? {
                 opened.push((open, dir));

@@ -89,8 +89,8 @@ impl Uninstall {
                 rows.push(to.restore(name)?);
             }
             if let Some(networks) = &networks {
-                // Until host-local's name was restored, an ADD may have imported a folder again, so export
-                // again.
+                // Between the export and the restoring of host-local, an ADD may have imported a folder into
+                // the store again, so export once more.
                 exported.extend(networks.export(&self.networks, call)?);
                 networks.check_exported(&self.networks, call)?;
             }
@@ -113,7 +113,8 @@ impl Uninstall {
         Ok(())
     }
 
-    /// Removes the configuration first, then the names on PATH, and finally the program.
+    /// Removes the configuration first, then the names on PATH, and finally the program. So this
+    /// configuration never names a program that is missing.
     fn remove(&self, to: &Folder, rows: &mut Vec<Row>) -> Result<()> {
         if let Some((name, conf)) = self.conf.as_deref().map(configuration).transpose()?
             && let Some(folder) = Folder::find(&self.conf_dir)?

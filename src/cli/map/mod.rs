@@ -49,7 +49,7 @@ pub(super) fn subnet(text: &str) -> Result<Subnet, String> {
 /// A range with at most this many host bits is drawn completely.
 const WHOLE: u8 = 32;
 
-/// What the store contains about the part of the address space to draw.
+/// The data in the store about the part of the address space to draw.
 struct Known {
     title: String,
     extents: Vec<Extent>,
@@ -59,7 +59,8 @@ struct Known {
 impl Map {
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
-        // The argument may also be the ID of a pool, which contains a slash like a prefix.
+        // If the argument is not a prefix, it is the name of a network or the ID of a pool. Like a prefix, a
+        // pool ID contains a slash, so only parsing can distinguish them.
         let prefix = subnet(&self.what).ok();
         let known = known(&self.what, prefix, &mut open)?;
         let wholes = match (self.zoom, prefix) {
@@ -157,7 +158,8 @@ fn known(name: &str, prefix: Option<Subnet>, open: &mut OpenStore) -> Result<Kno
     Ok(Known { title: format!("network {}", visible(name)), extents, marks })
 }
 
-/// Returns the prefixes to draw for a network's ranges. Neighboring ranges are drawn together.
+/// Returns the prefixes to draw for a network's ranges. Ranges that are close together are drawn as one
+/// prefix.
 fn pieces(known: &Known) -> Vec<Subnet> {
     let mut pieces = Vec::new();
     for family in [Family::V4, Family::V6] {

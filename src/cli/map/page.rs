@@ -1,7 +1,7 @@
 //! Prints the output of `sublet map`: pictures with their labels, and one legend.
 //!
-//! Invariant: if a page has one or two pieces and the terminal has at least 80 columns and 24 lines, the page
-//! fits on the terminal.
+//! Invariant: if a page shows one or two pieces of the address space, and the terminal has at least 80
+//! columns and 24 lines, the page fits on the terminal.
 
 use std::io::Write;
 
@@ -76,7 +76,8 @@ fn write_lines(out: &mut dyn Write, lines: &[String]) -> Result<()> {
     Ok(lines.iter().try_for_each(|line| writeln!(out, "{line}"))?)
 }
 
-/// Draws the pieces with this number of pieces in each row; returns `None` if a label does not fit.
+/// Draws the pieces in rows of `across` pictures. Returns `None` if a label is wider than its picture's share
+/// of the row.
 fn draw_rows(
     pieces: &[Piece],
     frame: &Frame,

@@ -1,7 +1,8 @@
-//! Draws a piece of the address space with characters, along a Hilbert curve. Therefore addresses that are
-//! close together are also close together in the picture, and a prefix is a square.
+//! Draws a piece of the address space with characters, along a Hilbert curve. On this curve, consecutive
+//! addresses are next to each other in the picture, and a prefix is a square or two adjacent squares.
 //!
-//! Invariant: the work grows with the number of marks and cells, never with the number of addresses.
+//! Invariant: the work grows with the number of cells and of addresses that are not free, never with the size
+//! of the address space.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -18,20 +19,21 @@ pub enum Mark {
     Used,
     /// The address is reserved.
     Reserved,
-    /// The address is a gateway without a container.
+    /// The address is leased as a gateway or as an auxiliary address, not to a container.
     Gateway,
     /// The address is cooling down.
     Cooling,
 }
 
-/// What a picture shows.
+/// The subnet that a picture shows, and the states of its addresses.
 #[derive(Clone, Debug)]
 pub struct Space {
     /// The subnet to draw.
     pub subnet: Subnet,
     /// The spans from which addresses are allocated.
     pub allocatable: Vec<Span>,
-    /// The first and last address of each range. An address in between that is not allocatable is excluded.
+    /// The first and last address of each range. An address between them that is not allocatable is excluded,
+    /// or is the configured gateway.
     pub bounds: Vec<Span>,
     /// The addresses that are not free, with their states. Each address occurs at most once.
     pub marks: Vec<(Addr, Mark)>,
@@ -51,9 +53,9 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Returns how many rows of cells one line of text shows. This is two if a character shows the upper cell
-    /// in its foreground color and the lower cell in its background color. Otherwise it is one, and a cell is
-    /// two characters wide.
+    /// Returns the number of rows of cells that one line of text shows. With color and Unicode, this is two:
+    /// a character shows the upper cell in its foreground color, and the lower cell in its background color.
+    /// Otherwise this is one, and a cell is two characters wide.
     fn rows_in_line(&self) -> usize {
         if self.color && self.unicode { 2 } else { 1 }
     }
@@ -66,7 +68,7 @@ pub struct Count {
     pub used: u128,
     /// The number of reserved addresses.
     pub reserved: u128,
-    /// The number of gateways without a container.
+    /// The number of gateways and auxiliary addresses.
     pub gateway: u128,
     /// The number of addresses that are cooling down.
     pub cooling: u128,
@@ -85,7 +87,8 @@ pub struct Picture {
     pub cell: u8,
     /// The number of cells in a row.
     pub columns: usize,
-    /// The cells with at least one counted address, by their index in the address space.
+    /// The cells with at least one counted address, by their index. Cells are numbered in the order of their
+    /// addresses.
     pub counts: BTreeMap<usize, Count>,
     /// The different looks of the cells in this picture.
     pub looks: Vec<Look>,
@@ -94,7 +97,7 @@ pub struct Picture {
 }
 
 impl Picture {
-    /// Returns the addresses that a cell shows.
+    /// Returns the block of addresses that a cell shows, as a prefix.
     pub fn block(&self, subnet: Subnet, index: usize) -> String {
         let inner = u32::from(subnet.family().bits() - self.cell);
         let offset = u128::try_from(index).unwrap_or(0).checked_shl(inner).unwrap_or(0);
@@ -192,7 +195,7 @@ fn foreground(look: Look) -> Style {
     Style::new().fg_color(Some(Color::Ansi256(Ansi256Color(look.color))))
 }
 
-/// Draws the picture.
+/// Draws `space` as a picture that fits into `frame`.
 pub fn draw(space: &Space, frame: &Frame) -> Picture {
     let host = space.subnet.family().bits() - space.subnet.len();
     let grid = Grid::fit(host, frame);
@@ -225,7 +228,8 @@ struct Grid {
 const MOST_BITS: u8 = 16;
 
 impl Grid {
-    /// Returns the grid with as many cells as fit into the frame, but not more cells than addresses.
+    /// Returns the grid with as many cells as fit into the frame, but not more cells than the subnet has
+    /// addresses. `host` is the number of host bits of the subnet.
     fn fit(host: u8, frame: &Frame) -> Grid {
         let floor = |n: usize| u8::try_from(n.max(1).ilog2()).unwrap_or(0);
         let high = frame.rows_in_line();
@@ -238,7 +242,8 @@ impl Grid {
         Grid { bits, inner: host - bits, columns: 1 << across, rows: 1 << (bits - across) }
     }
 
-    /// Returns the index in the address space of the cell at column `x` and row `y`.
+    /// Returns the index of the cell at column `x` and row `y`. Cells are numbered in the order of their
+    /// addresses.
     fn index(&self, x: usize, y: usize) -> usize {
         let side = self.rows;
         side * side * (x / side) + along(side, x % side, y)
