@@ -1,6 +1,6 @@
 //! The known keys of a configuration, and the detection of misspelled keys.
 //!
-//! Invariant: an unknown key causes at most a warning, and a known key of another program causes no warning.
+//! Invariant: an unknown key causes at most a warning. A key that another program knows causes no warning.
 
 use std::collections::HashSet;
 
@@ -99,7 +99,7 @@ pub(super) fn typo(fields: &Fields, key: &str, known: &[&str]) -> Option<Warning
     Some(Warning { place, text, typo: true })
 }
 
-/// Returns the unknown keys. Their number is limited, because a report needs only some of them.
+/// Returns the unknown keys, at most [`MAX_UNKNOWN`], because a report needs only some of them.
 pub(super) fn unknown<'a>(fields: &Fields<'a>, known: &[&str]) -> impl Iterator<Item = &'a str> {
     fields
         .keys()
@@ -109,7 +109,7 @@ pub(super) fn unknown<'a>(fields: &Fields<'a>, known: &[&str]) -> impl Iterator<
 
 const MAX_UNKNOWN: usize = 100;
 
-/// The maximum length of a key that is compared with the known keys.
+/// The maximum length of a key that is compared with the known keys, in bytes.
 const MAX_LENGTH: usize = 40;
 
 fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
@@ -117,7 +117,7 @@ fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
         return None;
     }
     let key = normalized(key);
-    // In a short word, two different letters usually make a different word, not a misspelled one.
+    // In a short key, two different letters usually mean a different key, not a misspelled one.
     let typo = if key.len() <= 4 { 1 } else { 2 };
     known
         .iter()
