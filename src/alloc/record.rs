@@ -47,7 +47,8 @@ impl Record {
         match self {
             Record::Pool(pool) => format!("pool {}", pool.id),
             Record::Definition(record) => format!("definition of network {}", record.network),
-            // The container of that name may have a lease of the same address, which has its own record.
+            // The container of that name may have leased the same address. That lease is a separate record,
+            // so the two records need different names.
             Record::Lease(Lease { owner: Owner::Named(name), addr, set, .. }) => {
                 format!("reservation of {addr} for {name} in {set}")
             }

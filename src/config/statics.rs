@@ -43,7 +43,8 @@ impl Statics {
                     .parse::<Addr>()
                     .map_err(|_| node.bad_text(text, "use an address without a prefix length"))?;
                 if let Some((other, _)) = statics.0.get(&addr).filter(|(other, _)| *other != name) {
-                    let text = format!("{} is {addr}, which is already assigned to {other}", node.path());
+                    let text =
+                        format!("{} is {addr}, which is already assigned to {other}", node.path());
                     return Err(ConfigError::invalid(text).at(node.path()));
                 }
                 statics.0.insert(addr, (name.clone(), node.path().to_owned()));
