@@ -36,7 +36,7 @@ impl<'s> Copier<'s> {
         Copier { store, cx, dry_run, portion: Vec::new(), of, copied: 0, clashes: Vec::new() }
     }
 
-    /// Adds a record to the present portion. If the portion is full, or if the record has another set or
+    /// Adds a record to the present portion. If the portion is full, or if the record has a different set or
     /// lifetime, the portion is written first.
     pub fn push(&mut self, record: Record, persist: Persist) -> Result<(), Error> {
         let of = (record.set(), persist);
@@ -85,8 +85,8 @@ pub struct Comparison {
     pub left_out: Vec<String>,
 }
 
-/// Compares every record of one store with its copy in another store. The copy must have the lifetime in
-/// `persist` or, if that is not set, the same lifetime.
+/// Compares every record of one store with its copy in another store. The copy must have the lifetime
+/// `persist`; if `persist` is `None`, it must have the lifetime of the original.
 pub fn compare(
     from: &mut dyn Store,
     to: &mut dyn Store,

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use super::{Addr, Family, Subnet};
 
-/// Consecutive addresses of one family, including both ends.
+/// A span: consecutive addresses of one family, including the first and the last address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span {
     /// The first address.
@@ -38,8 +38,8 @@ impl Span {
         self.first <= other.last && other.first <= self.last
     }
 
-    /// Returns the number of addresses. For the span of all IPv6 addresses, the result is one too low,
-    /// because the number does not fit.
+    /// Returns the number of addresses. For the span of all IPv6 addresses, the result is 2^128 - 1, because
+    /// the correct number does not fit.
     pub fn size(self) -> u128 {
         (self.last.bits() - self.first.bits()).saturating_add(1)
     }
@@ -50,8 +50,8 @@ impl Span {
             .take_while(move |addr| self.contains(*addr))
     }
 
-    /// Returns the prefix that consists of exactly the addresses of this span, or whose host addresses are
-    /// exactly these addresses.
+    /// Returns the prefix whose addresses, or whose host addresses, are exactly the addresses of this span;
+    /// `None` if there is no such prefix.
     pub fn prefix(self) -> Option<Subnet> {
         let prefix = self.first.enclosing(self.last);
         (self == hosts(prefix) || self == prefix.into()).then_some(prefix)
@@ -73,7 +73,8 @@ impl Span {
         Span::new(self.first, self.last.min(to))
     }
 
-    /// Returns the parts of the span before and after `other`.
+    /// Returns the parts of the span before and after `other`; the whole span if the two have no address in
+    /// common.
     pub fn without(self, other: Span) -> impl Iterator<Item = Span> {
         let whole = (!self.overlaps(other)).then_some(self);
         let inside = self.overlaps(other);
