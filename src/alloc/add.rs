@@ -1,4 +1,4 @@
-//! ADD: leases one address of each range set, or none.
+//! Plans an ADD, which leases one address from each range set, or no address at all.
 //!
 //! This module contains the rules for repeated ADDs, for requested addresses and for addresses that are
 //! reserved for a name. It also warns about overlapping networks. [`super::choose`] finds a free address, and
@@ -74,8 +74,8 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
             created.push(lease.addr);
             lease
         };
-        // `range_of` always returns a range, because the lease was found in the range set or was just chosen
-        // from it.
+        // `range_of` always returns a range here, because the range set contains the address of an existing
+        // or a new lease.
         let gateway = set.range_of(lease.addr).and_then(Range::gateway);
         grants.push(Grant { addr: lease.addr, prefix: lease.prefix, gateway });
     }
@@ -150,8 +150,8 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Returns the changes of the plan. For each address whose cooldown has ended and that the plan does not
-    /// lease, also removes the cooldown record.
+    /// Returns the changes of the plan. They also remove the cooldown records of addresses whose cooldown has
+    /// ended and that the plan does not lease.
     fn finish(self) -> Vec<Change> {
         let put = |change: &Change| match change {
             Change::Put(lease) => Some(lease.addr),

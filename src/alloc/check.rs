@@ -7,11 +7,10 @@ use super::view::{Context, Order, Plan, View, held};
 use crate::error::{Error, Refusal};
 use crate::net::Addr;
 
-/// Returns the plan for a CHECK. A CHECK succeeds if the owner has a lease, and if prevResult and the leases
-/// agree: each of the owner's addresses is in prevResult, and each address of prevResult in this network's
-/// ranges is leased to the owner. (CNI 0.4.0 requires an error if a reserved address is missing.) Addresses
-/// of prevResult outside these ranges are ignored, because they may come from other plugins or from ranges
-/// that were removed.
+/// Returns the plan for a CHECK. A CHECK succeeds if the owner has a lease, each of the owner's addresses is
+/// in prevResult, and each address of prevResult in this network's ranges is leased to the owner. (CNI 0.4.0
+/// requires an error if a reserved address is missing.) Other addresses of prevResult are ignored. They may
+/// come from other plugins, or from ranges that were removed from the configuration.
 pub fn check(check: &Check, view: &dyn View) -> Result<Plan, Error> {
     let held = held(view, &check.set, &check.owner, &|_| Ok(true))?;
     if held.is_empty() {

@@ -1,9 +1,9 @@
 //! Chooses a free address in a range set.
 //!
 //! Each strategy searches the spans of a range set in its own order. Round robin works as in host-local
-//! (`allocator.go`): it starts after the address that was allocated last, follows the ranges of the range set
-//! in order, and tries the last allocated address at the end. Addresses that are cooling down are used only
-//! if no other address is free.
+//! (`allocator.go`): it starts after the address that was allocated last, follows the ranges in order, and
+//! tries the last allocated address at the end. Addresses that are cooling down are used only if no other
+//! address is free.
 
 use super::change::Cooling;
 use super::command::{Add, Strategy};
@@ -122,8 +122,8 @@ fn behind(set: &RangeSet, last: Addr) -> Vec<Span> {
 /// Returns the spans in this order: from a position to the end, then from the beginning to that position.
 /// `place` is the number of addresses before this position, modulo the total number of addresses.
 fn from_place(spans: &[Span], place: u128) -> Vec<Span> {
-    // The sum only saturates for a range set as large as all of IPv6. The position is then inexact, which
-    // does no harm.
+    // The sum saturates only if the range set is as large as all of IPv6. The position is then slightly
+    // wrong, which does no harm.
     let total = spans.iter().fold(0_u128, |sum, s| sum.saturating_add(s.size()));
     let mut skip = if total == 0 { 0 } else { place % total };
     for (i, span) in spans.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! DRAIN: begins or ends the draining of a range. Nothing new is leased from a draining range, but containers
-//! keep the addresses that they have.
+//! Plans a DRAIN, which begins or ends the draining of a range. No new address is leased from a draining
+//! range, but containers keep the addresses that they have.
 //!
 //! Invariant: the draining ranges of a set never overlap.
 
@@ -10,7 +10,7 @@ use crate::error::StoreError;
 use crate::model::{SetName, Timestamp};
 use crate::net::{Addr, Span};
 
-/// A range from which nothing new is leased.
+/// A draining range: containers keep their addresses in it, but no new address is leased from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draining {
     /// The set of leases to which the range belongs.

@@ -31,8 +31,8 @@ fn beginning(command: &Command, lease: &Lease) -> What {
 fn end(command: &Command, lease: &Lease, face: Face) -> Option<What> {
     Some(match command {
         Command::Add(add) if add.gone.contains(lease) => What::Lost,
-        // These changes only rewrite a lease, so no address becomes free: an ADD adds the interface name to
-        // the owner of an imported lease, and a RESERVE adds a name to a reservation.
+        // These changes replace a lease by an updated lease, so no address becomes free. An ADD adds the
+        // interface name to the owner of an imported lease. A RESERVE adds a name to a reservation.
         Command::Add(_) | Command::Reserve(_) => return None,
         Command::Del(del) if del.undo => What::Undone,
         Command::Del(del) if face == Face::Cli => match del.target {

@@ -148,7 +148,7 @@ fn is_stale(lease: &Lease, gc: &Gc) -> bool {
             .binary_search_by(|(c, i)| (c, i).cmp(&(&attachment.container, ifname)))
             .is_err();
     }
-    // If a lease has no interface, it is valid if the runtime lists any interface of its container.
+    // A lease without an interface is valid if the runtime lists any interface of its container.
     let first = valid.partition_point(|(c, _)| *c < attachment.container);
     valid.get(first).is_none_or(|(c, _)| *c != attachment.container)
 }

@@ -77,7 +77,7 @@ fn put(pool: Pool, leases: Vec<Lease>) -> Plan {
     Plan::new(changes, Outcome::Pool(Box::new(pool)))
 }
 
-/// Adds this node to the users of a shared pool, if the request matches the pool.
+/// Adds this node to the users of a shared pool. Refuses a request that does not match the pool.
 fn join(
     request: &RequestPool,
     name: &str,
@@ -257,7 +257,7 @@ fn collect(
     }
 }
 
-/// Returns the plan for a sweep, which frees the addresses of a pool that Docker does not know.
+/// Returns the plan for a sweep, which frees this node's addresses in a pool that Docker does not list.
 pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let Some(pool) = view.pool(&sweep.pool)? else {
         return Ok(Plan::only(collected(Vec::new(), false, true)));
@@ -300,7 +300,7 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error
 }
 
 /// Returns the plan for the import of a gipam pool. gipam's file does not say which address is the gateway.
-/// It is the first address, because dockerd requests the gateway before any other address.
+/// The first address is taken as the gateway, because dockerd requests the gateway before any other address.
 pub fn adopt(adopt: &AdoptPool, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let subnet = adopt.subnet;
     let overlap = |other| Err(PoolRefusal::overlap(subnet, other, None).into());

@@ -22,7 +22,7 @@ pub enum Record {
     Cursor(SetName, Addr, Addr),
     /// A pod's former address: set of leases, pod, key of the range set, address.
     Sticky(SetName, PodKey, Addr, Addr),
-    /// A range from which nothing new is leased.
+    /// A draining range, from which no new address is leased.
     Draining(Draining),
     /// A network, and the time at which another program's leases of this network were imported.
     Adopted(NetworkName, Timestamp),
@@ -61,7 +61,7 @@ impl Record {
             Record::Draining(range) => {
                 format!("draining of {} in {}", range.span.brief(), range.set)
             }
-            Record::Adopted(network, _) => format!("import mark of network {network}"),
+            Record::Adopted(network, _) => format!("import record of network {network}"),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! RESTORE: writes records that were read from another store.
+//! Plans a RESTORE, which writes records that were read from another store.
 //!
-//! If a record already exists, it stays unchanged. If another owner holds one of the addresses, the command
-//! is refused and writes no record. A repeated RESTORE changes nothing.
+//! If a record already exists with other content, it is updated. If another owner holds one of the addresses,
+//! the command is refused and writes no record. A repeated RESTORE changes nothing.
 
 use super::change::Change;
 use super::command::{Drain, Outcome, Restore};
@@ -118,7 +118,8 @@ impl Work<'_> {
                 }
             }
             Holder::Leased(here) if *here == *lease => {}
-            // This is the same lease, but its details differ in the other store, so write it again.
+            // This store already has the lease, but its details differ from the record, so write the lease
+            // again.
             Holder::Leased(here) if here.owner == lease.owner && here.node == lease.node => {
                 self.changes.push(Change::Put(lease.clone()));
             }
@@ -149,8 +150,8 @@ impl Work<'_> {
     }
 }
 
-/// Returns whether `reserved` is a reservation for the name of the container that has the lease `tenant`.
-/// Both must have the same address.
+/// Returns whether `reserved` is a reservation for the name of the container that has the lease `tenant`. The
+/// two leases must have the same address.
 fn reserved_for(reserved: &Lease, tenant: &Lease) -> bool {
     match &reserved.owner {
         Owner::Named(name) => name.has(tenant),

@@ -42,8 +42,8 @@ impl<'a> Takeover<'a> {
         for legacy in leases {
             let lease = lease(add, legacy, cx);
             if let Holder::Leased(holder) = view.holder(&add.set, legacy.addr)? {
-                // The store already has this lease in two cases: a process imported it but died before it
-                // replaced the folder, or the lease was exported to host-local later.
+                // The store already has this lease in two cases: a process died after it had imported the
+                // lease but before it replaced the folder, or the lease was exported to host-local later.
                 if holder.owner == lease.owner {
                     continue;
                 }
@@ -69,7 +69,8 @@ impl<'a> Takeover<'a> {
     }
 
     /// Returns the changes that store the imported leases and cursors, and the change that records the
-    /// import. (A lease file ignores the latter, because a text file replaces the folder.)
+    /// import. (A lease file ignores the record of the import, because a text file replaces the imported
+    /// folder.)
     pub fn changes(&self, add: &Add, now: Timestamp) -> Vec<Change> {
         let leases = self.leases.values().cloned().map(Change::Put);
         let cursors =

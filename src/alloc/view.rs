@@ -74,9 +74,9 @@ pub trait Addresses {
 }
 
 /// Returns the leases of an owner. If the owner has no lease under its full name (container and interface),
-/// returns the leases that record only the owner's container, because some of host-local's leases record no
-/// interface. The second search takes place only if `adopted` returns true, so only in networks whose
-/// host-local leases were imported.
+/// returns the leases that record only the owner's container. Some of host-local's leases record no
+/// interface, so this second search takes place only if `adopted` returns true (if the network's host-local
+/// leases were imported).
 pub fn held(
     addresses: &dyn Addresses,
     set: &SetName,
@@ -135,8 +135,8 @@ pub trait View: Addresses {
     /// Returns a pool in the address space that overlaps this subnet.
     fn overlapping(&self, space: &str, subnet: Subnet) -> Result<Option<Pool>, StoreError>;
 
-    /// Returns the lowest subnet with the prefix length `len` that lies in `within`, starts at or after
-    /// `from`, and is not the subnet of a pool in the address space. The returned subnet may overlap pools
+    /// Returns the lowest subnet with the prefix length `len` that lies in `within` and starts at or after
+    /// `from`. Skips subnets that are pools of the address space, but the returned subnet may overlap pools
     /// with other prefix lengths.
     fn next_block(
         &self,

@@ -1,7 +1,7 @@
 //! Formats the result of an ADD for each CNI version, and formats errors.
 //!
-//! The output is byte for byte the output of the reference implementation: the order of keys, four spaces of
-//! indentation, no newline at the end, and `<`, `>` and `&` escaped.
+//! The output equals the output of the reference implementation byte for byte. It has the same order of keys,
+//! four spaces of indentation, and no newline at the end. The characters `<`, `>` and `&` are escaped.
 //! Invariant: a result has neither `interfaces` nor `ips[].interface`, because an IPAM plugin creates no
 //! interfaces.
 

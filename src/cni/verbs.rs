@@ -1,7 +1,7 @@
 //! Implements the five CNI commands that work on leases.
 //!
-//! For each command, this module decides which parts of the configuration are required, and translates the
-//! engine's outcome into a CNI result or error.
+//! For each command, this module determines which parts of the configuration are required, and translates the
+//! outcome from the engine into a CNI result or error.
 //! Invariant: an ADD with an invalid environment or configuration is refused before anything is leased. From
 //! its configuration, a DEL needs only the location and the owner of the leases.
 
@@ -117,7 +117,7 @@ impl Call {
 
     fn del(&mut self, output: &mut Output<'_>) -> Result<(), Failure> {
         let mut done = Ok(());
-        // If one cleanup fails, the others are still tried.
+        // If the cleanup for one dialect fails, the cleanup for the other dialect is still tried.
         for cleanup in self.netconf.cleanups(&self.invocation.inputs) {
             self.attach(&cleanup, output);
             done = done.and(self.free(&cleanup, output));
@@ -129,8 +129,8 @@ impl Call {
         let Some(target) = target(cleanup) else {
             if !self.netconf.is_bare() {
                 output.journal.warn(
-                    "this DEL identifies no lease: the configuration or the environment does not \
-                     name a container",
+                    "this DEL frees nothing: neither the configuration nor the environment names a \
+                     container",
                 );
             }
             return Ok(());
@@ -260,7 +260,7 @@ impl Call {
                 Ok((config, store))
             }
             Err(error) => {
-                // Attach the log file, so that the failure is logged there too.
+                // Attach the log file of the configuration, so that this error is logged there too.
                 self.cleanup(output);
                 Err(error.into())
             }

@@ -22,7 +22,7 @@ pub(super) enum Json {
     Object(Vec<(String, Json)>),
 }
 
-/// The maximum number of characters of a text in a message. Longer texts are shortened.
+/// The maximum length of a quoted text in a message, in characters. Longer texts are shortened.
 const LONGEST_QUOTE: usize = 64;
 
 /// Returns `text` in quotes, shortened if it is long.
@@ -107,9 +107,10 @@ pub(super) type Take<'a> = dyn FnMut(&str, Option<(usize, Json)>) + 'a;
 /// How a value is parsed.
 enum Tree<'a, 't> {
     Whole,
-    /// As an object. The items of the lists with these names are passed to the function.
+    /// As an object at the top level. The items of each list with one of these names are passed to the
+    /// function.
     Top(&'a [&'a str], &'a mut Take<'t>),
-    /// As a list. Its items are passed to the function.
+    /// As a list with this key. Its items are passed to the function.
     Apart(&'a str, &'a mut Take<'t>),
 }
 

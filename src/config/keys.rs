@@ -10,7 +10,7 @@ use super::json::is_spelling_of;
 
 /// The keys inside `ipam`.
 pub(super) const IPAM: &[&str] = &[
-    // sublet's keys. host-local also has the keys in the first line.
+    // sublet's keys. host-local also has the keys from `type` to `dataDir`.
     "type",
     "subnet",
     "rangeStart",
@@ -57,7 +57,7 @@ pub(super) const IPAM: &[&str] = &[
     "consul_addr",
     "consul_port",
     "dc",
-    // Keys of other plugins. They resemble one of the keys above, but are not misspelled.
+    // Keys of other plugins. They resemble keys in this list, but are not misspelled.
     "name",
     "args",
     "addresses",

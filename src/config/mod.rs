@@ -42,7 +42,7 @@ use crate::model::{ContainerId, IfName, Netns, NetworkName, Origin, Owner};
 use crate::model::{SetName, StaticName, StoreSpec, words};
 use crate::net::{Addr, RangeSet, Subnet};
 
-/// The program for which a configuration was written.
+/// The program for which a configuration was written, which determines its keys and rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// sublet. Its keys include host-local's keys.
@@ -74,7 +74,7 @@ pub struct Inputs {
     pub one_per_family: bool,
 }
 
-/// A complete and valid configuration, as ADD, CHECK and STATUS need it.
+/// A complete and valid configuration. ADD, CHECK and STATUS require one; DEL and GC need only a [`Cleanup`].
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The owner, the location of the leases, and what a DEL with the same configuration frees.
@@ -163,8 +163,8 @@ pub struct Cleanup {
     pub rewind: bool,
     /// The store that has the leases.
     pub store: StoreSpec,
-    /// host-local's folder for this network. The first ADD imports its leases. `None` if there is nothing to
-    /// import from a folder.
+    /// host-local's folder for this network. The first ADD imports its leases. `None` if the dialect or the
+    /// store never imports from host-local.
     pub legacy_dir: Option<PathBuf>,
     /// The settings of the log.
     pub log: Log,

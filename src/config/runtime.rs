@@ -12,12 +12,12 @@ use super::json::{Json, is_spelling_of, quote};
 use crate::model::{ContainerId, IfName, NameError};
 use crate::net::{Addr, parse_addr};
 
-/// The names of the key in which a runtime lists the valid attachments for GC: first the name in the current
-/// specification, then the name in the specification's text when version 1.1.0 was tagged.
+/// The names of the key in which a runtime lists the valid attachments for GC. The first name is in the
+/// current specification. The second name was in the specification's text when version 1.1.0 was tagged.
 pub(super) const VALID: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
 /// The attachments under each name in [`VALID`], or the error about the first malformed attachment. A runtime
-/// may list very many attachments, so each item is converted as soon as it is read: its JSON would need
+/// may list very many attachments, so each attachment is converted as soon as it is read. Its JSON would need
 /// several times as much memory.
 #[derive(Clone, Debug)]
 pub(super) struct Attachments([Result<Vec<(ContainerId, IfName)>, ConfigError>; 2]);

@@ -69,9 +69,9 @@ impl Folder {
         Ok(Folder { dir, taken_over: is_file.then(|| target.to_owned()), lock })
     }
 
-    /// Gives the folder its final name. The change is durable when this function returns. Before it,
-    /// host-local finds a text file at this path and fails; after it, host-local finds the folder with all
-    /// leases.
+    /// Renames the folder to its final name. The change is durable when this function returns. Before the
+    /// change, host-local finds a text file at this path and fails. After the change, it finds the folder
+    /// with all leases.
     pub fn finish(self) -> Result<(), StoreError> {
         if self.lock.is_none() {
             return Ok(());

@@ -2,7 +2,8 @@
 //!
 //! The format is that of `plugins/ipam/host-local/backend/disk`. Each address has a file with the address as
 //! its name. The file contains the container ID and, since version 0.8.6, the interface on a second line. The
-//! other files are `last_reserved_ip.N` and `lock`. `alloc::takeover` decides what happens to the leases.
+//! other files are `last_reserved_ip.N` and `lock`. The module `alloc::takeover` determines which of the
+//! leases are imported.
 //! Invariant: while a folder is imported, host-local's own lock is held, as long as [`Folder`] exists.
 
 use std::fs;
@@ -70,7 +71,7 @@ fn lock(dir: &Path, wait: Wait) -> Result<Option<Lock>, StoreError> {
         return Ok(None);
     }
     let locked = lock_file(&dir.join("lock"), wait);
-    // Another process may have imported the folder meanwhile.
+    // Another process may have imported the folder before this process got the lock.
     if is_folder(dir)? { locked.map(Some) } else { Ok(None) }
 }
 
@@ -183,7 +184,8 @@ fn is_host_locals(dir: &Path) -> bool {
     names.iter().any(|(_, name)| name == "lock" || name.parse::<Addr>().is_ok())
 }
 
-/// Returns the N in `last_reserved_ip.N`, if the name is exactly as host-local writes it.
+/// Returns the index N in the file name `last_reserved_ip.N`; `None` if the name is not exactly as host-local
+/// writes it.
 fn cursor_index(name: &str) -> Option<usize> {
     let digits = name.strip_prefix("last_reserved_ip.")?;
     digits.parse().ok().filter(|index: &usize| index.to_string() == digits)

@@ -122,8 +122,8 @@ impl Content {
 
     /// Adds what earlier versions of kontena-ipam did not record: the hosts that use a pool, and the lease of
     /// the pool's gateway. A host that has an address of a pool counts as a user of the pool. If no host is
-    /// recorded for a pool, unknown hosts may use the pool too. Such a pool gets an additional user, so that
-    /// it is not removed when all known hosts have released it.
+    /// recorded for a pool, the pool gets an additional user, because unknown hosts may use it too. The pool
+    /// then stays when all known hosts have released it.
     fn add_what_is_missing(&mut self, now: Timestamp) {
         for (name, pool) in &mut self.pools {
             let leases = self.leases.iter().filter(|lease| lease.set == pool.set());

@@ -144,7 +144,7 @@ impl fmt::Display for SetName {
     }
 }
 
-/// The ID of a pool, by which Docker identifies it. It never changes.
+/// The ID by which Docker identifies a pool. The ID of a pool never changes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PoolId(pub String);
 
@@ -172,7 +172,7 @@ pub struct Pool {
     pub id: PoolId,
     /// The address space of the pool. Pools in different address spaces are independent.
     pub space: String,
-    /// The subnet of the pool. Every lease in the pool has its prefix length.
+    /// The subnet of the pool. Every lease in the pool has the prefix length of this subnet.
     pub subnet: Subnet,
     /// The sub-pool: the part of the subnet from which an address is chosen if a request names no address. A
     /// request may name any address of the subnet, even outside the sub-pool.
@@ -404,8 +404,8 @@ pub struct Origin {
     pub pod: Option<Pod>,
     /// The MAC address of the container's interface, if it is known.
     pub mac: Option<String>,
-    /// The container's name: in Docker, if dockerd has passed it; otherwise `NAME` of `CNI_ARGS` or
-    /// `args.cni`.
+    /// The container's name. Docker: the name that dockerd has passed, if any. CNI: `name` in `args.cni`, or
+    /// `NAME` in `CNI_ARGS`.
     pub endpoint: Option<String>,
     /// The note of a reservation, as the operator wrote it.
     pub note: Option<String>,

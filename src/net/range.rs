@@ -138,7 +138,7 @@ pub enum GatewaySpec {
     At(Addr),
 }
 
-/// The reason why a range is invalid. If host-local has the same error, the text is the same, too.
+/// The reason why a range is invalid. For an error that host-local also reports, the text is host-local's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RangeError {
     /// The subnet has host bits.
@@ -281,10 +281,10 @@ fn default_gateway(subnet: Subnet) -> Option<Addr> {
     (subnet.len() < subnet.family().bits()).then(|| subnet.first().next()).flatten()
 }
 
-/// Returns the addresses of a subnet that hosts can use: from the address after the network address to the
-/// address before the broadcast address (IPv4) or to the last address (IPv6). A subnet with one or two
-/// addresses has no network address and no broadcast address (RFC 3021, RFC 6164), so hosts can use all its
-/// addresses.
+/// Returns the addresses of a subnet that hosts can use, from the first to the last host address. The first
+/// host address follows the network address. The last host address precedes the broadcast address (IPv4), or
+/// is the last address (IPv6). A subnet with one or two addresses has no network address and no broadcast
+/// address (RFC 3021, RFC 6164), so hosts can use all its addresses.
 pub fn hosts(subnet: Subnet) -> Span {
     let whole = Span::from(subnet);
     if subnet.len() + 1 >= subnet.family().bits() {

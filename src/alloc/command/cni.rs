@@ -16,7 +16,7 @@ pub struct Add {
     pub network: NetworkName,
     /// The owner of the new leases.
     pub owner: Owner,
-    /// The range sets, which do not overlap. One address is leased from each of them.
+    /// The range sets, which do not overlap. One address is leased from each range set.
     pub sets: Vec<RangeSet>,
     /// The requested addresses. Each range set uses the first requested address that lies in it.
     pub requested: Vec<Requested>,
@@ -28,8 +28,8 @@ pub struct Add {
     pub sticky: bool,
     /// What the ADD does if the owner already has a lease.
     pub on_duplicate: OnDuplicate,
-    /// Whether the gateways' addresses are recorded as leased. If so, the ADD is refused if a container holds
-    /// one of them (ECS dialect).
+    /// Whether the gateways' addresses are recorded as leased (ECS dialect). If so, and if a container holds
+    /// a gateway's address, the ADD is refused.
     pub claim_gateways: bool,
     /// The origin of the request (pod, network namespace, MAC address), stored with the lease.
     pub origin: Origin,
@@ -38,7 +38,8 @@ pub struct Add {
     /// Leases of earlier containers of the same name whose network namespace is known to have ended. This
     /// container gets the address of such a lease, unless the lease has changed since the caller read it.
     pub gone: Vec<Lease>,
-    /// What is known about the leases that host-local or cni-ipam-consul made in this network earlier.
+    /// What is known about the leases that an earlier program (host-local or cni-ipam-consul) made in the
+    /// network.
     pub legacy: Legacy,
     /// The network definition from which the ranges were read, if the cluster stores definitions. If the
     /// cluster has no definition of the network yet, the ADD stores this definition.
@@ -93,11 +94,10 @@ words! {
     }
 }
 
-/// What is known about the leases that another program, which served the network earlier, has made:
-/// host-local or cni-ipam-consul.
+/// What is known about the leases that an earlier program (host-local or cni-ipam-consul) made in a network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Legacy {
-    /// There are no such leases, or they have been imported.
+    /// There are no leases of an earlier program, or they have been imported.
     #[default]
     Absent,
     /// The leases of cni-ipam-consul have not been looked up. The outcome is [`super::Outcome::ReadLegacy`],
@@ -137,9 +137,9 @@ pub struct Del {
 /// The leases that a DEL frees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// All leases of an owner. If none of them records the owner's full name (container and interface), the
-    /// DEL frees the leases that record only the container, because some versions of host-local did not
-    /// record the interface.
+    /// All leases of an owner. If no lease records the owner's full name (container and interface), the DEL
+    /// frees the leases that record only the container. Some versions of host-local did not record the
+    /// interface.
     Owner(Owner),
     /// All leases of an owner, but only if the owner holds one of these addresses.
     OwnerAt(Owner, Vec<Addr>),
@@ -147,7 +147,7 @@ pub enum Target {
     Some(Owner, Vec<Addr>),
     /// Only this lease, and only if it has not changed since it was read.
     Unchanged(Box<Lease>),
-    /// The leases of these addresses, no matter who holds them, except gateways and reservations.
+    /// The leases of these addresses, regardless of their holders, except gateways and reservations.
     Addresses(Vec<Addr>),
 }
 
@@ -177,8 +177,8 @@ pub struct Status {
     pub strict: bool,
 }
 
-/// GC: frees the leases of containers that the runtime no longer lists. It only affects dynamic and static
-/// leases of this network that have a container ID.
+/// GC: frees the leases of containers that the runtime no longer lists. It affects only leases of this
+/// network that record a container ID, and never gateways or reservations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gc {
     /// The set that contains the leases.

@@ -1,7 +1,7 @@
 //! The commands that a store runs, as plain data.
 //!
-//! A command contains everything that the allocator needs to know about the command's caller. A store can
-//! therefore run a command again after a conflict, and another process can run it on behalf of the caller.
+//! A command contains everything that the allocator must know about the request. A store can therefore run a
+//! command again after a conflict, and another process can run the command on behalf of the caller.
 
 mod cni;
 mod operator;
@@ -29,7 +29,7 @@ pub enum Command {
     Status(Status),
     /// Free the leases of containers that the runtime no longer lists.
     Gc(Gc),
-    /// Free the leases of a machine that is gone.
+    /// Free the leases of a machine that no longer exists.
     Evict(Evict),
     /// Reserve addresses.
     Reserve(Reserve),

@@ -24,7 +24,7 @@ pub struct DefineNetwork {
     pub network: NetworkName,
     /// The definition, as in [`crate::model::NetworkDefinition::text`].
     pub text: String,
-    /// The version that must be stored at present; `None` if no definition may be stored yet.
+    /// The version that must be stored at present; `None` if the network must not have a definition yet.
     pub version: Option<u64>,
 }
 
@@ -75,8 +75,8 @@ pub struct Import {
     pub set: SetName,
     /// The leases of the other program.
     pub leases: Vec<ForeignLease>,
-    /// The addresses that the other program allocated last. It is unknown to which range each of them
-    /// belongs.
+    /// The addresses that the other program allocated last. The other program does not record to which range
+    /// each address belongs.
     pub cursors: Vec<Addr>,
     /// The network whose host-local folder is imported. The store records this import. If the store has
     /// already recorded this import, nothing is done ([`super::Imported::Before`]).
@@ -93,7 +93,7 @@ pub struct Import {
 pub struct ForeignLease {
     /// The address that is leased.
     pub addr: Addr,
-    /// How the address came to be leased.
+    /// The reason why the address is leased.
     pub kind: Kind,
     /// The owner of the lease.
     pub owner: Owner,
@@ -106,8 +106,9 @@ impl ForeignLease {
     }
 }
 
-/// EXPORT: moves leases to host-local. Frees `leases`. Returns the address that was allocated last in each
-/// range set in `ranges`, so that host-local's round robin continues there.
+/// EXPORT: moves leases to host-local. Frees `leases`, which have been written to host-local's folder.
+/// Returns the address that was allocated last in each range set in `ranges`, so that host-local's round
+/// robin continues after this address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportHostLocal {
     /// The set that contains the leases.
@@ -124,9 +125,10 @@ pub struct ExportHostLocal {
 pub struct Restore {
     /// The set to which the records belong; `None` if they do not belong to a set.
     pub set: Option<SetName>,
-    /// Whether the leases become durable leases or boot leases. Some stores do not distinguish the two.
+    /// Whether the leases become durable leases or boot leases. Some stores do not distinguish these two
+    /// kinds.
     pub persist: Persist,
-    /// The records to write. At most one of them is a pool.
+    /// The records to write. At most one record is a pool.
     pub records: Vec<Record>,
     /// Whether to only report conflicts, without changing anything.
     pub dry_run: bool,

@@ -45,7 +45,7 @@ pub struct Shared {
     pub id: PoolId,
 }
 
-/// Releases a pool. It also succeeds if the pool does not exist.
+/// Releases a pool. The release of a pool that does not exist also succeeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReleasePool {
     /// The ID of the pool to release.
@@ -62,12 +62,13 @@ impl ReleasePool {
     }
 }
 
-/// Sweeps a pool: frees the addresses that this node has leased and Docker does not know.
+/// Sweeps a pool: frees the addresses that this node has leased and that Docker does not list in any network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sweep {
     /// The ID of the pool to sweep.
     pub pool: PoolId,
-    /// The addresses that Docker knows, sorted; `None` if Docker knows no network with this pool.
+    /// The addresses that Docker lists in the pool's network, sorted; `None` if Docker has no network with
+    /// this pool.
     pub known: Option<Vec<Addr>>,
     /// Leases that were made at this time or later stay, because Docker may not have listed their addresses
     /// yet.
@@ -101,14 +102,14 @@ pub struct RequestAddress {
     pub requested: Option<Addr>,
     /// Whether the address is requested for the network's gateway.
     pub gateway: bool,
-    /// Whether to allocate the next free address after the last address that was allocated with `serial`,
-    /// instead of the lowest free address.
+    /// Whether to allocate the next free address after the address that was last allocated with `serial`.
+    /// Otherwise, the lowest free address is allocated.
     pub serial: bool,
     /// The origin of the request, stored with the lease.
     pub origin: Origin,
 }
 
-/// Releases an address of a pool. It also succeeds if the address is already free.
+/// Releases an address of a pool. The release of an address that is already free also succeeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReleaseAddress {
     /// The ID of the pool.

@@ -2,11 +2,11 @@
 //! store.
 //!
 //! Keys, rules, the order of the rules, and messages (except for their beginning) are those of the original
-//! ecs-ipam. This module deviates from the original where the original is wrong: it ignores host bits of a
-//! subnet, so that the default gateway is the first host, and it refuses an IPv4 prefix /0 and a route
-//! without `dst`.
-//! Invariant: a resulting address or gateway lies in its subnet, and is neither the network address nor the
-//! broadcast address.
+//! ecs-ipam. This module deviates from the original where the original is wrong. It ignores host bits of a
+//! subnet, so that the default gateway is the first host. It refuses an IPv4 prefix /0 and a route without
+//! `dst`.
+//! Invariant: every accepted address or gateway lies in its subnet, and is neither the network address nor
+//! the broadcast address.
 
 use std::collections::BTreeMap;
 
@@ -81,8 +81,8 @@ pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
             Err(e) => errors.push(e),
         }
         // The routes are returned as written, regardless of their address family. A route without a
-        // destination is an error here. The original ecs-ipam returns `<nil>` for it, which no runtime
-        // accepts.
+        // destination is an error here. The original ecs-ipam returns `<nil>` for such a route, which no
+        // runtime accepts.
         let items = ipam.list(&family.key("routes"));
         for item in items.unwrap_or_else(|e| {
             errors.push(e);
