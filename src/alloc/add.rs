@@ -1,8 +1,8 @@
-//! ADD: leases one address of each range set, or none.
+//! Plans an ADD, which leases one address from each range set, or no address at all.
 //!
-//! Decides what a repeated ADD returns, which requested addresses are refused, which container gets an
-//! address that is reserved for a name, and when a warning about overlapping networks is needed.
-//! [`super::choose`] finds a free address, and [`super::takeover`] imports host-local's leases.
+//! This module contains the rules for repeated ADDs, for requested addresses and for addresses that are
+//! reserved for a name. It also warns about overlapping networks. [`super::choose`] finds a free address, and
+//! [`super::takeover`] imports host-local's leases.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Grant, Kind, Lease, Owner, StaticName};
 use crate::net::{Addr, Range, RangeSet, describe};
 
-/// Decides an ADD: returns the plan for it.
+/// Returns the plan for an ADD.
 pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let adopted = view.adopted(&add.network)?;
     let mut changes = Vec::new();
@@ -25,7 +25,8 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     match &add.legacy {
         Legacy::Unread if !adopted => return Ok(Plan::only(Outcome::ReadLegacy)),
         Legacy::Absent | Legacy::Unread => {}
-        // Another node of the cluster has recorded the import of this network since this folder was read.
+        // Another node has imported this network since the caller read the folder, so there is nothing left
+        // to import.
         Legacy::Read(..) if adopted && view.has_other_nodes() => {}
         Legacy::Read(leases, cursors) => {
             addresses = Takeover::read(add, leases, cursors, view, cx)?;
@@ -73,12 +74,12 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
             created.push(lease.addr);
             lease
         };
-        // `range_of` always returns a range, because the lease was found in the range set or was just chosen
-        // from it.
+        // `range_of` always returns a range here, because the range set contains the address of an existing
+        // or a new lease.
         let gateway = set.range_of(lease.addr).and_then(Range::gateway);
         grants.push(Grant { addr: lease.addr, prefix: lease.prefix, gateway });
     }
-    // Checked last, as in host-local: an error of a range set takes precedence.
+    // This check comes last, as in host-local, so that errors of the range sets take precedence.
     if !left.is_empty() {
         return Err(Refusal::NotInRange { addrs: left, ranges: describe(&add.sets) }.into());
     }
@@ -114,7 +115,7 @@ fn assign(
     Ok((assigned, left.iter().map(|w| w.addr).collect()))
 }
 
-/// The addresses that are reserved for the name of an ADD's container.
+/// The addresses that are reserved for the name of the container in an ADD.
 #[derive(Default)]
 struct Named {
     name: Option<StaticName>,
@@ -141,7 +142,7 @@ struct Work<'a> {
     view: &'a dyn View,
     cx: &'a Context,
     changes: Vec<Change>,
-    /// The view's addresses, and the leases that this plan imports.
+    /// The addresses in the store, together with the leases that this plan imports.
     addresses: Takeover<'a>,
     ended: Ended,
     named: Named,
@@ -149,8 +150,8 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Returns the changes of the plan. Removes the cooldown records of addresses whose cooldown has ended,
-    /// unless this plan leases the address.
+    /// Returns the changes of the plan. They also remove the cooldown records of addresses whose cooldown has
+    /// ended and that the plan does not lease.
     fn finish(self) -> Vec<Change> {
         let put = |change: &Change| match change {
             Change::Put(lease) => Some(lease.addr),
@@ -162,9 +163,9 @@ impl Work<'_> {
         [self.changes, thaw].concat()
     }
 
-    /// Returns the owner's existing lease, with the prefix length of the present configuration. Rewrites the
-    /// stored lease in two cases: if the container now has another network namespace or boot, because the
-    /// lease would look stale otherwise; and if the lease was imported without the owner's full name.
+    /// Returns the owner's existing lease, updated to the present configuration and container. Stores the
+    /// lease again if anything in it has changed. Otherwise a lease with an old network namespace or boot
+    /// would look stale, and an imported lease would stay without the owner's full name.
     fn renew(
         &mut self,
         set: &RangeSet,
@@ -229,13 +230,13 @@ impl Work<'_> {
             owner: add.owner.clone(),
             range: set.key(),
             origin: add.origin.clone(),
-            // No other container gets the address after this one, so it needs no cooldown.
+            // Only containers of the same name get this address, so it needs no cooldown.
             cooldown: if kind == Kind::Named { 0 } else { add.cooldown.seconds },
             ..bare
         };
         self.changes.push(Change::Put(lease.clone()));
-        // The next search starts after this address. An address that is reserved for a name is found without
-        // a search.
+        // Round robin continues after this address. An address that is reserved for a name does not count,
+        // because it was not found by a search.
         if add.strategy == Strategy::RoundRobin && named.is_none() {
             self.changes.push(Change::Cursor(add.set.clone(), set.key(), addr));
         }
@@ -247,9 +248,11 @@ impl Work<'_> {
         Ok(lease)
     }
 
-    /// Returns an address in the range set that is reserved for this container's name. Prefers the requested
-    /// address. Otherwise takes the first reserved address that is not held by an earlier container with the
-    /// same name. `None` if no such address is reserved. The address may be cooling down.
+    /// Returns an address in the range set that is reserved for this container's name; `None` if there is
+    /// none. If the container requests an address, only that address is considered. Otherwise returns the
+    /// first reserved address that no earlier container with the same name holds. The address may be cooling
+    /// down. Refuses the ADD if the address is the gateway, or if every reserved address is held by other
+    /// containers.
     fn take_named(
         &mut self,
         index: usize,
@@ -284,7 +287,8 @@ impl Work<'_> {
         Err(Refusal::Predecessor { index, name: name.clone(), holder, why: String::new() }.into())
     }
 
-    /// Refuses a requested address that is excluded, leased, or the gateway.
+    /// Refuses a requested address that cannot be leased: the gateway, or an address that is excluded,
+    /// draining or leased. An address that is cooling down is refused only if the cooldown is strict.
     fn check_requested(&self, index: usize, set: &RangeSet, addr: Addr) -> Result<(), Error> {
         let range = set.range_of(addr);
         if range.is_some_and(|r| r.gateway() == Some(addr)) {
@@ -307,7 +311,8 @@ impl Work<'_> {
         }
     }
 
-    /// Refuses an address that the container gets by its name or by its request, if the address is draining.
+    /// Refuses a draining address. Only a reserved or a requested address needs this check, because a search
+    /// skips draining ranges.
     fn refuse_draining(&self, index: usize, addr: Addr) -> Result<(), Error> {
         let Some(range) = Draining::find(&self.draining, &self.add.set, addr) else {
             return Ok(());
@@ -316,8 +321,8 @@ impl Work<'_> {
         Err(Refusal::Draining { index, addr, network, range: range.span }.into())
     }
 
-    /// Returns a pod's former address if it is free. The address may be cooling down, because a cooldown only
-    /// protects it from other pods.
+    /// Returns a pod's former address if it is free. The address may be cooling down, because the cooldown
+    /// only keeps the address from other pods.
     fn free_former(&self, set: &RangeSet, former: Option<Addr>) -> Result<Option<Addr>, Error> {
         let assignable = |addr: &Addr| {
             set.range_of(*addr).is_some_and(|r| r.gives(*addr))
@@ -349,8 +354,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Stores the network's ranges if they have changed. Returns a warning for each other network that
-    /// overlaps these ranges.
+    /// Stores the network's ranges if they have changed. Returns one warning for each other network that
+    /// overlaps them.
     fn put_ranges(&mut self) -> Result<Vec<String>, StoreError> {
         let add = self.add;
         let all = || add.sets.iter().flat_map(RangeSet::ranges);

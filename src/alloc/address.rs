@@ -1,4 +1,4 @@
-//! Requests and releases of addresses in Docker pools.
+//! Plans the requests and releases of addresses in Docker pools.
 //!
 //! The transaction that leases an address also checks that the pool exists, so no lease outlives its pool.
 
@@ -9,7 +9,7 @@ use crate::error::{Error, PoolRefusal};
 use crate::model::{Kind, Lease, Owner, Pool};
 use crate::net::{Addr, Span, hosts};
 
-/// Decides a request for an address: returns the plan for it.
+/// Returns the plan for a request for an address.
 pub fn request(request: &RequestAddress, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let Some(pool) = view.pool(&request.pool)?.filter(|pool| !pool.is_closed()) else {
         return Err(PoolRefusal::Unknown(request.pool.clone()).into());
@@ -67,8 +67,8 @@ fn requested(addr: Addr, pool: &Pool, view: &dyn View) -> Result<Addr, Error> {
     }
 }
 
-/// Returns the lowest free address. If `serial` is set, returns the next free address after the address that
-/// was allocated last.
+/// Returns the lowest free address of the pool. If `serial` is set, returns the next free address after the
+/// address that the pool allocated last.
 fn next(serial: bool, pool: &Pool, view: &dyn View) -> Result<Addr, Error> {
     let full = || PoolRefusal::Exhausted(pool.id.clone());
     let all = pool.draws().ok_or_else(full)?;
@@ -90,9 +90,9 @@ fn next(serial: bool, pool: &Pool, view: &dyn View) -> Result<Addr, Error> {
     Err(full().into())
 }
 
-/// Decides the release of an address. The address stays leased if a different pool of the same subnet has
-/// leased it. The gateway of a shared pool stays leased until the pool is released, because other hosts use
-/// the gateway.
+/// Returns the plan for the release of an address. The address stays leased if a different pool with the same
+/// subnet has leased it. The gateway of a shared pool stays leased until the pool is released, because other
+/// hosts use the gateway.
 pub fn release(release: &ReleaseAddress, view: &dyn View) -> Result<Plan, Error> {
     let nothing = || Plan::only(Outcome::Freed(Vec::new()));
     let Some(pool) = view.pool(&release.pool)? else { return Ok(nothing()) };

@@ -27,7 +27,7 @@ pub enum Change {
     Sticky(SetName, PodKey, Addr, Addr),
     /// Store the ranges that a network's ADD used.
     PutRanges(NetworkRanges),
-    /// Store the draining ranges of a set, in place of its former ones.
+    /// Store the draining ranges of a set. They replace all earlier draining ranges of the set.
     PutDraining(SetName, Vec<Draining>),
     /// Record that the host-local folder of a network was imported. The record survives a reboot.
     Adopted(NetworkName, Timestamp),
@@ -39,8 +39,8 @@ pub enum Change {
     PutDefinition(NetworkDefinition),
 }
 
-/// The ranges of a network at its last ADD. The store keeps them so that the next ADD notices changed ranges
-/// and can warn about overlapping networks.
+/// The ranges of a network at its last ADD. They are stored so that the next ADD notices changed ranges and
+/// can warn about overlapping networks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkRanges {
     /// The set of leases that the network uses.
@@ -71,8 +71,8 @@ impl Cooling {
     }
 }
 
-/// A pod, as `sticky` identifies it: by namespace and name. The UID is not used, because a recreated pod gets
-/// a new UID.
+/// The namespace and name of a pod, by which the key `sticky` identifies the pod. The UID is not used,
+/// because a recreated pod gets a new UID.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PodKey {
     /// The pod's namespace (`K8S_POD_NAMESPACE`).

@@ -1,4 +1,4 @@
-//! CHECK and STATUS, which change nothing.
+//! Plans CHECK and STATUS. Neither command changes the store.
 
 use super::choose::is_draining;
 use super::command::{Check, Outcome, Status};
@@ -7,10 +7,10 @@ use super::view::{Context, Order, Plan, View, held};
 use crate::error::{Error, Refusal};
 use crate::net::Addr;
 
-/// Decides a CHECK. It succeeds if the owner has a lease, each of the owner's addresses is in prevResult, and
-/// each address of prevResult that lies in this network's ranges is leased to the owner. (CNI 0.4.0 requires
-/// an error if a reserved address is missing.) Other addresses of prevResult are ignored, because they may
-/// come from other plugins or from former ranges.
+/// Returns the plan for a CHECK. A CHECK succeeds if the owner has a lease, each of the owner's addresses is
+/// in prevResult, and each address of prevResult in this network's ranges is leased to the owner. (CNI 0.4.0
+/// requires an error if a reserved address is missing.) Other addresses of prevResult are ignored. They may
+/// come from other plugins, or from ranges that were removed from the configuration.
 pub fn check(check: &Check, view: &dyn View) -> Result<Plan, Error> {
     let held = held(view, &check.set, &check.owner, &|_| Ok(true))?;
     if held.is_empty() {
@@ -33,7 +33,8 @@ pub fn check(check: &Check, view: &dyn View) -> Result<Plan, Error> {
     Ok(Plan::only(Outcome::Checked))
 }
 
-/// Decides a STATUS. It succeeds if every range set has a free address.
+/// Returns the plan for a STATUS. A STATUS succeeds if every range set has a free address. An address that is
+/// cooling down counts as free, unless the cooldown is strict.
 pub fn status(status: &Status, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let draining = view.draining(&status.set)?;
     for (index, set) in status.sets.iter().enumerate() {

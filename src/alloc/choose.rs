@@ -1,9 +1,9 @@
 //! Chooses a free address in a range set.
 //!
 //! Each strategy searches the spans of a range set in its own order. Round robin works as in host-local
-//! (`allocator.go`): it starts after the address that was allocated last, follows the ranges of the range set
-//! in order, and tries the last allocated address at the end. Addresses that are cooling down are used only
-//! if no other address is free.
+//! (`allocator.go`): it starts after the address that was allocated last, follows the ranges in order, and
+//! tries the last allocated address at the end. Addresses that are cooling down are used only if no other
+//! address is free.
 
 use super::change::Cooling;
 use super::command::{Add, Strategy};
@@ -17,8 +17,8 @@ use crate::net::{Addr, Family, Range, RangeSet, Span};
 /// most one record for each range set, so ended records do not accumulate.
 const THAW: usize = 32;
 
-/// Addresses whose cooldown has ended. They are free, although their cooldown records still exist. A plan
-/// either leases each of these addresses or removes its record.
+/// Addresses whose cooldown has ended. They are free, although their cooldown records still exist. For each
+/// of these addresses, a plan either leases the address or removes the record.
 #[derive(Default)]
 pub struct Ended(Vec<Cooling>);
 
@@ -36,12 +36,13 @@ impl Ended {
         Ok(Ended(ended))
     }
 
-    /// Returns the lowest of these addresses within a span.
+    /// Returns the lowest address in a span whose cooldown has ended.
     fn within(&self, span: Span) -> Option<Addr> {
         self.0.iter().map(|c| c.addr).filter(|a| span.contains(*a)).min()
     }
 
-    /// Returns all of these addresses that the plan does not lease.
+    /// Returns the ended cooldowns of the addresses that the plan does not lease. `leased` returns whether
+    /// the plan leases an address.
     pub fn left(self, leased: impl Fn(Addr) -> bool) -> impl Iterator<Item = Cooling> {
         self.0.into_iter().filter(move |c| !leased(c.addr))
     }
@@ -78,7 +79,8 @@ pub fn is_draining(set: &RangeSet, draining: &[Draining]) -> bool {
     set.spans().iter().any(|span| draining.iter().any(|range| range.span.overlaps(*span)))
 }
 
-/// Returns the spans to search, in search order. No address is in two of them.
+/// Returns the spans to search, in search order, and the order of the search inside each span. No address is
+/// in two spans.
 fn walk(
     add: &Add,
     set: &RangeSet,
@@ -117,11 +119,11 @@ fn behind(set: &RangeSet, last: Addr) -> Vec<Span> {
     walk
 }
 
-/// Returns the spans in this order: from a position to the end, then from the beginning to that position. The
-/// position is given as the number of addresses before it, modulo the total number of addresses.
+/// Returns the spans in this order: from a position to the end, then from the beginning to that position.
+/// `place` is the number of addresses before this position, modulo the total number of addresses.
 fn from_place(spans: &[Span], place: u128) -> Vec<Span> {
-    // The sum only saturates for a range set as large as all of IPv6. The position is then inexact, which
-    // does no harm.
+    // The sum saturates only if the range set is as large as all of IPv6. The position is then slightly
+    // wrong, which does no harm.
     let total = spans.iter().fold(0_u128, |sum, s| sum.saturating_add(s.size()));
     let mut skip = if total == 0 { 0 } else { place % total };
     for (i, span) in spans.iter().enumerate() {

@@ -9,7 +9,7 @@ use super::view::{Context, Plan, View};
 use crate::error::{Error, Refusal};
 use crate::model::NetworkDefinition;
 
-/// Decides a [`DefineNetwork`] command.
+/// Returns the plan for a [`DefineNetwork`] command.
 pub fn run(define: &DefineNetwork, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     expect(define, view)?;
     let definition = next(define, cx);
@@ -17,7 +17,8 @@ pub fn run(define: &DefineNetwork, view: &dyn View, cx: &Context) -> Result<Plan
     Ok(Plan::new(vec![Change::PutDefinition(definition)], outcome))
 }
 
-/// Returns the definition that an ADD writes together with its lease, if the network has no definition yet.
+/// Returns the change with which an ADD stores the network's definition, together with its lease; `None` if
+/// the network already has a definition.
 pub fn first(
     define: &DefineNetwork,
     view: &dyn View,

@@ -1,5 +1,5 @@
-//! DRAIN: begins or ends the draining of a range. Nothing new is leased from a draining range, but containers
-//! keep the addresses that they have.
+//! Plans a DRAIN, which begins or ends the draining of a range. No new address is leased from a draining
+//! range, but containers keep the addresses that they have.
 //!
 //! Invariant: the draining ranges of a set never overlap.
 
@@ -10,7 +10,7 @@ use crate::error::StoreError;
 use crate::model::{SetName, Timestamp};
 use crate::net::{Addr, Span};
 
-/// A range from which nothing new is leased.
+/// A draining range: containers keep their addresses in it, but no new address is leased from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draining {
     /// The set of leases to which the range belongs.
@@ -28,7 +28,7 @@ impl Draining {
     }
 }
 
-/// Decides a DRAIN: returns the plan for it.
+/// Returns the plan for a DRAIN.
 pub fn drain(drain: &Drain, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
     let before = view.draining(&drain.set)?;
     let after = after(&before, drain, cx.now);
@@ -37,9 +37,9 @@ pub fn drain(drain: &Drain, view: &dyn View, cx: &Context) -> Result<Plan, Store
     Ok(Plan::new(change.into_iter().collect(), Outcome::Drained { changed }))
 }
 
-/// Returns the draining ranges of the command's set after the command, in ascending order. `before` has the
-/// ranges of this set only. Without `undo`, the command's span and the ranges that overlap it become one range.
-/// With `undo`, each range loses its part in the span.
+/// Returns the draining ranges of the command's set after the command, in ascending order. `before` contains
+/// only ranges of this set. Without `undo`, the command's span and the ranges that overlap it become one
+/// range. With `undo`, the span is removed from every range.
 pub fn after(before: &[Draining], drain: &Drain, now: Timestamp) -> Vec<Draining> {
     let (overlapping, mut after): (Vec<Draining>, Vec<Draining>) =
         before.iter().cloned().partition(|range| range.span.overlaps(drain.span));

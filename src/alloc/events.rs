@@ -1,4 +1,5 @@
-//! Determines the history event for a change and the counter for a command. Makes no decisions.
+//! Determines the history event for a change, and the counter for a command. This module has no influence on
+//! the plan.
 
 use super::change::Change;
 use super::command::{Command, Outcome, Target};
@@ -30,8 +31,8 @@ fn beginning(command: &Command, lease: &Lease) -> What {
 fn end(command: &Command, lease: &Lease, face: Face) -> Option<What> {
     Some(match command {
         Command::Add(add) if add.gone.contains(lease) => What::Lost,
-        // The container keeps an imported lease, which only gets the owner's full name. A reserved address
-        // stays reserved, and only gets a name.
+        // These changes replace a lease by an updated lease, so no address becomes free. An ADD adds the
+        // interface name to the owner of an imported lease. A RESERVE adds a name to a reservation.
         Command::Add(_) | Command::Reserve(_) => return None,
         Command::Del(del) if del.undo => What::Undone,
         Command::Del(del) if face == Face::Cli => match del.target {
@@ -51,7 +52,8 @@ fn end(command: &Command, lease: &Lease, face: Face) -> Option<What> {
 }
 
 /// Returns the counter to which a request is added: set of leases, face, verb and outcome. A request is
-/// counted if it changes something. A refused ADD is counted too, but only if counting it needs no flush.
+/// counted if it changes something. A refused ADD is counted too if `count_refusals` is set, that is, if
+/// counting needs no flush to disk.
 pub fn counted(
     command: &Command,
     plan: &Plan,
@@ -69,7 +71,7 @@ pub fn counted(
         _ => None,
     };
     let set = command.set().cloned().or_else(|| plan.changes.iter().find_map(of_change));
-    // A request for a pool that does not exist belongs to no set of leases.
+    // A request for a pool that does not exist belongs to no set of leases, so it is counted under "docker".
     let set = set.unwrap_or_else(|| SetName("docker".to_owned()));
     Some((set, cx.face, verb, ending(&plan.outcome)))
 }

@@ -1,5 +1,5 @@
-//! DEL, GC and EVICT (which frees all leases of a machine). Decides which leases are freed, and how long each
-//! address cools down.
+//! Plans DEL, GC and EVICT (which frees all leases of a machine). This module selects the leases to free, and
+//! determines how long each address cools down.
 //!
 //! Invariant: a lease is freed only if it has not changed since it was read. The store verifies this when it
 //! commits.
@@ -14,7 +14,7 @@ use crate::error::{Error, StoreError};
 use crate::model::{Kind, Lease, Owner, SetName, Timestamp};
 use crate::net::Addr;
 
-/// Decides a DEL: returns the plan for it.
+/// Returns the plan for a DEL.
 pub fn del(del: &Del, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let held = |owner| held(view, &del.set, owner, &|network| view.adopted(network));
     let freed = match &del.target {
@@ -69,10 +69,10 @@ fn until(lease: &Lease, cx: &Context) -> Option<Timestamp> {
     (lease.cooldown > 0).then(|| cx.now.saturating_add(u64::from(lease.cooldown)))
 }
 
-/// The number of owners that are read at a time.
+/// The number of owners whose leases are read at a time.
 const PAGE: usize = 512;
 
-/// Decides one step of a GC: returns the plan for it.
+/// Returns the plan for one step of a GC.
 pub fn gc(gc: &Gc, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     collect(
         &gc.set,
@@ -83,7 +83,7 @@ pub fn gc(gc: &Gc, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     )
 }
 
-/// Decides one step of an EVICT: returns the plan for it.
+/// Returns the plan for one step of an EVICT.
 pub fn evict(evict: &Evict, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let goes = |lease: &Lease| {
         let kept = lease.kind == Kind::Reserved || matches!(lease.owner, Owner::Pool(..));
@@ -94,9 +94,9 @@ pub fn evict(evict: &Evict, view: &dyn View, cx: &Context) -> Result<Plan, Error
     collect(&evict.set, evict.after.as_ref(), &goes, &|_| None, view)
 }
 
-/// Frees stale leases, as many as fit into one commit. If there are more, it stops after an owner's last
-/// lease. If a single owner has more leases than fit (one for each of many range sets), it stops between two
-/// of them.
+/// Frees as many stale leases as fit into one commit. If there are more, the step ends between two owners,
+/// and the next step continues there. If a single owner has more leases than fit (one for each of many range
+/// sets), the step ends between two leases of this owner.
 fn collect(
     set: &SetName,
     after: Option<&Owner>,
@@ -148,7 +148,7 @@ fn is_stale(lease: &Lease, gc: &Gc) -> bool {
             .binary_search_by(|(c, i)| (c, i).cmp(&(&attachment.container, ifname)))
             .is_err();
     }
-    // If a lease has no interface, it is valid if the runtime lists any interface of its container.
+    // A lease without an interface is valid if the runtime lists any interface of its container.
     let first = valid.partition_point(|(c, _)| *c < attachment.container);
     valid.get(first).is_none_or(|(c, _)| *c != attachment.container)
 }

@@ -1,9 +1,9 @@
-//! IMPORT and EXPORT: transfer leases and cursors from and to another program. (A cursor is the address that
-//! was allocated last in a range set.)
+//! Plans IMPORT and EXPORT, which transfer leases and cursors from and to another program. (A cursor is the
+//! address that was allocated last in a range set.)
 //!
-//! Decides what happens if an imported address is already leased in this store, and under which key a cursor
-//! is stored if its range is unknown. [`crate::migrate`] reads the other program's files. Invariant: an
-//! import either imports everything or nothing. A repeated import changes nothing.
+//! This module contains the rules for imported addresses that are already leased in this store, and for
+//! cursors whose range is unknown. [`crate::migrate`] reads the other program's files. Invariant: an import
+//! either imports everything or nothing. A repeated import changes nothing.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Lease, Node, SetName};
 use crate::net::{Addr, Subnet};
 
-/// Decides an IMPORT: returns the plan for it.
+/// Returns the plan for an IMPORT.
 pub fn run(import: &Import, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     if let Some(network) = &import.adopts
         && view.adopted(network)?
@@ -38,7 +38,7 @@ pub fn run(import: &Import, view: &dyn View, cx: &Context) -> Result<Plan, Error
     }
     for last in &import.cursors {
         for range in possible_ranges(*last) {
-            // An existing cursor stays, because a later ADD may have moved it.
+            // An existing cursor stays, because an ADD may have moved it since an earlier import.
             if view.cursor(&import.set, range)?.is_none() {
                 changes.push(Change::Cursor(import.set.clone(), range, *last));
             }
@@ -52,7 +52,7 @@ pub fn run(import: &Import, view: &dyn View, cx: &Context) -> Result<Plan, Error
     Ok(Plan::new(changes, Outcome::Imported(Imported::Done { taken, present })))
 }
 
-/// Decides an EXPORT: returns the plan for it.
+/// Returns the plan for an EXPORT.
 pub fn export_host_local(hand: &ExportHostLocal, view: &dyn View) -> Result<Plan, Error> {
     let cursors: Result<Vec<Option<Addr>>, StoreError> =
         hand.ranges.iter().map(|range| view.cursor(&hand.set, *range)).collect();
@@ -65,12 +65,13 @@ pub fn export_host_local(hand: &ExportHostLocal, view: &dyn View) -> Result<Plan
     Ok(Plan { changes, outcome: Ok(Outcome::Exported(cursors?)) })
 }
 
-/// Makes a lease from another program's lease. Without a configuration, its prefix length and range are
-/// unknown, so the address itself is used as the key of the range. The owner's next ADD corrects both.
+/// Makes a lease from another program's lease. Without a configuration, the prefix length and the range are
+/// unknown, so the address itself is the key of the range. The owner's next ADD corrects the prefix length
+/// and the range.
 fn lease(set: &SetName, imported: &ForeignLease, view: &dyn View, cx: &Context) -> Lease {
     let origin = imported.origin();
     let bare = cx.reservation(set.clone(), imported.addr);
-    // In a cluster, it is unknown on which node the container runs.
+    // In a cluster, if the interface is unknown, the node on which the container runs is unknown too.
     let nameless = origin.attachment.as_ref().is_some_and(|a| a.ifname.is_none());
     let (kind, owner) = (imported.kind, imported.owner.clone());
     let lease = Lease { kind, owner, origin, ..bare };
@@ -80,15 +81,17 @@ fn lease(set: &SetName, imported: &ForeignLease, view: &dyn View, cx: &Context) 
     lease
 }
 
-/// Returns the possible keys of the range set that contains `addr`, provided that the first range of the set
-/// is a whole subnet: the first host address of each subnet that contains `addr`. Most bits of an address are
-/// usually zero, so these are only a few keys.
+/// Returns the possible keys of the range set that contains `addr`: the first host address of each subnet
+/// that contains `addr`. This assumes that the first range of the range set is a whole subnet. Many of these
+/// subnets share a first address, because most bits of an address are usually zero, so there are only a few
+/// keys.
 pub fn possible_ranges(addr: Addr) -> BTreeSet<Addr> {
     let lens = 1..addr.family().bits().saturating_sub(1);
     lens.filter_map(|len| Subnet::masked(addr, len)?.first().next()).collect()
 }
 
-/// Returns the keys under which a DEL with `rewind` looks for the cursor to which a lease belongs.
+/// Returns the keys of the cursors that a DEL with `rewind` moves back to the address of a lease. If the
+/// lease was imported, its range set is unknown, so all possible keys are returned.
 pub fn cursors_of(lease: &Lease) -> BTreeSet<Addr> {
     let unknown = lease.range == lease.addr && lease.prefix == lease.addr.family().bits();
     if unknown { possible_ranges(lease.addr) } else { BTreeSet::from([lease.range]) }

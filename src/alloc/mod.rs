@@ -1,10 +1,10 @@
-//! The allocator: a pure function that decides a [`Command`] on a [`View`] and a [`Context`], and returns a
-//! [`Plan`].
+//! The allocator: a pure function of a [`Command`], a [`View`] of the store and a [`Context`], which returns
+//! a [`Plan`].
 //!
-//! It decides which address is leased, who may have it, and what a repeated or impossible request means. It
-//! stores nothing. The time, the boot ID and random numbers come from the context. Invariant: running a
-//! command again on the same view and context returns the same plan. The plan of a refused command changes
-//! nothing.
+//! The allocator decides which address is leased, who may have the address, and what a repeated or impossible
+//! request means. It stores nothing: the store carries out the plan. The time, the boot ID and random numbers
+//! come from the context. Invariant: running a command again on the same view and context returns the same
+//! plan. The plan of a refused command changes nothing.
 
 mod add;
 mod address;
@@ -33,7 +33,7 @@ pub use view::{Addresses, Context, Holder, Order, Plan, View};
 
 use crate::error::{Error, StoreError};
 
-/// Decides one command: returns the plan for it.
+/// Returns the plan for a command. A refusal is also a plan; only a failure of the store is an error.
 pub fn run(command: &Command, view: &dyn View, cx: &Context) -> Result<Plan, StoreError> {
     match decide(command, view, cx) {
         Ok(plan) => Ok(plan),

@@ -1,15 +1,15 @@
 //! Docker pools. This module implements the rules of Docker's default driver, and kontena-ipam's rules for
 //! pools that several hosts share by name.
 //!
-//! It decides which subnet a pool gets, which pools may overlap, and what is removed together with a pool.
-//! The module `address` handles the addresses of an existing pool. Invariant (moby's rule): two pools of one
-//! address space overlap only if both are sub-pools, or if one is a sub-pool inside the other's subnet. A new
-//! shared pool overlaps no other pool.
+//! This module determines which subnet a pool gets, which pools may overlap, and what is removed together
+//! with a pool. The module `address` handles the addresses of an existing pool. Invariant (moby's rule): two
+//! pools of one address space overlap only if both are sub-pools, or if one is a sub-pool inside the other
+//! pool's subnet. A new shared pool overlaps no other pool.
 //!
 //! A pool without a user is *closed*: no address is leased from it, and its leases and the pool itself are
 //! being removed. If other nodes use the store, a pool is closed before its leases are listed, so that no
-//! lease can be added after the listing. If the removal is interrupted, it is completed by the next request
-//! for this pool or an overlapping one, by the next release, or by the next sweep.
+//! lease can be added after the listing. If the removal is interrupted, another command completes it: the
+//! next request for this pool or an overlapping pool, the next release, or the next sweep.
 
 use super::address::lease;
 use super::change::Change;
@@ -19,7 +19,7 @@ use crate::error::{Error, PoolRefusal, StoreError};
 use crate::model::{Kind, Lease, Node, Pool, PoolId};
 use crate::net::{Addr, Span, Subnet, hosts};
 
-/// Decides a request for a pool: returns the plan for it.
+/// Returns the plan for a request for a pool.
 pub fn request(request: &RequestPool, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     if let Some(shared) = &request.shared
         && let Some(pool) = view.pool(&shared.id)?
@@ -77,7 +77,7 @@ fn put(pool: Pool, leases: Vec<Lease>) -> Plan {
     Plan::new(changes, Outcome::Pool(Box::new(pool)))
 }
 
-/// Adds this node to the users of a shared pool, if the request matches the pool.
+/// Adds this node to the users of a shared pool. Refuses a request that does not match the pool.
 fn join(
     request: &RequestPool,
     name: &str,
@@ -113,14 +113,15 @@ fn join(
         Some(at) => pool.users[at].1 = pool.users[at].1.saturating_add(1),
         None => pool.users.push((cx.node.clone(), 1)),
     }
-    // The clocks of hosts differ, so keep the latest time: the pool must not look older than the request of
-    // any of its users.
+    // The clocks of hosts differ, so keep the latest time: the pool must not look older than the latest
+    // request for it.
     pool.time = pool.time.max(cx.now);
     Ok(pool)
 }
 
-/// Returns the index of a node among the users of a pool. If no other node uses the store, the only user is
-/// this machine, even if it has had another name. Otherwise users are identified by name only.
+/// Returns the index of a node among the users of a pool. Users are identified by their names. If no other
+/// node uses the store, a single user under another name is this machine under its earlier name. For a shared
+/// pool, the machine-id must also match.
 fn user(pool: &Pool, node: &Node, view: &dyn View) -> Option<usize> {
     let named = pool.users.iter().position(|(n, _)| n.name == node.name);
     let renamed = || {
@@ -135,8 +136,8 @@ fn user(pool: &Pool, node: &Node, view: &dyn View) -> Option<usize> {
     named.or_else(renamed)
 }
 
-/// Returns the first free subnet of the requested size. Skips subnets that overlap routes, or pools with
-/// other prefix lengths.
+/// Returns the first free subnet of the requested size. Skips subnets that overlap the spans in `avoid` (the
+/// host's routes), or pools with other prefix lengths.
 fn find(
     space: &str,
     blocks: &[Block],
@@ -160,8 +161,8 @@ fn find(
     Ok(None)
 }
 
-/// Decides the release of a pool. If other machines still use a shared pool, only the addresses of the
-/// releasing machine are freed. If the last machine releases the pool, the pool is removed.
+/// Returns the plan for the release of a pool. If other machines still use a shared pool, only the addresses
+/// of the releasing machine are freed. If the last machine releases the pool, the pool is removed.
 pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let Some(pool) = view.pool(&release.pool)? else {
         return Ok(Plan::only(collected(Vec::new(), false, true)));
@@ -169,7 +170,8 @@ pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<P
     let mut less = pool.clone();
     let at = user(&pool, &cx.node, view);
     match at {
-        // This node has requested the pool again since the first step of the release.
+        // This node has requested the pool again since the first step of the release, so the release ends
+        // here.
         Some(_) if release.resumed => return Ok(Plan::only(collected(Vec::new(), true, true))),
         Some(at) if less.users[at].1 > 1 => {
             less.users[at].1 -= 1;
@@ -208,8 +210,8 @@ fn collected(freed: Vec<Addr>, pool: bool, done: bool) -> Outcome {
     Outcome::Collected(Collected { freed, pool, after: None, done })
 }
 
-/// Returns the change that replaces `pool` with `less`, which has one user less. Removes the pool if `less`
-/// is closed and has no leases.
+/// Returns the change that replaces `pool` by `less`, the same pool with one user fewer; `None` if they are
+/// equal. If `less` is closed and has no leases (`is_empty`), the change removes the pool instead.
 fn shrink(pool: Pool, less: Pool, is_empty: bool) -> Option<Change> {
     if less.is_closed() && is_empty {
         return Some(Change::DropPool(pool));
@@ -217,8 +219,8 @@ fn shrink(pool: Pool, less: Pool, is_empty: bool) -> Option<Change> {
     (less != pool).then_some(Change::PutPool(less))
 }
 
-/// Frees leases of a pool, and adds the change to the pool itself. Returns the freed addresses and all
-/// changes.
+/// Returns the addresses of `leases`, and the changes that free these leases, followed by the change to the
+/// pool itself.
 fn leave(leases: Vec<Lease>, pool: Option<Change>) -> (Vec<Addr>, Vec<Change>) {
     let freed = leases.iter().map(|lease| lease.addr).collect();
     let free = |lease| Change::Free { lease, until: None };
@@ -228,8 +230,8 @@ fn leave(leases: Vec<Lease>, pool: Option<Change>) -> (Vec<Addr>, Vec<Change>) {
 /// The maximum number of a pool's leases that are read at a time.
 const PAGE: usize = 512;
 
-/// Returns those leases of a pool that `which` selects, as many as fit into one commit, and whether these are
-/// all.
+/// Returns the leases of a pool that `which` selects, as many as fit into one commit, and whether these are
+/// all of them.
 fn collect(
     pool: &Pool,
     which: &dyn Fn(&Lease) -> bool,
@@ -255,7 +257,7 @@ fn collect(
     }
 }
 
-/// Decides a sweep: frees the addresses of a pool that Docker does not know.
+/// Returns the plan for a sweep, which frees this node's addresses in a pool that Docker does not list.
 pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let Some(pool) = view.pool(&sweep.pool)? else {
         return Ok(Plan::only(collected(Vec::new(), false, true)));
@@ -285,8 +287,8 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error
         let kept = known || young(lease) || alive(lease) || lease.kind == Kind::Gateway;
         last || (mine(lease) && if gone { pool.gateway != Some(lease.addr) } else { !kept })
     };
-    // If this node no longer uses the pool, its remaining addresses are stale: they were requested while the
-    // node was releasing the pool.
+    // If this node no longer uses the pool, its remaining addresses in the pool are stale: they were
+    // requested while the node was releasing the pool.
     let is_kept = sweep.known.is_none() && !gone && at.is_some();
     let (stale, done) = if is_kept { (Vec::new(), true) } else { collect(&pool, &stale, view)? };
     let pool = if done && gone { shrink(pool, less, true) } else { None };
@@ -297,8 +299,8 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error
     Ok(Plan::new(changes, collected(freed, gone && done, done)))
 }
 
-/// Decides the import of a gipam pool. gipam's file does not say which address is the gateway. The gateway is
-/// the first address, because dockerd requests it before any other address.
+/// Returns the plan for the import of a gipam pool. gipam's file does not say which address is the gateway.
+/// The first address is taken as the gateway, because dockerd requests the gateway before any other address.
 pub fn adopt(adopt: &AdoptPool, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let subnet = adopt.subnet;
     let overlap = |other| Err(PoolRefusal::overlap(subnet, other, None).into());

@@ -22,7 +22,7 @@ pub enum Record {
     Cursor(SetName, Addr, Addr),
     /// A pod's former address: set of leases, pod, key of the range set, address.
     Sticky(SetName, PodKey, Addr, Addr),
-    /// A range from which nothing new is leased.
+    /// A draining range, from which no new address is leased.
     Draining(Draining),
     /// A network, and the time at which another program's leases of this network were imported.
     Adopted(NetworkName, Timestamp),
@@ -47,7 +47,8 @@ impl Record {
         match self {
             Record::Pool(pool) => format!("pool {}", pool.id),
             Record::Definition(record) => format!("definition of network {}", record.network),
-            // The container of that name may have a lease of the same address, which has its own record.
+            // The container of that name may have leased the same address. That lease is a separate record,
+            // so the two records need different names.
             Record::Lease(Lease { owner: Owner::Named(name), addr, set, .. }) => {
                 format!("reservation of {addr} for {name} in {set}")
             }
@@ -60,7 +61,7 @@ impl Record {
             Record::Draining(range) => {
                 format!("draining of {} in {}", range.span.brief(), range.set)
             }
-            Record::Adopted(network, _) => format!("import mark of network {network}"),
+            Record::Adopted(network, _) => format!("import record of network {network}"),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! RESERVE and UNRESERVE: make and end reservations. A reserved address is leased to no container, or only to
-//! the container of one name.
+//! Plans RESERVE and UNRESERVE, which make and end reservations. A reserved address is leased to no
+//! container, or only to a container with a given name.
 //!
 //! Invariant: a RESERVE never takes an address away from its holder, and an UNRESERVE frees only
 //! reservations. A reservation for a name never becomes a reservation for a different name.
@@ -11,9 +11,10 @@ use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Kind, Lease, Node, Origin, Owner, StaticName};
 use crate::net::Addr;
 
-/// Decides a RESERVE. If `contested` is set, this store and host-local have leased the same addresses to
-/// different owners. The lease in this store then stays, because it protects the address for now. If the
-/// store has a policy file, a reservation is also written to that file, and it outlasts the lease.
+/// Returns the plan for a RESERVE. If `contested` is set, this store and host-local have leased the same
+/// addresses to different owners. A lease in this store then stays as it is, because it keeps the address
+/// from other containers for now. A store with a policy file also writes the reservation to that file, where
+/// it outlasts the lease.
 pub fn reserve(
     reserve: &Reserve,
     contested: bool,
@@ -68,7 +69,8 @@ fn new(reserve: &Reserve, addr: Addr, name: Option<StaticName>, cx: &Context) ->
     }
 }
 
-/// Returns an existing reservation with the note, holder and name of the command, where these are set.
+/// Returns an existing reservation, updated with the note, the holder and the name that the command sets.
+/// Refuses a command that would replace a name by a different name.
 fn renewed(before: &Lease, reserve: &Reserve) -> Result<Lease, Refusal> {
     let owner = match (&before.owner, &reserve.name) {
         (Owner::Named(name), Some(other)) if name != other => {
@@ -86,7 +88,8 @@ fn renewed(before: &Lease, reserve: &Reserve) -> Result<Lease, Refusal> {
     Ok(Lease { owner, origin, ..before.clone() })
 }
 
-/// Returns the name of the container that has a lease, if the command may reserve the address for that name.
+/// Returns the name of the container that has the lease `tenant`; `None` if the command must not reserve the
+/// address for that name.
 fn name_of(tenant: &Lease, reserve: &Reserve) -> Option<StaticName> {
     let name = StaticName::of(&tenant.origin)?;
     let is_meant = match &reserve.name {
@@ -96,8 +99,8 @@ fn name_of(tenant: &Lease, reserve: &Reserve) -> Option<StaticName> {
     is_meant.then_some(name)
 }
 
-/// Returns the reservation under a lease: the reservation of the same address for the name of the lease's
-/// container.
+/// Returns the reservation that exists in addition to a lease: the reservation of the same address for the
+/// name of the lease's container.
 fn reservation(
     tenant: &Lease,
     name: &StaticName,
@@ -107,7 +110,7 @@ fn reservation(
     Ok(reserved.into_iter().find(|lease| lease.addr == tenant.addr))
 }
 
-/// Decides an UNRESERVE: returns the plan for it.
+/// Returns the plan for an UNRESERVE.
 pub fn unreserve(unreserve: &Unreserve, view: &dyn View) -> Result<Plan, Error> {
     let (mut freed, mut changes) = (Vec::new(), Vec::new());
     for addr in &unreserve.addrs {
@@ -119,7 +122,8 @@ pub fn unreserve(unreserve: &Unreserve, view: &dyn View) -> Result<Plan, Error> 
         };
         let Some(reserved) = reserved else { continue };
         changes.push(Change::Free { lease: reserved.clone(), until: None });
-        // The container keeps its lease, under which there is no reservation any more.
+        // The container keeps its lease. The lease becomes static, because its address is no longer reserved
+        // for the container's name.
         changes.extend(tenant.map(|lease| Change::Put(Lease { kind: Kind::Static, ..*lease })));
         freed.push(reserved);
     }

@@ -1,8 +1,7 @@
-//! RESTORE: writes records that were read from another store.
+//! Plans a RESTORE, which writes records that were read from another store.
 //!
-//! Decides what happens if a record already exists. An existing record stays unchanged. If another owner
-//! holds one of the addresses, the command is refused and writes no record. A repeated RESTORE changes
-//! nothing.
+//! If a record already exists with other content, it is updated. If another owner holds one of the addresses,
+//! the command is refused and writes no record. A repeated RESTORE changes nothing.
 
 use super::change::Change;
 use super::command::{Drain, Outcome, Restore};
@@ -12,7 +11,7 @@ use super::view::{Holder, Plan, View};
 use crate::error::{Error, PoolRefusal, Refusal};
 use crate::model::{Kind, Lease, Owner, Pool};
 
-/// Decides a RESTORE. Writes the records in order, as many as fit into one commit.
+/// Returns the plan for a RESTORE. The plan writes the records in order, as many as fit into one commit.
 pub fn run(restore: &Restore, view: &dyn View) -> Result<Plan, Error> {
     let room = view.capacity().saturating_sub(1).max(1);
     let mut work =
@@ -77,7 +76,7 @@ impl Work<'_> {
                 }
             }
             Record::Draining(range) => {
-                // Another record of the same command may also change the set's draining ranges.
+                // An earlier record of the same command may have changed the set's draining ranges too.
                 let earlier = self.changes.iter().rev().find_map(|change| match change {
                     Change::PutDraining(set, ranges) if *set == range.set => Some(ranges.clone()),
                     _ => None,
@@ -99,7 +98,7 @@ impl Work<'_> {
     }
 
     fn lease(&mut self, lease: &Lease) -> Result<(), Error> {
-        // A dry run creates no pools, so the lease's pool may be missing.
+        // In a dry run, the lease's pool may be missing, because a dry run creates no pools.
         if let Owner::Pool(id, _) = &lease.owner
             && !self.dry_run
             && self.view.pool(id)?.is_none_or(|pool| pool.set() != lease.set)
@@ -119,7 +118,8 @@ impl Work<'_> {
                 }
             }
             Holder::Leased(here) if *here == *lease => {}
-            // This is the same lease, but its details differ in the other store, so write it again.
+            // This store already has the lease, but its details differ from the record, so write the lease
+            // again.
             Holder::Leased(here) if here.owner == lease.owner && here.node == lease.node => {
                 self.changes.push(Change::Put(lease.clone()));
             }
@@ -150,7 +150,8 @@ impl Work<'_> {
     }
 }
 
-/// Returns whether `reserved` is a reservation of the address of `tenant`, for the name of its container.
+/// Returns whether `reserved` is a reservation for the name of the container that has the lease `tenant`. The
+/// two leases must have the same address.
 fn reserved_for(reserved: &Lease, tenant: &Lease) -> bool {
     match &reserved.owner {
         Owner::Named(name) => name.has(tenant),
@@ -158,13 +159,13 @@ fn reserved_for(reserved: &Lease, tenant: &Lease) -> bool {
     }
 }
 
-/// Returns the maximum number of changes that writing a record needs in a commit.
+/// Returns the maximum number of changes in a commit that are needed to write a record.
 fn weight(record: &Record) -> usize {
     match record {
         // A pod's former address has an index entry in each direction, and each entry may replace an older
         // one.
         Record::Sticky(..) => 3,
-        // The container's lease is written in the same command as the reservation under it.
+        // The command may have to write the lease of the container with that name as well.
         Record::Lease(Lease { owner: Owner::Named(_), .. }) => 2,
         _ => 1,
     }

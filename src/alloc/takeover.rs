@@ -15,16 +15,16 @@ use crate::net::{Addr, Family, RangeSet, Span};
 /// The addresses in the store, together with the leases and cursors that this plan imports.
 pub struct Takeover<'a> {
     view: &'a dyn View,
-    /// Leases in the folder that cannot be imported, because this store has leased the same addresses to
-    /// other owners.
+    /// Leases in host-local's folder that cannot be imported, because this store has leased the same
+    /// addresses to other owners.
     pub contested: Vec<Contested>,
     leases: BTreeMap<Addr, Lease>,
-    /// For each imported cursor, the key of its range set.
+    /// The imported cursors, each under the key of its range set.
     cursors: BTreeMap<Addr, Addr>,
 }
 
 impl<'a> Takeover<'a> {
-    /// Imports nothing.
+    /// Makes a takeover that imports nothing.
     pub fn none(view: &'a dyn View) -> Takeover<'a> {
         Takeover { view, contested: Vec::new(), leases: BTreeMap::new(), cursors: BTreeMap::new() }
     }
@@ -42,8 +42,8 @@ impl<'a> Takeover<'a> {
         for legacy in leases {
             let lease = lease(add, legacy, cx);
             if let Holder::Leased(holder) = view.holder(&add.set, legacy.addr)? {
-                // The owner already has this lease in two cases: a process imported the lease but died before
-                // it replaced the folder, or the lease was exported to host-local later.
+                // The store already has this lease in two cases: a process died after it had imported the
+                // lease but before it replaced the folder, or the lease was exported to host-local later.
                 if holder.owner == lease.owner {
                     continue;
                 }
@@ -68,8 +68,9 @@ impl<'a> Takeover<'a> {
         Ok(taken)
     }
 
-    /// Returns the changes that store the imported leases and cursors, and the record of the import if the
-    /// store keeps one.
+    /// Returns the changes that store the imported leases and cursors, and the change that records the
+    /// import. (A lease file ignores the record of the import, because a text file replaces the imported
+    /// folder.)
     pub fn changes(&self, add: &Add, now: Timestamp) -> Vec<Change> {
         let leases = self.leases.values().cloned().map(Change::Put);
         let cursors =

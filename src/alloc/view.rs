@@ -25,7 +25,7 @@ pub enum Holder {
     Leased(Box<Lease>),
 }
 
-/// The free address that [`Addresses::next_free`] must return.
+/// The choice among several free addresses in [`Addresses::next_free`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// The lowest free address in the span.
@@ -74,9 +74,9 @@ pub trait Addresses {
 }
 
 /// Returns the leases of an owner. If the owner has no lease under its full name (container and interface),
-/// returns the leases that record only the owner's container, because some of host-local's leases record no
-/// interface. The second step is made only if `adopted` returns true, so only for networks whose host-local
-/// leases were imported.
+/// returns the leases that record only the owner's container. Some of host-local's leases record no
+/// interface, so this second search takes place only if `adopted` returns true (if the network's host-local
+/// leases were imported).
 pub fn held(
     addresses: &dyn Addresses,
     set: &SetName,
@@ -96,11 +96,11 @@ pub fn held(
 ///
 /// A store that reads locally returns facts. A compare-and-set store may return assumptions instead of
 /// reading: "absent" for [`Addresses::of`] and [`Addresses::holder`], and the first address of the span for
-/// [`Addresses::next_free`]. Its commit then compares each assumption with the server's data. If a comparison
+/// [`Addresses::next_free`]. The commit then compares each assumption with the server's data. If a comparison
 /// fails, the server returns the actual record, and the store runs the allocator again. An outcome without
-/// changes (a refusal, a DEL of an unknown owner, a CHECK) has no commit. In this case, the store verifies
-/// its assumptions by reads, and runs the allocator again if an assumption was wrong. The allocator need not
-/// know which kind of store it uses.
+/// changes (a refusal, a DEL of an unknown owner, a CHECK) needs no commit. For such an outcome, the store
+/// verifies its assumptions by reads, and runs the allocator again if an assumption was wrong. The allocator
+/// need not know which kind of store it uses.
 pub trait View: Addresses {
     /// Returns a pod's former address in the range set with this key.
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError>;
@@ -135,8 +135,8 @@ pub trait View: Addresses {
     /// Returns a pool in the address space that overlaps this subnet.
     fn overlapping(&self, space: &str, subnet: Subnet) -> Result<Option<Pool>, StoreError>;
 
-    /// Returns the lowest subnet with the prefix length `len` that lies in `within`, starts at or after
-    /// `from`, and is not the subnet of a pool in the address space. The returned subnet may overlap pools
+    /// Returns the lowest subnet with the prefix length `len` that lies in `within` and starts at or after
+    /// `from`. Skips subnets that are pools of the address space, but the returned subnet may overlap pools
     /// with other prefix lengths.
     fn next_block(
         &self,
@@ -154,7 +154,8 @@ pub trait View: Addresses {
         limit: usize,
     ) -> Result<Vec<Lease>, StoreError>;
 
-    /// Returns whether other nodes also use this store, each under its own name.
+    /// Returns whether other nodes may use this store too. This is true for a cluster, in which each node has
+    /// its own name.
     fn has_other_nodes(&self) -> bool {
         false
     }
@@ -184,13 +185,14 @@ pub struct Context {
     pub by_host_name: bool,
     /// A random number for [`super::Strategy::Random`].
     pub seed: u64,
-    /// The face through which the request came. It is used for history and counters, never for a decision.
+    /// The interface through which the request came. It is used for history and counters, and never
+    /// influences the plan.
     pub face: Face,
 }
 
 impl Context {
-    /// Returns whether a lease has ended because this machine made it in an earlier boot. Returns false if
-    /// the boot ID or the machine-id is unknown.
+    /// Returns whether a lease has ended because this machine made it before its last reboot. Returns false
+    /// if the boot ID or the machine-id is unknown.
     pub fn has_ended(&self, lease: &Lease) -> bool {
         let another_boot = match (&self.boot, &lease.boot) {
             (Some(now), Some(then)) => now != then,
@@ -220,7 +222,7 @@ impl Context {
     }
 }
 
-/// The changes to make, and the outcome to return once they are made.
+/// The result of the allocator: the changes to make, and the outcome to return once they are made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// The changes, of which either all or none are made. Empty if the command is refused.

@@ -1,7 +1,7 @@
 //! Reads the `CNI_*` variables and returns a typed [`Invocation`].
 //!
-//! This module knows which variables each command requires, and which values are malformed. The caller
-//! decides whether a missing variable is acceptable, as soon as it knows the configuration.
+//! This module defines which variables each command requires, and which values are malformed. It only lists
+//! missing variables: whether they are acceptable depends on the configuration, which the caller reads later.
 //! Invariant: a malformed value is an error at once. Missing variables are collected in the order of `TABLE`,
 //! because the reference implementation lists all of them in one error.
 
@@ -56,7 +56,7 @@ pub struct Invocation {
     pub netns: Option<String>,
     /// `CNI_NETNS_OVERRIDE`: whether `CNI_NETNS` may be the plugin's own network namespace.
     pub own_netns: bool,
-    /// The variables that the command requires but that are not set, in the order of the table.
+    /// The variables that the command requires but that are not set, in the order of `TABLE`.
     pub missing: Vec<&'static str>,
 }
 
@@ -141,9 +141,9 @@ pub fn read(verb: Verb, env: &Env<'_>) -> Result<Invocation, EnvError> {
     Ok(found)
 }
 
-/// Returns a variable that only sublet uses; a blank value counts as unset. Text that is not UTF-8 is an
-/// error even for a DEL. The variable may name the store, and a DEL that used a different store would free
-/// nothing.
+/// Returns a variable that the CNI specification does not define; a blank value counts as unset. Text that is
+/// not UTF-8 is an error even for a DEL. The variable may name the store, and a DEL that used a different
+/// store would free nothing.
 fn own(env: &Env<'_>, name: &'static str) -> Result<Option<String>, EnvError> {
     match env(name).map(OsString::into_string) {
         None => Ok(None),

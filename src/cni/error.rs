@@ -1,8 +1,8 @@
 //! Maps errors to the error codes of the CNI specification.
 //!
 //! This module selects the code and makes the `details`. The message is the text of the error itself.
-//! Invariant: the code alone tells a runtime what to do. A refusal by the allocator therefore never has the
-//! same code as an unavailable store.
+//! Invariant: the code alone tells a runtime what to do. For example, a full range never has the same code as
+//! an unavailable store, because only the store may be available again soon.
 
 use serde::Serialize;
 use serde_with::skip_serializing_none;
@@ -78,7 +78,7 @@ impl Failure {
             .details(serde_json::to_string(&details).unwrap_or_default())
     }
 
-    /// Converts the failure for STATUS, which only reports whether an ADD would succeed.
+    /// Converts the failure for STATUS, which has its own code ([`NOT_AVAILABLE`]) if an ADD would fail now.
     #[must_use]
     pub fn for_status(mut self) -> Failure {
         if matches!(self.code, EXHAUSTED | TRY_AGAIN) {

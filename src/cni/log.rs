@@ -1,7 +1,7 @@
 //! The log of one call, which is written to standard error and to the log file.
 //!
-//! The log collects facts about the call and writes them in each line. It never writes to standard output.
-//! [`crate::telemetry::log`] formats the lines and appends them to the file.
+//! The log collects facts about the call, such as the network and the container, and writes them in each
+//! line. It never writes to standard output.
 
 use std::io::Write;
 use std::time::Instant;
@@ -42,7 +42,8 @@ impl<'a> Journal<'a> {
         self.call.push((name, value.into()));
     }
 
-    /// Returns whether an event of this level is written anywhere. If not, the caller need not format it.
+    /// Returns whether an event of this level is written to the log file. If not, the caller need not format
+    /// the event, unless it is a warning or an error.
     pub fn is_written(&self, level: Level) -> bool {
         self.file.file.is_some() && self.file.level <= level
     }

@@ -39,7 +39,8 @@ pub struct World<'a> {
     pub stdout: &'a mut dyn Write,
     /// The stream for the log.
     pub stderr: &'a mut dyn Write,
-    /// Returns the facts about the host. It is called at most once, and never for VERSION.
+    /// Reads the facts about the host (time, boot, node name). This function is called at most once, and
+    /// never for VERSION.
     pub facts: &'a dyn Fn() -> Facts,
 }
 
@@ -86,7 +87,7 @@ impl Output<'_> {
     fn fail(&mut self, failure: &Failure) -> u8 {
         let entry = Entry::new(Level::Error, failure.msg.as_str()).with("outcome", "error");
         self.journal.write(entry.with("code", failure.code.to_string()));
-        // A second document would make the first one unreadable.
+        // Write at most one document, because a second document would make the first one unreadable.
         if !self.answered
             && let Err(e) = self.answer(&result::render_failure(failure, self.version))
         {
@@ -175,7 +176,7 @@ fn unwritten(error: &io::Error) -> Failure {
 }
 
 /// Returns what the plugin prints if the ECS agent runs it as `ecs-ipam` with `--capabilities` or
-/// `--version`.
+/// `--version`; `None` for all other calls.
 pub fn ecs_agent_answer(args: &[OsString]) -> Option<String> {
     if Path::new(args.first()?).file_name()? != "ecs-ipam" {
         return None;

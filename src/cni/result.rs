@@ -1,7 +1,7 @@
 //! Formats the result of an ADD for each CNI version, and formats errors.
 //!
-//! The output is byte for byte the output of the reference implementation: the order of keys, four spaces of
-//! indentation, no newline at the end, and `<`, `>` and `&` escaped.
+//! The output equals the output of the reference implementation byte for byte. It has the same order of keys,
+//! four spaces of indentation, and no newline at the end. The characters `<`, `>` and `&` are escaped.
 //! Invariant: a result has neither `interfaces` nor `ips[].interface`, because an IPAM plugin creates no
 //! interfaces.
 
@@ -17,7 +17,7 @@ use crate::config::{CniVersion, Dialect, Dns, Route};
 use crate::model::Grant;
 use crate::net::Family;
 
-/// What the result of an ADD contains.
+/// The values in the result of an ADD.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer<'a> {
     /// The addresses of the container, in the order of the range sets.
@@ -57,8 +57,8 @@ pub fn render(version: CniVersion, dialect: Dialect, answer: Answer<'_>) -> io::
     pretty(&serde_json::to_value(wire)?)
 }
 
-/// Formats the result of VERSION. Like the reference implementation, it is one line, although every other
-/// result is indented.
+/// Formats the result of VERSION. As in the reference implementation, this result is one line, although all
+/// other results are indented.
 pub fn render_versions() -> Vec<u8> {
     let newest = CniVersion::NEWEST.word();
     let answer = json!({ "cniVersion": newest, "supportedVersions": CniVersion::texts() });
@@ -92,8 +92,9 @@ fn pretty(value: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(text.replace('&', "\\u0026").into_bytes())
 }
 
-/// The content of a result, for serialization. Before 0.3.0, the addresses are in `ip4` and `ip6`, each with
-/// the routes of the same family. From 0.3.0 on, they are in `ips`.
+/// The content of a result, for serialization. Before CNI version 0.3.0, the addresses are in `ip4` and
+/// `ip6`, each with the routes of the same family. From 0.3.0 on, the addresses are in `ips`, and the routes
+/// in `routes`.
 #[skip_serializing_none]
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -188,7 +189,7 @@ mod tests {
         String::from_utf8(render(version, dialect, answer).unwrap()).unwrap()
     }
 
-    /// Returns the same result without white space.
+    /// Returns the result without white space.
     fn short(version: &str, answer: Answer<'_>) -> String {
         text(version, Dialect::Native, answer).replace(['\n', ' '], "")
     }

@@ -95,7 +95,7 @@ impl Call {
     }
 }
 
-/// A configuration that is refused before the store is used.
+/// A valid configuration. Most tests use it in calls that are refused before the store is opened.
 fn native() -> Value {
     json!({"name": "net", "cniVersion": "1.1.0", "ipam": {"type": "sublet", "subnet": "10.0.0.0/24"}})
 }
@@ -159,7 +159,8 @@ fn a_malformed_value_goes_first() {
 #[test]
 fn what_other_dialects_may_lack() {
     let ecs = |ipam: Value| json!({"cniVersion": "9.9.9", "name": "net", "ipam": ipam});
-    // The version 9.9.9 is an error, but the environment is checked first.
+    // The version 9.9.9 is an error with code 1. The environment is checked first, so if a required variable
+    // is missing, the code is 4.
     let code = |call: Call| call.run().error().0;
     let some = ["CNI_NETNS", "CNI_IFNAME", "CNI_PATH"];
     let id = ecs(json!({"id": "c1", "ipv4-subnet": "10.0.0.0/24"}));

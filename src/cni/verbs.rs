@@ -1,7 +1,7 @@
 //! Implements the five CNI commands that work on leases.
 //!
-//! For each command, this module decides which parts of the configuration are required, and translates the
-//! engine's outcome into a CNI result or error.
+//! For each command, this module determines which parts of the configuration are required, and translates the
+//! outcome from the engine into a CNI result or error.
 //! Invariant: an ADD with an invalid environment or configuration is refused before anything is leased. From
 //! its configuration, a DEL needs only the location and the owner of the leases.
 
@@ -25,7 +25,7 @@ use crate::sys::host::Facts;
 /// The plugin's own network namespace.
 const OWN_NETNS: &str = "/proc/self/ns/net";
 
-/// The maximum number of times that an ADD is tried if its network is redefined at the same time.
+/// The maximum number of attempts of an ADD, if the definition of its network changes during each attempt.
 const TRIES: u32 = 5;
 
 /// A call with a valid environment and a decoded configuration.
@@ -80,7 +80,8 @@ impl Call {
             let add = own.take_add(owner.clone(), netns, define);
             let legacy = HostLocalFolder::of(&own.cleanup);
             match engine::add(&mut *store, add, legacy, &cx) {
-                // The network's definition was changed after this call read it.
+                // The network's definition has changed since this call read it, so try again with the new
+                // definition.
                 Err(Error::Refused(Refusal::Redefined { .. })) if tries < TRIES => tries += 1,
                 done => {
                     let added = done.map_err(|error| Failure::of(&error, &network))?;
@@ -116,7 +117,7 @@ impl Call {
 
     fn del(&mut self, output: &mut Output<'_>) -> Result<(), Failure> {
         let mut done = Ok(());
-        // If one cleanup fails, the others are still tried.
+        // If the cleanup for one dialect fails, the cleanup for the other dialect is still tried.
         for cleanup in self.netconf.cleanups(&self.invocation.inputs) {
             self.attach(&cleanup, output);
             done = done.and(self.free(&cleanup, output));
@@ -128,8 +129,8 @@ impl Call {
         let Some(target) = target(cleanup) else {
             if !self.netconf.is_bare() {
                 output.journal.warn(
-                    "this DEL identifies no lease: the configuration or the environment does not \
-                     name a container",
+                    "this DEL frees nothing: neither the configuration nor the environment names a \
+                     container",
                 );
             }
             return Ok(());
@@ -142,8 +143,8 @@ impl Call {
         let freed =
             match engine::del(&mut *store, del, legacy, &self.facts.context_of(&cleanup.store)) {
                 Ok(freed) => freed,
-                // If the configuration has no settings for addresses, it does not name this file. A file that
-                // another program wrote has no lease of this container.
+                // The configuration has no settings for addresses, so this file is only the default one. If
+                // another program wrote the file, the file has no lease of this container.
                 Err(Error::Store(error @ StoreError::Foreign { .. })) if self.netconf.is_bare() => {
                     output.journal.done(Level::Info, error.to_string());
                     return Ok(());
@@ -218,8 +219,8 @@ impl Call {
             strict: config.cooldown.strict,
         };
         match engine::status(&mut *store, status, &cx) {
-            // A runtime treats a node on which STATUS fails as a node without a network, and Kubernetes then
-            // evicts the node's pods.
+            // By default, a full range is only a warning. If STATUS fails, a runtime treats the node as a
+            // node without a network, and Kubernetes then evicts the node's pods.
             Err(Error::Refused(full @ Refusal::Exhausted { .. }))
                 if !config.status_fails_when_full =>
             {
@@ -259,16 +260,16 @@ impl Call {
                 Ok((config, store))
             }
             Err(error) => {
-                // Attach the log file, so that the failure is logged there too.
+                // Attach the log file of the configuration, so that this error is logged there too.
                 self.cleanup(output);
                 Err(error.into())
             }
         }
     }
 
-    /// Returns the configuration to use. If it has `define` and the cluster stores a definition of the
-    /// network, the stored definition replaces its own. Also returns what an ADD must compare with the
-    /// cluster's definition.
+    /// Returns the configuration to use: if `config` has `define` and the cluster stores a definition of the
+    /// network, the stored definition replaces the one in `config`. Also returns the definition and its
+    /// version, which an ADD compares with the stored version when it commits.
     fn as_defined(
         &self,
         mut config: Config,
@@ -316,9 +317,9 @@ fn open(cleanup: &Cleanup) -> Result<Box<dyn Store>, Failure> {
     store::open(&cleanup.store).map_err(|error| Failure::of(&error.into(), &cleanup.network))
 }
 
-/// Returns what a DEL frees; `None` if the configuration and the environment name nothing. In the ECS
-/// dialect, an address together with an `id` selects one lease. An address alone is freed regardless of its
-/// holder.
+/// Returns what a DEL frees; `None` if the configuration and the environment name neither an owner nor an
+/// address. In the ECS dialect, if an `id` and an address are configured, the leases of the `id` are freed
+/// only if it holds the address. An address without an `id` is freed regardless of its holder.
 fn target(cleanup: &Cleanup) -> Option<Target> {
     let owner = cleanup.owner.clone();
     if cleanup.dialect != Dialect::Ecs || cleanup.addrs.is_empty() {
@@ -353,8 +354,9 @@ fn config_version(text: &str) -> Result<CniVersion, Failure> {
     })
 }
 
-/// Returns the version of a configuration for a command that version `since` introduced. A text that is not a
-/// version is an error with code 6 here. For ADD and DEL, it is an error with code 1.
+/// Returns the version of a configuration for a command that version `since` introduced. An older version is
+/// an error with code 1. A text that is not a version is an error with code 6 here, but with code 1 for ADD
+/// and DEL.
 fn version_since(text: &str, command: &str, since: CniVersion) -> Result<CniVersion, Failure> {
     let asked = numbers(text).map_err(|why| Failure::new(DECODING, why))?;
     let needed = numbers(since.word()).unwrap_or_default();

@@ -1,9 +1,9 @@
-//! Parses what the runtime requests outside of the network configuration's keys: `CNI_ARGS`, `args.cni` and
-//! `runtimeConfig`.
+//! Parses the requests of the runtime that are not in `ipam`: the environment variable `CNI_ARGS`, and the
+//! keys `args.cni` and `runtimeConfig` of the network configuration.
 //!
-//! This module implements Go's grammar of `CNI_ARGS` with Go's messages. Requested addresses have this order:
-//! `IP` in `CNI_ARGS`, then `args.cni.ips`, then `runtimeConfig.ips`. `host_local` reads
-//! `runtimeConfig.ipRanges`.
+//! This module implements Go's grammar of `CNI_ARGS` with Go's messages. The order of precedence of requested
+//! addresses is: `IP` in `CNI_ARGS`, then `args.cni.ips`, then `runtimeConfig.ips`. The module `host_local`,
+//! not this one, reads `runtimeConfig.ipRanges`.
 //! Invariant: an address is requested at most once.
 
 use super::error::ConfigError;
@@ -28,7 +28,7 @@ pub(super) struct Args {
 }
 
 impl Args {
-    /// Parses `CNI_ARGS` as the specification's plugins do: an invalid pair or an unknown key is an error.
+    /// Parses `CNI_ARGS` as the CNI project's plugins do: an invalid pair or an unknown key is an error.
     pub(super) fn parse(text: &str) -> Result<Args, ConfigError> {
         let mut args = Args::default();
         let mut unknown = Vec::new();
@@ -71,8 +71,8 @@ impl Args {
         }
     }
 
-    /// Parses the values that are only recorded, and ignores everything else. This is for the ECS dialect,
-    /// because the original ecs-ipam ignored `CNI_ARGS`.
+    /// Parses `CNI_ARGS` for the ECS dialect. Keeps only the values that are recorded with the lease (pod,
+    /// name, MAC address), and never fails, because the original ecs-ipam ignored `CNI_ARGS`.
     pub(super) fn parse_leniently(text: &str) -> Args {
         let mut args = Args::default();
         for (key, value) in text.split(';').filter_map(|pair| pair.split_once('=')) {
@@ -81,7 +81,8 @@ impl Args {
         args
     }
 
-    /// Records an argument that does not affect the allocation. Returns false if `key` does not name one.
+    /// Keeps the value of an argument that is only recorded with the lease. Returns false if `key` is not the
+    /// name of such an argument.
     fn record(&mut self, key: &str, value: &str) -> bool {
         match key {
             "MAC" => self.mac = Some(value.to_owned()).filter(|mac| !mac.is_empty()),
@@ -143,14 +144,15 @@ pub(super) fn wanted(root: &Fields, args: &Args) -> Result<Vec<Requested>, Confi
     Ok(addrs.into_iter().map(|addr| Requested { addr, prefix: None }).collect())
 }
 
-/// Returns the text of `key` in `args.cni`. The text is only recorded, so a value of another type is ignored.
+/// Returns the text of `key` in `args.cni`; `None` if the value is not text. A wrong type is not an error,
+/// because the value is only recorded.
 fn in_args(root: &Fields, key: &str) -> Option<String> {
     root.object("args").ok()??.object("cni").ok()??.text(key).ok()?.map(str::to_owned)
 }
 
-/// Returns the MAC address, if there is one. As in the specification's plugins, it comes from
-/// `runtimeConfig.mac`, else from `args.cni`, else from `CNI_ARGS`. It is only recorded, so an invalid MAC
-/// address is ignored.
+/// Returns the requested MAC address: `runtimeConfig.mac`, else `mac` in `args.cni`, else `MAC` in
+/// `CNI_ARGS`. This is the order of precedence in the CNI project's plugins. Returns `None` if the MAC
+/// address is invalid, because it is only recorded.
 fn mac(root: &Fields, args: &Args) -> Option<String> {
     let capability = root.object("runtimeConfig").ok().flatten();
     let capability = capability.and_then(|c| c.text("mac").ok()?.map(str::to_owned));

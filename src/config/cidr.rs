@@ -1,4 +1,5 @@
-//! Parses addresses and prefixes in a configuration. The errors have the messages of Go's package `net`.
+//! Parses addresses and prefixes in a configuration. Error messages begin with the messages of Go's package
+//! `net`, because host-local prints these messages.
 
 use ipnet::IpNet;
 
@@ -22,7 +23,7 @@ pub(super) fn cidr(node: &Node) -> Result<Cidr, ConfigError> {
     Ok(Cidr { net, mapped: net.addr().is_ipv4() && text.contains(':') })
 }
 
-/// Makes the error that has Go's message for a text that is not in CIDR notation.
+/// Makes the error for a text that is not in CIDR notation. Its message begins with Go's message.
 pub(super) fn bad_cidr(text: &str, path: &str) -> ConfigError {
     ConfigError::invalid(format!(
         "invalid CIDR address: {}; {path} takes an address and a prefix length, such as 10.1.2.0/24 or \

@@ -1,4 +1,5 @@
-//! Parses the cluster that stores the leases: the key `store`, and cni-ipam-consul's own keys.
+//! Parses the settings of the cluster that stores the leases: the key `store`, and cni-ipam-consul's own
+//! keys.
 //!
 //! This module defines the keys inside `store`, their defaults and their valid values. It opens neither
 //! connections nor files.
@@ -18,13 +19,14 @@ use crate::model::{Consul, Etcd, History, Persist, Servers, StoreSpec};
 const ETCD_PORT: u16 = 2379;
 const CONSUL_PORT: u16 = 8500;
 const PREFIX: &str = "sublet";
-/// The default folder of the local cache. It is empty after each boot.
+/// The default folder of the local cache. The folder is empty after each boot, because `/run` is in memory.
 const NOTES: &str = "/run/sublet";
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest accepted timeout. No runtime waits longer than this.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Parses a cluster in the form in which the command line and `store` name it: `{"etcd": {...}}`.
+/// Parses the settings of a cluster as JSON, for example `{"etcd": {...}}`. The command line and the key
+/// `store` use this form.
 pub fn store(json: &str) -> Result<(StoreSpec, Vec<Warning>), ConfigError> {
     let json = Json::parse(json.as_bytes())
         .map_err(|e| ConfigError::decode(format!("the store is not valid JSON: {e}")))?;
@@ -161,7 +163,7 @@ fn is_loopback(endpoint: &str) -> bool {
         .any(|start| endpoint.starts_with(start))
 }
 
-/// Returns the values of two keys, of which neither is valid without the other.
+/// Returns the values of two keys that must be set together; `None` if both are absent.
 fn pair<'a>(
     fields: &Fields<'a>,
     one: &str,
@@ -190,7 +192,7 @@ fn endpoint(node: &Node, default_port: u16) -> Result<String, ConfigError> {
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     let (host, port) = match rest.rsplit_once(':') {
         Some((host, "")) if host.ends_with(']') => (host, Some(default_port)),
-        // If the text ends with `]`, the last colon is part of an IPv6 address.
+        // If the text ends with `]`, the last colon is part of an IPv6 address, and there is no port.
         Some((host, port)) if !port.ends_with(']') => {
             (host, port.parse().ok().filter(|port| *port > 0))
         }
@@ -208,7 +210,7 @@ fn is_host(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
 }
 
-/// Returns the endpoint of the agent that `consul_addr` and `consul_port` name.
+/// Returns the endpoint of the Consul agent that `consul_addr` and `consul_port` name.
 pub(super) fn consul_endpoint(ipam: &Fields) -> Result<String, ConfigError> {
     let host = ipam.text("consul_addr")?.unwrap_or("127.0.0.1");
     let host = match host.parse::<Ipv6Addr>() {

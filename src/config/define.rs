@@ -1,9 +1,9 @@
 //! `define`: the definition of a network that the cluster stores for all nodes.
 //!
-//! This module decides which keys of `ipam` belong to a definition, and how they are spelled. `native`
-//! interprets the values.
-//! Invariant: after a definition is inserted into a configuration, the result is read by the same rules as a
-//! configuration that was written in this form.
+//! This module determines which keys of `ipam` belong to a definition, and how they are spelled. The module
+//! `native` interprets the values.
+//! Invariant: a definition that is inserted into a configuration is read by the same rules as a configuration
+//! that an operator wrote.
 
 use serde_json::{Map, Value};
 
@@ -66,7 +66,7 @@ fn pick(fields: &Fields, names: &[&str], mask: bool) -> Result<Map<String, Value
     Ok(picked)
 }
 
-/// Does the same as [`pick`] for objects inside a list, or inside a list of lists.
+/// Applies [`pick`] to an object, or to every object in a list or in a list of lists.
 fn pick_nested(node: &Node, names: &[&str], mask: bool) -> Result<Value, ConfigError> {
     Ok(match node.json() {
         Json::Array(_) => {
@@ -80,7 +80,7 @@ fn pick_nested(node: &Node, names: &[&str], mask: bool) -> Result<Value, ConfigE
 }
 
 impl Netconf {
-    /// Returns the same configuration with `text` as the definition of its network.
+    /// Returns a copy of the configuration in which the definition of the network is replaced by `text`.
     pub fn defined(&self, text: &str) -> Result<Netconf, ConfigError> {
         let Ok(Json::Object(definition)) = Json::parse(text.as_bytes()) else {
             return Err(ConfigError::invalid("the definition is not a JSON object"));
@@ -93,8 +93,8 @@ impl Netconf {
 }
 
 /// Reads a network's definition from a file: a network configuration, a plugin list, or the output of `sublet
-/// network show --json`. If the file contains the version from which the definition was made, returns the
-/// version too.
+/// network show --json`. Also returns the value of the key `version`, if present: the version of the stored
+/// definition from which the file was made.
 pub fn from_file(
     bytes: &[u8],
     network: &NetworkName,
@@ -123,7 +123,7 @@ pub fn from_file(
     Ok((text(&ipam, cluster::has_consul_keys(&ipam))?, version))
 }
 
-/// Parses a definition by the rules for configurations.
+/// Parses a definition by the same rules as a configuration.
 pub fn read(text: &str, network: &NetworkName) -> Result<Config, ConfigError> {
     let name = Value::from(network.as_str());
     let conf = Netconf::decode(format!(r#"{{"name":{name},"ipam":{{}}}}"#).as_bytes())?;

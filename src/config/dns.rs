@@ -14,7 +14,7 @@ use crate::sys::files;
 /// The maximum size of a resolv.conf file, in bytes. The resolvers of C libraries read much less.
 const LARGEST: u64 = 1 << 20;
 
-/// Returns the name resolution from both sources.
+/// Returns the name resolution from `dns` and from the file that `resolvConf` names.
 pub(super) fn dns(ipam: &Fields) -> Result<Dns, ConfigError> {
     let mut dns = match ipam.object("dns")? {
         Some(fields) => Dns {

@@ -19,7 +19,7 @@ const UNITS: [(&str, i128); 8] = [
     ("h", 3_600_000_000_000),
 ];
 
-/// Parses a duration that an operator wrote. It must not be negative.
+/// Parses a duration that an operator wrote. A negative duration is an error.
 pub fn positive(text: &str) -> Result<std::time::Duration, String> {
     let parsed = parse(text).and_then(|nanos| u64::try_from(nanos).ok());
     parsed.map(std::time::Duration::from_nanos).ok_or_else(|| format!("{text:?} is not {SYNTAX}"))
@@ -59,9 +59,9 @@ fn digits(text: &str) -> (&str, &str) {
     text.split_at(text.bytes().take_while(u8::is_ascii_digit).count())
 }
 
-/// Returns `0.fraction` of a unit in nanoseconds, rounded down.
+/// Returns the length of `0.fraction` units in nanoseconds, rounded down.
 fn of_unit(fraction: &str, unit: i128) -> Option<i128> {
-    // Further digits are less than one nanosecond, for every unit.
+    // Ignore digits after the 18th: they are worth less than one nanosecond in every unit.
     let digits = fraction.get(..18).unwrap_or(fraction);
     let scale = 10_i128.pow(u32::try_from(digits.len()).ok()?);
     format!("0{digits}").parse::<i128>().ok().map(|part| part * unit / scale)

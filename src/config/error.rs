@@ -1,7 +1,7 @@
 //! Errors and warnings about a configuration.
 //!
-//! An error is either about the JSON syntax and types, or about the meaning of a value. A face translates
-//! these two kinds to the CNI codes 6 and 7.
+//! An error is either about the JSON syntax and types, or about the meaning of a value. The CNI plugin
+//! reports these two kinds with the error codes 6 and 7.
 //! Invariant: each message has the path of the value, the value, and what to do.
 
 use std::fmt;
@@ -13,8 +13,8 @@ pub struct ConfigError {
     decode: bool,
     message: String,
     details: Option<String>,
-    /// Whether an operator can understand the message without the details. Some messages must equal
-    /// host-local's messages, which do not explain the error.
+    /// Whether the details explain the error without the message. Some messages must equal host-local's
+    /// messages, which do not explain the error.
     stands_alone: bool,
     place: Option<String>,
     /// The further errors in the same configuration.
@@ -39,8 +39,8 @@ impl ConfigError {
         }
     }
 
-    /// Fails if a list has more than `most` items, because the time of some checks grows with the square of
-    /// the number.
+    /// Fails if a list has more than `most` items, because some checks take time that grows with the square
+    /// of the number of items.
     pub(super) fn bound(path: &str, what: &str, count: usize, most: usize) -> Result<(), Self> {
         if count <= most {
             return Ok(());
@@ -53,12 +53,14 @@ impl ConfigError {
         ConfigError { details: Some(details.into()), ..self }
     }
 
-    /// Adds an explanation for the operator, because the message must equal host-local's.
+    /// Adds an explanation that operators see instead of the message. The message itself must equal
+    /// host-local's.
     pub(super) fn meaning(self, text: impl Into<String>) -> ConfigError {
         ConfigError { details: Some(text.into()), stands_alone: true, ..self }
     }
 
-    /// Returns the first error of a configuration, which contains the other errors; `Ok` if there is none.
+    /// Combines the errors of a configuration: fails with the first error, which contains the other errors.
+    /// Returns `Ok` if there is no error.
     pub(super) fn all<'a>(
         found: impl IntoIterator<Item = &'a ConfigError>,
     ) -> Result<(), ConfigError> {
@@ -73,8 +75,8 @@ impl ConfigError {
         std::iter::once(self).chain(more).collect()
     }
 
-    /// Returns the text for an operator. If host-local's message is misleading, this is the explanation
-    /// instead of the message.
+    /// Returns the text for an operator: the message and the details. If the message equals host-local's and
+    /// does not explain the error, returns only the explanation.
     pub fn plain(&self) -> String {
         match &self.details {
             Some(details) if self.stands_alone => details.clone(),
@@ -83,7 +85,7 @@ impl ConfigError {
         }
     }
 
-    /// Prefixes the errors with the place in which they occurred.
+    /// Prefixes the message of each contained error with `place`, the location of the errors.
     #[must_use]
     pub fn within(self, place: &str) -> ConfigError {
         let prefix = |text: String| format!("{place}: {text}");
@@ -96,7 +98,7 @@ impl ConfigError {
         }
     }
 
-    /// Adds the path of the invalid value, such as `ipam.ranges[0][1].subnet`. A path that is already set
+    /// Adds the path of the invalid value, such as `ipam.ranges[0][1].subnet`. If a path is already set, it
     /// stays, because it is more precise.
     #[must_use]
     pub(super) fn at(self, place: impl Into<String>) -> ConfigError {

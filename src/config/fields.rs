@@ -31,18 +31,18 @@ fn bad_text(path: &str, text: &str, takes: &str) -> ConfigError {
 }
 
 impl<'a> Fields<'a> {
-    /// Makes the object of a whole configuration.
+    /// Makes the top-level object of a configuration.
     pub(super) fn root(pairs: &'a [(String, Json)]) -> Fields<'a> {
         Fields { path: String::new(), pairs }
     }
 
-    /// Returns the value of `name`, even if it is `null`.
+    /// Returns the value of `name`, even if the value is `null`.
     pub(super) fn get_or_null(&self, name: &str) -> Option<Node<'a>> {
         let (key, json) = self.pairs.iter().rev().find(|(key, _)| is_spelling_of(key, name))?;
         Some(Node { path: self.join(key), json })
     }
 
-    /// Returns the value of `name`.
+    /// Returns the value of `name`; `None` if it is absent or `null`.
     pub(super) fn get(&self, name: &str) -> Option<Node<'a>> {
         self.get_or_null(name).filter(|node| !node.is_null())
     }
@@ -110,7 +110,7 @@ impl<'a> Fields<'a> {
 }
 
 impl<'a> Node<'a> {
-    /// Makes a value that is not part of a tree.
+    /// Makes a node from a path and the value at this path.
     pub(super) fn new(path: String, json: &'a Json) -> Node<'a> {
         Node { path, json }
     }
@@ -139,7 +139,7 @@ impl<'a> Node<'a> {
         bad_text(&self.path, text, takes).at(&self.path)
     }
 
-    /// Makes the error that says what the value must be (`wanted`), and what it is.
+    /// Makes the error for a value of the wrong type. `wanted` describes the right type.
     pub(super) fn must_be(&self, wanted: &str) -> ConfigError {
         let text = format!("{} must be {wanted}, not {}", self.path, self.json.describe());
         ConfigError::decode(text).at(&self.path)

@@ -22,7 +22,7 @@ pub(super) enum Json {
     Object(Vec<(String, Json)>),
 }
 
-/// A text longer than this, in characters, is shortened in messages.
+/// The maximum length of a quoted text in a message, in characters. Longer texts are shortened.
 const LONGEST_QUOTE: usize = 64;
 
 /// Returns `text` in quotes, shortened if it is long.
@@ -53,8 +53,8 @@ impl Json {
         serde_json::from_str(&String::from_utf8_lossy(bytes))
     }
 
-    /// Parses a text that may have very long lists at its top level. For lists with these names, each item is
-    /// passed to a function, and the list in the returned tree is empty.
+    /// Parses a text whose top-level lists may be very long. Each item of a list in `names` is passed to
+    /// `take` as soon as it is parsed, to save memory. In the returned tree, these lists are empty.
     pub(super) fn parse_apart(
         bytes: &[u8],
         names: &[&str],
@@ -99,16 +99,18 @@ impl<'de> Deserialize<'de> for Json {
     }
 }
 
-/// A function that receives the items of [`Json::parse_apart`]: the key as written, and an item with its
-/// index. `None` means that another list with this key begins.
+/// A function that receives the items of the lists in [`Json::parse_apart`]. Its arguments are the key of the
+/// list, as written, and an item with its index. `None` instead of an item means that a list with this key
+/// begins.
 pub(super) type Take<'a> = dyn FnMut(&str, Option<(usize, Json)>) + 'a;
 
 /// How a value is parsed.
 enum Tree<'a, 't> {
     Whole,
-    /// As an object. Items of the lists with these names are passed to the function.
+    /// As an object at the top level. The items of each list with one of these names are passed to the
+    /// function.
     Top(&'a [&'a str], &'a mut Take<'t>),
-    /// As a list. Its items are passed to the function.
+    /// As a list with this key. Its items are passed to the function.
     Apart(&'a str, &'a mut Take<'t>),
 }
 

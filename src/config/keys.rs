@@ -1,6 +1,6 @@
 //! The known keys of a configuration, and the detection of misspelled keys.
 //!
-//! Invariant: an unknown key causes at most a warning, and a known key of another program causes no warning.
+//! Invariant: an unknown key causes at most a warning. A key that another program knows causes no warning.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use super::json::is_spelling_of;
 
 /// The keys inside `ipam`.
 pub(super) const IPAM: &[&str] = &[
-    // sublet's keys. host-local also has the keys in the first line.
+    // sublet's keys. host-local also has the keys from `type` to `dataDir`.
     "type",
     "subnet",
     "rangeStart",
@@ -57,7 +57,7 @@ pub(super) const IPAM: &[&str] = &[
     "consul_addr",
     "consul_port",
     "dc",
-    // Keys of other plugins. They resemble one of the keys above, but are not misspelled.
+    // Keys of other plugins. They resemble keys in this list, but are not misspelled.
     "name",
     "args",
     "addresses",
@@ -99,7 +99,7 @@ pub(super) fn typo(fields: &Fields, key: &str, known: &[&str]) -> Option<Warning
     Some(Warning { place, text, typo: true })
 }
 
-/// Returns the unknown keys. Their number is limited, because a report needs only some of them.
+/// Returns the unknown keys, at most [`MAX_UNKNOWN`], because a report needs only some of them.
 pub(super) fn unknown<'a>(fields: &Fields<'a>, known: &[&str]) -> impl Iterator<Item = &'a str> {
     fields
         .keys()
@@ -109,7 +109,7 @@ pub(super) fn unknown<'a>(fields: &Fields<'a>, known: &[&str]) -> impl Iterator<
 
 const MAX_UNKNOWN: usize = 100;
 
-/// The maximum length of a key that is compared with the known keys.
+/// The maximum length of a key that is compared with the known keys, in bytes.
 const MAX_LENGTH: usize = 40;
 
 fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
@@ -117,7 +117,7 @@ fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
         return None;
     }
     let key = normalized(key);
-    // In a short word, two different letters usually make a different word, not a misspelled one.
+    // In a short key, two different letters usually mean a different key, not a misspelled one.
     let typo = if key.len() <= 4 { 1 } else { 2 };
     known
         .iter()

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::fields::join;
 
-/// A line and a column. Both count from 1, and columns count characters.
+/// A line and a column, both counted from 1. Columns are counted in characters, not in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Position {
     /// The line.
@@ -33,7 +33,7 @@ impl<'a> Cursor<'a> {
         Cursor { text, offset: 0, at: Position { line: 1, column: 1 } }
     }
 
-    /// Returns the position of this byte. It must not come before the byte of the previous call.
+    /// Returns the position of the byte at `offset`. Successive calls must have ascending offsets.
     pub(super) fn advance(&mut self, offset: usize) -> Position {
         for c in self.text.get(self.offset..offset).unwrap_or_default().chars() {
             if c == '\n' {
@@ -72,8 +72,8 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn value(&mut self, path: String, key: Option<&'a RawValue>, value: &'a RawValue) {
-        // Skip values that do not contain one of the searched paths, because every level of the tree is
-        // parsed again.
+        // Skip values that contain none of the searched paths: each level of the tree is parsed again, which
+        // is slow for a large value.
         let next = self.places.range(&*path..).next();
         if !next.is_some_and(|place| place.starts_with(&path)) {
             return;

@@ -1,6 +1,6 @@
 //! Determines where leases and log lines are stored: the store, how long to wait for its lock, and the log
 //! file. The values come from keys and environment variables, in their order of precedence. This module opens
-//! nothing.
+//! no files and no connections.
 //!
 //! Invariant: if a configuration names a cluster, a lease file of this node is never used. A DEL uses the
 //! same store as an ADD with the same configuration.
@@ -17,7 +17,7 @@ use crate::model::{History, NetworkName, Persist, StoreSpec, Wait};
 const NATIVE_FILE: &str = "/var/lib/cni/sublet/leases.redb";
 const ECS_FILE: &str = "/data/eni-ipam.db";
 const FILE_NAME: &str = "leases.redb";
-/// The value of host-local's `dataDir` if a configuration does not set it.
+/// The default value of host-local's `dataDir`.
 pub const HOST_LOCAL_DIR: &str = "/var/lib/cni/networks";
 const DEFAULT_WAIT: Wait = Wait::For(Duration::from_secs(5));
 
@@ -70,7 +70,7 @@ impl Locations<'_> {
         }
     }
 
-    /// Returns `dataDir`, which the ECS dialect does not have.
+    /// Returns the value of `dataDir`; `None` in the ECS dialect, which does not have this key.
     fn data_dir(&self) -> Result<Option<&str>, ConfigError> {
         if self.dialect == Dialect::Ecs { Ok(None) } else { self.ipam.text("dataDir") }
     }
@@ -87,8 +87,8 @@ impl Locations<'_> {
         choice(self.ipam, "persist", Persist::ALL, Persist::word)
     }
 
-    /// Returns the limits of the history. Without the key `history`, this is `absent`. If the key sets only
-    /// one of the two limits, `usual` supplies the other.
+    /// Returns the limits of the history; `absent` if the key `history` is missing. If the key sets only one
+    /// of the two limits (`count` and `age`), the other limit comes from `usual`.
     fn history(self, usual: History, absent: History) -> Result<History, ConfigError> {
         const SYNTAX: &str =
             "use \"off\", or an object such as {\"count\": 10000, \"age\": \"720h\"}";
@@ -119,8 +119,9 @@ impl Locations<'_> {
         Ok(History::Kept { count, age })
     }
 
-    /// Returns how long to wait for the lock: `lockTimeout`, otherwise `IPAM_DB_CONNECTION_TIMEOUT`. In the
-    /// ECS dialect, the variable takes precedence over the key.
+    /// Returns how long to wait for the lock of the lease file. The key `lockTimeout` takes precedence over
+    /// the environment variable `IPAM_DB_CONNECTION_TIMEOUT`. In the ECS dialect, the variable takes
+    /// precedence.
     fn wait(self, warnings: &mut Vec<Warning>) -> Result<Wait, ConfigError> {
         let env = self.inputs.db_timeout.as_deref().map(str::trim).filter(|text| !text.is_empty());
         let env = env.map(|text| ("IPAM_DB_CONNECTION_TIMEOUT", text));
@@ -144,7 +145,8 @@ impl Locations<'_> {
         Ok(wait)
     }
 
-    /// Fails if a log key is not text, and warns about invalid values.
+    /// Checks the log settings. A value that is not text is an error; an unknown level or format is a
+    /// warning.
     pub(super) fn check_log(self, warnings: &mut Vec<Warning>) -> Result<(), ConfigError> {
         self.ipam.text("logFile")?;
         let mut check = |key, known: fn(&str) -> bool, words| {

@@ -1,4 +1,4 @@
-//! Parses network configurations: reads bytes and returns a [`Config`].
+//! Parses network configurations: converts bytes to a [`Config`].
 //!
 //! This module implements JSON as Go parses it, the dialects, the precedence of requested addresses, and all
 //! messages about a configuration.
@@ -42,7 +42,7 @@ use crate::model::{ContainerId, IfName, Netns, NetworkName, Origin, Owner};
 use crate::model::{SetName, StaticName, StoreSpec, words};
 use crate::net::{Addr, RangeSet, Subnet};
 
-/// The program for which a configuration was written.
+/// The program for which a configuration was written, which determines its keys and rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// sublet. Its keys include host-local's keys.
@@ -62,24 +62,24 @@ pub struct Inputs {
     pub ifname: Option<IfName>,
     /// `CNI_ARGS` as passed; empty if unset.
     pub args: String,
-    /// The value of `IPAM_DB_PATH`, which names the store.
+    /// The value of `IPAM_DB_PATH`: the path of the lease file.
     pub db_path: Option<String>,
-    /// `IPAM_DB_CONNECTION_TIMEOUT`.
+    /// The value of `IPAM_DB_CONNECTION_TIMEOUT`: how long to wait for the lock of the lease file.
     pub db_timeout: Option<String>,
     /// The value of `ECS_CNI_LOG_FILE`.
     pub log_file: Option<String>,
     /// The value of `ECS_CNI_LOGLEVEL`.
     pub log_level: Option<String>,
-    /// Whether the configuration's version allows only one address per family (before 0.3.0).
+    /// Whether the configuration's CNI version (before 0.3.0) allows only one address per family.
     pub one_per_family: bool,
 }
 
-/// A complete and valid configuration, as ADD, CHECK and STATUS need it.
+/// A complete and valid configuration. ADD, CHECK and STATUS require one; DEL and GC need only a [`Cleanup`].
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The owner, the location of the leases, and what a DEL with the same configuration frees.
     pub cleanup: Cleanup,
-    /// The range sets. An ADD leases one address from each.
+    /// The range sets. An ADD leases one address from each range set.
     pub sets: Vec<RangeSet>,
     /// The requested addresses, in the order of their precedence.
     pub wanted: Vec<Requested>,
@@ -89,10 +89,10 @@ pub struct Config {
     pub cooldown: Cooldown,
     /// Whether a pod gets its former address, if that address is free.
     pub sticky: bool,
-    /// The addresses that `static` has for the container's name. Nobody else gets them: they are excluded from
-    /// [`Config::sets`].
+    /// The addresses that the key `static` assigns to the container's name. Other containers do not get them,
+    /// because [`Config::sets`] exclude all addresses in `static`.
     pub statics: Vec<Addr>,
-    /// All addresses in `static`, each with the name that it is for.
+    /// All addresses in the key `static`, each with the name to which it is assigned.
     pub assigned: BTreeMap<Addr, StaticName>,
     /// What an ADD does if the container already has a lease.
     pub on_duplicate: OnDuplicate,
@@ -100,7 +100,7 @@ pub struct Config {
     pub status_fails_when_full: bool,
     /// Whether gateways are recorded as leased (ECS).
     pub claim_gateways: bool,
-    /// The attachment, the pod and the MAC address. The face adds the network namespace.
+    /// The attachment, the pod and the MAC address. The caller adds the network namespace.
     pub origin: Origin,
     /// The definition of the network (ranges, routes and name resolution), if the cluster stores it.
     pub define: Option<String>,
@@ -113,8 +113,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Makes the ADD command for `owner` from this configuration. `routes` and `dns` stay in the
-    /// configuration.
+    /// Makes the ADD command for `owner` by moving values out of this configuration. `routes` and `dns`
+    /// remain, because the caller needs them for the result.
     pub fn take_add(
         &mut self,
         owner: Owner,
@@ -135,7 +135,8 @@ impl Config {
             origin: Origin { netns, ..std::mem::take(&mut self.origin) },
             statics: std::mem::take(&mut self.statics),
             gone: Vec::new(),
-            // cni-ipam-consul stored its leases in the same Consul.
+            // cni-ipam-consul stored its leases in the same Consul cluster, and they may not have been
+            // imported yet.
             legacy: match self.cleanup.dialect {
                 Dialect::Consul => Legacy::Unread,
                 _ => Legacy::Absent,
@@ -145,7 +146,7 @@ impl Config {
     }
 }
 
-/// What a DEL or GC needs. It can be made from every configuration, even from an invalid one.
+/// The values that a DEL or GC needs. They can be determined even from an invalid configuration.
 #[derive(Clone, Debug)]
 pub struct Cleanup {
     /// The dialect of the configuration.
@@ -156,19 +157,20 @@ pub struct Cleanup {
     pub set: SetName,
     /// The owner of the leases; `None` if the call names no owner (STATUS, GC).
     pub owner: Option<Owner>,
-    /// The addresses that the configuration names (ECS dialect).
+    /// The addresses in the keys `ipv4-address` and `ipv6-address` (ECS dialect), which a DEL frees.
     pub addrs: Vec<Addr>,
     /// Whether a DEL moves the cursor back to the freed address (ECS dialect).
     pub rewind: bool,
     /// The store that has the leases.
     pub store: StoreSpec,
-    /// host-local's folder for this network. The first ADD imports it.
+    /// host-local's folder for this network. The first ADD imports its leases. `None` if the dialect or the
+    /// store never imports from host-local.
     pub legacy_dir: Option<PathBuf>,
     /// The settings of the log.
     pub log: Log,
 }
 
-/// A route. It is returned as the configuration contains it.
+/// A route, which an ADD returns as it is written in the configuration.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Route {
@@ -200,7 +202,7 @@ fn is_unset(number: &Option<i64>) -> bool {
     matches!(number, None | Some(0))
 }
 
-/// Name resolution. It is returned as the configuration contains it.
+/// The name resolution, which an ADD returns as it is written in the configuration.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Dns {

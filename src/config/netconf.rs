@@ -19,13 +19,14 @@ pub struct Netconf {
     pairs: Vec<(String, Json)>,
     version: String,
     pub(super) name: Option<String>,
-    /// The attachments that a GC names as valid. They are kept separately from `pairs`.
+    /// The attachments that a GC names as valid. They are not in `pairs`, because there may be very many of
+    /// them.
     attachments: Attachments,
 }
 
 impl Netconf {
-    /// Decodes JSON. Errors inside `ipam` are not reported here but by [`Netconf::config`], so that they
-    /// cannot prevent a DEL.
+    /// Decodes JSON. Errors inside `ipam` are not reported here, but by [`Netconf::config`], so that such an
+    /// error cannot prevent a DEL.
     pub fn decode(bytes: &[u8]) -> Result<Netconf, ConfigError> {
         let mut attachments = Attachments::default();
         let mut take = |key: &str, item: Option<(usize, Json)>| attachments.take(key, item);
@@ -62,7 +63,7 @@ impl Netconf {
         }
     }
 
-    /// Returns the same configuration with another `ipam`.
+    /// Returns a copy of the configuration in which `ipam` is replaced.
     pub(super) fn with_ipam(&self, ipam: Vec<(String, Json)>) -> Netconf {
         let mut pairs = self.pairs.clone();
         pairs.retain(|(key, _)| !is_spelling_of(key, "ipam"));
@@ -106,7 +107,7 @@ fn fail(e: &dyn std::fmt::Display) -> ConfigError {
     ConfigError::decode(format!("error unmarshall network config: {e}"))
 }
 
-/// Makes a network name. The errors have the specification's messages.
+/// Makes a network name. The errors have the messages of libcni.
 pub(super) fn network_name(name: &str) -> Result<NetworkName, ConfigError> {
     NetworkName::new(name).map_err(|why| {
         let error = match why {
@@ -119,7 +120,7 @@ pub(super) fn network_name(name: &str) -> Result<NetworkName, ConfigError> {
     })
 }
 
-/// Returns the attachment (network, container and interface), if the call names a container.
+/// Returns the attachment (network, container and interface); `None` if the call names no container.
 pub(super) fn attachment(network: &NetworkName, inputs: &Inputs) -> Option<Attachment> {
     inputs.container.clone().map(|container| Attachment {
         network: network.clone(),

@@ -1,8 +1,9 @@
 //! Parses what a runtime adds to a configuration: the valid attachments and the previous result.
 //!
-//! This module accepts both names of GC's key, and `prevResult` in the formats of all versions.
-//! Invariant: if the list of attachments is absent or malformed, it is an error. It is never treated as a
-//! shorter list, because a GC would then free leases of running containers.
+//! The key with the valid attachments, which a GC needs, may have either of its two names. `prevResult` may
+//! have the format of any CNI version.
+//! Invariant: an absent or malformed list of attachments is an error. It is never treated as a shorter list,
+//! because a GC would then free leases of running containers.
 
 use super::cidr::bad_cidr;
 use super::error::ConfigError;
@@ -11,12 +12,13 @@ use super::json::{Json, is_spelling_of, quote};
 use crate::model::{ContainerId, IfName, NameError};
 use crate::net::{Addr, parse_addr};
 
-/// The key in the current specification, and the key in the text of the specification when 1.1.0 was tagged.
+/// The names of the key in which a runtime lists the valid attachments for GC. The first name is in the
+/// current specification. The second name was in the specification's text when version 1.1.0 was tagged.
 pub(super) const VALID: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
-/// The attachments under each of the two keys, or the error about the first malformed attachment. The JSON is
-/// parsed at once, because a runtime may list very many attachments, and JSON would need several times as
-/// much memory.
+/// The attachments under each name in [`VALID`], or the error about the first malformed attachment. A runtime
+/// may list very many attachments, so each attachment is converted as soon as it is read. Its JSON would need
+/// several times as much memory.
 #[derive(Clone, Debug)]
 pub(super) struct Attachments([Result<Vec<(ContainerId, IfName)>, ConfigError>; 2]);
 
@@ -27,8 +29,8 @@ impl Default for Attachments {
 }
 
 impl Attachments {
-    /// Adds an item of the list `key`. `None` begins a new list, because only the last of several equal keys
-    /// takes effect.
+    /// Adds an item of the list `key`. `None` starts the list again from empty: if a key occurs several
+    /// times, only the last list takes effect.
     pub(super) fn take(&mut self, key: &str, item: Option<(usize, Json)>) {
         let Some(which) = VALID.iter().position(|name| is_spelling_of(key, name)) else { return };
         let list = &mut self.0[which];
@@ -42,8 +44,8 @@ impl Attachments {
         }
     }
 
-    /// Returns the attachments under the first of the two keys that `root` contains, sorted. `null` counts as
-    /// an empty list; a missing key is an error.
+    /// Returns the sorted attachments under the first name in [`VALID`] that is a key of `root`. `null`
+    /// counts as an empty list; it is an error if both keys are missing.
     pub(super) fn of(self, root: &Fields) -> Result<Vec<(ContainerId, IfName)>, ConfigError> {
         let found = VALID.iter().zip(self.0).find_map(|(key, list)| {
             let node = root.get_or_null(key)?;

@@ -20,7 +20,7 @@ const MOST_ADDRESSES: usize = 16;
 pub(super) struct Statics(BTreeMap<Addr, (StaticName, String)>);
 
 impl Statics {
-    /// Parses the key.
+    /// Parses the key `static` in `ipam`.
     pub(super) fn read(ipam: &Fields) -> Result<Statics, ConfigError> {
         let mut statics = Statics::default();
         let Some(object) = ipam.object("static")? else { return Ok(statics) };
@@ -43,7 +43,8 @@ impl Statics {
                     .parse::<Addr>()
                     .map_err(|_| node.bad_text(text, "use an address without a prefix length"))?;
                 if let Some((other, _)) = statics.0.get(&addr).filter(|(other, _)| *other != name) {
-                    let text = format!("{} is {addr}, which {other} has already", node.path());
+                    let text =
+                        format!("{} is {addr}, which is already assigned to {other}", node.path());
                     return Err(ConfigError::invalid(text).at(node.path()));
                 }
                 statics.0.insert(addr, (name.clone(), node.path().to_owned()));
@@ -52,7 +53,7 @@ impl Statics {
         Ok(statics)
     }
 
-    /// Returns all assigned addresses. A search for a free address must skip them.
+    /// Returns all assigned addresses as spans, because a search for a free address must skip them.
     pub(super) fn spans(&self) -> impl Iterator<Item = Span> {
         self.0.keys().map(|addr| Span { first: *addr, last: *addr })
     }
@@ -62,7 +63,7 @@ impl Statics {
         self.0.into_iter().map(|(addr, (name, _))| (addr, name)).collect()
     }
 
-    /// Fails if a container of the network could never get one of the addresses.
+    /// Fails if an assigned address can never be leased, because it lies in no range or is a gateway.
     pub(super) fn check(&self, sets: &[RangeSet]) -> Result<(), ConfigError> {
         for (addr, (_, place)) in &self.0 {
             let range = sets.iter().find_map(|set| set.range_of(*addr));
@@ -133,7 +134,7 @@ mod tests {
                 "ipam.static.shop/db-0[0] is 10.1.3.3, which lies in no range",
             ),
             (r#"{"db":["10.1.2.1"]}"#, "ipam.static.db[0] is 10.1.2.1, which is the gateway"),
-            (r#"{"a":["10.1.2.3"],"b":["10.1.2.3"]}"#, "10.1.2.3, which a has already"),
+            (r#"{"a":["10.1.2.3"],"b":["10.1.2.3"]}"#, "10.1.2.3, which is already assigned to a"),
             (r#"{"a/b/c":["10.1.2.3"]}"#, "ipam.static.a/b/c is not the name of a pod"),
             (r#"{"a":["10.1.2.3/24"]}"#, "without a prefix length"),
             (r#"{"a":"10.1.2.3"}"#, "must be a list"),

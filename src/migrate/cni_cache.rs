@@ -31,7 +31,7 @@ pub struct Cached {
     pub netns: Option<String>,
     /// The value of `CNI_ARGS`.
     args: String,
-    /// The network configuration that the plugin got.
+    /// The network configuration that libcni passed to the plugin.
     config: Vec<u8>,
     /// The addresses in the result.
     pub addrs: Vec<Addr>,
@@ -74,7 +74,7 @@ struct Raw {
     result: Value,
 }
 
-/// Reads the record of an attachment. Returns `None` if its IPAM plugin is not `ipam`.
+/// Reads the record of an attachment. Returns `None` if the IPAM plugin of the attachment is not `ipam`.
 pub fn read(path: &Path, ipam: &str) -> Result<Option<Cached>, String> {
     let text = files::read(path, LONGEST).map_err(|e| format!("cannot read the file: {e}"))?;
     parse(&text, ipam)
@@ -92,7 +92,8 @@ fn parse(text: &str, ipam: &str) -> Result<Option<Cached>, String> {
     let Some(config) = plugin(&list, ipam) else { return Ok(None) };
     let args = raw.cni_args.unwrap_or_default();
     let args: Vec<String> = args.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
-    // libcni before 1.2 does not record `netns`, but main plugins include it in the result.
+    // libcni before 1.2 does not record `netns`. The main plugins include the same path in their results, as
+    // the `sandbox` of an interface.
     let interfaces = raw.result["interfaces"].as_array().into_iter().flatten();
     let sandboxes = interfaces.filter_map(|interface| interface["sandbox"].as_str());
     let netns = std::iter::once(raw.netns.as_str()).chain(sandboxes).find(|path| !path.is_empty());
@@ -116,7 +117,7 @@ fn plugin(list: &Value, ipam: &str) -> Option<Map<String, Value>> {
     found.as_object().cloned()
 }
 
-/// Returns a plugin's configuration together with what libcni adds to it for an ADD.
+/// Returns a plugin's configuration together with the keys that libcni adds to it for an ADD.
 fn injected(
     mut config: Map<String, Value>,
     list: &Value,

@@ -13,13 +13,13 @@ use crate::model::{Attachment, ContainerId, Kind, NetworkName, Owner, SetName};
 use crate::net::Addr;
 use crate::store::{OldKey, Store};
 
-/// The number of leases that one transaction imports. Each lease needs two records. It needs three if its
-/// address was cooling down or was leased in a boot that has ended.
+/// The number of leases that one transaction imports. A lease needs two records, or three if its address was
+/// cooling down or was leased in a boot that has ended.
 const PORTION: usize = 20;
 
-/// Imports the leases of a network, unless the import mark exists. If an import is interrupted, the next
-/// import completes it. cni-ipam-consul must be stopped on all nodes first, because it overwrites keys
-/// without comparing them.
+/// Imports the leases of a network, unless the import mark (the record of an earlier import) exists. If an
+/// import is interrupted, the next import completes it. cni-ipam-consul must be stopped on all nodes first,
+/// because it overwrites keys without comparing them.
 pub fn import(
     store: &mut dyn Store,
     set: &SetName,
@@ -55,8 +55,9 @@ pub fn import(
     }
 }
 
-/// Fails with [`Refusal::NotImported`] if the network, or the given container, has old leases. The caller
-/// must have checked that the import mark is absent.
+/// Fails with [`Refusal::NotImported`] if cni-ipam-consul has leases in the network. If a container is given,
+/// only the leases of this container count. The caller must have checked that the import mark (the record of
+/// the import) is absent.
 pub fn require_none(
     store: &mut dyn Store,
     network: &NetworkName,
@@ -85,7 +86,7 @@ fn old_leases(store: &mut dyn Store, network: &NetworkName) -> Result<Vec<Foreig
     leases.collect::<Result<_, String>>().map_err(refused)
 }
 
-/// Returns the lease in a key; `None` for the key of the network itself.
+/// Returns the lease in a key of cni-ipam-consul; `None` for the key of the network itself.
 fn lease(network: &NetworkName, (key, value): &OldKey) -> Result<Option<ForeignLease>, String> {
     let Some(name) = key.strip_prefix(network.as_str()).and_then(|k| k.strip_prefix('/')) else {
         return Ok(None);

@@ -1,8 +1,9 @@
 //! Copies the records of one store to another store, and compares the two stores.
 //!
-//! If a record already exists at the destination, the allocator (`alloc`) decides what happens.
-//! Invariant: a portion of records is written in one transaction. Existing records are not replaced, so a
-//! copy that was interrupted can be run again from the beginning.
+//! If a record already exists at the destination, the allocator (`alloc::restore`) determines whether it is
+//! updated or is a conflict.
+//! Invariant: a portion of records is written in one transaction. Writing a record again changes nothing, so
+//! a copy that was interrupted can be run again from the beginning.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -23,7 +24,8 @@ pub struct Copier<'s> {
     portion: Vec<Record>,
     /// The set of leases and the lifetime (boot or durable) that all records of the present portion have.
     of: (Option<SetName>, Persist),
-    /// The number of records that are at the destination now. In a dry run, the number that would be there.
+    /// The number of records that are at the destination now, or in a dry run, the number that a copy would
+    /// write.
     pub copied: usize,
     /// The conflicts that the dry run found.
     pub clashes: Vec<Refusal>,
@@ -36,7 +38,7 @@ impl<'s> Copier<'s> {
         Copier { store, cx, dry_run, portion: Vec::new(), of, copied: 0, clashes: Vec::new() }
     }
 
-    /// Adds a record to the present portion. If the portion is full, or if the record has another set or
+    /// Adds a record to the present portion. If the portion is full, or if the record has a different set or
     /// lifetime, the portion is written first.
     pub fn push(&mut self, record: Record, persist: Persist) -> Result<(), Error> {
         let of = (record.set(), persist);
@@ -85,8 +87,8 @@ pub struct Comparison {
     pub left_out: Vec<String>,
 }
 
-/// Compares every record of one store with its copy in another store. The copy must have the lifetime in
-/// `persist` or, if that is not set, the same lifetime.
+/// Compares every record of one store with its copy in another store. The copy must have the lifetime
+/// `persist`; if `persist` is `None`, it must have the lifetime of the original.
 pub fn compare(
     from: &mut dyn Store,
     to: &mut dyn Store,

@@ -13,7 +13,7 @@ use crate::net::{Addr, Family, Subnet, parse_cidr};
 /// The content of gipam's lease file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseFile {
-    /// The pools of existing networks, with the IDs by which Docker knows them.
+    /// The pools of existing networks, with the IDs under which Docker stores them.
     pub pools: Vec<AdoptPool>,
     /// The main pools, and the sizes of their blocks.
     pub blocks: Vec<Block>,

@@ -19,11 +19,11 @@ use crate::net::Addr;
 use crate::store::{FileSystem, Lock, Os, lock_file};
 use crate::sys::files;
 
-/// The folder of a network.
+/// The folder of a network, into which the leases are written for host-local.
 pub struct Folder {
-    /// The folder in which the files are written.
+    /// The folder in which the files are written. It may still have a temporary name.
     dir: PathBuf,
-    /// The path to which the folder will be renamed, if the text file of an earlier import is at this path.
+    /// The final path of the folder, if the text file of an earlier import is still at this path.
     taken_over: Option<PathBuf>,
     /// host-local's lock; `None` in a dry run, which creates no files.
     lock: Option<Lock>,
@@ -36,14 +36,14 @@ pub struct Written {
     pub written: Vec<Addr>,
     /// The addresses whose files already had the right content.
     pub present: Vec<Addr>,
-    /// The addresses that have a file in the folder, but no lease that was written.
+    /// The addresses that have a file in the folder, but are not among the exported leases.
     pub others: Vec<Addr>,
 }
 
 impl Folder {
     /// Creates the folder if it is missing, and locks it. If an earlier import left a text file at the
-    /// folder's path, this function creates the folder under another name, and [`Folder::finish`] exchanges
-    /// the two.
+    /// folder's path, this function creates the folder under a temporary name, and [`Folder::finish`]
+    /// exchanges the folder and the file.
     pub fn open(dir: &Path, dry_run: bool, wait: Wait) -> Result<Folder, StoreError> {
         let found = files::look(dir).map_err(|e| StoreError::io("access", dir, e))?;
         let is_file = found.is_some_and(|found| !found.is_dir());
@@ -51,8 +51,7 @@ impl Folder {
         let mut dir = target.to_owned();
         if is_file {
             let mut name = dir.into_os_string();
-            // A network name cannot contain this character, so host-local does not use a folder with this
-            // name.
+            // A network name cannot contain `~`, so host-local uses no folder with this name.
             name.push("~export");
             dir = name.into();
         }
@@ -70,8 +69,9 @@ impl Folder {
         Ok(Folder { dir, taken_over: is_file.then(|| target.to_owned()), lock })
     }
 
-    /// Gives the folder its final name, and makes this durable. Until then, host-local finds a text file and
-    /// fails. Afterwards it finds all leases.
+    /// Renames the folder to its final name. The change is durable when this function returns. Before the
+    /// change, host-local finds a text file at this path and fails. After the change, it finds the folder
+    /// with all leases.
     pub fn finish(self) -> Result<(), StoreError> {
         if self.lock.is_none() {
             return Ok(());

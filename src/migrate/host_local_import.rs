@@ -1,8 +1,9 @@
-//! Reads the folder of a host-local that served this network earlier.
+//! Reads the folder with the leases that host-local made when it served this network earlier.
 //!
 //! The format is that of `plugins/ipam/host-local/backend/disk`. Each address has a file with the address as
 //! its name. The file contains the container ID and, since version 0.8.6, the interface on a second line. The
-//! other files are `last_reserved_ip.N` and `lock`. `alloc::takeover` decides what happens to the leases.
+//! other files are `last_reserved_ip.N` and `lock`. The module `alloc::takeover` determines which of the
+//! leases are imported.
 //! Invariant: while a folder is imported, host-local's own lock is held, as long as [`Folder`] exists.
 
 use std::fs;
@@ -30,8 +31,8 @@ pub struct HostLocalFolder<'a> {
 }
 
 impl HostLocalFolder<'_> {
-    /// Returns the folder to import for a configuration. A cluster has none, because host-local's folder has
-    /// the leases of one host only.
+    /// Returns the folder to import for a configuration; `None` for a cluster, because host-local's folder
+    /// has the leases of one host only.
     pub fn of(cleanup: &Cleanup) -> Option<HostLocalFolder<'_>> {
         let StoreSpec::Embedded { wait, .. } = cleanup.store else { return None };
         let dir = cleanup.legacy_dir.as_deref()?;
@@ -57,7 +58,8 @@ pub const LONGEST: u64 = 64 * 1024;
 fn is_folder(dir: &Path) -> Result<bool, StoreError> {
     match fs::metadata(dir) {
         Ok(found) => Ok(found.is_dir()),
-        // The name is longer than a file system allows, so host-local cannot have created the folder.
+        // `InvalidFilename`: the name is longer than a file system allows, so host-local cannot have created
+        // the folder.
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename) => Ok(false),
         Err(e) => Err(StoreError::io("access", dir, e)),
     }
@@ -69,7 +71,7 @@ fn lock(dir: &Path, wait: Wait) -> Result<Option<Lock>, StoreError> {
         return Ok(None);
     }
     let locked = lock_file(&dir.join("lock"), wait);
-    // Another process may have imported the folder meanwhile.
+    // Another process may have imported the folder before this process got the lock.
     if is_folder(dir)? { locked.map(Some) } else { Ok(None) }
 }
 
@@ -99,8 +101,8 @@ pub fn open(dir: &Path, network: &NetworkName, wait: Wait) -> Result<Option<Fold
     Ok(Some(folder))
 }
 
-/// In the name of an imported folder, this separates the network's name from the time of the import, in
-/// seconds.
+/// The separator in the name of an imported folder. It stands between the network's name and the time of the
+/// import, in seconds.
 const ADOPTED: &str = "~adopted-";
 
 impl Folder {
@@ -123,7 +125,7 @@ impl Folder {
             .and_then(|()| file.sync_data())
             .and_then(|()| Os.exchange(dir, &aside));
         if exchanged.is_err() {
-            // This is best effort, because a file with this name has no effect.
+            // Ignore an error here, because a file with this name has no effect.
             let _ = Os.remove(&aside);
         }
         exchanged.and_then(|()| Os.sync_folder(dir.parent().unwrap_or(dir))).map_err(io)
@@ -145,7 +147,7 @@ impl Folder {
     }
 }
 
-/// What the folder of host-local contains.
+/// The networks in host-local's data folder.
 #[derive(Default)]
 pub struct Networks {
     /// The networks, in the order of their names.
@@ -182,7 +184,8 @@ fn is_host_locals(dir: &Path) -> bool {
     names.iter().any(|(_, name)| name == "lock" || name.parse::<Addr>().is_ok())
 }
 
-/// Returns the N in `last_reserved_ip.N`, if the name is exactly as host-local writes it.
+/// Returns the index N in the file name `last_reserved_ip.N`; `None` if the name is not exactly as host-local
+/// writes it.
 fn cursor_index(name: &str) -> Option<usize> {
     let digits = name.strip_prefix("last_reserved_ip.")?;
     digits.parse().ok().filter(|index: &usize| index.to_string() == digits)

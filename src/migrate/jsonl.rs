@@ -110,7 +110,7 @@ pub fn head() -> String {
     serde_json::to_string(&head).unwrap_or_default()
 }
 
-/// Checks whether a file with this first line can be read.
+/// Fails if a file with this first line cannot be read, because it has another format.
 pub fn read_head(line: &str) -> Result<(), String> {
     let head: Head = serde_json::from_str(line).map_err(|_| {
         format!(
@@ -182,7 +182,7 @@ fn user((node, count): &(Node, u32)) -> User<'_> {
     User { node, machine_id, count: *count }
 }
 
-/// Returns the record in a line, and its lifetime.
+/// Returns the record in a line, and the record's lifetime (boot or durable).
 pub fn read(line: &str) -> Result<(Record, Persist), String> {
     let Line { fields, persist } = serde_json::from_str(line).map_err(|e| e.to_string())?;
     let record = match fields {

@@ -23,7 +23,7 @@ pub struct Content {
     pub pools: BTreeMap<String, Pool>,
     /// The names of pools for which kontena-ipam did not record the hosts that use them.
     pub unrecorded: Vec<String>,
-    /// The addresses of these pools.
+    /// The leases in these pools.
     pub leases: Vec<Lease>,
     /// Subnets that are reserved for pools which do not exist. kontena-ipam leaves such a reservation if two
     /// hosts remove and create a pool at the same time.
@@ -100,7 +100,7 @@ impl Content {
                     }
                 }
                 ["addresses", name, _] => {
-                    // An address whose pool was removed has no owner.
+                    // Leave out an address whose pool was removed, because no Docker network can use it.
                     if let Some(pool) = content.pools.get(name) {
                         let lease = address(value, pool, now);
                         content.leases.push(lease.map_err(|why| format!("{key}: {why}"))?);
@@ -122,13 +122,14 @@ impl Content {
 
     /// Adds what earlier versions of kontena-ipam did not record: the hosts that use a pool, and the lease of
     /// the pool's gateway. A host that has an address of a pool counts as a user of the pool. If no host is
-    /// recorded for a pool, unknown hosts may use the pool too. Such a pool gets an additional user, so that
-    /// it is not removed when all known hosts have released it.
+    /// recorded for a pool, the pool gets an additional user, because unknown hosts may use it too. The pool
+    /// then stays when all known hosts have released it.
     fn add_what_is_missing(&mut self, now: Timestamp) {
         for (name, pool) in &mut self.pools {
             let leases = self.leases.iter().filter(|lease| lease.set == pool.set());
             let gateways = leases.clone().filter(|lease| lease.kind == Kind::Gateway).count();
-            // The host that leased the gateway may have released the pool in the meantime.
+            // The lease of the gateway does not make its host a user, because this host may have released the
+            // pool in the meantime.
             let others = leases.filter(|lease| lease.kind != Kind::Gateway);
             let mut hosts: BTreeSet<&str> = others.map(|lease| lease.node.name.as_str()).collect();
             if pool.is_closed() {

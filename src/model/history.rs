@@ -5,7 +5,7 @@ use super::{Attachment, Kind, Lease, Node, Origin, Owner, SetName, Timestamp, wo
 use crate::net::Addr;
 
 words! {
-    /// The face of a request: the interface through which it came.
+    /// The face of a request: the interface through which the request came.
     #[derive(Default)]
     pub enum Face {
         /// The CNI plugin, called by a container runtime.
@@ -85,7 +85,7 @@ words! {
         Swept = "swept",
         /// Freed together with its pool.
         PoolReleased = "pool-released",
-        /// Ended with the boot in which the lease was made.
+        /// Freed because the lease had ended with the boot in which it was made.
         BootEnded = "boot-ended",
         /// Freed by `sublet node release`, because the node no longer exists.
         NodeReleased = "node-released",
@@ -156,13 +156,13 @@ words! {
     pub enum Verb {
         /// ADD, or Docker's `RequestAddress`.
         Add = "add",
-        /// DEL, Docker's `ReleaseAddress`, or `sublet release`.
+        /// DEL, Docker's `ReleaseAddress`, `sublet release`, or `sublet gc`.
         Del = "del",
-        /// GC, or `subletd cleanup`.
+        /// CNI's GC, `sublet node release`, or `subletd cleanup`.
         Gc = "gc",
-        /// `sublet reserve` or `sublet unreserve`.
+        /// `sublet reserve`, `sublet unreserve`, or `sublet drain`.
         Reserve = "reserve",
-        /// An import from another program.
+        /// An import from another program, an export to host-local, or a copy from another store.
         Import = "import",
         /// Docker's `RequestPool` or `ReleasePool`.
         Pool = "pool",

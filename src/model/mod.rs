@@ -22,7 +22,7 @@ pub(crate) use words::words;
 /// Seconds since 1970-01-01 UTC.
 pub type Timestamp = u64;
 
-/// The reason why a name is invalid. The texts are those of the specification's reference implementation.
+/// The reason why a name is invalid. The faces choose the texts of the errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameError {
     /// The name is empty.
@@ -126,7 +126,7 @@ name!(
 
 /// The name of a set of leases. Within a set, each address has at most one holder. A CNI network uses the set
 /// with its own name, or with its `shared` name. The ECS dialect has one set for the whole store. The name
-/// can be any text, so the names of the sets of Docker's pools can differ from all network names.
+/// can be any text, so the sets of Docker's pools can have names that no network can have.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SetName(pub String);
 
@@ -144,7 +144,7 @@ impl fmt::Display for SetName {
     }
 }
 
-/// The ID of a pool, by which Docker identifies it. It never changes.
+/// The ID by which Docker identifies a pool. The ID of a pool never changes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PoolId(pub String);
 
@@ -172,17 +172,17 @@ pub struct Pool {
     pub id: PoolId,
     /// The address space of the pool. Pools in different address spaces are independent.
     pub space: String,
-    /// The subnet of the pool. Every lease in the pool has its prefix length.
+    /// The subnet of the pool. Every lease in the pool has the prefix length of this subnet.
     pub subnet: Subnet,
-    /// The sub-pool: the part of the subnet from which an address is chosen if a request names none. A
-    /// request may name any other address of the subnet.
+    /// The sub-pool: the part of the subnet from which an address is chosen if a request names no address. A
+    /// request may name any address of the subnet, even outside the sub-pool.
     pub sub: Option<Subnet>,
     /// The name under which several hosts share the pool (kontena-ipam's option `network=`).
     pub shared: Option<String>,
     /// The gateway of the pool. Only shared pools have one.
     pub gateway: Option<Addr>,
-    /// The machines that use the pool. The number with each machine is the number of its requests that have
-    /// not been released yet.
+    /// The machines that use the pool, each with the number of its requests for the pool that have not been
+    /// released yet.
     pub users: Vec<(Node, u32)>,
     /// When the pool was last requested.
     pub time: Timestamp,
@@ -200,7 +200,8 @@ impl Pool {
         self.users.is_empty()
     }
 
-    /// Returns the span from which an address is chosen if a request names none; `None` if the span is empty.
+    /// Returns the span from which an address is chosen if a request names no address; `None` if the span is
+    /// empty.
     pub fn draws(&self) -> Option<Span> {
         let hosts = hosts(self.subnet);
         match self.sub {
@@ -234,7 +235,7 @@ pub enum Owner {
     Gateway(Addr),
     /// The reservation of this address by an operator. No container is involved.
     Reservation(Addr),
-    /// A container in this Docker pool. Docker identifies it only by its address.
+    /// An endpoint in this Docker pool. Docker identifies the endpoint only by its address.
     Pool(PoolId, Addr),
     /// An operator's reservation of addresses for the container of this name.
     Named(StaticName),
@@ -289,7 +290,7 @@ impl fmt::Display for Owner {
 }
 
 words! {
-    /// The reason for which an address is leased.
+    /// The reason why an address is leased.
     #[derive(Serialize, Deserialize)]
     pub enum Kind {
         /// The allocator chose the address.
@@ -327,7 +328,7 @@ pub struct Node {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootId(pub String);
 
-/// The record of a machine that leases from a cluster.
+/// The record of a machine that leases addresses from a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeRecord {
     /// The node name, and the machine that uses the name.
@@ -335,22 +336,22 @@ pub struct NodeRecord {
     /// A random number that identifies this record. It is chosen when the record is created and then never
     /// changes.
     pub id: u64,
-    /// The boot that last claimed the name; `None` if the boot ID could not be read.
+    /// The boot of the machine that last registered under this name; `None` if the boot ID could not be read.
     pub boot: Option<BootId>,
     /// When this name was first used.
     pub first: Timestamp,
-    /// When the boot in `boot` claimed the name.
+    /// When the machine registered under this name in the boot `boot`.
     pub since: Timestamp,
-    /// When the boot in `boot` began, according to the machine's own clock; `None` if this cannot be
-    /// determined.
+    /// When the boot `boot` began, according to the machine's own clock; `None` if this cannot be determined.
     pub booted: Option<Timestamp>,
     /// Whether leases of earlier boots of this machine may still exist.
     pub has_earlier: bool,
     /// A number that grows with each write of the record. Writing the record makes in-flight transactions of
     /// the node fail, because every transaction of the node compares the record.
     pub turn: u64,
-    /// The ID of the folder in which the process that wrote this record keeps its in-flight notes. A process
-    /// that uses another folder, for example inside a container, cannot see these notes.
+    /// The ID of the folder in which the process that wrote this record keeps its in-flight notes (files that
+    /// say that a transaction may be pending). A process that uses another folder, for example inside a
+    /// container, cannot see these notes.
     pub notes: u64,
 }
 
@@ -403,8 +404,8 @@ pub struct Origin {
     pub pod: Option<Pod>,
     /// The MAC address of the container's interface, if it is known.
     pub mac: Option<String>,
-    /// The container's name: in Docker, if dockerd has passed it; otherwise `NAME` of `CNI_ARGS` or
-    /// `args.cni`.
+    /// The container's name. Docker: the name that dockerd has passed, if any. CNI: `name` in `args.cni`, or
+    /// `NAME` in `CNI_ARGS`.
     pub endpoint: Option<String>,
     /// The note of a reservation, as the operator wrote it.
     pub note: Option<String>,
@@ -470,7 +471,7 @@ words! {
     /// How long the leases of a network last.
     #[derive(Default)]
     pub enum Persist {
-        /// Leases end with the boot in which they were made. An ADD flushes nothing.
+        /// Leases end with the boot in which they were made. An ADD does not wait until the lease is on disk.
         #[default]
         Boot = "boot",
         /// Leases last until they are freed. The lease is on disk before the ADD returns.
@@ -496,8 +497,7 @@ pub enum StoreSpec {
     Embedded {
         /// The file with durable leases. Boot leases are in `<path>.boot-<boot ID>`.
         path: PathBuf,
-        /// Where networks that have no leases yet make their leases: in the boot file, or in the durable
-        /// file.
+        /// The file for the leases of a network that has no leases yet: the boot file or the durable file.
         persist: Persist,
         /// How long a call waits for a lock of the store.
         wait: Wait,
@@ -538,7 +538,7 @@ impl StoreSpec {
         }
     }
 
-    /// Returns whether the store is a cluster, which other nodes may use, too.
+    /// Returns whether the configuration names a cluster, which other nodes may use too.
     pub fn is_cluster(&self) -> bool {
         !matches!(self, StoreSpec::Embedded { .. })
     }
@@ -562,7 +562,8 @@ pub struct Servers {
     pub persist: Persist,
     /// How much history of each network is kept.
     pub history: History,
-    /// The folder for in-flight notes, counters and tokens. A reboot empties it.
+    /// The folder for tokens, counters and in-flight notes (files that say that a transaction may be
+    /// pending). A reboot empties the folder.
     pub notes: PathBuf,
 }
 

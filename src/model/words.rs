@@ -1,7 +1,7 @@
-//! Enumerations in which each value has a word.
+//! The macro `words`, which defines enumerations in which each value has a word.
 
-/// Defines an enumeration in which each value has a word. A word must never change, because scripts,
-/// dashboards and stored records contain it.
+/// Defines an enumeration in which each value has a word: its name in scripts, tables and stored records. The
+/// word of a value must never change, because existing scripts, dashboards and records contain it.
 macro_rules! words {
     (
         $(#[$about:meta])*

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use super::{Addr, Family, Subnet};
 
-/// Consecutive addresses of one family, including both ends.
+/// A span: consecutive addresses of one family, including the first and the last address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span {
     /// The first address.
@@ -38,8 +38,8 @@ impl Span {
         self.first <= other.last && other.first <= self.last
     }
 
-    /// Returns the number of addresses. For the span of all IPv6 addresses, the result is one too low,
-    /// because the number does not fit.
+    /// Returns the number of addresses. For the span of all IPv6 addresses, the result is 2^128 - 1, because
+    /// the correct number does not fit.
     pub fn size(self) -> u128 {
         (self.last.bits() - self.first.bits()).saturating_add(1)
     }
@@ -50,8 +50,8 @@ impl Span {
             .take_while(move |addr| self.contains(*addr))
     }
 
-    /// Returns the prefix that consists of exactly the addresses of this span, or whose host addresses are
-    /// exactly these addresses.
+    /// Returns the prefix whose addresses, or whose host addresses, are exactly the addresses of this span;
+    /// `None` if there is no such prefix.
     pub fn prefix(self) -> Option<Subnet> {
         let prefix = self.first.enclosing(self.last);
         (self == hosts(prefix) || self == prefix.into()).then_some(prefix)
@@ -73,7 +73,8 @@ impl Span {
         Span::new(self.first, self.last.min(to))
     }
 
-    /// Returns the parts of the span before and after `other`.
+    /// Returns the parts of the span before and after `other`; the whole span if the two have no address in
+    /// common.
     pub fn without(self, other: Span) -> impl Iterator<Item = Span> {
         let whole = (!self.overlaps(other)).then_some(self);
         let inside = self.overlaps(other);
@@ -137,7 +138,7 @@ pub enum GatewaySpec {
     At(Addr),
 }
 
-/// The reason why a range is invalid. If host-local has the same error, the text is the same, too.
+/// The reason why a range is invalid. For an error that host-local also reports, the text is host-local's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RangeError {
     /// The subnet has host bits.
@@ -280,10 +281,10 @@ fn default_gateway(subnet: Subnet) -> Option<Addr> {
     (subnet.len() < subnet.family().bits()).then(|| subnet.first().next()).flatten()
 }
 
-/// Returns the addresses of a subnet that hosts can use: from the address after the network address to the
-/// address before the broadcast address (IPv4) or to the last address (IPv6). A subnet with one or two
-/// addresses has no network address and no broadcast address (RFC 3021, RFC 6164), so hosts can use all its
-/// addresses.
+/// Returns the addresses of a subnet that hosts can use, from the first to the last host address. The first
+/// host address follows the network address. The last host address precedes the broadcast address (IPv4), or
+/// is the last address (IPv6). A subnet with one or two addresses has no network address and no broadcast
+/// address (RFC 3021, RFC 6164), so hosts can use all its addresses.
 pub fn hosts(subnet: Subnet) -> Span {
     let whole = Span::from(subnet);
     if subnet.len() + 1 >= subnet.family().bits() {

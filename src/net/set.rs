@@ -8,7 +8,8 @@ use std::fmt;
 
 use super::{Addr, Family, Range, Span};
 
-/// The reason why ranges cannot form a range set. The texts are host-local's, except the last one.
+/// The reason why ranges cannot form a range set. The texts are host-local's, except the text of
+/// `NothingToGive`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SetError {
     /// There is no range.
@@ -33,7 +34,7 @@ pub enum SetError {
 pub struct RangeSet(Vec<Range>);
 
 impl RangeSet {
-    /// Makes a range set. An ADD tries the ranges in this order.
+    /// Makes a range set. An ADD tries the ranges in the order of `ranges`.
     pub fn new(ranges: Vec<Range>) -> Result<RangeSet, SetError> {
         let family = ranges.first().ok_or(SetError::Empty)?.subnet().family();
         if ranges.iter().any(|r| r.subnet().family() != family) {
@@ -91,8 +92,8 @@ impl fmt::Display for RangeSet {
     }
 }
 
-/// Returns pairs of overlapping range sets, as indexes: each range set with the first range set that it
-/// overlaps.
+/// Returns pairs of overlapping range sets, as indexes. The second range set of a pair overlaps the first
+/// one, which is the earliest range set that it overlaps.
 pub fn overlaps(sets: &[RangeSet]) -> Vec<(usize, usize)> {
     let with = |(j, set): (usize, &RangeSet)| {
         Some((sets[..j].iter().position(|other| other.overlaps(set))?, j))

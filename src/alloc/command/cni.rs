@@ -6,8 +6,8 @@ use super::operator::{DefineNetwork, ForeignLease};
 use crate::model::{ContainerId, IfName, Lease, NetworkName, Origin, Owner, SetName, words};
 use crate::net::{Addr, RangeSet};
 
-/// ADD: leases an address of each range set, or none at all. If the same owner repeats it, the owner gets the
-/// same leases.
+/// ADD: leases one address from each range set, or no address at all. If an owner repeats the ADD, the result
+/// is the same leases.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Add {
     /// The set of leases in which the addresses are allocated.
@@ -16,7 +16,7 @@ pub struct Add {
     pub network: NetworkName,
     /// The owner of the new leases.
     pub owner: Owner,
-    /// The range sets, which do not overlap. One address is leased from each of them.
+    /// The range sets, which do not overlap. One address is leased from each range set.
     pub sets: Vec<RangeSet>,
     /// The requested addresses. Each range set uses the first requested address that lies in it.
     pub requested: Vec<Requested>,
@@ -28,18 +28,18 @@ pub struct Add {
     pub sticky: bool,
     /// What the ADD does if the owner already has a lease.
     pub on_duplicate: OnDuplicate,
-    /// Whether the gateways' addresses are recorded as leased. If so, the ADD is refused if a container holds
-    /// one of them (ECS dialect).
+    /// Whether the gateways' addresses are recorded as leased (ECS dialect). If so, and if a container holds
+    /// a gateway's address, the ADD is refused.
     pub claim_gateways: bool,
     /// The origin of the request (pod, network namespace, MAC address), stored with the lease.
     pub origin: Origin,
     /// The addresses that the configuration reserves for the container's name (key `static`).
     pub statics: Vec<Addr>,
-    /// Leases of earlier containers of the same name, for which it is known that the network namespace no
-    /// longer exists. The address of such a lease moves to this container, if the lease has not changed since
-    /// it was read.
+    /// Leases of earlier containers of the same name whose network namespace is known to have ended. This
+    /// container gets the address of such a lease, unless the lease has changed since the caller read it.
     pub gone: Vec<Lease>,
-    /// What is known about host-local's leases for this network.
+    /// What is known about the leases that an earlier program (host-local or cni-ipam-consul) made in the
+    /// network.
     pub legacy: Legacy,
     /// The network definition from which the ranges were read, if the cluster stores definitions. If the
     /// cluster has no definition of the network yet, the ADD stores this definition.
@@ -86,7 +86,7 @@ words! {
     /// What an ADD does if the owner already has a lease.
     #[derive(Default)]
     pub enum OnDuplicate {
-        /// Returns the existing lease. A runtime repeats an ADD if it did not receive the result.
+        /// Returns the existing lease. This helps a runtime that did not receive the result of the first ADD.
         #[default]
         Same = "same",
         /// Refuses the ADD, as host-local does.
@@ -94,17 +94,17 @@ words! {
     }
 }
 
-/// What is known about host-local's leases of a network.
+/// What is known about the leases that an earlier program (host-local or cni-ipam-consul) made in a network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Legacy {
-    /// host-local has no folder for the network.
+    /// There are no leases of an earlier program, or they have been imported.
     #[default]
     Absent,
-    /// The folder exists, but has not been read. The outcome is [`super::Outcome::ReadLegacy`], unless the
-    /// folder has already been imported.
+    /// The leases of cni-ipam-consul have not been looked up. The outcome is [`super::Outcome::ReadLegacy`],
+    /// unless the store has recorded that they were imported.
     Unread,
-    /// The content of the folder, which was read under host-local's lock. The caller holds this lock until
-    /// the command has ended.
+    /// The content of host-local's folder, which was read under host-local's lock. The caller holds this lock
+    /// until the command has ended. Empty if cni-ipam-consul has no leases in the network.
     Read(Vec<ForeignLease>, Vec<LegacyCursor>),
 }
 
@@ -117,7 +117,7 @@ pub struct LegacyCursor {
     pub addr: Addr,
 }
 
-/// DEL: frees leases. It also succeeds if there are none to free.
+/// DEL: frees leases. A DEL also succeeds if there are no leases to free.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Del {
     /// The set that contains the leases.
@@ -129,17 +129,17 @@ pub struct Del {
     /// Whether the freed address gets no cooldown, as if it had never been leased. Used to undo an ADD if its
     /// result could not be delivered.
     pub undo: bool,
-    /// The network, if host-local has a folder for it, which may contain leases of the owner. The outcome is
-    /// [`super::Outcome::ReadLegacy`], unless the folder has already been imported.
+    /// The network, if cni-ipam-consul may have leases in it that have not been imported. If the DEL finds no
+    /// lease and no import is recorded, the outcome is [`super::Outcome::ReadLegacy`].
     pub legacy: Option<NetworkName>,
 }
 
 /// The leases that a DEL frees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// All leases of an owner. If an owner has no lease under its full name (container and interface), the
-    /// DEL frees the leases that record only the owner's container, because some versions of host-local did
-    /// not record the interface.
+    /// All leases of an owner. If no lease records the owner's full name (container and interface), the DEL
+    /// frees the leases that record only the container. Some versions of host-local did not record the
+    /// interface.
     Owner(Owner),
     /// All leases of an owner, but only if the owner holds one of these addresses.
     OwnerAt(Owner, Vec<Addr>),
@@ -147,7 +147,7 @@ pub enum Target {
     Some(Owner, Vec<Addr>),
     /// Only this lease, and only if it has not changed since it was read.
     Unchanged(Box<Lease>),
-    /// The leases of these addresses, no matter who holds them, except gateways and reservations.
+    /// The leases of these addresses, regardless of their holders, except gateways and reservations.
     Addresses(Vec<Addr>),
 }
 
@@ -177,8 +177,8 @@ pub struct Status {
     pub strict: bool,
 }
 
-/// GC: frees the leases of containers that the runtime no longer lists. It only affects dynamic and static
-/// leases of this network that have a container ID.
+/// GC: frees the leases of containers that the runtime no longer lists. It affects only leases of this
+/// network that record a container ID, and never gateways or reservations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gc {
     /// The set that contains the leases.
@@ -186,7 +186,7 @@ pub struct Gc {
     /// The network whose leases are examined.
     pub network: NetworkName,
     /// The container interfaces that the runtime lists, sorted. They are in an `Arc`, because there may be
-    /// many of them, and each step copies the command.
+    /// many of them, and each step of the GC copies the command.
     pub valid: Arc<[(ContainerId, IfName)]>,
     /// The owner after which this step continues; `None` for the first step.
     pub after: Option<Owner>,

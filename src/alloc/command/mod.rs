@@ -1,7 +1,7 @@
 //! The commands that a store runs, as plain data.
 //!
-//! A command contains everything that the allocator needs to know about the command's caller. A store can
-//! therefore run a command again after a conflict, and another process can run it on behalf of the caller.
+//! A command contains everything that the allocator must know about the request. A store can therefore run a
+//! command again after a conflict, and another process can run the command on behalf of the caller.
 
 mod cni;
 mod operator;
@@ -29,7 +29,7 @@ pub enum Command {
     Status(Status),
     /// Free the leases of containers that the runtime no longer lists.
     Gc(Gc),
-    /// Free the leases of a machine that is gone.
+    /// Free the leases of a machine that no longer exists.
     Evict(Evict),
     /// Reserve addresses.
     Reserve(Reserve),
@@ -70,7 +70,8 @@ impl Command {
             || matches!(self, Command::Restore(restore) if restore.dry_run)
     }
 
-    /// Returns the same command for another set of leases.
+    /// Returns the command with another set of leases. Only DEL, CHECK, ADD and IMPORT are changed; other
+    /// commands are returned as they are.
     #[must_use]
     pub fn in_set(mut self, set: SetName) -> Command {
         match &mut self {
@@ -96,7 +97,8 @@ impl Command {
         }
     }
 
-    /// Prepares the next step of a command that takes several steps. A GC or EVICT continues after `owner`.
+    /// Prepares the next step of a command that takes several steps. A GC or an EVICT continues with the
+    /// leases after `owner`.
     pub fn resume(&mut self, owner: Option<Owner>) {
         match self {
             Command::Gc(Gc { after, .. }) | Command::Evict(Evict { after, .. }) => *after = owner,
@@ -130,7 +132,7 @@ impl Command {
 pub struct Added {
     /// One address of each range set, in the order of the range sets in the command.
     pub grants: Vec<Grant>,
-    /// The addresses that this ADD has newly leased. The owner already held the others.
+    /// The addresses that this ADD has newly leased. The owner already held the other addresses.
     pub created: Vec<Addr>,
     /// Warnings for the operator's log.
     pub warnings: Vec<String>,
@@ -178,8 +180,8 @@ pub enum Imported {
 pub enum Outcome {
     /// ADD: the owner's leases.
     Added(Added),
-    /// ADD, DEL: nothing was done. host-local's folder may contain leases of the owner. The caller must read
-    /// the folder and run the command again.
+    /// ADD, DEL: nothing was done, because cni-ipam-consul may have leases that have not been imported. The
+    /// caller must look them up before it decides how to continue.
     ReadLegacy,
     /// ADD: nothing was done. This store and host-local's folder assign these addresses to different owners.
     Contested(Vec<Contested>),
@@ -193,7 +195,7 @@ pub enum Outcome {
     Collected(Collected),
     /// RESERVE: the addresses that were not reserved before.
     Reserved(Vec<Addr>),
-    /// DRAIN: done.
+    /// DRAIN: the draining of the range has begun, or has ended.
     Drained {
         /// Whether the draining ranges of the set have changed.
         changed: bool,
@@ -213,7 +215,7 @@ pub enum Outcome {
     },
     /// `DefineNetwork`: the version of the definition that is stored now.
     Defined(u64),
-    /// RESTORE: the result. The first `done` records are now in the store.
+    /// RESTORE: the first `done` records are now in the store.
     Restored {
         /// The number of records that are done, counted from the first record.
         done: usize,

@@ -4,31 +4,31 @@ use crate::alloc::record::Record;
 use crate::model::{Kind, Lease, NetworkName, Origin, Owner, Persist, SetName, StaticName};
 use crate::net::{Addr, Span};
 
-/// EVICT: frees the leases of one node, the node in the context ([`crate::alloc::Context::node`]), in one set
-/// of leases. Reservations stay, because they belong to operators. Addresses of pools stay, because they are
-/// freed together with their pools.
+/// EVICT: frees the leases of one node in one set of leases. The node is the node in the context
+/// ([`crate::alloc::Context::node`]). Reservations stay, because they belong to operators. Addresses of pools
+/// stay, because they are freed together with their pools.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evict {
     /// The set that contains the leases.
     pub set: SetName,
-    /// Whether only leases that have ended with an earlier boot are freed.
+    /// Whether to free only leases that ended because the node has rebooted since they were made.
     pub only_ended: bool,
     /// The owner after which this step continues; `None` for the first step.
     pub after: Option<Owner>,
 }
 
-/// Stores a network's definition, if the stored version is the one that the caller expects.
+/// Stores a network's definition, if the version that is stored at present equals `version`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DefineNetwork {
     /// The network that the definition describes.
     pub network: NetworkName,
     /// The definition, as in [`crate::model::NetworkDefinition::text`].
     pub text: String,
-    /// The version that must be stored at present; `None` if no definition may be stored yet.
+    /// The version that must be stored at present; `None` if the network must not have a definition yet.
     pub version: Option<u64>,
 }
 
-/// RESERVE: reserves addresses, so that they are leased to no container, or only to the container of one
+/// RESERVE: reserves addresses, so that they are leased to no container, or only to a container with a given
 /// name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reserve {
@@ -75,11 +75,11 @@ pub struct Import {
     pub set: SetName,
     /// The leases of the other program.
     pub leases: Vec<ForeignLease>,
-    /// The addresses that the other program allocated last. It is unknown to which range each of them
-    /// belongs.
+    /// The addresses that the other program allocated last. The other program does not record to which range
+    /// each address belongs.
     pub cursors: Vec<Addr>,
-    /// The network whose host-local folder is imported. The store records this import. If it has been
-    /// recorded before, nothing is done ([`super::Imported::Before`]).
+    /// The network whose host-local folder is imported. The store records this import. If the store has
+    /// already recorded this import, nothing is done ([`super::Imported::Before`]).
     pub adopts: Option<NetworkName>,
     /// Whether a further command will import more leases of the network. If so, this command does not record
     /// the network as imported yet.
@@ -93,21 +93,22 @@ pub struct Import {
 pub struct ForeignLease {
     /// The address that is leased.
     pub addr: Addr,
-    /// How the address came to be leased.
+    /// The reason why the address is leased.
     pub kind: Kind,
     /// The owner of the lease.
     pub owner: Owner,
 }
 
 impl ForeignLease {
-    /// Returns the part of the lease's origin that follows from the owner.
+    /// Returns the origin of the lease, as far as the owner determines it: the attachment.
     pub fn origin(&self) -> Origin {
         Origin { attachment: self.owner.attachment().cloned(), ..Origin::default() }
     }
 }
 
-/// EXPORT: moves leases to host-local. Frees `leases`. Returns the address that was allocated last in each
-/// range set in `ranges`, so that host-local's round robin continues there.
+/// EXPORT: moves leases to host-local. Frees `leases`, which have been written to host-local's folder.
+/// Returns the address that was allocated last in each range set in `ranges`, so that host-local's round
+/// robin continues after this address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportHostLocal {
     /// The set that contains the leases.
@@ -124,9 +125,10 @@ pub struct ExportHostLocal {
 pub struct Restore {
     /// The set to which the records belong; `None` if they do not belong to a set.
     pub set: Option<SetName>,
-    /// Whether the leases become durable leases or boot leases. Some stores do not distinguish the two.
+    /// Whether the leases become durable leases or boot leases. Some stores do not distinguish these two
+    /// kinds.
     pub persist: Persist,
-    /// The records to write, at most one of which is a pool.
+    /// The records to write. At most one record is a pool.
     pub records: Vec<Record>,
     /// Whether to only report conflicts, without changing anything.
     pub dry_run: bool,

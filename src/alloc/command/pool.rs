@@ -45,32 +45,33 @@ pub struct Shared {
     pub id: PoolId,
 }
 
-/// Releases a pool. It also succeeds if the pool does not exist.
+/// Releases a pool. The release of a pool that does not exist also succeeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReleasePool {
     /// The ID of the pool to release.
     pub pool: PoolId,
-    /// Whether this step is not the first one. The first step has already removed this node from the pool's
-    /// users.
+    /// Whether this step continues a release. The first step of the release has already removed this node
+    /// from the pool's users.
     pub resumed: bool,
 }
 
 impl ReleasePool {
-    /// Makes the command with which one user releases this pool.
+    /// Makes the command with which a user of the pool begins to release it.
     pub fn of(pool: PoolId) -> ReleasePool {
         ReleasePool { pool, resumed: false }
     }
 }
 
-/// Sweeps a pool: frees those of this node's addresses that Docker does not know.
+/// Sweeps a pool: frees the addresses that this node has leased and that Docker does not list in any network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sweep {
     /// The ID of the pool to sweep.
     pub pool: PoolId,
-    /// The addresses that Docker knows, sorted; `None` if Docker knows no network with this pool.
+    /// The addresses that Docker lists in the pool's network, sorted; `None` if Docker has no network with
+    /// this pool.
     pub known: Option<Vec<Addr>>,
-    /// The time from which on leases are spared: an address that was leased at this time or later stays,
-    /// because Docker may not have listed it yet.
+    /// Leases that were made at this time or later stay, because Docker may not have listed their addresses
+    /// yet.
     pub before: Timestamp,
     /// Whether to only report the addresses that would be freed.
     pub dry: bool,
@@ -78,7 +79,7 @@ pub struct Sweep {
     pub alive: Vec<Addr>,
 }
 
-/// Imports a pool of another program. The command can be repeated; it then adds what is missing.
+/// Imports a pool of another program. If the command is repeated, it adds only what is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdoptPool {
     /// The pool's ID, which stays the same.
@@ -101,14 +102,14 @@ pub struct RequestAddress {
     pub requested: Option<Addr>,
     /// Whether the address is requested for the network's gateway.
     pub gateway: bool,
-    /// Whether to allocate the next free address after the last address that was allocated with `serial`,
-    /// instead of the lowest free address.
+    /// Whether to allocate the next free address after the address that was last allocated with `serial`.
+    /// Otherwise, the lowest free address is allocated.
     pub serial: bool,
     /// The origin of the request, stored with the lease.
     pub origin: Origin,
 }
 
-/// Releases an address of a pool. It also succeeds if the address is already free.
+/// Releases an address of a pool. The release of an address that is already free also succeeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReleaseAddress {
     /// The ID of the pool.

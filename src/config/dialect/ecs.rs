@@ -2,11 +2,11 @@
 //! store.
 //!
 //! Keys, rules, the order of the rules, and messages (except for their beginning) are those of the original
-//! ecs-ipam. This module deviates from the original where the original is wrong: it ignores host bits of a
-//! subnet, so that the default gateway is the first host, and it refuses an IPv4 prefix /0 and a route
-//! without `dst`.
-//! Invariant: a resulting address or gateway lies in its subnet, and is neither the network address nor the
-//! broadcast address.
+//! ecs-ipam. This module deviates from the original where the original is wrong. It ignores host bits of a
+//! subnet, so that the default gateway is the first host. It refuses an IPv4 prefix /0 and a route without
+//! `dst`.
+//! Invariant: every accepted address or gateway lies in its subnet, and is neither the network address nor
+//! the broadcast address.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,8 @@ use crate::config::{Cleanup, Config, Dialect, Dns, Inputs, keys};
 use crate::model::{NetworkName, Owner, SetName};
 use crate::net::{Addr, Family, GatewaySpec, Range, RangeSet, RangeSpec, Subnet, parse_addr};
 
-/// Returns whether `ipam` has a key of one address family, or `id` without ranges in host-local's form.
+/// Returns whether `ipam` is in the ECS dialect: it has a key of an address family, such as `ipv4-subnet`, or
+/// it has `id` and no range in host-local's form.
 pub fn has_own_keys(ipam: &Fields) -> bool {
     let keys = ["subnet", "address", "gateway", "routes"];
     let own = |family: &FamilyKeys| keys.iter().any(|key| ipam.has(&family.key(key)));
@@ -79,8 +80,9 @@ pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
             Ok(None) => {}
             Err(e) => errors.push(e),
         }
-        // The routes are returned as written, regardless of their family. For a missing destination, the
-        // original returns `<nil>`, which no program that reads a result accepts.
+        // The routes are returned as written, regardless of their address family. A route without a
+        // destination is an error here. The original ecs-ipam returns `<nil>` for such a route, which no
+        // runtime accepts.
         let items = ipam.list(&family.key("routes"));
         for item in items.unwrap_or_else(|e| {
             errors.push(e);
@@ -119,7 +121,7 @@ pub fn config(conf: &Netconf, inputs: &Inputs) -> Result<Config, ConfigError> {
     })
 }
 
-/// Returns what a DEL or GC needs, from the valid parts of the configuration.
+/// Returns what a DEL or GC needs. Uses only the valid parts of the configuration, so it never fails.
 pub fn cleanup(conf: &Netconf, inputs: &Inputs) -> Cleanup {
     let ipam = conf.ipam_or_empty();
     let locations = Locations { ipam: &ipam, inputs, dialect: Dialect::Ecs };
@@ -138,8 +140,8 @@ pub fn cleanup(conf: &Netconf, inputs: &Inputs) -> Cleanup {
     }
 }
 
-/// Returns the range and the requested address of one family; nothing if the configuration has no subnet of
-/// the family.
+/// Returns the range and the requested address of one address family; `None` if the configuration has no
+/// subnet of this family.
 fn range_set(
     ipam: &Fields,
     family: &FamilyKeys,
@@ -174,7 +176,7 @@ fn range_set(
     Ok(Some((set, wanted)))
 }
 
-/// Returns the subnet without its host bits.
+/// Checks a subnet, and returns it without its host bits.
 fn subnet(Cidr { net, mapped }: Cidr, family: &FamilyKeys) -> Result<IpNet, ConfigError> {
     let FamilyKeys { word, longest, .. } = family;
     let wrong = |why: &str| {

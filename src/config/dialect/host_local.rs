@@ -1,7 +1,8 @@
 //! Parses host-local's part of a configuration: ranges and routes.
 //!
-//! The order and the rules of the checks, and the messages, are those of host-local (plugins,
-//! `ipam/host-local/backend/allocator/config.go`). The rules for one range or one set are in [`crate::net`].
+//! The checks, their order and their messages are those of host-local
+//! (`ipam/host-local/backend/allocator/config.go` of the CNI plugins). The rules for one range or one set are
+//! in [`crate::net`].
 //! Invariant: the resulting sets are disjoint.
 
 use crate::config::cidr::{Cidr, addr, cidr};
@@ -12,7 +13,7 @@ use crate::net::{
     Addr, Family, GatewaySpec, Range, RangeError, RangeSet, RangeSpec, Span, overlaps,
 };
 
-/// The maximum number of ranges in one configuration, over all range sets.
+/// The maximum number of ranges in all range sets of a configuration together.
 const MOST_RANGES: usize = 1024;
 
 /// The parts of a configuration from which the ranges are read.
@@ -98,7 +99,8 @@ pub fn range_sets(
     Ok(sets)
 }
 
-/// Returns the ranges of each set; `None` for a set that has an error.
+/// Returns the ranges of each set. `None` takes the place of a range or a list of ranges that is invalid; its
+/// error is added to `errors`.
 fn draft_sets<'a>(
     fields: &Fields<'a>,
     name: &str,
@@ -108,7 +110,7 @@ fn draft_sets<'a>(
     let mut keep = |e| errors.push(e);
     let mut sets = Vec::new();
     for set in fields.list(name).map_err(&mut keep).unwrap_or_default() {
-        // As in Go, `null` counts as an empty list, which is refused later.
+        // As in Go, `null` counts as an empty list. An empty range set is refused later.
         let ranges = if set.is_null() { Ok(Vec::new()) } else { set.list() };
         let Ok(ranges) = ranges.map_err(&mut keep) else {
             sets.push(vec![None]);
@@ -146,7 +148,7 @@ fn draft<'a>(fields: &Fields<'a>) -> Result<Draft<'a>, ConfigError> {
     })
 }
 
-/// Makes one set; `None` if one of its ranges has an error.
+/// Makes one range set; `None` if one of its ranges is missing because its error was reported earlier.
 fn range_set(
     drafts: &[Option<Draft>],
     sources: &Sources,
@@ -206,7 +208,8 @@ fn range(draft: &Draft, sources: &Sources) -> Result<Range, ConfigError> {
             Ok(_) => break,
             Err(e) => e,
         };
-        // Leave out an invalid value, and check the other values.
+        // Leave out the invalid value, and check the other values, so that all errors of the range are
+        // reported together.
         let key = match wrong {
             RangeError::HostBits { .. } => {
                 spec.subnet = spec.subnet.trunc();
@@ -241,8 +244,8 @@ pub fn routes(ipam: &Fields, warnings: &mut Vec<Warning>) -> Result<Vec<Route>, 
         let fields = item.fields()?;
         keys::warn_of_typos(&fields, keys::ROUTE, warnings);
         let route = route(&fields)?;
-        // Go omits a zero from the result, except for the keys for which it distinguishes zero from an absent
-        // value.
+        // As in Go, leave out the values of `mtu`, `advmss` and `priority` that are zero. In `table` and
+        // `scope`, zero differs from an absent value.
         let positive = |name| Ok(fields.integer(name)?.filter(|n| *n != 0));
         Ok(Route {
             mtu: positive("mtu")?,

@@ -1,7 +1,7 @@
 //! The dialects, and the detection of a configuration's dialect. Each file implements the dialect of one
 //! program.
 //!
-//! Invariant: a DEL gets its [`Cleanup`] from every configuration, whatever `ipam` contains.
+//! Invariant: every configuration yields a [`Cleanup`] for a DEL, even if `ipam` is invalid.
 
 mod consul;
 mod ecs;
@@ -14,8 +14,8 @@ use super::{Cleanup, Config, Dialect, Inputs, cluster};
 use crate::model::NetworkName;
 
 impl Netconf {
-    /// Detects the dialect from the keys inside `ipam`. Consul's keys are checked first, because the Consul
-    /// dialect never stores leases in a file of this node.
+    /// Detects the dialect from the keys inside `ipam`. Consul's keys are checked first: a configuration that
+    /// has one of them must never use a lease file of this node.
     pub fn dialect(&self) -> Dialect {
         let ipam = self.ipam_or_empty();
         if cluster::has_consul_keys(&ipam) {
@@ -63,7 +63,8 @@ impl Netconf {
         }
     }
 
-    /// Returns what a DEL needs if the dialect is unknown: one [`Cleanup`] for each dialect.
+    /// Returns what a DEL needs. If the configuration has no settings that show its dialect, returns one
+    /// [`Cleanup`] for the native dialect and one for the ECS dialect.
     pub fn cleanups(&self, inputs: &Inputs) -> Vec<Cleanup> {
         if self.is_bare() {
             vec![native::cleanup(self, inputs, Dialect::Native), ecs::cleanup(self, inputs)]

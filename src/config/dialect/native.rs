@@ -21,8 +21,8 @@ use crate::net::{Range, RangeSet, Span};
 /// The maximum number of entries in `exclude`.
 const MOST_EXCLUDED: usize = 4096;
 
-/// Returns the complete configuration, from host-local's keys and sublet's own. The Consul dialect is read in
-/// the same way.
+/// Returns the complete configuration, from host-local's keys and sublet's own. The Consul dialect has the
+/// same keys, so this function reads it too.
 pub fn config(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Config, ConfigError> {
     let mut warnings = Vec::new();
     let root = conf.root();
@@ -111,7 +111,7 @@ pub fn config(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Confi
     })
 }
 
-/// Returns what a DEL or GC needs, from the valid parts of the configuration.
+/// Returns what a DEL or GC needs. Uses only the valid parts of the configuration, so it never fails.
 pub fn cleanup(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Cleanup {
     let ipam = conf.ipam_or_empty();
     let locations = Locations { ipam: &ipam, inputs, dialect };
@@ -183,7 +183,7 @@ fn warn_of_unused_exclusions(exclude: &[Span], sets: &[RangeSet], warnings: &mut
 
 fn strategy(ipam: &Fields, store: &StoreSpec) -> Result<Strategy, ConfigError> {
     if ipam.text("strategy")?.is_none() && store.is_cluster() {
-        // In a cluster, every other default would make all nodes compete for the same next address.
+        // With any other default, all nodes of a cluster would compete for the same next address.
         return Ok(Strategy::Hash);
     }
     choice(ipam, "strategy", Strategy::ALL, Strategy::word)

@@ -18,14 +18,13 @@ use super::locate::Position;
 use super::netconf::Netconf;
 use super::{Cleanup, CniVersion, Config, Inputs, keys};
 
-/// The names under which a plugin may call sublet: its own name, and the names of the plugins that it
-/// replaces.
+/// The values of `ipam.type` that may call sublet: `sublet` itself, and the plugins that sublet replaces.
 const OURS: [&str; 5] = ["sublet", "host-local", "ecs-ipam", "consul", "cni-ipam-consul"];
 
-/// The keys that libcni copies from a list to each plugin in it.
+/// The keys that libcni copies from a plugin list to each plugin in the list.
 const LIST: [&str; 2] = ["name", "cniVersion"];
 
-/// The maximum size of a configuration, in bytes. A plugin does not read a longer one.
+/// The maximum size of a configuration file, in bytes. The CNI plugin reads no larger configuration either.
 const LONGEST: u64 = 16 << 20;
 
 /// The result of checking a file.
@@ -127,7 +126,8 @@ pub fn bytes_of(bytes: &[u8]) -> Inspection {
 fn syntax(text: &str, e: &serde_json::Error) -> Finding {
     let message = e.to_string();
     let what = message.split(" at line ").next().unwrap_or(&message);
-    // serde_json counts bytes. If a word is cut off at the end of a line, it reports the next line.
+    // serde_json counts columns in bytes. If a word is cut off at the end of a line, serde_json reports
+    // column 0 of the next line.
     let (line, column) = match (e.line(), e.column()) {
         (line @ 2.., 0) => (line - 1, usize::MAX),
         (line, column) => (line.max(1), column.saturating_sub(1)),
@@ -165,8 +165,9 @@ impl Linter {
         self.pending.push(Pending { place, at_key: true, error: false, text });
     }
 
-    /// Adds an error, and the other errors that it contains. Errors about the name and the version of a list
-    /// are reported only once, although every plugin of the list inherits them.
+    /// Adds an error and the further errors that it contains. `otherwise` is the path of an error that has no
+    /// path. Errors about the name and the version of a plugin list are reported only once, although every
+    /// plugin of the list inherits these keys.
     fn refused(&mut self, prefix: &str, e: &ConfigError, otherwise: &str) {
         for e in e.clone().each() {
             let place = prefixed(prefix, e.place().unwrap_or(otherwise));
@@ -310,7 +311,7 @@ impl Linter {
         Some(config)
     }
 
-    /// Checks for unknown keys in `ipam` and in the objects inside it.
+    /// Checks `ipam` and the objects inside it for unknown and duplicate keys.
     fn check_keys(&mut self, place: &str, ipam: &Fields) {
         self.warn_of_duplicates(place, ipam);
         self.check_unknown(place, ipam, keys::IPAM);
@@ -395,8 +396,8 @@ fn ancestors(place: &str) -> Vec<&str> {
     ways
 }
 
-/// Converts a path in a plugin's configuration to a path in the file. The name and the version are values of
-/// the list.
+/// Converts a path in a plugin's configuration to a path in the file. `name` and `cniVersion` get no prefix,
+/// because they belong to the plugin list.
 fn prefixed(prefix: &str, place: &str) -> String {
     match place {
         _ if prefix.is_empty() => place.to_owned(),
@@ -406,7 +407,7 @@ fn prefixed(prefix: &str, place: &str) -> String {
     }
 }
 
-/// Returns a plugin's configuration as libcni passes it: with the list's name and version.
+/// Returns a plugin's configuration as libcni passes it to the plugin: with the name and version of the list.
 fn injected(given: &[(String, Json)], plugin: &Fields) -> Vec<(String, Json)> {
     let own = plugin.pairs().iter().filter(|(key, _)| !LIST.contains(&&**key));
     own.chain(given).cloned().collect()

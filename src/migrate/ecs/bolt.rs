@@ -29,7 +29,7 @@ const BUCKET_HEADER: usize = 16;
 const BRANCH: u16 = 0x01;
 const LEAF: u16 = 0x02;
 const META: u16 = 0x04;
-/// The flag of an element in a leaf page that contains a bucket.
+/// The flag of an element in a leaf page whose value is a bucket.
 const IS_BUCKET: u32 = 0x01;
 
 /// Returns the entries of a top-level bucket, in the order of their keys; `None` if there is no such bucket.
@@ -194,7 +194,7 @@ fn leaf<'a>(page: &'a [u8], place: &str) -> Result<Vec<Element<'a>>, Damage> {
         let start = at.saturating_add(from);
         let middle = start.saturating_add(key);
         let end = middle.saturating_add(value);
-        // If elements shared bytes, their total content could be larger than the file.
+        // Refuse elements that share bytes, because their total content could be larger than the file.
         bytes = bytes.saturating_add(key).saturating_add(value);
         match (page.get(start..middle), page.get(middle..end)) {
             (Some(key), Some(value)) if bytes <= page.len() => {
@@ -229,15 +229,16 @@ mod tests {
         let whole = bucket(&file, b"IPAM").unwrap().unwrap().len();
         file[20] ^= 1;
         let found = bucket(&file, b"IPAM").unwrap().unwrap().len();
-        // The other meta page belongs to the transaction before or after.
+        // The other meta page belongs to the transaction before or after, so the number of entries may differ
+        // by one.
         assert!(found.abs_diff(whole) <= 1, "{found} of {whole}");
         let second = Meta::read(&file, 4096).map_or(4096, |m| m.page_size);
         file[second + 20] ^= 1;
         assert!(bucket(&file, b"IPAM").unwrap_err().to_string().contains("meta"));
     }
 
-    /// Changes every byte of the header and of the elements in every page in several ways, and truncates the
-    /// file.
+    /// Checks that no file causes a panic. The test changes every byte in the header and the elements of
+    /// every page, in several ways. It also truncates the file.
     #[test]
     fn hostile_files_are_errors() {
         let file = recorded();

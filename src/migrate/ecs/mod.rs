@@ -35,7 +35,7 @@ const LARGEST: u64 = 1 << 28;
 const LONGEST_ID: usize = 4096;
 const COUNTER: usize = 8;
 
-/// Locks a file and reads it.
+/// Locks and reads a lease file of the original ecs-ipam. The lock is held as long as the result exists.
 pub fn read(path: &Path, wait: Wait) -> Result<Leases, StoreError> {
     let (lock, file) = lock_to_read(path, wait)?;
     let bytes = content(&file, path)?;
@@ -81,7 +81,8 @@ impl Leases {
                 let family = if last == "lastKnownIP" { Family::V4 } else { Family::V6 };
                 match text.and_then(|t| t.parse::<Addr>().ok()).filter(|a| a.family() == family) {
                     Some(addr) => self.cursors.push(addr),
-                    // In this case the original starts at the beginning of the range, and so does sublet.
+                    // If the last address is unknown, the original starts at the beginning of the range, and
+                    // so does sublet.
                     None => self.skipped.push(skip("the value is not an address")),
                 }
             }
