@@ -1,11 +1,11 @@
 //! Compares sublet with Debian's host-local. The configurations and sequences of commands are random, but the
-//! same in every run. Both programs get the same input, except for `dataDir`. The exit status, the addresses,
-//! the JSON and the beginning of each message must be the same. [`WANTED`] lists the exceptions, and each of
-//! them must occur.
+//! same in every run of the test. Both programs get the same input, except for `dataDir`. The exit status,
+//! the addresses, the JSON and the beginning of each message must be the same. [`WANTED`] lists the
+//! exceptions, and each exception must occur.
 //!
 //! A failed ADD of sublet changes nothing, but a failed ADD of host-local may move cursors and remove leases.
-//! host-local's folder is therefore restored after a failed or repeated ADD, so that the programs can be
-//! compared further.
+//! The test therefore restores host-local's folder after each failed or repeated ADD, and can then continue
+//! the comparison.
 
 mod conf;
 
@@ -95,7 +95,7 @@ fn answers_as_host_local_does() {
             let (tally, failed) = (&tally, &failed);
             scope.spawn(move || {
                 for number in (0..CASES).filter(|n| n % 2 == half) {
-                    // Continue after a difference, so that all differences are reported.
+                    // Continue after a failed comparison, so that the test reports all differences.
                     let play = AssertUnwindSafe(|| Case::new(number, tally).play());
                     if catch_unwind(play).is_err() {
                         failed.lock().unwrap().push(number);
@@ -117,7 +117,7 @@ struct Case<'a> {
     number: u64,
     dice: Dice,
     conf: Conf,
-    /// The addresses from which the requested addresses are chosen.
+    /// The addresses from which each step chooses the addresses that it requests.
     pool: Vec<String>,
     ours: Lab,
     theirs: Lab,
@@ -134,7 +134,7 @@ struct Step {
     ifname: &'static str,
     args: Option<String>,
     conf: Value,
-    /// The requested addresses, in whichever of the three ways they are requested.
+    /// The requested addresses. CNI offers three ways to request addresses, and a step uses any of them.
     asked: Vec<String>,
 }
 
@@ -240,8 +240,8 @@ impl Case<'_> {
     ) -> bool {
         let owner = format!("{}/{}", step.container, step.ifname);
         if self.pod_identity(step, theirs) {
-            // host-local fails before it reads its leases. sublet leases an address, or refuses for another
-            // reason.
+            // host-local refuses the pod's name before it reads its leases, but sublet accepts the name.
+            // After this, the stores differ.
             return false;
         }
         if let Some(previous) = self.held.get(&owner).cloned()
@@ -301,7 +301,8 @@ impl Case<'_> {
         true
     }
 
-    /// Handles the difference that host-local refuses the arguments with a pod's name, and sublet does not.
+    /// Returns whether host-local refuses arguments that contain a pod's name. sublet accepts them; this
+    /// difference is intended.
     fn pod_identity(&self, step: &Step, theirs: &Answer) -> bool {
         let refused = step.args.as_deref() == Some("K8S_POD_NAME=x")
             && theirs.code != Some(0)
@@ -351,7 +352,8 @@ impl Case<'_> {
         self.check((ours.code, ours.stdout.as_str()) == (Some(0), ""), "DEL");
         if theirs.code != Some(0) {
             seen(self.seen, "broken DEL");
-            // sublet has freed the lease, but host-local has not, so the case cannot continue.
+            // sublet has freed the lease, but host-local has not. The stores differ now, so the case cannot
+            // continue.
             return false;
         }
         self.held.remove(&format!("{}/{}", step.container, step.ifname));
@@ -378,7 +380,8 @@ impl Case<'_> {
         true
     }
 
-    /// Checks that sublet's message begins with host-local's message, and that the code is correct.
+    /// Checks that sublet's message begins with host-local's message, and that sublet's error code is the
+    /// intended one.
     fn same_failure(&self, (code, msg): (i64, String), theirs: &Answer) {
         let (their_code, text) = self.failed(theirs);
         let text = text.trim_start_matches("host-local: ");
@@ -417,7 +420,7 @@ impl Case<'_> {
         answer.error()
     }
 
-    /// Returns whether host-local refuses the input before it reads any lease.
+    /// Returns whether host-local refuses the input of a step before it reads any lease.
     fn refuses_input(&self, theirs: &Answer) -> bool {
         theirs.code != Some(0) && {
             let (code, msg) = self.failed(theirs);
@@ -437,7 +440,7 @@ fn push(place: &mut Value, text: &str) {
     }
 }
 
-/// The content of the files in a folder, by name.
+/// The content of each file in a folder, by file name.
 type Files = BTreeMap<String, Vec<u8>>;
 
 fn snapshot(folder: &Path) -> Files {
