@@ -40,8 +40,8 @@ const EXEMPT: [(&str, &str, &str); 3] = [
 /// start the thread that prints the progress.
 const PANICS: [&str; 2] = ["failed to generate random data", "failed to spawn thread"];
 
-/// If a command makes more calls than this that use the folder, and `SUBLET_LONG` is not set, only one in
-/// [`STRIDE`] of the calls that change nothing gets a fault.
+/// A command is long if it makes more than this many calls that use the folder. In a long command, only one
+/// in [`STRIDE`] of the calls that change nothing gets a fault, unless `SUBLET_LONG` is set.
 const MANY: usize = 400;
 const STRIDE: usize = 5;
 
