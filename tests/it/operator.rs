@@ -52,7 +52,8 @@ fn leases_in_several_networks_are_not_freed_at_one_word() {
     }
 }
 
-/// `--store` also accepts a cluster. If its JSON contains an error, the message must be one line.
+/// `--store` must also accept a cluster, as JSON. If the JSON contains an error, the message must be a single
+/// line.
 #[test]
 fn a_cluster_by_the_command_line() {
     for (store, said) in [
