@@ -249,7 +249,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Fills a dual-stack network that is filling up.
+    /// Leases addresses in a dual-stack network at such a rate that the network will soon be full.
     fn jobs(&mut self) -> Result<()> {
         let ranges = json!([[{ "subnet": "10.90.0.0/27" }], [{ "subnet": "2001:db8:9::/64" }]]);
         let ipam = json!({ "type": "sublet", "ranges": ranges });

@@ -89,8 +89,8 @@ pub fn hold(lock: &str) -> Result<()> {
     Ok(())
 }
 
-/// Measures two times: how long a waiting process needs to get the lock after the lock's holder was killed,
-/// and how much later than its time limit a waiting process gives up.
+/// Measures how long a waiting process needs to get the lock after the lock's holder was killed. Also
+/// measures how much later than its time limit a waiting process gives up.
 #[expect(clippy::disallowed_methods, reason = "nothing tells when another process waits")]
 fn held(tools: &Tools, results: &mut Results) -> Result<()> {
     say("a lock that is held");

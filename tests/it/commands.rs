@@ -84,7 +84,7 @@ fn pods() -> Value {
 }
 
 /// Fills a store with the leases of a typical node: pods with IPv4 and IPv6 addresses, a small network that
-/// is nearly full, ECS tasks with their gateway (some of these tasks have ended), and some reservations.
+/// is nearly full, ECS tasks with their gateway, and some reservations. Some of the ECS tasks have ended.
 fn fill(lab: &Lab) {
     let edge = json!({
         "cniVersion": "1.0.0", "name": "edge", "type": "macvlan",

@@ -29,8 +29,8 @@ fn import(lines: &str, store: &str) -> Call {
 }
 
 /// Returns the records without the details that differ between kinds of stores. These are the order of the
-/// records, the lifetime of records that are not leases, and the boot ID of a durable lease (only a lease
-/// file stores this ID).
+/// records, the lifetime of records that are not leases, and the boot ID of durable leases. Only a lease file
+/// stores the boot ID of a durable lease.
 fn records(lines: &str) -> BTreeSet<String> {
     let record = |line: &str| {
         let mut value: Value = serde_json::from_str(line).unwrap();

@@ -252,7 +252,7 @@ fn truncated_anywhere() {
         let used = patient.used().last().unwrap() * PAGE;
         assert!(refused || len > used, "{len} of {} bytes are taken for a store", whole.len());
     }
-    // Also test a file that is longer than before.
+    // Also test a file with 512 additional bytes at its end.
     let mut bytes = whole;
     bytes.resize(bytes.len() + 512, 0);
     patient.try_with(&bytes, "512 bytes more");

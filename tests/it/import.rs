@@ -187,8 +187,8 @@ fn what_is_in_the_way_of_a_conversion_is_left_alone() {
     assert_ne!(inode("eni-ipam.db"), inode("eni-ipam.db.bolt"));
 }
 
-/// If the bolt file is truncated, contains garbage or has another format, the import must fail with an error
-/// that names the file, and must create nothing.
+/// If the bolt file is truncated, contains garbage or has another format, the import must create nothing. It
+/// must fail with an error that names the file.
 #[test]
 fn damaged_bolt_files_are_refused() {
     let lab = Lab::new();

@@ -107,7 +107,7 @@ impl Lab {
         self.dir.path().join(name)
     }
 
-    /// Returns the `dataDir` for a configuration.
+    /// Returns the path of this folder's subfolder for the key `dataDir` of a configuration.
     pub fn data_dir(&self) -> String {
         self.join("data").display().to_string()
     }
@@ -170,7 +170,7 @@ pub fn testdata() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata")
 }
 
-/// A call of a program.
+/// A call of a program: its arguments, its environment and its input.
 #[derive(Clone, Debug)]
 pub struct Call {
     program: String,

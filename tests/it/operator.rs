@@ -1,5 +1,5 @@
-//! Tests commands in situations that are easy to handle wrongly, such as incomplete arrays and ambiguous
-//! networks.
+//! Tests operator commands in error cases. For example, a `list` that fails must not print part of a JSON
+//! array, and a `release` that matches leases in several networks must free nothing.
 
 use std::fs;
 

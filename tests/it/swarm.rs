@@ -178,7 +178,7 @@ fn first_kills(persist: &str) {
     for moment in 0..MOMENTS {
         let lab = Lab::new();
         let conf = network(&lab, persist);
-        // Creating a store takes longer than using an existing store.
+        // Creating a store takes longer than using one, so spread the moments over four times the usual time.
         let killed = add_killed_after("first", &conf, usual * 4 * moment / MOMENTS);
         let before = by_attachment(&lab.list());
         let held = before.get("first/eth0").map_or(0, Vec::len);

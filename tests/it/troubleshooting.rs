@@ -1,6 +1,6 @@
-//! Checks that docs/troubleshooting.md has a row for each error code, each variant of the library's errors,
-//! each message that testdata expects, and each message of a command. Also checks that the sources contain
-//! the message of each row.
+//! Checks that docs/troubleshooting.md has a row for each error code and each variant of the library's
+//! errors. It must also have a row for each message that testdata expects, and for each message of a command.
+//! The sources must contain the message of each row.
 //!
 //! In the first cell of a row, a message is formatted as code, and `...` stands for a variable part.
 

@@ -107,7 +107,7 @@ fn frees_what_dockerd_does_not_know() {
     Stage::grow_old();
     let socket = stage.daemon.lab.join("docker.sock");
     // The first pool's network has one container, the second pool's network belongs to a swarm, and the third
-    // pool's network is gone.
+    // pool's network no longer exists.
     let one = network("n1", "10.0.1.0/24", &["10.0.1.5"], "local");
     let two = network("n2", "10.0.2.0/24", &[], "swarm");
     dockerd(&socket, vec![one, two], false);

@@ -215,8 +215,8 @@ fn r08_is_there_before_dockerd() {
     child.wait().unwrap();
 }
 
-/// subletd must use a socket that another process has opened for it (systemd's protocol), and must handle the
-/// requests that are already waiting in this socket.
+/// subletd must use a socket that another process has opened for it (systemd's protocol). It must also handle
+/// the requests that are already waiting in this socket.
 #[test]
 fn r08_takes_a_socket_that_was_opened_for_it() {
     let lab = crate::lab::Lab::new();

@@ -1,8 +1,9 @@
 //! Runs the golden folders in testdata/docker/. Each of them is a list of calls and their expected responses.
 //!
-//! A call is `METHOD BODY`, or `METHOD*TIMES BODY` (all responses must differ, and the last one is compared).
-//! The next line is the response: `= JSON` (status 200 and exactly this JSON), `=` (any success), `! TEXT` (a
-//! failure with this text), `!` (any failure) or `!STATUS TEXT`. `fresh` starts with a new store.
+//! A call is `METHOD BODY` or `METHOD*TIMES BODY`. The latter makes TIMES calls. All their responses must
+//! differ, and the last response is compared. The next line is the expected response: `= JSON` (status 200
+//! and exactly this JSON), `=` (any success), `! TEXT` (a failure with this text), `!` (any failure) or
+//! `!STATUS TEXT`. The line `fresh` starts with a new store.
 
 use std::collections::BTreeSet;
 use std::fs;

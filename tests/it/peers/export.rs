@@ -133,7 +133,7 @@ fn there_and_back_and_there_again() {
     let listed = by_attachment(&network.lab.list());
     assert_eq!(listed["theirs/eth0"], given);
     assert_ne!(got, given);
-    // Addresses that host-local has freed must be free.
+    // Leases that host-local has freed must not be imported.
     assert!(!listed.contains_key("c7/eth0") && listed.contains_key("c8/eth0"));
     // After the import, a text file has replaced the folder. The next export must replace this file with a
     // folder that contains the current leases.

@@ -69,7 +69,7 @@ impl Netns {
         self.0.to_str().unwrap()
     }
 
-    /// Starts a process in the namespace.
+    /// Starts a process in this network namespace.
     fn process(&self) -> Running {
         let sleep = Running::start("nsenter", &[&format!("--net={}", self.text()), "sleep", "600"]);
         let inode = |path: &str| fs::read_link(path).map(|l| l.display().to_string()).ok();
@@ -341,8 +341,8 @@ fn one_mount_namespace_does_not_judge_anothers_names() {
     assert_eq!(host.judged("c2"), is("cannotTell", false));
 }
 
-/// If `gc` runs in a container that shares the process IDs of its host, it must use the mounts of the host to
-/// check the leases that were made on the host.
+/// If `gc` runs in a container that shares the process IDs of its host, it must be able to check leases that
+/// were made on the host. For these, it must use the mounts of the host.
 #[test]
 fn a_container_judges_the_leases_of_its_host() {
     let host = Host::new();

@@ -149,7 +149,7 @@ fn kontenas_networks_go_on() {
     assert_eq!(import(&[]).0, "/kontena/ipam: already imported; nothing was changed\n");
     assert_eq!(leases(&server), before);
 
-    // dockerd identifies the pool by its name.
+    // dockerd must be able to use the pool's former ID. In kontena-ipam, this ID is the name of the pool.
     let endpoint = format!("http://{}", server.address());
     let env = [("ETCD_ENDPOINT", &*endpoint), ("NODE_ID", "n1")];
     let daemon = Daemon::on(Some(""), &["--address-spaces", "kontenalocal,kontenaglobal"], &env);
