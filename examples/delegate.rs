@@ -42,7 +42,7 @@ fn delegate() -> Result<ExitCode> {
 
 /// Returns the path of a plugin: the first file with this name in the folders of `CNI_PATH`.
 fn find(name: &str) -> Result<PathBuf> {
-    #[expect(clippy::disallowed_methods, reason = "an example is its own edge")]
+    #[expect(clippy::disallowed_methods, reason = "an example reads its own environment")]
     let path = std::env::var_os("CNI_PATH").context("CNI_PATH is not set")?;
     std::env::split_paths(&path)
         .map(|folder| folder.join(name))

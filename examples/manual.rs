@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap_complete::{Shell, generate_to};
 
-#[allow(clippy::disallowed_methods, reason = "a program of its own")]
+#[allow(clippy::disallowed_methods, reason = "this program reads its own environment")]
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = std::env::args_os().nth(1).map(PathBuf::from).ok_or("which folder?")?;
     let programs =

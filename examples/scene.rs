@@ -36,7 +36,7 @@ const JOBS: usize = 8;
 const PODS: usize = 120;
 
 fn main() -> Result<()> {
-    #[allow(clippy::disallowed_methods, reason = "a program of its own")]
+    #[allow(clippy::disallowed_methods, reason = "this program reads its own environment")]
     let args: Vec<String> = env::args().skip(1).collect();
     let [path, count] = args.as_slice() else { bail!("usage: scene STORE COUNT") };
     let count: usize = count.parse().context("COUNT")?;
@@ -99,7 +99,7 @@ const APPS: [(&str, &str); 6] = [
 
 impl Scene {
     fn new(path: &str) -> Scene {
-        #[allow(clippy::disallowed_methods, reason = "a program of its own")]
+        #[allow(clippy::disallowed_methods, reason = "this program reads its own environment")]
         let cx = host::facts(&|name| env::var_os(name)).context();
         let now = cx.now;
         Scene { path: path.into(), cx, now }

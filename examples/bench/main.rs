@@ -57,7 +57,7 @@ pub struct Tools {
 
 impl Tools {
     fn from_env(quick: bool) -> Result<Tools> {
-        #[expect(clippy::disallowed_methods, reason = "an example is its own edge")]
+        #[expect(clippy::disallowed_methods, reason = "an example reads its own environment")]
         let get = |name: &str| std::env::var_os(name).map(PathBuf::from);
         let must = |name: &str| get(name).with_context(|| format!("{name} is not set"));
         Ok(Tools {

@@ -91,7 +91,7 @@ pub fn hold(lock: &str) -> Result<()> {
 
 /// Measures how long a waiting process needs to get the lock after the lock's holder was killed. Also
 /// measures how much later than its time limit a waiting process gives up.
-#[expect(clippy::disallowed_methods, reason = "nothing tells when another process waits")]
+#[expect(clippy::disallowed_methods, reason = "no event shows that another process waits")]
 fn held(tools: &Tools, results: &mut Results) -> Result<()> {
     say("a lock that is held");
     let mut bed = Bed::filled(tools, Plugin::Boot, Fill::First(0), "held")?;

@@ -161,7 +161,7 @@ pub fn said(lab: &Lab, args: &[&str], screen: Screen) -> String {
 /// Returns the difference between an output and its golden file; `None` if they are the same.
 pub fn golden(name: &str, said: &str) -> Option<String> {
     let path = testdata().join("cli").join(name);
-    #[allow(clippy::disallowed_methods, reason = "a test reads its own switch")]
+    #[allow(clippy::disallowed_methods, reason = "a test reads its own setting")]
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, said).unwrap();

@@ -1,7 +1,7 @@
 //! Tests that processes which wait for the store get its lock roughly in the order of their arrival. This
 //! must be true even if processes ahead of them are killed or stopped.
 
-#![expect(clippy::disallowed_methods, reason = "what does not happen is waited for in vain")]
+#![expect(clippy::disallowed_methods, reason = "some events must not happen within a time")]
 
 use std::fs::{self, File};
 use std::process::Child;

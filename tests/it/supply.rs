@@ -30,7 +30,7 @@ const DUPLICATES: &[(&str, &str)] =
 /// Returns the output of `cargo metadata` about the crates in Cargo.lock. `extra` contains additional
 /// options.
 fn metadata(extra: &[&str]) -> Value {
-    #[expect(clippy::disallowed_methods, reason = "cargo tells its tests which cargo it is")]
+    #[expect(clippy::disallowed_methods, reason = "cargo passes its own path to its tests")]
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args(["metadata", "--format-version=1", "--offline", "--locked"])

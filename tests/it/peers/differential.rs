@@ -28,52 +28,57 @@ const CASES: u64 = 320;
 const WANTED: &[(&str, &str)] = &[
     (
         "code",
-        "host-local answers 999 to nearly everything; ours are the specification's and 100-103",
+        "host-local returns code 999 for nearly every error; sublet returns the codes of the \
+         specification and the codes 100 to 103",
     ),
     (
         "order of what is left",
-        "host-local lists the requested addresses that no set took in a map's order, which is chance; \
-         ours are in the order they were asked for",
+        "host-local lists, in a random order, the requested addresses that no range set has used; sublet \
+         lists them in the order of the request",
     ),
     (
         "pod identity",
-        "the names by which Kubernetes tells the pod are known here and kept with the lease; \
-         host-local refuses them unless IgnoreUnknown is set",
+        "sublet accepts the arguments with which Kubernetes names the pod, and stores them in the \
+         lease; host-local refuses them unless IgnoreUnknown is set",
     ),
-    ("way out", "our messages go on behind host-local's: what to do"),
+    ("way out", "sublet's messages consist of host-local's message and what to do"),
     (
         "empty dns",
-        "1.1.1 answers \"dns\":{} in 1.0.0 as well; the specification and newer versions leave it out",
+        "for CNI 1.0.0, host-local 1.1.1 prints \"dns\":{}; the specification and newer versions of \
+         host-local leave it out",
     ),
-    ("repeated ADD", "ADD is repeatable: the same owner gets the lease it has"),
+    ("repeated ADD", "if an ADD is repeated, sublet returns the existing lease of the owner"),
     (
         "second address",
-        "a repeated ADD that asks for another address is refused; host-local leases a second one",
+        "sublet refuses a repeated ADD that requests a different address; host-local leases a second \
+         address",
     ),
     (
         "refused repeat",
-        "with onDuplicate \"error\" the lease is named whatever was asked for; host-local speaks of \
-         the asked address, or leases a second one",
+        "with onDuplicate \"error\", sublet's message always names the existing lease; host-local's \
+         message names the requested address, or host-local leases a second address",
     ),
     (
         "failed ADD",
-        "a failed ADD changes nothing; host-local moves its pointers and can free what the \
-         container had before",
+        "in sublet, a failed ADD changes nothing; host-local moves its cursors, and may free the \
+         container's existing lease",
     ),
-    ("broken DEL", "DEL works whatever has become of the configuration"),
+    ("broken DEL", "sublet's DEL works even if the configuration has become invalid"),
     (
         "two in one set",
-        "host-local takes one of two addresses asked for in one set by chance; ours is always the \
-         first",
+        "if two addresses of one range set are requested, host-local leases a random one; sublet \
+         always leases the first one",
     ),
-    ("small subnet", "/31, /32, /127 and /128 can be leased from"),
+    ("small subnet", "sublet can lease addresses of a /31, /32, /127 or /128"),
     (
         "start behind end",
-        "a rangeStart behind the default end is refused; host-local leaves the subnet",
+        "sublet refuses a rangeStart after the default rangeEnd; host-local leases addresses outside \
+         the subnet",
     ),
     (
         "nothing to give",
-        "a range set that holds nothing but its gateways is refused as a configuration, not as full",
+        "sublet refuses a range set that contains only gateways as an invalid configuration; \
+         host-local reports it as full",
     ),
 ];
 

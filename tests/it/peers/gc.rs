@@ -100,7 +100,7 @@ impl Drop for Netns {
 }
 
 /// Waits until a condition is true.
-#[allow(clippy::disallowed_methods, reason = "there is nothing else to wait on")]
+#[allow(clippy::disallowed_methods, reason = "there is no event to wait for")]
 fn wait(mut done: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !done() {

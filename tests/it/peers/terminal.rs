@@ -50,7 +50,7 @@ impl Screen {
                 return text;
             }
             assert!(begin.elapsed() < PATIENCE, "no {word:?} in\n{text}");
-            #[allow(clippy::disallowed_methods, reason = "a person would look again too")]
+            #[allow(clippy::disallowed_methods, reason = "a terminal can only be polled")]
             std::thread::sleep(Duration::from_millis(50));
         }
     }

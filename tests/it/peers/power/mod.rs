@@ -83,7 +83,7 @@ impl Found {
 }
 
 /// Prints a line to the test's output.
-#[allow(clippy::print_stderr, reason = "figures, shown where a test's output is")]
+#[allow(clippy::print_stderr, reason = "prints figures to the output of the test")]
 fn tell(text: &str) {
     eprintln!("{text}");
 }
