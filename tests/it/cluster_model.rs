@@ -60,8 +60,8 @@ struct Command {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Step {
     Decide,
-    /// The command must send a fence before it decides, because it has found an in-flight note, or because
-    /// the node name has not been claimed in this boot.
+    /// The command must send a fence before it decides. Either it has found an in-flight note, or the node
+    /// name has not been claimed in this boot.
     Fence,
     Commit(usize, u8),
     /// The command has stopped waiting for the response to its transaction. It sends a fence, and then checks

@@ -1,5 +1,5 @@
 //! Tests operator commands in error cases. For example, a `list` that fails must not print part of a JSON
-//! array, and a `release` that matches leases in several networks must free nothing.
+//! array. A `release` that matches leases in several networks must free nothing.
 
 use std::fs;
 

@@ -75,8 +75,8 @@ fn node(number: u8, now: u64) -> Facts {
     Facts { node: Node { name: format!("node-{number}"), machine }, ..facts(now) }
 }
 
-/// Fills a store with two nodes of a network that the cluster defines, a freed address, a reservation, and a
-/// kontena-ipam pool that both nodes use.
+/// Fills a store with two nodes of a network that the cluster defines, a freed address, and a reservation. It
+/// also has a kontena-ipam pool that both nodes use.
 fn fill(store: &Value) {
     let conf = json!({
         "cniVersion": "1.1.0", "name": "pods", "type": "bridge",

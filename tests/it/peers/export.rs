@@ -81,8 +81,8 @@ fn exported_and_killed(network: &Network) {
     put_back(network, &kept);
 }
 
-/// Replaces the lease file with an older copy. Also removes the lock file, because a header note in the lock
-/// file shows that the copy is older than the last commit, and sublet would refuse the copy.
+/// Replaces the lease file with an older copy. Also removes the lock file. The header note in the lock file
+/// shows that the copy is older than the last commit, so sublet would refuse the copy.
 fn put_back(network: &Network, kept: &Path) {
     fs::rename(kept, network.lab.boot_file()).unwrap();
     fs::remove_file(network.lab.join("data/leases.redb.boot.lock")).unwrap();
@@ -116,8 +116,8 @@ fn an_export_that_was_killed_is_repeated_and_another_containers_file_stays() {
     assert_eq!(network.files(), before);
 }
 
-/// sublet must be able to export its leases to host-local, to import the leases again after host-local has
-/// changed them, and to export them a second time.
+/// sublet must be able to export its leases to host-local, and to import them again after host-local has
+/// changed them. A second export must also work.
 #[test]
 fn there_and_back_and_there_again() {
     let network = served();

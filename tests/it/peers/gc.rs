@@ -341,8 +341,8 @@ fn one_mount_namespace_does_not_judge_anothers_names() {
     assert_eq!(host.judged("c2"), is("cannotTell", false));
 }
 
-/// If `gc` runs in a container that shares the process IDs of its host, it must be able to check leases that
-/// were made on the host. For these, it must use the mounts of the host.
+/// A `gc` that runs in a container and shares the process IDs of its host must be able to check the host's
+/// leases. It must use the mounts of the host for these leases.
 #[test]
 fn a_container_judges_the_leases_of_its_host() {
     let host = Host::new();

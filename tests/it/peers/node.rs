@@ -1,8 +1,8 @@
 //! Tests sublet with real etcd and Consul servers: nodes that boot, are replaced or are lost, and a network
 //! that is defined once for all nodes.
 //!
-//! Each run of sublet sees the boot ID and the machine-id of a simulated machine, because the test mounts
-//! files over those of the real machine. Each simulated boot has a /run of its own.
+//! The test mounts files over those of the real machine, so each run of sublet sees the boot ID and the
+//! machine-id of a simulated machine. Each simulated boot has a /run of its own.
 
 use std::fs;
 use std::path::PathBuf;

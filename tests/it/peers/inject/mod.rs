@@ -2,8 +2,8 @@
 //! lost, and no address may have two holders.
 //!
 //! strace counts the system calls of an undisturbed run, and then injects the faults. With `SUBLET_LONG`, all
-//! faults are injected into every call. Otherwise, the test injects EIO only into calls that use the folder
-//! and into the first call that writes the result, and kills the process only at calls that change something.
+//! faults are injected into every call. Otherwise, the test injects EIO only into calls that use the folder,
+//! and into the first call that writes the result. It kills the process only at calls that change something.
 //! After each run, the test makes two more ADDs, runs `list` and `doctor`, and repeats the command.
 
 mod aftermath;
