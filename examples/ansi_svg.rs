@@ -1,16 +1,17 @@
-//! Converts the output of `sublet map NAME --color always`, on standard input, to an SVG, on standard output.
-//! It supports only the colors and block characters that `sublet` uses.
+//! Reads the output of `sublet map NAME --color always` from standard input, and writes it to standard output
+//! as an SVG. It supports only the colors and block characters that `sublet` uses.
 
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{self, Read as _, Write as _};
 
-/// The width of one character, in pixels. A square cell of the map fills half of it.
+/// The width of one character, in pixels. Its height is twice the width, so each half is a square cell of the
+/// map.
 const WIDE: usize = 9;
 const HIGH: usize = 18;
 const EDGE: usize = 12;
 
-/// The style of a character.
+/// The style of a character: its colors, and whether it is bold or dim.
 #[derive(Clone, Copy, Default, PartialEq)]
 struct Pen {
     ink: Option<u8>,

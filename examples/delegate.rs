@@ -1,9 +1,9 @@
-//! A CNI plugin that only delegates. It finds the IPAM plugin that `ipam.type` names in `CNI_PATH`, runs it
-//! with its own environment and standard input, and prints the result of the IPAM plugin.
+//! A CNI plugin that only delegates. It finds the IPAM plugin that the key `ipam.type` names in `CNI_PATH`,
+//! and runs it with the same environment and standard input. It then prints the result of the IPAM plugin.
 //!
 //! The main plugins of most distributions support CNI only up to 1.0.0, and no main plugin passes GC on to
-//! its IPAM plugin. This plugin supports every version that its IPAM plugin supports, so it makes it possible
-//! to test CNI 1.1.0, GC and STATUS through a delegation.
+//! its IPAM plugin. This plugin supports every version that its IPAM plugin supports. With it, tests can call
+//! an IPAM plugin through a main plugin with CNI 1.1.0, GC and STATUS.
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             let answer = serde_json::json!({"code": 999, "msg": format!("delegate: {error:#}")});
-            // If the caller has exited, no process reads the result.
+            // If the caller has exited, no process reads the error, so ignore a failure to write it.
             let _ = write!(std::io::stdout(), "{answer}");
             ExitCode::FAILURE
         }
@@ -33,16 +33,16 @@ fn delegate() -> Result<ExitCode> {
         .spawn()
         .with_context(|| format!("start {ipam}"))?;
     let mut stdin = child.stdin.take().context("a pipe to the IPAM plugin")?;
-    // An IPAM plugin may print its result without reading its input.
+    // An IPAM plugin may print its result without reading its input, so ignore a failure to write the input.
     let _ = stdin.write_all(&conf);
     drop(stdin);
     let status = child.wait()?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Returns the path of the plugin: the first file of that name in `CNI_PATH`.
+/// Returns the path of a plugin: the first file with this name in the folders of `CNI_PATH`.
 fn find(name: &str) -> Result<PathBuf> {
-    #[expect(clippy::disallowed_methods, reason = "an example is its own edge")]
+    #[expect(clippy::disallowed_methods, reason = "an example reads its own environment")]
     let path = std::env::var_os("CNI_PATH").context("CNI_PATH is not set")?;
     std::env::split_paths(&path)
         .map(|folder| folder.join(name))

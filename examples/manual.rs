@@ -1,6 +1,6 @@
 //! Writes man pages and shell completions for `sublet` and `subletd` to the subfolders `man1/`, `bash/`,
-//! `zsh/` and `fish/` of a folder. They are generated from the same definitions as `--help`. The packages
-//! contain them.
+//! `zsh/` and `fish/` of a folder. They are generated from the same definitions as `--help`, and sublet's
+//! packages contain them.
 
 use std::error::Error;
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap_complete::{Shell, generate_to};
 
-#[allow(clippy::disallowed_methods, reason = "a program of its own")]
+#[allow(clippy::disallowed_methods, reason = "this program reads its own environment")]
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = std::env::args_os().nth(1).map(PathBuf::from).ok_or("which folder?")?;
     let programs =
@@ -26,7 +26,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Removes the commands `help`, because each of them would add a page for every other command.
+/// Removes the subcommand `help` of every command, because each of these would add a page for every other
+/// command.
 fn without_help(command: clap::Command) -> clap::Command {
     command.disable_help_subcommand(true).mut_subcommands(without_help)
 }

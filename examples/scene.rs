@@ -1,7 +1,7 @@
 //! Fills a store for demonstrations, with sublet's own code. `scene STORE COUNT` leases COUNT addresses
 //! (none, or at least 100) in networks of several kinds. The store also contains pods, reservations, cooling
-//! addresses, a Docker pool, and a history of one day. One network is full, and another is filling up.
-//! Screenshots and tests of the status page use this store.
+//! addresses, a Docker pool, and the history of one day. One network is full, and another is filling up.
+//! Screenshots and tests of the status page use such stores.
 
 use std::env;
 use std::fmt::Write as _;
@@ -22,19 +22,21 @@ use sublet::store;
 use sublet::store::Store;
 use sublet::sys::host;
 
-/// The total number of leases in all networks except the large network.
+/// The number of leases in the small network. This and the next constants are the numbers of leases in all
+/// networks except the large one.
 const EDGE: usize = 26;
 const RESERVED: usize = 4;
 const LAB: usize = 12;
 const DOCKER: usize = 8;
-/// The numbers of leases in the network that is full, and in the dual-stack network that is filling up.
+/// The number of leases in the full network. `JOBS` is the number of containers in the dual-stack network,
+/// each with two leases.
 const CI: usize = 13;
 const JOBS: usize = 8;
-/// The maximum number of leases that are made one by one in the large network.
+/// The maximum number of leases in the large network that are made one by one. The other leases are imported.
 const PODS: usize = 120;
 
 fn main() -> Result<()> {
-    #[allow(clippy::disallowed_methods, reason = "a program of its own")]
+    #[allow(clippy::disallowed_methods, reason = "this program reads its own environment")]
     let args: Vec<String> = env::args().skip(1).collect();
     let [path, count] = args.as_slice() else { bail!("usage: scene STORE COUNT") };
     let count: usize = count.parse().context("COUNT")?;
@@ -55,12 +57,13 @@ fn main() -> Result<()> {
 struct Scene {
     path: PathBuf,
     cx: Context,
-    /// The present time.
+    /// The current time, in seconds since 1970.
     now: u64,
 }
 
 fn id(n: usize) -> String {
-    // Make a container ID as runtimes do: 64 pseudo-random hexadecimal digits.
+    // Make a container ID as runtimes do: 64 hexadecimal digits. They are pseudo-random, but the same for the
+    // same `n`.
     let mut state = n as u64 + 1;
     let mut text = String::new();
     while text.len() < 64 {
@@ -71,8 +74,8 @@ fn id(n: usize) -> String {
     text
 }
 
-/// Returns `count` offsets within a prefix that has `bits` host bits. Some of its /24s have more leases than
-/// others, as on real machines.
+/// Returns `count` offsets within a prefix that has `bits` host bits. The offsets are distributed unevenly
+/// over the /24s of the prefix, as on real machines.
 fn scattered(count: usize, bits: u32) -> Vec<u32> {
     let chance = |n: u32| {
         let mixed = u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -96,13 +99,13 @@ const APPS: [(&str, &str); 6] = [
 
 impl Scene {
     fn new(path: &str) -> Scene {
-        #[allow(clippy::disallowed_methods, reason = "a program of its own")]
+        #[allow(clippy::disallowed_methods, reason = "this program reads its own environment")]
         let cx = host::facts(&|name| env::var_os(name)).context();
         let now = cx.now;
         Scene { path: path.into(), cx, now }
     }
 
-    /// Sets the time of the next actions to this many seconds ago.
+    /// Sets the clock for the next actions to `seconds` before the current time.
     fn ago(&mut self, seconds: usize) {
         self.cx.now = self.now - seconds as u64;
     }
@@ -125,7 +128,7 @@ impl Scene {
         self.store(persist)?.apply(command, &self.cx).map_err(|e| anyhow!("{e}"))
     }
 
-    /// Makes the ADD for container `n` from a network configuration.
+    /// Returns the ADD of container `n` in a network with this name and this `ipam` section.
     fn add(name: &str, ipam: &Value, n: usize, pod: &str) -> Result<Add> {
         let conf = json!({ "cniVersion": "1.0.0", "name": name, "type": "bridge", "ipam": ipam });
         let inputs = Inputs {
@@ -164,7 +167,8 @@ impl Scene {
         self.run(&Command::Del(del)).map(|_| ())
     }
 
-    /// Fills the large network. Most leases come from host-local; the newest leases have pods.
+    /// Fills the large network. Most of its leases are imported from host-local. The newest leases have the
+    /// names of pods.
     fn pods(&mut self, count: usize) -> Result<()> {
         let bits = if count < 65_000 { 16 } else { 20 };
         let ipam = json!({ "type": "sublet", "subnet": format!("10.64.0.0/{}", 32 - bits) });
@@ -195,11 +199,11 @@ impl Scene {
             if n == 0 && legacy > 0 {
                 add.legacy = Legacy::Read(leases.clone(), cursor.into_iter().collect());
             }
-            // The newest leases were made during the day, most of them in two waves.
+            // The newest leases were made during the last day, most of them in two waves.
             let age = if n == 0 { 100_000 } else { 86_000 * (single - n) / single };
             self.ago(if n % 3 == 0 { age } else { 30_000 + age / 8 });
             self.run(&Command::Add(add.clone()))?;
-            // This pod is in a crash loop, so it is created repeatedly.
+            // Delete and create this pod repeatedly, as if it were in a crash loop.
             for _ in 0..if n == 7 { 6 } else { 0 } {
                 self.del(&add)?;
                 self.run(&Command::Add(add.clone()))?;
@@ -245,7 +249,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Fills a dual-stack network that is filling up.
+    /// Leases addresses in a dual-stack network at such a rate that the network will soon be full.
     fn jobs(&mut self) -> Result<()> {
         let ranges = json!([[{ "subnet": "10.90.0.0/27" }], [{ "subnet": "2001:db8:9::/64" }]]);
         let ipam = json!({ "type": "sublet", "ranges": ranges });

@@ -1,4 +1,5 @@
-//! Code that several fuzz targets share: a folder for a store, and calls whose results are checked.
+//! Code that several fuzz targets share: a folder with a store, and functions that run sublet and check its
+//! output.
 
 use std::ffi::OsString;
 use std::fs;
@@ -13,19 +14,20 @@ use sublet::sys::{host, panic};
 use sublet::{cni, store};
 use tempfile::TempDir;
 
-/// A folder in memory for one lease file.
+/// A folder on tmpfs for one lease file and the files beside it.
 pub struct Lab(TempDir);
 
 impl Lab {
     /// Makes an empty folder.
     pub fn new() -> Lab {
         static HOOK: Once = Once::new();
-        // libFuzzer's panic hook ends the process at each panic. Replace it, because sublet catches panics
-        // that a damaged file causes in redb. sublet reports any other panic in its output, and the output is
-        // checked.
+        // libFuzzer's panic hook ends the process at every panic. Replace this hook, because sublet catches
+        // the panics that a damaged file causes in redb. sublet reports any other panic in its output, which
+        // the fuzz targets check.
         HOOK.call_once(panic::record);
         let lab = Lab(tempfile::tempdir_in("/dev/shm").expect("/dev/shm is writable"));
-        // Change to this folder, so that a relative path in the input leads into the folder.
+        // Change the working directory to this folder, so that a relative path in the input stays in the
+        // folder.
         std::env::set_current_dir(lab.path()).expect("the folder is there");
         lab
     }
@@ -40,7 +42,7 @@ impl Lab {
         self.path().join("leases.redb")
     }
 
-    /// Returns the store in the folder.
+    /// Returns the specification of the store in the folder.
     pub fn spec(&self) -> StoreSpec {
         let (persist, wait) = (Persist::Disk, Wait::Try);
         StoreSpec::Embedded { path: self.file(), persist, wait, history: History::Standing }
@@ -57,11 +59,11 @@ impl Lab {
         })
     }
 
-    /// Calls the plugin. What it prints must be empty or a single JSON document, and must not report a panic.
+    /// Calls the plugin. Its output must be empty or a single JSON document, and must not report a panic.
     pub fn plugin(&self, command: &str, more: &[(&str, &str)], stdin: &[u8]) -> u8 {
         let all = [("CNI_COMMAND", command), ("CNI_CONTAINERID", "c"), ("CNI_IFNAME", "eth0")];
         let rest = [("CNI_NETNS", "/run/netns/c"), ("CNI_PATH", "/opt/cni/bin")];
-        // This variable names the file that configurations of ecs-ipam use.
+        // `IPAM_DB_PATH` names the lease file that a configuration in the dialect of ecs-ipam uses.
         let file = self.file().display().to_string();
         let env = |name: &str| {
             if name == "IPAM_DB_PATH" {
@@ -86,27 +88,28 @@ impl Lab {
         code
     }
 
-    /// Runs an operator's command on the store. It must not panic.
+    /// Runs an operator's command on the store. It must not report a panic. Returns the exit code.
     pub fn command(&self, args: &[&str]) -> u8 {
         let file = self.file();
         let args = [&["sublet"], args, &["--store"]].concat().into_iter().map(OsString::from);
         run(args.chain([file.into()]).collect())
     }
 
-    /// Writes the lease file, or a file whose name is the name of the lease file with `ending`.
+    /// Writes a file whose name is the name of the lease file plus `ending`. With an empty `ending`, it is
+    /// the lease file itself.
     pub fn write(&self, ending: &str, bytes: &[u8]) -> PathBuf {
         let path = self.path().join(format!("leases.redb{ending}"));
         fs::write(&path, bytes).expect("/dev/shm is writable");
         path
     }
 
-    /// Opens the store.
+    /// Opens the store in the folder.
     pub fn open(&self) -> Box<dyn store::Store> {
         store::open(&self.spec()).expect("nothing is read yet")
     }
 }
 
-/// Ends the process with a report, if `is_right` is false.
+/// Ends the process with a report, which libFuzzer counts as a failure, if `is_right` is false.
 pub fn check(is_right: bool, text: &str) {
     if !is_right {
         eprintln!("found: {text}");
@@ -114,12 +117,12 @@ pub fn check(is_right: bool, text: &str) {
     }
 }
 
-/// Checks that a text from the program reports no panic.
+/// Checks that a text which sublet has printed reports no panic.
 pub fn no_bug(text: &str) {
     check(!text.contains("this is a bug in sublet"), text);
 }
 
-/// Runs a command line. It must not panic.
+/// Runs a command line of sublet, which must not report a panic. Returns the exit code.
 pub fn run(args: Vec<OsString>) -> u8 {
     let facts = host::facts(&|_| None);
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());

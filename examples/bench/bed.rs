@@ -1,4 +1,4 @@
-//! A test bed: a program, its store, and measured calls of the program.
+//! A test bed: a program and its store. Its methods measure calls of the program.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,17 +11,19 @@ use serde_json::{Value, json};
 
 use super::Tools;
 
-/// The measured program.
+/// A program that the benchmark measures. For sublet, the variant also selects where leases are stored and
+/// how sublet was built.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Plugin {
-    /// A program that only starts, reads its input and prints.
+    /// A program that only starts, reads its input and prints a result. It is the lower limit for every
+    /// plugin.
     Floor,
-    /// The same program, but it also writes to a file and flushes the write.
+    /// The same program as `Floor`, but it also writes to a file and flushes the write.
     FloorWrite,
     HostLocal,
     Boot,
     Disk,
-    /// The same program as for `Boot`, but built for musl, as in a release.
+    /// sublet with boot leases, as for `Boot`, but built for musl, as in a release.
     Musl,
 }
 
@@ -38,7 +40,7 @@ impl Plugin {
     }
 }
 
-/// Which addresses are leased before the measurement.
+/// The addresses that are leased before the measurement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fill {
     /// This many addresses, from the beginning of the range.
@@ -59,7 +61,7 @@ impl Fill {
         }
     }
 
-    /// Returns the argument of `bench fill` for this content.
+    /// Returns the word that selects this content on the command line of `bench fill`.
     pub fn word(self) -> String {
         match self {
             Fill::First(n) => n.to_string(),
@@ -79,19 +81,19 @@ impl Fill {
     }
 
     /// Returns the addresses to lease before the measurement, as offsets from the first address of the
-    /// subnet. The lowest offset that can be leased is 2.
+    /// subnet. The lowest allocatable offset is 2.
     pub fn taken(self) -> Box<dyn Iterator<Item = u32>> {
         match self {
             Fill::First(n) => Box::new(2..2 + n),
-            // Leave one additional address free, because the ADD that fills the store leases it.
+            // Leave two addresses free, because the ADD that fills the store leases one of them.
             Fill::AllButOne => Box::new((2..65_535).filter(|n| *n != 30_000 && *n != 30_001)),
             Fill::All => Box::new((2..65_535).filter(|n| *n != 30_000)),
             Fill::EverySecond => Box::new((2..1 << 20).step_by(2)),
         }
     }
 
-    /// Returns the last allocated address. It is set so that the ADD that fills the store gets a known
-    /// address.
+    /// Returns the offset of the address that counts as allocated last when the store is filled. The ADD that
+    /// fills the store therefore gets a known address.
     pub fn last(self) -> u32 {
         match self {
             Fill::First(n) => n + 1,
@@ -101,7 +103,7 @@ impl Fill {
     }
 }
 
-/// One program and one store.
+/// A program, its store, and the configuration that the program gets.
 #[derive(Clone)]
 pub struct Bed {
     pub plugin: Plugin,
@@ -113,7 +115,7 @@ pub struct Bed {
 
 /// The result of one call.
 pub struct Call {
-    /// The time in milliseconds from just before the program starts until it has ended.
+    /// The time in milliseconds from just before the program is started until it has ended.
     pub ms: f64,
     pub ok: bool,
     pub stdout: String,
@@ -141,8 +143,8 @@ impl Bed {
         Bed { plugin, dir, program, conf }
     }
 
-    /// Makes a test bed with leases. A child process makes the leases, so that the memory of this process
-    /// stays small.
+    /// Makes a test bed whose store contains leases. A child process makes the leases, so that they do not
+    /// use memory of this process.
     pub fn filled(tools: &Tools, plugin: Plugin, fill: Fill, name: &str) -> Result<Bed> {
         let bed = Bed::new(tools, plugin, name, fill.subnet());
         if bed.dir.exists() {
@@ -160,8 +162,8 @@ impl Bed {
         Ok(bed)
     }
 
-    /// Makes a test bed with a copy of another bed's store. A lease file therefore has to be filled only once
-    /// for boot leases and durable leases together.
+    /// Makes a test bed with a copy of another bed's store. A store with many leases therefore has to be
+    /// filled only once for the measurements of boot leases and durable leases.
     pub fn like(tools: &Tools, plugin: Plugin, other: &Bed, name: &str) -> Result<Bed> {
         let bed = Bed::new(tools, plugin, name, Fill::EverySecond.subnet());
         fs::create_dir_all(&bed.dir)?;
@@ -170,7 +172,7 @@ impl Bed {
         Ok(bed)
     }
 
-    /// Fills sublet's store. `network` is the network whose leases the measured GC examines.
+    /// Fills sublet's store with the leases of a network with the name `network`.
     pub fn fill(&self, fill: Fill, network: &str) -> Result<()> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["fill", &fill.word(), network])
@@ -181,7 +183,8 @@ impl Bed {
         drop(stdin);
         ensure!(child.wait()?.success(), "filling {} failed", self.dir.display());
         if self.plugin != Plugin::Disk {
-            // In this case, the durable file contains only the record of the import that filled the store.
+            // For boot leases, the durable file contains only the record of the import. Remove it, because
+            // the measured calls must not find it.
             let durable = self.dir.join("leases.redb");
             if durable.exists() {
                 fs::remove_file(&durable)?;
@@ -200,12 +203,12 @@ impl Bed {
         self.dir.join(format!("leases.redb.boot-{}", boot.trim()))
     }
 
-    /// Calls the program.
+    /// Runs the program with a CNI command for a container.
     pub fn call(&self, verb: &str, id: &str) -> Result<Call> {
         run(&self.program, verb, id, self.conf.to_string().as_bytes(), &[])
     }
 
-    /// Calls the program. The call must succeed.
+    /// Runs the program with a CNI command for a container. The call must succeed.
     pub fn must(&self, verb: &str, id: &str) -> Result<Call> {
         let call = self.call(verb, id)?;
         if !call.ok {
@@ -214,7 +217,7 @@ impl Bed {
         Ok(call)
     }
 
-    /// Calls CHECK with the result of an ADD.
+    /// Runs CHECK for a container. `added` is the result of its ADD.
     pub fn check(&self, id: &str, added: &str) -> Result<Call> {
         let mut conf = self.conf.clone();
         conf["prevResult"] = serde_json::from_str(added).context("the answer of an ADD")?;
@@ -224,12 +227,13 @@ impl Bed {
     }
 }
 
-/// Returns a container ID of 64 characters, like that of a runtime.
+/// Returns container ID number `n`. It has 64 characters, as those of most runtimes.
 pub fn id(n: usize) -> String {
     format!("{n:08}{:056}", 0)
 }
 
-/// Starts a program, passes its configuration through a pipe, and waits until it ends.
+/// Runs a program with a CNI command, passes the configuration through a pipe, and waits until the program
+/// ends.
 pub fn run(
     program: &[PathBuf],
     verb: &str,

@@ -1,6 +1,6 @@
-//! Measures ADDs on etcd and on Consul: how long they take and how many requests they send, compared with a
-//! bare transaction on the server. It measures one node and sixteen nodes, with no leases, with many leases,
-//! and with a full range.
+//! Measures ADDs on etcd and on Consul: how long they take, and how many requests they send. The durations
+//! are compared with a bare transaction on the server. The measurements use one node and sixteen nodes, and
+//! networks without leases, with many leases, and with a full range.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -29,14 +29,14 @@ use super::fill::add_of;
 use super::say;
 use super::stats::Sample;
 
-/// The number of leases in a cluster with many leases.
+/// The number of leases in the networks that have many leases.
 const MANY: u32 = 65_000;
 
-/// A server and its address.
+/// A running etcd or Consul server, and its address.
 #[derive(Clone)]
 struct Server {
     kind: &'static str,
-    /// The host and the port.
+    /// The host and the port, as `HOST:PORT`.
     at: String,
 }
 
@@ -60,14 +60,14 @@ impl Network {
         })
     }
 
-    /// Returns the same network, but with another address for the server.
+    /// Returns the same network, with `at` as the address of the server. This is the address of a proxy.
     fn by(&self, at: &str) -> Network {
         let server = Server { at: at.to_owned(), ..self.server.clone() };
         Network { server, ..self.clone() }
     }
 }
 
-/// A node that keeps its connection open.
+/// A node with an open store. All its commands use one connection to the server.
 struct Node {
     store: Box<dyn Store>,
     add: Add,
@@ -117,7 +117,7 @@ impl Node {
         }
     }
 
-    /// Reserves the addresses at these offsets from the beginning of the range.
+    /// Reserves the addresses at these offsets from the beginning of 10.0.0.0/8.
     fn fill(&mut self, offsets: impl Iterator<Item = u32>) -> Result<()> {
         let addr = |n: u32| Addr::from(std::net::IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n)));
         for some in offsets.map(addr).collect::<Vec<_>>().chunks(30) {
@@ -129,8 +129,8 @@ impl Node {
     }
 }
 
-/// Starts a proxy that forwards everything to a server and counts the requests. On a connection, a client
-/// sends a request only after the previous response has arrived, so every request is at the beginning of a
+/// Starts a proxy that forwards everything to a server and counts the requests. A client sends a request on a
+/// connection only after it has read the previous response. Therefore every request is at the beginning of a
 /// read.
 fn proxy(to: &str) -> Result<(String, Arc<AtomicUsize>)> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -164,8 +164,8 @@ fn pass(mut from: TcpStream, mut to: TcpStream, count: Option<&AtomicUsize>) {
     let _ = to.shutdown(std::net::Shutdown::Both);
 }
 
-/// A connection on which the smallest possible transaction of an ADD is measured: it creates two records that
-/// do not exist yet.
+/// A connection for measuring the smallest possible transaction of an ADD, which creates two records that do
+/// not exist yet. Contains the server too.
 struct Bare(BufReader<TcpStream>, Server);
 
 impl Bare {
@@ -218,7 +218,7 @@ impl Bare {
     }
 }
 
-/// How the ADDs and DELs are run.
+/// How the measured ADDs and DELs reach the server.
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
     Bare,
@@ -236,18 +236,17 @@ impl Way {
     }
 }
 
-/// The result of a measurement.
+/// The times of the ADDs and DELs in one measurement, and the number of ADDs and DELs per second.
 struct Run {
     add: Sample,
     del: Sample,
     per_second: f64,
 }
 
-/// The next number for a container or for a record of a bare transaction. Each number is used only once.
+/// The next number for a container or for a bare transaction. No number is used twice.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-/// Runs `each` ADDs on each of `nodes` nodes. The nodes run at the same time. Afterwards, the leases are
-/// deleted.
+/// Runs `each` ADDs on each of `nodes` nodes, and a DEL after each ADD. The nodes run at the same time.
 fn run(network: &Network, program: &Path, way: Way, nodes: usize, each: usize) -> Result<Run> {
     let conf = network.conf().to_string();
     let program = [program.to_owned()];
@@ -272,7 +271,8 @@ fn run(network: &Network, program: &Path, way: Way, nodes: usize, each: usize) -
         }
         Ok(times)
     };
-    // Run one ADD and one DEL on each node first, so that claiming the node's name is not measured.
+    // Run one ADD and one DEL on each node first. They claim the node's name, which is not part of the
+    // measurement.
     for number in 0..nodes {
         let mut first = Node::new(network, &format!("node-{number}"))?;
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -297,8 +297,8 @@ fn run(network: &Network, program: &Path, way: Way, nodes: usize, each: usize) -
     Ok(run)
 }
 
-/// Returns the average number of store requests that one ADD sends while `nodes` nodes allocate concurrently,
-/// `each` ADDs per node. No lease is freed during the measurement.
+/// Returns the average number of requests that one ADD sends to the server. `nodes` nodes run `each` ADDs
+/// each, at the same time. No lease is freed during the measurement.
 fn trips(network: &Network, nodes: usize, each: usize) -> Result<f64> {
     let (at, count) = proxy(&network.server.at)?;
     let by = network.by(&at);
@@ -333,8 +333,7 @@ fn trips(network: &Network, nodes: usize, each: usize) -> Result<f64> {
     Ok(average)
 }
 
-/// Measures ADDs in a nearly full range, and how long an ADD takes until it reports that the range is
-/// exhausted.
+/// Measures ADDs in a nearly full range, and ADDs that fail because the range is full.
 fn dense(text: &mut String, server: &Server, quick: bool) -> Result<()> {
     let network = |name: &str| Network {
         server: server.clone(),
@@ -366,7 +365,7 @@ fn dense(text: &mut String, server: &Server, quick: bool) -> Result<()> {
     one.fill((2..65_535).filter(|n| *n != 30_000))?;
     let (at, count) = proxy(&server.at)?;
     let mut counted = Node::new(&full.by(&at), "node-0")?;
-    // The first ADD is not counted, because it also claims the node's name.
+    // Run one ADD and one DEL first. They also claim the node's name, so their requests are not counted.
     counted.add(0)?;
     counted.del(0)?;
     count.store(0, Ordering::Relaxed);
@@ -396,7 +395,7 @@ fn dense(text: &mut String, server: &Server, quick: bool) -> Result<()> {
     row("\"exhausted\", of 65,533 leases", &refused, count.load(Ordering::Relaxed) as f64)
 }
 
-/// Runs `bench cluster SUBLET ETCD CONSUL [--quick]`, which writes docs/bench-cluster.md.
+/// Runs `bench cluster SUBLET ETCD CONSUL [--quick]`. Writes docs/bench-cluster.md.
 pub fn measure(program: &Path, etcd: &str, consul: &str, quick: bool) -> Result<()> {
     let program = PathBuf::from(program);
     let mut text = String::from(

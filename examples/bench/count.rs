@@ -1,5 +1,5 @@
 //! Measures values that do not depend on how busy the machine is: flushes, system calls, instructions, page
-//! faults and memory. It also measures how much slower flushes slow down sublet.
+//! faults and memory. Also measures how much longer a call takes if each flush takes longer.
 
 use std::fs;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
     for plugin in tools.plugins() {
         for &size in sizes(plugin, tools.quick) {
             let name = format!("{plugin:?}/{size}");
-            // The latency measurement has left its leases in the store.
+            // This bed uses the store that the latency measurement has filled.
             let bed = Bed::new(tools, plugin, &name, Fill::First(size).subnet());
             for verb in ["ADD", "CHECK", "DEL", "STATUS"] {
                 let floor = matches!(plugin, Plugin::Floor | Plugin::FloorWrite);
@@ -38,7 +38,8 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
     gc(tools, results)
 }
 
-/// Runs the same call once under each tool. After each run, undoes the call's changes.
+/// Counts the flushes, system calls, instructions, page faults and memory of one command. Runs the command
+/// once under each tool, and then frees the lease again.
 fn counts(tools: &Tools, bed: &Bed, verb: &str) -> Result<Counts> {
     let file = tools.work.join("trace");
     let text = |name: &str| PathBuf::from(name);
@@ -60,7 +61,7 @@ fn counts(tools: &Tools, bed: &Bed, verb: &str) -> Result<Counts> {
         flushes: trace.lines().filter(|l| flushes.iter().any(|f| l.contains(f))).count(),
         ..Counts::default()
     };
-    // valgrind does not support programs in Go.
+    // Measure only sublet, because valgrind does not support host-local, which is a Go program.
     if bed.plugin != Plugin::HostLocal {
         wrapped(bed, &valgrind, verb)?;
         let log = fs::read_to_string(&file)?;
@@ -77,8 +78,8 @@ fn counts(tools: &Tools, bed: &Bed, verb: &str) -> Result<Counts> {
     Ok(counts)
 }
 
-/// Runs one call of the program under `tool`, for example strace. For every command except ADD, an ADD is run
-/// first. A DEL always follows.
+/// Runs one call of the program under `tool`, for example strace. Before every command except ADD, runs an
+/// ADD. After the command, runs a DEL.
 fn wrapped(bed: &Bed, tool: &[PathBuf], verb: &str) -> Result<Call> {
     let id = id(900_000);
     let mut conf = bed.conf.clone();
@@ -98,9 +99,9 @@ fn wrapped(bed: &Bed, tool: &[PathBuf], verb: &str) -> Result<Call> {
     Ok(call)
 }
 
-/// Measures the effect of flushes that take one millisecond longer. One run has a tracer that delays the
-/// program's flushes, and the other run has a tracer that does not. The cost of tracing itself therefore
-/// cancels out.
+/// Measures how much longer a call takes if each flush takes one millisecond longer. In one run, a tracer
+/// delays the flushes of the program. In the other run, a tracer only observes the program. The difference
+/// between these runs therefore does not include the cost of tracing.
 fn slow_flushes(tools: &Tools, results: &mut Results) -> Result<()> {
     say("flushes that take 1 ms more");
     let tracer: Vec<PathBuf> =
@@ -132,8 +133,8 @@ fn slow_flushes(tools: &Tools, results: &mut Results) -> Result<()> {
             }
         }
     }
-    // An ADD makes two flushes while it holds the lock. If each takes 1 ms, at most 500 ADDs a second are
-    // possible.
+    // An ADD makes two flushes while it holds the lock. If each flush takes at least 1 ms, no more than 500
+    // ADDs per second are possible.
     say("64 at once with such flushes");
     let bed = Bed::filled(tools, Plugin::Disk, Fill::First(0), "swarm")?;
     bed.must("ADD", "first")?;
@@ -152,7 +153,7 @@ fn slow_flushes(tools: &Tools, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// Measures a GC of 100,000 leases, half of which are valid.
+/// Measures a GC in a network with 100,000 leases, half of which are valid.
 fn gc(tools: &Tools, results: &mut Results) -> Result<()> {
     say("GC");
     let valid: Vec<_> = (0..50_000)
@@ -171,8 +172,8 @@ fn gc(tools: &Tools, results: &mut Results) -> Result<()> {
         for round in 0..if tools.quick { 2 } else { 10 } {
             for measured in [false, true] {
                 fs::copy(&spare, &store)?;
-                // Remove the lock files. They contain notes about the latest commit, so the older copy of the
-                // lease file would be refused.
+                // Remove the lock files. They record the last commit, so sublet would otherwise refuse the
+                // older copy of the lease file.
                 for lock in ["leases.redb.lock", "leases.redb.boot.lock"] {
                     let _ = fs::remove_file(bed.dir.join(lock));
                 }

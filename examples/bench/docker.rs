@@ -16,10 +16,10 @@ use anyhow::{Context, Result, bail, ensure};
 use super::say;
 use super::stats::Sample;
 
-/// The name of the pool, which is in 10.0.0.0/8.
+/// The name of the pool for which all requests are made. Its subnet is in 10.0.0.0/8.
 const POOL: &str = "bench";
 
-/// A subletd that ends when the value is dropped.
+/// A subletd process that is killed when the value is dropped.
 struct Daemon {
     child: Child,
     socket: PathBuf,
@@ -33,8 +33,8 @@ impl Drop for Daemon {
 }
 
 impl Daemon {
-    /// Starts subletd with a new store. The pool has `leases` leases, which subletd imports from a lease file
-    /// in gipam's format.
+    /// Starts subletd with a new store. Its pool has `leases` leases, which subletd imports at the start from
+    /// a lease file in gipam's format.
     fn start(program: &Path, folder: &Path, leases: u32) -> Result<Daemon> {
         fs::create_dir_all(folder)?;
         let addrs: Vec<String> = (0..leases)
@@ -91,8 +91,8 @@ impl Client {
     }
 }
 
-/// Sends `total` requests through `connections` connections. Returns the number of requests per second, and
-/// the duration of each request in milliseconds.
+/// Sends `total` requests through `connections` connections at the same time. Returns the number of requests
+/// per second, and the duration of each request in milliseconds.
 fn run(socket: &Path, connections: usize, total: usize) -> Result<(f64, Sample)> {
     let left = AtomicUsize::new(total);
     let body = format!("{{\"PoolID\":\"{POOL}\",\"Address\":\"\",\"Options\":null}}");
@@ -129,7 +129,7 @@ fn run(socket: &Path, connections: usize, total: usize) -> Result<(f64, Sample)>
     Ok((per_second, sample))
 }
 
-/// Makes all measurements, and writes docs/bench-docker.md.
+/// Measures subletd with several numbers of leases and connections. Writes docs/bench-docker.md.
 pub fn measure(program: &Path, work: &Path) -> Result<()> {
     let mut text = String::from(
         "# RequestAddress over subletd's socket\n\nWritten by `scripts/bench.sh docker`. Each request is \

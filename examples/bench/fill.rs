@@ -1,4 +1,5 @@
-//! Fills stores with many leases. It uses sublet's own import from host-local, which is a single transaction.
+//! Fills stores with many leases. It uses sublet's own import from host-local, because an import is a single
+//! transaction.
 
 use std::fs;
 use std::io::Read;
@@ -15,14 +16,14 @@ use sublet::sys::host;
 
 use super::bed::{Fill, id};
 
-/// The number of the first container that fills a store.
+/// The number of the first container whose lease is imported to fill a store.
 pub const FIRST: usize = 10_000_000;
 
 fn address(offset: u32) -> Addr {
     Addr::from(std::net::IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + offset)))
 }
 
-/// Runs `bench fill WHAT NETWORK < CONFIGURATION`.
+/// Runs `bench fill WHAT NETWORK < CONFIGURATION`, which fills sublet's store.
 pub fn sublet(fill: Fill, network: &str) -> Result<()> {
     let mut conf = Vec::new();
     std::io::stdin().read_to_end(&mut conf)?;
@@ -52,7 +53,8 @@ pub fn sublet(fill: Fill, network: &str) -> Result<()> {
     }
 }
 
-/// Returns the ADD for a container with this configuration, and the store that the configuration names.
+/// Returns the ADD of a container in a network with this configuration, and the store that the configuration
+/// names.
 pub fn add_of(conf: &[u8], network: &str, container: String) -> Result<(Add, StoreSpec)> {
     let name = |e| anyhow!("{e:?}");
     let inputs = Inputs {
@@ -82,7 +84,7 @@ pub fn add_of(conf: &[u8], network: &str, container: String) -> Result<(Add, Sto
     Ok((add, config.cleanup.store))
 }
 
-/// Writes a folder of leases in host-local's format.
+/// Fills host-local's store: writes a folder with lease files in host-local's format.
 pub fn host_local(dir: &Path, fill: Fill) -> Result<()> {
     fs::create_dir_all(dir)?;
     fs::write(dir.join("lock"), "")?;

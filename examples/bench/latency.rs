@@ -1,4 +1,5 @@
-//! Measures single calls of ADD, CHECK and DEL, with stores of every size. The programs run alternately.
+//! Measures single calls of ADD, CHECK and DEL, with stores of several sizes. The programs run alternately,
+//! so that a change of the machine's load affects all of them.
 
 use std::fs;
 use std::time::Instant;
@@ -9,11 +10,12 @@ use super::bed::{Bed, Fill, Plugin, id};
 use super::report::Results;
 use super::{Tools, readers, say};
 
-/// Returns the numbers of leases with which this program is measured.
+/// Returns the numbers of leases in the stores with which this program is measured.
 pub fn sizes(plugin: Plugin, quick: bool) -> &'static [u32] {
     match plugin {
         Plugin::Floor | Plugin::FloorWrite | Plugin::Musl => &[0],
-        // host-local reads every lease file in each call, so it is measured with fewer leases.
+        // host-local reads every lease file in each call, so a measurement with more leases would take too
+        // long.
         Plugin::HostLocal => &[0, 1_000, 10_000],
         Plugin::Boot | Plugin::Disk if quick => &[0, 1_000, 10_000, 100_000],
         Plugin::Boot | Plugin::Disk => &[0, 1_000, 10_000, 100_000, 1_000_000],
@@ -26,7 +28,8 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
         for &size in sizes(plugin, tools.quick) {
             let name = format!("{plugin:?}/{size}");
             let begin = Instant::now();
-            // The store is copied, because filling a second store would take too long.
+            // For durable leases, copy the large stores with boot leases, because filling a second store
+            // would take too long.
             let filled = format!("Boot/{size}");
             let filled = beds.iter().find(|(_, n)| plugin == Plugin::Disk && *n == filled);
             let bed = match filled {
@@ -46,7 +49,7 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
         let mut disk = Bed::like(tools, Plugin::Disk, &boot, &format!("Disk/{word}"))?;
         disk.conf["ipam"]["subnet"] = fill.subnet().into();
         for (bed, plugin) in [(boot, "Boot"), (disk, "Disk")] {
-            // For comparison, run an ordinary ADD in the same store. It is in another network, in which the
+            // For comparison, also measure ADDs of another network in the same store. In this network, the
             // next address is free.
             let mut ordinary = bed.clone();
             ordinary.conf["name"] = "other".into();
@@ -70,8 +73,8 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
                 results.samples.push(&format!("{name}/{verb}"), ms);
             }
         };
-        // The program that ran before affects the processor's caches, so the order is different in each
-        // round.
+        // A program leaves its data in the processor's caches, which affects the next program. Use a
+        // different order of the programs in each round.
         for at in order(beds.len(), round) {
             let (bed, name) = &beds[at];
             let id = id(round);
@@ -80,7 +83,8 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
             if !matches!(bed.plugin, Plugin::Floor | Plugin::FloorWrite) {
                 note(name, "CHECK", bed.check(&id, &added.stdout)?.ms);
                 note(name, "DEL", bed.must("DEL", &id)?.ms);
-                // With 10,000 leases, each call of host-local takes a tenth of a second.
+                // Leave out host-local with 10,000 leases, because each of its calls takes a tenth of a
+                // second.
                 if bed.plugin != Plugin::HostLocal || !name.ends_with("/10000") {
                     note(name, "DEL unknown", bed.must("DEL", "unknown")?.ms);
                 }
@@ -107,14 +111,14 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// Returns an order that is different in each round. It is pseudo-random, but the same each time the
-/// benchmark runs.
+/// Returns an order of the numbers below `len`, which differs from round to round. It is pseudo-random, but
+/// the same in each run of the benchmark.
 pub fn order(len: usize, round: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..len).collect();
     let mut chance = round as u64 + 1;
     for at in (1..len).rev() {
         chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        // The low bits of this random sequence are not random enough.
+        // Use only the high bits, because the low bits of this pseudo-random sequence are not random enough.
         let other = usize::try_from((chance >> 33) % (at as u64 + 1)).unwrap_or(0);
         order.swap(at, other);
     }

@@ -1,4 +1,4 @@
-//! The program that `scripts/bench.sh` builds, sets up and runs.
+//! The benchmark program. `scripts/bench.sh` builds it, prepares the machine, and runs the program.
 //!
 //! - `bench run [--quick]` makes all measurements of lease files, and writes `docs/bench.md` and
 //!   `docs/bench.svg`.
@@ -30,9 +30,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-/// The paths of programs and folders, and the settings of the benchmark.
+/// The paths of the measured programs, the folders, and the settings of the benchmark.
 pub struct Tools {
-    /// The folder for stores.
+    /// The folder in which the benchmark creates stores.
     pub work: PathBuf,
     /// The path of sublet.
     pub sublet: PathBuf,
@@ -40,23 +40,24 @@ pub struct Tools {
     pub subletd: PathBuf,
     /// The path of sublet built for musl; `None` if it could not be built.
     pub musl: Option<PathBuf>,
-    /// A description of how the programs were built.
+    /// A description of how sublet was built, for the report.
     pub built: String,
-    /// The path of the program that does nothing.
+    /// The path of `examples/floor.rs`, which does nothing but read and print.
     pub floor: PathBuf,
     /// The folder of Debian's plugins.
     pub plugins: PathBuf,
-    /// The file that is mounted over the kernel's boot ID; `None` if that is not possible.
+    /// The file that is mounted over the kernel's boot ID, so that the benchmark can simulate reboots; `None`
+    /// if it cannot be mounted.
     pub boot_id: Option<PathBuf>,
-    /// Whether the benchmark has its own network namespace.
+    /// Whether the benchmark runs in a network namespace of its own.
     pub own_net: bool,
-    /// Whether to make fewer rounds, so that the benchmark takes about two minutes.
+    /// Whether to make fewer rounds, so that the whole benchmark takes about two minutes.
     pub quick: bool,
 }
 
 impl Tools {
     fn from_env(quick: bool) -> Result<Tools> {
-        #[expect(clippy::disallowed_methods, reason = "an example is its own edge")]
+        #[expect(clippy::disallowed_methods, reason = "an example reads its own environment")]
         let get = |name: &str| std::env::var_os(name).map(PathBuf::from);
         let must = |name: &str| get(name).with_context(|| format!("{name} is not set"));
         Ok(Tools {

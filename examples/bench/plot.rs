@@ -1,4 +1,5 @@
-//! Draws the duration of an ADD over the number of leases as an SVG. Both axes are logarithmic.
+//! Draws a chart of the duration of an ADD against the number of leases, as an SVG. Both axes are
+//! logarithmic.
 
 use std::fmt::Write as _;
 
@@ -13,10 +14,11 @@ const RIGHT: f64 = 170.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
 
-/// The position of an empty store on the axis, because zero has no logarithm.
+/// The position of an empty store on the horizontal axis, as the logarithm of a number of leases. Zero has no
+/// logarithm.
 const EMPTY: f64 = 2.0;
 const LAST: f64 = 6.0;
-/// The lowest decade of milliseconds on the axis.
+/// The lowest value on the vertical axis, as the logarithm of a number of milliseconds.
 const LOW: f64 = -1.0;
 const HIGH: f64 = 2.0;
 
@@ -32,7 +34,7 @@ fn y(ms: f64) -> f64 {
 /// Returns the content of `docs/bench.svg`.
 pub fn svg(results: &Results) -> String {
     let mut body = String::new();
-    // Writing to a string does not fail.
+    // Writing to a string never fails, so ignore the result.
     let _ = draw(results, &mut body);
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \

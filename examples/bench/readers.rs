@@ -1,6 +1,6 @@
-//! Measures ADDs while four readers read a large store: a `list` whose output nobody reads, a `doctor` that
-//! runs repeatedly, a client that requests `/metrics` every second, and the status page. Reports the slowest
-//! ADD, and the memory that each reader needs.
+//! Measures ADDs while four readers read a large store. The readers are a `list` whose output no process
+//! reads, a `doctor` that runs repeatedly, a client that requests `/metrics` every second, and the status
+//! page. Reports the slowest ADD, and the memory that each reader needs.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -17,14 +17,14 @@ use super::bed::{Bed, id};
 use super::report::Results;
 use super::{Tools, say};
 
-/// The address of the page, in the benchmark's network namespace.
+/// The address at which subletd serves the status page, in the benchmark's network namespace.
 const PORT: &str = "127.0.0.1:29780";
 
-/// The requests that the status page makes at each refresh.
+/// The paths that the status page requests at each refresh.
 const PAGE: [&str; 5] =
     ["/", "/api/v1/pools", "/api/v1/leases", "/api/v1/nodes", "/api/v1/problems"];
 
-/// A program that is ended when the value is dropped.
+/// A program that is killed when the value is dropped.
 struct Running(Child);
 
 impl Drop for Running {
@@ -64,7 +64,7 @@ fn get(path: &str) -> Result<()> {
     Ok(())
 }
 
-/// Measures `rounds` ADDs without the readers and `rounds` ADDs with the readers.
+/// Measures `rounds` ADDs while no reader runs, and `rounds` ADDs while the four readers run.
 pub fn measure(tools: &Tools, bed: &Bed, rounds: usize, results: &mut Results) -> Result<()> {
     let name = |what: &str| format!("{:?}/readers/{what}", bed.plugin);
     say(&format!("{rounds} ADDs of {} beside four readers", bed.plugin.name()));

@@ -1,4 +1,5 @@
-//! Writes the report. It begins with the ratios and their limits, and then lists all measurements.
+//! Writes the report. It begins with the measured ratios and the limits for them, and then lists all
+//! measurements.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,7 +13,7 @@ use super::latency::sizes;
 use super::stats::{Sample, Samples};
 use super::swarm::Swarm;
 
-/// The values of a call that do not depend on how busy the machine is.
+/// The properties of a call that do not depend on how busy the machine is.
 #[derive(Clone, Default)]
 pub struct Counts {
     pub flushes: usize,
@@ -22,15 +23,15 @@ pub struct Counts {
     pub rss_kib: u64,
 }
 
-/// All measurements.
+/// All results of the benchmark.
 #[derive(Default)]
 pub struct Results {
-    /// The samples, by `plugin/store/command`.
+    /// The measured durations, by `plugin/store/command`.
     pub samples: Samples,
-    /// The counts, by `plugin/store/command`.
+    /// The counts of flushes, system calls and so on, by `plugin/store/command`.
     pub counts: BTreeMap<String, Counts>,
     pub swarms: Vec<Swarm>,
-    /// Single numbers, by name.
+    /// Results that are single numbers, by name.
     pub facts: BTreeMap<String, f64>,
 }
 
@@ -55,8 +56,9 @@ impl Results {
         u32::try_from(most).unwrap_or(u32::MAX).into()
     }
 
-    /// Returns how long a call takes if its flushes take one millisecond longer: the time without the delay,
-    /// plus the additional time that was measured in each round.
+    /// Returns the median duration of a call in milliseconds if each flush takes one millisecond longer. This
+    /// is the median without the delay, plus the median of the additional time that was measured in each
+    /// round.
     fn slowed(&self, name: &str) -> f64 {
         let at = |kind: &str| self.samples.get(&format!("{name} {kind}"));
         self.samples.p50(name) + at("delayed").minus(&at("traced")).p50()
@@ -67,13 +69,13 @@ fn to_f64(count: u64) -> f64 {
     u32::try_from(count).unwrap_or(u32::MAX).into()
 }
 
-/// A measured value and its limit.
+/// A measured value, and the limit that it must meet.
 struct Bar {
     what: String,
     got: f64,
     unit: &'static str,
     limit: f64,
-    /// Whether the limit is a minimum. Otherwise it is a maximum.
+    /// Whether the limit is a minimum (otherwise, it is a maximum).
     least: bool,
 }
 
@@ -91,7 +93,7 @@ impl Bar {
     }
 }
 
-/// Adds the limits for ADDs that run while readers read the store.
+/// Adds the limits for the ADDs that ran while readers read the store. `most` adds a maximum.
 fn readers(results: &Results, leases: f64, most: &mut dyn FnMut(&str, f64, &'static str, f64)) {
     for plugin in ["Boot", "Disk"] {
         let at = |what: &str| format!("{plugin}/readers/{what}");
@@ -177,8 +179,8 @@ fn bars(results: &Results) -> Vec<Bar> {
         let tax = s.get(&format!("tax busy/{ipam}")).p99() - s.get("tax busy/static").p99();
         most(&format!("IPAM tax beside a writer, {ipam}, p99"), tax, "ms", 5.0);
     }
-    // These limits were 1,200 and 800 ADDs a second on a machine on which host-local reaches 339. They are
-    // expressed as ratios, because machines differ.
+    // The original limits were 1,200 and 800 ADDs per second, on a machine on which host-local reaches 339
+    // ADDs per second. Machines differ, so the limits are expressed as multiples of host-local's rate.
     let host_local = results.swarm(Plugin::HostLocal, 0, 64).map_or(f64::NAN, |s| s.per_second);
     for (plugin, limit) in [(Plugin::Boot, 3.54), (Plugin::Disk, 2.36)] {
         for leases in [0, 10_000] {
@@ -206,7 +208,7 @@ fn bars(results: &Results) -> Vec<Bar> {
     bars
 }
 
-/// Returns the values and their limits as lines for a terminal.
+/// Returns each measured value and its limit as a line for the terminal.
 pub fn verdicts(results: &Results) -> Vec<String> {
     bars(results)
         .iter()
@@ -246,12 +248,12 @@ fn file_system(tools: &Tools) -> String {
     at.max().map_or_else(|| "unknown".to_owned(), |(_, text)| text)
 }
 
-/// Returns a number of milliseconds as text.
+/// Returns a number of milliseconds with two decimals; `-` if it was not measured.
 fn ms(value: f64) -> String {
     if value.is_nan() { "-".to_owned() } else { format!("{value:.2}") }
 }
 
-/// Returns the lines that the README repeats.
+/// Returns those lines of the report that the README also contains.
 fn summary(results: &Results) -> String {
     let s = &results.samples;
     let add = |store: &str| s.p50(&format!("{store}/ADD"));
@@ -392,7 +394,7 @@ pub fn markdown(tools: &Tools, results: &Results) -> Result<String> {
     Ok(out)
 }
 
-/// The stores with special contents.
+/// The names of the stores with special contents, such as a range with one free address.
 const SPECIAL: [&str; 5] = [
     "one-free",
     "one-free, another network",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// The measured values in milliseconds, one for each call.
+/// The measured durations in milliseconds, one for each call.
 #[derive(Clone, Default)]
 pub struct Sample(Vec<f64>);
 
@@ -15,7 +15,7 @@ impl Sample {
         self.0.len()
     }
 
-    /// Returns the quantile of the values; NaN if there are none.
+    /// Returns the value below which the given share (0 to 1) of the values lies; NaN if there are no values.
     pub fn quantile(&self, share: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -40,7 +40,8 @@ impl Sample {
         self.quantile(1.0)
     }
 
-    /// Returns the differences between the values of two samples, round by round.
+    /// Returns the difference between two samples, round by round: the value of this sample minus the value
+    /// of `other`.
     pub fn minus(&self, other: &Sample) -> Sample {
         Sample(self.0.iter().zip(&other.0).map(|(a, b)| a - b).collect())
     }
@@ -55,7 +56,7 @@ impl Samples {
         self.0.entry(name.to_owned()).or_default().push(value);
     }
 
-    /// Returns the sample of this name; an empty sample if there is none.
+    /// Returns the sample with this name; an empty sample if there is no such sample.
     pub fn get(&self, name: &str) -> Sample {
         self.0.get(name).cloned().unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! Measures many processes that run at the same time.
+//! Measures ADDs of many processes that run at the same time.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -16,7 +16,7 @@ use super::report::Results;
 use super::stats::Sample;
 use super::{Tools, say};
 
-/// The result of a measurement.
+/// The results of a measurement with many processes.
 pub struct Swarm {
     pub plugin: Plugin,
     pub leases: u32,
@@ -25,12 +25,12 @@ pub struct Swarm {
     pub failures: usize,
     pub duplicates: usize,
     pub waits: Sample,
-    /// The time of the longest ADD, in milliseconds. If there are several runs, this is the median of the
-    /// longest ADD of each run.
+    /// The duration of the longest ADD, in milliseconds. If a measurement has several runs, this is the
+    /// median of the longest ADDs of all runs.
     pub longest: f64,
 }
 
-/// Runs `total` ADDs, with `processes` of them at the same time.
+/// Runs `total` ADDs, of which up to `processes` run at the same time.
 pub fn run(bed: &Bed, processes: usize, total: usize) -> Result<Swarm> {
     let next = AtomicUsize::new(0);
     let work = || -> Result<Vec<(f64, Option<String>)>> {
@@ -80,7 +80,8 @@ pub fn run(bed: &Bed, processes: usize, total: usize) -> Result<Swarm> {
     Ok(swarm)
 }
 
-/// Holds a lock until this process is killed or its caller ends.
+/// Runs `bench hold FILE`: holds a lock on the file until this process is killed or its standard input is
+/// closed.
 pub fn hold(lock: &str) -> Result<()> {
     let file = File::open(lock)?;
     file.lock()?;
@@ -88,9 +89,9 @@ pub fn hold(lock: &str) -> Result<()> {
     Ok(())
 }
 
-/// Measures how long the next process waits after the holder of the lock has been killed, and how much later
-/// than its time limit a process gives up.
-#[expect(clippy::disallowed_methods, reason = "nothing tells when another process waits")]
+/// Measures how long a waiting process needs to get the lock after the lock's holder was killed. Also
+/// measures how much later than its time limit a waiting process gives up.
+#[expect(clippy::disallowed_methods, reason = "no event shows that another process waits")]
 fn held(tools: &Tools, results: &mut Results) -> Result<()> {
     say("a lock that is held");
     let mut bed = Bed::filled(tools, Plugin::Boot, Fill::First(0), "held")?;
@@ -147,7 +148,7 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
                 let mut runs = Vec::new();
                 for _ in 0..if tools.quick || plugin == Plugin::HostLocal { 1 } else { 3 } {
                     let bed = Bed::filled(tools, plugin, fill, "swarm")?;
-                    // Create the store before the first process starts.
+                    // Create the store first, so that its creation is not part of the measurement.
                     bed.must("ADD", "first")?;
                     runs.push(run(&bed, processes, total)?);
                 }

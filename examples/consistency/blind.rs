@@ -1,5 +1,6 @@
-//! The control experiment: a proxy that removes the comparisons from every transaction, so that the last
-//! write takes effect. In a history that was recorded through this proxy, the judge must find faults.
+//! A control experiment: a proxy that removes the comparisons from every transaction, so that a later write
+//! silently replaces an earlier one. In a history that was recorded through this proxy, `judge` must find
+//! faults.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,7 +13,7 @@ pub fn serve(listen: SocketAddr, server: SocketAddr) -> Result<()> {
     for client in TcpListener::bind(listen)?.incoming() {
         let client = client?;
         thread::spawn(move || {
-            // If a connection ends early, the client handles the error.
+            // If a connection ends early, the client notices and handles the error, so ignore it here.
             let _ = forward(client, server);
         });
     }
@@ -56,11 +57,11 @@ fn forward(mut client: TcpStream, server: SocketAddr) -> Result<()> {
 
 fn blind(json: &mut Value) {
     match json {
-        // For etcd, replace a transaction that has comparisons with its success branch.
+        // For etcd, remove the comparisons of a transaction and execute its success branch unconditionally.
         Value::Object(transaction) => {
             transaction.remove("compare");
         }
-        // For Consul, replace operations that compare with operations that do not.
+        // For Consul, replace each operation that compares and writes with one that only writes.
         Value::Array(operations) => {
             for operation in operations.iter_mut() {
                 let kv = &mut operation["KV"];
@@ -73,7 +74,8 @@ fn blind(json: &mut Value) {
             }
             let compares =
                 |o: &Value| o["KV"]["Verb"].as_str().is_some_and(|verb| verb.starts_with("check-"));
-            // Keep an operation that only checks a read, because a transaction needs at least one operation.
+            // Remove operations that only compare, unless no other operation remains. A transaction needs at
+            // least one operation.
             if operations.iter().any(|o| !compares(o) && o["KV"]["Verb"] != "get-tree") {
                 operations.retain(|o| !compares(o));
             }

@@ -1,5 +1,6 @@
-//! The clients of the CNI plugin. Each client adds, checks and deletes containers of its own, as a runtime
-//! does. It repeats a call until the call succeeds or fails with an error other than "try again".
+//! The clients of the CNI plugin. Each client adds, checks and deletes its own containers, as a container
+//! runtime does. It repeats a call until the call succeeds or fails with an error other than 11 ("try
+//! again").
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -22,18 +23,18 @@ const HELD: usize = 3;
 
 #[derive(clap::Args)]
 pub struct Run {
-    /// The cluster, in the form of `store` in a configuration.
+    /// The store of the cluster, as JSON in the form of the key `store` of a configuration.
     store: String,
     /// The subnet of the network. It is small, so that the clients compete for addresses.
     #[arg(long, default_value = "10.77.0.0/27")]
     subnet: String,
-    /// The node name of the clients.
+    /// The node name under which all clients run.
     #[arg(long)]
     node: String,
     #[arg(long, default_value_t = 4)]
     clients: usize,
-    /// How long the clients run, in seconds. After this time, a client only repeats the call that it has not
-    /// finished yet.
+    /// How long the clients run, in seconds. After this time, a client begins no new call, but it repeats an
+    /// unfinished call until the outcome is known.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
     /// The file to which the history is written.
@@ -61,7 +62,7 @@ impl Run {
                 })
                 .collect();
             for client in clients {
-                // The panic message has already been printed.
+                // The thread has already printed its panic message.
                 client.join().unwrap_or_else(|_| bail!("a client ended early"))?;
             }
             Ok::<_, anyhow::Error>(())
@@ -96,7 +97,7 @@ impl Client<'_> {
                     let container = format!("{}-{round}", self.name);
                     match self.ask(Ask::Add, &container, None)? {
                         (Answer::Address(_), result) => held.push(Held { container, result }),
-                        // Like a runtime, send a DEL after an ADD that has failed.
+                        // After an ADD that has failed, send a DEL as a runtime does.
                         _ => drop(self.ask(Ask::Del, &container, None)?),
                     }
                 }
@@ -114,8 +115,8 @@ impl Client<'_> {
                 _ => {}
             }
         }
-        // The containers that still exist keep their addresses, and these must be in the store's list at the
-        // end.
+        // Keep the containers that still have addresses. At the end, the store's list must contain these
+        // addresses.
         Ok(())
     }
 
@@ -148,12 +149,13 @@ impl Client<'_> {
                 return Ok((answer, result));
             }
             ensure!(Instant::now() < patience, "{ask:?} {container} is never answered: {text}");
-            // Wait, because a server that is not running refuses a connection immediately.
+            // Wait before the next attempt, because a server that is not running refuses a connection
+            // immediately.
             thread::park_timeout(Duration::from_millis(20));
         }
     }
 
-    /// Makes one call of the plugin, in this process. Returns whether the call failed, and its output.
+    /// Runs one call of the plugin, in this process. Returns whether the call failed, and its output.
     fn call(&self, ask: Ask, container: &str, previous: Option<&Value>) -> Result<(bool, String)> {
         let verb = match ask {
             Ask::Add => "ADD",
@@ -190,7 +192,7 @@ impl Client<'_> {
     }
 }
 
-/// A client's pseudo-random choices. They are the same each time.
+/// Generates a client's pseudo-random choices, which are the same in each run.
 pub struct Chance(u64);
 
 impl Chance {
@@ -206,7 +208,7 @@ impl Chance {
     }
 }
 
-/// Writes an event to the history.
+/// Writes one event to the history, as a line of JSON.
 pub fn note(out: &Mutex<BufWriter<File>>, event: &Event) -> Result<()> {
     let line = serde_json::to_string(event)?;
     let mut out = out.lock().map_err(|e| anyhow::anyhow!("{e}"))?;

@@ -1,33 +1,33 @@
-//! The record of one call of a client.
+//! The record of one call of a client, as a line of the history.
 
 use serde::{Deserialize, Serialize};
 
-/// A request and its outcome. All processes use the same clock, so their histories can be combined.
+/// A request and its outcome. All processes use the clock of the same machine, so the judge can combine their
+/// histories.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Event {
     pub container: String,
     pub ask: Ask,
-    /// When the request was sent, in nanoseconds.
+    /// The time at which the request was sent, in nanoseconds since 1970.
     pub asked: u128,
-    /// When the response arrived, in nanoseconds.
+    /// The time at which the response arrived, in nanoseconds since 1970.
     pub answered: u128,
     pub answer: Answer,
 }
 
-/// What was requested.
+/// The kind of a request.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Ask {
     Add,
     Check,
     Del,
-    /// A node begins an additional use of the shared pool. The event's container field contains the name of
-    /// the node.
+    /// A node requests the shared pool. The event's field `container` contains the name of the node.
     Join,
-    /// A node ends one use of the shared pool.
+    /// A node releases the shared pool once. The event's field `container` contains the name of the node.
     Leave,
-    /// A row in the list of the store at the end; this is not a call. For a pool, the row contains either an
-    /// address without a container, or the number of a node's uses.
+    /// A row in the store's list after the run; this event is not a call. A row of a pool contains either an
+    /// address without a container, or how often a node has requested the pool and not released it.
     List,
 }
 
@@ -39,8 +39,8 @@ pub enum Answer {
     Address(String),
     /// A CHECK or DEL succeeded.
     Fine,
-    /// In a list, how often a node uses the pool.
+    /// In a row of the list, how often a node has requested the pool and not released it.
     Uses(usize),
-    /// The code of an error. Code 11 means that the call may have taken effect.
+    /// The code of an error. After code 11, it is unknown whether the call has taken effect.
     Error(u64),
 }

@@ -1,15 +1,17 @@
-//! Decides whether recorded histories could come from a store that is correct.
+//! Decides whether a correct store could have produced the recorded histories.
 //!
-//! A client certainly holds an address from the time when its ADD succeeds until the client sends the DEL. It
+//! A client certainly holds an address from the time when its ADD succeeds until it sends the DEL. It
 //! possibly holds the address from the time when it sends its first ADD until its last DEL succeeds. The
 //! judge checks five rules. First, no two containers certainly hold the same address at the same time.
 //! Second, an ADD reports that no address is left only if all addresses are possibly held. Third, CHECK finds
 //! every lease that is certainly held, and no lease that is certainly gone. Fourth, addresses that are held
-//! at the end are listed. Fifth, the number of a pool's uses agrees with the requests that succeeded.
+//! at the end are in the store's list. Fifth, the number of requests for a pool in the store agrees with the
+//! requests that succeeded.
 //!
 //! If a server was stopped during a request, it may apply the request long after the client has given up and
-//! deleted the container. Such a lease is called `late`. It is possibly held from then on, until a GC frees
-//! it. If every ADD of the container has a definite outcome, a late lease is a fault.
+//! deleted the container. The judge calls the resulting lease `late`. The container possibly holds it from
+//! then on, until a GC frees it. If every ADD of the container has a definite outcome, a late lease is a
+//! fault.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -24,13 +26,14 @@ use super::event::{Answer, Ask, Event};
 struct Life {
     address: Option<String>,
     asked: u128,
-    /// When the container got its address; `None` if it never got one.
+    /// The time at which an ADD returned the address; `None` if no ADD succeeded.
     granted: Option<u128>,
-    /// When the first DEL was sent.
+    /// The time at which the first DEL was sent; `None` if there was no DEL.
     leaving: Option<u128>,
-    /// When a DEL succeeded.
+    /// The time at which a DEL succeeded; `None` if none succeeded.
     gone: Option<u128>,
-    /// Whether the outcome of an ADD is unknown, and no later ADD returned the address.
+    /// Whether the outcome of an ADD is unknown and no later ADD returned the address, so that the lease may
+    /// appear late.
     late: bool,
 }
 
@@ -69,8 +72,9 @@ pub fn judge(files: &[PathBuf], at_least: usize) -> Result<()> {
     Ok(())
 }
 
-/// Checks that the addresses that are held at the end are listed. Any other listed address must be explained
-/// by a call with an unknown outcome. The addresses of a pool are listed without their containers.
+/// Checks that the store's list contains the addresses that are held at the end. A call with an unknown
+/// outcome must explain any other address in the list. The list contains the addresses of a pool without
+/// their containers.
 fn listed_rightly(lives: &BTreeMap<String, Life>, listed: &[Event]) -> Result<String> {
     let there: BTreeSet<(&str, &str)> = listed
         .iter()
@@ -101,8 +105,8 @@ fn listed_rightly(lives: &BTreeMap<String, Life>, listed: &[Event]) -> Result<St
     Ok(format!("{} kept, {} late", kept.len(), more.len()))
 }
 
-/// Checks that the number of a node's uses agrees with the calls that succeeded. A call with an unknown
-/// outcome may or may not count.
+/// Checks that the number of a node's requests for the pool, as the store has recorded it, agrees with the
+/// calls that succeeded. A call with an unknown outcome may or may not count.
 fn users_rightly(events: &[Event], listed: &[Event]) -> Result<()> {
     for list in listed {
         let Answer::Uses(uses) = list.answer else { continue };
@@ -169,8 +173,8 @@ fn held_once(lives: &BTreeMap<String, Life>) -> Result<()> {
     Ok(())
 }
 
-/// Checks that all addresses were possibly held at the time of an event. The addresses are those that occur
-/// in any of the histories.
+/// Checks that all addresses were possibly held at the time of an event. "All addresses" are the addresses
+/// that occur in any of the histories.
 fn all_perhaps_held(lives: &BTreeMap<String, Life>, event: &Event) -> Result<()> {
     let mut free: BTreeSet<&str> = lives.values().filter_map(|l| l.address.as_deref()).collect();
     for life in lives.values() {

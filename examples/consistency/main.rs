@@ -1,11 +1,13 @@
-//! Runs many clients on one cluster while faults are injected, and checks the recorded histories.
-//! `scripts/e2e-etcd.sh` and `scripts/e2e-consul.sh` inject the faults: they kill, stop and cut off servers.
+//! Runs many clients on one cluster while scripts inject faults, and checks the recorded histories.
+//! `scripts/e2e-etcd.sh` and `scripts/e2e-consul.sh` inject the faults: they kill servers, stop them, and cut
+//! their connections.
 //!
-//! `run` writes a history with one event on each line. `pools` does the same for the clients of a `subletd`.
-//! `judge` reads the histories of any number of runs. `blind` is a proxy that removes every comparison from
-//! the requests. In histories that were recorded through this proxy, the judge must find faults.
+//! `run` runs clients of the plugin, and writes a history with one event on each line. `pools` does the same
+//! with clients of a `subletd`. `judge` reads the histories of any number of runs. `blind` is a proxy that
+//! removes every comparison from the requests. In histories that were recorded through this proxy, `judge`
+//! must find faults.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "its answer")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "prints its result")]
 
 mod blind;
 mod clients;
@@ -25,17 +27,17 @@ enum Command {
     Run(clients::Run),
     /// Runs clients of a subletd, and writes their history.
     Pools(pools::Pools),
-    /// Judges histories. The exit code is 1 if the histories are impossible with a correct store.
+    /// Judges histories. The exit code is 1 if a correct store cannot have produced them.
     Judge {
-        /// Files from `run` or `pools`.
+        /// Files that `run` or `pools` has written.
         #[arg(required = true)]
         files: Vec<PathBuf>,
         /// The minimum number of calls with a known outcome that the judge needs
         #[arg(long, default_value_t = 1)]
         at_least: usize,
     },
-    /// Runs a proxy that forwards requests from one address to another without their comparisons. It does not
-    /// end.
+    /// Runs a proxy that removes the comparisons from requests and forwards the requests to a server. It runs
+    /// until it is killed.
     Blind { listen: SocketAddr, server: SocketAddr },
 }
 

@@ -1,6 +1,6 @@
 //! The clients of a `subletd`. Each client leases and frees addresses of one shared pool, and requests and
-//! releases the pool itself. Like dockerd, a client never repeats a call. Meanwhile, the `subletd` is
-//! repeatedly killed and started again.
+//! releases the pool itself. Like dockerd, a client never repeats a call. During the run, this program kills
+//! the `subletd` repeatedly and starts it again.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
@@ -19,7 +19,8 @@ use super::event::{Answer, Ask, Event};
 
 /// The maximum number of addresses that a client has at the same time.
 const HELD: usize = 3;
-/// The maximum time to wait for a response. It is longer than `subletd`'s own time limit for a request.
+/// The time after which a client stops waiting for a response. It is longer than `subletd`'s own time limit
+/// for a request.
 const PATIENCE: Duration = Duration::from_secs(12);
 const POOL: &str = "consistency";
 
@@ -27,9 +28,9 @@ const POOL: &str = "consistency";
 pub struct Pools {
     /// The path of subletd.
     subletd: PathBuf,
-    /// The cluster, in the form of `store` in a configuration.
+    /// The store of the cluster, as JSON in the form of the key `store` of a configuration.
     store: String,
-    /// The node name of the clients.
+    /// The node name under which `subletd` runs.
     #[arg(long)]
     node: String,
     #[arg(long, default_value_t = 4)]
@@ -65,12 +66,12 @@ impl Pools {
                 daemon = self.start(&socket)?;
             }
             for client in clients {
-                // The panic message has already been printed.
+                // The thread has already printed its panic message.
                 client.join().unwrap_or_else(|_| bail!("a client ended early"))?;
             }
             Ok::<_, anyhow::Error>(())
         })?;
-        // The addresses that are still leased at the end must be in the store's list.
+        // Keep the addresses that are still leased at the end. The store's list must contain these addresses.
         out.into_inner().map_err(|e| anyhow::anyhow!("{e}"))?.flush()?;
         Ok(())
     }
@@ -88,7 +89,7 @@ impl Pools {
     }
 }
 
-/// A `subletd` that is ended when the value is dropped.
+/// A `subletd` process that is killed when the value is dropped.
 struct Daemon(Child);
 
 impl Daemon {
@@ -130,7 +131,8 @@ impl Client<'_> {
                     let container = format!("{name}-{round}");
                     match self.request(&container)? {
                         Answer::Address(address) => held.push((container, address)),
-                        // Without an address, the container does not start, so it does not hold one.
+                        // dockerd does not start a container that got no address. Record a DEL that
+                        // succeeded, because the container holds nothing.
                         _ => self.note(Ask::Del, &container, nanos(), Answer::Fine)?,
                     }
                 }
@@ -146,7 +148,7 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// Requests the pool. Returns whether the request succeeded.
+    /// Requests the shared pool. Returns whether the request succeeded.
     fn join(&self) -> Result<bool> {
         let body = json!({"AddressSpace": "sublet-local", "Pool": "10.78.0.0/26",
             "Options": {"network": POOL}});
@@ -157,11 +159,13 @@ impl Client<'_> {
         self.ask(Ask::Add, container, "RequestAddress", &json!({"PoolID": POOL, "Address": ""}))
     }
 
-    /// Makes one call and records it. An error means that the store is faulty.
+    /// Sends one request and records the event. Returns an error if the response is one that a correct
+    /// `subletd` never sends.
     fn ask(&self, ask: Ask, name: &str, method: &str, body: &Value) -> Result<Answer> {
         let asked = nanos();
         let answer = match self.call(method, body) {
-            // Wait, because a daemon that is not running refuses a connection immediately.
+            // Wait before the next attempt, because a daemon that is not running refuses a connection
+            // immediately.
             Err(_) => {
                 thread::park_timeout(Duration::from_millis(50));
                 Answer::Error(11)
@@ -172,7 +176,7 @@ impl Client<'_> {
                 (Some("no available addresses on this pool"), _) => Answer::Error(100),
                 (Some(_), _) => bail!("{method} {name}: {reply}"),
             },
-            // The cluster did not respond in time.
+            // The response reports that the cluster did not respond in time.
             Ok(_) => Answer::Error(11),
         };
         self.note(ask, name, asked, answer.clone())?;

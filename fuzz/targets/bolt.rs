@@ -1,4 +1,4 @@
-//! The input is a file that is read as a bolt database of ecs-ipam.
+//! Fuzzes the import from ecs-ipam. The input is the content of a bolt file.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

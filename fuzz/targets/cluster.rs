@@ -1,5 +1,5 @@
-//! The input is a list of responses of etcd or Consul, one on each line. An ADD and a listing get these
-//! responses.
+//! Fuzzes the handling of cluster responses. The input is a list of responses of etcd or Consul, one on each
+//! line. An ADD and a `list` receive these responses.
 #![no_main]
 
 use std::io::{Read, Write};
@@ -12,7 +12,8 @@ use sublet_fuzz::{Lab, run};
 
 type Answers = Arc<Mutex<Vec<Vec<u8>>>>;
 
-/// Starts a server that sends the next response in the list for each request, and then closes the connection.
+/// Starts a server that answers each request with the next response in the list, and then closes the
+/// connection.
 fn server() -> &'static (u16, Answers) {
     static SERVER: OnceLock<(u16, Answers)> = OnceLock::new();
     SERVER.get_or_init(|| {

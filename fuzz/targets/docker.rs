@@ -1,5 +1,5 @@
-//! The input is a list of dockerd's requests, one on each line. Each line has the method and an arbitrary
-//! body.
+//! Fuzzes the Docker driver. The input is a list of requests, one on each line. Each line contains a method
+//! and an arbitrary body.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -13,7 +13,7 @@ fuzz_target!(|requests: &str| {
     let (mut store, cx) = (lab.open(), host::facts(&|_| None).context());
     let mut pool = String::new();
     for (method, body) in requests.lines().take(8).filter_map(|line| line.split_once(' ')) {
-        // `POOL` is replaced by the ID of the last pool, so that several requests use the same pool.
+        // Replace `POOL` with the ID of the last pool, so that several requests can use the same pool.
         let body = body.replace("POOL", &pool);
         let path = format!("/IpamDriver.{method}");
         let reply = handle(&driver, &mut *store, &cx, &path, body.as_bytes());

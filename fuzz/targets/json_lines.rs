@@ -1,4 +1,5 @@
-//! The input is a text for `sublet import jsonl`. The imported records are then exported, and imported again.
+//! Fuzzes `sublet import jsonl`. The input is the text to import. The imported records are then exported and
+//! imported again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,6 @@
-//! The input says which bytes in a lease file with three leases are changed. No command may panic. The result
-//! must be an error, or the leases must be unchanged.
+//! Fuzzes damaged lease files. The input describes which bytes of a lease file with three leases are changed,
+//! and where the file is truncated. No command may panic. Each result must be an error, or the leases must be
+//! unchanged.
 #![no_main]
 
 use std::sync::OnceLock;
@@ -7,7 +8,7 @@ use std::sync::OnceLock;
 use libfuzzer_sys::fuzz_target;
 use sublet_fuzz::Lab;
 
-/// Returns the content of a lease file.
+/// Returns the content of an undamaged lease file with three leases.
 fn whole() -> &'static [u8] {
     static WHOLE: OnceLock<Vec<u8>> = OnceLock::new();
     WHOLE.get_or_init(|| {
@@ -28,7 +29,7 @@ fuzz_target!(|input: (u32, Vec<(u32, u8)>)| {
     for (at, byte) in edits {
         file[at as usize % len] ^= byte;
     }
-    // Usually, the file is not truncated.
+    // Truncate the file only for one input in eight.
     if cut % 8 == 0 {
         file.truncate(cut as usize % (len + 1));
     }

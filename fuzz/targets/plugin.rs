@@ -1,5 +1,5 @@
-//! The first line of the input is `CNI_ARGS`, and the rest is a configuration for the plugin. The plugin must
-//! not use files outside of its folder.
+//! Fuzzes the plugin. The first line of the input is `CNI_ARGS`, and the rest is a network configuration. The
+//! plugin must not use files outside the test's folder.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -10,10 +10,10 @@ fuzz_target!(|input: &[u8]| {
     let lab = Lab::new();
     let (args, stdin) = input.split_at(input.iter().position(|b| *b == b'\n').unwrap_or_default());
     let args = String::from_utf8_lossy(args);
-    // The plugin also ignores the case of keys.
+    // The plugin ignores the case of keys, so compare the keys in the same way.
     let Ok(mut conf) = serde_json::from_str::<Value>(&String::from_utf8_lossy(stdin)) else { return };
     if let Some(conf) = conf.as_object_mut() {
-        // Remove keys that would make the plugin contact a server, or write outside of the folder.
+        // Remove keys that would let the plugin contact a server or write outside the test's folder.
         let is = |key: &str, name: &str| key.eq_ignore_ascii_case(name);
         conf.retain(|key, _| !key.to_lowercase().starts_with("consul"));
         for (_, ipam) in conf.iter_mut().filter(|(key, _)| is(key, "ipam")) {

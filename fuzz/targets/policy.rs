@@ -1,4 +1,5 @@
-//! The input is the content of the file with the reservations (`.policy`).
+//! Fuzzes the policy file (`leases.redb.policy`), which lists the ranges that operators have reserved or are
+//! draining. The input is the content of this file.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,5 @@
-//! Tests of `sublet agent`, which runs until it is stopped.
+//! Tests `sublet agent`, which installs sublet, keeps it installed, and searches for stale leases until it is
+//! stopped.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -15,7 +16,7 @@ use crate::lab::{SUBLET, signal};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A running agent. Its output is read line by line while it runs.
+/// A running `sublet agent`. A thread reads each line of its output as soon as the agent prints the line.
 pub struct Agent {
     child: Child,
     lines: Receiver<String>,
@@ -33,7 +34,7 @@ impl Agent {
             let sender = sender.clone();
             thread::spawn(move || {
                 for line in BufReader::new(stream).lines() {
-                    // If the test has already ended, no thread receives the line.
+                    // If the test has already ended, nothing receives the line.
                     let _ = sender.send(line.unwrap());
                 }
             });
@@ -49,7 +50,7 @@ impl Agent {
         Agent::start(&mut command)
     }
 
-    /// Reads lines until one line contains all of these parts.
+    /// Reads lines of the agent's output until one line contains all of these parts.
     #[track_caller]
     pub fn until(&self, parts: &[&str]) {
         let begin = Instant::now();
@@ -77,14 +78,15 @@ impl Drop for Agent {
     }
 }
 
-/// Replaces a file in a single step, as package managers do.
+/// Replaces a file by renaming a new file over it, as package managers do.
 fn replace(path: &Path, text: &str) {
     let next = path.with_extension("next");
     fs::write(&next, text).unwrap();
     fs::rename(&next, path).unwrap();
 }
 
-/// Writes a configuration with the subnet 10.SECOND.0.0/24, which the agent is to install.
+/// Writes a configuration with the subnet 10.SECOND.0.0/24 to a file outside the runtime's folder. The agent
+/// is to install this file.
 fn source(host: &Host, second: u8) -> PathBuf {
     let path = host.lab.join("10-net.conf");
     let subnet = format!("10.{second}.0.0/24");
@@ -109,22 +111,22 @@ fn what_is_deleted_or_replaced_comes_back() {
     fs::remove_file(host.plugin("sublet")).unwrap();
     agent.until(&["bin/sublet: installed"]);
     assert_eq!(fs::read(host.plugin("sublet")).unwrap(), fs::read(SUBLET).unwrap());
-    // Another program replaces the installed file: first the file named sublet, then the file with the name
-    // of the plugin that sublet has replaced.
+    // Another program replaces an installed plugin: first the file `sublet`, then the file `host-local`. The
+    // agent must install sublet again.
     for name in ["sublet", "host-local"] {
         replace(&host.plugin(name), "another");
         agent.until(&[&format!("bin/{name}: replaced"), &format!("bin/{name}.old")]);
         assert!(is_sublet(&host.plugin(name)), "{name}");
         assert_eq!(fs::read_to_string(host.plugin(&format!("{name}.old"))).unwrap(), "another");
     }
-    // The file is overwritten in place, so it keeps its inode.
+    // Overwrite the installed file in place. The file keeps its inode, but the agent must notice the change.
     fs::write(host.plugin("sublet"), FORMER).unwrap();
     agent.until(&["bin/sublet: replaced"]);
     assert!(is_sublet(&host.plugin("sublet")));
     fs::remove_file(&installed).unwrap();
     agent.until(&["net.d/10-net.conf: installed"]);
 
-    // The configuration is changed, first to an invalid one, then to a valid one.
+    // Change the configuration that the agent installs, first to an invalid one, then to a valid one.
     replace(&source_of_conf, r#"{"name": "net", "ipam": {"type": "sublet"}}"#);
     agent.until(&["sublet: ", "10-net.conf:1:"]);
     assert!(fs::read_to_string(&installed).unwrap().contains("10.9.0.0/24"));
@@ -152,7 +154,8 @@ fn what_cannot_be_restored_now_is_restored_later() {
 fn it_searches_for_stale_leases_again_and_again() {
     let host = Host::new();
     let mut agent = Agent::of(&host, &["--gc-every", "10ms"]);
-    // If the named store is missing, only the search for stale leases fails; installing continues.
+    // If the store does not exist, only the search for stale leases must fail. The agent must continue to
+    // install files.
     agent.until(&["sublet: gc: ", "does not exist"]);
     let conf = crate::lab::conf(&host.lab.data_dir(), "10.4.0.0/24");
     crate::lab::Call::cni("ADD", "c1", &conf).run().ok();

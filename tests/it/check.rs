@@ -1,9 +1,9 @@
 //! Checks that `sublet check` agrees with an ADD, for every configuration in testdata and for the
 //! configurations in the documentation of container runtimes. Also tests hostile files.
 //!
-//! testdata/check/podman has the unchanged examples of Debian's podman 4.3 package. `containerd` has the
-//! configuration that containerd's `script/setup/install-cni` writes, and `nerdctl` has the one in nerdctl's
-//! `docs/cni.md`. These two were rewritten with the same keys and values.
+//! testdata/check/podman contains the unchanged examples of Debian's podman 4.3 package. `containerd`
+//! contains the configuration that containerd's `script/setup/install-cni` writes, and `nerdctl` the one in
+//! nerdctl's `docs/cni.md`. The last two were rewritten with the same keys and values.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ fn check(file: &Path) -> Answer {
     answer
 }
 
-/// Returns the exit code and the report for a configuration.
+/// Runs `sublet check` for a configuration. Returns the exit code and the JSON report.
 fn of(conf: &str) -> (Option<i32>, Value) {
     let lab = Lab::new();
     let file = lab.join("c.conf");
@@ -77,7 +77,7 @@ fn configurations() {
                 }
                 good += usize::from(right);
                 bad += usize::from(!right);
-                // Each finding must have a position in the file.
+                // Each finding in the report must have a line number.
                 for finding in report["files"][0]["findings"].as_array().unwrap() {
                     assert!(finding["line"].as_u64() > Some(0), "{}: {finding}", case.display());
                     assert!(finding["column"].as_u64() > Some(0), "{}: {finding}", case.display());
@@ -88,20 +88,21 @@ fn configurations() {
     assert!(good > 50 && bad > 80, "{good} good, {bad} bad");
 }
 
-/// Returns whether all of these errors are errors that only `sublet check` reports.
+/// Returns whether `sublet check` reports all of these errors, but an ADD does not.
 fn only_here(errors: &[String]) -> bool {
     let words = ["use one of 0.1.0", "invalid UTF-8", "sublet allocates addresses"];
     errors.iter().all(|e| words.iter().any(|word| e.contains(word)))
 }
 
-/// Returns whether `sublet check` cannot find this error. Such an error depends on the environment, or occurs
-/// only in a GC or a CHECK.
+/// Returns whether `sublet check` cannot find an error that the plugin reports. Such an error depends on the
+/// environment, or occurs only in a GC or a CHECK.
 fn only_there(told: &str) -> bool {
     let words = ["ARGS:", "cni.dev/", "prevResult", "attachment", "IPAM_DB", "missing 'ipam' key"];
     words.iter().any(|word| told.contains(word))
 }
 
-/// Compares `sublet check` with the ADD for each case in testdata/cni. `CNI_ARGS` are ignored.
+/// Compares `sublet check` with the expected result of each ADD in testdata/cni, except for ADDs with
+/// environment variables.
 #[test]
 fn stories() {
     let mut seen = 0;
@@ -120,8 +121,8 @@ fn stories() {
             let (code, report) = of(&conf.to_string());
             let refused = matches!(step["expect"]["code"].as_i64(), Some(6 | 7));
             let slip = errors(&report).iter().any(|e| e.contains("did you mean"));
-            // `check` cannot read a file in the case's folder, and cannot check a configuration that is not
-            // in a file.
+            // `sublet check` cannot read a `resolvConf` file in the case's folder, and cannot check a
+            // configuration that has no `ipam` object.
             let elsewhere = conf["ipam"]["resolvConf"].is_string() || !conf["ipam"].is_object();
             let here =
                 conf.to_string().contains("prevResult") || only_there(&step["expect"].to_string());
@@ -221,8 +222,8 @@ fn what_is_leased_is_compared() {
     }
 }
 
-/// If a range in a store lies inside a range of a file, the overlap must be found even if the store also has
-/// larger ranges.
+/// If a store has a range that lies inside a range of the checked file, `sublet check` must report the
+/// overlap. This must be true even if the store also has larger ranges.
 #[test]
 fn small_ranges_are_compared_beside_large_ones() {
     let lab = Lab::new();
@@ -276,8 +277,8 @@ fn all_errors_of_a_file() {
     }
 }
 
-/// A network must be compared with the store, regardless of whether an option, the environment or the
-/// configuration names the store.
+/// `sublet check` must compare a network with the leases in its store. An option, the environment or the
+/// configuration may name the store.
 #[test]
 fn what_does_not_fit_the_leases() {
     let lab = Lab::new();
@@ -337,7 +338,7 @@ fn what_does_not_fit_the_leases() {
             "{how}: a larger range fits"
         );
     }
-    // After the next ADD, `doctor` finds the conflict too.
+    // After the next ADD, `doctor` must also report the conflict.
     let doctor = || {
         let call = Call::sublet().arg("doctor").arg("--json").arg("--store").arg(&store).run();
         call.json()["problems"].to_string()
@@ -347,8 +348,8 @@ fn what_does_not_fit_the_leases() {
     assert!(doctor().contains("network web") && doctor().contains("2 leases outside"));
 }
 
-/// If a folder contains anything other than regular files, this must be reported as a separate error. The
-/// regular files must still be checked.
+/// If a folder contains something other than regular files, `sublet check` must report this as a separate
+/// error, and must still check the regular files.
 #[test]
 fn a_folder_with_a_pipe() {
     let lab = Lab::new();
@@ -381,8 +382,8 @@ fn hostile_files() {
     refuse("empty", b"", "EOF while parsing");
     refuse("mark", b"\xef\xbb\xbf{}", "byte order mark");
     refuse("escape", b"{\"\\u001b[31m\": \"\\ud800\"}", "not valid JSON");
-    // Checking ten megabytes of unknown keys must take only a second or two, because each key must not be
-    // compared with all others.
+    // Checking ten megabytes of unknown keys must take at most a few seconds. It would take much longer if
+    // the program compared each key with all other keys.
     let keys: Vec<String> = (0..600_000).map(|n| format!("\"subnet{n:06}\":1")).collect();
     let text = format!("{{\"name\":\"n\",\"ipam\":{{\"type\":\"sublet\",{}}}}}", keys.join(","));
     refuse("keys", text.as_bytes(), "no IP ranges specified");
@@ -399,7 +400,7 @@ fn hostile_files() {
     assert!(answer.stderr.contains("not a regular file"), "{answer:?}");
 }
 
-/// Untrusted text in a file must not control a terminal.
+/// Control characters in a file must not reach the terminal, because the text of a file is not trusted.
 #[test]
 fn escapes_are_shown_as_such() {
     let lab = Lab::new();

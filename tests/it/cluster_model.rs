@@ -1,15 +1,18 @@
 //! A model of how the machines of a cluster lease addresses. The test visits all states of the model. Read it
-//! together with `src/store/cluster/mod.rs`. The model has ADD and DEL, the in-flight note of a command, the
-//! fence, the claim of a node name after a reboot, and leases that end with their boot. Two machines share
-//! two addresses. At most once in a run, a process is killed or a machine reboots. At most once in a run, a
-//! command stops waiting for a transaction, which the server then receives later or never.
+//! together with `src/store/cluster/mod.rs`.
 //!
-//! The model assumes that a server compares and writes in a single step. Commands of one machine that run at
-//! the same time, cooldowns, and pools are left out, because the simulation covers them.
+//! The model has ADD and DEL, in-flight notes (files that record pending transactions), and fences
+//! (transactions that make pending ones fail). It also has the claim of a node name after a reboot, and
+//! leases that end with their boot. Two machines share two addresses. At most once in a run, a process is
+//! killed or a machine reboots. At most once in a run, a command stops waiting for a transaction, which the
+//! server then receives later or never.
+//!
+//! The model assumes that a server compares and writes in a single step. It leaves out cooldowns, pools, and
+//! commands of one machine that run at the same time, because the simulation covers them.
 
 use stateright::{Checker, Model, Property};
 
-/// The number of commands that the runtime of each machine calls.
+/// The maximum number of commands that the container runtime of each machine calls.
 const COMMANDS: u8 = 2;
 
 /// The container that holds an address.
@@ -20,13 +23,14 @@ struct Holder {
     container: u8,
 }
 
-// The record of an address, and the record of a machine's boot. Each contains the nonce of the transaction
-// that wrote the record.
+// The server's record of an address, and its record of a machine's current boot. The last number of each is
+// the nonce of the transaction that wrote the record.
 type Address = Option<(Holder, u8)>;
 type Node = (u8, u8);
 
-/// A transaction. The server applies it only if the records have not changed since the command read them. A
-/// transaction that changes no address is a fence.
+/// A transaction. The server applies it only if the records have not changed since the command read them. If
+/// `change` is `None`, the transaction is a fence: it only rewrites the node's record, so that earlier
+/// transactions of the node fail.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Transaction {
     number: u8,
@@ -41,7 +45,7 @@ struct Transaction {
 struct Change {
     address: usize,
     old: Address,
-    /// The node record of the previous holder.
+    /// The node record of the address's previous holder, which the transaction compares.
     node: Option<Node>,
     new: Option<Holder>,
 }
@@ -56,12 +60,12 @@ struct Command {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Step {
     Decide,
-    /// The command must fence before it decides, because a note was found, or because the node name has not
-    /// been claimed in this boot.
+    /// The command must send a fence before it decides. Either it has found an in-flight note, or the node
+    /// name has not been claimed in this boot.
     Fence,
     Commit(usize, u8),
-    /// The transaction has no response. The command fences, and then checks whether the record of the address
-    /// contains the nonce of the transaction.
+    /// The command has stopped waiting for the response to its transaction. It sends a fence, and then checks
+    /// whether the record of the address contains the transaction's nonce.
     Look(usize, u8),
 }
 
@@ -69,10 +73,10 @@ enum Step {
 struct Machine {
     boot: u8,
     command: Option<Command>,
-    /// Whether a process has ended without removing the note of its transaction.
+    /// Whether a process has ended without removing the in-flight note of its transaction.
     has_note: bool,
-    /// The number of the container that is running or being started. The earlier containers of this boot have
-    /// been deleted.
+    /// The number of the container that is running or being started. All containers with lower numbers have
+    /// been deleted or have ended with their boot.
     container: u8,
     /// The address that an ADD returned to the container, until its DEL begins.
     lives: Option<usize>,
@@ -98,8 +102,8 @@ enum Action {
     Del(usize),
     /// A command reads the records, decides, and sends a transaction.
     Send(usize),
-    /// The server applies or refuses a transaction. If the command is still waiting, it receives the
-    /// response.
+    /// The server receives a transaction, and applies or refuses it. If the command is still waiting, it
+    /// receives the response.
     Deliver(usize),
     GiveUp(usize),
     Kill(usize),
@@ -117,7 +121,7 @@ impl State {
         Holder { machine, boot, container }
     }
 
-    /// Ends a command successfully: an ADD with an address, a DEL without an address.
+    /// Ends a command successfully. `address` is the result of an ADD; it is `None` for a DEL.
     fn succeed(&mut self, me: usize, address: Option<usize>) {
         let machine = &mut self.machines[me];
         (machine.command, machine.lives) = (None, address);
@@ -156,7 +160,8 @@ impl State {
         self.machines[me].command = Some(Command { step, waits_for: Some(number), ..command });
     }
 
-    /// Checks whether a transaction was applied. For a DEL, this check happens when the DEL decides again.
+    /// Checks whether the transaction of an ADD was applied. A DEL is decided again instead, which has the
+    /// same effect.
     fn look(&mut self, me: usize, address: usize, nonce: u8) {
         let is_applied = self.addresses[address] == Some((self.holder(me), nonce));
         match &mut self.machines[me].command {
@@ -201,7 +206,7 @@ impl State {
         }
     }
 
-    /// Kills a process. Its transaction stays in transit.
+    /// Kills the process of a command. The transaction that it has sent may still arrive.
     fn kill(&mut self, me: usize) {
         self.crashes += 1;
         let machine = &mut self.machines[me];
@@ -259,7 +264,7 @@ impl Model for Cluster {
             Action::Kill(me) => state.kill(me),
             Action::Reboot(me) => {
                 state.kill(me);
-                // After a reboot, `/run` is empty and the containers have ended.
+                // A reboot ends all containers and empties `/run`, where the in-flight notes are.
                 let Machine { boot, container, commands, .. } = state.machines[me];
                 let (boot, container) = (boot + 1, container + 1);
                 state.machines[me] = Machine { boot, container, commands, ..Machine::default() };

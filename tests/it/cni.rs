@@ -1,5 +1,5 @@
-//! Runs the golden folders in `testdata/cni`. Each folder contains a sequence of calls of the plugin, which
-//! is run in each version of the specification. `testdata/README.md` describes the format.
+//! Runs the golden folders in `testdata/cni`. Each folder contains a sequence of plugin calls. The sequence
+//! is run once for each version of the CNI specification. `testdata/README.md` describes the format.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -10,8 +10,8 @@ use crate::lab::{Answer, Call, testdata};
 
 const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
-/// The keys of a case and of a step. Other keys are an error, because an expectation under a misspelled key
-/// would never be checked.
+/// The keys that a case and a step may have. The test rejects other keys, because an expectation under a
+/// misspelled key would never be checked.
 const CASE: &[&str] = &["about", "versions", "config", "steps"];
 const STEP: &[&str] = &[
     "note", "cmd", "versions", "env", "merge", "stdin", "files", "remove", "lock", "stdout",
@@ -55,7 +55,7 @@ fn goldens() {
                 && std::panic::catch_unwind(|| play(name, &case, version)).is_err()
             {
                 failed.push(format!("{name} in {version}"));
-                // Stop here, because the other versions would probably fail in the same way.
+                // Skip the other versions, because they would probably fail in the same way.
                 break;
             }
         }
@@ -101,7 +101,7 @@ fn play(name: &str, case: &Value, version: &str) {
     }
 }
 
-/// Returns the value with all placeholders replaced.
+/// Replaces all placeholders in a JSON value. `here` replaces them in one string.
 fn placed(value: &Value, here: &dyn Fn(&str) -> String) -> Value {
     match value {
         Value::String(text) => Value::String(here(text)),

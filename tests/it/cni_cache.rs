@@ -1,5 +1,5 @@
-//! Tests of `sublet import cni-cache`, which leases the addresses of running containers again after their
-//! store was lost.
+//! Tests `sublet import cni-cache`. After the store was lost, this command leases the addresses of running
+//! containers to them again.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::lab::{Answer, Call, Lab, conf};
 
-/// Writes the file that libcni caches for one interface of a container.
+/// Writes the cache file that libcni writes for one interface of a container.
 fn cache(lab: &Lab, container: &str, netns: &str, addresses: &[&str]) {
     let list = json!({
         "cniVersion": "1.1.0", "name": "mynet", "plugins": [
@@ -36,14 +36,14 @@ fn import(lab: &Lab, more: &[&str]) -> Answer {
     Call::sublet().args(&["import", "cni-cache", &folder, "--json"]).args(more).run()
 }
 
-/// Returns the container and the outcome of each record, separated by a space.
+/// Returns the container and the outcome of each imported record, separated by a space.
 fn outcomes(answer: &Answer) -> Vec<String> {
     let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
     let row = |row: &Value| format!("{} {}", text(row, "container"), text(row, "outcome"));
     answer.json().as_array().unwrap().iter().map(row).collect()
 }
 
-/// The network namespace of the command itself, which exists.
+/// The path of a network namespace that exists: that of the command itself.
 const ALIVE: &str = "/proc/self/ns/net";
 
 #[test]
@@ -51,7 +51,8 @@ fn running_containers_get_their_addresses_again_and_dead_ones_none() {
     let lab = Lab::new();
     cache(&lab, "alive", ALIVE, &["10.1.2.7/24"]);
     cache(&lab, "dead", "/run/netns/no-such-namespace", &["10.1.2.8/24"]);
-    // In an earlier boot, a network namespace was mounted on this file; now it is an ordinary file.
+    // This file is left over from an earlier boot: a network namespace was mounted on it then, but no longer
+    // is.
     let file = lab.join("was-mounted").display().to_string();
     fs::write(&file, "").unwrap();
     cache(&lab, "unmounted", &file, &["10.1.2.9/24"]);
@@ -70,7 +71,7 @@ fn running_containers_get_their_addresses_again_and_dead_ones_none() {
     );
     assert_eq!((fields("podName"), fields("netns")), (vec!["alive".into()], vec![ALIVE.into()]));
     assert_eq!(outcomes(&import(&lab, &[])), ["alive present", "dead gone", "unmounted gone"]);
-    // The DEL of the container frees the imported lease, as if the store had never been lost.
+    // A DEL must free the imported lease, as if the store had never been lost.
     Call::cni("DEL", "alive", &conf(&lab.data_dir(), "10.1.2.0/24")).run().silent();
     assert!(lab.list().is_empty());
 }

@@ -1,5 +1,5 @@
 //! Compares the output of every command of `sublet` on a fixed store, as text and as JSON, with golden files.
-//! `cluster_commands` does the same for the commands for clusters.
+//! The module `cluster_commands` compares the output of the commands for clusters.
 //!
 //! `testdata/cli/<case>.<plain|json|color>` contains standard output, standard error and the exit code. ESC
 //! is written as `^[`, and the test's folder as `@`. `UPDATE_GOLDEN=1` rewrites the files; read each
@@ -27,7 +27,7 @@ use crate::schema;
 
 pub const NOW: u64 = 1_769_900_000;
 
-/// Returns the facts about the host node-1.
+/// Returns facts about a host with the name node-1, at the time `now`.
 pub fn facts(now: u64) -> Facts {
     Facts {
         now,
@@ -44,13 +44,13 @@ pub fn facts(now: u64) -> Facts {
     }
 }
 
-/// Calls the plugin at a given time.
+/// Calls the plugin with the fixed store, as if the time were `now`.
 fn plugin(lab: &Lab, now: u64, command: &str, conf: &Value, more: &[(&str, &str)]) {
     let store = lab.join("leases.redb").display().to_string();
     called(&facts(now), command, conf, &[&[("IPAM_DB_PATH", &*store)], more].concat());
 }
 
-/// Calls the plugin on this host. The call must succeed.
+/// Calls the plugin on the host that `facts` describes. The call must succeed.
 pub fn called(facts: &Facts, command: &str, conf: &Value, more: &[(&str, &str)]) {
     let env = |name: &str| -> Option<OsString> {
         let own = more.iter().find(|(n, _)| *n == name).map(|(_, value)| *value);
@@ -84,7 +84,7 @@ fn pods() -> Value {
 }
 
 /// Fills a store with the leases of a typical node: pods with IPv4 and IPv6 addresses, a small network that
-/// is nearly full, ECS tasks with their gateway (some of these tasks have ended), and some reservations.
+/// is nearly full, ECS tasks with their gateway, and some reservations. Some of the ECS tasks have ended.
 fn fill(lab: &Lab) {
     let edge = json!({
         "cniVersion": "1.0.0", "name": "edge", "type": "macvlan",
@@ -111,7 +111,7 @@ fn fill(lab: &Lab) {
     let reserved =
         call(lab, &["reserve", "pods", "10.77.0.150-10.77.0.159", "--note", "printers"], PLAIN);
     assert!(reserved.ends_with("exit 0\n"), "{reserved}");
-    // These are lease files of other programs, for the imports.
+    // Add lease files of other programs, which the import commands read.
     fs::copy(testdata().join("import/eni-ipam.db"), lab.join("eni-ipam.db")).unwrap();
     let gipam = json!({"v4": "192.168.0.0/16", "v4ab": 24, "v4idx": 1, "allocated": [
         {"id": "a1b2", "v": 4, "pool": "192.168.0.0/24", "idx": 3, "allocated": ["192.168.0.1"]}]});
@@ -161,7 +161,7 @@ pub fn said(lab: &Lab, args: &[&str], screen: Screen) -> String {
 /// Returns the difference between an output and its golden file; `None` if they are the same.
 pub fn golden(name: &str, said: &str) -> Option<String> {
     let path = testdata().join("cli").join(name);
-    #[allow(clippy::disallowed_methods, reason = "a test reads its own switch")]
+    #[allow(clippy::disallowed_methods, reason = "a test reads its own setting")]
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, said).unwrap();
@@ -307,7 +307,8 @@ fn print_what_they_printed() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// In a network with 29 addresses, two more pods start in each quarter of an hour, for three hours.
+/// The commands must forecast when a range will be full. In a network with 29 addresses, two pods start every
+/// 15 minutes for three hours.
 #[test]
 fn a_range_that_fills_up_has_a_forecast() {
     let lab = Lab::new();
@@ -316,7 +317,7 @@ fn a_range_that_fills_up_has_a_forecast() {
         "ipam": {"type": "sublet", "persist": "disk", "subnet": "10.79.0.0/27"}
     });
     for n in 0..24_u64 {
-        // The commands run at the time NOW + 3600.
+        // The commands run at the time NOW + 3600. The ADDs are spread over the three hours before that.
         let time = NOW + 3600 - 10_800 + n / 2 * 900 + 450;
         plugin(&lab, time, "ADD", &conf, &[("CNI_CONTAINERID", &format!("c{n}"))]);
     }
@@ -332,7 +333,7 @@ fn a_range_that_fills_up_has_a_forecast() {
     }
 }
 
-/// The cases of [`show_what_is_draining`].
+/// The cases of the test [`show_what_is_draining`].
 const DRAINING: [Case; 7] = [
     ("draining-list", &["list", "--network", "pods", "--prefix", "10.77.0.0/27"], Json),
     ("draining-pools", &["pools"], Json),
@@ -343,7 +344,7 @@ const DRAINING: [Case; 7] = [
     ("draining-stats-for-prometheus", &["stats", "--prometheus=-"], Plain),
 ];
 
-/// The draining ranges are shown until the draining ends.
+/// The commands must show a range that is draining, until `drain --undo` ends the draining.
 #[test]
 fn show_what_is_draining() {
     let lab = fixed();
@@ -368,8 +369,8 @@ pub fn fixed() -> Lab {
     lab
 }
 
-/// Returns the differences between the output of a case and its golden files. `call` runs the command with
-/// the case's arguments and the additional arguments that it gets.
+/// Compares the output of a case with its golden files: without options, with `--json`, and in color. Returns
+/// the differences. `call` runs the command of the case with additional arguments.
 pub fn in_all_forms(
     name: &str,
     args: &[&str],
@@ -386,7 +387,7 @@ pub fn in_all_forms(
         );
         return Vec::new();
     }
-    // Tables and pictures must fit the width of the screen.
+    // Tables and maps must fit the width of the screen, which is 80 characters.
     let fits =
         ["list", "pools", "top", "map", "stats", "history", "show-network", "node-list", "doctor"];
     if fits.iter().any(|f| name.starts_with(f)) {
@@ -430,7 +431,8 @@ fn are_all_in_the_schema() {
     schema::check("version", &serde_json::from_str(version).unwrap());
 }
 
-/// Returns every command and subcommand, each with the arguments with which it is called.
+/// Returns every command that has no subcommands, with the words that select it (for example `import`,
+/// `gipam`).
 fn leaves() -> Vec<(Vec<String>, clap::Command)> {
     let mut leaves = Vec::new();
     for command in cli::definition().get_subcommands() {
@@ -455,12 +457,13 @@ fn case_of(path: &[String]) -> Option<&'static Case> {
     cases().find(|(_, args, _)| args.len() >= path.len() && path.iter().eq(&args[..path.len()]))
 }
 
-/// The only command that does not end by itself. The test in tests/it/watch.rs compares its output with its
-/// golden files.
+/// The only command that does not end by itself. tests/it/watch.rs compares the output of this command with
+/// its golden files.
 const ENDLESS: &str = "watch";
 
-/// Commands without golden files. The output of the first two depends on the build or on all other commands.
-/// The last two copy their own program, so tests/it/install.rs and tests/it/agent.rs test them.
+/// Commands without golden files. The output of `version` depends on the build, and the output of
+/// `completion` on all other commands. `install` and `agent` copy their own program, so tests/it/install.rs
+/// and tests/it/agent.rs test them.
 const UNRECORDED: [&str; 4] = ["version", "completion", "install", "agent"];
 
 #[test]
@@ -563,8 +566,8 @@ fn exits(said: &str, code: u8) -> bool {
     said.ends_with(&format!("--- exit {code}\n"))
 }
 
-/// With `--json`, every command must print JSON. Every command must use the named store, and must have
-/// different exit codes for invalid usage and for a failure.
+/// Every command must print JSON if it gets `--json`, and must use the store that `--store` names. Invalid
+/// usage and a failure must have different exit codes.
 #[test]
 fn take_the_same_options_and_end_alike() {
     let lab = Lab::new();
@@ -593,8 +596,8 @@ fn take_the_same_options_and_end_alike() {
             of_networks.push(name);
         }
     }
-    // Only the output of these commands has rows of several networks. The output of every other command is
-    // about a single network or about the whole store.
+    // Only these commands print rows of several networks. The output of every other command is about a single
+    // network or about the whole store.
     let expected = [
         "list",
         "show",
@@ -614,9 +617,9 @@ fn take_the_same_options_and_end_alike() {
     assert!(exits(&said(&lab, &["--version"], PLAIN), 0));
 }
 
-/// Every command must fail if the store is invalid or cannot be reached. Commands that work only with lease
-/// files must report a cluster as invalid usage, and commands that work only with clusters must report a
-/// lease file.
+/// Every command must fail if the store is invalid or cannot be reached. A command that works only with lease
+/// files must report invalid usage for a cluster. A command that works only with clusters must report it for
+/// a lease file.
 #[test]
 fn fail_alike() {
     const OF_A_FILE: &[&str] =
@@ -631,7 +634,8 @@ fn fail_alike() {
             let lab = fixed();
             fs::write(lab.join("foreign"), "the quick brown fox").unwrap();
             cluster_commands::write_files(&lab);
-            // A case that names a store uses one of these stores.
+            // If the arguments of a case name a store, replace the name with the store that is invalid or
+            // unreachable.
             let stores = ["@/leases.redb", "ETCD", "CONSUL", "EMPTY"];
             let own = own.iter().map(|arg| if stores.contains(arg) { store } else { arg });
             let mut args: Vec<&str> = own.collect();

@@ -43,7 +43,8 @@ fn inputs(env: &str) -> Inputs {
     inputs
 }
 
-/// Parses a configuration in the same order as the plugin. Returns the result as text.
+/// Parses a configuration in the same order of steps as the plugin does. Returns the result as text, or the
+/// errors.
 fn read(bytes: &[u8], inputs: &Inputs) -> Result<String, String> {
     let mut conf = Netconf::decode(bytes).map_err(|e| failure(&e))?;
     let mut out = String::new();
@@ -66,7 +67,8 @@ fn read(bytes: &[u8], inputs: &Inputs) -> Result<String, String> {
     note(conf.config(inputs).map(|config| show(&config)));
     let cleanup = conf.cleanup(inputs);
     if wrong.is_empty() {
-        // The test `cleanup_agrees_with_config` compares the other fields.
+        // Print only some fields of the cleanup. The test `cleanup_agrees_with_config` compares its other
+        // fields with the configuration.
         let freed = format!("cleanup: addrs: {:?}, rewind {}\n", cleanup.addrs, cleanup.rewind);
         Ok(format!("version {}, has id: {}\n{out}{freed}", conf.version(), conf.has_id()))
     } else {
@@ -145,11 +147,12 @@ fn show(c: &Config) -> String {
     out
 }
 
-/// The prefixes of lines that every result has. Such a line may be left out if `ok/base` has the same line.
+/// Prefixes of lines that occur in the results of all cases. `out.txt` leaves out such a line if the result
+/// of `ok/base` has the same line.
 const ALWAYS: &[&str] =
     &["version ", "dialect ", "owner: ", "strategy: ", "store: ", "legacy: ", "cleanup: ", "  "];
 
-/// Returns the lines of the result that differ from those of `ok/base`.
+/// Returns the lines of a result, without those lines that [`ALWAYS`] allows to leave out.
 fn differing(out: &str, base: &str) -> String {
     let usual: HashSet<&str> = base.lines().collect();
     let is_usual = |l: &str| usual.contains(l) && ALWAYS.iter().any(|begin| l.starts_with(begin));
@@ -170,7 +173,7 @@ fn show_cleanup(c: &Cleanup) -> String {
     )
 }
 
-/// Returns the log settings as text, with the format only if it is not the default.
+/// Returns the log settings as text. Leaves out the format if it is the default, `Text`.
 fn log(log: &sublet::config::Log) -> String {
     format!("{log:?}").replace(", format: Text", "")
 }
@@ -187,7 +190,7 @@ fn cases() -> Vec<PathBuf> {
     folders(root).iter().flat_map(|d| folders(d)).flat_map(|d| folders(&d)).collect()
 }
 
-/// Returns the configuration of a case.
+/// Returns the configuration of a case: its `in.json`, or the `base.json` of its dialect.
 pub fn configuration(case: &Path) -> Vec<u8> {
     fs::read(case.join("in.json")).unwrap_or_else(|_| base_configuration(case))
 }
@@ -196,7 +199,7 @@ fn base_configuration(case: &Path) -> Vec<u8> {
     fs::read(case.join("../../base.json")).expect("base.json")
 }
 
-/// Returns the result for the dialect's `base.json`, including the values for a DEL.
+/// Returns the result for the `base.json` of the case's dialect, including the values that a DEL uses.
 fn base(case: &Path) -> String {
     let (bytes, inputs) = (base_configuration(case), inputs(""));
     let conf = Netconf::decode(&bytes).expect("base.json");
@@ -235,7 +238,7 @@ fn golden() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A DEL must look for leases where an ADD with the same configuration stores them.
+/// A DEL must search the store, the network and the owner that an ADD with the same configuration uses.
 #[test]
 fn cleanup_agrees_with_config() {
     for case in cases() {
@@ -259,7 +262,7 @@ fn cleanup_agrees_with_config() {
 }
 
 /// Replaces each value in the sample configurations with a value of each JSON type, and with hostile text.
-/// This must never cause a panic, and a cleanup must always be possible.
+/// The parser must never panic, and must always return the values that a DEL uses.
 #[test]
 fn no_value_at_any_place_panics() {
     let deep = format!("{}1{}", "[".repeat(100), "]".repeat(100));

@@ -1,4 +1,4 @@
-//! Tests copying stores between a lease file, etcd and Consul, directly and through JSON lines.
+//! Tests copies of stores between a lease file, etcd and Consul, both directly and through JSON lines.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -28,8 +28,9 @@ fn import(lines: &str, store: &str) -> Call {
     Call::sublet().arg("import").arg("jsonl").arg("--store").arg(store).stdin(lines)
 }
 
-/// Returns the records without the differences between kinds of stores: the order of the records, the
-/// lifetime of records that are not leases, and the boot of a durable lease (which only a lease file stores).
+/// Returns the records without the details that differ between kinds of stores. These are the order of the
+/// records, the lifetime of records that are not leases, and the boot ID of durable leases. Only a lease file
+/// stores the boot ID of a durable lease.
 fn records(lines: &str) -> BTreeSet<String> {
     let record = |line: &str| {
         let mut value: Value = serde_json::from_str(line).unwrap();
@@ -44,8 +45,8 @@ fn records(lines: &str) -> BTreeSet<String> {
     lines.lines().skip(1).map(record).collect()
 }
 
-/// Makes a lease file that contains leases of two networks (one has `persist: disk`), cooling addresses, a
-/// pod's former address, a record of an import from host-local, and pools.
+/// Makes a lease file with the leases of two networks (one of them has `persist: disk`). The file also has
+/// cooling addresses, a pod's former address, pools, and the record of an import from host-local.
 fn fill(lab: &Lab) -> String {
     let add = |conf: &Value, container: &str, args: &str| {
         done(&Call::cni("ADD", container, conf).env("CNI_ARGS", args));
@@ -146,7 +147,7 @@ fn an_address_with_another_holder_is_named_and_nothing_is_written() {
 
 #[test]
 fn what_changes_meanwhile_is_told() {
-    // A store that is copied to itself under a different name must stay unchanged.
+    // Copying a store to itself under a different name must leave it unchanged.
     let lab = Lab::new();
     let from = fill(&lab);
     let link = lab.join("link");
@@ -188,7 +189,8 @@ mod peers {
             }
             assert_eq!(records(&export(to)), expected);
         }
-        // In the copy, the leases have the same lifetimes, and repeated ADDs of the containers find them.
+        // In the copy, leases must have the same lifetimes as in the source, and the containers' DELs must
+        // find them.
         let boot = conf(&lab.join("last").display().to_string(), "10.1.0.0/24");
         let before = list(&lab.join("last/leases.redb")).len();
         for i in 0..6 {
@@ -198,7 +200,7 @@ mod peers {
         old["name"] = json!("old");
         done(&Call::cni("DEL", "old-1", &old));
         assert_eq!(list(&lab.join("last/leases.redb")).len(), before - 7);
-        // The source must be unchanged.
+        // The copies must not have changed the source.
         assert_eq!(records(&export(&first)), expected);
     }
 
@@ -211,7 +213,7 @@ mod peers {
         let second = lab.join("second/leases.redb").display().to_string();
         done(&import(&lines, &second));
         assert_eq!(export(&second), lines);
-        // Import the same records again.
+        // Importing the same records again must change nothing.
         done(&import(&lines, &second));
         assert_eq!(export(&second), lines);
         let file = lab.join("lines.jsonl").display().to_string();

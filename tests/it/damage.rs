@@ -22,7 +22,7 @@ use crate::store_check as check;
 
 const PAGE: usize = 4096;
 
-/// A valid store, and a folder for damaged copies of it.
+/// A valid store, a folder for damaged copies of it, and the counts of the results.
 struct Patient {
     folder: TempDir,
     persist: Persist,
@@ -35,8 +35,8 @@ struct Patient {
 }
 
 impl Patient {
-    /// Makes a store with this number of leases. Other leases were made and freed before, so the file also
-    /// has unused pages.
+    /// Makes a store with this number of leases. The store has also had five other leases, which were freed,
+    /// so the file has unused pages.
     fn new(leases: usize, persist: Persist) -> Patient {
         let folder = TempDir::new_in("/dev/shm").unwrap();
         let file = folder.path().join("leases.redb");
@@ -74,13 +74,14 @@ impl Patient {
         self.folder.path().join(name)
     }
 
-    /// Returns the indexes of the pages that contain data.
+    /// Returns the indexes of the pages that contain a byte other than zero.
     fn used(&self) -> Vec<usize> {
         let pages = self.whole.chunks(PAGE).enumerate();
         pages.filter(|(_, page)| page.iter().any(|b| *b != 0)).map(|(n, _)| n).collect()
     }
 
-    /// Replaces the store with these bytes and calls the plugin. Returns whether all calls were refused.
+    /// Makes four calls on a store with these bytes. Returns whether all four were refused, and counts
+    /// whether any was refused.
     fn try_with(&mut self, bytes: &[u8], name: &str) -> bool {
         let noticed = check::quietly(|| self.used_with(bytes, name));
         *(if noticed > 0 { &mut self.refused } else { &mut self.unharmed }) += 1;
@@ -92,7 +93,8 @@ impl Patient {
         fs::write(self.file(".lock"), &self.lock).unwrap();
     }
 
-    /// Makes four calls on a store with these bytes. Returns how many of them were refused.
+    /// Makes four calls on a store with these bytes, and checks that the results are correct or errors.
+    /// Returns how many calls were refused.
     fn used_with(&self, bytes: &[u8], name: &str) -> usize {
         let cx = check::now();
         let store = &mut *check::open(&self.folder.path().join("leases.redb"), self.persist);
@@ -131,7 +133,8 @@ impl Patient {
         refused
     }
 
-    /// Asserts that some of the damage was detected, and that some of it was in unused parts of the file.
+    /// Asserts that many of the changes to the file were refused, and that many did no harm because they
+    /// changed unused parts.
     fn both(&self, name: &str) {
         assert!(
             self.refused > 50 && self.unharmed > 50,
@@ -181,7 +184,8 @@ fn flip(mut patient: Patient) {
     patient.both("bits");
 }
 
-/// Flips every bit that redb's checksums do not cover, and every third bit of the rest.
+/// Flips every bit of the part of the header that redb's checksums do not cover, and every third bit of the
+/// rest of the header.
 #[test]
 fn a_bit_of_the_header() {
     for persist in [Persist::Boot, Persist::Disk] {
@@ -248,7 +252,7 @@ fn truncated_anywhere() {
         let used = patient.used().last().unwrap() * PAGE;
         assert!(refused || len > used, "{len} of {} bytes are taken for a store", whole.len());
     }
-    // Also test a file that is longer than before.
+    // Also test a file with 512 additional bytes at its end.
     let mut bytes = whole;
     bytes.resize(bytes.len() + 512, 0);
     patient.try_with(&bytes, "512 bytes more");
@@ -257,19 +261,19 @@ fn truncated_anywhere() {
 
 const TABLE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("sublet");
 
-/// Changes the version in a lease file to the version of another build.
+/// Changes the versions in a lease file, so that another build of sublet seems to have written it.
 fn with_schema(file: &Path, version: u8, schema: u8) {
     let database = loop {
         match Database::open(file) {
-            // A child process that another test starts holds the lock until it executes its program, so try
-            // again.
+            // Another test may have started a child process that holds the lock until it executes its
+            // program. Try again.
             Err(DatabaseError::DatabaseAlreadyOpen) => std::thread::yield_now(),
             database => break database.unwrap(),
         }
     };
     let transaction = database.begin_write().unwrap();
     {
-        // The record consists of a version, a number, and a CRC32C over key and record.
+        // The record contains a version, a schema number, and a CRC32C of the key and the two numbers.
         let record = [version, schema];
         let sum = crc32c::crc32c_append(crc32c::crc32c(b"Mschema"), &record);
         let value = [&record[..], &sum.to_le_bytes()].concat();
@@ -324,7 +328,7 @@ fn another_program_s_file() {
     is_damage(&check::list(store, &check::now()).unwrap_err(), "foreign");
 }
 
-/// The program must print exactly one JSON document, whatever the file contains.
+/// No matter what the file contains, the program must print exactly one JSON document.
 #[test]
 fn what_the_program_prints() {
     let patient = Patient::new(60, Persist::Disk);
@@ -368,7 +372,8 @@ fn what_the_program_prints() {
 }
 
 impl Patient {
-    /// Replaces the store with these bytes and repairs it. Returns whether there was anything to repair.
+    /// Replaces the store with these bytes and repairs it. Returns whether the repair changed anything or was
+    /// refused.
     fn repaired(&self, bytes: &[u8], name: &str) -> bool {
         let cx = check::now();
         let store = &mut *check::open(&self.folder.path().join("leases.redb"), self.persist);
@@ -380,7 +385,7 @@ impl Patient {
         assert_eq!(fs::read(self.file("")).unwrap(), bytes, "{name}: looking has written");
         let repair = match store.repair(&cx) {
             Ok(repair) => repair,
-            // This is the error if nothing in the file can be read.
+            // A repair is refused if it can read nothing in the file.
             Err(error) => {
                 is_damage(&Error::Store(error), name);
                 assert_eq!(fs::read(self.file("")).unwrap(), bytes, "{name}: refused, and wrote");
@@ -409,7 +414,7 @@ impl Patient {
     }
 }
 
-/// After a repair, `doctor` must find no problems, and no leased address may be free.
+/// After a repair, `doctor` must find no problems, and no address that was leased may be free.
 #[test]
 fn a_repair_loses_no_lease() {
     for persist in [Persist::Boot, Persist::Disk] {

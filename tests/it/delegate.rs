@@ -70,14 +70,14 @@ fn gc_frees_what_is_not_named() {
     for container in ["a", "b", "c"] {
         network.call("ADD", container, &network.conf).run().ok();
     }
-    // libcni sends the list under both names of the key.
+    // Pass the list of valid attachments under both names of its key, as libcni does.
     let valid = json!([{"containerID": "b", "ifname": "eth0"}]);
     let mut conf = network.conf.clone();
     conf["cni.dev/valid-attachments"] = valid.clone();
     conf["cni.dev/attachments"] = valid;
     network.call("GC", "", &conf).run().silent();
     assert_eq!(network.holders(), ["b/eth0"]);
-    // If a main plugin parses the configuration and writes it again, an empty list may get lost. A GC without
+    // If a main plugin parses the configuration and writes it again, it may drop an empty list. A GC without
     // the list must free nothing.
     let (code, _) = network.call("GC", "", &network.conf).run().error();
     assert_eq!(code, 7);

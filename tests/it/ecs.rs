@@ -1,5 +1,5 @@
-//! Replays `testdata/cni/ecs-ipam.json`. It contains recorded calls of the real ecs-ipam with their results,
-//! and the results that sublet must return. `testdata/README.md` describes the format.
+//! Replays `testdata/cni/ecs-ipam.json`. This file contains recorded calls of the real ecs-ipam with their
+//! results, and the results that sublet must return. `testdata/README.md` describes the format.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -23,7 +23,7 @@ fn recorded_calls_of_ecs_ipam() {
     assert!(failed.is_empty(), "failed: {failed:?}");
 }
 
-/// The ECS agent starts only if the plugin prints these texts.
+/// The plugin must print these texts, because the ECS agent starts only if it finds them.
 #[test]
 fn the_ecs_agents_questions() {
     let dir = tempfile::tempdir().unwrap();
@@ -43,7 +43,8 @@ fn the_ecs_agents_questions() {
     assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(version["dirty"], false);
     assert!(version["gitShortHash"].is_string());
-    // If the program is called as sublet, these are options of the command line.
+    // Called as `sublet` instead of `ecs-ipam`, the program must treat these arguments as options of its
+    // command line.
     let own = ask(Path::new(SUBLET), "--capabilities");
     assert_ne!(own.0, Some(0));
 }

@@ -1,5 +1,5 @@
-//! Tests stores whose path leads to something wrong. The result must be a single JSON error that says what to
-//! do, without a panic, an overwritten file or a wrong address.
+//! Tests paths of stores that do not lead to a readable store. The result must be a single JSON error that
+//! says what to do. sublet must not panic, overwrite a file, or return a wrong address.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::lab::{Call, Dice, Lab, addresses, conf};
 
-/// The magic number of the bolt format. It is 16 bytes after the beginning of the file.
+/// The magic number of the bolt format, at offset 16 of the file.
 const BOLT_MAGIC: u32 = 0xED0C_DAED;
 
 fn add(lab: &Lab, container: &str) -> Call {
@@ -36,7 +36,7 @@ fn with_leases() -> Lab {
     lab
 }
 
-/// Returns the path of the lease file that exists.
+/// Returns the path of the lease file that exists: the boot file or the durable file.
 fn file(lab: &Lab) -> PathBuf {
     Some(lab.boot_file()).filter(|file| file.exists()).unwrap_or_else(|| lab.store())
 }
@@ -143,8 +143,8 @@ fn truncated_store() {
     }
 }
 
-/// One byte of a used page is changed. Every call must return a correct result or an error: an owner must get
-/// its own lease, and no other container may get that address.
+/// One byte of a used page is changed. Every call must return a correct result or an error. An owner must get
+/// its own lease, and no other container may get the same address.
 #[test]
 fn changed_bytes() {
     let lab = with_leases();
@@ -215,7 +215,7 @@ fn negative_lock_timeout_tries_once() {
     assert_eq!(code, 11, "{msg}");
 }
 
-/// Runs a call with a limit on the size of each file that it writes. The limit is in blocks of 512 bytes.
+/// Returns the call with a limit on the size of each file that it writes, in blocks of 512 bytes.
 fn limited(call: Call, blocks: u32) -> Call {
     call.under("sh", &["-c", &format!("ulimit -f {blocks}; exec \"$0\" \"$@\"")])
 }
@@ -241,7 +241,8 @@ fn a_limit_on_file_size_is_an_error_and_no_signal() {
     assert!(answer.stderr.contains("File too large"), "{answer:?}");
 }
 
-/// Runs a call in a shell that redirects its standard output; `>&-` closes it.
+/// Returns the call with its standard output redirected by a shell. For example, `>&-` closes standard
+/// output.
 fn redirected(call: Call, how: &str) -> Call {
     call.under("sh", &["-c", &format!("exec \"$0\" \"$@\" {how}")])
 }
@@ -261,10 +262,10 @@ fn an_answer_that_cannot_be_delivered_is_no_lease() {
     }
     redirected(add(&lab, "discarded"), ">/dev/null").run().silent();
     assert_eq!(lab.list().len(), 1);
-    // A lease that an earlier call has made must stay.
+    // The lease of an earlier ADD must stay if the result of a repeated ADD cannot be written.
     assert_eq!(redirected(add(&lab, "discarded"), ">&-").run().code, Some(1));
     assert_eq!(lab.list().len(), 1);
-    // A DEL prints no result, so it must succeed.
+    // A DEL prints no result, so it must succeed even if standard output is closed.
     redirected(add(&lab, "discarded").env("CNI_COMMAND", "DEL"), ">&-").run().silent();
     assert!(lab.list().is_empty());
 }
@@ -281,7 +282,7 @@ fn files_that_are_created_are_the_owners_alone() {
     assert_eq!(mode(&log), 0o600);
 
     let store = lab.store().display().to_string();
-    // A file that a killed process has left must not be used.
+    // sublet must not use a file that a killed process has left.
     fs::write(lab.join("lines.new"), "half").unwrap();
     fs::set_permissions(lab.join("lines.new"), Permissions::from_mode(0o666)).unwrap();
     let text = |path: &Path| path.display().to_string();

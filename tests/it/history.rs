@@ -76,7 +76,7 @@ fn history_is_off_where_the_configuration_says_so() {
         let (code, msg) = Call::cni("ADD", "bad", &conf).run().error();
         assert!(code == 7 && msg.contains(wrong), "{code}: {msg}");
     }
-    // A DEL works with any of these history settings.
+    // A DEL must work with an invalid history setting.
     Call::cni("DEL", "quiet", &conf).run().silent();
     assert!(lab.list().is_empty());
 }
@@ -92,7 +92,7 @@ fn reserving_is_all_or_nothing() {
         assert_eq!(lab.list().len(), 1);
     };
     let refused = |args: &str, text: &str| ended(1, args, text);
-    // In these cases, the command line itself is invalid.
+    // In the following calls, the command line itself is invalid.
     let misused = |args: &str, text: &str| ended(2, args, text);
     refused("reserve mynet 10.1.2.0/28", "nothing was reserved");
     refused("reserve mynet 10.1.2.0/28", "container c (eth0) holds the address");
@@ -110,8 +110,8 @@ fn reserving_is_all_or_nothing() {
     let done = sublet(&lab, "reserve mynet 10.1.2.16/28 --json").run().ok();
     assert_eq!(done["addresses"], json!([]), "they are reserved already");
     assert_eq!(lab.list().len(), 17);
-    // DEL, `gc` and `release` must not free reservations. With `--create`, addresses of an unknown network
-    // can be reserved.
+    // DEL, `gc` and `release` must not free reservations. With `--create`, it must be possible to reserve
+    // addresses of a network that the store does not know.
     sublet(&lab, "reserve later 10.7.0.9 --create --json").run().ok();
     let done = sublet(&lab, "unreserve mynet 10.1.2.0/24 --yes --json").run().ok();
     assert_eq!(done["addresses"].as_array().unwrap().len(), 16);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::lab::{Answer, Call, Lab, addresses, list, testdata};
 
-/// Copies the recorded file from testdata/import. `testdata/README.md` describes its content.
+/// Copies the recorded bolt file from testdata/import. `testdata/README.md` describes its content.
 fn recorded(lab: &Lab) -> PathBuf {
     let file = lab.join("eni-ipam.db");
     fs::copy(testdata().join("import/eni-ipam.db"), &file).unwrap();
@@ -20,7 +20,7 @@ fn import(file: &Path, more: &[&str]) -> Answer {
     more.iter().fold(call.arg("--json"), |call, arg| call.arg(arg)).run()
 }
 
-/// Makes a call in the ECS dialect, as the ECS agent does: without a container, only with an `id`.
+/// Calls the plugin in the ECS dialect, as the ECS agent does: with an `id` and without a container ID.
 fn ecs(store: &Path, command: &str, id: &str) -> Call {
     let conf = json!({
         "cniVersion": "0.3.0",
@@ -33,7 +33,7 @@ fn ecs(store: &Path, command: &str, id: &str) -> Call {
     Call::cni(command, "", &conf).env("IPAM_DB_PATH", &store.display().to_string())
 }
 
-/// Returns the leases in the recorded file: each address and its `id`. The `id` of a gateway is empty.
+/// Returns the address and the `id` of each lease in the recorded file. The `id` of a gateway is empty.
 fn expected() -> Vec<(String, String)> {
     let text = fs::read_to_string(testdata().join("import/eni-ipam.tsv")).unwrap();
     let mut rows: Vec<(String, String)> = text
@@ -58,7 +58,7 @@ fn found(store: &Path) -> Vec<(String, String)> {
     rows
 }
 
-/// Returns the number of entries in a list of a report.
+/// Returns the number of entries in the list `key` of a report.
 pub fn count(report: &Value, key: &str) -> usize {
     report[key].as_array().unwrap().len()
 }
@@ -103,7 +103,7 @@ fn the_agent_goes_on_where_ecs_ipam_stopped() {
     ecs(&file, "DEL", "0a:4b:c1:bb:4e:04").run().silent();
     ecs(&file, "DEL", "bulk-200").run().silent();
     assert!(!found(&file).iter().any(|(_, id)| id == "0a:4b:c1:bb:4e:04" || id == "bulk-200"));
-    // A lease without an `id` can be freed by its address.
+    // It must be possible to free a lease without an `id` by its address.
     let mut conf = json!({
         "cniVersion": "0.3.0",
         "ipam": {"ipv4-subnet": "169.254.172.0/22", "ipv4-address": "169.254.173.78/22"}
@@ -112,13 +112,14 @@ fn the_agent_goes_on_where_ecs_ipam_stopped() {
         |conf: &Value| Call::cni("DEL", "", conf).env("IPAM_DB_PATH", &file.display().to_string());
     by_address(&conf).run().silent();
     assert!(!found(&file).iter().any(|(addr, _)| addr == "169.254.173.78"));
-    // A gateway cannot be freed.
+    // A DEL must not free the address of a gateway.
     conf["ipam"]["ipv4-address"] = json!("169.254.172.1/22");
     by_address(&conf).run();
     assert!(found(&file).iter().any(|(addr, _)| addr == "169.254.172.1"));
 }
 
-/// As in the original, a freed address is leased again only after all other addresses.
+/// After an import, a DEL must move the rotation as ecs-ipam does: a freed address is leased again only after
+/// all other addresses.
 #[test]
 fn a_del_moves_the_rotation_as_ecs_ipam_does() {
     let lab = Lab::new();
@@ -145,10 +146,10 @@ fn ecs_ipams_leases_may_go_into_another_store() {
     ecs(&store, "ADD", "next").run().ok();
     let again = import(&file, &into).ok();
     assert_eq!((count(&again, "taken"), count(&again, "present")), (0, 310));
-    // Round robin continues after the last address.
+    // Round robin must continue after the address that was leased last.
     let got = addresses(&ecs(&store, "ADD", "third").run().ok());
     assert_eq!(got[0], "169.254.173.51");
-    // If another owner holds one of the addresses, nothing may be imported.
+    // If another owner holds one of the addresses in the file, nothing may be imported.
     ecs(&store, "DEL", "bulk-200").run().silent();
     let taken = expected().iter().find(|(_, id)| id == "bulk-200").unwrap().0.clone();
     let conf = json!({
@@ -177,7 +178,7 @@ fn what_is_in_the_way_of_a_conversion_is_left_alone() {
     fs::write(lab.join("eni-ipam.db.bolt"), "precious").unwrap();
     assert!(refused("a file of that name").contains("eni-ipam.db.bolt"));
     fs::remove_file(lab.join("eni-ipam.db.bolt")).unwrap();
-    // A file that a killed conversion has left must not prevent the conversion.
+    // The conversion must work even if a killed conversion has left a file.
     fs::write(lab.join("eni-ipam.db.new"), "half").unwrap();
     fs::hard_link(&file, lab.join("eni-ipam.db.bolt")).unwrap();
     import(&file, &[]).ok();
@@ -186,8 +187,8 @@ fn what_is_in_the_way_of_a_conversion_is_left_alone() {
     assert_ne!(inode("eni-ipam.db"), inode("eni-ipam.db.bolt"));
 }
 
-/// If the bolt file is truncated, filled with garbage or in another format, the result must be an error that
-/// names the file, and nothing may be created.
+/// If the bolt file is truncated, contains garbage or has another format, the import must create nothing. It
+/// must fail with an error that names the file.
 #[test]
 fn damaged_bolt_files_are_refused() {
     let lab = Lab::new();
@@ -211,16 +212,17 @@ fn damaged_bolt_files_are_refused() {
     assert!(!lab.join("nope").exists() && !lab.join("nope.lock").exists());
 }
 
-/// A conversion is killed before its last step. With either value of `persist`, an ADD must not lease
-/// anything from a new file next to the original one, and the next run must complete the conversion.
+/// A conversion of a bolt file to a lease file is killed before its last step. With either value of
+/// `persist`, an ADD must not lease anything from another file next to the original one. The next conversion
+/// must complete the work.
 #[test]
 fn a_killed_conversion_is_ended_by_the_next() {
     for persist in ["boot", "disk"] {
         let lab = Lab::new();
         let file = recorded(&lab);
         import(&file, &["--persist", persist]).ok();
-        // `<file>` is the original file again. The other files are in the state in which the killed
-        // conversion left them.
+        // Restore the state that a killed conversion leaves: `eni-ipam.db` is still the bolt file, and the
+        // other files already exist.
         let _ = fs::remove_file(&file);
         fs::hard_link(lab.join("eni-ipam.db.bolt"), &file).unwrap();
         if persist == "boot" {

@@ -1,5 +1,5 @@
-//! Tests `sublet install` and `sublet uninstall`: no lease may be lost, and the plugin must exist at every
-//! moment.
+//! Tests `sublet install` and `sublet uninstall`. They must not lose any lease, and a plugin must exist under
+//! its name at every moment.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -14,12 +14,12 @@ use crate::lab::{Answer, Call, Lab, SUBLET, addresses, list};
 use crate::schema;
 use crate::tidy::root;
 
-/// A folder of plugins, and the other files that an installation may change.
+/// A simulated host: a folder of plugins, and the other files that an installation may change.
 pub struct Host {
     pub lab: Lab,
 }
 
-/// A plugin that sublet replaces.
+/// The content of a plugin that sublet replaces.
 pub const FORMER: &str = "#!/bin/sh\necho former\n";
 
 impl Host {
@@ -47,7 +47,7 @@ impl Host {
         options.iter().fold(call, |call, option| call.arg(&option.replace('@', &self.path(""))))
     }
 
-    /// Makes a call of `install` with these options. `@` in an option is replaced by the test's folder.
+    /// Returns a call of `sublet install` with these options. `@` in an option stands for the test's folder.
     pub fn install(&self, options: &[&str]) -> Call {
         self.command(SUBLET, "install", options)
     }
@@ -57,13 +57,13 @@ impl Host {
         self.command(SUBLET, "uninstall", &[&own, options].concat())
     }
 
-    /// Writes a program that sublet is going to replace.
+    /// Writes a plugin that sublet is going to replace.
     pub fn write_former(&self, name: &str) {
         fs::write(self.plugin(name), FORMER).unwrap();
         fs::set_permissions(self.plugin(name), fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// Writes a network configuration that uses host-local to a file in the runtime's folder.
+    /// Writes a network configuration with this `ipam` section to a file in the runtime's folder.
     pub fn network(&self, name: &str, ipam: &Value) -> Value {
         let conf = json!({"cniVersion": "1.0.0", "name": name, "type": "bridge", "ipam": ipam});
         fs::create_dir_all(self.lab.join("net.d")).unwrap();
@@ -92,7 +92,8 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap()
 }
 
-/// Returns the last component of each path, and what was done to the file.
+/// Returns the name of each file in a report of `install` or `uninstall`, and what the command did to the
+/// file.
 fn actions(answer: &Answer) -> Vec<(String, String)> {
     let report = answer.ok();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -118,7 +119,7 @@ fn into_a_folder_that_is_not_there_yet() {
     let installed = host.plugin("sublet");
     assert_eq!(fs::read(&installed).unwrap(), fs::read(SUBLET).unwrap());
     assert_eq!(fs::metadata(&installed).unwrap().permissions().mode() & 0o777, 0o755);
-    // If the installed program installs itself again, nothing may change.
+    // If the installed program installs itself again, it must change nothing.
     let again = host.command(installed.to_str().unwrap(), "install", &["--json"]).run();
     check_actions(&again, &[("sublet", "unchanged")]);
     let text = host.install(&[]).run().stdout;
@@ -154,7 +155,8 @@ fn what_was_there_is_kept_and_comes_back() {
     check_actions(&one, &[("ecs-ipam", "restored")]);
     assert!(is_sublet(&host.plugin("sublet")) && is_sublet(&host.plugin("consul")));
     let all = host.uninstall(&["--json", "--store", "@leases.redb"]);
-    // The leases of host-local's networks are needed, but the named store does not exist, so this must fail.
+    // To restore host-local, `uninstall` needs the leases of host-local's networks. It must fail, because the
+    // named store does not exist.
     assert!(all.run().is_failure_of("does not exist; name a different file"));
     let conf = host.network("net", &json!({"type": "host-local", "subnet": "10.9.0.0/24"}));
     let store = host.path("leases.redb");
@@ -169,8 +171,8 @@ fn what_was_there_is_kept_and_comes_back() {
     check_actions(&all.run(), &[]);
 }
 
-/// If a name is a symbolic link, the link itself must be replaced, and never the file to which it leads. A
-/// link that leads to sublet is not kept as NAME.old.
+/// If a plugin's name is a symbolic link, sublet must replace the link, and never the file to which the link
+/// leads. It must not keep a link that leads to sublet as NAME.old.
 #[test]
 fn links() {
     let host = Host::new();
@@ -183,7 +185,7 @@ fn links() {
     assert_eq!(fs::read_link(host.plugin("sublet.old")).unwrap(), elsewhere);
     let answer = host.install(&["--as", "host-local", "--json"]).run();
     check_actions(&answer, &[("sublet", "unchanged"), ("host-local", "unchanged")]);
-    // If a package made a link to the same program, the link must stay.
+    // If a package has made a link to the installed program, the link must stay.
     fs::create_dir(host.lab.join("other-bin")).unwrap();
     symlink(host.plugin("sublet"), host.lab.join("other-bin/sublet")).unwrap();
     let to = host.path("other-bin");
@@ -191,7 +193,7 @@ fn links() {
     check_actions(&call.run(), &[("sublet", "unchanged"), ("host-local", "installed")]);
     assert!(is_sublet(&host.lab.join("other-bin/host-local")));
     assert!(host.lab.join("other-bin/sublet").is_symlink());
-    // The folder itself may be a symbolic link.
+    // The folder of the plugins may be a symbolic link.
     symlink(host.bin(), host.lab.join("link")).unwrap();
     let answer = Call::sublet().args(&["install", "--json", "--to", &host.path("link")]).run();
     check_actions(&answer, &[("sublet", "unchanged")]);
@@ -210,7 +212,8 @@ fn the_former_program_installs_itself_again() {
     assert_eq!(names(&host.bin()), ["sublet", "sublet.old"]);
 }
 
-/// Makes a file that differs from sublet but runs like it. Data after the end of an ELF file is never read.
+/// Makes a file that differs from sublet but runs like sublet. The additional bytes are after the end of the
+/// ELF data, so they are never read.
 pub fn other_build(lab: &Lab) -> PathBuf {
     let path = lab.join("other");
     fs::copy(SUBLET, &path).unwrap();
@@ -244,8 +247,8 @@ fn on_path_with_a_configuration() {
     assert_eq!(read(&installed), conf.to_string());
     assert_eq!(names(&host.lab.join("net.d")), ["10-net.conf", "10-net.conf.old"]);
     assert!(actions(&install.run()).iter().all(|(_, action)| action == "unchanged"));
-    // If an operator has changed the installed configuration, it must stay. Networks that still use sublet
-    // must be listed.
+    // An installed configuration that an operator has changed must stay. `uninstall` must list the networks
+    // that still use sublet.
     fs::write(&installed, conf.to_string().replace("10.9", "10.8")).unwrap();
     let answer = host.uninstall(&options).run();
     let expected = [("sublet", "removed"), ("subletd", "removed"), ("sublet", "removed")];
@@ -253,7 +256,7 @@ fn on_path_with_a_configuration() {
     answer.check(answer.stderr.contains("network net still uses sublet"), "not named");
     assert_eq!(names(&host.lab.join("net.d")), ["10-net.conf", "10-net.conf.old"]);
     assert!(names(&host.lab.join("path")).is_empty() && names(&host.bin()).is_empty());
-    // If the installed configuration is unchanged, the former configuration must be restored.
+    // If the installed configuration is unchanged, `uninstall` must restore the former configuration.
     fs::write(&installed, conf.to_string()).unwrap();
     check_actions(&host.uninstall(&options).run(), &[("10-net.conf", "restored")]);
     assert_eq!(names(&host.lab.join("net.d")), ["10-net.conf"]);
@@ -288,7 +291,7 @@ fn what_cannot_be_installed_changes_nothing() {
         assert_eq!(names(&host.bin()), ["ecs-ipam", "sublet"]);
         assert_eq!(read(&host.plugin("sublet")), FORMER);
     }
-    // Limit the size of files, so that the whole program cannot be written.
+    // Limit the size of files, so that `install` cannot write the whole program.
     let limited = format!("ulimit -f 64; exec {SUBLET} install --to {}", host.path("bin"));
     let answer = Call::new("sh").args(&["-c", &limited]).run();
     answer.check(answer.code == Some(1) && answer.stderr.contains("cannot write"), "no room");
@@ -297,7 +300,7 @@ fn what_cannot_be_installed_changes_nothing() {
 }
 
 /// A runtime that calls the plugin continuously must never find it missing, incomplete or busy. Calls that
-/// started before a replacement must finish normally.
+/// started before the plugin was replaced must finish normally.
 #[test]
 fn no_moment_is_without_a_plugin() {
     let host = Host::new();
@@ -355,7 +358,7 @@ fn runs_at_the_same_time_wait_for_each_other() {
     assert_eq!(names(&host.bin()), expected);
 }
 
-/// Files that a killed run has left must be removed, and no other files.
+/// `install` must remove files that a killed run has left, and no other files.
 #[test]
 fn unfinished_work_is_removed() {
     let host = Host::new();
@@ -366,8 +369,9 @@ fn unfinished_work_is_removed() {
     assert_eq!(names(&host.bin()), [".other", "sublet"]);
 }
 
-/// Some networks have a folder of their own and others do not, and there are two stores. A network that uses
-/// sublet must keep its leases.
+/// Before `uninstall` restores host-local, it must export the leases of host-local's networks. These may be
+/// in two stores: a network with a `dataDir` has a store of its own. Networks that use sublet directly must
+/// keep their leases.
 #[test]
 fn host_local_gets_its_leases_before_its_name() {
     let host = Host::new();
@@ -386,7 +390,8 @@ fn host_local_gets_its_leases_before_its_name() {
     assert_eq!(add(&own, ""), ["10.9.1.2"]);
     assert_eq!(add(&plain, &store), ["10.9.2.2"]);
     assert_eq!(add(&ours, &store), ["10.9.3.2"]);
-    // With this configuration in the runtime's folder, it is unknown which store has the leases of "own".
+    // With either of these configurations in the runtime's folder, `uninstall` cannot find the leases of
+    // "own", and must change nothing.
     let conf = host.lab.join("net.d/own.conf");
     let uninstall = host.uninstall(&["--as", "host-local", "--json", "--store", &store]);
     let in_a_cluster = own.to_string().replace(
@@ -416,8 +421,8 @@ fn host_local_gets_its_leases_before_its_name() {
     check_actions(&uninstall.run(), &[]);
 }
 
-/// A run was killed after it had restored host-local. The next run must complete it, and must also export
-/// leases that have been made since.
+/// A killed `uninstall` has already restored host-local. The next run must complete the work, and must also
+/// export leases that were made in the meantime.
 #[test]
 fn an_unfinished_rollback_is_completed() {
     let host = Host::new();
@@ -426,7 +431,7 @@ fn an_unfinished_rollback_is_completed() {
     let store = host.path("leases.redb");
     let conf = host.network("net", &json!({"type": "host-local", "subnet": "10.9.0.0/24"}));
     Call::cni("ADD", "late", &conf).env("IPAM_DB_PATH", &store).run().ok();
-    // This is the state after the rename: both names lead to the same file.
+    // Restore the state just after the rename: both names lead to the same file.
     fs::remove_file(host.plugin("host-local")).unwrap();
     fs::hard_link(host.plugin("host-local.old"), host.plugin("host-local")).unwrap();
     let answer = host.uninstall(&["--store", &store, "--json"]).run();
@@ -435,7 +440,8 @@ fn an_unfinished_rollback_is_completed() {
     assert_eq!(names(&host.bin()), ["host-local"]);
 }
 
-/// scripts/install.sh must pass its options on. If nothing has been built yet, it must say what to do.
+/// scripts/install.sh must pass its options on to `sublet install`. If sublet has not been built yet, the
+/// script must print what to do.
 #[test]
 fn the_script() {
     let lab = Lab::new();

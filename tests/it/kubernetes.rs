@@ -1,5 +1,6 @@
-//! Checks packaging/kubernetes and packaging/helm: a text that several of their files contain must be the
-//! same in all of them. `scripts/kubernetes.sh` renders the files.
+//! Checks that the files in packaging/kubernetes and packaging/helm agree: they must name the program's
+//! version, and must contain the same alert rules as packaging/prometheus. `scripts/kubernetes.sh` renders
+//! the files.
 
 use std::path::Path;
 

@@ -1,6 +1,6 @@
 //! A folder in which tests run programs, and the results of these programs.
 //!
-//! A program gets exactly the given environment variables, and a PATH with the usual folders.
+//! A program gets only the environment variables that the test sets, and a PATH with the usual folders.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -12,8 +12,8 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// The program under test. If `SUBLET_PROGRAM` is set when the tests are compiled, the variable names another
-/// build of the program.
+/// The path of the program under test. `SUBLET_PROGRAM` can name another build of the program; it must be set
+/// when the tests are compiled.
 pub const SUBLET: &str = match option_env!("SUBLET_PROGRAM") {
     Some(path) => path,
     None => env!("CARGO_BIN_EXE_sublet"),
@@ -47,8 +47,8 @@ pub fn signal(child: &Child, name: &str) {
     assert!(sent.success(), "kill -s {name} {pid}");
 }
 
-/// A dual-stack network. Its store is in the folder that is host-local's `dataDir`, so that both programs can
-/// serve the network.
+/// A dual-stack network that both sublet and host-local can serve, because sublet's store is in host-local's
+/// `dataDir`.
 pub struct Network {
     pub lab: Lab,
     pub conf: Value,
@@ -77,7 +77,8 @@ impl Network {
         Call::cni(command, container, &self.conf)
     }
 
-    /// Returns the same call of Debian's host-local.
+    /// Returns a call of Debian's host-local with the same command, container and configuration as
+    /// [`Network::sublet`].
     pub fn host_local(&self, command: &str, container: &str) -> Call {
         self.sublet(command, container).program(HOST_LOCAL)
     }
@@ -106,17 +107,17 @@ impl Lab {
         self.dir.path().join(name)
     }
 
-    /// Returns the `dataDir` for a configuration.
+    /// Returns the path of this folder's subfolder for the key `dataDir` of a configuration.
     pub fn data_dir(&self) -> String {
         self.join("data").display().to_string()
     }
 
-    /// Returns the path of the lease file in that `dataDir`.
+    /// Returns the path of the durable lease file in the `dataDir` of this folder.
     pub fn store(&self) -> PathBuf {
         self.join("data/leases.redb")
     }
 
-    /// Returns the path of the boot file of the current boot.
+    /// Returns the path of the file that contains the boot leases of the current boot.
     pub fn boot_file(&self) -> PathBuf {
         let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
         self.join(&format!("data/leases.redb.boot-{}", id.trim()))
@@ -169,7 +170,7 @@ pub fn testdata() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata")
 }
 
-/// A call of a program.
+/// A call of a program: its arguments, its environment and its input.
 #[derive(Clone, Debug)]
 pub struct Call {
     program: String,
@@ -222,7 +223,8 @@ impl Call {
         self
     }
 
-    /// Returns the same call, but made by another program, which gets these options and then runs this one.
+    /// Returns a call of `program` with these options, which runs the original program with its arguments.
+    /// For example, `program` is `strace`.
     pub fn under(mut self, program: &str, options: &[&str]) -> Call {
         let own = std::mem::replace(&mut self.program, program.to_owned());
         let mut args: Vec<String> = options.iter().map(|o| (*o).to_owned()).collect();
@@ -318,7 +320,7 @@ pub struct Answer {
     call: Call,
 }
 
-/// Omits the call, because it would be repeated when many results are printed.
+/// Leaves out the call, because many printed results would repeat it.
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Answer")
@@ -408,8 +410,9 @@ impl Answer {
         self.check(self.succeeded() && self.stdout.is_empty(), "silent success was expected");
     }
 
-    /// Returns the code and the message of a call that must fail and print a single CNI error. sublet's error
-    /// contains the CNI version, and its exit code is 1. host-local's error contains no version.
+    /// Returns the code and the message of a failed call, which must print a single CNI error. sublet's error
+    /// must contain the CNI version, and sublet's exit code must be 1. host-local's error contains no
+    /// version.
     #[track_caller]
     pub fn error(&self) -> (i64, String) {
         self.check(matches!(self.code, Some(code) if code != 0), "a failure was expected");
@@ -433,7 +436,7 @@ impl Answer {
         of_ips(&self.json(), "address", "ip")
     }
 
-    /// Returns the gateways of the addresses.
+    /// Returns the gateways in the result of an ADD, in their order.
     pub fn gateways(&self) -> Vec<String> {
         of_ips(&self.json(), "gateway", "gateway")
     }
@@ -449,8 +452,8 @@ impl Answer {
     }
 }
 
-/// Returns one field of each address in a result. It is `key` in a list, or `nested` in the object of each
-/// family in old versions.
+/// Returns one field of each address in a result. In new CNI versions, the field is `key` in a list. In old
+/// versions, it is `nested` in the object of each address family.
 fn of_ips(result: &Value, key: &str, nested: &str) -> Vec<String> {
     let text = |value: &Value| value.as_str().map(str::to_owned);
     match result["ips"].as_array() {

@@ -1,11 +1,11 @@
-//! Tests the limits of a configuration. With the maximum, it must work. With one more, it must be refused
-//! with an error that names the limit.
+//! Tests the limits of a configuration. A configuration with the maximum number of items must work. With one
+//! item more, it must be refused with an error that names the limit.
 
 use serde_json::{Value, json};
 
 use crate::lab::{Call, Lab, conf};
 
-/// Returns the subnet with the number `n`; there are 65,536 of them.
+/// Returns the subnet with the number `n`, from 0 to 65,535.
 fn subnet(n: usize) -> String {
     format!("10.{}.{}.0/24", n / 256, n % 256)
 }
@@ -15,7 +15,7 @@ fn address(n: usize) -> String {
     format!("10.{}.{}.77", n / 256, n % 256)
 }
 
-/// Makes a configuration with these range sets.
+/// Makes a configuration with the range sets `ranges`.
 fn with(lab: &Lab, ranges: &[Value]) -> Value {
     let mut conf = conf(&lab.data_dir(), "10.255.255.0/24");
     conf["ipam"].as_object_mut().unwrap().remove("subnet");
@@ -44,7 +44,7 @@ fn ranges() {
     let text = "ipam has 1025 ranges in its range sets; at most 1024 are allowed";
     let more = with(&lab, &sets(1025));
     refused("ADD", &more, text);
-    // If a configuration is too large for an ADD, a DEL must still work.
+    // A DEL must work even if the configuration is too large for an ADD.
     Call::cni("DEL", "a", &more).run().silent();
     assert!(lab.list().is_empty());
 
@@ -89,7 +89,7 @@ fn requested_addresses() {
 fn excluded_addresses() {
     let lab = Lab::new();
     let mut conf = conf(&lab.data_dir(), "10.0.0.0/16");
-    // Returns `count` addresses: every second one, from 10.0.0.2 on.
+    // Returns `count` addresses as text. These are every second address from 10.0.0.2 on.
     let every_second = |count: usize| {
         let of = |n: usize| format!("10.0.{}.{}", n / 256, n % 256);
         (1..=count).map(|n| of(2 * n)).collect::<Vec<_>>()
@@ -101,7 +101,8 @@ fn excluded_addresses() {
     refused("ADD", &conf, "ipam.exclude has 4097 entries; at most 4096 are allowed");
 }
 
-/// In a GC, a runtime lists every valid attachment. For a list of 200,000, 64 MiB of memory must be enough.
+/// A GC gets a list of all valid attachments. Even for a list of 200,000 attachments, 64 MiB of memory must
+/// be enough.
 #[test]
 fn many_attachments_need_little_memory() {
     let lab = Lab::new();

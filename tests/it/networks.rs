@@ -11,8 +11,8 @@ use crate::lab::{Call, Lab, addresses};
 const NETWORKS: usize = 50;
 const RUNTIMES: usize = 20;
 
-/// Makes a network. All networks lease the same addresses, as separate VLANs do. If one network affected
-/// another, an address would be skipped or leased twice.
+/// Makes a network. All networks in this test use the same addresses, as separate VLANs may do. If one
+/// network affected another, an address would be skipped or leased twice.
 fn network(lab: &Lab, name: &str) -> Value {
     json!({
         "cniVersion": "1.1.0", "name": name, "type": "bridge",
@@ -20,14 +20,14 @@ fn network(lab: &Lab, name: &str) -> Value {
             "type": "sublet",
             "ranges": [[{"subnet": "10.5.0.0/27"}], [{"subnet": "fd05::/64"}]],
             "dataDir": lab.data_dir(),
-            // The test runs a thousand processes on a few processors. It is about the leases, not about
-            // speed.
+            // The test runs a thousand processes on a few processors, so a process may wait long for the
+            // lock. The test checks the leases, not the speed.
             "lockTimeout": "120s"
         }
     })
 }
 
-/// The addresses that are held, by network and container.
+/// The addresses that containers hold, by network and container.
 type Held = BTreeMap<String, BTreeMap<String, Vec<String>>>;
 
 fn listed(lab: &Lab) -> Held {
@@ -40,9 +40,9 @@ fn listed(lab: &Lab) -> Held {
     held
 }
 
-/// Each of 50 networks has 20 runtimes, and every call is a process. Each runtime adds two containers and
-/// deletes one of them. The container IDs are the same in all networks. Then a GC frees all leases of one
-/// network, and ADDs fill another network. The leases of a third network must stay unchanged.
+/// Uses 50 networks at the same time. Each has 20 runtimes, and each call is a process. Each runtime adds two
+/// containers and deletes one of them. The container IDs are the same in all networks. Then a GC frees all
+/// leases of one network, and ADDs fill another network. The leases of a third network must stay unchanged.
 #[test]
 fn fifty_networks_with_twenty_runtimes_each() {
     let lab = Lab::new();
@@ -54,7 +54,7 @@ fn fifty_networks_with_twenty_runtimes_each() {
             scope.spawn(move || {
                 start.wait();
                 for turn in 0..NETWORKS {
-                    // Consecutive calls are in different networks.
+                    // Let consecutive calls of a runtime use different networks.
                     let name = format!("net{}", (turn + runtime * 7) % NETWORKS);
                     let conf = network(lab, &name);
                     let (stays, goes) = (format!("c{runtime}"), format!("gone{runtime}"));

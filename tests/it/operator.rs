@@ -1,5 +1,5 @@
-//! Tests commands in situations that are easy to handle wrongly, such as incomplete arrays and ambiguous
-//! networks.
+//! Tests operator commands in error cases. For example, a `list` that fails must not print part of a JSON
+//! array. A `release` that matches leases in several networks must free nothing.
 
 use std::fs;
 
@@ -52,7 +52,8 @@ fn leases_in_several_networks_are_not_freed_at_one_word() {
     }
 }
 
-/// `--store` also accepts a cluster. If its JSON contains an error, the message must be one line.
+/// `--store` must also accept a cluster, as JSON. If the JSON contains an error, the message must be a single
+/// line.
 #[test]
 fn a_cluster_by_the_command_line() {
     for (store, said) in [

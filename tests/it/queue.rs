@@ -1,7 +1,7 @@
-//! Tests that processes which wait for the store get its lock roughly in the order of their arrival, even if
-//! processes ahead of them are killed or stopped.
+//! Tests that processes which wait for the store get its lock roughly in the order of their arrival. This
+//! must be true even if processes ahead of them are killed or stopped.
 
-#![expect(clippy::disallowed_methods, reason = "what does not happen is waited for in vain")]
+#![expect(clippy::disallowed_methods, reason = "some events must not happen within a time")]
 
 use std::fs::{self, File};
 use std::process::Child;
@@ -17,7 +17,7 @@ use sublet::store::lock_file;
 
 use crate::lab::{Call, Lab, addresses, conf, signal};
 
-/// A network whose lock this process holds.
+/// A network whose store is locked by this process.
 struct Held {
     lab: Lab,
     conf: Value,
@@ -50,8 +50,8 @@ impl Held {
     }
 }
 
-/// Returns whether a process has this position in the queue. A position is a lock on the byte with this
-/// number.
+/// Returns whether a process has this position in the queue. A process takes a position by locking the byte
+/// with this number in the lock file.
 fn is_taken(lock: &File, number: i64) -> bool {
     let free = i16::try_from(F_UNLCK).unwrap();
     let taken = i16::try_from(F_WRLCK).unwrap();
@@ -64,9 +64,9 @@ fn got(waiting: Vec<(Call, Child)>) -> Vec<String> {
     waiting.into_iter().flat_map(|(call, child)| addresses(&call.answer(child).ok())).collect()
 }
 
-/// Checks that the addresses from 10.1.2.3 on were leased in order, with exceptions for one process in eight.
-/// If the process at the head of the queue is not scheduled for 20 ms, other processes get the lock before
-/// it. How often this happens depends on how busy the machine is.
+/// Checks that the addresses from 10.1.2.3 on were leased in order, except to one process in eight. The
+/// exceptions are necessary: if the process at the head of the queue is not scheduled for 20 ms, other
+/// processes get the lock before it. How often this happens depends on how busy the machine is.
 fn roughly_in_order(got: &[String], persist: &str) {
     let last = |address: &String| address.rsplit('.').next().unwrap().parse::<usize>().unwrap();
     let got: Vec<usize> = got.iter().map(last).collect();
@@ -79,7 +79,7 @@ fn roughly_in_order(got: &[String], persist: &str) {
 
 /// Returns the length of the longest ascending subsequence.
 fn longest_ascent(numbers: &[usize]) -> usize {
-    // For each length, the smallest last number of an ascending subsequence with this length.
+    // `ends[n]` is the smallest number with which an ascending subsequence of n + 1 numbers can end.
     let mut ends: Vec<usize> = Vec::new();
     for n in numbers {
         let place = ends.partition_point(|end| end < n);
@@ -104,7 +104,7 @@ fn sixty_four_are_served_in_order() {
 }
 
 /// If a waiting process is killed, the other processes must keep their order. If the process that holds the
-/// lock is killed, the lock must be free.
+/// lock is killed, the next process must get the lock.
 #[test]
 fn a_killed_one_is_passed_over() {
     for persist in ["boot", "disk"] {
@@ -122,7 +122,8 @@ fn a_killed_one_is_passed_over() {
     }
 }
 
-/// If the process at the head of the queue is stopped, another process must still get the free lock.
+/// If the process at the head of the queue is stopped, another process must still get the lock when it
+/// becomes free.
 #[test]
 fn a_stopped_one_is_passed_over() {
     let held = held("boot");
@@ -144,7 +145,7 @@ fn a_stopped_one_is_passed_over() {
 fn stop(child: &Child, name: &str) {
     signal(child, name);
     let pid = child.id();
-    // The signal has been sent, but the threads of the process may stop a moment later.
+    // The signal has been sent, but the threads of the process may stop a moment later. Wait for them.
     let threads = || fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let stat = |task: fs::DirEntry| fs::read_to_string(task.path().join("stat")).unwrap();
     while name == "STOP" && !threads().all(|task| stat(task.unwrap()).contains(") T ")) {
@@ -165,8 +166,8 @@ fn a_check_waits_too() {
     call.answer(child).silent();
 }
 
-/// The first ADD of a network takes the locks of both files, one after the other. The time limit must apply
-/// to the whole call.
+/// The first ADD of a network takes the locks of both lease files (boot and durable), one after the other.
+/// The time limit must apply to both locks together.
 #[test]
 fn the_bound_is_for_all_locks_together() {
     let boot = held("boot");
@@ -180,18 +181,18 @@ fn the_bound_is_for_all_locks_together() {
     let call = Call::cni("ADD", "c", &conf);
     let child = call.spawn();
     thread::sleep(Duration::from_secs(3));
-    // Another process still holds the second lock.
+    // The first lock is free now, but another process still holds the second lock.
     drop(keep);
     let (code, msg) = call.answer(child).error();
     let took = begin.elapsed();
     assert!(code == 11 && msg.contains("leases.redb.boot.lock"), "{code} {msg}");
-    // With two separate limits, the call would wait for seven seconds.
+    // If each lock had its own limit, the call would wait for seven seconds.
     let enough = Duration::from_secs(4)..Duration::from_millis(6_800);
     assert!(enough.contains(&took), "{took:?}: {msg}");
 }
 
-/// Threads of one process that each have opened the file must wait in the queue like processes. A thread that
-/// has given up must not get the lock, and must leave nothing in the queue.
+/// Threads of one process, each with its own open lock file, must wait in the queue as processes do. A thread
+/// that has given up must not get the lock, and must leave nothing in the queue.
 #[test]
 fn threads_of_one_process_too() {
     let lab = Lab::new();
@@ -231,8 +232,8 @@ fn threads_of_one_process_too() {
     drop(lock_file(&path, Wait::Try).unwrap());
 }
 
-/// A process waits for the lock of a file, and the file is removed. The process must continue with the new
-/// file of the same name.
+/// If the lock file is removed and created again while a process waits for it, the process must continue with
+/// the new file.
 #[test]
 fn a_lock_file_that_is_replaced() {
     let lab = Lab::new();

@@ -24,7 +24,7 @@ fn an_answer_is_read_back_whole() {
             "dataDir": lab.data_dir(),
         },
     });
-    // The request must be valid for the crate too.
+    // The crate must accept the configuration that sublet gets.
     let asked: NetworkConfig = serde_json::from_value(config.clone()).unwrap();
     assert_eq!(asked.name, "net");
 
@@ -42,7 +42,7 @@ fn an_answer_is_read_back_whole() {
     assert_eq!(reply.routes[0].dst.to_string(), "0.0.0.0/0");
     assert_eq!(reply.routes[0].gw, parse("10.1.2.9"));
     assert_eq!(reply.dns.search, ["a.example"]);
-    // In this field, the crate collects the fields that it does not know.
+    // The crate collects unknown fields in `specific`.
     assert!(reply.specific.is_empty(), "{:?}", reply.specific);
 }
 
@@ -53,7 +53,8 @@ fn an_error_is_read_back_whole() {
     Call::cni("ADD", "one", &config).run().ok();
     let second = Call::cni("ADD", "two", &config).run();
     second.check(!second.succeeded(), "there is no other");
-    // The crate does not copy the texts, so it cannot represent escapes. sublet's messages have no escapes.
+    // The crate borrows the texts from the input, so it cannot decode escape sequences. sublet's messages
+    // contain none.
     let error: ErrorReply<'_> = serde_json::from_str(&second.stdout).unwrap();
     assert_eq!(error.code, 100);
     assert_eq!(error.cni_version.to_string(), "1.0.0");

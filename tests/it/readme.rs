@@ -1,6 +1,6 @@
 //! Runs the examples in sublet's own README, and the examples in the READMEs of the programs that sublet
-//! replaces. For each replaced program there is a script in testdata/readme/. The script gets a folder and
-//! the path of sublet, and writes the results to files.
+//! replaces. Each of these programs has a script in testdata/readme/. The script gets a folder and the path
+//! of sublet, runs the examples, and writes the results to files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -69,8 +69,9 @@ fn ecs_ipam() {
     assert!(version["version"].is_string(), "{version}");
 }
 
-/// If no Consul responds, each configuration in the README of cni-ipam-consul must cause a clear error, and
-/// nothing may be leased in another store. scripts/e2e-consul.sh runs these configurations with a Consul.
+/// If Consul does not respond, each configuration in the README of cni-ipam-consul must cause a clear error,
+/// and nothing may be leased in another store. scripts/e2e-consul.sh runs these configurations with a real
+/// Consul.
 #[test]
 fn cni_ipam_consul() {
     let standard = Path::new("/var/lib/cni/sublet/leases.redb");
@@ -95,7 +96,7 @@ fn ours() -> String {
     fs::read_to_string(path).unwrap()
 }
 
-/// Returns the first cell of each row in the table under a heading of the README.
+/// Returns the first cell of each row in the table under this heading of sublet's README.
 fn first_cells(heading: &str) -> Vec<String> {
     let text = ours();
     let part = text.split(&format!("\n## {heading}\n")).nth(1).expect("the heading");
@@ -104,7 +105,8 @@ fn first_cells(heading: &str) -> Vec<String> {
     rows.skip(1).filter_map(|l| l.split(" |").next()).map(str::to_owned).collect()
 }
 
-/// The configuration below "Configure" must work exactly as it is printed. It has ten lines.
+/// The configuration under the heading "Configure" must work exactly as the README prints it, and must have
+/// ten lines.
 #[test]
 fn our_configuration() {
     let text = ours();
@@ -126,7 +128,7 @@ fn our_configuration() {
     call("DEL").run().silent();
 }
 
-/// The table of error codes in the README must match the source code.
+/// The README's table of error codes must match the source code.
 #[test]
 fn our_error_codes() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cni/error.rs");
@@ -138,7 +140,7 @@ fn our_error_codes() {
     assert_eq!(first_cells("Error codes"), codes);
 }
 
-/// The program must know every key in the README.
+/// The program must support every configuration key that the README mentions.
 #[test]
 fn our_keys() {
     let cells = first_cells("Configure");

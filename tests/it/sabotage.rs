@@ -1,6 +1,6 @@
-//! Checks the patches in tests/sabotage. Each patch must name the fault that it reintroduces and the tests
-//! that must fail with it, and it must apply to the sources. `scripts/sabotage.sh` builds the patched sources
-//! and runs these tests.
+//! Checks the patches in tests/sabotage. Each patch reintroduces a fault into the sources. It must name the
+//! fault and the tests that must fail because of it, and it must apply to the sources. `scripts/sabotage.sh`
+//! builds the patched sources and runs these tests.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +9,7 @@ use std::process::Command;
 
 use crate::tidy::{complain, read, root};
 
-/// The lines at the beginning of a patch, in this order.
+/// The names of the lines at the beginning of a patch, in this order.
 const HEAD: [&str; 4] = ["fault", "reference", "caught-by", "simulator"];
 
 fn patches() -> Vec<(String, PathBuf)> {

@@ -1,7 +1,7 @@
 //! Validates JSON with docs/schema.json and docs/openapi.json.
 //!
-//! This module supports only the keywords of JSON Schema that these files use. Any other keyword fails the
-//! test. A complete implementation would add about thirty crates.
+//! This module supports only those keywords of JSON Schema that these two files use. Any other keyword fails
+//! the test. A library for all of JSON Schema would add about thirty crates.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,7 +18,7 @@ fn document(name: &str) -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// Returns the paths of the JSON API.
+/// Returns the paths that docs/openapi.json contains.
 pub fn paths() -> BTreeSet<String> {
     OPENAPI["paths"].as_object().unwrap().keys().cloned().collect()
 }
@@ -33,12 +33,12 @@ pub fn check_answer(path: &str, status: u16, answer: &Value) {
     }
 }
 
-/// Returns the names of the commands in the schema.
+/// Returns the names of the commands in docs/schema.json.
 pub fn commands() -> BTreeSet<String> {
     SCHEMA["properties"].as_object().unwrap().keys().cloned().collect()
 }
 
-/// Fails the test if the output of a command does not match the schema.
+/// Fails the test if the JSON output of a command does not match docs/schema.json.
 pub fn check(command: &str, printed: &Value) {
     if let Err(fault) = fits(&json!({ command: printed }), &SCHEMA) {
         panic!("docs/schema.json: {fault}");
@@ -53,7 +53,7 @@ fn fits(value: &Value, schema: &Value) -> Result<(), String> {
         let is_right = match keyword.as_str() {
             "$schema" | "title" | "description" | "$defs" => true,
             "$ref" => {
-                // Only docs/openapi.json has components.
+                // Only docs/openapi.json has references to components.
                 let (_, target) = rule.as_str().unwrap().split_once('#').unwrap();
                 let is_api = target.starts_with("/components/");
                 let document = if is_api { &OPENAPI } else { &SCHEMA };
@@ -118,7 +118,7 @@ fn has_format(text: &str, format: &str) -> bool {
         "cidr" => text.split_once('/').is_some_and(|(addr, length)| {
             is_address(addr) && length.parse::<u8>().is_ok_and(|bits| bits <= 128)
         }),
-        // The time must be in UTC, to the second.
+        // A time must be in UTC, with a precision of one second.
         "date-time" => {
             text.len() == "2026-01-31T22:56:40Z".len() && text.parse::<jiff::Timestamp>().is_ok()
         }

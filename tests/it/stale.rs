@@ -1,6 +1,6 @@
-//! Checks that the lease of a running container never counts as stale. The test models two machines with
-//! mount namespaces, processes and containers. In the model, numbers and names are used again as soon as they
-//! are free. Events also happen between the check and the release of a lease.
+//! Checks that the lease of a running container never counts as stale. The test uses a model of two machines
+//! with mount namespaces, processes and containers. In the model, numbers and names are used again as soon as
+//! they are free. The model's machines also change between the check of a stale lease and its release.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,13 +22,14 @@ const STEPS: usize = 10_000;
 const DEVICE: u64 = 4;
 const IDS: u64 = 30;
 
-/// A kernel. Like Linux, it assigns the lowest free inode number, and process IDs in a small cycle.
+/// A machine in the model. Like Linux, it assigns the lowest free inode number, and uses process IDs again
+/// after a small number of processes.
 #[derive(Default)]
 struct Machine {
     inodes: BTreeSet<u64>,
     pids: BTreeMap<u32, u64>,
     next_pid: u32,
-    /// The mounted network namespaces, by their mount namespace and path.
+    /// The inode of each mounted network namespace, by mount namespace and path.
     mounts: BTreeMap<(u64, String), u64>,
     containers: BTreeMap<String, Container>,
 }
@@ -56,7 +57,7 @@ impl Machine {
         }
     }
 
-    /// Removes namespaces that no process, mount or open file uses.
+    /// Removes network namespaces that no process, mount or open file uses.
     fn sweep(&mut self) {
         let held = self.held();
         self.inodes.retain(|n| held.contains(n));
@@ -99,8 +100,8 @@ impl World {
     fn context(&self, machine: usize) -> Context {
         Context {
             now: self.now,
-            // The two machines run on the same kernel: they have the same boot ID, different machine-ids, and
-            // a common folder.
+            // The two machines run on the same kernel, as two containers do: they have the same boot ID, but
+            // different machine-ids. They share one store.
             boot: Some(BootId("boot".into())),
             node: Node { name: format!("n{machine}"), machine: format!("machine-{machine}") },
             seed: self.now,
@@ -109,9 +110,9 @@ impl World {
         }
     }
 
-    /// Starts a container. `in_window` is set between the check and the release of a stale lease. During this
-    /// time, no container may be created again with its former name and number, because sublet could not
-    /// notice the new container.
+    /// Starts a container. `in_window` means that `gc` has checked a lease but not yet freed it. During this
+    /// time, the container must not get the former name and numbers of another container, because sublet
+    /// could not notice this.
     fn start(&mut self, machine: usize, in_window: bool) {
         let id = format!("m{machine}-{}", self.dice.below(IDS));
         if self.machines[machine].containers.contains_key(&id) {
@@ -175,7 +176,7 @@ impl World {
         match self.dice.below(12) {
             0..=3 => self.start(machine, in_window),
             4 => {
-                // If the response was lost, a runtime repeats the ADD.
+                // Repeat the ADD, as a runtime does if it has lost the response.
                 if let Some(id) = self.any(machine) {
                     let netns = self.machines[machine].containers[&id].netns.clone();
                     let addr = self.add(machine, &id, &netns);
@@ -190,7 +191,7 @@ impl World {
                     engine::del(&mut *self.store, del(target), None, &cx).unwrap();
                 }
             }
-            // The DEL of the container is lost.
+            // A container ends without a DEL.
             6 | 7 => {
                 if let Some(id) = self.any(machine) {
                     self.machines[machine].destroy(&id);
@@ -198,7 +199,8 @@ impl World {
             }
             8 => self.shake(machine),
             9 => {
-                // Another program creates or removes a namespace, with the same numbers and names.
+                // Another program creates or removes a namespace, with numbers and names that containers may
+                // have used.
                 let m = &mut self.machines[machine];
                 let inode = m.namespace();
                 m.process(inode);
@@ -217,7 +219,8 @@ impl World {
         }
     }
 
-    /// Takes either the process or the mount away from a running container, which keeps the other.
+    /// A container's network namespace is held by a process and a mount. Removes one of them, while the
+    /// container keeps running.
     fn shake(&mut self, machine: usize) {
         let Some(id) = self.any(machine) else { return };
         let process = self.dice.once_in(2);
@@ -243,7 +246,7 @@ impl World {
         let mut listings = Vec::new();
         let by_netns = self.dice.once_in(2);
         if !by_netns || self.dice.once_in(2) {
-            // There may be two runtimes, and the one that is asked knows only some of the containers.
+            // There may be two runtimes. sublet queries one of them, which knows only some of the containers.
             let part = self.dice.below(3);
             let knows = |id: &&String| part != 0 || id.ends_with(['1', '3', '5', '7', '9']);
             let containers = m.containers.keys().filter(knows).cloned().collect();
@@ -325,7 +328,8 @@ fn no_living_container_loses_its_lease() {
         }
     }
     world.verify();
-    // The run is only useful if stale leases were found, and if events happened between checks and releases.
+    // The run proves something only if stale leases were freed, and if events happened between the check and
+    // the release of leases.
     assert!(world.freed > STEPS / 50, "only {} were freed", world.freed);
     assert!(world.proven > world.freed, "nothing ever happened between look and freeing");
 }

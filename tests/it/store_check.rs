@@ -1,6 +1,5 @@
-//! Checks a store through the library, without running the program.
-//!
-//! This module has the conditions that every store must meet. `lab::conf` defines the network.
+//! Checks a store through the library, without running the program. This module contains the conditions that
+//! every store must meet. The tests use the network that `lab::conf` defines.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,14 +46,14 @@ pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
     answer
 }
 
-/// The subnet of all leased addresses.
+/// The subnet from which the tests lease all addresses.
 pub const SUBNET: &str = "10.4.0.0/16";
 
-/// The address of each container.
+/// The address of each container, by container ID.
 pub type Leases = BTreeMap<String, String>;
 
-/// What a store must contain: the leases that have been acknowledged. The state of some containers is
-/// unknown, because a call for them did not finish.
+/// The expected content of a store: the leases that callers have received. For some containers, it is unknown
+/// whether they have a lease, because a call for them did not finish.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Truth {
     pub acknowledged: Leases,
@@ -62,25 +61,25 @@ pub struct Truth {
     pub reserved: usize,
 }
 
-/// Opens the store in a folder that has the same layout as a `Lab`.
+/// Opens the store whose path is `file`.
 pub fn open(file: &Path, persist: Persist) -> Box<dyn Store> {
     let spec = StoreSpec::Embedded {
         path: file.to_owned(),
         persist,
-        // `Wait::Try` could fail: a child process that another test starts holds the lock of this process
-        // until it executes its program.
+        // `Wait::Try` could fail, because another test may start a child process at this moment. Until the
+        // child executes its program, it also holds the locks of this process.
         wait: Wait::For(Duration::from_secs(10)),
         history: History::default(),
     };
     sublet::store::open(&spec).unwrap()
 }
 
-/// Returns a context with the same boot and machine as the real program.
+/// Returns a context with the boot ID and the machine-id of this machine, as the real program would use.
 pub fn now() -> Context {
     sublet::sys::host::facts(&|_| None).context()
 }
 
-/// Returns a context with the same machine and another boot.
+/// Returns a context with the machine-id of this machine, but with another boot ID.
 pub fn rebooted() -> Context {
     Context { boot: Some(BootId("another".to_owned())), ..now() }
 }
@@ -128,7 +127,7 @@ pub fn del(container: &str) -> Command {
     Command::Del(Del { set: set(), target, rewind: false, undo: false, legacy: None })
 }
 
-/// Returns a command that reserves `count` addresses of the subnet, beginning with the offset `from`.
+/// Returns a command that reserves `count` addresses. The first address has the offset `from` in the subnet.
 pub fn reserve(from: u32, count: u32) -> Command {
     let base = 10 << 24 | 4 << 16;
     let addr = |n: u32| std::net::IpAddr::from(std::net::Ipv4Addr::from(base + n));
@@ -136,7 +135,7 @@ pub fn reserve(from: u32, count: u32) -> Command {
     Command::Reserve(Reserve { set: set(), addrs, note: None, holder: None, name: None })
 }
 
-/// Runs an ADD that must succeed, and returns its address.
+/// Runs an ADD. Returns its address, or an error text if the ADD fails.
 pub fn given(store: &mut dyn Store, container: &str, cx: &Context) -> Result<Addr, String> {
     match store.apply(&add(container), cx) {
         Ok(Outcome::Added(added)) => Ok(added.grants[0].addr),
@@ -150,7 +149,7 @@ pub fn list(store: &mut dyn Store, cx: &Context) -> Result<Vec<Lease>, Error> {
     Ok(all)
 }
 
-/// Returns the container and the address of a lease.
+/// Returns the container ID and the address of a lease. The container ID is empty if the lease has none.
 pub fn row(lease: &Lease) -> (String, String) {
     let container = lease.attachment().map(|a| a.container.as_str().to_owned());
     (container.unwrap_or_default(), lease.addr.to_string())

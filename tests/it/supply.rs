@@ -1,5 +1,5 @@
 //! Checks the crates that are compiled into the program: their licenses, and that no crate is present in two
-//! versions. If cargo-deny is installed, it checks the same and more. This test needs no other program.
+//! versions. cargo-deny checks the same and more, but this test also works if cargo-deny is not installed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -23,13 +23,14 @@ const LICENCES: &[&str] = &[
     "Zlib",
 ];
 
-/// The crates that may be present in two versions, each with the reason.
+/// The crates that may be present in two versions, each with the reason for this exception.
 const DUPLICATES: &[(&str, &str)] =
     &[("embedded-io", "postcard offers the traits of both; they are empty of code here")];
 
-/// Returns the `cargo metadata` of the crates in Cargo.lock.
+/// Returns the output of `cargo metadata` about the crates in Cargo.lock. `extra` contains additional
+/// options.
 fn metadata(extra: &[&str]) -> Value {
-    #[expect(clippy::disallowed_methods, reason = "cargo tells its tests which cargo it is")]
+    #[expect(clippy::disallowed_methods, reason = "cargo passes its own path to its tests")]
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args(["metadata", "--format-version=1", "--offline", "--locked"])
@@ -45,8 +46,8 @@ fn metadata(extra: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Returns whether an SPDX expression is satisfied by the allowed licenses: at least one license in each OR,
-/// and all licenses in each AND.
+/// Returns whether the allowed licenses satisfy an SPDX expression: at least one license in each OR, and all
+/// licenses in each AND.
 fn allowed(expression: &str) -> bool {
     let expression = expression.replace('/', " OR ");
     let parts = split(&expression, " AND ");
@@ -138,7 +139,7 @@ fn no_crate_twice() {
         }
         for dep in by_id[id]["deps"].as_array().unwrap() {
             let kinds = dep["dep_kinds"].as_array().unwrap();
-            // Dependencies of tests and of build scripts are not part of the program.
+            // Dependencies that are used only by tests or build scripts are not part of the program.
             if kinds.iter().any(|k| k["kind"].is_null()) {
                 queue.push(dep["pkg"].as_str().unwrap());
             }

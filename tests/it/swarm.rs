@@ -1,4 +1,4 @@
-//! Tests many processes that run at the same time, and processes that are killed.
+//! Tests many processes that use a store at the same time, and processes that are killed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Barrier, Mutex};
@@ -43,8 +43,8 @@ fn swarm(persist: &str) {
     let lab = Lab::new();
     let mut conf = network(&lab, persist);
     if persist == "disk" {
-        // If 63 other processes flush to a busy disk, a process may wait longer than the default of 5 s. This
-        // test is about the leases, not about the speed of the machine.
+        // If 63 other processes flush to a busy disk, a process may wait for the lock longer than the default
+        // limit of 5 s. This test checks the leases, not the speed of the machine.
         conf["ipam"]["lockTimeout"] = json!("60s");
     }
     let held: Mutex<HashMap<String, String>> = Mutex::default();
@@ -98,7 +98,8 @@ fn killed_adds_lose_nothing_on_disk() {
 }
 
 /// Four workers run 500 ADDs, and each ADD is killed at a random moment. If the ADD returned its result, its
-/// lease must exist. Otherwise the ADD is repeated, and must return the lease that it has made.
+/// lease must exist. Otherwise the ADD is repeated. If the killed ADD has made a lease, the repeated ADD must
+/// return that lease.
 fn kills(persist: &str) {
     const TOTAL: usize = 500;
     let usual = usual_time(persist);
@@ -113,12 +114,11 @@ fn kills(persist: &str) {
                 let mut dice = Dice(worker);
                 for turn in 0..TOTAL / 4 {
                     let id = format!("k{worker}-{turn}");
-                    // Four workers share the lock and two processors, so an ADD takes longer than it does
-                    // alone.
+                    // Four workers share the lock and two processors, so an ADD may take up to four times as
+                    // long as it does alone.
                     let moment = usual * u32::try_from(dice.below(400)).unwrap() / 100;
                     let answer = add_killed_after(&id, conf, moment);
-                    // The process was killed after it had printed its whole result, so the caller has the
-                    // lease.
+                    // If the process printed its whole result before it was killed, its caller has the lease.
                     if let Ok(result) = serde_json::from_str::<Value>(&answer.stdout) {
                         assert!(result.get("ips").is_some(), "{answer:?}");
                         answered.lock().unwrap().insert(id, addresses(&result));
@@ -168,9 +168,9 @@ fn a_killed_first_add_is_no_obstacle_on_disk() {
     first_kills("disk");
 }
 
-/// The ADD that creates the store is killed, each time at a later moment. It must leave either both addresses
-/// or none. `list` must work before the ADD is repeated. The repeated ADD must return the address that the
-/// killed ADD would have returned.
+/// Kills the ADD that creates the store, in each round at a later moment. The killed ADD must leave either
+/// both addresses of the container or none. `list` must work before the ADD is repeated. The repeated ADD
+/// must return the addresses that the killed ADD would have returned.
 fn first_kills(persist: &str) {
     const MOMENTS: u32 = 60;
     let usual = usual_time(persist);
@@ -178,7 +178,7 @@ fn first_kills(persist: &str) {
     for moment in 0..MOMENTS {
         let lab = Lab::new();
         let conf = network(&lab, persist);
-        // Creating a store takes longer than using an existing store.
+        // Creating a store takes longer than using one, so spread the moments over four times the usual time.
         let killed = add_killed_after("first", &conf, usual * 4 * moment / MOMENTS);
         let before = by_attachment(&lab.list());
         let held = before.get("first/eth0").map_or(0, Vec::len);
@@ -192,7 +192,7 @@ fn first_kills(persist: &str) {
     assert!(left.contains_key(&0), "none was killed before its lease: {left:?}");
 }
 
-/// Returns how long an ADD takes if it is not disturbed and the store exists.
+/// Returns how long an ADD takes if nothing disturbs it and the store exists.
 fn usual_time(persist: &str) -> Duration {
     let lab = Lab::new();
     let conf = &network(&lab, persist);
@@ -214,7 +214,7 @@ fn add_killed_after(id: &str, conf: &Value, moment: Duration) -> Answer {
     let begin = Instant::now();
     let call = Call::cni("ADD", id, conf);
     let mut child = call.spawn();
-    // Wait in a busy loop, because the time is much shorter than a tick of the scheduler.
+    // Use a busy loop, because the time to wait is much shorter than a tick of the scheduler.
     while begin.elapsed() < moment {
         thread::yield_now();
     }

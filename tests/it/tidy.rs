@@ -5,8 +5,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// For each top-level module, the other modules that it may use. The rule is `net, model, error <- alloc <-
-/// engine <- faces <- main`, and no face uses another face.
+/// The modules that each top-level module may use. The rule is `net, model, error <- alloc <- engine <- faces
+/// <- main`, and no face (cni, docker, web, cli) uses another face.
 const LAYERS: &[(&str, &str)] = &[
     ("error", "net model"),
     ("net", "model error"),
@@ -32,7 +32,8 @@ const LAYERS: &[(&str, &str)] = &[
 const FACE: &str =
     "net model error alloc sys config telemetry store rows trends migrate liveness engine";
 
-/// The allowed dependencies. If only some places may use a dependency, these places are listed.
+/// The crates that src/ may use, each with the only files or folders that may use it. An empty list allows
+/// all.
 const CRATES: &[(&str, &[&str])] = &[
     ("percent_encoding", &["sys/percent.rs"]),
     ("serde", &[]),
@@ -59,7 +60,7 @@ pub fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// Returns all files below a folder of the repository; none if there is no such folder.
+/// Returns all files below a folder of the repository; an empty list if the folder does not exist.
 fn files(folder: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![root().join(folder)];
@@ -79,7 +80,7 @@ fn rust(folder: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Returns the code in src/ by its path, without test modules and comments.
+/// Returns the code of each file in src/, by the file's path, without test modules and comments.
 pub fn sources() -> BTreeMap<String, String> {
     let src = root().join("src");
     let is_test = |name: &str| name.contains("/testing/") || name.ends_with("test.rs");
@@ -95,8 +96,8 @@ pub fn sources() -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Returns the identifiers that follow `path` in the text. For `crate::`, the text `crate::net::Addr`
-/// contains the identifier `net`.
+/// Returns the identifiers that directly follow `path` in the text. For example, `net` follows `crate::` in
+/// the text `crate::net::Addr`.
 fn named<'t>(text: &'t str, path: &str) -> Vec<&'t str> {
     let word = |c: char| c.is_alphanumeric() || c == '_';
     let inside = |c: char| word(c) || c == ':';
@@ -121,8 +122,8 @@ fn layers() {
             continue;
         };
         for item in [named(&text, "crate::"), named(&text, "sublet::")].concat() {
-            // An empty name means a list such as `crate::{a, b}`. Such lists are not allowed, because one
-            // `use` for each module keeps this test simple.
+            // An empty name means a list such as `crate::{a, b}`. Lists are not allowed, so that this test
+            // can stay simple.
             if item != module && !allowed.split(' ').any(|a| a == item) {
                 faults.push(format!("src/{name} names {item:?}; may name: {allowed}"));
             }
@@ -157,8 +158,8 @@ fn crates_are_used_where_they_belong() {
     complain(&faults);
 }
 
-/// If checking a file fails, this must never be treated as if the file did not exist. Only one place may
-/// rename a file over another file.
+/// The store must never treat a failed check of a file as proof that the file does not exist. Only one module
+/// may rename a file over another file.
 #[test]
 fn the_store_takes_no_failed_look_for_absence() {
     let mut faults = Vec::new();
@@ -170,7 +171,7 @@ fn the_store_takes_no_failed_look_for_absence() {
         }
         let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
         for (number, line) in code.lines().enumerate() {
-            // `found` is the result of a check that has succeeded.
+            // `found` is a file type that was read successfully, so its methods cannot hide an error.
             let line = line.replace("found.is_dir()", "").replace("found.is_file()", "");
             for word in [".exists()", ".is_file()", ".is_dir()", "fs::rename("] {
                 if line.contains(word) {
@@ -216,7 +217,7 @@ fn testdata_is_used() {
             faults.push(format!("testdata/{name} is used by no test and no script"));
         }
     }
-    // Each script in testdata/readme must be named in a test.
+    // Each script in testdata/readme must be used: its name must occur in quotes in a test or script.
     for path in files("testdata/readme") {
         let name = path.file_name().unwrap().display().to_string();
         if !users.contains(&format!("\"{name}\"")) {
@@ -259,7 +260,8 @@ fn dependencies_say_why() {
         if line.starts_with('[') {
             inside = line.ends_with("dependencies]");
         } else if inside && line.contains('=') && !line.starts_with('#') {
-            // Two lines may share a comment. For example, serde and serde_json are one decision.
+            // The comment above a group of lines applies to all of them. For example, serde and serde_json
+            // are one decision.
             if before.is_empty() {
                 faults.push(format!("Cargo.toml: why is this there: {line}"));
             }

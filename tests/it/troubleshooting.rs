@@ -1,8 +1,8 @@
-//! Checks that docs/troubleshooting.md has a row for each error code, each variant of the library's errors,
-//! each message that testdata expects, and each message of a command. The message of each row must be in the
-//! sources.
+//! Checks that docs/troubleshooting.md has a row for each error code and each variant of the library's
+//! errors. It must also have a row for each message that testdata expects, and for each message of a command.
+//! The sources must contain the message of each row.
 //!
-//! In the first cell of a row, a message is formatted as code, and `...` stands for variable parts.
+//! In the first cell of a row, a message is formatted as code, and `...` stands for a variable part.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,8 @@ use serde_json::Value;
 use crate::lab::testdata;
 use crate::tidy::{complain, read, root, sources};
 
-/// The enums of errors: for each, the file, the name, and the prefix of the anchors in the page.
+/// The enums of errors. Each entry has the source file, the name of the enum, and the prefix of its variants'
+/// anchors in docs/troubleshooting.md.
 const ERRORS: &[(&str, &str, &str)] = &[
     ("src/error/mod.rs", "Refusal", ""),
     ("src/error/mod.rs", "StoreError", "store-"),
@@ -27,7 +28,7 @@ fn page() -> String {
     read(&root().join("docs/troubleshooting.md"))
 }
 
-/// Returns the messages of all rows.
+/// Returns the messages of all rows in docs/troubleshooting.md.
 fn messages() -> Vec<String> {
     let page = page();
     let rows = page.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
@@ -35,7 +36,8 @@ fn messages() -> Vec<String> {
     code.filter(|message| *message != "...").map(str::to_owned).collect()
 }
 
-/// Returns whether a message in a row matches this message. `...` matches any text.
+/// Returns whether the message of a row matches an actual message. In the row's message, `...` matches any
+/// text.
 fn fits(pattern: &str, message: &str) -> bool {
     let Some((begin, rest)) = pattern.split_once("...") else { return pattern == message };
     message.strip_prefix(begin).is_some_and(|message| {
@@ -43,24 +45,26 @@ fn fits(pattern: &str, message: &str) -> bool {
     })
 }
 
-/// Returns the strings in a source file as the program prints them. A quote inside a string becomes `'`.
+/// Returns a source file with its string literals as the program prints them. A quote inside a string becomes
+/// `'`.
 fn unescaped(source: &str) -> String {
     let joined: String = source.split("\\\n").map(str::trim_start).collect();
     joined.replace("\\\"", "'").replace("{{", "{").replace("}}", "}")
 }
 
-/// Returns those parts of a text that are long enough to identify it.
+/// Splits a text at the characters `between`, and returns the parts that are long enough to identify a
+/// message.
 fn pieces<'t>(text: &'t str, between: &'static [char]) -> impl Iterator<Item = &'t str> {
     text.split(between).map(str::trim).filter(|piece| piece.len() > 4)
 }
 
-/// Returns whether a text contains a piece. The piece may begin with a name that is elsewhere in the text or
-/// is replaced with `...`.
+/// Returns whether a text contains a piece of a message. The first word of the piece may be missing, because
+/// it may be a name that the text writes elsewhere or replaces with `...`.
 fn has(text: &str, piece: &str) -> bool {
     text.contains(piece) || piece.split_once(' ').is_some_and(|(_, rest)| text.contains(rest))
 }
 
-/// Returns the anchors for the variants of an enum. For example, the anchor for `NotInRange` is
+/// Returns the anchor for each variant of an enum. For example, the anchor for the variant `NotInRange` is
 /// `not-in-range`.
 fn anchors((file, name, prefix): &(&str, &str, &str)) -> Vec<String> {
     let text = read(&root().join(file));
@@ -96,7 +100,7 @@ fn every_code_and_variant_has_its_row() {
     assert_eq!(found.map(str::to_owned).collect::<BTreeSet<_>>(), expected);
 }
 
-/// Returns the error texts of configurations, calls and commands that testdata expects.
+/// Returns the error texts that the cases in testdata expect from configurations, calls and commands.
 fn expected_by_testdata() -> BTreeSet<String> {
     let mut texts = BTreeSet::new();
     for dialect in ["native", "ecs", "consul"] {
@@ -145,7 +149,7 @@ fn every_row_is_in_the_sources() {
     complain(&rows.iter().filter(unknown).cloned().collect::<Vec<_>>());
 }
 
-/// Every link to a page, or to a place in a page, must have a target that exists.
+/// Every link in the documentation must lead to an existing page, and to an existing place in that page.
 #[test]
 fn links_lead_somewhere() {
     let mut pages = vec![root().join("testdata/README.md")];
@@ -171,7 +175,7 @@ fn links_lead_somewhere() {
     complain(&dead);
 }
 
-/// Returns whether a page has this heading or anchor.
+/// Returns whether a page contains a heading or an anchor with the name `place`.
 fn has_place(page: &Path, place: &str) -> bool {
     let heading = |line: &str| line.starts_with('#') && slug(line) == place;
     place.is_empty() || {
@@ -180,7 +184,7 @@ fn has_place(page: &Path, place: &str) -> bool {
     }
 }
 
-/// Returns the anchor of a heading, as it is written in a link.
+/// Returns the anchor that GitHub generates for a heading.
 fn slug(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_ascii_lowercase();
     let kept = text.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, ' ' | '-' | '_'));

@@ -57,9 +57,9 @@ impl Drop for Watch {
     }
 }
 
-/// Waits until `watch` has made its first check, because it does not show earlier events.
+/// Waits until `watch` has read the store once. It does not show events from before its first read.
 fn settled() {
-    #[allow(clippy::disallowed_methods, reason = "nothing tells that another process waits")]
+    #[allow(clippy::disallowed_methods, reason = "no event shows that another process waits")]
     std::thread::sleep(Duration::from_millis(700));
 }
 
@@ -67,7 +67,7 @@ fn settled() {
 fn watch_tells_what_happens() {
     for by_leases in [false, true] {
         let lab = Lab::new();
-        // There is no store yet.
+        // `watch` must also start if the store does not exist yet.
         let more: &[&str] = if by_leases { &["--leases"] } else { &[] };
         let mut watch = Watch::start(&lab, more);
         settled();
@@ -87,8 +87,8 @@ fn watch_tells_what_happens() {
     }
 }
 
-/// Compares the output of `watch`, as text and as JSON, with golden files, as `commands` does. The time is
-/// left out, because it differs.
+/// Compares the output of `watch`, as text and as JSON, with golden files, as `commands` does. The golden
+/// files do not contain the times, which differ from run to run.
 #[test]
 fn watch_prints_what_it_printed() {
     let mut faults = Vec::new();
@@ -113,7 +113,7 @@ fn watch_prints_what_it_printed() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// Replaces the time at the beginning of a line by `TIME`.
+/// Replaces the time at the beginning of a line with `TIME`.
 fn timeless(line: &str) -> String {
     let begin = line.find("20").unwrap();
     let end = begin + line[begin..].find('Z').unwrap() + 1;

@@ -1,5 +1,5 @@
-//! Tests the server of the status page: the samples of its JSON API in docs/api.md, access control, metrics,
-//! alert rules, and the log. `scripts/e2e-page.sh` tests the page in a browser.
+//! Tests the server of the status page: its JSON API (with the samples in docs/api.md), access control,
+//! metrics, alert rules, and the log. `scripts/e2e-page.sh` tests the page in a browser.
 //!
 //! `UPDATE_GOLDEN=1` rewrites the samples in docs/api.md.
 
@@ -33,7 +33,7 @@ impl Site {
         Site::over(args, |_| {})
     }
 
-    /// Starts a daemon. First, `make` fills its store.
+    /// Starts a daemon with a status page. Before it serves the page, `make` fills its store.
     fn over(args: &[&str], make: impl FnOnce(&Lab)) -> Site {
         let all = [&["--http", "127.0.0.1:0", "--address-spaces", "L,G"], args].concat();
         let mut daemon = Daemon::with(&all, &[("NODE_ID", "host1")]);
@@ -121,7 +121,7 @@ fn docker(site: &Site) {
     assert_eq!(site.daemon.call("/IpamDriver.RequestAddress", &body.to_string()).0, 200);
 }
 
-/// Replaces the values that differ from run to run with the values in the samples.
+/// Replaces the values that differ from run to run with the values that docs/api.md shows.
 fn settled(value: &Value, store: &str) -> Value {
     match value {
         Value::Object(fields) => {
@@ -149,7 +149,7 @@ fn settled(value: &Value, store: &str) -> Value {
     }
 }
 
-/// Returns the samples in the document. Each consists of the path of the request and the response.
+/// Returns the samples in docs/api.md: for each, the path of the request and the response.
 fn samples(document: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut lines = document.lines();
@@ -170,8 +170,8 @@ fn samples(document: &str) -> Vec<(String, String)> {
 fn the_api_answers_as_its_document_shows() {
     let site = Site::over(&[], scene);
     docker(&site);
-    // The status contains the time of the last search for problems only after such a search, so cause one
-    // first.
+    // The status contains the time of the last search for problems. Search for problems first, because the
+    // status otherwise lacks this field.
     site.json("/api/v1/problems");
     let path = root().join("docs/api.md");
     let mut document = fs::read_to_string(&path).unwrap();
@@ -205,7 +205,7 @@ fn the_api_answers_as_its_document_shows() {
             document = document
                 .replace(&format!("{head}{}", indent(&sample)), &format!("{head}{}", indent(&got)));
         } else {
-            // If the machine has no machine-id, the response has no `machineID`.
+            // On a machine without a machine-id, the response has no field `machineID`.
             let has_id =
                 fs::read_to_string("/etc/machine-id").is_ok_and(|id| !id.trim().is_empty());
             let is_shown = |line: &&str| has_id || !line.contains("\"machineID\"");
@@ -218,8 +218,8 @@ fn the_api_answers_as_its_document_shows() {
     }
 }
 
-/// The rows of one network must be the same as in the complete list. Each field must have the same value as
-/// in `sublet list --json`.
+/// If a request names a network, the API must return the same rows as the complete list has for that network.
+/// Each field must have the same value as in `sublet list --json`.
 #[test]
 fn rows_are_the_command_lines() {
     let site = Site::over(&[], scene);
@@ -361,8 +361,8 @@ fn the_api_answers_as_openapi_says() {
     }
 }
 
-/// All pages of a list together must be the whole list. Each filter must work. An unknown name must be an
-/// error, and not an empty list.
+/// The pages of a list must together be the whole list. Each filter must work. A filter with an unknown name
+/// must cause an error, not an empty list.
 #[test]
 fn lists_have_pages_and_filters() {
     let site = Site::over(&[], scene);
@@ -415,8 +415,8 @@ fn lists_have_pages_and_filters() {
     }
 }
 
-/// A client that accepts gzip must get the same content in compressed form. The compressed response has a
-/// different `ETag`.
+/// A client that accepts gzip must get the same content in compressed form. The compressed response must have
+/// a different `ETag`.
 #[test]
 fn answers_are_compressed_for_clients_that_accept_it() {
     let site = Site::over(&[], |lab| import(lab, &lines(500, |_| json!({}))));
@@ -456,8 +456,8 @@ fn answers_are_compressed_for_clients_that_accept_it() {
     }
 }
 
-/// The holders at a time must be the same as in `sublet history --at`. All pages together must be the whole
-/// list.
+/// The API and `sublet history --at` must report the same holders of addresses at a given time. The pages of
+/// the API's list must together be the whole list.
 #[test]
 fn holders_of_a_time_are_the_command_lines() {
     let site = Site::over(&[], |lab| {
@@ -497,7 +497,7 @@ fn peak(pid: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// Returns `count` leases of a network as JSON lines. `more` returns additional fields of a lease.
+/// Returns `count` leases of a network as JSON lines. `more(n)` returns additional fields of lease `n`.
 fn lines(count: u32, more: impl Fn(u32) -> Value) -> String {
     let mut text = format!("{}\n", json!({ "sublet": env!("CARGO_PKG_VERSION"), "format": 2 }));
     for n in 0..count {
@@ -523,8 +523,8 @@ fn import(lab: &Lab, lines: &str) {
     assert_eq!(call.code, Some(0), "{call:?}");
 }
 
-/// Some clients send nothing, and others do not read their responses. They must neither delay other clients
-/// nor use much memory. In an earlier version, 32 idle connections blocked the page for 30 s.
+/// Idle clients, and clients that do not read their responses, must neither delay other clients nor use much
+/// memory. In an earlier version, 32 idle connections blocked the page for 30 s.
 #[test]
 fn idle_clients_and_slow_readers_stall_nobody() {
     let pods =
@@ -562,7 +562,7 @@ fn idle_clients_and_slow_readers_stall_nobody() {
     prompt("/");
 }
 
-/// Returns the entries of `attention` in the status, as `kind level`.
+/// Returns the entries of the field `attention` in the status, in the form `KIND LEVEL`.
 fn attention(site: &Site) -> Vec<String> {
     let status = site.json("/api/v1/status");
     let items = status["attention"].as_array().unwrap();
@@ -602,7 +602,7 @@ fn it_is_well_only_if_that_was_checked() {
     assert_eq!((site.get("/healthz").0, attention(&site)), (200, Vec::new()));
 }
 
-/// A lease must need attention if its network namespace existed and is gone.
+/// The status page must report a lease if its network namespace has existed and exists no longer.
 #[test]
 fn a_stale_lease_needs_attention() {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
@@ -620,7 +620,7 @@ fn a_stale_lease_needs_attention() {
     });
     until("the problems", || attention(&site) == ["stale warning"]);
     assert_eq!(site.json("/api/v1/problems")["total"], 3);
-    // The response about the address must contain the evidence.
+    // The response about the address must contain the evidence that the lease is stale.
     let address = site.json("/api/v1/history/10.0.0.2");
     let found = &address["evidence"][0];
     assert_eq!(
@@ -632,8 +632,8 @@ fn a_stale_lease_needs_attention() {
     assert!(text.contains("\nsublet_problems{level=\"warning\"} 3\n"), "{text}");
 }
 
-/// A leftover file must be a problem that can be repaired, but it is not damage, because all records are
-/// intact.
+/// A file that an interrupted process has left must be reported as a problem that can be repaired. It must
+/// not count as damage, because all records are intact.
 #[test]
 fn a_leftover_file_is_no_damage() {
     let site = Site::over(&[], |lab| {
@@ -652,8 +652,8 @@ fn a_leftover_file_is_no_damage() {
     assert_eq!(report["checked"]["leases"], 2, "{report}");
 }
 
-/// While another process holds the lock, the page must show the data that it has read before, and report the
-/// lock. A request for the metrics must not wait.
+/// While another process holds the lock of the store, the page must report the lock, and must show the data
+/// that it read earlier. A request for the metrics must not wait for the lock.
 #[test]
 fn a_locked_store_is_reported_and_delays_no_scrape() {
     let site = Site::over(&[], |lab| fill(lab, "calm", "10.1.4.0/29", 2));
@@ -691,7 +691,7 @@ fn a_cluster_that_does_not_answer_needs_attention() {
     assert!(page.get("/metrics").2.contains("\nsublet_store_readable 0\n"));
 }
 
-/// A subletd without the Docker driver.
+/// A subletd that serves only the status page, without the Docker driver.
 struct Alone {
     site: String,
     child: std::process::Child,
@@ -745,7 +745,8 @@ fn the_page_runs_without_the_driver() {
     }
 }
 
-/// With several stores, each must have its own responses, and its own label in the metrics.
+/// If subletd serves several stores, the API must have responses for each of them, and the metrics a label
+/// for each.
 #[test]
 fn several_stores_are_shown() {
     let lab = Lab::new();
@@ -790,7 +791,7 @@ fn several_stores_are_shown() {
     }
 }
 
-/// Fills a range in which two more addresses were reserved in each of the last few quarters of an hour.
+/// Fills a range in which two addresses were reserved every 15 minutes during the last three hours.
 fn rising(lab: &Lab) {
     fill(lab, "rising", "10.1.6.0/26", 1);
     let cx = sublet::sys::host::facts(&|_| None).context();
@@ -829,7 +830,7 @@ fn a_range_that_fills_up_needs_attention() {
     assert!(text.contains(name), "{text}");
 }
 
-/// The trends must match one day of history, in which one range fills up.
+/// The trends must match the history of one day.
 #[test]
 fn trends_are_those_of_the_history() {
     let site = Site::over(&[], |lab| fill(lab, "calm", "10.1.4.0/27", 5));
@@ -871,7 +872,8 @@ fn the_metrics_count_what_the_store_has() {
         format!("sublet_pool_addresses{{{range},state=\"used\"}} 1"),
         format!("sublet_pool_addresses{{{range},state=\"reserved\"}} 1"),
         format!("sublet_pool_addresses{{{range},state=\"cooling\"}} 1"),
-        // The plugin runs in processes of its own, so only the counters in the store include its requests.
+        // The plugin runs in processes of its own, so subletd knows its requests only from the counters in
+        // the store.
         "sublet_requests_total{network=\"mynet\",face=\"cni\",command=\"add\",outcome=\"ok\"} 2".into(),
         "sublet_requests_total{network=\"mynet\",face=\"cni\",command=\"del\",outcome=\"ok\"} 1".into(),
         "sublet_store_readable 1".into(),
@@ -1076,7 +1078,7 @@ pub mod peers {
             let text = target["expr"].as_str().unwrap();
             let asked = text.replace("$__rate_interval", "1m").replace("$instance", ".*");
             let found = query(&asked);
-            // No request has failed, so the panel that shows failures is empty.
+            // No request has failed, so the panel that shows failures may be empty.
             if found["status"] != "success" || (!has(&found) && !text.contains("outcome!=")) {
                 faults.push(format!("{asked}: {found}"));
             }

@@ -1,5 +1,5 @@
-//! Tests `subletd cleanup` with an imitated dockerd. Addresses that dockerd lists must stay, and other
-//! addresses must be freed. If the list is incomplete, nothing may be freed.
+//! Tests `subletd cleanup` with an imitated dockerd. Addresses that dockerd lists must stay leased, and all
+//! other addresses must be freed. If dockerd's list is incomplete, nothing may be freed.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::daemon::{Daemon, subletd, until};
 
-/// Runs an imitated dockerd until the test ends. It responds to `/networks` and `/networks/ID`.
+/// Runs an imitated dockerd until the test ends. It responds to `/networks` and `/networks/ID`. If `broken`
+/// is set, it responds to `/networks/ID` with status 500.
 pub fn dockerd(socket: &Path, networks: Vec<Value>, broken: bool) {
     let listener = UnixListener::bind(socket).unwrap();
     thread::spawn(move || {
@@ -54,7 +55,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// Makes three pools. Each has a gateway, an auxiliary address and two other addresses.
+    /// Makes three pools. Each pool has a gateway, an auxiliary address and two other addresses.
     fn new(args: &[&str]) -> Stage {
         let daemon = Daemon::with(&[&["--address-spaces", "L,G"], args].concat(), &[]);
         let mut client = daemon.client();
@@ -106,7 +107,7 @@ fn frees_what_dockerd_does_not_know() {
     Stage::grow_old();
     let socket = stage.daemon.lab.join("docker.sock");
     // The first pool's network has one container, the second pool's network belongs to a swarm, and the third
-    // pool's network is gone.
+    // pool's network no longer exists.
     let one = network("n1", "10.0.1.0/24", &["10.0.1.5"], "local");
     let two = network("n2", "10.0.2.0/24", &[], "swarm");
     dockerd(&socket, vec![one, two], false);
@@ -133,8 +134,9 @@ fn frees_what_dockerd_does_not_know() {
     assert!(stage.daemon.call("/IpamDriver.RequestPool", body).1["PoolID"].is_string());
 }
 
-/// dockerd no longer lists an address, but its release has not arrived yet. If cleanup freed the address at
-/// once, it could be leased again before the release arrives, and the release would then free the new lease.
+/// An address that dockerd no longer lists must stay leased for a while, because its release may still
+/// arrive. If cleanup freed the address at once, another container could get it, and the late release would
+/// free the new lease.
 #[test]
 fn frees_nothing_while_a_release_may_be_under_way() {
     let stage = Stage::new(&[]);
@@ -173,7 +175,8 @@ fn frees_nothing_on_half_a_listing() {
     assert_eq!(stage.daemon.leases(), before);
 }
 
-/// dockerd 26 and later list the requested subnet (here any /24) instead of the allocated subnet.
+/// dockerd 26 and later list the subnet that a network requested (here 0.0.0.0/24, any /24) instead of the
+/// allocated subnet. The pool that the network uses must stay.
 #[test]
 fn a_network_that_asked_for_any_block_keeps_its_pool() {
     let any = |addrs: &[&str]| {
@@ -194,12 +197,12 @@ fn a_network_that_asked_for_any_block_keeps_its_pool() {
         // The network has no addresses that show which pool it uses, so all pools stay.
         (vec![any(&[])], [4, 4, 4]),
         (vec![unlisted(&[])], [4, 4, 4]),
-        // The address of a container shows which pool the network uses. This address and the gateway of the
-        // pool stay.
+        // The address of a container shows which pool the network uses. Only this address and the gateway of
+        // that pool stay.
         (vec![any(&["10.0.2.5"])], [0, 2, 0]),
         (vec![unlisted(&["10.0.2.5"])], [0, 2, 0]),
-        // Two networks do not name their pool. The address of one of them shows which pool it uses. The other
-        // network may use any of the remaining pools.
+        // dockerd does not list the allocated subnets of these two networks. The address of one network shows
+        // which pool it uses. The other network may use any of the remaining pools, so these stay.
         (
             vec![
                 any(&["10.0.2.5"]),
@@ -208,7 +211,7 @@ fn a_network_that_asked_for_any_block_keeps_its_pool() {
             ],
             [4, 2, 4],
         ),
-        // These networks requested subnets of a different size or family.
+        // These networks requested subnets of a different size or family, so they use none of the pools.
         (
             vec![json!({"Id": "n2", "Scope": "local", "IPAM": {"Driver": "sublet",
             "Config": [{"Subnet": "0.0.0.0/20"}, {"Subnet": "::/24"}]}})],
@@ -225,7 +228,8 @@ fn a_network_that_asked_for_any_block_keeps_its_pool() {
     }
 }
 
-/// gipam ignored the requested subnet and allocated its next block, but dockerd lists the requested subnet.
+/// gipam ignored the subnet that a network requested and allocated its next free block, but dockerd lists the
+/// requested subnet. The pool that the network uses must stay.
 #[test]
 fn a_network_of_gipams_keeps_its_pool() {
     let file = json!({"v4": "192.168.0.0/16", "v4ab": 24, "v6": "2001:db8::/56", "v6ab": 64, "allocated": [
@@ -243,16 +247,17 @@ fn a_network_of_gipams_keeps_its_pool() {
     for (networks, left) in [
         // The network has no addresses that show which IPv4 pool it uses, so all IPv4 pools stay.
         (vec![network(asked(), Value::Null, &[])], [3, 2, 0]),
-        // The address of a container shows which pool the network uses. This address and the gateway of the
-        // pool stay.
+        // The address of a container shows which pool the network uses. Only this address and the gateway of
+        // that pool stay.
         (vec![network(asked(), Value::Null, &["192.168.0.2"])], [2, 0, 0]),
         (vec![network(asked(), json!({"network": "web"}), &["192.168.0.2"])], [2, 0, 0]),
-        // By coincidence, the requested subnet is the block of another network.
+        // The requested subnet is the same as the block of another pool by coincidence. This must not protect
+        // that pool.
         (
             vec![network(json!([{"Subnet": "192.168.1.0/24"}]), Value::Null, &["192.168.0.2"])],
             [2, 0, 0],
         ),
-        // The network did not request an IPv6 subnet, so dockerd lists the one that gipam allocated.
+        // The network did not request an IPv6 subnet, so dockerd lists the IPv6 subnet that gipam allocated.
         (
             vec![network(
                 json!([{"Subnet": "10.9.0.0/24"},
@@ -282,15 +287,15 @@ fn a_network_of_gipams_keeps_its_pool() {
     }
 }
 
-/// Networks may have been removed while subletd was not running. When subletd runs again, dockerd activates
-/// it, and subletd must clean up.
+/// Networks may have been removed while subletd was not running. dockerd activates the plugin again after
+/// subletd has started, and subletd must then clean up once.
 #[test]
 fn once_after_an_activation() {
     for (addrs, left) in [(&["10.0.1.5"][..], 7), (&[], 16)] {
         let lab = crate::lab::Lab::new();
         let path = lab.join("docker.sock");
-        // If dockerd has no network with a pool of this store, it may be the wrong dockerd, so nothing is
-        // freed.
+        // If no network of dockerd has a pool of this store, dockerd may be the wrong one. In this case,
+        // nothing may be freed.
         let networks = addrs.iter().map(|addr| network("n1", "10.0.1.0/24", &[addr], "local"));
         dockerd(&path, networks.collect(), false);
         let docker = path.display().to_string();
@@ -302,7 +307,7 @@ fn once_after_an_activation() {
     }
 }
 
-/// Only leases of this node may be freed.
+/// Cleanup must free only leases of the node on which it runs.
 #[test]
 fn frees_nothing_of_another_node() {
     let stage = Stage::new(&[]);
@@ -339,7 +344,7 @@ fn by_the_clock() {
 mod peers {
     use super::*;
 
-    /// An address that responds to a ping must stay leased.
+    /// With `--probe`, an address that responds to a ping must stay leased, even if dockerd does not list it.
     #[test]
     fn spares_what_answers() {
         let daemon = Daemon::with(&["--address-spaces", "L,G"], &[]);

@@ -1,4 +1,4 @@
-//! Tests many requests at the same time (A33 to A37), and a subletd that is killed while it handles requests.
+//! Tests many Docker requests at the same time, and a subletd that is killed while it handles requests.
 
 use std::collections::BTreeSet;
 use std::os::unix::net::UnixStream;
@@ -125,7 +125,7 @@ fn a36_as_many_as_there_are() {
         assert_eq!((given.len(), count), (hosts, hosts), "/{len}");
         let full = "no available addresses on this pool";
         assert!(got.iter().all(|a| a["Address"].is_string() || a["Error"] == full));
-        // Each freed address can be requested again.
+        // Each address that was released must be available again.
         let mut client = daemon.client();
         for addr in given.iter().take(5) {
             free(&mut client, &pool, addr);
@@ -135,7 +135,7 @@ fn a36_as_many_as_there_are() {
     }
 }
 
-/// Two subletd processes that use one store must never lease the same address twice.
+/// Two subletd processes that share one store must never lease the same address twice.
 #[test]
 fn two_of_them_do_no_harm() {
     let one = Daemon::start();
@@ -168,8 +168,8 @@ fn two_of_them_do_no_harm() {
     assert_eq!(got.iter().collect::<BTreeSet<_>>().len(), 100);
 }
 
-/// subletd is killed (kill -9) under load. Changes for which a client has received the response must stay.
-/// For requests without a response, there may be at most one lease for each client.
+/// subletd is killed (kill -9) under load. Every change that subletd confirmed to a client must stay. For
+/// requests without a response, at most one lease for each client may exist.
 #[test]
 fn killed_under_load() {
     let mut daemon = Daemon::start();

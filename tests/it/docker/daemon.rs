@@ -24,7 +24,8 @@ pub fn subletd(args: &[&str]) -> Command {
     command
 }
 
-/// Waits until a condition is true, for at most a minute.
+/// Waits until `so` returns true. If that takes more than 45 seconds, the test fails with a message that
+/// names the condition, `what`.
 pub fn until(what: &str, mut so: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !so() {
@@ -39,7 +40,8 @@ pub struct Daemon {
     child: Option<Child>,
     args: Vec<String>,
     env: BTreeMap<String, String>,
-    /// The store, if it is outside of the folder. Empty if the environment names the store.
+    /// The path of the store, if it is not in the daemon's own folder. It is empty if the environment names
+    /// the store.
     store: Option<String>,
 }
 
@@ -51,12 +53,13 @@ impl Daemon {
         )
     }
 
-    /// Starts a daemon with these flags and variables. Its socket and its store are in its own folder.
+    /// Starts a daemon with these flags and environment variables. Its socket and its store are in its own
+    /// folder.
     pub fn with(args: &[&str], env: &[(&str, &str)]) -> Daemon {
         Daemon::on(None, args, env)
     }
 
-    /// Starts a daemon with a store that other daemons use too.
+    /// Starts a daemon that shares its store with other daemons.
     pub fn on(store: Option<&str>, args: &[&str], env: &[(&str, &str)]) -> Daemon {
         let mut daemon = Daemon {
             store: store.map(str::to_owned),

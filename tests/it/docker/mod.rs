@@ -1,6 +1,6 @@
-//! Tests of Docker's IPAM driver. The acceptance tables are golden folders, which are run both with the
-//! function `handle` and through the socket. Each of the protocol's rules R1 to R21 has a test. Random
-//! requests are compared with a simple model. Cleanup is tested with an imitated dockerd.
+//! Tests Docker's IPAM driver. The golden folders in testdata/docker are run twice: with the function
+//! `handle`, and through the socket. Each of the protocol's rules R1 to R21 has a test. Random requests are
+//! compared with a simple model. Cleanup is tested with an imitated dockerd.
 
 mod clean;
 mod crowd;

@@ -22,7 +22,8 @@ fn text((base, len): Prefix) -> String {
     format!("{}/{len}", std::net::Ipv4Addr::from(base))
 }
 
-/// The model. It is as simple as possible: for each request, it reads all pools and leases.
+/// A model of the pools and leases. It is as simple as possible: for each request, it searches all pools and
+/// leases.
 #[derive(Default)]
 struct Model {
     /// The pools by name: address space, subnet, sub-pool.
@@ -30,7 +31,7 @@ struct Model {
     /// The leases, by address space, subnet and address. The value is the name of the pool through which the
     /// lease was made.
     leases: BTreeMap<(char, Prefix, u32), String>,
-    /// The last addresses that serial requests got, by address space, subnet and first address.
+    /// The last address that a serial request got, by address space, subnet and first address.
     cursors: BTreeMap<(char, Prefix, u32), u32>,
 }
 
@@ -161,7 +162,7 @@ proptest! {
             match op {
                 Op::Pool { global, base, len, part } => {
                     let subnet = masked(WITHIN.0 + u32::from(*base), *len);
-                    // The sub-pool is inside the subnet, or covers the whole subnet.
+                    // Request a sub-pool that is inside the subnet or covers the whole subnet.
                     let part = part.map(|(at, l)| masked(subnet.0 + u32::from(at) % (last(subnet) - subnet.0 + 1), l.max(*len)));
                     let body = json!({"AddressSpace": space(*global), "Pool": text(subnet),
                         "SubPool": part.map(text).unwrap_or_default()});

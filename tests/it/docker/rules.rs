@@ -1,5 +1,5 @@
-//! Tests the rules of the protocol, which were observed with dockerd 20.10 and 29. The name of a test
-//! contains the number of its rule.
+//! Tests the rules of Docker's IPAM protocol, which were observed with dockerd 20.10 and 29. The name of each
+//! test contains the number of its rule.
 
 use std::fs;
 use std::io::Write;
@@ -107,7 +107,7 @@ fn r04_an_address_has_the_pools_prefix_and_is_the_one_asked_for() {
 }
 
 /// An idle connection must stay open. A request that is in progress must get its response even after SIGTERM.
-/// If the response cannot be written, the lease must be freed.
+/// If the response to a request cannot be written, the lease that the request made must be freed.
 #[test]
 fn r05_drains_and_takes_back() {
     let mut daemon = Daemon::start();
@@ -120,7 +120,7 @@ fn r05_drains_and_takes_back() {
     gone.send(ADDRESS, &request(&pool));
     let mut waiting = daemon.client();
     waiting.send(ADDRESS, &request(&pool));
-    // The lock is still held, so no request can have been handled yet.
+    // The test still holds the store's lock, so subletd cannot have handled any request yet.
     drop(gone);
     daemon.signal("TERM");
     drop(held);
@@ -131,7 +131,7 @@ fn r05_drains_and_takes_back() {
     assert_eq!(daemon.leases().len(), 1, "{}", daemon.log());
 }
 
-/// The response cannot be delivered, because the client closes the connection first.
+/// If the client closes the connection before it gets the response, its lease must be freed.
 #[test]
 fn r05_a_lost_answer_is_no_lease() {
     let daemon = Daemon::start();
@@ -145,7 +145,7 @@ fn r05_a_lost_answer_is_no_lease() {
         drop(gone);
         drop(held);
     }
-    // Requests are handled in order, so when this request has its response, the earlier requests have been
+    // Requests are handled in order, so a response to this request shows that the earlier requests have been
     // handled.
     until("the rollback", || {
         daemon.call("/Plugin.Activate", "");
@@ -174,7 +174,7 @@ fn r06_a_wait_is_bounded() {
     assert_eq!(client.call(ADDRESS, &request(&pool)).1["Address"], "10.0.0.1/24");
 }
 
-/// Handling a request must not require dockerd. Only cleanup uses dockerd.
+/// subletd must be able to handle every request without dockerd. Only cleanup uses dockerd.
 #[test]
 fn r07_no_handler_asks_dockerd() {
     for name in ["api", "pool", "wire", "server/worker", "server/http"] {
@@ -193,7 +193,7 @@ fn r08_is_there_before_dockerd() {
     assert!(unit.contains("Before=docker.service") && unit.contains("Type=notify"));
     assert!(socket.contains("Before=docker.service"));
     assert!(socket.contains("ListenStream=/run/docker/plugins/sublet.sock"));
-    // subletd may report that it is ready only after its socket accepts requests.
+    // subletd must not report that it is ready before its socket accepts requests.
     let lab = crate::lab::Lab::new();
     let notify = UnixDatagram::bind(lab.join("notify")).unwrap();
     notify.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -215,7 +215,8 @@ fn r08_is_there_before_dockerd() {
     child.wait().unwrap();
 }
 
-/// Another process has opened the socket (systemd's protocol), and requests are already waiting in it.
+/// subletd must use a socket that another process has opened for it (systemd's protocol). It must also handle
+/// the requests that are already waiting in this socket.
 #[test]
 fn r08_takes_a_socket_that_was_opened_for_it() {
     let lab = crate::lab::Lab::new();
@@ -317,8 +318,8 @@ fn routes() -> Vec<Span> {
     vec![Span::new(addr("10.80.0.0"), addr("10.80.1.255")).unwrap()]
 }
 
-/// dockerd requests pools until it accepts one. It must get a different pool each time, and an error in the
-/// end.
+/// dockerd requests pools until it accepts one. Each request must return a different pool. After the last
+/// free pool, requests must fail.
 #[test]
 fn r13_never_the_same_block_again() {
     let mut pure = Pure::new();
@@ -333,10 +334,10 @@ fn r13_never_the_same_block_again() {
     for _ in 0..2 {
         assert_eq!(pure.call(POOL, body).1["Error"], full);
     }
-    // If a request names its subnet, the subnet must not be compared with the routes.
+    // If a request names its subnet, subletd must not compare the subnet with the host's routes.
     assert_eq!(pure.call(POOL, r#"{"AddressSpace":"L","Pool":"10.80.0.0/24"}"#).0, 200);
-    // The shared pool already exists and cannot change. The request must fail, because dockerd would
-    // otherwise repeat it forever.
+    // The shared pool already exists and cannot get another subnet. If its subnet overlaps a route, the
+    // request must fail; otherwise dockerd would repeat it forever.
     pure.driver.routes = Vec::new;
     let shared = r#"{"AddressSpace":"L","Pool":"10.81.0.0/24","Options":{"network":"n"}}"#;
     assert_eq!(pure.call(POOL, shared).0, 200);
@@ -379,7 +380,8 @@ fn r15_a_gateway_is_found_or_was_there() {
         assert_eq!(pool["Data"]["com.docker.network.gateway"], "10.80.0.1/24");
         assert_eq!(pure.call(ADDRESS, &gateway("n", "")).1["Address"], "10.80.0.1/24");
     }
-    // A gateway need not be requested; the macvlan driver does not request one.
+    // If no gateway is requested, the pool's first address must be available to containers. The macvlan
+    // driver, for example, does not request a gateway.
     pure.call(POOL, r#"{"AddressSpace":"L","Pool":"10.9.0.0/24"}"#);
     assert_eq!(pure.call(ADDRESS, r#"{"PoolID":"L/10.9.0.0/24"}"#).1["Address"], "10.9.0.1/24");
 }
@@ -403,8 +405,8 @@ fn r17_a_release_may_be_repeated() {
     }
 }
 
-/// If an auxiliary address is refused, dockerd releases only the pool. This must free the addresses of the
-/// pool too.
+/// If an auxiliary address is refused, dockerd releases only the pool. This release must also free the pool's
+/// addresses.
 #[test]
 fn r17b_a_pool_takes_its_leases_along() {
     let mut pure = Pure::new();
@@ -474,7 +476,7 @@ fn r21_is_a_managed_plugin_too() {
     assert_eq!(pure.call(POOL, r#"{"AddressSpace":"G"}"#).0, 200);
 }
 
-/// Undoing a request must free only what this request has made.
+/// Undoing a request must free only the lease that the request has made.
 #[test]
 fn an_undo_frees_what_was_made_and_nothing_else() {
     let mut pure = Pure::new();
@@ -497,8 +499,8 @@ fn an_undo_frees_what_was_made_and_nothing_else() {
     assert!(matches!(freed, Outcome::Freed(all) if all.len() == 1));
 }
 
-/// When the daemon gets hostile bytes, it must send a response or close the connection, and it must continue
-/// to run.
+/// If a client sends hostile bytes, the daemon must send a response or close the connection, and must
+/// continue to run.
 #[test]
 fn nonsense_does_no_harm() {
     let daemon = Daemon::start();

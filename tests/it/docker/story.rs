@@ -1,8 +1,9 @@
 //! Runs the golden folders in testdata/docker/. Each of them is a list of calls and their expected responses.
 //!
-//! A call is `METHOD BODY`, or `METHOD*TIMES BODY` (all responses must differ, and the last one is compared).
-//! The next line is the response: `= JSON` (status 200 and exactly this JSON), `=` (any success), `! TEXT` (a
-//! failure with this text), `!` (any failure) or `!STATUS TEXT`. `fresh` starts with a new store.
+//! A call is `METHOD BODY` or `METHOD*TIMES BODY`. The latter makes TIMES calls. All their responses must
+//! differ, and the last response is compared. The next line is the expected response: `= JSON` (status 200
+//! and exactly this JSON), `=` (any success), `! TEXT` (a failure with this text), `!` (any failure) or
+//! `!STATUS TEXT`. The line `fresh` starts with a new store.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -27,7 +28,7 @@ pub fn settings() -> Settings {
     settings
 }
 
-/// The function `handle` with its own store.
+/// Runs requests with the function `handle` and a store of its own, without a daemon.
 pub struct Pure {
     pub driver: Driver,
     pub store: Box<dyn Store>,
@@ -70,12 +71,12 @@ fn stories() -> Vec<(String, String)> {
     all
 }
 
-/// Returns the path of a method. For `RequestPool`, it is `/IpamDriver.RequestPool`.
+/// Returns the HTTP path of a method. For example, the path of `RequestPool` is `/IpamDriver.RequestPool`.
 fn path(method: &str) -> String {
     if method.starts_with('/') { method.to_owned() } else { format!("/IpamDriver.{method}") }
 }
 
-/// Runs one case. `begin` makes a driver with an empty store.
+/// Runs one case. `begin` makes a driver with an empty store, and returns a function that calls it.
 fn tell(name: &str, text: &str, begin: &mut dyn FnMut() -> Box<Call<'static>>) {
     let mut call = begin();
     let mut lines = text.lines().enumerate().filter(|(_, l)| !l.starts_with('#') && !l.is_empty());
@@ -114,7 +115,7 @@ fn check(place: &str, expected: &str, (status, answer): &(u16, Value)) {
         ("!", rest) => {
             let (code, text) = rest.split_once(' ').unwrap_or((rest, ""));
             assert!(code.is_empty() || code.parse() == Ok(*status), "{shown}");
-            // A failure must have both keys, whatever its status is, because dockerd reads one or the other
+            // A failure must have both keys, `Err` and `Error`, because dockerd reads one or the other
             // depending on the status.
             assert!(error.is_some() && answer["Err"] == answer["Error"], "{shown}");
             assert!(text.is_empty() || error == Some(text), "{shown}");

@@ -1,5 +1,5 @@
-//! Tests TCP with its `.spec` and `.json` files, the flags and variables of all three dialects, and gipam's
-//! lease file.
+//! Tests subletd on TCP, with the `.spec` and `.json` files that dockerd needs for it. Also tests the flags
+//! and variables of subletd, gipam and kontena-ipam, and the import of gipam's lease file.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -74,7 +74,7 @@ fn three_dialects_of_flags() {
             "10.8.0.0/24",
             "",
         ),
-        // The variables of gipam.
+        // The flags and variables of gipam.
         (
             vec!["-v4", "192.168.0.0/16", "-v4ab=25", "-v6", "2001:db8::/54"],
             vec![],
@@ -113,8 +113,8 @@ fn three_dialects_of_flags() {
     assert_eq!(spaces["GlobalDefaultAddressSpace"], "kontenaglobal");
 }
 
-/// Invalid settings must be reported before anything is created. For example, kontena-ipam's policies 1 to 3
-/// are not supported.
+/// Invalid settings must be reported before anything is created. For example, subletd does not support
+/// kontena-ipam's policies 1 to 3.
 #[test]
 fn what_makes_no_sense_is_said() {
     for (args, env, word) in [
@@ -169,14 +169,15 @@ fn gipams_file_that_cannot_be_looked_at_is_not_taken_for_absent() {
     let file = lab.join("leases.json");
     std::os::unix::fs::symlink(&file, &file).unwrap();
     let text = |name: &str| lab.join(name).display().to_string();
-    // If subletd starts although the settings are invalid, `timeout` ends it.
+    // If subletd starts although it cannot read gipam's file, `timeout` ends it.
     let call = Call::new("timeout").args(&["60", SUBLETD, "-file", &text("leases.json")]);
     let answer = call.args(&["--socket", &text("s"), "--store", &text("store")]).run();
     assert!(answer.code == Some(1) && answer.stderr.contains("gipam's"), "{answer:?}");
     assert!(!exists(&lab.join("store")));
 }
 
-/// With gipam's flag `-file`, the file must be imported once, and gipam's main pools must be used.
+/// With gipam's flag `-file`, subletd must import gipam's lease file once, and must allocate pools from
+/// gipam's main pools.
 #[test]
 fn gipams_file_is_taken_over_at_the_start() {
     let lab = Lab::new();
@@ -186,8 +187,8 @@ fn gipams_file_is_taken_over_at_the_start() {
     let mut daemon = Daemon::with(&["-file", &name], &[]);
     assert!(!exists(&file) && exists(&lab.join("leases.json.taken-over")));
     goes_on(&daemon);
-    // The file must not be imported again, so an address that has been released since then must not be leased
-    // again.
+    // The file must not be imported again. Otherwise, addresses that were released after the import would be
+    // leased again.
     daemon.terminate();
     daemon.spawn();
     assert_eq!(daemon.leases().len(), 2);
@@ -226,8 +227,8 @@ fn gipams_file_is_imported() {
 mod peers {
     use super::*;
 
-    /// Tests TLS with keys and certificates that openssl makes. A client without a certificate must be
-    /// rejected.
+    /// Tests TLS with keys and certificates that openssl makes. subletd must reject a client without a
+    /// certificate.
     #[test]
     fn tls_asks_for_a_certificate() {
         let lab = Lab::new();

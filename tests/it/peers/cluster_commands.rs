@@ -1,10 +1,11 @@
-//! Compares the output of commands of `sublet` with golden files, as `commands` does, but for commands that
-//! need a cluster, two stores or another program's keys. The tests use a real etcd and a real Consul on
+//! Compares the output of commands that need a cluster, two stores or another program's keys with golden
+//! files. The module `commands` tests all other commands. The tests use a real etcd and a real Consul on
 //! loopback.
 //!
-//! In a case, `ETCD` is a store of its own that is filled with the same content each time. `EMPTY` is an
-//! empty store on an etcd that has keys of kontena-ipam. `CONSUL` is a store on a Consul that has keys of
-//! cni-ipam-consul. The ports of the servers differ from run to run, so the golden files do not contain them.
+//! The arguments of a case may contain these names of stores. `ETCD` is a store on etcd that is filled with
+//! the same content for each case. `EMPTY` is an empty store on an etcd that has keys of kontena-ipam.
+//! `CONSUL` is a store on a Consul that has keys of cni-ipam-consul. The ports of the servers differ from run
+//! to run, so the golden files do not contain them.
 
 use std::cell::Cell;
 use std::fs;
@@ -74,8 +75,8 @@ fn node(number: u8, now: u64) -> Facts {
     Facts { node: Node { name: format!("node-{number}"), machine }, ..facts(now) }
 }
 
-/// Fills a store with two nodes of a network that the cluster defines, a freed address, a reservation, and a
-/// kontena-ipam pool that both nodes use.
+/// Fills a store with two nodes of a network that the cluster defines, a freed address, and a reservation. It
+/// also has a kontena-ipam pool that both nodes use.
 fn fill(store: &Value) {
     let conf = json!({
         "cniVersion": "1.1.0", "name": "pods", "type": "bridge",
@@ -88,7 +89,7 @@ fn fill(store: &Value) {
         let own = [("CNI_CONTAINERID", &*id), ("CNI_ARGS", &*pod)];
         called(&Facts { seed: u64::from(n), ..node(number, now) }, command, &conf, &own);
     };
-    // The commands of this test have the same machine-id as node-1.
+    // The machine-id is that of node-1, on which the commands of this test run.
     let here = facts(NOW);
     for n in 0..5 {
         call(2, NOW + u64::from(n), "ADD", n);
@@ -105,7 +106,7 @@ fn fill(store: &Value) {
     done(&["import", "kontena"]);
 }
 
-/// Writes the files that the cases name.
+/// Writes the files that the arguments of the cases name.
 pub fn write_files(lab: &Lab) {
     let definition = |subnet: &str| json!({"ipam": {"type": "sublet", "subnet": subnet}});
     let mut late = definition("10.90.0.0/16");
@@ -143,8 +144,8 @@ fn print_what_they_printed() {
     let number = Cell::new(0);
     let fresh = |server: &Server| {
         number.set(number.get() + 1);
-        // Each store has a new prefix, because /run may contain notes from earlier runs with a server on the
-        // same port.
+        // Use a new prefix for each store. If an earlier run had a server on the same port, /run may contain
+        // sublet's local cache of that server.
         server.conf(&format!("store-{}-{}", process::id(), number.get()))
     };
     let mut faults = Vec::new();

@@ -96,14 +96,14 @@ impl Server {
 }
 
 fn ports<const N: usize>() -> [u16; N] {
-    // Reserve all ports at the same time, so that they are different.
+    // Reserve all ports at the same time, so that no port is returned twice.
     let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     held.map(|listener| listener.local_addr().unwrap().port())
 }
 
 fn start(engine: &'static str, port: u16, folder: TempDir, program: &str, args: &[&str]) -> Server {
     let log = File::create(folder.path().join("log")).unwrap();
-    // `setpriv` makes the kernel end the server when this process ends.
+    // `setpriv` lets the kernel kill the server when the test's process ends.
     let child = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", program])
         .args(args)
@@ -114,7 +114,7 @@ fn start(engine: &'static str, port: u16, folder: TempDir, program: &str, args: 
     Server { child: child.unwrap(), folder, engine, port }
 }
 
-/// Starts an etcd server with one member, which also has the old API (`/v2/keys`).
+/// Starts an etcd server with one member. It also serves the old API (`/v2/keys`), which kontena-ipam used.
 pub fn etcd() -> Server {
     let folder = tempfile::tempdir().unwrap();
     let [client, peer] = ports();
@@ -140,7 +140,7 @@ pub fn etcd() -> Server {
     start("etcd", client, folder, "etcd", &args).ready("/health", "true")
 }
 
-/// Starts a Consul server. `scripts/get-consul.sh` supplies the program.
+/// Starts a Consul server. `scripts/get-consul.sh` downloads the program.
 pub fn consul() -> Server {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let found = Command::new(root.join("scripts/get-consul.sh")).output().unwrap();

@@ -1,11 +1,11 @@
 //! Compares sublet with Debian's host-local. The configurations and sequences of commands are random, but the
-//! same in every run. Both programs get the same input, except for `dataDir`. The exit status, the addresses,
-//! the JSON and the beginning of each message must be the same. [`WANTED`] lists the exceptions, and each of
-//! them must occur.
+//! same in every run of the test. Both programs get the same input, except for `dataDir`. The exit status,
+//! the addresses, the JSON and the beginning of each message must be the same. [`WANTED`] lists the
+//! exceptions, and each exception must occur.
 //!
 //! A failed ADD of sublet changes nothing, but a failed ADD of host-local may move cursors and remove leases.
-//! host-local's folder is therefore restored after a failed or repeated ADD, so that the programs can be
-//! compared further.
+//! The test therefore restores host-local's folder after each failed or repeated ADD, and can then continue
+//! the comparison.
 
 mod conf;
 
@@ -28,52 +28,57 @@ const CASES: u64 = 320;
 const WANTED: &[(&str, &str)] = &[
     (
         "code",
-        "host-local answers 999 to nearly everything; ours are the specification's and 100-103",
+        "host-local returns code 999 for nearly every error; sublet returns the codes of the \
+         specification and the codes 100 to 103",
     ),
     (
         "order of what is left",
-        "host-local lists the requested addresses that no set took in a map's order, which is chance; \
-         ours are in the order they were asked for",
+        "host-local lists, in a random order, the requested addresses that no range set has used; sublet \
+         lists them in the order of the request",
     ),
     (
         "pod identity",
-        "the names by which Kubernetes tells the pod are known here and kept with the lease; \
-         host-local refuses them unless IgnoreUnknown is set",
+        "sublet accepts the arguments with which Kubernetes names the pod, and stores them in the \
+         lease; host-local refuses them unless IgnoreUnknown is set",
     ),
-    ("way out", "our messages go on behind host-local's: what to do"),
+    ("way out", "sublet's messages consist of host-local's message and what to do"),
     (
         "empty dns",
-        "1.1.1 answers \"dns\":{} in 1.0.0 as well; the specification and newer versions leave it out",
+        "for CNI 1.0.0, host-local 1.1.1 prints \"dns\":{}; the specification and newer versions of \
+         host-local leave it out",
     ),
-    ("repeated ADD", "ADD is repeatable: the same owner gets the lease it has"),
+    ("repeated ADD", "if an ADD is repeated, sublet returns the existing lease of the owner"),
     (
         "second address",
-        "a repeated ADD that asks for another address is refused; host-local leases a second one",
+        "sublet refuses a repeated ADD that requests a different address; host-local leases a second \
+         address",
     ),
     (
         "refused repeat",
-        "with onDuplicate \"error\" the lease is named whatever was asked for; host-local speaks of \
-         the asked address, or leases a second one",
+        "with onDuplicate \"error\", sublet's message always names the existing lease; host-local's \
+         message names the requested address, or host-local leases a second address",
     ),
     (
         "failed ADD",
-        "a failed ADD changes nothing; host-local moves its pointers and can free what the \
-         container had before",
+        "in sublet, a failed ADD changes nothing; host-local moves its cursors, and may free the \
+         container's existing lease",
     ),
-    ("broken DEL", "DEL works whatever has become of the configuration"),
+    ("broken DEL", "sublet's DEL works even if the configuration has become invalid"),
     (
         "two in one set",
-        "host-local takes one of two addresses asked for in one set by chance; ours is always the \
-         first",
+        "if two addresses of one range set are requested, host-local leases a random one; sublet \
+         always leases the first one",
     ),
-    ("small subnet", "/31, /32, /127 and /128 can be leased from"),
+    ("small subnet", "sublet can lease addresses of a /31, /32, /127 or /128"),
     (
         "start behind end",
-        "a rangeStart behind the default end is refused; host-local leaves the subnet",
+        "sublet refuses a rangeStart after the default rangeEnd; host-local leases addresses outside \
+         the subnet",
     ),
     (
         "nothing to give",
-        "a range set that holds nothing but its gateways is refused as a configuration, not as full",
+        "sublet refuses a range set that contains only gateways as an invalid configuration; \
+         host-local reports it as full",
     ),
 ];
 
@@ -95,7 +100,7 @@ fn answers_as_host_local_does() {
             let (tally, failed) = (&tally, &failed);
             scope.spawn(move || {
                 for number in (0..CASES).filter(|n| n % 2 == half) {
-                    // Continue after a difference, so that all differences are reported.
+                    // Continue after a failed comparison, so that the test reports all differences.
                     let play = AssertUnwindSafe(|| Case::new(number, tally).play());
                     if catch_unwind(play).is_err() {
                         failed.lock().unwrap().push(number);
@@ -117,7 +122,7 @@ struct Case<'a> {
     number: u64,
     dice: Dice,
     conf: Conf,
-    /// The addresses from which the requested addresses are chosen.
+    /// The addresses from which each step chooses the addresses that it requests.
     pool: Vec<String>,
     ours: Lab,
     theirs: Lab,
@@ -134,7 +139,7 @@ struct Step {
     ifname: &'static str,
     args: Option<String>,
     conf: Value,
-    /// The requested addresses, in whichever of the three ways they are requested.
+    /// The requested addresses. CNI offers three ways to request addresses, and a step uses any of them.
     asked: Vec<String>,
 }
 
@@ -240,8 +245,8 @@ impl Case<'_> {
     ) -> bool {
         let owner = format!("{}/{}", step.container, step.ifname);
         if self.pod_identity(step, theirs) {
-            // host-local fails before it reads its leases. sublet leases an address, or refuses for another
-            // reason.
+            // host-local refuses the pod's name before it reads its leases, but sublet accepts the name.
+            // After this, the stores differ.
             return false;
         }
         if let Some(previous) = self.held.get(&owner).cloned()
@@ -301,7 +306,8 @@ impl Case<'_> {
         true
     }
 
-    /// Handles the difference that host-local refuses the arguments with a pod's name, and sublet does not.
+    /// Returns whether host-local refuses arguments that contain a pod's name. sublet accepts them; this
+    /// difference is intended.
     fn pod_identity(&self, step: &Step, theirs: &Answer) -> bool {
         let refused = step.args.as_deref() == Some("K8S_POD_NAME=x")
             && theirs.code != Some(0)
@@ -351,7 +357,8 @@ impl Case<'_> {
         self.check((ours.code, ours.stdout.as_str()) == (Some(0), ""), "DEL");
         if theirs.code != Some(0) {
             seen(self.seen, "broken DEL");
-            // sublet has freed the lease, but host-local has not, so the case cannot continue.
+            // sublet has freed the lease, but host-local has not. The stores differ now, so the case cannot
+            // continue.
             return false;
         }
         self.held.remove(&format!("{}/{}", step.container, step.ifname));
@@ -378,7 +385,8 @@ impl Case<'_> {
         true
     }
 
-    /// Checks that sublet's message begins with host-local's message, and that the code is correct.
+    /// Checks that sublet's message begins with host-local's message, and that sublet's error code is the
+    /// intended one.
     fn same_failure(&self, (code, msg): (i64, String), theirs: &Answer) {
         let (their_code, text) = self.failed(theirs);
         let text = text.trim_start_matches("host-local: ");
@@ -417,7 +425,7 @@ impl Case<'_> {
         answer.error()
     }
 
-    /// Returns whether host-local refuses the input before it reads any lease.
+    /// Returns whether host-local refuses the input of a step before it reads any lease.
     fn refuses_input(&self, theirs: &Answer) -> bool {
         theirs.code != Some(0) && {
             let (code, msg) = self.failed(theirs);
@@ -437,7 +445,7 @@ fn push(place: &mut Value, text: &str) {
     }
 }
 
-/// The content of the files in a folder, by name.
+/// The content of each file in a folder, by file name.
 type Files = BTreeMap<String, Vec<u8>>;
 
 fn snapshot(folder: &Path) -> Files {

@@ -1,5 +1,5 @@
-//! Tests a disk that is full, becomes full, or is read-only. An ADD that has failed must leave no lease, no
-//! lease may be lost, and reading must still work.
+//! Tests a disk that is full, becomes full, or is read-only. A failed ADD must leave no lease, no existing
+//! lease may be lost, and commands that only read must still work.
 //!
 //! The disk is a tmpfs in a mount namespace of its own. The test accesses it through `/proc/PID/root`.
 
@@ -15,7 +15,7 @@ use crate::lab::{Answer, Call, Lab, addresses, by_attachment, list, root};
 
 /// A tmpfs of 4 MiB in a mount namespace of its own.
 struct Disk {
-    /// The shell that keeps the mount namespace alive, and that makes mounts in it.
+    /// A shell that keeps the mount namespace alive. The test mounts the disk through this shell.
     shell: Child,
     answers: BufReader<ChildStdout>,
     place: String,
@@ -81,7 +81,7 @@ impl Disk {
         fs::remove_file(self.path.join("filler")).unwrap();
     }
 
-    /// Makes a dual-stack network. With `sticky`, an ADD writes both files of the store.
+    /// Makes a dual-stack network. With `sticky`, an ADD writes to both lease files (boot and durable).
     fn conf(&self, persist: &str, sticky: bool) -> Value {
         json!({
             "cniVersion": "1.1.0",
@@ -127,8 +127,8 @@ fn agrees(store: &Path, held: &Held, when: &str) {
     assert_eq!(by_attachment(&list(store)), *held, "{when}");
 }
 
-/// The disk is full before the first ADD. In each round it has more free space, so the ADD fails at a later
-/// step of creating the store.
+/// Tests a disk that is full before the first ADD. Each round leaves more free space on the disk, so the ADD
+/// fails at a later step of creating the store.
 fn full_before(persist: &str, sticky: bool) {
     let disk = Disk::new();
     let conf = disk.conf(persist, sticky);
@@ -169,8 +169,8 @@ fn full_before_the_first_add_of_both_files() {
     full_before("boot", true);
 }
 
-/// The disk becomes full after the store has been created. ADDs run until one of them fails. Then DELs run on
-/// the full disk, and then space is freed. In each round, a different amount of space is left.
+/// Tests a disk that becomes full after the store has been created. ADDs run until one of them fails. Then
+/// DELs run on the full disk, and then space is freed. Each round leaves a different amount of free space.
 fn full_during(persist: &str, sticky: bool) {
     let disk = Disk::new();
     let conf = disk.conf(persist, sticky);
@@ -195,7 +195,7 @@ fn full_during(persist: &str, sticky: bool) {
             if !answer.succeeded() {
                 failures += 1;
                 disk.try_again(&answer);
-                // Reading must work although the disk is full.
+                // Commands that only read must work although the disk is full.
                 agrees(&disk.store(), &held, &when);
                 break;
             }
@@ -273,7 +273,7 @@ fn read_only_without_a_store() {
     let conf = disk.conf("boot", false);
     disk.mount("-o remount,ro");
     disk.try_again(&call("ADD", "a", &conf).run());
-    // No address has ever been leased in this store.
+    // No ADD has ever succeeded on this disk, so `list` must report no leases.
     agrees(&disk.store(), &Held::new(), "no store");
     call("DEL", "a", &conf).run().silent();
     assert_eq!(fs::read_dir(disk.data()).unwrap().count(), 0);

@@ -1,4 +1,4 @@
-//! Tests subletd with etcd and Consul: two daemons that use one store.
+//! Tests subletd with etcd and Consul. Most tests run two daemons that share one store.
 
 use std::collections::BTreeSet;
 use std::thread;
@@ -60,7 +60,7 @@ fn shared_by_two_hosts(server: &Server) {
     });
     assert_eq!(given.iter().collect::<BTreeSet<_>>().len(), 20, "{given:?}");
     assert_eq!(leased(server).len(), 21);
-    // If one host releases the pool, only the addresses of that host may be freed.
+    // If one host releases the pool, only the addresses that this host has leased may be freed.
     assert_eq!(call(&one, DROP, &json!({"PoolID": "kontena"})), json!({}));
     let left = leased(server);
     assert!(left.len() == 11 && left.iter().all(|row| row["pool"] == "kontena"), "{left:?}");
@@ -82,7 +82,8 @@ fn a_network_of_two_hosts_on_consul() {
 fn automatic_pools_of_two_hosts_never_meet() {
     let server = clusters::etcd();
     let [one, two] = ["one", "two"].map(|node| host(&server, node, &["--v4", "10.80.0.0/16"]));
-    // Request a pool in the middle of the supernet, which automatic pools must then skip.
+    // Request a pool in the middle of the supernet. subletd must skip this subnet when it chooses subnets
+    // itself.
     call(&one, POOL, &json!({"AddressSpace": "L", "Pool": "10.80.4.0/23"}));
     let mut subnets = BTreeSet::new();
     thread::scope(|scope| {
@@ -105,8 +106,8 @@ fn automatic_pools_of_two_hosts_never_meet() {
 #[test]
 fn kontenas_variables_choose_the_cluster_and_the_node() {
     let server = clusters::etcd();
-    // kontena-ipam used only the first of several servers. If the first server does not respond, subletd must
-    // try the others.
+    // kontena-ipam used only the first of several servers. subletd must try the other servers if the first
+    // one does not respond.
     let endpoints = format!("http://127.0.0.1:1, http://{}", server.address());
     let env = [("ETCD_ENDPOINT", &*endpoints), ("NODE_ID", "n7"), ("KONTENA_IPAM_SUPERNET", "")];
     let daemon = Daemon::on(Some(""), &[], &env);
@@ -131,7 +132,7 @@ fn a_cluster_that_hangs_is_an_error_in_time_and_hangs_nothing_else() {
         let asking: Vec<_> = (0..3)
             .map(|_| scope.spawn(|| daemon.call(ADDRESS, &json!({"PoolID": pool}).to_string())))
             .collect();
-        // Meanwhile, a request that needs no store must get its response.
+        // While these requests wait for the cluster, a request that needs no store must get its response.
         assert_eq!(daemon.call("/Plugin.Activate", "").0, 200);
         assert!(begin.elapsed() < Duration::from_secs(1));
         for asked in asking {
@@ -156,7 +157,8 @@ fn cleanup_frees_this_hosts_alone() {
         call(daemon, POOL, &ask);
         address(daemon, "kontena");
     }
-    // The dockerd of this node lists the pool, and the dockerd of the other node does not.
+    // Lease an address in a pool that only node "two" uses. The imitated dockerd of node "one" does not list
+    // this pool.
     address(&two, call(&two, POOL, &json!({"AddressSpace": "L"}))["PoolID"].as_str().unwrap());
     // Imitate a dockerd that has no networks.
     let socket = one.lab.join("docker.sock");

@@ -1,4 +1,5 @@
-//! Tests the way back: sublet exports its leases to folders, and Debian's host-local continues with them.
+//! Tests the return from sublet to host-local: sublet exports its leases to folders, and Debian's host-local
+//! continues with them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -26,7 +27,7 @@ impl Network {
         more.iter().fold(call.arg("--store").arg(&store).arg("--json"), |c, a| c.arg(a)).run()
     }
 
-    /// Returns the lease files: their names and their content.
+    /// Returns the name and the content of each lease file in host-local's folder.
     fn files(&self) -> Vec<(String, String)> {
         let mut files: Vec<_> = fs::read_dir(self.lab.join("data/mynet"))
             .unwrap()
@@ -61,7 +62,7 @@ fn host_local_goes_on_where_sublet_stopped() {
     }
     let left: Vec<String> = network.files().into_iter().map(|(name, _)| name).collect();
     assert_eq!(left, new);
-    // All addresses are free again, and each is leased only once.
+    // After the DELs, host-local must be able to lease all addresses again, each only once.
     let mut seen: BTreeSet<String> = new.into_iter().collect();
     for n in 0..CONTAINERS {
         for addr in addresses(&network.host_local("ADD", &format!("d{n}")).run().ok()) {
@@ -70,8 +71,8 @@ fn host_local_goes_on_where_sublet_stopped() {
     }
 }
 
-/// Exports the leases, and then restores the state that a killed export leaves just after the folder has got
-/// its name: both programs have the leases.
+/// Exports the leases, and then restores the state that an export leaves if it is killed just after it has
+/// renamed the new folder: both sublet and host-local have the leases.
 fn exported_and_killed(network: &Network) {
     let kept = network.lab.join("kept");
     fs::copy(network.lab.boot_file(), &kept).unwrap();
@@ -80,8 +81,8 @@ fn exported_and_killed(network: &Network) {
     put_back(network, &kept);
 }
 
-/// Puts an older lease file in place. The lock file must be removed too, because its header note shows that
-/// the lease file is older than the last commit.
+/// Replaces the lease file with an older copy. Also removes the lock file. The header note in the lock file
+/// shows that the copy is older than the last commit, so sublet would refuse the copy.
 fn put_back(network: &Network, kept: &Path) {
     fs::rename(kept, network.lab.boot_file()).unwrap();
     fs::remove_file(network.lab.join("data/leases.redb.boot.lock")).unwrap();
@@ -115,8 +116,8 @@ fn an_export_that_was_killed_is_repeated_and_another_containers_file_stays() {
     assert_eq!(network.files(), before);
 }
 
-/// The leases are imported, exported, and imported again. The folder of the first import still contains its
-/// old files.
+/// sublet must be able to export its leases to host-local, and to import them again after host-local has
+/// changed them. A second export must also work.
 #[test]
 fn there_and_back_and_there_again() {
     let network = served();
@@ -126,16 +127,16 @@ fn there_and_back_and_there_again() {
     network.export(&[]).rows();
     network.host_local("DEL", "c7").run().silent();
     let given = addresses(&network.host_local("ADD", "theirs").run().ok());
-    // The first ADD must read the folder again, so that it does not lease addresses that host-local has
-    // leased.
+    // The first ADD must read host-local's folder again. Otherwise, it could lease addresses that host-local
+    // has leased since the export.
     let got = addresses(&network.sublet("ADD", "ours").run().ok());
     let listed = by_attachment(&network.lab.list());
     assert_eq!(listed["theirs/eth0"], given);
     assert_ne!(got, given);
-    // Addresses that host-local has freed must be free.
+    // Leases that host-local has freed must not be imported.
     assert!(!listed.contains_key("c7/eth0") && listed.contains_key("c8/eth0"));
-    // The folder's path leads to a text file now. The next export must replace this file with a folder that
-    // contains the current leases.
+    // After the import, a text file has replaced the folder. The next export must replace this file with a
+    // folder that contains the current leases.
     assert!(network.lab.join("data/mynet").is_file());
     network.sublet("DEL", "theirs").run().silent();
     for n in 0..250 {
@@ -147,8 +148,8 @@ fn there_and_back_and_there_again() {
     assert_eq!(network.files().len(), listed);
 }
 
-/// host-local has leased the same address to another container. The first ADD must report this. The address
-/// must never be leased again, and other containers must not be affected.
+/// host-local has leased an address that another container already holds in sublet. The first ADD must report
+/// this conflict. The address must never be leased again, and other containers must not be affected.
 #[test]
 fn a_clash_on_the_way_back_to_sublet_names_both_and_reserves_the_address() {
     let network = served();
@@ -161,7 +162,7 @@ fn a_clash_on_the_way_back_to_sublet_names_both_and_reserves_the_address() {
     for word in ["10.1.2.5", "c3", "thief"] {
         answer.check(answer.stderr.contains(word), word);
     }
-    // Whichever of the two containers ends first, no other container may get the address.
+    // No matter which of the two containers ends first, no other container may get the address.
     network.sublet("DEL", "c3").run().silent();
     for n in 0..250 {
         let got = network.sublet("ADD", &format!("e{n}")).run();

@@ -1,4 +1,4 @@
-//! Counts the flushes that a call on an existing store makes.
+//! Counts how often a call flushes files, if the store already exists.
 
 use sublet::model::Persist;
 
@@ -16,7 +16,7 @@ fn call(lab: &Lab, persist: &str, command: &str, container: &str) -> Call {
     Call::cni(command, container, &conf)
 }
 
-/// Counts flushes of any kind, of any file.
+/// Runs a call. Returns its result, and the number of flushes of any kind and any file.
 fn flushes(call: &Call) -> (Answer, usize) {
     let calls = "trace=fsync,fdatasync,sync,syncfs,msync,sync_file_range";
     let (answer, trace) = strace(call, &["-f", "-e", calls]);
@@ -30,7 +30,8 @@ fn counts(persist: &str, commit: usize, leases: u32) {
         let store = &mut *check::open(&lab.store(), kind);
         store.apply(&check::reserve(4096, leases), &check::now()).unwrap();
     }
-    // A new file is larger than necessary, and the first commits make it smaller, so make some commits first.
+    // A new lease file is larger than necessary, and the first commits make it smaller. Make some commits
+    // first, so that this work is not counted.
     for n in 0..8 {
         call(&lab, persist, "ADD", &format!("n{n}")).run().ok();
         call(&lab, persist, "DEL", &format!("n{n}")).run().silent();
@@ -75,7 +76,7 @@ fn watch_takes_no_lock_while_nothing_changes() {
     let watch = Call::new("timeout").arg("-s").arg("INT").arg("2").arg(crate::lab::SUBLET);
     let watch = watch.arg("watch").arg("--interval").arg("10ms");
     let watch = watch.arg("--store").arg(&lab.store().display().to_string());
-    // On architectures that have open(2), musl opens files with it.
+    // On architectures that have open(2), musl opens files with open(2).
     let (_, trace) = strace(&watch, &["-f", "-e", "trace=?open,openat"]);
     let opened = |end: &str| trace.lines().filter(|line| line.contains(end)).count();
     let (looks, waits) = (opened("leases.redb\""), opened(".lock\""));

@@ -1,5 +1,5 @@
-//! Tests `sublet gc` on this machine, with real network and mount namespaces, real processes, a real
-//! containerd and a real Docker daemon. These tests need root.
+//! Tests `sublet gc` with real network and mount namespaces, real processes, a real containerd and a real
+//! Docker daemon. These tests need root.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::lab::{Answer, Call, Lab, SUBLET, addresses, conf, root};
 use crate::store_check as check;
 
-/// Runs a program of the machine. If the program is missing, the test fails.
+/// Runs a program of this machine, which must succeed. If the program is not installed, the test fails.
 fn run(program: &str, args: &[&str]) -> String {
     let output = Command::new(program)
         .args(args)
@@ -27,7 +27,7 @@ fn run(program: &str, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// A process that is ended together with the test.
+/// A process that is killed when the value is dropped.
 struct Running(Child);
 
 impl Running {
@@ -54,7 +54,7 @@ impl Drop for Running {
     }
 }
 
-/// A network namespace that is mounted, as `ip netns add` does it.
+/// The path of a mounted network namespace, as `ip netns add` mounts it.
 struct Netns(PathBuf);
 
 impl Netns {
@@ -69,7 +69,7 @@ impl Netns {
         self.0.to_str().unwrap()
     }
 
-    /// Starts a process in the namespace.
+    /// Starts a process in this network namespace.
     fn process(&self) -> Running {
         let sleep = Running::start("nsenter", &[&format!("--net={}", self.text()), "sleep", "600"]);
         let inode = |path: &str| fs::read_link(path).map(|l| l.display().to_string()).ok();
@@ -81,8 +81,8 @@ impl Netns {
         sleep
     }
 
-    /// Unmounts the namespace in this mount namespace only. If the file were removed, the namespace would be
-    /// unmounted in all mount namespaces.
+    /// Unmounts the namespace in this mount namespace only. Removing the file would unmount the namespace in
+    /// all mount namespaces.
     fn unmount(&self) {
         let _ = Command::new("umount").args(["--lazy", self.text()]).stderr(Stdio::null()).status();
     }
@@ -100,7 +100,7 @@ impl Drop for Netns {
 }
 
 /// Waits until a condition is true.
-#[allow(clippy::disallowed_methods, reason = "there is nothing else to wait on")]
+#[allow(clippy::disallowed_methods, reason = "there is no event to wait for")]
 fn wait(mut done: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !done() {
@@ -109,7 +109,7 @@ fn wait(mut done: impl FnMut() -> bool) {
     }
 }
 
-/// A store, and a folder in /run for network namespaces.
+/// A lease store, and a folder in /run for network namespaces.
 struct Host {
     lab: Lab,
     run: TempDir,
@@ -143,7 +143,7 @@ impl Host {
         more.iter().fold(call, |call, arg| call.arg(arg))
     }
 
-    /// Returns the verdict about the only lease of a container, and whether the lease was freed.
+    /// Returns the verdict of `gc` about the only lease of a container, and whether `gc` freed this lease.
     fn verdict(answer: &Answer, container: &str) -> (String, bool) {
         let rows = answer.rows();
         let row = rows.iter().find(|r| r["containerID"] == container).unwrap();
@@ -154,9 +154,9 @@ impl Host {
         Host::verdict(&self.gc(&[]).run(), container)
     }
 
-    /// Repeats `gc` until the lease is found to be stale. If another test creates a mount namespace in the
-    /// meantime, it contains a copy of each mount. The copy disappears only after that mount namespace has
-    /// ended, and the kernel removes it with a delay.
+    /// Repeats `gc` until it finds the lease to be stale. Other tests create mount namespaces, which contain
+    /// copies of all mounts and so keep the network namespace alive. The kernel removes such a copy only some
+    /// time after its mount namespace has ended.
     fn until_lost(&self, more: &[&str], container: &str) -> Answer {
         let mut found = None;
         wait(|| {
@@ -186,7 +186,8 @@ fn a_namespace_that_is_gone_frees_its_lease() {
     host.add("never", "/var/run/netns/no-such-namespace");
     assert_eq!(host.judged("gone"), is("alive", false));
     gone.remove();
-    // The lease must stay: in the first run it is too young, and the second run is a dry run.
+    // In both of these runs, the lease must stay. In the first run, it is younger than the grace period. The
+    // second run is a dry run.
     assert_eq!(Host::verdict(&host.gc(&["--grace=60s"]).run(), "gone"), is("cannotTell", false));
     let answer = host.until_lost(&["--dry-run"], "gone");
     assert_eq!(Host::verdict(&answer, "gone"), is("lost", false));
@@ -222,7 +223,8 @@ fn an_open_file_and_another_mount_keep_it_too() {
 
     let netns = host.netns("other");
     host.add("c2", netns.text());
-    // Run the command in the mount namespace of a process that does not see mounts which are made later.
+    // Start a process in a mount namespace of its own. This mount namespace contains a copy of the mount,
+    // which keeps the network namespace alive after it is unmounted below.
     let mut elsewhere = Running::start("unshare", &["--mount", "sleep", "600"]);
     let inode = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
     let own = inode(std::process::id());
@@ -233,14 +235,14 @@ fn an_open_file_and_another_mount_keep_it_too() {
     host.until_lost(&[], "c2");
 }
 
-/// A new network namespace gets the same path. It has a different inode, unless the kernel has used the inode
-/// again.
+/// If a new network namespace is mounted on the path of an old one, `gc` must not confuse them. It compares
+/// their inodes, which differ unless the kernel uses an inode number again.
 #[test]
 fn a_name_and_a_pid_that_are_used_again_prove_nothing() {
     let host = Host::new();
     let netns = host.netns("name");
     host.add("c1", netns.text());
-    // The old namespace still exists when the new one is created, so their inodes differ.
+    // Create the new namespace while the old one still exists, so that their inodes differ.
     let next = host.netns("next");
     netns.remove();
     File::create(&netns.0).unwrap();
@@ -248,13 +250,13 @@ fn a_name_and_a_pid_that_are_used_again_prove_nothing() {
     host.add("c2", netns.text());
     host.until_lost(&[], "c1");
     assert_eq!(host.judged("c2"), is("alive", false));
-    // A process is in the namespace, and the lease records the path of the namespace below `/proc/PID`.
+    // The path that the lease records for its network namespace can also be in `/proc/PID` of a process.
     let process = next.process();
     let path = format!("/proc/{}/ns/net", process.0.id());
     host.add("c3", &path);
     assert_eq!(host.judged("c3"), is("alive", false));
     drop(process);
-    // Two mounts still keep the namespace alive.
+    // The process has ended, but two mounts still keep its network namespace alive.
     assert_eq!(host.judged("c3"), is("cannotTell", false));
     next.remove();
     netns.remove();
@@ -262,16 +264,16 @@ fn a_name_and_a_pid_that_are_used_again_prove_nothing() {
     assert_eq!(host.lab.list().len(), 0);
 }
 
-/// Separate mounts for a process. Mounts that are made later on the machine are not visible there, and mounts
-/// that are made there are not visible on the machine.
+/// A process with a mount namespace of its own. Mounts that are made later are visible only in the mount
+/// namespace in which they are made.
 struct Mounts {
     process: Running,
-    /// The command that runs a program in these mounts.
+    /// The options of `nsenter` that run a program in this mount namespace.
     enter: Vec<String>,
 }
 
 impl Mounts {
-    /// Makes separate mounts for a process that sees the same process IDs as the test.
+    /// Starts a process in a mount namespace of its own. The process IDs are those of the machine.
     fn new() -> Mounts {
         let process = Running::start("unshare", &["--mount", "sleep", "600"]);
         let pid = process.0.id();
@@ -280,8 +282,8 @@ impl Mounts {
         Mounts { process, enter: vec![format!("--target={pid}"), "--mount".to_owned()] }
     }
 
-    /// Makes separate mounts for a process that has its own process IDs. Its first process uses these mounts,
-    /// so with respect to processes and mounts it is like a separate host.
+    /// Starts a process in a mount namespace and a PID namespace of its own. It is the first process there,
+    /// so `gc` treats it like the first process of a separate host.
     fn host() -> Mounts {
         let options =
             ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sleep", "600"];
@@ -305,8 +307,8 @@ fn comm(pid: u32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
 }
 
-/// Returns the same call, with another folder mounted over /run, so that the paths of the namespaces do not
-/// exist.
+/// Returns the same call with an empty folder mounted over /run, so that the paths of network namespaces do
+/// not exist.
 fn in_private_run(call: Call) -> Call {
     let script = r#"mount -t tmpfs none /run && exec "$@""#;
     call.under("unshare", &["--mount", "sh", "-c", script, "sh"])
@@ -322,7 +324,8 @@ fn one_mount_namespace_does_not_judge_anothers_names() {
         |container: &str, netns: &str| Call::cni("ADD", container, &conf).env("CNI_NETNS", netns);
     elsewhere.run(add("c1", netns.text())).run().ok();
     let judged = |call: Call| Host::verdict(&call.run(), "c1");
-    // In the private /run, the path does not exist, but a mount elsewhere keeps the namespace alive.
+    // In the private /run, the path of the network namespace does not exist. But the namespace is still
+    // alive, because it is mounted elsewhere.
     assert_eq!(judged(in_private_run(host.gc(&[]))), is("cannotTell", false));
     netns.remove();
     assert_eq!(judged(in_private_run(host.gc(&[]))), is("cannotTell", false));
@@ -330,7 +333,7 @@ fn one_mount_namespace_does_not_judge_anothers_names() {
     wait(|| judged(elsewhere.run(host.gc(&["--dry-run"]))).0 == "lost");
     assert_eq!(judged(elsewhere.run(host.gc(&[]))), is("lost", true));
 
-    // The lease was made in a mount namespace that is gone, so its state cannot be determined.
+    // The mount namespace in which the lease was made has ended, so `gc` cannot determine the lease's state.
     let netns = host.netns("next");
     elsewhere.run(add("c2", netns.text())).run().ok();
     elsewhere.process.end();
@@ -338,8 +341,8 @@ fn one_mount_namespace_does_not_judge_anothers_names() {
     assert_eq!(host.judged("c2"), is("cannotTell", false));
 }
 
-/// `gc` runs in a container that shares the process IDs of its host. It must check the leases that were made
-/// on the host, using the mounts of the host.
+/// A `gc` that runs in a container and shares the process IDs of its host must be able to check the host's
+/// leases. It must use the mounts of the host for these leases.
 #[test]
 fn a_container_judges_the_leases_of_its_host() {
     let host = Host::new();
@@ -360,7 +363,7 @@ fn a_container_judges_the_leases_of_its_host() {
     let answer = from_container(&[]);
     assert_eq!(Host::verdict(&answer, "gone"), is("lost", true));
     assert_eq!(Host::verdict(&answer, "alive"), is("alive", false));
-    // Without this capability, the container cannot examine other processes.
+    // Without the capability SYS_PTRACE, `gc` cannot examine other processes.
     alive.remove();
     let call = host.gc(&[]).under("setpriv", &["--bounding-set=-sys_ptrace"]);
     let answer = machine.run(in_private_run(call)).run();
@@ -368,7 +371,7 @@ fn a_container_judges_the_leases_of_its_host() {
     wait(|| Host::verdict(&from_container(&["--dry-run"]), "alive").0 == "lost");
 }
 
-/// Two machines share one folder. The leases of the other machine must not be examined.
+/// If two machines share one folder, `gc` must not examine the leases of the other machine.
 #[test]
 fn another_machines_leases_are_not_judged() {
     let host = Host::new();
@@ -422,8 +425,8 @@ fn a_leftover_file_hides_no_stale_lease() {
     }
 }
 
-/// Leases of containers that the runtime does not know must be freed. If the runtime does not respond, or
-/// knows none of these containers, nothing may be freed.
+/// `gc --containerd` must free leases of containers that containerd does not know. If containerd does not
+/// respond, or knows none of the containers, nothing may be freed.
 #[test]
 fn containerd_is_asked() {
     let host = Host::new();
@@ -459,7 +462,7 @@ fn containerd_is_asked() {
     assert_eq!(Host::verdict(&answer, "lost"), is("lost", true));
     containerd.end();
     ctr_does_not_answer(&host, &ask);
-    // The listing is incomplete, because the query for the second namespace fails.
+    // The list of containers is incomplete, because the query for the second containerd namespace fails.
     let half = host.run.path().join("ctr");
     let script = "#!/bin/sh\ncase \"$*\" in *namespaces*) echo a; echo b;; *'-n a '*) echo known;; \
                   *) exit 1;; esac\n";
@@ -471,8 +474,7 @@ fn containerd_is_asked() {
 }
 
 fn ctr_does_not_answer(host: &Host, ask: &str) {
-    // This program fails at once. With ctr itself, the test would have to wait several seconds for ctr's
-    // timeout.
+    // This program fails at once. The real ctr would wait several seconds for containerd.
     let deaf = host.run.path().join("deaf");
     fs::write(&deaf, "#!/bin/sh\necho 'context deadline exceeded' >&2\nexit 1\n").unwrap();
     run("chmod", &["+x", deaf.to_str().unwrap()]);
@@ -515,12 +517,13 @@ fn docker_is_asked() {
     assert_eq!(Host::verdict(&answer, &known), is("alive", false));
     assert_eq!(Host::verdict(&answer, "lost"), is("lost", true));
     docker(&["rm", &known]);
-    // When dockerd gets this signal, it also ends its child processes.
+    // On SIGTERM, dockerd also ends its child processes.
     run("kill", &["-TERM", &dockerd.0.id().to_string()]);
     dockerd.0.wait().unwrap();
 }
 
-/// An imitated daemon sends an incomplete response, refuses the request, or sends a wrong response.
+/// If a Docker daemon sends an incomplete response, refuses the request, or responds incorrectly, `gc` must
+/// free nothing.
 #[test]
 fn a_partial_answer_of_docker_frees_nothing() {
     let host = Host::new();
@@ -580,8 +583,8 @@ fn nothing_is_freed_without_a_word() {
     assert_eq!(wrong.code, Some(2));
 }
 
-/// Without `--store`, `gc` must use the default store that exists, even if it has only boot leases. If both
-/// default stores exist, a message must name the other one.
+/// Without `--store`, sublet must use the default store that exists, even if this store has only boot leases.
+/// If both default stores exist, a message must name the one that is not used.
 #[test]
 fn the_default_store_is_the_one_that_there_is() {
     let add = |persist: &str, ecs: bool| {

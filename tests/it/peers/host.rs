@@ -1,6 +1,6 @@
 //! A host with containers, for plugins that create real interfaces. The host is a network namespace, and each
-//! container is another network namespace. They are invisible from outside, and end when the value is dropped
-//! or when the test's process ends.
+//! container is another network namespace. The namespaces are not visible outside the test. They end when the
+//! `Host` is dropped or the test's process ends.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -8,11 +8,11 @@ use std::process::{Child, Command, Stdio};
 
 use crate::lab::{Answer, Call};
 
-/// A command that runs until its standard input is closed. `/run` is private, because `ip netns` stores names
-/// there.
+/// A shell command that keeps the host's namespaces alive until its standard input is closed. It mounts a
+/// private /run, because `ip netns` stores the names of namespaces there.
 const HOLDER: &str = "mount -t tmpfs none /run && ip link set lo up && echo ready && exec cat";
 
-/// Switches off duplicate address detection, which would delay each IPv6 address.
+/// Switches off duplicate address detection, which would delay the use of each IPv6 address.
 const QUICK: &str = "for f in /proc/sys/net/ipv6/conf/*/accept_dad; do echo 0 > $f; done";
 
 pub struct Host {
@@ -29,7 +29,7 @@ impl Drop for Host {
 impl Host {
     /// Makes a host with containers of these names.
     pub fn new(containers: &[&str]) -> Host {
-        // A user namespace is created as well, so that the test does not need root.
+        // Also create a user namespace, so that the test does not need root.
         let mut holder = Command::new("unshare")
             .args(["--user", "--map-root-user", "--net", "--mount", "--propagation", "private"])
             .args(["sh", "-c", HOLDER])
@@ -49,7 +49,7 @@ impl Host {
         host
     }
 
-    /// Makes this call on the host.
+    /// Runs a call in the namespaces of the host.
     pub fn on(&self, call: Call) -> Answer {
         let pid = self.holder.id().to_string();
         let options = ["--user", "--net", "--mount", "--preserve-credentials", "--target", &pid];
@@ -79,7 +79,8 @@ impl Host {
         PathBuf::from("/run/netns").join(container)
     }
 
-    /// Creates an interface that other interfaces can use as their parent. Its peer is not used.
+    /// Creates an interface that macvlan and ipvlan interfaces can use as their parent. It is one end of a
+    /// veth pair; the other end is not used.
     pub fn uplink(&self, name: &str) {
         let peer = format!("{name}-peer");
         self.ip(&["link", "add", name, "type", "veth", "peer", "name", &peer]);

@@ -58,8 +58,8 @@ fn host_locals_networks_are_taken_over_beforehand() {
     for persist in ["boot", "disk"] {
         let folders = Folders::new();
         let one = folders.lab.join("data/one");
-        // Add a file in the format of host-local up to 0.8.6, and a file that a killed host-local would leave
-        // behind.
+        // Add a file in the format that host-local used up to 0.8.6, and an empty file as a killed host-local
+        // would leave it.
         fs::write(one.join("10.1.2.6"), "c4").unwrap();
         fs::write(one.join("10.1.2.200"), "").unwrap();
         fs::create_dir(folders.lab.join("data/cache")).unwrap();
@@ -75,12 +75,14 @@ fn host_locals_networks_are_taken_over_beforehand() {
         assert_eq!(rows.len(), 40);
         assert!(by_attachment(&rows).contains_key("c4/"));
 
-        // Text files have replaced the folders, so host-local can no longer use them.
+        // The import must have replaced the folders with text files, so that host-local can no longer use
+        // them.
         assert!(one.is_file());
         assert!(folders.import(&["--persist", persist]).rows().is_empty());
         assert_eq!(folders.lab.list().len(), 40);
 
-        // ADDs must continue with the imported leases.
+        // ADDs must continue the rotation after the imported leases, and must return imported leases to their
+        // containers.
         let mut conf = folders.conf("one");
         conf["ipam"]["persist"] = json!(persist);
         let call = |command, container| Call::cni(command, container, &conf);
@@ -94,13 +96,13 @@ fn host_locals_networks_are_taken_over_beforehand() {
         }
         let rows = folders.lab.list();
         let of_one = rows.iter().filter(|r| r["network"] == "one").count();
-        // A DEL must free all leases of c3. For c4, it must free only the leases with the DEL's interface, as
-        // host-local does.
+        // The DELs must free both leases of c3. For c4, the DEL must free only the lease with an interface
+        // name, because host-local would also keep the other one.
         assert_eq!(of_one, 20 + 2 - 2 - 1);
     }
 }
 
-/// A network that cannot be imported must be reported. All other networks must be imported.
+/// A network that cannot be imported must be reported, and all other networks must be imported.
 #[test]
 fn a_network_that_cannot_be_taken_over_stops_no_other() {
     let folders = Folders::new();
@@ -120,7 +122,7 @@ fn a_network_that_cannot_be_taken_over_stops_no_other() {
     none.check(none.code == Some(1) && none.stderr.contains("three"), "no such network");
 }
 
-/// As long as host-local's lock is held, nothing may be read.
+/// While another process holds host-local's lock of a network, sublet must not import the network.
 #[test]
 fn host_locals_lock_is_respected() {
     let folders = Folders::new();
@@ -132,7 +134,8 @@ fn host_locals_lock_is_respected() {
     assert_eq!(count(&folders.import(&["--network", "one"]).rows()[0], "taken"), 20);
 }
 
-/// A second network has the same set of leases, as with `shared`.
+/// If the leases are imported into a shared set (`--shared`), a network with the same `shared` key must
+/// continue with them.
 #[test]
 fn imported_leases_may_be_shared() {
     let folders = Folders::new();

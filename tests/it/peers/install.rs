@@ -1,5 +1,5 @@
-//! Tests `sublet install` and `sublet uninstall` when system calls fail or the process is killed at a system
-//! call. Also tests the way back to Debian's host-local.
+//! Tests `sublet install` and `sublet uninstall` when a system call fails or the process is killed at a
+//! system call. Also tests the return to Debian's host-local.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::install::{FORMER, Host, is_sublet, names, other_build};
 use crate::lab::{Call, HOST_LOCAL, Lab, SUBLET, addresses, list, need_host_local};
 use crate::peers::power::trace::need_strace;
 
-/// The system calls that change a folder, lock it or flush it.
+/// The system calls that change, lock or flush something in a folder.
 const CALLS: &str =
     "mkdir,flock,link,linkat,rename,renameat2,symlink,symlinkat,unlink,unlinkat,fsync,fchmod";
 
@@ -22,7 +22,7 @@ fn traced(call: &Call, file: &Path, options: &[&str]) -> Call {
     call.clone().under("strace", &[&["-q", "-f", "-o", &name], options].concat())
 }
 
-/// Returns how often each call is made in an undisturbed run.
+/// Returns how often `call` makes each of these system calls in an undisturbed run.
 fn counted(call: &Call, lab: &Lab) -> BTreeMap<String, usize> {
     let file = lab.join("trace");
     traced(call, &file, &["-e", &format!("trace={CALLS}")]).run().check_success();
@@ -37,7 +37,8 @@ fn counted(call: &Call, lab: &Lab) -> BTreeMap<String, usize> {
     counts
 }
 
-/// Injects each fault into each call, each time on a new host.
+/// Injects each fault into each system call, each time on a new host. After each run, `check` checks the
+/// host.
 fn inject(make: &dyn Fn() -> Host, call: &dyn Fn(&Host) -> Call, check: &dyn Fn(&Host, &str)) {
     need_strace();
     let host = make();
@@ -54,7 +55,7 @@ fn inject(make: &dyn Fn() -> Host, call: &dyn Fn(&Host) -> Call, check: &dyn Fn(
             let done = if fault.contains("KILL") { "killed by SIGKILL" } else { "INJECTED" };
             answer.check(trace.contains(done), format!("not injected: {fault}"));
             check(&host, &fault);
-            // The next run must complete the run that was interrupted.
+            // The next run must complete what the interrupted run has begun.
             call.run().check_success();
         }
     }
@@ -64,8 +65,7 @@ fn is_former(host: &Host, name: &str) -> bool {
     fs::read(host.plugin(name)).is_ok_and(|bytes| bytes == FORMER.as_bytes())
 }
 
-/// Checks that host-local's name leads either to the former host-local or to sublet, and that this file is
-/// complete.
+/// Checks that the file named host-local is a complete program: either the former host-local or sublet.
 fn check_host_local(host: &Host, fault: &str) {
     let works = is_former(host, "host-local") || is_sublet(&host.plugin("host-local"));
     assert!(works, "{fault}: host-local does not run");
@@ -124,8 +124,7 @@ fn a_rollback_is_completed_whatever_stopped_it() {
             let has = fs::read_to_string(file).is_ok_and(|text| text.starts_with(container));
             let leased = in_store.iter().any(|row| row["address"] == address);
             assert!(has || leased, "{fault}: {address} is lost");
-            // If host-local's name leads to Debian's host-local, host-local's folders must contain all
-            // leases.
+            // If host-local is installed again under its name, its folders must contain all leases.
             assert!(
                 has || !is_former(host, "host-local"),
                 "{fault}: {address} would be leased twice"
@@ -155,7 +154,8 @@ fn debians_host_local_goes_on_with_all_leases() {
     };
     let add = |container: &str| addresses(&call("ADD", container, &conf).ok());
     assert_eq!(add("c1"), ["10.9.0.2"]);
-    // This store is for networks without a `dataDir`. No network of host-local has a lease in it.
+    // This store is for networks without a `dataDir`, so it contains no leases of a network that uses
+    // host-local.
     let store = host.lab.join("leases.redb").display().to_string();
     let ours = host.network("ours", &json!({"type": "sublet", "subnet": "10.8.0.0/24"}));
     Call::cni("ADD", "c1", &ours).env("IPAM_DB_PATH", &store).run().ok();

@@ -1,4 +1,4 @@
-//! Tests that sublet continues with the data that cni-ipam-consul and kontena-ipam stored on a server.
+//! Tests that sublet continues with the data that cni-ipam-consul or kontena-ipam has stored on a server.
 
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -7,7 +7,7 @@ use crate::docker::{Daemon, until};
 use crate::lab::Call;
 use crate::peers::clusters::{self, Server};
 
-/// Returns the configuration from the README of cni-ipam-consul, with the address of this server.
+/// Returns the configuration from the README of cni-ipam-consul, with the address of the test's server.
 fn conf(server: &Server) -> Value {
     let text = include_str!("../../../testdata/consul/default.json");
     let mut conf: Value = serde_json::from_str(text).unwrap();
@@ -18,7 +18,7 @@ fn conf(server: &Server) -> Value {
     conf
 }
 
-/// Writes a lease in the same form as cni-ipam-consul does.
+/// Writes a lease of cni-ipam-consul for the address 203.0.113.`last`.
 pub fn lease(server: &Server, network: &str, last: u8) {
     let ip = format!("203.0.113.{last}");
     let value = json!({"ip": ip, "mac": "00:00:00:00:00:00", "id": format!("old-{last}")});
@@ -30,14 +30,14 @@ fn leases(server: &Server) -> Vec<Value> {
     Call::sublet().arg("list").arg("--json").arg("--store").arg(&store).run().rows()
 }
 
-/// Makes a call on a node.
+/// Calls the plugin on a node. The call must succeed.
 fn plugin(node: &str, command: &str, container: &str, conf: &Value) -> String {
     let answer = Call::cni(command, container, conf).env("NODE_ID", node).run();
     answer.check(answer.succeeded(), command);
     answer.stdout
 }
 
-/// Makes a call that must be refused, because the network has not been imported.
+/// Calls the plugin. The call must be refused, because the network has not been imported yet.
 fn refused(command: &str, container: &str, conf: &Value) {
     let answer = Call::cni(command, container, conf).env("NODE_ID", "a").run();
     let (code, msg) = answer.error();
@@ -71,12 +71,12 @@ fn consuls_old_leases_are_imported_before_the_first_add() {
     let added = plugin("a", "ADD", "new", &conf);
     assert!(["251", "252", "253", "254"].iter().any(|n| added.contains(&format!("113.{n}/24"))));
     assert_eq!(leases(&server).len(), 250);
-    // The DEL runs on a different node than the container's ADD. It must still free the lease.
+    // The DEL runs on node b, but the ADD ran on another node. The DEL must still free the lease.
     plugin("b", "DEL", "old-7", &conf);
     plugin("b", "DEL", "old-7", &conf);
     plugin("a", "DEL", "new", &conf);
     assert_eq!(leases(&server).len(), 248);
-    // The old keys must stay, so that an operator can go back.
+    // The keys of cni-ipam-consul must stay, so that an operator can return to it.
     let (_, keys) = server.http("GET", "/v1/kv/default/?keys", "");
     assert_eq!(keys.matches("203.0.113.").count(), 249);
 }
@@ -101,7 +101,7 @@ fn an_import_is_done_once() {
     );
 }
 
-/// Writes a key in the same form as kontena-ipam does.
+/// Writes a key of kontena-ipam, in the form in which kontena-ipam writes it.
 fn put(server: &Server, key: &str, value: &Value) {
     let mut escaped = String::new();
     for byte in value.to_string().bytes() {
@@ -111,8 +111,8 @@ fn put(server: &Server, key: &str, value: &Value) {
     assert_eq!(server.http("PUT", &path, &format!("value={escaped}")).0, 201, "{key}");
 }
 
-/// Writes kontena-ipam's records: a pool that two nodes use and that has three addresses, and a subnet for a
-/// pool that does not exist.
+/// Writes kontena-ipam's records: a pool with three addresses that two nodes use, and a subnet that belongs
+/// to no pool.
 pub fn kontena(server: &Server) {
     let put = |key: &str, value: &Value| put(server, key, value);
     put("subnets/10.81.0.0", &json!({"address": "10.81.0.0/16"}));
@@ -149,7 +149,7 @@ fn kontenas_networks_go_on() {
     assert_eq!(import(&[]).0, "/kontena/ipam: already imported; nothing was changed\n");
     assert_eq!(leases(&server), before);
 
-    // dockerd identifies the pool by its name.
+    // dockerd must be able to use the pool's former ID. In kontena-ipam, this ID is the name of the pool.
     let endpoint = format!("http://{}", server.address());
     let env = [("ETCD_ENDPOINT", &*endpoint), ("NODE_ID", "n1")];
     let daemon = Daemon::on(Some(""), &["--address-spaces", "kontenalocal,kontenaglobal"], &env);
@@ -163,7 +163,8 @@ fn kontenas_networks_go_on() {
     call("ReleaseAddress", json!({"PoolID": "kontena", "Address": "10.81.128.0"}));
     let joined = call("RequestPool", json!({"Options": {"network": "kontena"}}));
     assert_eq!(joined["Data"]["com.docker.network.gateway"], "10.81.0.1/16");
-    // n1 has requested the pool twice by now. After n1 has released it twice, the addresses of n2 must stay.
+    // By now, n1 has requested the pool twice. When n1 has also released it twice, the addresses of n2 must
+    // remain.
     call("ReleasePool", json!({"PoolID": "kontena"}));
     call("ReleasePool", json!({"PoolID": "kontena"}));
     until("n2's alone", || {
@@ -173,7 +174,7 @@ fn kontenas_networks_go_on() {
 }
 
 /// Early versions of kontena-ipam recorded neither the hosts that use a pool nor the address of its gateway.
-/// A host that is not recorded may therefore have a network with the pool.
+/// The pool must therefore stay after all recorded hosts have released it, because another host may use it.
 #[test]
 fn a_pool_of_kontenas_without_recorded_hosts_stays() {
     let server = clusters::etcd();
@@ -211,7 +212,7 @@ fn a_pool_of_kontenas_without_recorded_hosts_stays() {
     assert_eq!(left(), ["10.81.0.1", "10.81.0.10", "10.81.0.11"]);
     on("n2", "ReleasePool", "");
     assert_eq!(left(), ["10.81.0.1", "10.81.0.11"]);
-    // During all this time, a third host that was not recorded has had a network with the pool.
+    // During the whole test, host n3 has had a network with the pool. kontena-ipam did not record this host.
     assert_eq!(on("n3", "RequestAddress", "")["Address"], "10.81.0.2/24");
     on("n3", "ReleaseAddress", "10.81.0.2");
     on("n3", "ReleasePool", "");

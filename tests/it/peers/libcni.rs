@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::lab::{Answer, Call};
 use crate::peers::host::Host;
 
-/// A list of plugin configurations, and the folder that contains the plugins.
+/// A list of plugin configurations for one network, and the folder with the plugins.
 pub struct List {
     pub cni_version: &'static str,
     pub name: &'static str,
@@ -17,7 +17,7 @@ pub struct List {
     pub path: String,
 }
 
-/// The container and the interface. Results are cached under this key.
+/// The container ID and the interface name, under which the runtime caches the result of an ADD.
 type Attachment = (String, String);
 
 /// A runtime on a host, for one network.
@@ -32,14 +32,14 @@ impl<'a> Runtime<'a> {
         Runtime { host, list, results: BTreeMap::new() }
     }
 
-    /// Returns whether the list's CNI version is at least `version`. For example, CHECK, and `prevResult` for
-    /// a DEL, exist since 0.4.0.
+    /// Returns whether the list's CNI version is at least `version`. For example, the command CHECK and the
+    /// key `prevResult` of a DEL were added in 0.4.0.
     pub fn since(&self, version: &str) -> bool {
         self.list.cni_version >= version
     }
 
-    /// Returns the configuration for one plugin: its own keys, and the keys that the list and the runtime
-    /// add.
+    /// Returns the configuration that one plugin gets: its own keys, and the keys that the list and the
+    /// runtime add. `more` contains the runtime's keys.
     fn conf(&self, plugin: &Value, more: &Value) -> Value {
         let mut conf = plugin.clone();
         conf["cniVersion"] = json!(self.list.cni_version);
@@ -65,7 +65,8 @@ impl<'a> Runtime<'a> {
         self.host.on(call)
     }
 
-    /// Runs the command with each plugin of the list until one fails. Returns the last result.
+    /// Runs a command with each plugin of the list, in order, until one plugin fails. Returns the last
+    /// result.
     fn through(&self, command: &str, container: &str, more: &Value) -> Answer {
         let mut answers = self.list.plugins.iter().map(|p| self.run(command, container, p, more));
         let first = answers.next().expect("a list has a plugin");
@@ -90,7 +91,7 @@ impl<'a> Runtime<'a> {
         last.expect("a list has a plugin")
     }
 
-    /// Runs ADD, and DEL if the ADD failed, as section 3 of the specification requires.
+    /// Runs ADD. If the ADD fails, also runs DEL, as section 3 of the specification requires.
     pub fn attach(&mut self, container: &str) -> Answer {
         let answer = self.add(container);
         if !answer.succeeded() {
@@ -99,8 +100,8 @@ impl<'a> Runtime<'a> {
         answer
     }
 
-    /// Runs DEL with each plugin of the list, beginning with the last one. Each plugin gets the result of the
-    /// whole ADD.
+    /// Runs DEL with each plugin of the list, beginning with the last plugin. Each plugin gets the final
+    /// result of the ADD.
     pub fn del(&mut self, container: &str) {
         let more = match self.results.get(&key(container)) {
             Some(result) if self.since("0.4.0") => json!({"prevResult": result}),
@@ -112,7 +113,8 @@ impl<'a> Runtime<'a> {
         self.results.remove(&key(container));
     }
 
-    /// Runs CHECK with each plugin of the list, with the result of the ADD. Requires CNI 0.4.0.
+    /// Runs CHECK with each plugin of the list. Each plugin gets the final result of the ADD. Requires CNI
+    /// 0.4.0.
     pub fn check(&self, container: &str) -> Answer {
         assert!(self.since("0.4.0"));
         let more = json!({"prevResult": self.results[&key(container)]});
@@ -125,8 +127,8 @@ impl<'a> Runtime<'a> {
         self.through("STATUS", "", &json!({}))
     }
 
-    /// Sends a DEL for every known attachment that is not valid. From 1.1.0 on, it then sends a GC with the
-    /// valid attachments, under both names of the key.
+    /// Sends a DEL for every cached attachment that is not in `valid`. From CNI 1.1.0 on, it then sends a GC
+    /// with the valid attachments, under both names that the key may have.
     pub fn gc(&mut self, valid: &[&str]) {
         let stale: Vec<String> = self
             .results

@@ -1,8 +1,8 @@
 //! Tests that need more than the built binaries: root, a namespace, a server, or a program that this project
 //! does not build. If something is missing, the tests fail; they are never skipped.
 //!
-//! `scripts/test.sh --fast` leaves out every test with a module `peers` in its path: the tests in this
-//! folder, and the tests in a `mod peers` of another module.
+//! `scripts/test.sh --fast` leaves out every test with a module `peers` in its path. These are the tests in
+//! this folder, and the tests in a `mod peers` inside another module.
 
 pub mod cluster_commands;
 pub mod clusters;

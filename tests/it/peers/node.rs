@@ -1,8 +1,8 @@
-//! Tests the program with real etcd and Consul servers: nodes that boot, are replaced or are lost, and a
-//! network that is defined once for all nodes.
+//! Tests sublet with real etcd and Consul servers: nodes that boot, are replaced or are lost, and a network
+//! that is defined once for all nodes.
 //!
-//! For each run of the program, a file with a boot ID is mounted over the kernel's boot ID, and a file with a
-//! machine-id over the machine's own file. Each simulated boot has a /run of its own.
+//! The test mounts files over those of the real machine, so each run of sublet sees the boot ID and the
+//! machine-id of a simulated machine. Each simulated boot has a /run of its own.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::lab::{Lab, addresses};
 use crate::peers::clusters::{Server, consul, etcd};
 use crate::peers::reboot;
 
-/// A machine, as the program sees it.
+/// A simulated machine: its name, its machine-id, and its current boot.
 struct Node {
     lab: Lab,
     name: String,
@@ -39,18 +39,18 @@ impl Answer {
         serde_json::from_str(&self.ok()).unwrap()
     }
 
-    /// Returns the text of a failure.
+    /// Asserts that the command failed. Returns its output.
     #[track_caller]
     fn no(self) -> String {
         self.failed(1)
     }
 
-    /// Asserts that the program could not reach a server.
+    /// Asserts that the command was refused because it could not ask for confirmation. Returns its output.
     fn unasked(self) -> String {
         self.misused()
     }
 
-    /// Asserts that the command line was invalid.
+    /// Asserts that the command line was invalid. Returns the output.
     #[track_caller]
     fn misused(self) -> String {
         self.failed(2)
@@ -91,7 +91,7 @@ impl Node {
         let number = &self.machine[..8];
         let boot = file("boot", format!("{number}-0000-4000-8000-{:012}\n", self.boot));
         let machine = file("machine", format!("{}\n", self.machine));
-        // Pretend that this boot has just begun.
+        // Let the uptime show that this boot has just begun.
         let uptime = file("uptime", "0.10 0.10\n".to_owned());
         let mounts = [
             (&*boot, reboot::BOOT_ID),
@@ -147,8 +147,7 @@ impl Node {
     }
 }
 
-/// Checks that both nodes report the events of both nodes in order, and that each node reports its own
-/// counters.
+/// Checks that each node reports the history of all nodes in order, but only its own counters.
 fn tells(server: &Server) {
     let ipam = json!({"subnet": "10.1.2.0/30"});
     let (a, b) = (Node::new("a", "a"), Node::new("b", "b"));
@@ -201,10 +200,12 @@ fn lives(server: &Server) {
     let mut notes: Vec<_> = notes.map(|n| n.into_string().unwrap()).collect();
     notes.sort();
     let kinds: Vec<_> = notes.iter().filter_map(|name| name.split('-').next()).collect();
-    // The folder with the in-flight notes, and its lock, are there too.
+    // `flight` occurs twice: as the folder with the in-flight notes (files that record pending transactions),
+    // and as the lock of this folder.
     assert_eq!(kinds, ["counts", "counts", "flight", "flight", "node", "ranges"]);
 
-    // After a reboot, all leases of the machine are free, and their records are removed.
+    // A reboot ends all boot leases of the machine. Other nodes list these leases until the machine has
+    // removed their records.
     let a = a.boot(2);
     assert_eq!(a.list(server), Vec::<Value>::new());
     assert_eq!(Node::new("b", "b").list(server).len(), 5, "nobody else knows yet");
@@ -215,7 +216,7 @@ fn lives(server: &Server) {
     }
     assert_eq!(a.list(server).len(), 5);
 
-    // If another machine has the same name, it must be refused until it gets a different name.
+    // If another machine uses the same node name, it must be refused until it gets a different name.
     let other = Node::new("a", "b");
     let text = other.cni(server, "ADD", "x", &ipam).no();
     for part in ["\"code\": 7", &a.machine, &other.machine, "sublet node release a"] {
@@ -231,7 +232,7 @@ fn lives(server: &Server) {
     let table = b.sublet(server, &["node", "list"], "").ok();
     assert!(table.trim_start().starts_with("NODE") && table.contains(&a.machine), "{table}");
 
-    // From here on, the machine is lost.
+    // From here on, the test treats machine `a` as lost. Another node releases its leases.
     let release = |node: &Node, more: &[&str]| {
         node.sublet(server, &[&["node", "release", "a"], more].concat(), "")
     };
@@ -243,11 +244,11 @@ fn lives(server: &Server) {
     assert!(release(&b, &["--yes"]).ok().contains("freed 4 addresses"));
     assert_eq!(b.list(server).iter().map(|r| &r["address"]).collect::<Vec<_>>(), [&json!(at_b)]);
     assert_eq!(b.nodes(server).len(), 1);
-    // From here on, the same host has been reinstalled.
+    // From here on, host `a` has been reinstalled, so it has a new machine-id.
     let new = Node::new("a", "c");
     new.add(server, "y", &ipam);
     assert!(a.cni(server, "ADD", "late", &ipam).no().contains(&new.machine));
-    // The node name in the option takes precedence over the variable.
+    // If the option and the environment variable name different nodes, the option takes precedence.
     let rows = new.sublet(server, &["release", &at_b, "--yes", "--node-name", "w"], "").ok();
     assert!(rows.contains("freed"), "{rows}");
     assert_eq!(new.nodes(server).len(), 2);
@@ -285,7 +286,7 @@ fn definitions(server: &Server) {
     b.cni(server, "CHECK", "c2", &wrong).ok();
     b.cni(server, "STATUS", "", &wrong).ok();
 
-    // Show, change and restore the definition.
+    // Show the network's definition, change it and restore it.
     let shown = b.sublet(server, &["network", "show", "net", "--json"], "").json();
     assert_eq!(shown["ipam"]["subnet"], "10.5.0.0/24");
     assert_eq!((&shown["version"], &shown["by"]), (&json!(1), &json!("a")));
@@ -308,7 +309,7 @@ fn definitions(server: &Server) {
     assert!(set(&[], &json!({"ipam": {"subnet": "10.7.0.3/24"}})).no().contains("host bits"));
     assert!(set(&["--yes"], &moved).ok().contains("version 3"));
     assert!(a.add(server, "c3", &first).starts_with("10.7.0."));
-    // Leases outside the definition must stay, and it must be possible to free them.
+    // Leases outside the new definition must stay, and a DEL must be able to free them.
     assert_eq!(a.list(server).len(), 3);
     for (node, container) in [(&a, "c1"), (&b, "c2"), (&a, "c3")] {
         node.cni(server, "DEL", container, &wrong).ok();
@@ -336,7 +337,7 @@ fn consul_knows_its_nodes() {
     tells(&server);
 }
 
-/// A lease file belongs to one machine. It has no nodes to release, and no definitions.
+/// A lease file belongs to one machine, so it contains no other nodes to release, and no network definitions.
 #[test]
 fn a_lease_file_is_of_one_machine() {
     let lab = Lab::new();

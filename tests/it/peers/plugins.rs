@@ -1,6 +1,7 @@
-//! Tests Debian's main plugins on real interfaces. The plugins are called as libcni calls them: chained with
-//! another plugin, checked, deleted, and undone if a later plugin fails. Debian's plugins do not support CNI
-//! 1.1.0, so `examples/delegate.rs` is used for this version.
+//! Tests Debian's main plugins (such as bridge) on real interfaces, with sublet as their IPAM plugin. The
+//! test calls the plugins as libcni does: it chains them with another plugin, checks and deletes containers,
+//! and undoes an ADD if a later plugin fails. Debian's plugins do not support CNI 1.1.0, so the tests of this
+//! version use `examples/delegate.rs`.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -15,13 +16,13 @@ use crate::peers::libcni::{List, Runtime};
 
 const DEBIAN: &str = "/usr/lib/cni";
 
-/// A chained plugin whose ADD fails, and which has nothing to undo.
+/// A chained plugin whose ADD fails and whose DEL does nothing.
 const BROKEN: &str = r#"#!/bin/sh
 cat > /dev/null
 [ "$CNI_COMMAND" != ADD ] || { echo '{"code": 120, "msg": "broken on purpose"}'; exit 1; }
 "#;
 
-/// Makes a folder with all plugins of these tests, for `CNI_PATH`.
+/// Makes a folder for `CNI_PATH` with all plugins that these tests use. Returns its path.
 fn plugins(lab: &Lab) -> String {
     let folder = lab.join("cni");
     fs::create_dir(&folder).unwrap();
@@ -41,7 +42,7 @@ fn plugins(lab: &Lab) -> String {
     folder.display().to_string()
 }
 
-/// Makes a list with a main plugin that uses sublet as its IPAM plugin, and a chained plugin after it.
+/// Makes a list of two plugins: a main plugin that uses sublet as its IPAM plugin, and the plugin `chained`.
 fn list(lab: &Lab, cni_version: &'static str, main: &Value, chained: Value) -> List {
     let mut main = main.clone();
     main["ipam"] = json!({
@@ -71,8 +72,8 @@ fn macvlan() {
     through(&json!({"type": "macvlan", "master": "uplink", "mode": "bridge"}));
 }
 
-/// Not every kernel supports ipvlan. Without this support, the test shows only that a failed ADD leaves
-/// nothing behind.
+/// Some kernels do not support ipvlan. On such a kernel, the test checks only that a failed ADD leaves no
+/// lease and no interface behind.
 #[test]
 fn ipvlan_or_its_absence() {
     let conf = json!({"type": "ipvlan", "master": "uplink"});
@@ -92,7 +93,8 @@ fn ipvlan_or_its_absence() {
     }
 }
 
-/// Runs two containers with a main plugin and `tuning`, in every version that the plugins support.
+/// Runs two containers with a main plugin and the chained plugin `tuning`, in every version that Debian's
+/// plugins support.
 fn through(main: &Value) {
     let host = Host::new(&["a", "b"]);
     host.uplink("uplink");
@@ -114,7 +116,7 @@ fn through(main: &Value) {
             }
         }
         runtime.del("a");
-        // Run DEL again, now without a result.
+        // Run DEL again. The runtime no longer has a result of the ADD to pass on.
         runtime.del("a");
         let left = by_attachment(&lab.list());
         assert_eq!(left.keys().collect::<Vec<_>>(), ["b/eth0"], "{version}");
@@ -132,7 +134,8 @@ fn through(main: &Value) {
     }
 }
 
-/// A plugin fails after the addresses have been leased. The leases exist until the list is undone.
+/// If a chained plugin fails, the addresses have already been leased. They must be free after the runtime has
+/// run DEL.
 fn failing(host: &Host, lab: &Lab, version: &'static str, main: &Value) {
     let broken = json!({"type": "broken"});
     let mut runtime = Runtime::new(host, list(lab, version, main, broken));
@@ -164,8 +167,8 @@ fn version_1_1_0_with_gc_and_status() {
     }
     assert_eq!(runtime.status().error().0, 50);
     assert_eq!(runtime.attach("f").error().0, 100);
-    // The result of "b" is cached, so the runtime sends a DEL for "b". "c" is not in the cache any more, so
-    // only GC can free its lease.
+    // The runtime has cached the result of "b", so it sends a DEL for "b". It has lost the result of "c", so
+    // only the GC can free the lease of "c".
     runtime.forget("c");
     runtime.gc(&["a", "d", "e"]);
     assert_eq!(held(), ["a/eth0", "d/eth0", "e/eth0"]);

@@ -1,4 +1,5 @@
-//! Tests the program across reboots. A file with another boot ID is mounted over the kernel's boot ID.
+//! Tests sublet across reboots. To simulate a reboot, a file with another boot ID is mounted over the
+//! kernel's file.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -10,13 +11,14 @@ use serde_json::{Value, json};
 
 use crate::lab::{Lab, SUBLET};
 
-/// Runs sublet with files or folders mounted over those of the system.
+/// Runs sublet in a mount namespace in which files or folders of the test are mounted over those of the
+/// system.
 pub fn over(mounts: &[(&Path, &str)], env: &[(&str, &str)], args: &[&str], stdin: &str) -> Output {
     let mut script = String::new();
     for (ours, theirs) in mounts {
         write!(script, "mount --bind {} {theirs} && ", ours.display()).unwrap();
     }
-    // A user namespace is created as well, so that the test does not need root.
+    // Also create a user namespace, so that the test does not need root.
     let mut child = Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount", "sh", "-c"])
         .arg(script + "exec \"$0\" \"$@\"")
@@ -29,15 +31,15 @@ pub fn over(mounts: &[(&Path, &str)], env: &[(&str, &str)], args: &[&str], stdin
         .stderr(Stdio::piped())
         .spawn()
         .expect("unshare, of util-linux");
-    // A process that fails early does not read its input.
+    // A process that fails early may not read its input.
     let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
     child.wait_with_output().unwrap()
 }
 
-/// The path over which a boot ID is mounted.
+/// The kernel's file with the boot ID. The tests mount another file over it.
 pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Runs sublet in the boot with this number. Returns the exit code and the standard output.
+/// Runs sublet in the simulated boot with the number `boot`. Returns the exit code and the standard output.
 pub fn in_boot(
     lab: &Lab,
     boot: u8,
@@ -96,7 +98,7 @@ fn a_full_range_is_empty_after_a_reboot() {
         let (code, answer) = cni(&lab, 1, "ADD", "one-more", &conf);
         assert!(code == 1 && answer.contains("\"code\": 100"), "{answer}");
         assert_eq!((listed(&lab, 1), listed(&lab, 2)), (5, 0));
-        // A DEL may arrive after its lease has already ended with the boot.
+        // A DEL must succeed even if its lease has already ended with the boot.
         assert_eq!(cni(&lab, 2, "DEL", "c2", &conf), (0, String::new()));
         assert_eq!(address(&cni(&lab, 2, "ADD", "new", &conf)), "10.1.2.2/29");
         assert_eq!(cni(&lab, 2, "DEL", "c3", &conf), (0, String::new()));

@@ -1,5 +1,5 @@
-//! Tests the import from Debian's host-local, which has served a network until sublet replaces it with the
-//! same configuration.
+//! Tests that sublet imports the leases of Debian's host-local. host-local has served a network until sublet
+//! replaces it with the same configuration.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -74,7 +74,7 @@ fn rotation_goes_on_behind_freed_addresses() {
 #[test]
 fn no_address_is_given_twice() {
     let mut network = served();
-    // Make the range nearly full: only six addresses are left.
+    // Make the range so small that only six addresses are free.
     network.conf["ipam"]["ranges"] = json!([[{"subnet": "10.1.2.0/24", "rangeEnd": "10.1.2.27"}]]);
     let mut seen: BTreeSet<String> = (0..CONTAINERS).map(|n| pair(n + 2)[0].clone()).collect();
     for n in 0..6 {
@@ -96,10 +96,11 @@ fn adopted_lease_is_checked_repeated_and_freed() {
     assert!(!by_attachment(&network.lab.list()).contains_key("c4/eth0"));
     let (code, _) = network.sublet("CHECK", "c4").run().error();
     assert_eq!(code, 103);
-    // The DEL must free the lease permanently. The folder must not restore it.
+    // The DEL must free the lease permanently. A later ADD must not import the lease again from host-local's
+    // folder.
     network.sublet("ADD", "newer").run().ok();
     assert!(!by_attachment(&network.lab.list()).contains_key("c4/eth0"));
-    // The address is free for another container.
+    // Another container must be able to lease the address.
     let asked = network.sublet("ADD", "asks").env("CNI_ARGS", "IgnoreUnknown=1;IP=10.1.2.6");
     assert_eq!(addresses(&asked.run().ok())[0], "10.1.2.6");
 }
@@ -112,7 +113,8 @@ fn repeated_add_may_be_the_first() {
     assert_eq!(by_attachment(&network.lab.list()).len(), CONTAINERS);
 }
 
-/// A container ends after host-local has been replaced, but before the first ADD.
+/// A DEL may arrive after sublet has replaced host-local but before the first ADD, which imports the leases.
+/// That ADD must not import the lease that the DEL has freed.
 #[test]
 fn del_may_come_before_the_first_add() {
     let network = served();
@@ -126,7 +128,7 @@ fn del_may_come_before_the_first_add() {
 #[test]
 fn leases_without_an_interface_name_are_freed() {
     let network = served();
-    // Write lease files in the format of host-local up to 0.8.6.
+    // Write lease files in the format that host-local used up to 0.8.6, which has no interface name.
     for address in pair(8) {
         fs::write(network.folder().join(address), "c6").unwrap();
     }
@@ -154,13 +156,14 @@ fn a_folder_that_cannot_be_looked_at_is_not_taken_for_absent() {
     fs::rename(&away, &folder).unwrap();
     network.sublet("ADD", "new").run().ok();
     assert_eq!(by_attachment(&network.lab.list()).len(), CONTAINERS + 1);
-    // The name is longer than the file system allows, so host-local cannot have created the folder.
+    // The network's name is longer than a file name can be, so host-local cannot have created a folder for
+    // it.
     network.conf["name"] = json!("n".repeat(300));
     network.sublet("ADD", "long").run().ok();
 }
 
-/// If host-local was killed after it had created a file but before it wrote the content, the file is empty
-/// and belongs to no container.
+/// An empty lease file must count as a lease of no container. host-local leaves such a file if it is killed
+/// after it has created the file and before it writes the content.
 #[test]
 fn empty_lease_file_is_nobodys() {
     let network = served();
@@ -178,8 +181,8 @@ fn garbage_lease_file_refuses_the_takeover() {
     assert_eq!(code, 11, "{msg}");
     assert!(msg.contains("sublet import host-local"), "{msg}");
     assert!(msg.contains(path.to_str().unwrap()), "{msg}");
-    // Nothing has been imported partially. After the invalid file has been corrected, everything must be
-    // imported.
+    // The failed import must have imported nothing. After the invalid file has been corrected, the next ADD
+    // must import everything.
     fs::write(&path, "c3\r\neth0").unwrap();
     network.sublet("ADD", "new").run().ok();
     assert_eq!(by_attachment(&network.lab.list()).len(), CONTAINERS + 1);
@@ -202,8 +205,8 @@ fn held_host_local_lock_is_waited_for_within_its_bound() {
     assert_eq!(by_attachment(&network.lab.list()).len(), CONTAINERS + 1);
 }
 
-/// Two networks have their leases in the same folder. The first ADD of each network must import only the
-/// leases of that network.
+/// Two networks have their leases in the same folder. The first ADD of each network must import the leases of
+/// that network only.
 #[test]
 fn each_network_is_adopted_by_itself() {
     let mut network = served();

@@ -1,4 +1,4 @@
-//! Tests the command line on a terminal in tmux: maps, colors, questions, tables, progress.
+//! Tests the command line on a terminal (tmux): maps, colors, questions, tables, and progress.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -50,7 +50,7 @@ impl Screen {
                 return text;
             }
             assert!(begin.elapsed() < PATIENCE, "no {word:?} in\n{text}");
-            #[allow(clippy::disallowed_methods, reason = "a person would look again too")]
+            #[allow(clippy::disallowed_methods, reason = "a terminal can only be polled")]
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -62,7 +62,7 @@ impl Drop for Screen {
     }
 }
 
-/// Makes two networks. One of them is large and has few leases.
+/// Makes a network with an IPv4 /24 and an IPv6 /64, and leases 100 addresses of each.
 fn leased() -> Lab {
     let lab = Lab::new();
     let mut small = conf(&lab.data_dir(), "10.4.0.0/24");
@@ -77,7 +77,7 @@ fn map(lab: &Lab, more: &str) -> String {
     format!("{SUBLET} map mynet {more} --store {}", lab.store().display())
 }
 
-/// Returns the number of block characters in each line of a picture.
+/// Returns the number of block characters in each line of a map. Ignores lines with fewer than eight.
 fn picture(text: &str) -> Vec<usize> {
     let blocks = |l: &str| {
         l.chars().filter(|c| "\u{2580}\u{2588}\u{2591}\u{2592}\u{2593}".contains(*c)).count()
@@ -99,13 +99,14 @@ fn a_map_fits_its_screen() {
         let screen = Screen::new(columns, lines, "C.UTF-8", &map(&lab, "--zoom 10.4.0.0/24"));
         // The legend is printed last, so wait for it.
         let text = screen.read("\u{2588} free", false);
-        // Each cell is one address. There are 16 by 16 cells, and each character shows two of them.
+        // Each cell of the map is one address. There are 16 by 16 cells, and each character shows two of
+        // them, one above the other.
         assert_eq!(picture(&text), [16; 8], "{text}");
         assert!(text.contains("network mynet, 10.4.0.0/24: 100 of 253 leased"), "{text}");
         assert!(text.contains("\u{2588} leased") && text.contains("\u{2588} free"), "{text}");
         let large = Screen::new(columns, lines, "C.UTF-8", &map(&lab, "--zoom 10.0.0.0/8"));
         let text = large.read("a cell is", false);
-        // The picture consists of two squares next to each other.
+        // The map consists of two squares next to each other.
         let wide: usize = if lines == 24 { 64 } else { 128 };
         assert_eq!(picture(&text), vec![wide; wide / 4], "{text}");
         assert!(text.contains("network mynet, 10.0.0.0/8"), "the title scrolled away:\n{text}");
@@ -117,13 +118,13 @@ fn a_map_has_colors_where_they_are_wanted() {
     let lab = leased();
     let colored = Screen::new(80, 24, "C.UTF-8", &map(&lab, "--zoom 10.4.0.0/24"));
     let text = colored.read("a cell is", true);
-    // One character shows a leased cell above a free cell.
+    // Check for the colors of a character that shows a leased cell above a free cell.
     assert!(text.contains("38;5;40") && text.contains("48;5;240"), "{text:?}");
     let plain =
         Screen::new(80, 24, "C.UTF-8", &format!("NO_COLOR=1 {}", map(&lab, "--zoom 10.4.0.0/24")));
     let text = plain.read("a cell is", true);
     assert!(!text.contains("38;5;") && text.contains("\u{2588}\u{2588}"), "{text:?}");
-    // If the locale has no block characters, the picture must contain none.
+    // If the locale does not support block characters, the map must contain none.
     let ascii = Screen::new(80, 24, "C", &format!("LC_ALL=C {}", map(&lab, "--zoom 10.4.0.0/24")));
     let text = ascii.read("a cell is", false);
     assert!(text.is_ascii() && text.contains("####"), "{text:?}");
@@ -172,7 +173,7 @@ fn a_table_is_cut_to_its_terminal() {
         "{SUBLET} list --store {} | head -5; {SUBLET} list --store {0} | tail -3",
         lab.store().display()
     );
-    // Output to a pipe must not be cut.
+    // Output to a pipe must not be cut to the width of the terminal.
     let text = Screen::new(60, 24, "C.UTF-8", &shell).read("c99", false);
     assert!(text.contains("AGE"), "{text}");
     let shell = format!("{SUBLET} pools --store {}", lab.store().display());

@@ -1,4 +1,4 @@
-//! Makes random configurations, and determines facts about them without running a program.
+//! Makes random configurations, and computes facts about a configuration without running a program.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,7 +11,8 @@ use crate::lab::Dice;
 pub struct Conf(pub Value);
 
 impl Conf {
-    /// Makes a configuration, and addresses to request: some are inside its ranges, some are outside.
+    /// Makes a configuration and a list of addresses to request. Some of the addresses are in its ranges, and
+    /// some are not.
     pub fn random(dice: &mut Dice) -> (Conf, Vec<String>) {
         let mut pool = Vec::new();
         let conf = random(dice, &mut pool);
@@ -41,7 +42,7 @@ impl Conf {
         ranges.any(|range| range["rangeStart"] == "172.31.9.7" && range["rangeEnd"].is_null())
     }
 
-    /// Returns whether two different addresses in the same range set are requested.
+    /// Returns whether the request contains two different addresses of the same range set.
     pub fn two_in_one_set(&self, asked: &[String]) -> bool {
         let distinct: BTreeSet<&String> = asked.iter().collect();
         self.sets().iter().any(|set| {
@@ -56,8 +57,8 @@ fn lists(sets: &Value) -> Vec<Vec<&Value>> {
     sets.map(|set| set.as_array().into_iter().flatten().collect()).collect()
 }
 
-/// Returns whether a range contains an address. If the range does not set its bounds, the default bounds
-/// apply.
+/// Returns whether a range contains an address. If the range does not set `rangeStart` or `rangeEnd`, the
+/// default bounds of its subnet apply.
 fn contains(range: &Value, address: &str) -> bool {
     let number = |text: &str| match text.parse() {
         Ok(IpAddr::V4(a)) => (4, u128::from(a.to_bits())),
@@ -165,7 +166,7 @@ fn random_set(dice: &mut Dice, index: usize, wide: bool, pool: &mut Vec<String>)
     json!(ranges)
 }
 
-/// Adds one typical mistake.
+/// Adds one typical mistake to a configuration.
 fn spoil(dice: &mut Dice, ipam: &mut Value, conf: &mut Value) {
     let sets = |text: Value| json!([[text]]);
     let ranges = match dice.below(14) {

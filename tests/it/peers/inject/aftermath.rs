@@ -1,5 +1,5 @@
-//! The conditions that must hold after a command was interrupted. They are checked with two more ADDs, with
-//! `list` and `doctor`, and by running the command again.
+//! Checks the conditions that must hold after a fault has interrupted a command: makes two more ADDs, runs
+//! `list` and `doctor`, and repeats the command.
 
 use std::fs;
 
@@ -8,12 +8,12 @@ use super::cases::{Case, SUBJECT, alone};
 use super::state::{State, state};
 use crate::lab::{Answer, addresses};
 
-/// What the interrupted command reported about its effect.
+/// What an interrupted command claims to have done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Claim {
     /// The command succeeded (exit status 0).
     Done,
-    /// The command reported an error that says that nothing was changed.
+    /// The command reported an error which says that it changed nothing.
     Nothing,
     /// The command reported another error, or was killed.
     Unknown,
@@ -32,7 +32,7 @@ impl Claim {
 }
 
 impl Undisturbed {
-    /// Checks the state after a run with a fault.
+    /// Checks the folder after a run with a fault. Returns the condition that does not hold.
     pub fn check(&self, case: &Case, claim: Claim) -> Result<(), String> {
         let mut new = State::new();
         let mut refused = false;
@@ -41,7 +41,8 @@ impl Undisturbed {
         }
         let doctor = alone(case.operator(&["doctor"])).run();
         let found = if refused {
-            // `doctor` may report only the problem that the command was meant to repair.
+            // If ADDs are refused, the store still has the problem that the command was meant to repair, and
+            // `doctor` must report it.
             doctor.check(doctor.code == Some(1), "the doctor");
             if claim == Claim::Done || case.state().is_ok() {
                 return Err("done, and an ADD is refused".to_owned());
@@ -55,7 +56,8 @@ impl Undisturbed {
         let unchanged = found == self.before;
         let right = match claim {
             Claim::Done => happened,
-            // A repair neither leases nor frees an address.
+            // After a repair, the state before the command is unknown (`None`), so the state cannot be
+            // compared with it.
             Claim::Nothing if self.before.is_some() => unchanged,
             Claim::Nothing | Claim::Unknown => happened || unchanged,
         };
@@ -68,18 +70,20 @@ impl Undisturbed {
         self.repeat(case, happened, &mut new)
     }
 
-    /// Runs the command again, which must succeed.
+    /// Repeats the command, which must succeed, and checks the state again.
     fn repeat(&self, case: &Case, happened: bool, new: &mut State) -> Result<(), String> {
         let mut again = case.placed(case.call.clone()).run();
         if again.stderr.contains("n1") && !happened {
-            // The reservation was not made, because one of the additional ADDs has leased the address.
+            // The interrupted command did not reserve the address, and one of the additional ADDs has leased
+            // it. Free the address, and repeat the command.
             new.clear();
             for container in ["n1", "n2"] {
                 (case.add)(container).env("CNI_COMMAND", "DEL").run().silent();
             }
             again = case.placed(case.call.clone()).run();
         }
-        // The reservation has already been removed, so the repeated command finds nothing to remove.
+        // If the interrupted command has removed the reservation, the repeated command may report that there
+        // is no reservation.
         let nothing = happened && again.stderr.contains("no reservation of");
         if !again.succeeded() && !nothing {
             return Err(format!("again: {again:?}"));
@@ -93,7 +97,8 @@ impl Undisturbed {
         }
         let (mut found, mut after) = (case.without(new)?, self.after.clone());
         if !happened {
-            // The ADDs of the other containers ran before this one.
+            // The additional ADDs ran before the repeated command, so the command may lease other addresses.
+            // Compare only their number.
             let held = |state: &mut State| {
                 let all = state.len();
                 state.retain(|_, holder| holder != SUBJECT);
@@ -119,7 +124,7 @@ impl Case {
         state(&list.rows(), &self.data().join("mynet"))
     }
 
-    /// Returns the state without these leases. Fails if one of them is missing.
+    /// Returns the state without the leases in `new`. Fails if one of these leases is missing.
     fn without(&self, new: &State) -> Result<State, String> {
         let mut state = self.state()?;
         for (address, container) in new {
@@ -130,9 +135,9 @@ impl Case {
         Ok(state)
     }
 
-    /// Runs an ADD for a new container, which must not get the address of the other new container. Returns
-    /// whether the ADD was refused. Until the command has repaired or converted the store, the ADD must be
-    /// refused.
+    /// Runs an ADD for a new container. Its addresses must differ from those in `new`, to which this function
+    /// adds them. Returns whether the ADD was refused with the error [`Case::refusal`], which is expected
+    /// until the command has repaired or converted the store.
     fn add_new(&self, container: &str, new: &mut State) -> Result<bool, String> {
         let answer = (self.add)(container).run();
         if !answer.succeeded() {
@@ -148,7 +153,7 @@ impl Case {
         Ok(false)
     }
 
-    /// Checks that `doctor` finds no problem except files that a killed process has left.
+    /// Checks that `doctor` reports no problem except files that a killed process has left.
     fn healthy(doctor: &Answer) -> Result<(), String> {
         let report = doctor.json();
         for problem in report["problems"].as_array().unwrap() {

@@ -1,4 +1,4 @@
-//! The commands that are interrupted, each with the initial content of its folder.
+//! The commands into which `inject` injects faults, each with the initial content of its folder.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,27 +9,29 @@ use super::state::copy;
 use crate::lab::{Call, HOST_LOCAL, Lab, conf, need_host_local, testdata};
 use crate::store_check::SUBNET;
 
-/// A command, and the folder `data` that it changes.
+/// A command into which faults are injected, and the folder `data` that it changes.
 pub struct Case {
     pub lab: Lab,
-    /// The path of the lease file, in the form in which operators pass it.
+    /// The path of the lease file, in the form that an operator passes to `--store`.
     pub store: PathBuf,
-    /// The call that is interrupted.
+    /// The call of the command.
     pub call: Call,
-    /// Returns the ADD of a container, from the container's name or ECS `id`.
+    /// Returns an ADD for a container. The argument is the container ID, or the ECS `id` in cases of
+    /// ecs-ipam.
     pub add: Box<dyn Fn(&str) -> Call>,
-    /// The error text of an ADD before the command has repaired or converted the store.
+    /// The text of the error with which an ADD fails until the command has repaired or converted the store;
+    /// `None` if no ADD fails.
     pub refusal: Option<&'static str>,
-    /// Whether the command runs in a PID namespace of its own. The command examines all processes, and in
+    /// Whether the command runs in a PID namespace of its own. Some commands examine all processes, and in
     /// such a namespace the processes are the same in every run.
     pub alone: bool,
 }
 
-/// The container whose ADD is interrupted.
+/// The container whose ADD is the command of a case.
 pub const SUBJECT: &str = "subject";
 
-/// The next address of round robin in most cases. If the reservation of this address were lost, the next ADD
-/// would lease it.
+/// The address that the next ADD would lease in most cases (round robin), but which is reserved. If a fault
+/// lost the reservation, the ADD would lease this address.
 const RESERVED: &str = "10.4.0.4";
 
 impl Case {
@@ -47,7 +49,7 @@ impl Case {
         Case { lab, store, call, add: Box::new(add), refusal: None, alone: false }
     }
 
-    /// Makes a lease for each of these containers.
+    /// Leases an address to each of these containers.
     fn leases(self, containers: &[&str]) -> Case {
         for container in containers {
             (self.add)(container).run().ok();
@@ -66,7 +68,7 @@ impl Case {
         self
     }
 
-    /// Sets the call that is interrupted.
+    /// Sets the call of the case.
     fn of(self, call: Call) -> Case {
         Case { call, ..self }
     }
@@ -75,19 +77,19 @@ impl Case {
         (self.add)(container).env("CNI_COMMAND", command)
     }
 
-    /// Makes an operator's command on the store.
+    /// Returns a call of an operator's command on the store of the case.
     pub fn operator(&self, args: &[&str]) -> Call {
         Call::sublet().args(args).args(&["--json", "--store", self.store.to_str().unwrap()])
     }
 
-    /// Simulates a reboot: the boot file is renamed, as if an earlier boot had created it.
+    /// Simulates a reboot: renames the boot file, so that an earlier boot seems to have created it.
     fn reboot(self) -> Case {
         let (file, earlier) = (self.lab.boot_file(), self.lab.join("data/leases.redb.boot-before"));
         fs::rename(file, earlier).unwrap();
         self
     }
 
-    /// Lets Debian's host-local make a lease for each of these containers.
+    /// Leases an address to each of these containers with Debian's host-local.
     fn host_local(self, containers: &[&str]) -> Case {
         need_host_local();
         for container in containers {
@@ -96,7 +98,8 @@ impl Case {
         self
     }
 
-    /// Returns the call with the environment that the command needs.
+    /// Returns the call with the environment that the case requires: a PID namespace of its own, or no
+    /// change.
     pub fn placed(&self, call: Call) -> Call {
         if self.alone { alone(call) } else { call }
     }
@@ -106,14 +109,15 @@ impl Case {
         self.lab.join("data")
     }
 
-    /// Makes a copy of the folder, for [`Case::restore`].
+    /// Makes a copy of the folder `data`, which [`Case::restore`] restores.
     pub fn save(&self) {
         if self.data().exists() {
             copy(&self.data(), &self.lab.join("saved"));
         }
     }
 
-    /// Restores the folder. Its path stays the same, because configurations and files contain it.
+    /// Restores the copy of the folder `data`. Its path stays the same, because configurations and files
+    /// contain the path.
     pub fn restore(&self) {
         if self.data().exists() {
             fs::remove_dir_all(self.data()).unwrap();
@@ -134,8 +138,8 @@ pub fn add_first_of_a_network(persist: &str) -> Case {
     case.reserves("10.4.0.2")
 }
 
-/// An ADD after a reboot: an earlier boot has left leases of this network. With `disk`, this is also the very
-/// first ADD.
+/// An ADD after a reboot. An earlier boot has left boot leases of this network. With `disk`, the durable
+/// lease file does not exist yet.
 pub fn add_first_of_a_boot(persist: &str) -> Case {
     let earlier = Case::new("boot").leases(&["a", "b"]).reboot();
     let mut conf = conf(&earlier.lab.data_dir(), SUBNET);
@@ -143,7 +147,7 @@ pub fn add_first_of_a_boot(persist: &str) -> Case {
     Case::with_conf(earlier.lab, conf).reserves("10.4.0.2")
 }
 
-/// An ADD when the folder does not exist yet.
+/// The first ADD in a `dataDir` that does not exist yet.
 pub fn add_first_of_all(persist: &str) -> Case {
     Case::new(persist)
 }
@@ -160,8 +164,8 @@ pub fn add_repeated(persist: &str) -> Case {
     Case::served(persist).leases(&[SUBJECT])
 }
 
-/// The ADD of a sticky pod that returns. With `boot`, the pod's former address is in the file of an earlier
-/// boot.
+/// An ADD of a pod that returns and must get its former address again (`sticky`). With `boot`, the former
+/// address is in the lease file of an earlier boot.
 pub fn add_sticky(persist: &str) -> Case {
     let lab = Lab::in_memory();
     let mut conf = conf(&lab.data_dir(), SUBNET);
@@ -207,7 +211,8 @@ pub fn import_host_local(persist: &str) -> Case {
     case.of(call)
 }
 
-/// An export when the folder's path leads to the text file of an earlier import.
+/// An export to host-local when a text file is in the place of host-local's folder, because sublet has
+/// imported the folder.
 pub fn export_host_local(persist: &str) -> Case {
     let case = Case::new(persist).host_local(&["a"]).leases(&["b", "c"]);
     let dir = case.lab.data_dir();
@@ -215,7 +220,7 @@ pub fn export_host_local(persist: &str) -> Case {
     case.of(call)
 }
 
-/// A repair when one lease cannot be read. The other leases can be read only one by one.
+/// A repair of a store in which one lease is damaged, so that the other leases can be read only one by one.
 pub fn doctor_repair(persist: &str) -> Case {
     const VICTIM: &str = "unreadable-one";
     let case = Case::served(persist).leases(&[VICTIM]);

@@ -1,11 +1,10 @@
 //! Makes each system call of a command fail, or kills the process at that call. Afterwards, no lease may be
 //! lost, and no address may have two holders.
 //!
-//! strace counts the calls of an undisturbed run, and then injects the faults. With `SUBLET_LONG`, all faults
-//! are injected into every call of the process. Otherwise, EIO is injected into the calls that reach the
-//! folder and into the first call that writes the result, and the process is killed at the calls that change
-//! something. After each run, the test makes two more ADDs, runs `list` and `doctor`, and runs the command
-//! again.
+//! strace counts the system calls of an undisturbed run, and then injects the faults. With `SUBLET_LONG`, all
+//! faults are injected into every call. Otherwise, the test injects EIO only into calls that use the folder,
+//! and into the first call that writes the result. It kills the process only at calls that change something.
+//! After each run, the test makes two more ADDs, runs `list` and `doctor`, and repeats the command.
 
 mod aftermath;
 mod cases;
@@ -25,7 +24,8 @@ use crate::peers::power::trace::need_strace;
 const FAULTS: [&str; 5] =
     ["signal=KILL", "error=EIO", "error=ENOSPC", "error=ENOMEM", "error=ESTALE"];
 
-/// System calls into which some faults are not injected, each with these faults and the reason.
+/// Faults that are not injected into certain system calls. Each entry contains the system call, the beginning
+/// of the faults' names, and the reason.
 const EXEMPT: [(&str, &str, &str); 3] = [
     ("execve", "", "strace starts the program with it, and reports the failure as its own"),
     ("futex", "", "the thread that shows progress sleeps and wakes: how often depends on the time"),
@@ -36,35 +36,35 @@ const EXEMPT: [(&str, &str, &str); 3] = [
     ),
 ];
 
-/// Panics that the standard library may cause when it gets the seed of a hash map, and when the thread for
-/// the progress line cannot be started.
+/// The texts of panics that the standard library may cause: if it cannot get a seed for a hash map, or cannot
+/// start the thread that prints the progress.
 const PANICS: [&str; 2] = ["failed to generate random data", "failed to spawn thread"];
 
-/// If more calls than this reach the folder, continuous integration injects a fault only into one of
-/// [`STRIDE`] of the calls that change nothing.
+/// A command is long if it makes more than this many calls that use the folder. In a long command, only one
+/// in [`STRIDE`] of the calls that change nothing gets a fault, unless `SUBLET_LONG` is set.
 const MANY: usize = 400;
 const STRIDE: usize = 5;
 
 /// A system call of the command.
 struct Syscall {
     name: String,
-    /// The number of this call among the calls of the same name, from 1.
+    /// The number of this call among the calls with the same name, starting at 1.
     n: usize,
     reach: Reach,
 }
 
-/// How a system call affects the folder.
+/// How a system call uses the folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Reach {
-    /// The call does not reach the folder.
+    /// The call does not use the folder.
     Elsewhere,
-    /// The call reads, locks or looks up something in the folder.
+    /// The call reads, locks or searches something in the folder.
     Looks,
     /// The call changes or flushes something in the folder, or it is the first call that writes the result.
     Changes,
 }
 
-/// The system calls that change or flush files. An open that creates a file also changes something.
+/// The system calls that change or flush files. An `open` that creates a file also counts as a change.
 const CHANGES: &str = "mkdir write pwrite64 ftruncate fsync fdatasync link linkat rename renameat2 unlink \
                        unlinkat rmdir";
 
@@ -83,8 +83,8 @@ fn enumerate(case: &Case) {
     let faults = |place: usize, call: &Syscall| match call.reach {
         _ if long() => &FAULTS[..],
         Reach::Changes => &FAULTS[..2],
-        // A kill at this call has the same effect as a kill at the next call that changes something, so it is
-        // left out.
+        // Leave out the kill at this call. It would leave the same files as a kill at the next call that
+        // changes something.
         Reach::Looks if place.is_multiple_of(stride) => &FAULTS[1..2],
         _ => &[],
     };
@@ -100,7 +100,8 @@ fn enumerate(case: &Case) {
             case.restore();
             let inject = format!("inject={name}:{fault}:when={n}");
             let only = format!("trace={name}");
-            // seccomp makes strace faster, but strace 6.1 then sends no signals.
+            // `--seccomp-bpf` makes strace faster, but with this option strace 6.1 does not send the injected
+            // signals.
             let (how, done) = if fault.starts_with("signal") {
                 (&["-e"][..], "+++ killed by SIGKILL +++")
             } else {
@@ -111,8 +112,8 @@ fn enumerate(case: &Case) {
                 missed.push(inject.clone());
             }
             let claim = Claim::of(&answer);
-            // What happens afterwards depends only on the content of the folder, so each different content is
-            // checked only once.
+            // The checks depend only on the content of the folder and on what the command reported, so each
+            // combination is checked only once.
             let known = !seen.insert((fingerprint(&case.data()), claim));
             let says = |text: &str| answer.stderr.contains(text);
             let bug = says("bug in sublet") && !PANICS.iter().any(|text| says(text));
@@ -134,7 +135,7 @@ fn enumerate(case: &Case) {
     assert!(reaching > 20, "only {reaching} calls reach the folder");
 }
 
-/// Runs the command under strace. Returns its result and the trace.
+/// Runs the command of a case under strace. Returns the command's result and the trace.
 fn strace(case: &Case, options: &[&str]) -> (Answer, String) {
     let file = tempfile::NamedTempFile::new().unwrap();
     let name = file.path().to_str().unwrap();
@@ -144,13 +145,13 @@ fn strace(case: &Case, options: &[&str]) -> (Answer, String) {
     (answer, fs::read_to_string(file.path()).unwrap())
 }
 
-/// The results of a run without a fault.
+/// The calls and results of a run without a fault.
 struct Undisturbed {
     calls: Vec<Syscall>,
-    /// The state before the command; `None` if the store cannot be read.
+    /// The state of the folder before the command; `None` if the store cannot be read.
     before: Option<State>,
     after: State,
-    /// The addresses that the command, an ADD, has returned.
+    /// If the command is an ADD, the addresses that it returned.
     ips: Option<Vec<String>>,
 }
 
@@ -161,7 +162,7 @@ fn ips(answer: &Answer) -> Option<Vec<String>> {
 impl Undisturbed {
     fn of(case: &Case) -> Undisturbed {
         let before = case.state().ok();
-        // `list` may have created a lock file, so restore the folder again.
+        // `list` may have created a lock file, so restore the folder once more.
         case.restore();
         let (answer, trace) = strace(case, &["-y"]);
         answer.check(answer.succeeded(), "the undisturbed run");

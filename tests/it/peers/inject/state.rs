@@ -1,4 +1,4 @@
-//! The content of a folder: the leases and reservations that `sublet list` shows, and the lease files that
+//! The state of a folder: the leases and reservations that `sublet list` prints, and the lease files that
 //! host-local would use.
 
 use std::collections::BTreeMap;
@@ -10,11 +10,11 @@ use std::path::Path;
 
 use serde_json::Value;
 
-/// The holder of each address.
+/// The holder of each address: a container ID, or a reservation.
 pub type State = BTreeMap<String, String>;
 
-/// Returns the state from the rows of `sublet list --json` and the lease files in host-local's folder. Fails
-/// if an address has two holders.
+/// Returns the state that the rows of `sublet list --json` and the lease files in host-local's folder
+/// describe. Fails if an address has two holders.
 pub fn state(rows: &[Value], folder: &Path) -> Result<State, String> {
     let mut state = State::new();
     let mut put = |address: String, holder: String| match state.get(&address) {
@@ -37,8 +37,8 @@ pub fn state(rows: &[Value], folder: &Path) -> Result<State, String> {
     Ok(state)
 }
 
-/// Returns the names and the content of the lease files in host-local's folder. Returns none if the folder's
-/// path leads to a text file.
+/// Returns the name and the content of each lease file in host-local's folder. Returns nothing if a text file
+/// is in the place of the folder, because sublet has imported the folder.
 fn lease_files(folder: &Path) -> Vec<(String, String)> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let files = entries.map(|entry| entry.unwrap().path());
@@ -47,7 +47,7 @@ fn lease_files(folder: &Path) -> Vec<(String, String)> {
     leases.map(|(name, path)| (name, fs::read_to_string(path).unwrap())).collect()
 }
 
-/// Copies a folder with its modes to a new path.
+/// Copies a folder to a new path, including the permissions of its files.
 pub fn copy(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     fs::set_permissions(to, fs::metadata(from).unwrap().permissions()).unwrap();
@@ -62,8 +62,8 @@ pub fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Returns a number that is the same for two folders only if their names, contents, modes and links are the
-/// same.
+/// Returns a hash of the names, contents, permissions and links of the files in a folder. If two hashes are
+/// equal, the test treats the folders as identical.
 pub fn fingerprint(folder: &Path) -> u64 {
     let mut hasher = DefaultHasher::new();
     hash(folder, &mut hasher);

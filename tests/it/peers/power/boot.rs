@@ -1,5 +1,5 @@
-//! Tests boot leases: a kill must lose none of them, and after a power cut nothing of the ended boot may be
-//! used.
+//! Tests boot leases. A kill must not lose any of them. After a power cut, sublet must not use any lease of
+//! the ended boot.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ fn empty() -> Story {
     Story::new("boot", |_| Truth::default())
 }
 
-/// Makes a store in which an earlier boot has left leases.
+/// Makes a store that contains leases of an earlier boot.
 fn second_boot() -> Story {
     Story::new("boot", |lab| {
         let before = Context { boot: Some(BootId("before".to_owned())), ..check::now() };
@@ -41,13 +41,15 @@ fn killed_and_cut_everywhere() {
     }
 }
 
-/// A process is killed at each system call of its first ADD. The next process must continue.
+/// A process is killed at a system call of its first ADD. The next process must be able to lease addresses.
+/// The test tries all such calls.
 #[test]
 fn after_a_killed_first_add() {
     for begin in [empty, second_boot] {
         let mut all = Found::default();
         for name in ["ftruncate", "linkat", "unlink", "pwrite64"] {
-            // All writes of pages to a new file have the same effect, so only some of these calls are tested.
+            // Each write of a page to a new file has the same effect, so the test tries only every eighth of
+            // them.
             for n in (1..).filter(|n| name != "pwrite64" || n % 8 == 1) {
                 let mut story = begin();
                 if !story.killed_at("ADD", "a", name, n) {
@@ -64,7 +66,7 @@ fn after_a_killed_first_add() {
     }
 }
 
-/// No boot lease may be flushed, not even when the file is created.
+/// Boot leases must never be flushed, not even when their file is created.
 #[test]
 fn nothing_is_flushed() {
     let story = second_boot().call_and("ADD", "a").call_and("ADD", "b").call_and("DEL", "a");
@@ -73,7 +75,7 @@ fn nothing_is_flushed() {
     assert!(flushed.is_empty(), "{flushed:?}");
 }
 
-/// The next boot must not use the file of the ended boot, whatever the file contains.
+/// sublet must ignore the lease file of an ended boot, even if it contains garbage.
 #[test]
 fn garbage_of_an_ended_boot() {
     let mut dice = Dice(17);

@@ -1,16 +1,16 @@
-//! Shows that each flush is necessary: if any flush is left out of the replay, power cuts must lose data.
+//! Shows that each flush is necessary: if the replay leaves out any of them, power cuts must lose data.
 
 use super::trace::Op;
 use super::{DEEP, Found, RANDOM, Story, lease, tell};
 use crate::store_check::Truth;
 
-/// Asserts that at least one power cut in a hundred has lost data.
+/// Asserts that at least one in a hundred of the simulated power cuts lost data.
 pub fn fails(name: &str, found: &Found) {
     tell(&format!("without {name}: {:.1} % of {} cuts fail", found.percent(), found.cuts));
     assert!(found.percent() >= 1.0, "without {name}: {found:?}");
 }
 
-/// Returns the indexes of the flushes in this step for paths that end with `end`.
+/// Returns the indexes of the flushes in one step of the sequence, for paths that end with `end`.
 pub fn flushes(story: &Story, step: usize, end: &str) -> Vec<usize> {
     let all = story.ops().into_iter().enumerate();
     let wanted = |op: &Op| matches!(op, Op::Sync(path) if path.to_str().unwrap().ends_with(end));
@@ -40,7 +40,7 @@ fn the_second_flush_of_a_commit() {
     }
 }
 
-/// Returns a sequence in which the previous process was killed before its last flush.
+/// Returns a sequence of two calls: an ADD that is killed at its second flush, and the call `next`.
 fn killed(next: (&str, &str)) -> Story {
     let mut story = three();
     assert!(story.killed_at("ADD", "d", "fdatasync", 2));
@@ -53,7 +53,8 @@ fn the_flush_after_a_killed_predecessor() {
         let story = killed(next);
         let all = flushes(&story, 1, "leases.redb");
         assert_eq!(all.len(), if next.1 == "e" { 3 } else { 1 });
-        // Only an ADD depends on the flush: a DEL of an unknown container changes nothing.
+        // Without this flush, only a following ADD can lose data, because the DEL of an unknown container
+        // changes nothing.
         if next.0 == "ADD" {
             let name = format!("the flush before {} {}", next.0, next.1);
             fails(&name, &story.replay(&all[..1], all[0], DEEP));

@@ -1,9 +1,9 @@
 //! A model of a page cache and a disk, which computes the states that a power cut can leave on the disk.
 //!
-//! In this model, a disk writes whole sectors of 512 bytes. After a power cut, each sector has one of the
-//! states that it has had since its last flush. The same applies to the lengths of files and to the entries
-//! of folders. All of them are independent of each other. Flushing a file makes its content and length
-//! durable, but not its name; for the name, the folder must be flushed.
+//! In this model, a disk writes whole sectors of 512 bytes. A power cut leaves each sector either in its last
+//! flushed state or in a later one. The same applies to the length of each file and to each entry of a
+//! folder. All of them are independent of each other. Flushing a file makes its content and length durable,
+//! but not its name. To make the name durable, the folder must be flushed.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
@@ -17,7 +17,7 @@ use super::trace::Op;
 
 const SECTOR: usize = 512;
 
-/// The number of the newest states of each sector that are tried.
+/// The maximum number of unflushed states of a sector that the test tries. These are the newest states.
 const STATES: usize = 3;
 
 type Sector = Rc<[u8; SECTOR]>;
@@ -45,17 +45,17 @@ enum Entry {
 pub struct Disk {
     root: PathBuf,
     nodes: Vec<Node>,
-    /// The names, as they are in the page cache.
+    /// The index of the file or folder for each path, as in the page cache.
     names: BTreeMap<PathBuf, usize>,
     durable: BTreeMap<PathBuf, usize>,
     unflushed: Vec<Entry>,
 }
 
-/// For each item that has not been flushed, the index of its state after a power cut. Index 0 is the flushed
-/// state.
+/// The result of a power cut: for each change that has not been flushed, the index of the state that is on
+/// the disk. Index 0 is the flushed state.
 pub type Choice = Vec<usize>;
 
-/// The content of the files on the disk, by their path below the root.
+/// The content of the disk that the next process finds, by the path of each file below the root.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Image(BTreeMap<PathBuf, (u64, BTreeMap<u64, Sector>)>);
 
@@ -103,7 +103,7 @@ impl Node {
 }
 
 impl Disk {
-    /// Makes a disk that contains the files in the folder `root`. All of them are durable.
+    /// Makes a disk with the files in the folder `root`. All of these files are durable.
     pub fn of(root: &Path) -> Disk {
         let mut disk = Disk {
             root: root.to_owned(),
@@ -141,7 +141,7 @@ impl Disk {
         }
     }
 
-    /// Applies one operation.
+    /// Applies one recorded operation to the page cache or the disk.
     pub fn apply(&mut self, op: &Op) {
         match op {
             Op::Mkdir(path) => self.make(path, true),
@@ -153,6 +153,7 @@ impl Disk {
             Op::Len(path, len) => {
                 let node = self.node(path);
                 // If a file is truncated and later becomes longer again, the removed part must read as zeros.
+                // Overwrite it now.
                 let cut: Vec<u64> =
                     node.sectors.keys().chain(node.unflushed.keys()).copied().collect();
                 for sector in cut.into_iter().filter(|s| s * 512 >= *len) {
@@ -201,8 +202,8 @@ impl Disk {
         &mut self.nodes[self.names[path]]
     }
 
-    /// Returns for each item that has not been flushed, how many states it may have after a power cut. The
-    /// order is: the entries of folders, then the length and the sectors of each file.
+    /// Returns, for each item that has not been flushed, the number of states that a power cut can leave it
+    /// in. The items are the entries of folders, followed by the length and the sectors of each file.
     pub fn states(&self) -> Vec<usize> {
         let mut states = vec![2; self.unflushed.len()];
         for node in &self.nodes {
@@ -212,12 +213,13 @@ impl Disk {
         states
     }
 
-    /// Returns the content after a kill, which includes all changes.
+    /// Returns the content of the disk after the process is killed. It includes all changes, because the page
+    /// cache survives.
     pub fn killed(&self) -> Image {
         self.cut(&self.states().iter().map(|n| n - 1).collect())
     }
 
-    /// Returns the content after a power cut that leaves each item in the chosen state.
+    /// Returns the content of the disk after a power cut that leaves each item in the chosen state.
     pub fn cut(&self, choice: &Choice) -> Image {
         let mut choice = choice.iter().copied();
         let mut next = || choice.next().unwrap();
@@ -252,7 +254,7 @@ fn enter(names: &mut BTreeMap<PathBuf, usize>, entry: &Entry) {
     match entry {
         Entry::Put(path, node) => drop(names.insert(path.clone(), *node)),
         Entry::Move(from, to, node) => {
-            // In the meantime, this name may belong to another file.
+            // Remove the old name only if no other file has received this name since.
             if names.get(from) == Some(node) {
                 names.remove(from);
             }

@@ -1,9 +1,10 @@
 //! Tests kills and power cuts at every operation of the program.
 //!
-//! Sequences of calls of the built program are recorded and then replayed. After each operation, the test
-//! tries a kill, and power cuts after which different subsets of the unflushed changes are on the disk. It
-//! opens, reads and writes each resulting image, as the next process would. `disk` is the model of the disk,
-//! `trace` makes the recording, and `check` has the conditions.
+//! The test records the operations of calls of the real program, and then replays them. After each operation,
+//! it simulates a kill, and several power cuts. Each power cut leaves a different subset of the unflushed
+//! changes on the disk. The test opens, reads and writes each resulting image, as the next process would.
+//! `disk` is the model of the disk, `trace` records the operations, and `store_check` contains the
+//! conditions.
 
 mod boot;
 mod controls;
@@ -24,24 +25,25 @@ use self::trace::Op;
 use crate::lab::{Call, Dice, Lab, addresses, conf};
 use crate::store_check::{self as check, Truth};
 
-/// How many subsets of the unflushed changes are tried.
+/// How many combinations of the unflushed changes the test tries for each power cut.
 #[derive(Clone, Copy, Debug)]
 pub struct Depth {
-    /// Up to this many combinations, all of them are tried.
+    /// If there are at most this many combinations, the test tries all of them.
     bound: usize,
-    /// With more combinations: whether to try each item alone and all items but one, in each state.
+    /// If there are more combinations: whether to try each change alone, and all changes but one, in each
+    /// state.
     singles: bool,
-    /// With more combinations: how many random ones are tried in addition.
+    /// If there are more combinations: the number of random combinations to try in addition.
     random: usize,
 }
 
-/// The depth for a sequence that is run once.
+/// The depth for a sequence that the test replays once.
 pub const DEEP: Depth = Depth { bound: 256, singles: true, random: 40 };
 
 /// The depth for a sequence with many unflushed changes.
 pub const RANDOM: Depth = Depth { bound: 64, singles: false, random: 60 };
 
-/// The depth for one sequence out of many.
+/// The depth for a sequence that is one of many.
 pub const SHALLOW: Depth = Depth { bound: 32, singles: false, random: 12 };
 
 /// The result of a replay.
@@ -49,7 +51,7 @@ pub const SHALLOW: Depth = Depth { bound: 32, singles: false, random: 12 };
 pub struct Found {
     pub kills: usize,
     pub cuts: usize,
-    /// The number of different images. Each image is checked only once.
+    /// The number of different images. Each different image is checked only once.
     pub images: usize,
     pub failed_kills: usize,
     pub failed_cuts: usize,
@@ -57,7 +59,7 @@ pub struct Found {
 }
 
 impl Found {
-    /// Adds the counts of another replay.
+    /// Adds the counts of another replay to these counts.
     pub fn and(&mut self, other: Found) {
         self.kills += other.kills;
         self.cuts += other.cuts;
@@ -72,7 +74,7 @@ impl Found {
             / f64::from(u32::try_from(self.cuts).unwrap())
     }
 
-    /// Asserts that nothing was lost or wrong.
+    /// Asserts that no kill and no power cut lost a lease.
     pub fn nothing_wrong(&self, name: &str) {
         tell(&format!("{name}: {} kills, {} cuts, {} images", self.kills, self.cuts, self.images));
         assert_eq!((self.failed_kills, self.failed_cuts), (0, 0), "{name}: {:?}", self.example);
@@ -81,12 +83,12 @@ impl Found {
 }
 
 /// Prints a line to the test's output.
-#[allow(clippy::print_stderr, reason = "figures, shown where a test's output is")]
+#[allow(clippy::print_stderr, reason = "prints figures to the output of the test")]
 fn tell(text: &str) {
     eprintln!("{text}");
 }
 
-/// One call in a sequence: its operations and its known result.
+/// One call in a sequence: the operations that it made and the result that is known.
 struct Step {
     container: String,
     adds: bool,
@@ -106,8 +108,8 @@ pub struct Story {
 }
 
 impl Story {
-    /// Begins a sequence in an empty folder. First, `prepare` may write files to the folder; it returns the
-    /// expected state.
+    /// Begins a sequence in an empty folder. `prepare` may write files to the folder first. It returns the
+    /// state that the test expects.
     pub fn new(persist: &'static str, prepare: impl FnOnce(&Lab) -> Truth) -> Story {
         let lab = Lab::new();
         let truth = prepare(&lab);
@@ -142,7 +144,6 @@ impl Story {
     /// killed.
     pub fn killed_at(&mut self, command: &str, container: &str, name: &str, n: usize) -> bool {
         let call = self.call(command, container);
-        // Files that are loaded when a process starts are not part of the store.
         let inject = format!("inject={name}:signal=KILL:when={n}");
         let (answer, ops) = trace::record(&call, self.lab.path(), Some(&inject));
         let (container, adds) = (container.to_owned(), command == "ADD");
@@ -152,21 +153,22 @@ impl Story {
         !lived
     }
 
-    /// Returns the operations of all calls, so that a control test can leave some of them out.
+    /// Returns the operations of all calls, each with the index of its call. A control test uses these to
+    /// leave some of the operations out.
     pub fn ops(&self) -> Vec<(usize, &Op)> {
         let all = self.steps.iter().enumerate();
         all.flat_map(|(n, step)| step.ops.iter().map(move |op| (n, op))).collect()
     }
 
-    /// Replays the sequence without the operations in `left_out`. Checks the state at each operation from
-    /// `from` on.
+    /// Replays the sequence, but leaves out the operations with the indexes in `left_out`. Checks the state
+    /// after each operation from the index `from` on.
     pub fn replay(&self, left_out: &[usize], from: usize, depth: Depth) -> Found {
         let mut replay = Replay {
             found: Found::default(),
             seen: HashMap::new(),
             dice: Dice(1),
             persist: if self.persist == "disk" { Persist::Disk } else { Persist::Boot },
-            // The folder is on tmpfs, because files in it are written and removed thousands of times.
+            // The folder is on tmpfs, because the test writes and removes its files thousands of times.
             folder: TempDir::new_in("/dev/shm").unwrap(),
             depth,
         };
@@ -199,7 +201,7 @@ impl Story {
 }
 
 impl Step {
-    /// Records the result of a call that has returned, so that its effect is certain.
+    /// Records the result of a call that has returned: from now on, its effect must be present.
     fn settle(&self, truth: &mut Truth) {
         truth.open.remove(&self.container);
         match &self.address {
@@ -221,7 +223,7 @@ struct Replay {
 }
 
 impl Replay {
-    /// Checks a kill and power cuts after an operation.
+    /// Checks the effect of a kill and of power cuts after an operation.
     fn look(&mut self, disk: &Disk, truth: &Truth) {
         self.found.kills += 1;
         if let Some(wrong) = self.check(&disk.killed(), truth, &check::now()) {
@@ -242,9 +244,9 @@ impl Replay {
         }
     }
 
-    /// Returns the subsets of items to try. If there are only a few combinations, these are all of them.
-    /// Otherwise these are: no items, all items, each item alone, all items but one, all items up to each
-    /// item, and random subsets with many or few items.
+    /// Returns the combinations of unflushed changes to try. If there are only a few combinations, these are
+    /// all of them. Otherwise these are: no changes, all changes, each change alone, all changes but one, all
+    /// changes up to each change, and random subsets with many or few changes.
     fn choices(&mut self, states: &[usize]) -> Vec<Choice> {
         let open: Vec<usize> = (0..states.len()).filter(|i| states[*i] > 1).collect();
         let count = open.iter().try_fold(1, |n: usize, i| {
@@ -296,7 +298,7 @@ impl Replay {
         all
     }
 
-    /// Checks an image. Returns what is wrong with it; `None` if nothing is wrong.
+    /// Checks an image. Returns a description of what is wrong; `None` if the image is correct.
     fn check(&mut self, image: &Image, truth: &Truth, cx: &Context) -> Option<String> {
         let key = (image.hash(), cx.boot == check::now().boot, truth.clone());
         if let Some(before) = self.seen.get(&key) {

@@ -1,4 +1,4 @@
-//! Tests sequences of calls after which no lease may be lost.
+//! Tests that sequences of calls lose no lease if the process is killed or the power fails.
 
 use std::fs;
 
@@ -30,7 +30,8 @@ fn every_kind_of_call() {
     story.replay(&[], 0, DEEP).nothing_wrong("every kind of call");
 }
 
-/// The lease file is removed, but the lock file with its header note stays.
+/// The lease file was removed, but its lock file, with a header note, was not. sublet must create the lease
+/// file again.
 #[test]
 fn creation_anew() {
     let story = Story::new("disk", |lab| {
@@ -49,19 +50,21 @@ fn growth() {
         let file = lab.join("data/leases.redb");
         let mut truth = lease(&lab.store(), &["a"]);
         let store = &mut *check::open(&lab.store(), Persist::Disk);
-        // A new file is large, and the first commits truncate it, so make some commits first.
+        // A new file is larger than necessary, and the first commits make it smaller. Make some commits
+        // first.
         for n in 0..8 {
             let name = format!("n{n}");
             let given = check::given(store, &name, &check::now()).unwrap().to_string();
             truth.acknowledged.insert(name, given);
         }
         let small = fs::metadata(&file).unwrap().len();
-        // Continue until the file becomes longer, and then go one step back.
+        // Reserve addresses until the file becomes longer, and then undo the last step, so that the next ADD
+        // makes it longer.
         let mut step = 64;
         let mut from = 256;
         while step > 0 {
-            // If a file was replaced by an older copy, and the files beside it are missing, the older copy
-            // must be refused.
+            // Undoing a step restores all of these files. If only the lease file were restored, sublet would
+            // refuse it as older than the last commit.
             let all =
                 ["", ".lock", ".policy"].map(|end| lab.join(&format!("data/leases.redb{end}")));
             let before = all.each_ref().map(|path| fs::read(path).ok());
@@ -93,8 +96,8 @@ fn growth() {
     }
 }
 
-/// A process is killed at a system call that writes or flushes, and the next process completes its work.
-/// Whatever the next process has returned must remain true.
+/// A process is killed at a system call that writes or flushes, and the next process completes the work. A
+/// power cut must not undo any result that the next process has returned.
 fn after_a_kill(command: &str, container: &str, next: (&str, &str), calls: &[(&str, usize)]) {
     let mut all = Found::default();
     for (name, n) in calls {
@@ -109,8 +112,8 @@ fn after_a_kill(command: &str, container: &str, next: (&str, &str), calls: &[(&s
     all.nothing_wrong(&format!("{command} killed, then {} {}", next.0, next.1));
 }
 
-/// The system calls in their order: nine writes and a flush, then the header and a flush, and then the header
-/// note.
+/// Some of the system calls of a commit, with their numbers. A commit makes nine writes and a flush, then
+/// writes and flushes the header, and then writes the header note.
 const CALLS: [(&str, usize); 7] = [
     ("pwrite64", 1),
     ("pwrite64", 5),
@@ -133,7 +136,8 @@ fn after_a_killed_del() {
     after_a_kill("DEL", "a", ("ADD", "d"), &CALLS[..6]);
 }
 
-/// A process is killed in the same way while it creates the store.
+/// A process is killed while it creates the store, at each system call. The next process must complete the
+/// work.
 #[test]
 fn after_a_killed_creation() {
     let mut all = Found::default();

@@ -1,6 +1,6 @@
 //! Records the operations of the program on a folder, in order, with strace(1).
 //!
-//! Only system calls that reach the folder or write the result are recorded. A call that failed, or that the
+//! Only system calls that use the folder or write the result are recorded. A call that failed, or that the
 //! process did not complete, has no effect and is left out.
 
 use std::fs;
@@ -31,7 +31,8 @@ pub enum Op {
     Answer,
 }
 
-/// The system calls that change something. On architectures that have open(2), musl uses it to open files.
+/// The system calls that may change something. On architectures that have open(2), musl opens files with
+/// open(2).
 pub const CALLS: &str =
     "mkdir,?open,openat,write,pwrite64,ftruncate,fdatasync,fsync,linkat,rename,unlink";
 
@@ -52,8 +53,8 @@ pub fn strace(call: &Call, options: &[&str]) -> (Answer, String) {
     (answer, fs::read_to_string(file.path()).unwrap())
 }
 
-/// Runs a call. Returns its result, and its operations on the files below `root`. `inject` is an option for
-/// strace.
+/// Runs a call under strace. Returns its result, and its operations on the files below `root`. `inject` is an
+/// option for strace that injects a fault.
 pub fn record(call: &Call, root: &Path, inject: Option<&str>) -> (Answer, Vec<Op>) {
     let trace = format!("trace={CALLS}");
     let mut options = vec!["-y", "-xx", "-s", "1000000", "-e", &*trace];
@@ -93,7 +94,8 @@ fn read(line: &str, root: &Path) -> Option<Op> {
         ("ftruncate", [fd, len]) => Some(Op::Len(below(behind(fd))?, len.parse().ok()?)),
         ("fdatasync" | "fsync", [fd]) => {
             let path = behind(fd);
-            // Folders above the root count as durable.
+            // The folders above the root are part of the model too, because flushing them makes the root's
+            // name durable.
             (path.starts_with(root) || root.starts_with(&path)).then_some(Op::Sync(path))
         }
         ("linkat", [_, from, _, to, _]) => Some(Op::Link(below(text(from))?, below(text(to))?)),
@@ -109,7 +111,7 @@ fn text(quoted: &str) -> PathBuf {
     PathBuf::from(String::from_utf8(unescape(hex)).unwrap())
 }
 
-/// Returns the path of a file descriptor, which strace prints as `5<path>`.
+/// Returns the path of a file descriptor. strace prints the descriptor as `5<path>`.
 fn behind(fd: &str) -> PathBuf {
     let hex = fd.split_once('<').and_then(|(_, p)| p.rsplit_once('>')).unwrap_or_default().0;
     PathBuf::from(String::from_utf8(unescape(hex)).unwrap())
