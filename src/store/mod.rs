@@ -134,9 +134,6 @@ pub type EachOccupied<'a> = dyn FnMut(&SetName, Addr, &Holder) + 'a;
 /// A function that returns whether an event is selected.
 pub type EventFilter<'a> = dyn FnMut(&Event) -> bool + 'a;
 
-/// A function that opens a store, like [`open`]. `stdin` is the standard input that the caller has already
-/// read; a function that passes the call on to another program needs this input.
-pub type Open = fn(spec: &StoreSpec, stdin: Option<&[u8]>) -> Result<Box<dyn Store>, StoreError>;
 /// Prepares the store that a configuration names. Reads only the certificates and secrets of a cluster;
 /// creates no file and connects to no server. Each later call on a lease file opens and closes the file. The
 /// first call on a cluster connects to a server.
