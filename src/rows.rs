@@ -349,6 +349,8 @@ pub struct EventRow<'a> {
     pub held: bool,
     /// The face through which the change was made: `cni`, `docker` or `cli`. Absent if it is unknown.
     pub face: Option<&'static str>,
+    /// The trace ID of the request, if the caller has passed one.
+    pub trace: Option<&'a str>,
     /// The lease. Its `time` is the time of the event.
     #[serde(flatten)]
     pub lease: LeaseRow<'a>,
@@ -357,11 +359,12 @@ pub struct EventRow<'a> {
 impl<'a> EventRow<'a> {
     /// Makes the row of an event.
     pub fn new(event: &'a Event) -> EventRow<'a> {
-        let Event { time, what, face, set, addr, kind, owner, node, origin } = event;
+        let Event { time, what, face, set, addr, kind, owner, node, origin, trace } = event;
         EventRow {
             event: what.word(),
             held: what.gives(),
             face: Some(face.word()),
+            trace: trace.as_deref(),
             lease: LeaseRow::of_owner(set, *addr, *kind, owner, node, origin, *time),
         }
     }
@@ -773,7 +776,13 @@ mod tests {
             pools: 0,
             networks: BTreeMap::new(),
         };
-        let event = EventRow { event: "added", held: true, face: Some("cni"), lease: row.clone() };
+        let event = EventRow {
+            event: "added",
+            held: true,
+            face: Some("cni"),
+            trace: Some("x"),
+            lease: row.clone(),
+        };
         let freed = FreedRow { lease: row, verdict: Some("lost"), reason: Some("x"), freed: true };
         let cooling = Cooling { until: 1, addr: lease.addr, freed: 0 };
         let problem =

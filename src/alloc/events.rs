@@ -14,7 +14,7 @@ pub fn event(change: &Change, command: &Command, cx: &Context) -> Option<Event> 
         Change::Free { lease, .. } => (lease, end(command, lease, cx.face)?),
         _ => return None,
     };
-    Some(Event::of(lease, what, cx.face, cx.now))
+    Some(Event { trace: cx.trace.clone(), ..Event::of(lease, what, cx.face, cx.now) })
 }
 
 fn beginning(command: &Command, lease: &Lease) -> What {

@@ -188,6 +188,8 @@ pub struct Context {
     /// The interface through which the request came. It is used for history and counters, and never
     /// influences the plan.
     pub face: Face,
+    /// The trace ID of the request, for history.
+    pub trace: Option<String>,
 }
 
 impl Context {

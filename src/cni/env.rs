@@ -56,6 +56,8 @@ pub struct Invocation {
     pub netns: Option<String>,
     /// `CNI_NETNS_OVERRIDE`: whether `CNI_NETNS` may be the plugin's own network namespace.
     pub own_netns: bool,
+    /// The trace ID in `TRACEPARENT`, if the variable is set and valid.
+    pub trace: Option<String>,
     /// The variables that the command requires but that are not set, in the order of `TABLE`.
     pub missing: Vec<&'static str>,
 }
@@ -105,7 +107,9 @@ const TABLE: [(&str, &[Verb], &[Verb]); 6] = [
 /// Reads the variables that the command `verb` requires or accepts.
 pub fn read(verb: Verb, env: &Env<'_>) -> Result<Invocation, EnvError> {
     let (inputs, missing) = (Inputs::default(), Vec::new());
-    let mut found = Invocation { verb, inputs, netns: None, own_netns: false, missing };
+    let parent = env("TRACEPARENT").and_then(|text| text.into_string().ok());
+    let trace = parent.as_deref().and_then(trace_id).map(str::to_owned);
+    let mut found = Invocation { verb, inputs, netns: None, own_netns: false, trace, missing };
     for (name, needed, used) in TABLE {
         let needed = needed.contains(&found.verb);
         if !needed && !used.contains(&found.verb) {
@@ -175,7 +179,7 @@ fn ifname(text: String) -> Result<IfName, EnvError> {
 }
 
 /// Returns the trace ID in a `TRACEPARENT` (W3C Trace Context, version 00); `None` if the text is not valid.
-pub fn trace_id(text: &str) -> Option<&str> {
+fn trace_id(text: &str) -> Option<&str> {
     let mut parts = text.split('-');
     let mut hex = |digits: usize| {
         let is_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);

@@ -123,10 +123,7 @@ fn serve(
     let inputs = &invocation.inputs;
     output.journal.learn("container", inputs.container.as_ref().map_or("", |c| c.as_str()));
     output.journal.learn("ifname", inputs.ifname.as_ref().map_or("", |i| i.as_str()));
-    let parent = env("TRACEPARENT").and_then(|text| text.into_string().ok());
-    if let Some(trace) = parent.as_deref().and_then(env::trace_id) {
-        output.journal.learn("trace", trace);
-    }
+    output.journal.learn("trace", invocation.trace.as_deref().unwrap_or_default());
     let netconf = match read(stdin).and_then(|bytes| Ok(Netconf::decode(&bytes)?)) {
         Ok(netconf) if may_lack_all(&invocation, &netconf) => netconf,
         Err(failure) if invocation.missing.is_empty() => return Err(failure),

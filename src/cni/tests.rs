@@ -41,6 +41,7 @@ fn facts() -> Facts {
         by_host_name: false,
         seed: 1,
         face: crate::model::Face::Cni,
+        trace: None,
         // "own" is another path of the plugin's own network namespace.
         inode: |path| matches!(path, "own" | "/proc/self/ns/net").then_some((4, 4_026_531_840)),
     }

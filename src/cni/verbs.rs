@@ -56,7 +56,8 @@ pub fn dispatch(
         }
     };
     invocation.inputs.one_per_family = version.one_per_family();
-    let mut call = Call { invocation, netconf, facts: facts() };
+    let facts = Facts { trace: invocation.trace.clone(), ..facts() };
+    let mut call = Call { invocation, netconf, facts };
     match call.invocation.verb {
         Verb::Add => call.add(version, output),
         Verb::Del => call.del(output),

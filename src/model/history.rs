@@ -122,6 +122,8 @@ pub struct Event {
     pub node: Node,
     /// The origin of the lease, without the network namespace.
     pub origin: Origin,
+    /// The trace ID of the request (W3C Trace Context), if the caller has passed one.
+    pub trace: Option<String>,
 }
 
 impl Event {
@@ -137,6 +139,7 @@ impl Event {
             owner: lease.owner.clone(),
             node: lease.node.clone(),
             origin: Origin { netns: None, ..lease.origin.clone() },
+            trace: None,
         }
     }
 

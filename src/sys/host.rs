@@ -43,6 +43,8 @@ pub struct Facts {
     pub seed: u64,
     /// The face that handles the request. The default is the CNI plugin; other faces set their own value.
     pub face: Face,
+    /// The trace ID of the request (W3C Trace Context), if the caller has passed one.
+    pub trace: Option<String>,
     /// A function that returns the device and the inode of a path, following links; `None` if the path does
     /// not exist.
     pub inode: fn(&str) -> Option<(u64, u64)>,
@@ -59,6 +61,7 @@ impl Facts {
             by_host_name: self.by_host_name,
             seed: self.seed,
             face: self.face,
+            trace: self.trace.clone(),
         }
     }
 
@@ -115,6 +118,7 @@ pub fn facts(env: &Env<'_>) -> Facts {
         },
         seed: chance(),
         face: Face::default(),
+        trace: None,
         inode,
     }
 }

@@ -41,6 +41,7 @@ pub fn facts(now: u64) -> Facts {
         seed: 1,
         inode: |_| None,
         face: Face::Cni,
+        trace: None,
     }
 }
 

@@ -959,6 +959,11 @@ fn the_plugin_logs_each_call_once() {
         assert_eq!(lines.len(), 3, "{text}");
         let traced = lines.iter().map(|line| line.contains(trace));
         assert!(traced.eq([true, false, false]), "{text}");
+        let store = lab.store().display().to_string();
+        let events =
+            Call::sublet().args(&["history", "-o", "json", "--store", &store]).run().rows();
+        let traces: Vec<_> = events.iter().map(|event| event["trace"].as_str()).collect();
+        assert_eq!(traces, [Some(trace), None], "{events:?}");
         let wanted = [
             ("info", "ADD", "one", "ok", "10.4.0.2/30"),
             ("error", "ADD", "two", "error", ""),

@@ -5,12 +5,16 @@
 
 use serde::Serialize;
 
-use super::{Bad, seal, unseal, with_owner, without_owner};
+use super::{Bad, seal, seal_as, unseal, unseal_as, version, with_owner, without_owner};
 use crate::model::{
     Counter, Ending, Event, Face, History, Kind, Node, Origin, Owner, SetName, Timestamp, Verb,
     What,
 };
 use crate::net::Addr;
+
+/// The format version of events that have a trace ID. Events without one keep the older version, which every
+/// released version of sublet can read.
+const TRACED: u8 = 3;
 
 type EventFields<'a> = (Timestamp, &'a str, &'a str, SetName, Addr, Kind, Owner, Node, Origin);
 
@@ -26,30 +30,47 @@ fn of_fields(fields: EventFields<'_>) -> Option<Event> {
     let what = What::from_word(what)?;
     let face = Face::from_word(face)?;
     let origin = with_owner(origin, &owner);
-    Some(Event { time, what, face, set, addr, kind, owner, node, origin })
+    Some(Event { time, what, face, set, addr, kind, owner, node, origin, trace: None })
 }
 
 /// Encodes an event as the record under `key`.
 pub fn event(key: &[u8], event: &Event) -> Vec<u8> {
-    seal(key, &event_fields(event))
+    match &event.trace {
+        None => seal(key, &event_fields(event)),
+        Some(trace) => seal_as(TRACED, key, &(event_fields(event), trace)),
+    }
 }
 
 /// Decodes the event in the record under `key`. Returns `None` if a later version of sublet wrote the event
 /// with a word that this version does not know.
 pub fn read_event(key: &[u8], bytes: &[u8]) -> Result<Option<Event>, Bad> {
-    unseal(key, bytes).map(of_fields)
+    if version(bytes) != Some(TRACED) {
+        return unseal(key, bytes).map(of_fields);
+    }
+    let (fields, trace) = unseal_as(TRACED, key, bytes)?;
+    Ok(of_fields(fields).map(|event| Event { trace: Some(trace), ..event }))
 }
 
-/// Encodes several events as one record under `key`.
+/// Encodes several events of one request as one record under `key`.
 pub fn events(key: &[u8], events: &[Event]) -> Vec<u8> {
-    seal(key, &events.iter().map(event_fields).collect::<Vec<_>>())
+    let fields: Vec<_> = events.iter().map(event_fields).collect();
+    match events.first().and_then(|event| event.trace.as_ref()) {
+        None => seal(key, &fields),
+        Some(trace) => seal_as(TRACED, key, &(fields, trace)),
+    }
 }
 
 /// Decodes the events in the record under `key`. Skips events that contain words of a later version of
 /// sublet.
 pub fn read_events(key: &[u8], bytes: &[u8]) -> Result<Vec<Event>, Bad> {
-    let all: Vec<EventFields<'_>> = unseal(key, bytes)?;
-    Ok(all.into_iter().filter_map(of_fields).collect())
+    let (all, trace): (Vec<EventFields<'_>>, Option<String>) = if version(bytes) == Some(TRACED) {
+        let (all, trace) = unseal_as(TRACED, key, bytes)?;
+        (all, Some(trace))
+    } else {
+        (unseal(key, bytes)?, None)
+    };
+    let events = all.into_iter().filter_map(of_fields);
+    Ok(events.map(|event| Event { trace: trace.clone(), ..event }).collect())
 }
 
 /// Encodes the limits of a history. A limit of 0 events means that no history is kept. Returns `None` for

@@ -43,22 +43,36 @@ fn checksum(key: &[u8], record: &[u8]) -> [u8; 4] {
 
 /// Encodes a value as the record under `key`, with the version and the checksum.
 pub fn seal<T: Serialize>(key: &[u8], value: &T) -> Vec<u8> {
+    seal_as(VERSION, key, value)
+}
+
+fn seal_as<T: Serialize>(version: u8, key: &[u8], value: &T) -> Vec<u8> {
     // Encoding these types into memory never fails. If it did, the record would be empty, and readers would
     // reject it.
-    let mut record = postcard::to_extend(value, vec![VERSION]).unwrap_or_default();
+    let mut record = postcard::to_extend(value, vec![version]).unwrap_or_default();
     record.extend(checksum(key, &record));
     record
 }
 
 /// Checks the checksum and the version of the record under `key`, and decodes its value.
 pub fn unseal<'a, T: Deserialize<'a>>(key: &[u8], bytes: &'a [u8]) -> Result<T, Bad> {
-    match open(key, bytes)? {
-        (VERSION, fields) => match postcard::take_from_bytes(fields) {
-            Ok((value, [])) => Ok(value),
-            _ => Err(Bad("the record has invalid fields")),
-        },
-        _ => Err(OTHER_VERSION),
+    unseal_as(VERSION, key, bytes)
+}
+
+fn unseal_as<'a, T: Deserialize<'a>>(version: u8, key: &[u8], bytes: &'a [u8]) -> Result<T, Bad> {
+    let (found, fields) = open(key, bytes)?;
+    if found != version {
+        return Err(OTHER_VERSION);
     }
+    match postcard::take_from_bytes(fields) {
+        Ok((value, [])) => Ok(value),
+        _ => Err(Bad("the record has invalid fields")),
+    }
+}
+
+/// Returns the format version of a record. The record may be damaged.
+fn version(bytes: &[u8]) -> Option<u8> {
+    bytes.first().copied()
 }
 
 /// Verifies the checksum of a record. Returns its version and its encoded fields.
@@ -390,6 +404,11 @@ mod tests {
         let (text, by) = ("{}".into(), "n".into());
         let of_network = NetworkDefinition { network, version: 1, text, by, time: 9 };
         let happened = Event::of(&lease, What::Added, Face::Cni, 9);
+        let trace = Some("4bf92f3577b34da6a3ce929d0e0e4736".to_owned());
+        let traced = Event { trace, ..happened.clone() };
+        assert_eq!(read_event(k, &event(k, &traced)), Ok(Some(traced.clone())));
+        let both = [traced.clone(), traced.clone()];
+        assert_eq!(read_events(k, &events(k, &both)), Ok(both.to_vec()));
         let request = (set.clone(), Face::Cni, Verb::Add, Ending::Ok);
         let leases = all_owners();
         let mut written: Vec<(&str, Vec<u8>)> =
@@ -412,7 +431,9 @@ mod tests {
             ("network", definition(k, &of_network)),
             ("note", seal(k, &(5_u64, b"value".as_slice()))),
             ("event", event(k, &happened)),
-            ("events", events(k, &[happened])),
+            ("events", events(k, std::slice::from_ref(&happened))),
+            ("event with a trace", event(k, &traced)),
+            ("events with a trace", events(k, std::slice::from_ref(&traced))),
             ("bounds", super::bounds(k, History::default()).unwrap()),
             ("counters", count(k, None, &request)),
         ]);

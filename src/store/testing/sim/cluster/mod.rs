@@ -234,6 +234,7 @@ impl World {
             by_host_name: true,
             seed,
             face: Face::Cni,
+            trace: None,
         }
     }
 
