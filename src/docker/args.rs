@@ -181,10 +181,10 @@ pub struct Tcp {
     /// The server's certificate, and the authority that signs the clients' certificates.
     #[command(flatten)]
     pub tls: Option<Tls>,
-    /// Certificate for dockerd, which the .json file names [default: the server's]
+    /// Client certificate of dockerd, which the .json file names [default: the server's certificate]
     #[arg(long, value_name = "PATH", requires = "tls_client_key")]
     pub tls_client_cert: Option<PathBuf>,
-    /// Key of dockerd's certificate
+    /// Private key of dockerd's client certificate
     #[arg(long, value_name = "PATH", requires = "tls_client_cert")]
     pub tls_client_key: Option<PathBuf>,
 }
