@@ -399,11 +399,11 @@ fn dense(text: &mut String, server: &Server, quick: bool) -> Result<()> {
 pub fn measure(program: &Path, etcd: &str, consul: &str, quick: bool) -> Result<()> {
     let program = PathBuf::from(program);
     let mut text = String::from(
-        "# ADD on a cluster\n\nWritten by `scripts/bench.sh cluster`: one etcd and one Consul on this \
-         machine, on its disk, one after the other; nothing but loopback in between. Times in ms. A bare \
-         transaction makes the two records of a lease over a kept connection and knows their keys. \"A \
-         process each\" is one call of the plugin from start to end. Round trips are the HTTP requests of \
-         an ADD, counted by a proxy in a run of its own.\n\n\
+        "# ADD on a cluster\n\nThis page was written by `scripts/bench.sh cluster`. One etcd and then one \
+         Consul ran on this machine, with their data on its disk. The clients connected over loopback. Times \
+         are in ms. A \"bare transaction\" writes the two records of a lease over a kept connection, and \
+         already knows their keys. \"A process each\" is one call of the plugin from start to end. \"Trips\" \
+         are the HTTP requests of an ADD, which a proxy counted in a separate run.\n\n\
          | server | leases | nodes | what | ADD p50 | p99 | DEL p50 | pairs a second | trips |\n\
          |---|--:|--:|---|--:|--:|--:|--:|--:|\n",
     );
@@ -448,7 +448,7 @@ pub fn measure(program: &Path, etcd: &str, consul: &str, quick: bool) -> Result<
         }
     }
     text.push_str(
-        "\nA range that is full or nearly so, over a kept connection:\n\n\
+        "\nRequests over a kept connection, in ranges that are full or nearly full:\n\n\
          | server | what | p50 | p99 | max | trips |\n|---|---|--:|--:|--:|--:|\n",
     );
     for server in &servers {

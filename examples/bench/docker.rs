@@ -133,7 +133,7 @@ fn run(socket: &Path, connections: usize, total: usize) -> Result<(f64, Sample)>
 pub fn measure(program: &Path, work: &Path) -> Result<()> {
     let mut text = String::from(
         "# RequestAddress over subletd's socket\n\nWritten by `scripts/bench.sh docker`. Each request is \
-         one transaction that is on disk before it is answered; times in ms.\n\n\
+         one transaction, which is on disk before subletd responds. Times are in ms.\n\n\
          | leases before | connections | requests | a second | p50 | p99 | max |\n\
          |--:|--:|--:|--:|--:|--:|--:|\n",
     );

@@ -267,13 +267,15 @@ fn summary(results: &Results) -> String {
         (add(&format!("Boot/{largest}")), add(&format!("Disk/{largest}")));
     let theirs_larger = add("HostLocal/10000");
     format!(
-        "- An ADD takes {boot:.2} ms, with `persist: disk` {disk:.2} ms (host-local: {theirs:.2} ms; a \
-         process that does nothing: {:.2} ms). That is {:.2} and {:.2} of host-local's time.\n\
-         - With {largest} leases in the store, an ADD takes {boot_largest:.2} ms, with `disk` \
-         {disk_largest:.2} ms: {:.2} and {:.2} times as long as with an empty store. With 10000 leases, host-local \
-         takes {theirs_larger:.2} ms, {:.0} times as long.\n\
-         - 64 processes at once make {:.0} ADDs a second, with `disk` {:.0} (host-local: {:.0}). The \
-         slowest ADD takes {:.2} times the mean, with `disk` {:.2} times (host-local: {:.2} times).\n",
+        "- An ADD takes {boot:.2} ms with `persist: boot`, and {disk:.2} ms with `persist: disk` (host-local: \
+         {theirs:.2} ms; a process that does nothing: {:.2} ms). That is {:.2} and {:.2} times as long as host-local \
+         takes.\n\
+         - With {largest} leases in the store, an ADD takes {boot_largest:.2} ms with `boot`, and \
+         {disk_largest:.2} ms with `disk`. That is {:.2} and {:.2} times as long as with an empty store. With 10000 \
+         leases, host-local takes {theirs_larger:.2} ms, which is {:.0} times as long as without leases.\n\
+         - 64 processes that run at the same time make {:.0} ADDs per second with `boot`, and {:.0} with `disk` \
+         (host-local: {:.0}). The slowest ADD takes {:.2} times the mean with `boot`, and {:.2} times the mean with \
+         `disk` (host-local: {:.2} times).\n",
         add("Floor/0"),
         boot / theirs,
         disk / theirs,
@@ -297,13 +299,13 @@ pub fn markdown(tools: &Tools, results: &Results) -> Result<String> {
     let run = if tools.quick { "`scripts/bench.sh --quick`" } else { "`scripts/bench.sh`" };
     writeln!(
         out,
-        "# Benchmarks\n\nWritten by {run}: one machine, one run, {n} rounds, all programs"
+        "# Benchmarks\n\nThis page was written by {run}, in one run on one machine. In each of {n} rounds,"
     )?;
     writeln!(
         out,
-        "in turn in each round. Times are milliseconds from a program's start to its end,"
+        "all programs take turns. Times are in milliseconds, from the start of a program to its end. Each"
     )?;
-    writeln!(out, "its configuration handed over through a pipe. host-local is Debian's.\n")?;
+    writeln!(out, "program reads its configuration from a pipe. host-local is Debian's.\n")?;
     writeln!(
         out,
         "Machine: {}.\nStores on {}.\nPrograms: {}.\n",
@@ -429,7 +431,7 @@ fn label(store: &str) -> &str {
 fn parallel(out: &mut String, results: &Results) -> Result<()> {
     writeln!(
         out,
-        "## Many at once\n\nOf three runs (host-local: one run), the table shows the rate, p50 and p99 of the run with the middle rate, and the median of the three longest waits.\n"
+        "## Many at once\n\nEach measurement was made three times (host-local: once). The table shows the rate, p50 and p99 of the run with the median rate, and the median of the longest waits of the three runs.\n"
     )?;
     writeln!(
         out,
@@ -457,9 +459,12 @@ fn parallel(out: &mut String, results: &Results) -> Result<()> {
 fn tax(out: &mut String, results: &Results) -> Result<()> {
     writeln!(
         out,
-        "\n## The IPAM tax\n\nDebian's bridge in a real network namespace, its ADD in ms;"
+        "\n## The IPAM tax\n\nAn ADD of Debian's bridge in a real network namespace with different IPAM plugins, in ms. The tax is the"
     )?;
-    writeln!(out, "the tax is the median of the differences to `static`, round by round.\n")?;
+    writeln!(
+        out,
+        "additional time compared with the IPAM plugin `static`: the median of the differences in each round.\n"
+    )?;
     writeln!(
         out,
         "| IPAM | p50 | p99 | tax p50 | beside a writer p50 | p99 | tax p50 | tax p99 |"
@@ -482,18 +487,18 @@ fn tax(out: &mut String, results: &Results) -> Result<()> {
             ms(busy.p99() - base("tax busy").p99())
         )?;
     }
-    writeln!(out, "\nThe last column is the difference of the two p99.")?;
+    writeln!(out, "\nThe last column is the difference from the p99 of `static` beside a writer.")?;
     Ok(())
 }
 
 fn slow(out: &mut String, results: &Results) -> Result<()> {
     writeln!(
         out,
-        "\n## Flushes that take 1 ms more\n\nADD and DEL in ms, p50: the plain time, and what"
+        "\n## Flushes that take 1 ms more\n\nThe p50 of ADD and DEL in ms: the time without a tracer, plus the time that a"
     )?;
     writeln!(
         out,
-        "a tracer that delays the flushes adds over one that does not. host-local flushes"
+        "tracer that delays flushes adds, compared with a tracer that does not delay them. host-local flushes"
     )?;
     writeln!(out, "nothing.\n\n| | leases | ADD | DEL |\n|---|--:|--:|--:|")?;
     for (plugin, size) in [
@@ -509,7 +514,10 @@ fn slow(out: &mut String, results: &Results) -> Result<()> {
         writeln!(out, "| {} | {size} | {} | {} |", plugin.name(), ms(add), ms(del))?;
     }
     if let Some(rate) = results.facts.get("slow/swarm") {
-        writeln!(out, "\n64 at once, disk, empty, all under one such tracer: {rate:.0} ADDs/s.")?;
+        writeln!(
+            out,
+            "\n64 processes at once, with `disk` and an empty store, under one tracer that delays flushes: {rate:.0} ADDs/s."
+        )?;
     }
     writeln!(out)?;
     Ok(())

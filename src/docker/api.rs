@@ -1,4 +1,4 @@
-//! The methods of the protocol. Each method takes a path and a body, and returns a [`Reply`].
+//! The methods of the protocol. [`handle`] takes the path and the body of a request, and returns a [`Reply`].
 //!
 //! The methods do not depend on HTTP. Only the path of a request selects the method, because dockerd sends no
 //! content type and an arbitrary host name.
@@ -25,7 +25,7 @@ pub struct Driver {
     pub routes: fn() -> Vec<Span>,
 }
 
-/// The response to a request, and what to do with its outcome.
+/// The response to a request, how to undo the change that the request made, and the log entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     /// The HTTP status.
@@ -34,8 +34,8 @@ pub struct Reply {
     pub body: String,
     /// How to undo the change if the response cannot be delivered.
     pub undo: Option<Undo>,
-    /// The log entry. Requests are logged at `Debug`, changes at `Info`, refusals at `Warn`, and failures at
-    /// `Error`.
+    /// The log entry. Its level is `Info` for a change, `Warn` for a refusal, `Error` for a failure, and
+    /// `Debug` for all other requests.
     pub entry: Entry,
 }
 
@@ -60,8 +60,8 @@ impl Reply {
         self
     }
 
-    /// Makes the response for a failure, with this HTTP status. dockerd shows the text to the user, and never
-    /// repeats the request.
+    /// Makes the response for a failure, with this HTTP status. dockerd shows `text` to the user, and never
+    /// repeats the request. `more` is only logged.
     pub fn failed(status: u16, text: &str, more: &str) -> Reply {
         let level = if status < 500 { Level::Warn } else { Level::Error };
         let shown = if more.is_empty() { text.to_owned() } else { format!("{text}: {more}") };
@@ -70,7 +70,7 @@ impl Reply {
         Reply { status, body: wire::failure(text), undo: None, entry }
     }
 
-    /// Makes the response for a refusal. Its HTTP status is 200, as the protocol requires.
+    /// Makes the response for a refusal. The HTTP status of the response is 200, as the protocol requires.
     fn refused(text: &str, more: &str) -> Reply {
         Reply { status: 200, ..Reply::failed(400, text, more) }
     }

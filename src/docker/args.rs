@@ -181,10 +181,10 @@ pub struct Tcp {
     /// The server's certificate, and the authority that signs the clients' certificates.
     #[command(flatten)]
     pub tls: Option<Tls>,
-    /// Certificate for dockerd, which the .json file names [default: the server's]
+    /// Client certificate of dockerd, which the .json file names [default: the server's certificate]
     #[arg(long, value_name = "PATH", requires = "tls_client_key")]
     pub tls_client_cert: Option<PathBuf>,
-    /// Key of dockerd's certificate
+    /// Private key of dockerd's client certificate
     #[arg(long, value_name = "PATH", requires = "tls_client_cert")]
     pub tls_client_key: Option<PathBuf>,
 }
@@ -203,8 +203,7 @@ pub struct Tls {
     pub ca: PathBuf,
 }
 
-/// The options of the status page. The page is a separate face, which the program runs in the same process as
-/// the driver.
+/// The options of the status page. The page does not depend on the driver, but runs in the same process.
 #[derive(Debug, Args)]
 pub struct Page {
     /// Serve a read-only status page, a JSON API and Prometheus metrics over plain HTTP
@@ -222,7 +221,7 @@ pub struct Page {
 /// Starts the status page for these stores, if the page is configured. The page runs until the process ends.
 pub type OpenPage<'a> = &'a dyn Fn(&Page, Vec<PageStore>, &Backend) -> Result<()>;
 
-/// A store that the page shows, with this node's context in it.
+/// A store that the page shows, and this node's context for commands on this store.
 pub type PageStore = (StoreSpec, alloc::Context);
 
 /// Looks up an environment variable.
@@ -231,7 +230,7 @@ pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// gipam's flags. gipam accepted them with a single dash.
 const GIPAM: [&str; 6] = ["address", "file", "v6", "v6ab", "v4", "v4ab"];
 
-/// Returns the definition of all flags with their texts. The man page is generated from it.
+/// Returns the definition of all flags with their help texts. The man page is generated from this definition.
 pub fn definition() -> clap::Command {
     Cli::command()
 }

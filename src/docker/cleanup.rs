@@ -1,11 +1,11 @@
-//! Frees the addresses and pools that the local dockerd no longer lists. dockerd removed their endpoints and
-//! networks while subletd was not running, or the requests that release them were lost. dockerd sends each
-//! release only once.
+//! Frees the addresses and pools that the local dockerd no longer lists. dockerd sends each release only
+//! once. If subletd is not running at that time, or the release is lost, the address or pool stays in use
+//! until a cleanup frees it.
 //!
 //! This module compares the store with dockerd's list. The allocator decides what may be freed.
 //! Invariant: a cleanup never frees an address that dockerd lists or that may be in use, an address that was
-//! leased after dockerd was asked, a gateway or an auxiliary address, or anything that belongs to another
-//! node or to a swarm.
+//! leased after dockerd's list was requested, a gateway or an auxiliary address, or anything that belongs to
+//! another node or to a swarm.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -52,13 +52,14 @@ impl fmt::Display for Report {
     }
 }
 
-/// The maximum time from when dockerd sends a request until the request has been handled.
+/// The maximum time from the moment when dockerd sends a request until subletd has handled the request.
 const UNDER_WAY: Duration = Duration::from_secs(10);
 
-/// Compares the pools of this node with dockerd's networks, and frees what dockerd does not list. Before it
-/// frees anything, it waits for the grace period, but not longer than [`UNDER_WAY`]. Otherwise a release that
-/// dockerd sent before it was asked could arrive too late. Cleanup could already have freed the address, and
-/// another request could have leased it.
+/// Compares the pools of this node with dockerd's networks, and frees the addresses and pools that dockerd
+/// does not list. Before the function frees anything, it waits for the grace period, but not longer than
+/// [`UNDER_WAY`]. The reason is that dockerd may have sent a release shortly before it returned its list. If
+/// the cleanup freed the address before this release arrived, another request could lease the address, and
+/// the release would then free the new lease.
 pub fn clean(
     store: &mut dyn Store,
     cx: &Context,
@@ -109,15 +110,15 @@ enum Listed {
     Addresses(Vec<Addr>),
     /// No network uses the pool.
     Nothing,
-    /// It cannot be determined whether the pool is in use. The pool belongs to a swarm, or it may belong to a
-    /// network that dockerd lists with a different subnet.
+    /// The use of the pool cannot be determined: the pool belongs to a swarm, or it may belong to a network
+    /// that dockerd lists with a different subnet.
     Unknown,
 }
 
-/// Finds out whether one of the networks uses a pool. `pools` are all pools of the node. dockerd 26 and later
-/// list the requested subnet instead of the allocated subnet: a network that was created with `--subnet
-/// 0.0.0.0/20` is listed with this subnet. Which pool such a network uses can then be determined only from
-/// its addresses.
+/// Determines whether one of dockerd's networks uses `pool`. `pools` are all pools of the node. dockerd 26
+/// and later list the requested subnet instead of the allocated subnet: a network that was created with
+/// `--subnet 0.0.0.0/20` is listed with the subnet 0.0.0.0/20. The pool of such a network can be determined
+/// only from the addresses in the network.
 fn listed(pool: &Pool, pools: &[Pool], settings: &Settings, listing: &Listing) -> Listed {
     if pool.space != settings.local {
         return Listed::Unknown;
@@ -125,7 +126,7 @@ fn listed(pool: &Pool, pools: &[Pool], settings: &Settings, listing: &Listing) -
     if pool.shared.is_none() && pool.id != PoolId::plain(&pool.space, pool.subnet, pool.sub) {
         return imported(pool, pools, listing);
     }
-    // A range that covers the whole subnet counts as no range.
+    // A sub-pool (`--ip-range`) that covers the whole subnet counts as no sub-pool.
     let part = |sub: Option<Subnet>| sub.filter(|sub| sub.len() > pool.subnet.len());
     let same = |(subnet, sub): &(Subnet, Option<Subnet>)| {
         *subnet == pool.subnet && (pool.shared.is_some() || part(*sub) == pool.sub)
@@ -162,9 +163,9 @@ fn listed(pool: &Pool, pools: &[Pool], settings: &Settings, listing: &Listing) -
     }
 }
 
-/// Finds out whether one of the networks uses a pool that was imported from gipam. gipam ignored the
-/// requested subnet and allocated its next block, but dockerd lists the requested subnet. Which pool a
-/// network uses can therefore be determined only from its addresses.
+/// Determines whether one of dockerd's networks uses a pool that was imported from gipam. gipam ignored the
+/// requested subnet and allocated its next block, but dockerd lists the requested subnet. Therefore the pool
+/// of a network can be determined only from the addresses in the network.
 fn imported(pool: &Pool, pools: &[Pool], listing: &Listing) -> Listed {
     let family = pool.subnet.family();
     let (mut addrs, mut unknown) = (Vec::new(), false);

@@ -2,7 +2,8 @@
 //!
 //! Only cleanup uses this module. The handler of a request must not use it, because dockerd holds its locks
 //! during the request and would not respond.
-//! Invariant: the result is complete, or an error.
+//! Invariant: a listing that [`list`] returns is complete. If a part of it cannot be read, [`list`] returns
+//! an error.
 
 use std::path::Path;
 use std::time::Duration;

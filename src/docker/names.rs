@@ -1,12 +1,13 @@
 //! The names in the protocol: options, and the texts of errors that do not come from the allocator. They are
 //! identical to those in moby's `ipamapi`, because users and scripts search for them.
 
-/// The value of [`ADDRESS_TYPE`] with which `RequestAddress` requests the gateway's address. `RequestPool`
-/// may also return a gateway under this name.
+/// The value of [`ADDRESS_TYPE`] with which `RequestAddress` requests the gateway's address. It is also the
+/// key of the gateway in the response to `RequestPool`.
 pub const GATEWAY: &str = "com.docker.network.gateway";
-/// The option that says for what an address is requested.
+/// The option of `RequestAddress` that states the purpose of the address.
 pub const ADDRESS_TYPE: &str = "RequestAddressType";
-/// The option to allocate addresses in ascending order, without reusing them at once. Swarm sets it.
+/// The option to allocate addresses in ascending order, without reusing a freed address at once. Swarm sets
+/// this option.
 pub const SERIAL: &str = "com.docker.network.ipam.serial";
 /// The option with the endpoint's MAC address.
 pub const MAC: &str = "com.docker.network.endpoint.macaddress";

@@ -1,4 +1,4 @@
-//! Determines which pool a `RequestPool` means.
+//! Determines which pool a `RequestPool` request asks for.
 //!
 //! This module interprets `Pool`, `SubPool` and `V6` as moby does, and the option `network` as kontena-ipam
 //! does.
@@ -62,7 +62,8 @@ fn space<'a>(
     }
 }
 
-/// Returns the same supernets, with `len` as the prefix length of their pools.
+/// Returns the supernets that can contain pools of prefix length `len`, with `len` as the prefix length of
+/// their pools. If `len` is 0, returns all supernets unchanged.
 fn sized(blocks: &[Block], len: u8) -> Result<Vec<Block>, String> {
     if len == 0 {
         return Ok(blocks.to_vec());
@@ -72,7 +73,8 @@ fn sized(blocks: &[Block], len: u8) -> Result<Vec<Block>, String> {
     if fit.is_empty() { Err(INVALID_POOL.to_owned()) } else { Ok(fit) }
 }
 
-/// Returns a sub-pool of a subnet. A sub-pool that covers the whole subnet counts as no sub-pool.
+/// Parses a sub-pool, which must lie inside the subnet. A sub-pool that covers the whole subnet counts as no
+/// sub-pool.
 fn part(text: &str, subnet: Subnet) -> Result<Option<Subnet>, String> {
     let sub = Subnet::from(parse_cidr(text).ok_or(INVALID_SUB_POOL)?);
     if sub.len() <= subnet.len() && sub.contains(subnet.first()) {
@@ -84,9 +86,9 @@ fn part(text: &str, subnet: Subnet) -> Result<Option<Subnet>, String> {
     Err(INVALID_SUB_POOL.to_owned())
 }
 
-/// Makes the name and the ID of a shared pool. As in kontena-ipam, the ID is usually the name. If the name
-/// alone would not be unique, the ID has more parts: a dual-stack network requests two pools, and a swarm
-/// requests pools in two address spaces.
+/// Makes the name and the ID of a shared pool. For an IPv4 pool in the local address space, the ID is the
+/// name, as in kontena-ipam. Other pools have an ID with more parts, because several pools can have the same
+/// name: a dual-stack network requests two pools, and a swarm uses both address spaces.
 fn shared(name: &str, space: &str, family: Family, settings: &Settings) -> Result<Shared, String> {
     if name.is_empty() {
         return Err("Network can't be nil".to_owned());

@@ -3,7 +3,7 @@
 //! This module reads `/proc/net/route`, `/proc/net/ipv6_route` and the name servers in `/etc/resolv.conf`,
 //! because dockerd compares an automatic pool with all of them. An entry that cannot be read is ignored. If
 //! the pool then overlaps with the entry, dockerd rejects the pool and requests another one.
-//! Invariant: a default route is ignored.
+//! Invariant: a default route is ignored, because every pool would overlap with it.
 
 use std::fs;
 

@@ -1,8 +1,8 @@
-//! The bodies of requests and responses. The fields have the names that they have in Docker's `ipamapi` and
+//! The bodies of requests and responses. The fields have the same names as in Docker's packages `ipamapi` and
 //! `plugins`.
 //!
 //! This module accepts everything that dockerd sends: an empty body, `null` for a map, unknown fields.
-//! Invariant: [`read`] never panics, whatever bytes it gets.
+//! Invariant: [`read`] does not panic for any input.
 
 use std::collections::BTreeMap;
 
@@ -26,14 +26,14 @@ pub struct Request {
     pub v6: Option<bool>,
 }
 
-/// `--ipam-opt`, and the options that dockerd adds.
+/// The options of a request: those that the operator passed with `--ipam-opt`, and those that dockerd adds.
 pub type Options = BTreeMap<String, String>;
 
 /// Parses a body. An empty body, white space and `null` count as an empty object.
 pub fn read(body: &[u8]) -> Result<Request, String> {
     match body.trim_ascii() {
         b"" | b"null" => Ok(Request::default()),
-        // A derived deserializer would also accept an array of the fields.
+        // Without this check, the derived deserializer would also accept an array of the fields.
         text if text.starts_with(b"{") => {
             serde_json::from_slice(text).map_err(|e| format!("Invalid request body: {e}"))
         }
@@ -56,7 +56,7 @@ pub fn spaces(local: &str, global: &str) -> String {
     json!({ "LocalDefaultAddressSpace": local, "GlobalDefaultAddressSpace": global }).to_string()
 }
 
-/// Makes the response with a pool. It includes the pool's gateway, if the pool has one.
+/// Makes the response to `IpamDriver.RequestPool`. It includes the pool's gateway, if the pool has one.
 pub fn pool(pool: &Pool) -> String {
     let mut data = Options::new();
     if let Some(gateway) = pool.gateway {
@@ -65,7 +65,7 @@ pub fn pool(pool: &Pool) -> String {
     json!({ "PoolID": pool.id.0, "Pool": pool.subnet.to_string(), "Data": data }).to_string()
 }
 
-/// Makes the response with an address and its prefix length.
+/// Makes the response to `IpamDriver.RequestAddress`: the address and its prefix length.
 pub fn address(lease: &Lease) -> String {
     json!({ "Address": format!("{}/{}", lease.addr, lease.prefix), "Data": {} }).to_string()
 }

@@ -2,9 +2,9 @@
 //!
 //! This module limits the size of bodies, and detects when a response has been written to the kernel
 //! completely.
-//! Invariant: until shutdown, an idle connection is never closed, because dockerd repeats a request on a
-//! broken connection with an empty body. A change is kept only if the last byte of its response has been
-//! written.
+//! Invariant: until shutdown, the server never closes an idle connection, because dockerd would repeat a
+//! request on a closed connection with an empty body. A change to the store is kept only if the last byte of
+//! its response has been written to the kernel.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -34,11 +34,12 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// again.
 const ACTIVATE: &str = "/Plugin.Activate";
 
-/// The minimum length of the head of an HTTP response. A shorter write is part of a body.
+/// A lower bound for the length of the head of an HTTP response, in bytes. A response counts as written only
+/// after its body and this many bytes have been written.
 const MIN_HEAD: usize = 64;
 
-/// Serves one connection until it ends. After `stop`, the connection is served only until the present request
-/// has its response. `activated` is notified whenever dockerd activates the plugin.
+/// Serves one connection until it ends. After `stop`, the connection is closed when the current request has
+/// its response. `activated` is notified whenever dockerd activates the plugin on this connection.
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     queue: Queue,
@@ -110,9 +111,9 @@ async fn read(body: Incoming) -> Result<Vec<u8>, (u16, &'static str)> {
     }
 }
 
-/// The responses that have not been written to the kernel completely, in their order. Each has the number of
-/// bytes that still have to be written. If the connection ends, the remaining responses are dropped, which
-/// undoes their changes.
+/// The responses that have not been written to the kernel completely, in the order in which they are sent.
+/// Each response has the number of bytes that still have to be written. If the connection ends, the remaining
+/// responses are dropped, which undoes their changes.
 #[derive(Clone, Default)]
 struct Unsent(Arc<Mutex<Vec<(usize, PendingUndo)>>>);
 

@@ -39,7 +39,7 @@ impl Drop for Published {
     }
 }
 
-/// Returns a temporary name in the same folder. dockerd ignores files with such names.
+/// Returns a temporary name in the same folder as `path`. dockerd ignores files with such names.
 fn temporary(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}", std::process::id()));
@@ -84,8 +84,8 @@ pub fn unix(path: &Path) -> Result<(UnixListener, Published)> {
     Ok((listener, Published::new(path)?))
 }
 
-/// Writes the file in which dockerd looks up the address: a `.spec` file with one URL, or with TLS a `.json`
-/// file.
+/// Writes the file in which dockerd looks up the TCP address `at` of the driver: a `.spec` file with one URL,
+/// or with TLS a `.json` file.
 pub fn publish_tcp(tcp: &Tcp, at: SocketAddr) -> Result<Published> {
     let (path, text) = match &tcp.tls {
         None => (tcp.spec.clone(), format!("tcp://{at}\n")),

@@ -41,7 +41,7 @@ const DRAIN: Duration = Duration::from_secs(15);
 /// on connections that have not been accepted yet.
 const LINGER: Duration = Duration::from_millis(250);
 
-/// When and how the server cleans up, that is, frees what dockerd no longer lists.
+/// When and how the server cleans up, that is, frees the addresses and pools that dockerd no longer lists.
 pub struct Cleanup {
     /// The time between two cleanups. `None` means that the server cleans up only after dockerd has activated
     /// the driver.
@@ -117,8 +117,9 @@ pub fn run(config: ServerConfig) -> Result<()> {
         let _ = tokio::time::timeout(DRAIN, ended.recv()).await;
         Ok(())
     });
-    // This ends the connections that are still open. The workers then undo the changes whose responses were
-    // not delivered. A cleanup that waits for dockerd does not delay the exit.
+    // Shutting down the runtime ends the connections that are still open. The workers then undo the changes
+    // whose responses were not delivered. A cleanup that waits for dockerd delays the exit by at most
+    // `DRAIN`.
     runtime.shutdown_timeout(DRAIN);
     drop(queue);
     for worker in workers {
@@ -147,8 +148,8 @@ struct Listeners {
     queue: Queue,
     stopping: Stopping,
     alive: mpsc::Sender<()>,
-    /// Notified when dockerd activates the plugin over a unix socket, because such a dockerd runs on this
-    /// host.
+    /// Notified when a dockerd activates the plugin over a unix socket. Such a dockerd runs on this host, so
+    /// a cleanup can read its list of networks.
     activated: Arc<Notify>,
     published: Vec<listen::Published>,
 }
@@ -273,13 +274,14 @@ async fn stopped(stopping: &mut Stopping) {
     let _ = stopping.wait_for(|stop| *stop).await;
 }
 
-/// The number of times that a cleanup after an activation is tried. dockerd does not respond while it is
-/// starting.
+/// The maximum number of attempts to clean up after an activation. The first attempts may fail, because
+/// dockerd does not respond while it is starting.
 const TRIES: u32 = 5;
 
-/// Cleans up after each activation and at regular intervals. After an activation, it first waits until
-/// dockerd has loaded its networks. It opens a store of its own, so that no request waits for a cleanup. If
-/// dockerd does not respond, nothing is freed.
+/// Cleans up after each notification of `activated` or, without `activated`, at the configured interval.
+/// After an activation, the function first waits until dockerd has had time to load its networks. Each
+/// cleanup opens the store separately, so that no request waits for a cleanup. If dockerd does not respond,
+/// nothing is freed.
 async fn clean_repeatedly(
     cleanup: Arc<Cleanup>,
     activated: Option<Arc<Notify>>,

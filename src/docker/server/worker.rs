@@ -42,7 +42,7 @@ const METHODS: [&str; 7] = [
 pub struct Backend {
     /// The configuration of the driver.
     pub driver: Driver,
-    /// The store. The time to wait for its lock is set for each request.
+    /// The store from which the driver leases. The time to wait for its lock is set for each request.
     pub store: StoreSpec,
     /// The node and the boot, for the context of each command.
     pub cx: Context,
@@ -86,7 +86,7 @@ pub struct Answer {
     pub status: u16,
     /// The body, a JSON object.
     pub body: String,
-    /// Confirmed after the response has been written.
+    /// Undoes the change when it is dropped, unless it was confirmed after the response had been written.
     pub undo: PendingUndo,
 }
 
@@ -106,7 +106,7 @@ impl PendingUndo {
 impl Drop for PendingUndo {
     fn drop(&mut self) {
         if let Some(undo) = self.undo.take() {
-            // This fails only after the workers have ended, but the workers outlive all connections.
+            // Sending fails only if the workers have ended, and the workers end only after all connections.
             let _ = self.queue.0.send(Work::Undo(undo));
         }
     }
@@ -138,8 +138,8 @@ impl Queue {
         Ok((Queue(sender), threads.collect::<Result<_, _>>()?))
     }
 
-    /// Runs one request. If it does not finish within `timeout`, returns a failure. A change that is made
-    /// after that is undone.
+    /// Runs one request. If it does not finish within `timeout`, returns a failure. If the request still
+    /// changes the store after the timeout, the change is undone.
     pub async fn ask(&self, path: String, body: Vec<u8>, timeout: Duration) -> Answer {
         let (answer, get) = oneshot::channel();
         let received = Instant::now();
@@ -190,7 +190,7 @@ struct Worker {
     backend: Arc<Backend>,
     /// The connections to a cluster, which later requests reuse.
     connected: Option<Box<dyn Store>>,
-    /// What the workers have learned about the addresses of the pools.
+    /// Recently read data about the addresses of pools, which the workers share to save round trips.
     recent: Recent,
 }
 
