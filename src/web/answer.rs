@@ -1,8 +1,8 @@
 //! Builds HTTP responses: status, headers, compression and entity tags.
 //!
-//! Invariant: the headers of every response forbid the browser to load content from other sites, to cache the
-//! response, and to show the response in a frame. Only the page's own files may be cached, and the browser
-//! must revalidate them before each use.
+//! Invariant: the headers of every response prevent the browser from loading content from other sites, from
+//! caching the response, and from showing it in a frame. Only the page's own files may be cached, and the
+//! browser must revalidate them before each use.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::io::Write as _;
@@ -111,8 +111,9 @@ impl Answer {
         Answer { status, ..Answer::json(&json!({ "error": why })) }
     }
 
-    /// The answer to a request with these headers: compressed if the client accepts that, and without a body
-    /// if the client has it already. This takes some milliseconds for a long body.
+    /// Compresses the body if the client accepts gzip. If the client already has this version of the body,
+    /// replaces the answer with an empty one with status 304. Compressing a long body takes some
+    /// milliseconds.
     pub fn packed(mut self, request: &HeaderMap) -> Answer {
         let is_gzip = accepts_gzip(request);
         // An entity tag identifies one encoding of the content, so the compressed body needs its own tag.

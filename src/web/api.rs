@@ -132,7 +132,7 @@ fn api(name: &str, mut parameters: Parameters) -> Result<Option<Question>, Strin
             let time: jiff::Timestamp = at.parse().map_err(|_| {
                 format!("invalid `at` {at:?}: use a time such as 2026-01-31T08:00:00Z")
             })?;
-            // Nothing was leased before 1970.
+            // Nothing was leased before 1970, so any earlier time means 1970.
             let at = Time(u64::try_from(time.as_second()).unwrap_or(0));
             return Ok(Some(Question::Held(at, Query::read(parameters)?)));
         }

@@ -28,15 +28,15 @@ use crate::trends::Trends;
 
 /// How long a snapshot (the lease counts and the lists of leases) counts as fresh, at least.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long the cached problems and history of a store count as fresh, if the store could be read.
+/// How long the cached problems and trends of a store count as fresh, at least.
 const SLOW_FRESH: Duration = Duration::from_secs(60);
 /// How long cached leases stay in memory after the last request for them.
 const IDLE: Duration = Duration::from_secs(30);
 /// How long a reader waits for the lock of a lease file.
 const LOCK: Duration = Duration::from_secs(2);
-/// How long a client waits for a value without which there is no response.
+/// How long a request waits for a value that its response requires.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-/// How long a client waits for a newer value if there is a cached value.
+/// How long a request waits for a newer value if it can also use the cached value.
 pub const BRIEF: Duration = Duration::from_secs(2);
 /// How long `/metrics` and `/healthz` wait for the lock of a lease file. Another reader holds the lock for at
 /// most this long.
@@ -278,7 +278,8 @@ impl Cache {
             let mut events = store.history(cx, &mut |event| event.addr == addr)?;
             events.reverse();
             events.truncate(MOST_EVENTS);
-            // Nothing is freed, so young leases are examined too.
+            // Examine leases within the grace period too, because this only reports evidence and frees
+            // nothing.
             let evidence = liveness::evidence(&leases, cx, 0, true, Vec::new());
             let liveness = stale::assess(&leases, &evidence);
             Ok(Address { leases, liveness, events })

@@ -28,8 +28,8 @@ pub const MOST_ROWS: usize = 10_000;
 /// A page ends with the first row that makes it larger than this, in bytes.
 const MOST_BYTES: usize = 512 << 10;
 
-/// Rows as text, in the order of the store: by set and address. Each has memory of its own: one large piece
-/// would leave a hole of its size.
+/// Rows as text, in the order of the store: by set and address. Each row is a separate allocation. Freeing
+/// one large block for all rows would leave a hole of its size in the heap.
 #[derive(Default)]
 struct Rows {
     /// Each row as JSON text, and its address.
@@ -91,7 +91,7 @@ impl Listing {
         Listing { hasher, text, total: 0, rows, room }
     }
 
-    /// Adds a row. Rows are added in the order of the store.
+    /// Adds a row. The rows must be added in the order of the store: by set and address.
     pub fn add(&mut self, set: &SetName, addr: Addr, row: &impl Serialize) {
         self.text.clear();
         // Writing a row into memory cannot fail.
@@ -175,7 +175,7 @@ impl Page {
 
 impl List {
     /// Returns the page that a query selects, of the list that was read at `time`. Calls `read` if the page
-    /// needs rows that are not kept. Returns `None` if the store has no rows of the cursor's set any more.
+    /// needs rows that are not kept. Returns `None` if the store no longer has any rows of the cursor's set.
     pub fn page<E>(
         &self,
         (time, is_cooling): (Time, bool),

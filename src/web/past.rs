@@ -1,7 +1,7 @@
 //! `/api/v1/history?at=TIME`: who held each address at a time, as `sublet history --at` shows it.
 //!
-//! Invariant: memory does not grow with the history. At most [`MOST_ROWS`] addresses are kept, those that
-//! come first.
+//! Invariant: memory does not grow with the history. At most [`MOST_ROWS`] addresses are in memory: the
+//! first ones, ordered by set and address.
 
 use std::collections::BTreeMap;
 

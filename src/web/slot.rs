@@ -179,7 +179,7 @@ mod tests {
         let short = Duration::from_millis(20);
         let seen = slot.get(AGAIN, short, start, move || Ok(wait.recv().unwrap_or(0)));
         assert!(seen.value.is_none() && seen.now().is_err());
-        // A second reader does not begin while the first reads.
+        // A second read must not begin before the first read has finished.
         assert!(slot.get(AGAIN, short, start, || panic!("a second reader")).value.is_none());
         answer.send(7).unwrap();
         let seen = slot.get(AGAIN, Duration::from_secs(30), start, || panic!("a second reader"));

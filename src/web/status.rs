@@ -1,8 +1,8 @@
 //! The responses of `/api/v1/status` and `/api/v1/stores`: the problems of a store that need attention,
 //! errors first.
 //!
-//! Invariant: the state is `ok` only if the store was read and its problems were looked for. What could not
-//! be checked is `unknown`.
+//! Invariant: the state is `ok` only if the store was read recently and was recently searched for problems.
+//! If this is not the case and no problem is known, the state is `unknown`.
 
 use std::time::Duration;
 
