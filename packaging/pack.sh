@@ -58,7 +58,8 @@ settle() {
     find "$1" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 }
 
-# Writes the files of a package to a folder. $2 is the folder for the distribution's own CNI plugins.
+# stage ROOT PLUGINS: writes the files of a package to the folder ROOT. PLUGINS is the distribution's own
+# folder for CNI plugins, relative to ROOT.
 stage() {
     local root=$1 own=$2 page program unit rules doc=$1/usr/share/doc/sublet
     install -D -m 0755 "$bin/sublet" "$root/opt/cni/bin/sublet"
@@ -127,7 +128,7 @@ Description: leases IP addresses to containers
  ecs-ipam unchanged and takes over their leases.
 CONTROL
     settle "$root"
-    # Use one thread, because the blocks of xz must not depend on the machine.
+    # Use one thread: otherwise the compressed data would depend on the number of processors.
     dpkg-deb --root-owner-group --threads-max=1 --build "$root" "$out/$name" > /dev/null
     echo "$out/$name: $(stat -c %s "$out/$name") bytes"
 }

@@ -33,7 +33,7 @@ sublet() {
     "${run[@]}" "$bin/sublet" "$@"
 }
 
-# cni COMMAND
+# cni COMMAND: calls the plugin for the container "one".
 cni() {
     CNI_COMMAND=$1 CNI_CONTAINERID=one CNI_NETNS=/run/netns/one CNI_IFNAME=eth0 CNI_PATH=$bin sublet << END
 {"cniVersion": "1.0.0", "name": "net", "type": "bridge",
@@ -41,7 +41,7 @@ cni() {
 END
 }
 
-# has WHAT TEXT PART
+# has WHAT TEXT PART: fails unless TEXT without white space contains PART.
 has() {
     [[ $(tr -d ' \n' <<< "$2") == *"$3"* ]] || fail "$1: expected $3, found: $2"
 }

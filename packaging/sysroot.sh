@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Prints the folder of a private toolchain: the installed compiler, the sources of its standard library, and
-# everything else that Rust's musl target needs. The installed toolchain stays unchanged. Usage: sysroot.sh ARCH
+# Makes a private toolchain and prints its folder. It has the installed compiler, the sources of its standard
+# library, and everything else that Rust's musl target needs. The installed toolchain stays unchanged.
+# Usage: sysroot.sh ARCH
 #
 # The script uses Debian's packages: rust-src with exactly the version of the installed compiler, musl, and
 # LLVM's unwinder. If one of them is not available, the script fails. The folder is in the user's cache and
@@ -43,7 +44,7 @@ ln -s "$source" "$sysroot/lib/rustlib/src/rust"
 own=$sysroot/lib/rustlib/$target/lib/self-contained
 cp "$musl"/*.o "$musl/libc.a" "$own"
 cp "$unwind" "$own"
-# Debian builds the unwinder for glibc. These are all glibc functions that the unwinder calls.
+# Debian builds the unwinder for glibc. The unwinder calls one function that musl does not have.
 "$cc" -Os -x c -c -o "$own/fprintf_chk.o" - << 'END'
 #include <stdarg.h>
 struct file;

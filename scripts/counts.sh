@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Counts the instructions, the system calls and the page faults of ADD, CHECK and DEL. Fails if a count is more
-# than 3 % above its value in tests/counts.tsv. Page faults may grow by 10 %, because they also depend on how the
-# kernel caches the program. With a different version of rustc, each count may grow by 30 %. Unlike times, the
-# counts do not depend on how busy the machine is. `--update` replaces the file with the current counts.
+# Counts the instructions, the system calls and the page faults of ADD, CHECK and DEL. Fails if a count is
+# more than 3 % above its value in tests/counts.tsv. Page faults may grow by 10 %, because they also depend on
+# how the kernel caches the program. With a different version of rustc, each count may grow by 30 %. Unlike
+# times, the counts do not depend on how busy the machine is. `--update` replaces the file with the current
+# counts.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,8 +31,8 @@ config() {
         ipam: {type: "sublet", dataDir: $folder, subnet: "10.0.0.0/8", strategy: "lowest"}}'
 }
 
-# Runs the plugin with the configuration on standard input. Further arguments name a tool that runs the plugin,
-# such as strace. The environment is fixed, because a longer environment takes more instructions.
+# Runs the plugin with the configuration on standard input. Further arguments name a tool that runs the
+# plugin, such as strace. The environment is fixed, because a longer environment takes more instructions.
 call() {
     local verb=$1 container=$2
     shift 2
@@ -80,7 +81,7 @@ measure() {
         fill "$leases"
         config "$leases" > "$work/config"
         local -A least=()
-        # Addresses in memory are random, so page faults vary. The least of five runs counts.
+        # Page faults vary, because memory addresses are random. Use the lowest count of five runs.
         for run in 1 2 3 4 5; do
             for tool in instructions calls faults; do
                 [ "$tool" = faults ] || [ "$run" = 1 ] || continue

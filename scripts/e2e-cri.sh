@@ -20,7 +20,7 @@ if [ "${1-}" != inside ]; then
     enter "$@"
 fi
 
-# Starts another boot: mounts a file with another boot ID over the kernel's file. containerd and its child
+# Simulates another boot: mounts a file with another boot ID over the kernel's file. containerd and its child
 # processes see the mounted file.
 boot() {
     printf '%08d-0000-4000-8000-000000000000\n' "$1" > "$work/boot-$1"
@@ -41,7 +41,7 @@ boot 1
 kubelet_starts
 ctr -n k8s.io image import --snapshotter native "$work/image.tar" > /dev/null
 
-# of ID KEY: prints the distinct values of a field in the leases of a sandbox.
+# of ID KEY: prints the distinct values of the field KEY in the leases of a sandbox.
 of() {
     leases | jq -r --arg id "$1" --arg key "$2" \
         '[.[] | select(.containerID == $id) | .[$key]] | unique | join(" ")'
@@ -163,8 +163,8 @@ plugins_end() {
     ! cat /proc/[0-9]*/comm 2> /dev/null | grep -q -x -E 'bridge|portmap|loopback|sublet'
 }
 
-# libcni does not write its cached results atomically. If containerd is killed meanwhile, it cannot remove the
-# sandbox until somebody removes the torn file.
+# libcni does not write its cached results atomically. If containerd is killed during such a write, it cannot
+# remove the sandbox until the incomplete file is deleted.
 forget_torn_results() {
     local result
     for result in /var/lib/cni/results/*; do
@@ -250,8 +250,8 @@ row "all sandboxes removed" "no lease"
 # Simulate a reboot: every process ends, interfaces and namespaces disappear, and the files on disk stay.
 declare -A former
 for pod in a b c gone; do
-    # If containerd was killed after it had created the folder of a snapshot and before it recorded the snapshot,
-    # it later fails to create the same folder.
+    # If containerd was killed between creating the folder of a snapshot and recording the snapshot, it later
+    # fails to create the same folder.
     if ! id=$(run_sandbox $pod 0 2> "$work/refusal"); then
         cat "$work/refusal" >&2
         left=$(sed -n 's/.*failed to rename: rename [^ ]* \([^ ]*\): file exists.*/\1/p' "$work/refusal")

@@ -133,7 +133,7 @@ for host in h1 h2; do
 done
 distinct=$(printf '%s\n' "${addresses[@]}" | sort -u | grep -c '^10\.81\.1[23]')
 [ "$distinct" = 20 ] || fail "$distinct addresses for 20 containers: ${addresses[*]}"
-# The leases include the gateway, which both hosts get from the pool.
+# The leases include the pool's gateway, which both hosts share.
 [ "$(leases | jq length)" = 21 ] || fail "$(leases)"
 [ "$(leases | jq '[.[] | select(.node == "h2")] | length')" = 10 ] || fail "$(leases)"
 

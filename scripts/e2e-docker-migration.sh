@@ -66,7 +66,7 @@ step() {
     echo "e2e-docker-migration: $* ($SECONDS s)"
 }
 
-# is WHAT EXPECTED GOT
+# is WHAT EXPECTED GOT: fails if the values differ.
 is() {
     [ "$2" = "$3" ] || fail "$1: expected '$2', got '$3'"
 }
@@ -143,7 +143,7 @@ known() {
     } | sort -u
 }
 
-# leased STORE [NODE]
+# leased STORE [NODE]: prints the leased addresses, of all nodes or only of NODE.
 leased() {
     "$sublet" list --json --store "$1" | jq -r --arg node "${2-}" \
         '.[] | select($node == "" or .node == $node) | .address' | sort
@@ -160,7 +160,7 @@ sound() {
     is "doctor's problems" "[]" "$(jq -c .problems <<< "$report")"
 }
 
-# fresh CONTAINER: fails if one of the container's addresses was already leased.
+# fresh CONTAINER ADDRESSES: fails if one of the container's addresses is among ADDRESSES, which are in use.
 fresh() {
     local address
     for address in $(inside "$1"); do
@@ -168,7 +168,7 @@ fresh() {
     done
 }
 
-# restart CONTAINER...: restarts dockerd. These containers must continue with the same addresses.
+# restart CONTAINER...: restarts dockerd, and fails if the addresses of these containers change.
 restart() {
     local before
     before=$(all_inside "$@")

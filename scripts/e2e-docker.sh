@@ -100,7 +100,7 @@ leased() {
     "$sublet" list --json --store "$store" | jq -r '.[] | .address' | sort
 }
 
-# is WHAT EXPECTED GOT
+# is WHAT EXPECTED GOT: fails if the values differ.
 is() {
     [ "$2" = "$3" ] || fail "$1: expected '$2', got '$3'"
 }
@@ -217,7 +217,8 @@ for n in 1 2 3; do
     start_subletd
 done
 wait "${jobs[@]}"
-# cleanup frees what was left because a response was lost, and nothing else.
+# The kills have lost responses, so the store may have addresses that dockerd does not know. `cleanup` must
+# free these addresses and no others.
 sleep 1.1
 "$subletd" cleanup --store "$store" --grace 0s >> "$work/cleanup.txt" || fail "cleanup"
 is "leases after the load" "$before" "$(leased)"
@@ -309,8 +310,8 @@ wait_for 20 docker exec c4 true || fail "c4 did not come back"
 is "leases after all restarts" "$before" "$(leased)"
 
 step "kontena-ipam's and gipam's examples"
-# The two networks in the README of kontena-ipam, with the driver bridge instead of weavemesh, which Debian
-# does not have.
+# Create the two networks from the README of kontena-ipam. They use the driver bridge, because Debian does not
+# have weavemesh.
 create --ipam-driver kontena-ipam --ipam-opt network=kontena --subnet 10.81.0.0/16 \
     --ip-range 10.81.128.0/17 kontena
 docker network inspect kontena | jq -e '.[0].IPAM | .Driver == "kontena-ipam"
@@ -326,7 +327,8 @@ create --ipam-driver kontena-ipam --ipam-opt network=kontena0 kontena0
 docker network inspect kontena0 | jq -e '.[0].IPAM | .Options == {"network": "kontena0"}
     and (.Config[0] | (.Subnet | test("^10\\.8[0-9]\\.[0-9]+\\.0/24$")) and (.Gateway | test("\\.1(/24)?$")))' \
     > /dev/null || fail "$(docker network inspect kontena0)"
-# gipam's compose file: one bridge with IPv6, three busyboxes that print their addresses.
+# Create the network and containers of gipam's compose file: one bridge with IPv6, and three busybox
+# containers that print their addresses.
 create --driver bridge --ipv6 --ipam-driver gipam gnet
 for n in 1 2 3; do
     docker run -d --name "g$n" --network gnet bb sleep 1000 > /dev/null
@@ -383,7 +385,7 @@ kill "$subletd_pid"
 wait "$subletd_pid" || fail "subletd did not end well"
 [ ! -e /run/docker/plugins/sublet.sock ] || fail "the socket is still there"
 kill_hard "$dockerd_pid"
-# dockerd's data is older than the store, as if its disk had been restored from a backup.
+# Test a dockerd whose data is older than the store, as if its disk had been restored from a backup.
 rm -f /run/docker.pid "$work/docker/network/files/local-kv.db"
 start_subletd
 start_dockerd
@@ -395,7 +397,7 @@ grep -q "would free pool sublet-local/10.242.0.0/24" "$work/dry.txt" || fail "$(
 is "leases that dockerd forgot" "" "$(leased)"
 
 step "the end"
-# dockerd has lost its networks, but their bridges and the routes through these bridges still exist.
+# Test a dockerd that has lost its networks while their bridges, and the routes through them, still exist.
 ip -j link show type bridge | jq -r '.[] | .ifname' | while read -r bridge; do
     ip link del "$bridge"
 done

@@ -111,7 +111,7 @@ files() {
         -o -path /var/cache \) -prune -o -print | sort
 }
 
-# Installs the version in $1.
+# put VERSION: installs the archive or package of this version.
 put() {
     case $kind in
     tgz)
@@ -135,7 +135,7 @@ take_away() {
     esac > /dev/null
 }
 
-# cni COMMAND CONTAINER: Debian's bridge creates the interface and gets its address from sublet.
+# cni COMMAND CONTAINER: calls Debian's bridge plugin, which gets the address from sublet.
 cni() {
     jq -n '{cniVersion: "1.0.0", name: "mynet", type: "bridge", bridge: "cni0", isGateway: true,
         ipam: {type: "sublet", subnet: "10.4.0.0/16", persist: "disk"}}' |
@@ -143,7 +143,7 @@ cni() {
             CNI_PATH=/opt/cni/bin:/usr/lib/cni /usr/lib/cni/bridge
 }
 
-# add CONTAINER ADDRESS
+# add CONTAINER ADDRESS: adds a container, and fails if it gets a different address.
 add() {
     ip netns add "$1"
     cni ADD "$1" > /dev/null || fail "$kind: no address for $1"

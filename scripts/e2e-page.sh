@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Opens the status page in a headless Chromium, over stores with no, 100 and 65,000 leases (with SUBLET_LONG,
-# a million), over two stores, and over a damaged store. tests/page/page.mjs points, types, zooms and taps, and
-# checks what the page shows. With --pictures, it makes the screenshots in docs/img again. Chromium, nodejs and
-# npm are Debian's and are installed if they are missing (as root). From npm come playwright-core, which drives
-# the browser, and axe-core, which checks the accessibility.
+# Tests the status page in a headless Chromium: with an empty store, with stores of 100 and 65,000 leases
+# (with SUBLET_LONG also a million), with two stores, and with a damaged store. tests/page/page.mjs uses the
+# page like a user and checks what it shows. With --pictures, the script also renews the screenshots in
+# docs/img. Root installs Debian's Chromium, nodejs and npm if they are missing. npm provides playwright-core,
+# which controls the browser, and axe-core, which checks the accessibility.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/e2e/common.sh
@@ -21,7 +21,7 @@ cargo build --quiet --locked --example scene
 scene=${CARGO_TARGET_DIR:-target}/debug/examples/scene
 
 work=$(mktemp -d)
-# These files are not in the repository, because they are third-party files from npm.
+# Install the npm packages in a copy of the folder, so that no third-party files get into the repository.
 cp -r tests/page "$work/driver"
 (cd "$work/driver" && npm ci --no-audit --no-fund --loglevel=error)
 daemons=()
@@ -33,7 +33,7 @@ export NODE_ID=rack1-host3
 # its usual path. Therefore a folder in memory is mounted over /var/lib, for this process only.
 serve() {
     local log=$work/$1.log
-    # shellcheck disable=SC2016 # they are the inner shell's
+    # shellcheck disable=SC2016 # the inner shell expands the variables
     unshare --user --map-root-user --mount sh -ec 'dir=/var/lib/cni/sublet
         mount -t tmpfs none /var/lib
         mkdir -p $dir

@@ -36,7 +36,8 @@ scenario() {
     rm -rf /var/lib/cni /etc/cni/net.d/*
 }
 
-# op WORD ...: runs a command that the section shows. Its name, subcommand and options are compared.
+# op WORD ...: runs a command. Fails if the scenario's section of the documentation does not show a command
+# with this name, subcommand and options.
 op() {
     local line word known
     # Record the command in a file, because this function may run in a subshell.
@@ -65,7 +66,7 @@ network() {
         ipam: ({type: "sublet", subnet: $subnet} + $more)}' > "$conf"
 }
 
-# cni COMMAND CONTAINER: calls the plugin as a runtime does, for a container that has its own namespace.
+# cni COMMAND CONTAINER: calls the plugin as a runtime does. An ADD creates the container's network namespace.
 cni() {
     [ "$1" != ADD ] || [ -e "/run/netns/$2" ] || ip netns add "$2"
     CNI_COMMAND=$1 CNI_CONTAINERID=$2 CNI_NETNS=/run/netns/$2 CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin \
@@ -78,7 +79,7 @@ add() {
     cni ADD "$1" | jq -r '.ips[0].address | split("/")[0]'
 }
 
-# is WHAT EXPECTED SEEN
+# is WHAT EXPECTED SEEN: fails if the values differ.
 is() {
     [ "$2" = "$3" ] || fail "$title: $1: expected $2, got $3"
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints the path of a Consul 1.8.7 server for the tests. Of Debian's releases, only bullseye has it.
-# SUBLET_CONSUL names another server program.
+# Prints the path of a Consul server for the tests: the value of SUBLET_CONSUL if it is set, otherwise Consul
+# 1.8.7 from bullseye, the only Debian release that has Consul.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ -n "${SUBLET_CONSUL-}" ]; then

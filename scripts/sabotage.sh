@@ -10,20 +10,20 @@ usage() {
 usage: scripts/sabotage.sh [--all | --five | NAME...] [--resume | --simulator]
 
   --all      every patch in tests/sabotage (the default)
-  --five     the five that continuous integration runs
+  --five     the five patches that continuous integration tries
   NAME       the patch tests/sabotage/NAME.patch
-  --resume   leaves out the patches that were caught by the last run on the same sources
-  --simulator  runs the simulator for 60 s instead of the named tests, of each patch whose line
-             "simulator:" is "-", and writes what it found into that line: "yes" or "no"
+  --resume   skip the patches whose faults the last run on the same sources has found
+  --simulator  only patches with the line "simulator: -": run the simulator for 60 s instead of the
+             tests that the patch names, and replace "-" by "yes" if it finds the fault, else "no"
 
-For each patch: apply it to a copy of the working tree (uncommitted changes included), build, and run
-the tests that it names. It counts as passed if each of these tests fails by an assertion. A patch that
-does not apply, does not compile or is not noticed counts as failed. The copy and its build are in
-target/sabotage.
+The script applies each patch to a copy of the working tree (including uncommitted changes), builds the
+copy, and runs the tests that the patch names. A patch passes if an assertion fails in each of these
+tests. A patch that does not apply or compile, or whose fault a test does not find, counts as failed.
+The copy and its build are in target/sabotage.
 END
 }
 
-# One patch for each source folder. The fastest patches were chosen.
+# One patch from each of five source folders: the patch whose tests run fastest.
 five=(
     cursor-is-lost
     policy-nonce-is-not-compared
@@ -168,7 +168,7 @@ tree=$(sources)
 restore
 if [ "$simulator" ]; then
     simulate=(test --locked --lib simulated_)
-    # As soon as one simulation finds a fault, the others are ended.
+    # As soon as one simulation finds a fault, nextest stops the others.
     [ -z "$nextest" ] || simulate=(nextest run --locked --lib --max-fail 1:immediate -E 'test(simulated_)')
     for name in "${names[@]}"; do
         [ "$(field simulator "$name")" = - ] || continue

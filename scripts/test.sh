@@ -13,12 +13,11 @@ usage: scripts/test.sh [--fast | --long]
                Debian packages, about three minutes after the build
   (no option)  everything that continuous integration runs: all tests, real containers, clusters.
                Run it as root; it installs the Debian packages that the tests need
-  --long       the same with what takes too long there: SUBLET_LONG=1 enlarges the enumerations of
-               the tests that read it, the consistency runs take 150 s instead of 30 s, every
-               patch of scripts/sabotage.sh is tried instead of five, and the programs that a
-               release ships are tested too (packaging/test.sh)
+  --long       the same, with longer tests: SUBLET_LONG=1 makes tests try more cases, the consistency
+               runs take 150 s instead of 30 s, all patches of scripts/sabotage.sh are tried
+               instead of five, and the release's programs are tested too (packaging/test.sh)
 
-A test needs more than the built binaries if its path has a module `peers`. --fast leaves it out.
+Tests that need more than the built binaries are in modules named `peers`. --fast skips them.
 END
 }
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Manifests as scripts/kubernetes.sh needs them.
+"""Renders, converts and compares manifests for scripts/kubernetes.sh.
 
     render.py render CHART [VALUES]    renders a Helm chart in the namespace kube-system
     render.py json [FILE]              prints all documents of a YAML file as one JSON array
-    render.py compare FILE FILE        fails if the documents of two YAML files differ, in whatever order
+    render.py compare FILE FILE        fails if two YAML files do not have the same documents, in any order
 
-Helm itself is not needed. The templates use a small part of its language, and any other action is an error: values,
-`if` of a value with `else`, comments, `.Files.Get` and `indent`, with Go's rules for `{{-` and `-}}`.
+The script does not need Helm. It supports only the part of Helm's template language that the chart uses:
+values, `if` of a value with `else`, comments, `.Files.Get` and `indent`, with Go's rules for `{{-` and `-}}`.
+Any other action is an error.
 """
 
 import json
@@ -20,7 +21,7 @@ ACTION = re.compile(r"\{\{(-\s+)?(.*?)(\s+-)?\}\}", re.DOTALL)
 
 
 def evaluate(expression, scope, chart):
-    """The text of a pipeline."""
+    """Returns the value of a pipeline, such as `.Files.Get "FILE" | indent 4`."""
     first, *functions = [part.strip() for part in expression.split("|")]
     file = re.fullmatch(r'\.Files\.Get "([\w.-]+)"', first)
     if file:
@@ -41,8 +42,8 @@ def evaluate(expression, scope, chart):
 
 
 def render(text, scope, chart):
-    """The text of a template."""
-    # Whether the text is printed, for each `if` around it.
+    """Returns the text that a template produces."""
+    # For each enclosing `if`: whether its current branch is printed.
     shown = []
     out = ""
     end = 0
@@ -71,7 +72,7 @@ def render(text, scope, chart):
 
 
 def chart_documents(chart, values):
-    """All documents of a chart, as YAML."""
+    """Returns all documents of a chart as YAML."""
     scope = {"Values": yaml.safe_load((chart / "values.yaml").read_text())}
     unknown = set(values) - set(scope["Values"])
     if unknown:
@@ -87,7 +88,7 @@ def documents(text):
 
 
 def named(path):
-    """Documents by kind and name."""
+    """Returns the documents of a YAML file in a dictionary, with "KIND NAME" as the key."""
     found = {}
     for document in documents(pathlib.Path(path).read_text()):
         found[f"{document['kind']} {document['metadata']['name']}"] = document

@@ -12,15 +12,16 @@
 set -euo pipefail
 
 work=${work-}
-# The clients and the judge, which the outer script has built.
+# The path of examples/consistency, which the outer script has built. It runs the clients, and as the judge it
+# checks the clients' histories for contradictions.
 consistency=${3-}
 hosts="1 2 3 4"
 servers="1 2 3"
 declare -A pid
-# In seconds, as in `store`.
+# The time limit of a request to the servers, in seconds, as in the store's configuration.
 timeout=3
 
-# Builds the clients and the judge with the tests' profile, and prints their path.
+# Builds examples/consistency with the profile of the tests, and prints its path.
 built() {
     cargo build --locked --quiet --example consistency
     realpath "${CARGO_TARGET_DIR:-target}/debug/examples/consistency"
@@ -92,8 +93,8 @@ refused() {
     row "$3" "error 11 after $took ms"
 }
 
-# storm FIRST LAST: adds these containers on all hosts at the same time. At the end, each container must have
-# its addresses.
+# storm FIRST LAST: adds the containers with the numbers FIRST to LAST on all hosts at the same time. Fails if
+# one of the ADDs fails.
 storm() {
     local host i one waiting=()
     for host in $hosts; do
@@ -113,12 +114,13 @@ listed_to() {
     listed > "$1"
 }
 
-# differ COUNT WHAT: COUNT containers must have different addresses, and the list must agree.
+# differ COUNT WHAT: fails unless COUNT containers have different addresses and `sublet list` lists all of
+# them.
 differ() {
     local seen
     seen=$(jq -r '.ips[].address' "$work"/add-* | sort -u | wc -l)
     [ "$seen" = $((2 * $1)) ] || fail "$2: $seen addresses for $1 containers"
-    # An election may be in progress.
+    # Repeat the list, because it fails while the servers elect a leader.
     until_true 30 "a list" listed_to "$work/now"
     seen=$(jq length "$work/now")
     [ "$seen" = $((2 * $1)) ] || fail "$2: $seen leases are listed for $1 containers"
@@ -135,7 +137,8 @@ sound() {
     [ -z "$found" ] || fail "doctor: $found"
 }
 
-# bare: there must be no leases. Only permanent records may be left: nodes, records of imports, and cursors.
+# bare: fails if there are leases. Only permanent records may be left, such as nodes, records of imports,
+# cursors and history.
 bare() {
     local left
     left=$(keys | grep -v -e ^node/ -e ^machine/ -e ^adopted/ -e ^old/ -e ^cursor/ -e ^ranges/ -e ^past/ || true)
@@ -290,7 +293,7 @@ faults() {
 }
 
 # judged SECONDS: runs sixteen clients on four hosts while servers and hosts are killed, paused and cut off.
-# Then the histories of the clients are judged.
+# Then checks the histories of the clients.
 judged() {
     local host one end=$((SECONDS + $1)) waiting=() what conf
     # All containers have this network namespace, because doctor checks that namespaces exist.
@@ -324,7 +327,8 @@ judged() {
     rm "$work"/history-*
 }
 
-# kept FILE...: copies the files to a folder that is kept when this script ends, as evidence of a failure.
+# kept FILE...: copies the files, as evidence of a failure, to a folder that is not removed when this script
+# ends. Prints the folder.
 kept() {
     local folder
     folder=$(mktemp -d /tmp/sublet-history-XXXXXX)
@@ -339,7 +343,7 @@ histories() {
 }
 
 # pools_judged SECONDS: runs sixteen clients of subletd on four hosts, which share a pool. In addition to the
-# other faults, each subletd is killed repeatedly. Then the histories of the clients are judged.
+# other faults, each subletd is killed repeatedly. Then checks the histories of the clients.
 pools_judged() {
     local host one end=$((SECONDS + $1)) waiting=() what store
     store=$(store | jq -c '.[].prefix = "pools"')
@@ -369,8 +373,9 @@ pools_listed() {
             answer: {uses: .count}}'
 }
 
-# noticed STORE SERVER: runs the same clients through a proxy that removes all comparisons. The judge must
-# find faults.
+# noticed STORE SERVER: runs the same clients through a proxy that removes all comparisons from the
+# transactions. Then addresses are leased twice, and the judge must find this. Otherwise it would find no
+# fault of sublet either.
 noticed() {
     local host one waiting=()
     "$consistency" blind 10.99.0.1:9999 "$2" &
@@ -381,7 +386,7 @@ noticed() {
             --out "$work/blind-$host" 2> /dev/null &
         waiting+=($!)
     done
-    # A client may detect the damage itself.
+    # Ignore the exit status, because a client may detect the damage and fail.
     for one in "${waiting[@]}"; do wait "$one" || true; done
     if "$consistency" judge "$work"/blind-* > "$work/verdict" 2>&1; then
         fail "nobody notices that nothing is compared: $(cat "$work/verdict")"
@@ -416,7 +421,7 @@ filled() {
         stuff "$i" > /dev/null 2>&1 || break
         [ "$i" -lt 2000 ] || fail "the disk does not fill"
     done
-    # Fills the remaining space.
+    # Fill the rest of the disk, because the server may have left some space.
     dd if=/dev/zero of="$work/disk/rest" bs=64k 2> /dev/null || true
     for i in $(seq 50); do
         answer=$(alone_call ADD "full-$i") || break

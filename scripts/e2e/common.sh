@@ -9,7 +9,7 @@ set -E
 trap 'echo "${script:-$0}: ${BASH_SOURCE[0]}:$LINENO failed: $BASH_COMMAND" >&2' ERR
 
 script=$(basename "$0" .sh)
-# A folder of this run, and the prefix of its cgroups.
+# The temporary folder of this run, and the prefix of its cgroups.
 work=${2-}
 cgroup=${cgroup-}
 
@@ -22,7 +22,8 @@ install() {
     DEBIAN_FRONTEND=noninteractive apt-get install --no-install-recommends -y "$@" < /dev/null
 }
 
-# need PROGRAM=PACKAGE ...: installs missing packages if the user is root. Other users get a message.
+# need PROGRAM=PACKAGE ...: installs missing packages if the user is root. Otherwise fails with the command to
+# run.
 need() {
     local pair packages=()
     for pair in "$@"; do
@@ -39,14 +40,14 @@ need() {
     done
 }
 
-# enter ARG ...: runs the script again in namespaces of its own, as `SCRIPT inside FOLDER ARG ...`, and exits
-# with its status. When the script ends, all processes that it started end too, even the orphans of a runtime
-# that was killed.
+# enter ARG ...: runs the script again in new namespaces, as `SCRIPT inside FOLDER ARG ...`, and exits with
+# its status. When the inner script ends, all processes that it started end too, even those whose runtime was
+# killed.
 enter() {
     [ "$(id -u)" = 0 ] || fail "containers need root"
     work=$(mktemp -d)
     cgroup=sublet-e2e-$$
-    # Run it in the background, so that a signal to this script is handled at once.
+    # Run the inner script in the background, so that this shell handles signals at once.
     unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private \
         env -i PATH="$PATH" HOME="$work" cgroup="$cgroup" "$PWD/scripts/$script.sh" inside "$work" "$@" &
     inner=$!
@@ -57,7 +58,7 @@ enter() {
     trap 'exit 143' TERM
     local status=0
     wait "$inner" || status=$?
-    # The script has passed only if it reached the table.
+    # The inner script has passed only if it printed the table of results at its end.
     if [ $status = 0 ] && [ ! -e "$work/passed" ]; then
         echo "$script: ended early" >&2
         status=1

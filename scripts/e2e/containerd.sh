@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Debian's containerd in its own environment (scripts/e2e/common.sh), with sublet behind bridge and portmap
-# as its network. Sourced, not run. The files share variables.
+# Functions that run Debian's containerd in its own environment (scripts/e2e/common.sh). Its network consists
+# of the plugins bridge, sublet and portmap. Sourced, not run. The sourcing script uses the same variables.
 # shellcheck disable=SC2034,SC2154
 set -euo pipefail
 
@@ -18,7 +18,8 @@ containerd_needs=(
     mount=mount
 )
 
-# containerd_folders IPAM: everything that containerd reads; IPAM has additional keys of `ipam`.
+# containerd_folders IPAM: writes all files that containerd reads. IPAM is a JSON object with additional keys
+# for `ipam`.
 containerd_folders() {
     own_folders
     plugins bridge portmap loopback
@@ -30,7 +31,8 @@ containerd_folders() {
                      routes: [{dst: "0.0.0.0/0"}, {dst: "::/0"}]} + $more)},
             {type: "portmap", capabilities: {portMappings: true}}
         ]}' > /etc/cni/net.d/10-pods.conflist
-    # "native" copies a container's files, which works on every file system, even above an overlay.
+    # The snapshotter "native" copies a container's files. This works on every file system, even on an
+    # overlay.
     cat > "$work/config.toml" <<- END
 		version = 2
 		disabled_plugins = [
@@ -60,7 +62,7 @@ answers() {
     ctr version > /dev/null 2>&1
 }
 
-# containerd_ends SIGNAL
+# containerd_ends SIGNAL: sends the signal to containerd, and waits until it has ended.
 containerd_ends() {
     kill -s "$1" "$containerd"
     wait "$containerd" 2> /dev/null || true

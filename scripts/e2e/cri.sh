@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Does what a kubelet does with sandboxes through the Container Runtime Interface. A gRPC message is a length
-# and a protobuf message in an HTTP/2 request, so protoc and curl are enough. Sourced, not run. The files
-# share variables.
+# and a protobuf message in an HTTP/2 request, so protoc and curl are enough. Sourced, not run. The sourcing
+# script uses the same variables.
 # shellcheck disable=SC2154
 set -euo pipefail
 
@@ -49,8 +49,8 @@ run_sandbox() {
     cut -d '"' -f 2 <<< "$answer"
 }
 
-# remove_sandbox ID: stops and removes the sandbox. A kubelet may repeat both calls, so this function can be
-# called again.
+# remove_sandbox ID: stops and removes the sandbox. It may be called again for the same sandbox, because a
+# kubelet may repeat both calls.
 remove_sandbox() {
     cri StopPodSandbox "pod_sandbox_id: \"$1\"" && cri RemovePodSandbox "pod_sandbox_id: \"$1\""
 }

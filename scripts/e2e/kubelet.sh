@@ -2,7 +2,7 @@
 # Does what a kubelet does with the pod of a DaemonSet through the Container Runtime Interface
 # (scripts/e2e/cri.sh): it creates the sandbox, runs the init containers one after the other, and then starts
 # the containers. It uses the commands, images, volumes and security contexts of the manifest. Sourced, not
-# run. The files share variables.
+# run. The sourcing script uses the same variables.
 # shellcheck disable=SC2034,SC2154
 set -euo pipefail
 

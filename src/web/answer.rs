@@ -1,7 +1,8 @@
-//! Answers as HTTP has them.
+//! Builds HTTP responses: status, headers, compression and entity tags.
 //!
-//! Invariant: every answer forbids a browser to load foreign content, to keep the answer, or to show it inside
-//! another page. Only the page's own parts may be kept, and are asked for again each time.
+//! Invariant: the headers of every response prevent the browser from loading content from other sites, from
+//! caching the response, and from showing it in a frame. Only the page's own files may be cached, and the
+//! browser must revalidate them before each use.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::io::Write as _;
@@ -18,16 +19,16 @@ use serde_json::json;
 use super::leases::Done;
 use crate::sys::percent::encode;
 
-/// The type of the API's answers.
+/// The content type of the API's responses.
 pub const JSON: &str = "application/json";
-/// The version of the text format that Prometheus wants to see.
+/// The content type of the Prometheus text format. Prometheus requires the version.
 pub const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Nothing from elsewhere, nothing inline, in no frame.
+/// The content security policy: no content from other sites, no inline scripts or styles, no frames.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// What every answer carries.
+/// The security headers of every response.
 const HEADERS: [(HeaderName, &str); 5] = [
     (header::CONTENT_SECURITY_POLICY, POLICY),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -36,41 +37,41 @@ const HEADERS: [(HeaderName, &str); 5] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-/// The header that repeats the `next` of a page, percent-encoded.
+/// The header that repeats the `next` value (the cursor of the next page), percent-encoded.
 const NEXT: HeaderName = HeaderName::from_static("sublet-next");
 
-/// Bodies of fewer bytes than this are sent as they are.
+/// Bodies of fewer bytes than this are not compressed.
 const SMALL: usize = 1024;
 
-/// What an answer consists of.
+/// A response before it is converted to HTTP.
 pub struct Answer {
-    /// Status.
+    /// The HTTP status.
     pub status: StatusCode,
-    /// Content type.
+    /// The content type.
     pub kind: &'static str,
-    /// Content.
+    /// The content.
     pub body: Bytes,
     /// The cursor of the next page, percent-encoded.
     next: Option<String>,
-    /// Changes whenever the content does, but for the time in it.
+    /// The entity tag. It changes whenever the content changes, except for the `time` field.
     etag: Option<String>,
-    /// Whether a browser may keep it.
+    /// Whether a browser may cache the response.
     keep: bool,
     /// Whether the body is compressed.
     is_gzip: bool,
 }
 
 impl Answer {
-    /// A document.
+    /// Creates a JSON response.
     pub fn json(value: &impl Serialize) -> Answer {
-        // Numbers, text and maps with text as keys: that does not fail.
+        // Serialization cannot fail: the values are numbers, strings, and maps with string keys.
         let mut body = serde_json::to_vec(value).unwrap_or_default();
         body.push(b'\n');
         Answer::of(JSON, body)
     }
 
-    /// A page of a list. A header repeats `next`, so that a client can request the next page before it has parsed
-    /// this page.
+    /// Creates the response for a page of a list. A header repeats `next`, so that a client can request the
+    /// next page before it has parsed this page.
     pub fn page(page: Done) -> Answer {
         Answer {
             next: page.next.map(|next| encode(&next.to_string())),
@@ -78,7 +79,7 @@ impl Answer {
         }
     }
 
-    /// Content of this type.
+    /// Creates a response with the content type `kind`.
     pub fn of(kind: &'static str, body: impl Into<Bytes>) -> Answer {
         Answer {
             status: StatusCode::OK,
@@ -91,7 +92,7 @@ impl Answer {
         }
     }
 
-    /// A part of the page.
+    /// Creates the response for a file of the page. Browsers may cache it.
     pub fn asset(kind: &'static str, text: &'static str) -> Answer {
         let mut hasher = DefaultHasher::new();
         hasher.write(text.as_bytes());
@@ -99,22 +100,23 @@ impl Answer {
         Answer { keep: true, ..answer }
     }
 
-    /// The same, with a tag that changes whenever the content does.
+    /// Sets the entity tag, which must change whenever the content changes.
     pub fn tagged(self, etag: String) -> Answer {
         Answer { etag: Some(etag), ..self }
     }
 
-    /// Why not.
+    /// Creates an error response: a JSON object whose `error` field says why the request failed.
     pub fn no(status: u16, why: &str) -> Answer {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Answer { status, ..Answer::json(&json!({ "error": why })) }
     }
 
-    /// The answer to a request with these headers: compressed if the client accepts that, and without a body if
-    /// the client has it already. This takes some milliseconds for a long body.
+    /// Compresses the body if the client accepts gzip. If the client already has this version of the body,
+    /// replaces the answer with an empty one with status 304. Compressing a long body takes some
+    /// milliseconds.
     pub fn packed(mut self, request: &HeaderMap) -> Answer {
         let is_gzip = accepts_gzip(request);
-        // The same content has another tag in another encoding.
+        // An entity tag identifies one encoding of the content, so the compressed body needs its own tag.
         self.etag = self.etag.map(|tag| format!("\"{tag}{}\"", if is_gzip { "-gzip" } else { "" }));
         let known = request.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
         let is_known = |tag: &String| {
@@ -127,7 +129,7 @@ impl Answer {
         }
         if is_gzip && self.body.len() >= SMALL {
             let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
-            // Writing into memory does not fail.
+            // Writing into memory cannot fail. If it did, the body would be sent uncompressed.
             if packer.write_all(&self.body).is_ok()
                 && let Ok(body) = packer.finish()
             {
@@ -137,7 +139,7 @@ impl Answer {
         self
     }
 
-    /// As HTTP has it. hyper adds the length, and leaves out the body for HEAD.
+    /// Converts the answer to an HTTP response. hyper adds the content length, and omits the body for HEAD.
     pub fn response(mut self) -> Response<Full<Bytes>> {
         let etag = self.etag.take().and_then(|tag| HeaderValue::try_from(tag).ok());
         let mut response = Response::new(Full::new(self.body));
@@ -163,7 +165,7 @@ impl Answer {
     }
 }
 
-/// Whether the client accepts gzip: it names it, and not with the weight 0.
+/// Returns whether the client accepts gzip: `Accept-Encoding` lists gzip with a weight other than 0.
 fn accepts_gzip(request: &HeaderMap) -> bool {
     let texts = request.get_all(header::ACCEPT_ENCODING).iter().filter_map(|v| v.to_str().ok());
     texts.flat_map(|text| text.split(',')).any(|one| {

@@ -1,6 +1,8 @@
-//! The requests of the page and the API.
+//! Parses the requests for the page, its API and the metrics.
 //!
-//! Responsible for paths and for who may ask (by address, as localhost, or by an allowed name).
+//! Checks the method, the path, the parameters, and the host name in the request. The host must be an IP
+//! address, `localhost`, or a name that the operator allows.
+//!
 //! Invariant: no request changes anything.
 
 use hyper::header::{self, HeaderMap};
@@ -11,51 +13,51 @@ use crate::net::Addr;
 use crate::rows::Time;
 use crate::sys::percent::decode;
 
-/// What is asked for.
+/// What a request asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Question {
-    /// A part of the page: type and content.
+    /// A file of the page: its content type and its content.
     Asset(&'static str, &'static str),
-    /// `/healthz`.
+    /// `/healthz`: whether all stores can be read.
     Health,
-    /// `/api/v1/stores`.
+    /// `/api/v1/stores`: all stores, each with its state.
     Stores,
-    /// `/api/v1/status`.
+    /// `/api/v1/status`: the state of a store and what needs attention.
     Status,
-    /// `/api/v1/pools`.
+    /// `/api/v1/pools`: the ranges of a store.
     Pools,
-    /// `/api/v1/leases`.
+    /// `/api/v1/leases`: a page of leases.
     Leases(Query),
-    /// `/api/v1/cooling`.
+    /// `/api/v1/cooling`: a page of the addresses that are cooling down.
     Cooling(Query),
-    /// `/api/v1/trends`.
+    /// `/api/v1/trends`: how full each range was during the last day.
     Trends,
-    /// `/api/v1/nodes`.
+    /// `/api/v1/nodes`: the nodes and namespaces that have leases.
     Nodes,
-    /// `/api/v1/problems`.
+    /// `/api/v1/problems`: the problems of a store.
     Problems,
-    /// `/api/v1/history/ADDRESS`.
+    /// `/api/v1/history/ADDRESS`: the leases and the last events of an address.
     History(Addr),
-    /// `/api/v1/history?at=TIME`.
+    /// `/api/v1/history?at=TIME`: who held each address at a time.
     Held(Time, Query),
-    /// `/metrics`.
+    /// `/metrics`: the metrics of all stores and of this process.
     Metrics,
 }
 
-/// A question, and the store that it is about; `None`: the first one, or all.
+/// A parsed request.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Request {
-    /// The question.
+    /// What the request asks for.
     pub question: Question,
-    /// The store's name.
+    /// The name of the store; `None` for the first store, or for a question about all stores.
     pub store: Option<String>,
 }
 
-/// A refusal: status, and why.
+/// An error response: the HTTP status, and the reason.
 pub type No = (StatusCode, String);
 
 const HTML: &str = "text/html; charset=utf-8";
-/// The page's script: its parts one after the other, as one module.
+/// The page's script: the concatenation of several files, which the browser loads as a single module.
 const SCRIPT: &str = concat!(
     include_str!("assets/base.js"),
     include_str!("assets/pools.js"),
@@ -64,14 +66,15 @@ const SCRIPT: &str = concat!(
     include_str!("assets/page.js")
 );
 
-/// The page, as it was built in.
+/// The files of the page, each with its path and content type. They are part of the executable.
 const ASSETS: [(&str, &str, &str); 3] = [
     ("/", HTML, include_str!("assets/index.html")),
     ("/app.js", "text/javascript; charset=utf-8", SCRIPT),
     ("/style.css", "text/css; charset=utf-8", include_str!("assets/style.css")),
 ];
 
-/// Understands a request line and its host.
+/// Parses a request. `names` are the allowed host names besides `localhost`. The error is the status and the
+/// reason of the error response.
 pub fn read(
     method: &Method,
     path: &str,
@@ -87,7 +90,8 @@ pub fn read(
     }
     let host = headers.get(header::HOST).map_or(Some(""), |value| value.to_str().ok());
     if !host.is_some_and(|host| is_ours(host, names)) {
-        // A foreign site's name that leads here would let its scripts read all this.
+        // The owner of another site can let its host name resolve to this server (DNS rebinding). The scripts
+        // of that site could then read all leases.
         let text = "unknown host name in the request; use an IP address, localhost, or a name that \
                     `--http-name` allows";
         return Err((StatusCode::MISDIRECTED_REQUEST, text.into()));
@@ -95,7 +99,7 @@ pub fn read(
     if let Some((_, kind, text)) = ASSETS.iter().find(|(asset, ..)| *asset == path) {
         return Ok(Request { question: Question::Asset(kind, text), store: None });
     }
-    // A prober or scraper may add parameters of its own.
+    // These paths ignore query parameters, because a prober or scraper may add its own.
     let whole = match path {
         "/healthz" => Some(Question::Health),
         "/metrics" => Some(Question::Metrics),
@@ -113,8 +117,8 @@ pub fn read(
     Ok(Request { question, store })
 }
 
-/// The question of a path below `/api/v1/`. `None`: there is no such path. The error says what is wrong with a
-/// parameter.
+/// Returns the question for a path below `/api/v1/`; `None` if the path is unknown. The error message names
+/// the invalid parameter.
 fn api(name: &str, mut parameters: Parameters) -> Result<Option<Question>, String> {
     let question = match name {
         "stores" => Question::Stores,
@@ -128,7 +132,7 @@ fn api(name: &str, mut parameters: Parameters) -> Result<Option<Question>, Strin
             let time: jiff::Timestamp = at.parse().map_err(|_| {
                 format!("invalid `at` {at:?}: use a time such as 2026-01-31T08:00:00Z")
             })?;
-            // Nothing was leased before 1970.
+            // Nothing was leased before 1970, so any earlier time means 1970.
             let at = Time(u64::try_from(time.as_second()).unwrap_or(0));
             return Ok(Some(Question::Held(at, Query::read(parameters)?)));
         }
@@ -144,15 +148,15 @@ fn api(name: &str, mut parameters: Parameters) -> Result<Option<Question>, Strin
     Ok(Some(question))
 }
 
-/// The address in a path.
+/// Parses a percent-encoded address in a path.
 fn address_of(text: &str) -> Result<Addr, String> {
     let address = decode(text);
     let addr = address.as_deref().and_then(|text| text.parse().ok());
     addr.ok_or_else(|| format!("{:?} is not an IP address", address.unwrap_or_default()))
 }
 
-/// Whether a `Host` is an address, localhost, or a name that the operator allows. A name that only
-/// leads here (DNS rebinding) is none of these.
+/// Returns whether the `Host` header is an IP address, `localhost`, or a name that the operator allows. Any
+/// other name may belong to a foreign site that resolves it to this server (DNS rebinding).
 fn is_ours(host: &str, names: &[String]) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,

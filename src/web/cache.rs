@@ -1,7 +1,8 @@
-//! What the page and its API know of the store, and how old that may be.
+//! Caches what the page and its API show of a store, and sets how old each cached value may be.
 //!
-//! Invariant: however many clients ask, one thread reads the store, one question after the other; and nobody
-//! who asks for a kept value waits longer than they choose to. Leases are kept only while somebody looks at them.
+//! Invariants: A single thread reads the store, one request after the other, regardless of the number of
+//! clients. A request for a cached value never waits longer than its time limit. Lists of leases stay in
+//! memory only while clients request them.
 
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -25,61 +26,63 @@ use crate::sys::host;
 use crate::telemetry::counters;
 use crate::trends::Trends;
 
-/// How long leases and their numbers are fresh, at least.
+/// How long a snapshot (the lease counts and the lists of leases) counts as fresh, at least.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long the cached problems and history of a store count as fresh, if the store could be read.
+/// How long the cached problems and trends of a store count as fresh, at least.
 const SLOW_FRESH: Duration = Duration::from_secs(60);
 /// How long cached leases stay in memory after the last request for them.
 const IDLE: Duration = Duration::from_secs(30);
 /// How long a reader waits for the lock of a lease file.
 const LOCK: Duration = Duration::from_secs(2);
-/// How long a client waits for what it cannot do without.
+/// How long a request waits for a value that its response requires.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-/// How long a client waits for newer numbers than those that are kept.
+/// How long a request waits for a newer value if it can also use the cached value.
 pub const BRIEF: Duration = Duration::from_secs(2);
-/// As long as a reader holds the lock at most: how long `/metrics` waits for it.
+/// How long `/metrics` and `/healthz` wait for the lock of a lease file. Another reader holds the lock for at
+/// most this long.
 const HOLD: Duration = Duration::from_millis(10);
-/// Problems that are listed; more are counted.
+/// The most problems that are listed. Further problems are only counted.
 const MOST_PROBLEMS: usize = 1_000;
-/// Events of an address that are listed: the newest.
+/// The most events that are listed for an address: the newest ones.
 const MOST_EVENTS: usize = 1_000;
 
-/// A store, and what was read from it.
+/// A store and the values that were read from it.
 pub struct Cache {
     reader: Reader,
     snapshot: Arc<Slot<Snapshot>>,
-    /// The last request for the lists of leases, or for the status, which the page requests first.
+    /// When a client last requested a list of leases or the status. (The page requests the status first, and
+    /// then the leases.)
     wanted: Arc<Mutex<Option<Instant>>>,
     problems: Arc<Slot<Problems>>,
     trends: Arc<Slot<Trends>>,
-    /// To the thread that reads.
+    /// The queue of the thread that reads the store.
     jobs: mpsc::Sender<Job>,
-    /// Bytes of rows that are kept.
+    /// The most bytes of rows that each list keeps in memory.
     room: usize,
 }
 
 /// The problems of the store.
 #[derive(Default)]
 pub struct Problems {
-    /// When they were looked for.
+    /// When the search for problems began.
     pub looked: Time,
-    /// The first of them, errors first.
+    /// At most [`MOST_PROBLEMS`] problems, errors first.
     pub rows: Vec<ProblemRow>,
-    /// How many are damage.
+    /// The number of damaged records.
     pub errors: usize,
-    /// How many are leases whose container is gone.
+    /// The number of leases whose container is gone.
     pub stale: usize,
-    /// How many there are of any other kind.
+    /// The number of all other problems.
     pub others: usize,
 }
 
-/// What is known about an address.
+/// The leases and the history of an address.
 pub struct Address {
-    /// The leases that hold it, one for each set.
+    /// The leases that hold the address: at most one in each set of leases.
     pub leases: Vec<Lease>,
-    /// Whether the container of each of them is alive.
+    /// Whether the container of each lease is alive, in the order of `leases`.
     pub liveness: Vec<Liveness>,
-    /// Its newest events, the newest first.
+    /// The address's last events, the newest first.
     pub events: Vec<Event>,
 }
 
@@ -101,7 +104,7 @@ impl Problems {
     }
 }
 
-/// Opens the store and reads it.
+/// Opens a store for each read, and closes it afterwards.
 #[derive(Clone)]
 struct Reader {
     store: StoreSpec,
@@ -139,8 +142,8 @@ fn is_wanted(wanted: &Mutex<Option<Instant>>) -> bool {
 }
 
 impl Cache {
-    /// An empty cache that keeps up to `room` bytes of rows, and the thread that reads for it, which ends with
-    /// the cache.
+    /// Creates an empty cache and starts the thread that reads the store. The thread ends when the cache is
+    /// dropped. Each list keeps up to `room` bytes of rows.
     pub fn new(store: StoreSpec, cx: Context, room: usize) -> std::io::Result<Cache> {
         let (jobs, work) = mpsc::channel::<Job>();
         let read = move || work.into_iter().for_each(|job| job());
@@ -156,22 +159,23 @@ impl Cache {
         })
     }
 
-    /// Has the thread that reads do a job. It ends only with the cache.
+    /// Passes a job to the thread that reads the store. Sending cannot fail, because that thread runs as long
+    /// as the cache exists.
     fn start(&self, job: Job) {
         let _ = self.jobs.send(job);
     }
 
-    /// The store's name: its file or servers.
+    /// Returns the store's name: its file or its servers.
     pub fn place(&self) -> String {
         self.reader.store.place()
     }
 
-    /// The node that answers.
+    /// Returns the node on which this process runs.
     pub fn node(&self) -> &crate::model::Node {
         &self.reader.cx.node
     }
 
-    /// Drops the lists of leases if no request for them has come for a while.
+    /// Frees the memory of the lists of leases if no client has requested them for [`IDLE`].
     pub fn drop_idle(&self) {
         if !is_wanted(&self.wanted)
             && let Some(snapshot) = self.snapshot.last().value
@@ -180,32 +184,33 @@ impl Cache {
         }
     }
 
-    /// Keeps the lists of leases in memory for some time, because the page may request them.
+    /// Keeps the lists of leases in memory for [`IDLE`] from now on.
     pub fn want_lists(&self) {
         *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// How long a scrape waits for newer numbers: not at all where it would wait for a lock.
+    /// Returns how long `/metrics` and `/healthz` wait for a newer snapshot. Returns zero if the lease file
+    /// is locked, so that a long write does not delay a scrape.
     pub fn scrape_patience(&self) -> Duration {
         let is_file = matches!(self.reader.store, StoreSpec::Embedded { .. });
         let is_locked = is_file && self.reader.read_within(HOLD, |store, _| store.pools()).is_err();
         if is_locked { Duration::ZERO } else { BRIEF }
     }
 
-    /// The numbers of the leases.
+    /// Returns the snapshot of the store, and waits at most `patience` for a newer one.
     pub fn snapshot(&self, patience: Duration) -> Seen<Snapshot> {
         let (reader, slot) = (self.reader.clone(), self.snapshot.clone());
         let (wanted, room) = (self.wanted.clone(), self.room);
         let read = move || {
             let room = if is_wanted(&wanted) { room } else { 0 };
-            // The lists of two snapshots need not be in memory at once.
+            // Free the old lists first, so that the lists of two snapshots are never in memory at once.
             slot.last().value.inspect(|snapshot| snapshot.drop_lists());
             reader.read(|store, cx| Snapshot::take(store, cx, room))
         };
         self.snapshot.get(FRESH, patience, |job| self.start(job), read)
     }
 
-    /// The problems of the store.
+    /// Returns the problems of the store, and waits at most `patience` for a newer search.
     pub fn problems(&self, patience: Duration) -> Seen<Problems> {
         let reader = self.reader.clone();
         self.problems.get(
@@ -216,9 +221,10 @@ impl Cache {
         )
     }
 
-    /// The last day of each range.
+    /// Returns how full each range was during the last day, and waits at most `patience` for newer trends.
     pub fn trends(&self, patience: Duration) -> Seen<Trends> {
-        // The thread that reads takes the snapshot first, so it is there when the trends are computed.
+        // The trends are computed from a snapshot. Request the snapshot first, because the thread runs its
+        // jobs in order.
         let _ = self.snapshot(Duration::ZERO);
         let (reader, snapshot) = (self.reader.clone(), self.snapshot.clone());
         self.trends.get(
@@ -232,11 +238,12 @@ impl Cache {
         )
     }
 
-    /// A page of the leases, or of the cooling addresses. `None`: nothing is left of the cursor's set.
+    /// Returns a page of the leases, or of the cooling addresses if `cooling`, and the version of the list.
+    /// Returns `None` if the cursor's set of leases no longer has any rows.
     pub fn page(&self, query: &Query, cooling: bool) -> Result<Option<(Done, String)>, Fault> {
         self.want_lists();
         let mut snapshot = self.snapshot(PATIENCE).now()?;
-        // A snapshot that was taken for other requests has no lists.
+        // The current snapshot has no lists if it was taken before the lists were requested.
         for _ in 0..2 {
             if snapshot.lists().is_none() {
                 self.snapshot.expire();
@@ -253,13 +260,13 @@ impl Cache {
         Ok(page.map(|page| (page, list.version.clone())))
     }
 
-    /// A page of who held each address at a time.
+    /// Returns a page of the leases that existed at the time `at`.
     pub fn held(&self, at: Time, query: &Query) -> Result<Done, Fault> {
         let query = query.clone();
         self.ask(move |store, cx| past::page(store, cx, at, &query))
     }
 
-    /// What is known about an address in all sets.
+    /// Returns the leases and events of an address in all sets of leases.
     pub fn address(&self, addr: Addr) -> Result<Address, Fault> {
         self.ask(move |store, cx| {
             let mut leases = Vec::new();
@@ -271,14 +278,15 @@ impl Cache {
             let mut events = store.history(cx, &mut |event| event.addr == addr)?;
             events.reverse();
             events.truncate(MOST_EVENTS);
-            // Nothing is freed, so young leases are examined too.
+            // Examine leases within the grace period too, because this only reports evidence and frees
+            // nothing.
             let evidence = liveness::evidence(&leases, cx, 0, true, Vec::new());
             let liveness = stale::assess(&leases, &evidence);
             Ok(Address { leases, liveness, events })
         })
     }
 
-    /// Has the thread that reads answer a question, and waits for it.
+    /// Runs `question` in the thread that reads the store, and waits for the result without a time limit.
     fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&mut dyn Store, &Context) -> Result<T, StoreError> + Send + 'static,
@@ -286,11 +294,11 @@ impl Cache {
         let reader = self.reader.clone();
         let (answer, wait) = mpsc::channel();
         self.start(Box::new(move || {
-            // Whoever asked may be gone.
+            // Sending fails if the requesting thread no longer waits; the result is not needed then.
             let _ = answer.send(caught(|| reader.read(question)));
         }));
         wait.recv().unwrap_or_else(|_| {
-            let text = "the page's reader has ended".to_owned();
+            let text = "the thread that reads the lease store has ended".to_owned();
             Err(Fault { kind: "unavailable", text })
         })
     }

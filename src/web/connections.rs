@@ -1,20 +1,21 @@
-//! The connections of the page, and which of them ends so that others are served.
+//! The open connections of the page's server, and which connection is closed when there are too many.
 //!
-//! Invariant: at most [`AT_ONCE`] connections are open, and the answers that are being sent hold at most
-//! [`MOST_SENT`] bytes. Whoever has waited longest makes room, so idle clients and slow readers stall nobody.
+//! Invariant: at most [`AT_ONCE`] connections are open, and the responses that are being sent have at most
+//! [`MOST_SENT`] bytes in total. Beyond these limits the oldest idle or slow connection is closed, so such
+//! clients cannot block others.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::task::AbortHandle;
 
-/// Connections at a time.
+/// The maximum number of open connections.
 const AT_ONCE: usize = 64;
 
-/// Bytes of answers that are being sent at a time.
+/// The maximum total size of the responses that are being sent, in bytes.
 const MOST_SENT: usize = 4 << 20;
 
-/// Which connection, in the order in which they came.
+/// The number of a connection. Later connections have higher numbers.
 pub type Id = u64;
 
 /// The open connections.
@@ -29,11 +30,11 @@ struct Connection {
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// It has not sent a request yet.
+    /// The client has not sent a complete request yet.
     Idle,
-    /// Its request is being answered.
+    /// The request is being processed.
     Asked,
-    /// Its answer, of this many bytes, is being sent.
+    /// A response with this many bytes is being sent.
     Sending(usize),
 }
 
@@ -42,8 +43,8 @@ impl Connections {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a connection. If there are too many, the one that has been idle for longest ends, else the one
-    /// that has been sending for longest, else the one that has waited for longest.
+    /// Adds a connection. If [`AT_ONCE`] connections are open, closes one first: the oldest idle connection,
+    /// else the oldest that is receiving a response, else the oldest whose request is being processed.
     pub fn add(&self, id: Id, task: AbortHandle) {
         let mut all = self.all();
         if all.len() >= AT_ONCE {
@@ -60,15 +61,15 @@ impl Connections {
         all.insert(id, Connection { task, phase: Phase::Idle });
     }
 
-    /// The connection has sent its request.
+    /// Records that the client has sent its request.
     pub fn asked(&self, id: Id) {
         if let Some(connection) = self.all().get_mut(&id) {
             connection.phase = Phase::Asked;
         }
     }
 
-    /// The connection's answer is about to be sent. Those that have been sending for longest end until there
-    /// is room for it.
+    /// Records that a response of `bytes` bytes is about to be sent. Closes the oldest connections that are
+    /// receiving a response, until the total size of all responses is at most [`MOST_SENT`].
     pub fn sending(&self, id: Id, bytes: usize) {
         let mut all = self.all();
         let sent = |c: &Connection| if let Phase::Sending(bytes) = c.phase { bytes } else { 0 };
@@ -84,7 +85,7 @@ impl Connections {
         }
     }
 
-    /// The connection has ended.
+    /// Removes a connection that has ended.
     pub fn ended(&self, id: Id) {
         self.all().remove(&id);
     }

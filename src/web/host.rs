@@ -1,4 +1,4 @@
-//! Answers questions from what is known of the store.
+//! Builds the response to each API request from the cached data of the stores.
 
 use serde::Serialize;
 use serde_json::json;
@@ -21,7 +21,7 @@ use crate::rows::{EventRow, LeaseRow, ProblemRow, Time};
 use crate::sys::host;
 use crate::telemetry::counters;
 
-/// `/api/v1/pools`: the store, and its ranges.
+/// The response of `/api/v1/pools`: the store's name, and its ranges.
 #[derive(Serialize)]
 struct Of<'a, T> {
     store: &'a str,
@@ -29,16 +29,16 @@ struct Of<'a, T> {
     answer: T,
 }
 
-/// Whether the container of a lease is alive.
+/// A row of `evidence` in `/api/v1/history/ADDRESS`: whether the container of a lease is alive.
 #[skip_serializing_none]
 #[derive(Serialize)]
 struct EvidenceRow<'a> {
     network: &'a str,
     /// `running`, `gone` or `unknown`; absent if the lease is not for a container.
     container: Option<&'static str>,
-    /// The evidence.
+    /// The evidence for `container`.
     reason: Option<&'a str>,
-    /// A command that is safe to run.
+    /// A command that the operator can safely run next.
     next: Option<String>,
 }
 
@@ -51,33 +51,33 @@ impl Address {
     }
 }
 
-/// The stores that are shown: at least one.
+/// The stores that the page shows: at least one.
 pub struct Stores(Vec<Cache>);
 
 impl Stores {
-    /// Stores that share the memory for rows.
+    /// Creates a cache for each store. The caches share the memory for rows ([`ROOM`]) in equal parts.
     pub fn new(stores: Vec<(StoreSpec, Context)>) -> std::io::Result<Stores> {
         let room = ROOM / stores.len().max(1);
         let caches = stores.into_iter().map(|(store, cx)| Cache::new(store, cx, room));
         caches.collect::<Result<_, _>>().map(Stores)
     }
 
-    /// Drops leases that nobody has asked for in a while.
+    /// Frees the memory of lease lists that no client has requested recently.
     pub fn drop_idle(&self) {
         self.0.iter().for_each(Cache::drop_idle);
     }
 
-    /// The store of this name, or the first one.
+    /// Returns the store of this name, or the first store if `name` is `None`.
     fn named(&self, name: Option<&str>) -> Option<&Cache> {
         self.0.iter().find(|cache| name.is_none_or(|name| cache.place() == name))
     }
 
-    /// Why a store cannot be read.
+    /// Returns the error of the first store that cannot be read; `None` if all stores can be read.
     fn fault(&self) -> Option<Fault> {
         self.0.iter().find_map(|cache| cache.snapshot(cache.scrape_patience()).now().err())
     }
 
-    /// `/api/v1/stores`.
+    /// Returns the response of `/api/v1/stores`.
     fn answer(&self) -> Answer {
         let now = host::now();
         let sights: Vec<Sight> =
@@ -86,14 +86,15 @@ impl Stores {
         Answer::json(&json!({ "stores": all.collect::<Vec<_>>() }))
     }
 
-    /// `/metrics`. If there are several stores, a label names the store of each metric.
+    /// Returns the response of `/metrics`. If there are several stores, a label of each metric names its
+    /// store.
     fn metrics(&self) -> Answer {
         let scrapes: Vec<Scrape> = self.0.iter().map(Scrape::take).collect();
         Answer::of(PROMETHEUS, metrics::text(&scrapes, &counters::now(), host::now()))
     }
 }
 
-/// Answers a request. The error says why the store cannot.
+/// Answers a request. Returns an error if the store cannot be read.
 pub fn answer(stores: &Stores, request: &Request) -> Result<Answer, Fault> {
     let Some(cache) = stores.named(request.store.as_deref()) else {
         let name = request.store.as_deref().unwrap_or_default();
@@ -144,7 +145,7 @@ pub fn answer(stores: &Stores, request: &Request) -> Result<Answer, Fault> {
     })
 }
 
-/// A page of leases or cooling addresses.
+/// Returns a page of leases, or of cooling addresses if `cooling`.
 fn list(cache: &Cache, query: &Query, cooling: bool) -> Result<Answer, Fault> {
     if let Some(no) = unknown(cache, query)? {
         return Ok(no);
@@ -158,7 +159,7 @@ fn list(cache: &Cache, query: &Query, cooling: bool) -> Result<Answer, Fault> {
     })
 }
 
-/// The answer to a query with an unknown network or node.
+/// Returns a 404 response if the query names an unknown network or node, otherwise `None`.
 fn unknown(cache: &Cache, query: &Query) -> Result<Option<Answer>, Fault> {
     let (network, node) = (query.network.as_deref(), query.node.as_deref());
     if network.is_none() && node.is_none() {
@@ -168,7 +169,8 @@ fn unknown(cache: &Cache, query: &Query) -> Result<Option<Answer>, Fault> {
     Ok(why.map(|why| Answer::no(404, &why)))
 }
 
-/// `/api/v1/problems`: those that were found, behind why the store cannot be read now.
+/// Returns the response of `/api/v1/problems`. If the store cannot be read now, that error comes first,
+/// followed by the problems that the last search found.
 fn problems(cache: &Cache) -> Answer {
     let snapshot = cache.snapshot(BRIEF);
     let seen = cache.problems(if snapshot.fault.is_some() { BRIEF } else { PATIENCE });

@@ -1,8 +1,10 @@
 //! Pages of leases and of cooling addresses.
 //!
-//! Rows are kept as text, up to a number of bytes; what does not fit is read from the store for each page.
-//! Invariant: a page is at most [`MOST_ROWS`] rows and about [`MOST_BYTES`] bytes, and its cursor is a row,
-//! so that no row appears twice, whatever changes between two pages.
+//! A list keeps its first rows in memory as JSON text, up to a maximum size. For a page with later rows, the
+//! rows are read from the store.
+//!
+//! Invariants: A page has at most [`MOST_ROWS`] rows and about [`MOST_BYTES`] bytes. The cursor of the next
+//! page is a row, not an index, so no row appears twice if the store changes between two pages.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher;
@@ -18,22 +20,23 @@ use crate::net::Addr;
 use crate::rows::{CoolingRow, LeaseRow, Time};
 use crate::store::Store;
 
-/// Room for the rows that all stores keep, in bytes: some 70,000 of leases.
+/// The most bytes of lease rows that all stores together keep in memory: about 70,000 leases. Cooling
+/// addresses have their own limit of the same size.
 pub const ROOM: usize = 15 << 20;
-/// The most rows of a page.
+/// The maximum number of rows of a page.
 pub const MOST_ROWS: usize = 10_000;
-/// A page ends behind the row that reaches this many bytes.
+/// A page ends with the first row that makes it larger than this, in bytes.
 const MOST_BYTES: usize = 512 << 10;
 
-/// Rows as text, in the order of the store: by set and address. Each has memory of its own: one large piece would
-/// leave a hole of its size.
+/// Rows as text, in the order of the store: by set and address. Each row is a separate allocation. Freeing
+/// one large block for all rows would leave a hole of its size in the heap.
 #[derive(Default)]
 struct Rows {
-    /// Each row, and its address.
+    /// Each row as JSON text, and its address.
     all: Vec<(Box<[u8]>, Addr)>,
     /// The bytes of all rows.
     bytes: usize,
-    /// The sets, each with the index of its first row.
+    /// The sets of leases in their order, each with the index of its first row.
     sets: Vec<(SetName, usize)>,
 }
 
@@ -46,7 +49,7 @@ impl Rows {
         self.all.push((row.into(), addr));
     }
 
-    /// The index of the first row behind a cursor. `None`: no row of its set is here.
+    /// Returns the index of the first row after a cursor; `None` if no rows of the cursor's set are kept.
     fn behind(&self, cursor: &Cursor) -> Option<usize> {
         let at = self.sets.iter().position(|(set, _)| *set == cursor.set)?;
         let first = self.sets[at].1;
@@ -54,7 +57,7 @@ impl Rows {
         Some(first + self.all[first..end].partition_point(|(_, addr)| *addr <= cursor.addr))
     }
 
-    /// The set and address of a row.
+    /// Returns the set and address of the row at an index.
     fn cursor(&self, at: usize) -> Option<Cursor> {
         let addr = self.all.get(at)?.1;
         let set = self.sets.iter().rev().find(|(_, first)| *first <= at)?.0.clone();
@@ -68,11 +71,11 @@ pub struct List {
     pub total: u64,
     /// A hash of all rows.
     pub version: String,
-    /// The first rows.
+    /// The first rows, as many as fit into memory.
     rows: Rows,
 }
 
-/// Makes a [`List`], row by row.
+/// Builds a [`List`], row by row.
 pub struct Listing {
     hasher: DefaultHasher,
     text: Vec<u8>,
@@ -82,16 +85,16 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// Makes an empty listing, which keeps the first rows, up to `room` bytes.
+    /// Creates an empty listing that keeps the first rows, up to `room` bytes.
     pub fn new(room: usize) -> Listing {
         let (hasher, text, rows) = (DefaultHasher::new(), Vec::new(), Rows::default());
         Listing { hasher, text, total: 0, rows, room }
     }
 
-    /// Adds a row. Rows are added in the order of the store.
+    /// Adds a row. The rows must be added in the order of the store: by set and address.
     pub fn add(&mut self, set: &SetName, addr: Addr, row: &impl Serialize) {
         self.text.clear();
-        // Writing a row into memory does not fail.
+        // Writing a row into memory cannot fail.
         let _ = serde_json::to_writer(&mut self.text, row);
         self.hasher.write(&self.text);
         // After the first row that does not fit, no row is kept, so that the kept rows are consecutive.
@@ -129,18 +132,18 @@ pub struct Done {
 }
 
 impl Page {
-    /// A page that begins with this text and has at most `limit` rows.
+    /// Creates an empty page of at most `limit` rows. `text` is the JSON before the rows.
     pub fn new(text: String, limit: usize) -> Page {
         let begin = text.len();
         Page { text: text.into_bytes(), rows: 0, limit, begin, next: None, last: None }
     }
 
-    /// Ends the page behind this row, if it has no end yet.
+    /// Ends the page with the row at `cursor`, unless the page has ended already.
     pub fn end_at(&mut self, cursor: Cursor) {
         self.next.get_or_insert(cursor);
     }
 
-    /// Completes the page. `more` are the fields after the rows.
+    /// Completes the page. `more` is the JSON of the fields after the rows.
     pub fn done(mut self, more: &str) -> Done {
         self.text.extend_from_slice(b"\n]");
         if let Some(cursor) = &self.next {
@@ -152,7 +155,8 @@ impl Page {
         Done { text: self.text, next: self.next }
     }
 
-    /// Adds a row. Returns whether there was room; if there was not, the page ends behind the row before.
+    /// Adds a row if the page is not full, and returns whether it was added. A full page ends with the last
+    /// row that was added.
     pub fn add(&mut self, row: &[u8], cursor: impl FnOnce() -> Option<Cursor>) -> bool {
         if self.next.is_some()
             || self.rows == self.limit
@@ -170,8 +174,8 @@ impl Page {
 }
 
 impl List {
-    /// Returns the page that a query selects, of the list that was read at `time`. Calls `read` if the page needs
-    /// rows that are not kept. Returns `None` if the store has no rows of the cursor's set any more.
+    /// Returns the page that a query selects, of the list that was read at `time`. Calls `read` if the page
+    /// needs rows that are not kept. Returns `None` if the store no longer has any rows of the cursor's set.
     pub fn page<E>(
         &self,
         (time, is_cooling): (Time, bool),
@@ -203,7 +207,7 @@ impl List {
     }
 }
 
-/// A page that needs rows which are not kept.
+/// A partly filled page whose remaining rows must be read from the store.
 pub struct Rest {
     query: Query,
     from: Option<Cursor>,
@@ -239,7 +243,7 @@ impl Rest {
                 }
                 _ => None,
             };
-            // Writing a row into memory does not fail.
+            // Writing a row into memory cannot fail.
             if let Some(Ok(text)) = text {
                 page.add(&text, || Some(Cursor { set: set.clone(), addr }));
             }

@@ -1,6 +1,7 @@
-//! `/metrics`: the metrics of `sublet stats` ([`crate::telemetry::metrics`]) and those of this process.
-//! Invariant: if the store cannot be read, only its own metrics are missing, and `sublet_store_readable`
-//! is 0.
+//! `/metrics`: the metrics of `sublet stats` ([`crate::telemetry::metrics`]) and of this process.
+//!
+//! Invariant: if a store cannot be read, its `sublet_store_readable` is 0, and its ranges, leases and
+//! requests are missing. The metrics of other stores and of this process are complete.
 
 use std::fmt::Display;
 
@@ -15,7 +16,7 @@ use crate::trends::Trends;
 
 const FULL_IN: &str = "sublet_pool_full_in_seconds";
 
-/// What a scrape finds in a store.
+/// The values of a store for `/metrics`.
 pub struct Scrape {
     /// The store's name.
     place: String,
@@ -25,7 +26,7 @@ pub struct Scrape {
 }
 
 impl Scrape {
-    /// Looks at a store, without waiting for its lock.
+    /// Gets the values of a store from its cache, without waiting for the lock of a lease file.
     pub fn take(cache: &Cache) -> Scrape {
         let patience = cache.scrape_patience();
         Scrape {
@@ -90,7 +91,8 @@ impl Scrape {
     }
 }
 
-/// The whole text, at a time. If there are several stores, a label names the store of a metric.
+/// Returns the text of `/metrics` at the time `now`. If there are several stores, a label of each of their
+/// metrics names the store.
 pub fn text(stores: &[Scrape], counters: &Counters, now: Timestamp) -> String {
     let mut text = Text::default();
     for store in stores {

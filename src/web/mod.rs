@@ -1,9 +1,11 @@
 //! The status page, its JSON API and the metrics.
 //!
-//! Read-only: there is no request that changes a lease, and no cookie.
-//! Invariant: however many clients ask, one thread reads the store, and each kind of facts for at most a tenth
-//! of the time. Memory is bounded, whatever clients do: leases are answered in pages, and
-//! idle clients and slow readers make room for others. A long answer never delays a container.
+//! The server is read-only: no request changes a lease, and it sets no cookies.
+//!
+//! Invariants: For each store, a single thread does all reads, regardless of the number of clients.
+//! Refreshing a cached value (the snapshot, the problems or the trends) takes at most a tenth of that
+//! thread's time. Memory is bounded: leases are returned in pages, and idle or slow clients are disconnected
+//! when others need their place. A long response never delays a container.
 
 mod answer;
 mod api;

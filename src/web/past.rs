@@ -1,6 +1,7 @@
 //! `/api/v1/history?at=TIME`: who held each address at a time, as `sublet history --at` shows it.
 //!
-//! Invariant: memory does not grow with the history. At most [`MOST_ROWS`] addresses are kept, those that come first.
+//! Invariant: memory does not grow with the history. At most [`MOST_ROWS`] addresses are in memory: the
+//! first ones, ordered by set and address.
 
 use std::collections::BTreeMap;
 
@@ -13,10 +14,12 @@ use crate::net::Addr;
 use crate::rows::{EventRow, Time};
 use crate::store::StoreReader;
 
-/// The last event of an address so far: when it was, and its row if the address was held from then on.
+/// The last event of an address that was read so far: its time, and its row as JSON. The row is `None` if the
+/// address was free after the event, or if the query does not select it.
 type Last = (Timestamp, Option<Vec<u8>>);
 
-/// The page of the addresses that were held at `at`, each with its last event until then.
+/// Returns a page of the addresses that were held at the time `at`. Each row is the event by which the holder
+/// got the address.
 pub fn page(
     store: &mut dyn StoreReader,
     cx: &Context,
@@ -28,16 +31,17 @@ pub fn page(
     let after = query.after.as_ref().map(|cursor| (cursor.set.clone(), cursor.addr));
     store.history(cx, &mut |event: &Event| {
         let key = (event.set.clone(), event.addr);
-        // The events of an earlier boot may follow those of this boot.
+        // The history is not sorted by time: events of an earlier boot may follow those of this boot.
         let is_later = last.get(&key).is_none_or(|(time, _)| *time <= event.time);
         if event.time <= at.0 && is_later && after.as_ref().is_none_or(|after| key > *after) {
             let row = EventRow::new(event);
             let is_shown = event.what.gives() && query.matches(&row.lease);
-            // Text, numbers and names of fields: that does not fail.
+            // Serialization cannot fail: the row consists of strings and numbers.
             let text = is_shown.then(|| serde_json::to_vec(&row).unwrap_or_default());
             last.insert(key, (event.time, text));
         }
-        // An address that is dropped stays behind all that are kept, so it is never kept again.
+        // Only the first MOST_ROWS addresses are kept. A dropped address sorts after all of them, so later
+        // events cannot bring it back.
         while last.len() > MOST_ROWS {
             last.pop_last();
             is_cut = true;

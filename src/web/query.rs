@@ -1,4 +1,4 @@
-//! The query of a list: filters, and which page of it.
+//! The query parameters of a list of leases or cooling addresses: the filters and the page.
 
 use std::fmt::{Display, Formatter};
 
@@ -9,15 +9,15 @@ use crate::sys::percent::decode;
 
 use super::leases::MOST_ROWS;
 
-/// The rows of a page where nobody asks for another number.
+/// The maximum number of rows of a page if the request has no `limit`.
 const ROWS: usize = 1_000;
 
-/// A row, behind which the next page begins.
+/// The position of a row in a list. The next page begins after this row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor {
-    /// Its set of leases.
+    /// The row's set of leases.
     pub set: SetName,
-    /// Its address.
+    /// The row's address.
     pub addr: Addr,
 }
 
@@ -27,29 +27,29 @@ impl Display for Cursor {
     }
 }
 
-/// Which rows are asked for.
+/// The filters of a request for a list, and which page of the filtered rows it wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
-    /// Of this network, Docker pool, or set of leases.
+    /// Selects only the rows of this network, Docker pool or set of leases.
     pub network: Option<String>,
-    /// Of this node.
+    /// Selects only the rows of this node.
     pub node: Option<String>,
-    /// Of the pods of this namespace.
+    /// Selects only the rows of pods in this Kubernetes namespace.
     pub namespace: Option<String>,
-    /// With each of these words in one of the fields, in lower case.
+    /// Search words in lower case. Selects only rows in which each word occurs in some field.
     pub words: Vec<String>,
-    /// Behind this row.
+    /// The last row of the previous page; `None` for the first page.
     pub after: Option<Cursor>,
-    /// At most so many.
+    /// The maximum number of rows.
     pub limit: usize,
 }
 
-/// The parameters of a URL that were not read yet.
+/// The query parameters of a URL that were not taken yet, as pairs of name and value.
 #[derive(Debug, Default)]
 pub struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
-    /// Reads the query of a URL. The error says what is wrong with it.
+    /// Parses the query string of a URL. The error message names the invalid pair.
     pub fn read(query: Option<&str>) -> Result<Parameters, String> {
         let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
         let read = |pair: &str| {
@@ -61,13 +61,14 @@ impl Parameters {
         pairs.map(read).collect::<Result<_, _>>().map(Parameters)
     }
 
-    /// Takes the parameter of this name.
+    /// Removes the first parameter with this name, and returns its value.
     pub fn take(&mut self, wanted: &str) -> Option<String> {
         let at = self.0.iter().position(|(name, _)| name == wanted)?;
         Some(self.0.remove(at).1)
     }
 
-    /// An error if a parameter was not read. `known` are those that exist.
+    /// Returns an error if a parameter is left, because then it is unknown. `known` lists the known
+    /// parameters for the error message.
     pub fn end(&self, known: &str) -> Result<(), String> {
         match self.0.first() {
             None => Ok(()),
@@ -77,7 +78,7 @@ impl Parameters {
 }
 
 impl Query {
-    /// Reads the parameters of a list. The error says what is wrong with them.
+    /// Parses the parameters of a list. The error message names the invalid parameter.
     pub fn read(parameters: Parameters) -> Result<Query, String> {
         let (network, node, namespace, after) = (None, None, None, None);
         let mut read = Query { network, node, namespace, words: Vec::new(), after, limit: ROWS };
@@ -118,7 +119,7 @@ impl Query {
         Ok(read)
     }
 
-    /// Whether all rows are asked for.
+    /// Returns whether the query has no filter.
     fn is_of_all(&self) -> bool {
         self.network.is_none()
             && self.node.is_none()
@@ -126,7 +127,7 @@ impl Query {
             && self.words.is_empty()
     }
 
-    /// Whether a row that was written passes the filters.
+    /// Returns whether a row in JSON passes the filters. The row can be a lease or a cooling address.
     pub fn matches_text(&self, row: &[u8]) -> bool {
         if self.is_of_all() {
             return true;
@@ -135,7 +136,7 @@ impl Query {
             || serde_json::from_slice(row).is_ok_and(|row| self.matches_cooling(&row))
     }
 
-    /// Whether a lease passes the filters.
+    /// Returns whether a lease passes the filters.
     pub fn matches(&self, row: &LeaseRow<'_>) -> bool {
         let is = |wanted: &Option<String>, found: &[Option<&str>]| {
             wanted.as_ref().is_none_or(|wanted| found.contains(&Some(wanted)))
@@ -170,7 +171,8 @@ impl Query {
         self.words.iter().all(|word| fields.iter().any(|field| field.contains(word)))
     }
 
-    /// Whether a cooling address passes the filters.
+    /// Returns whether a cooling address passes the filters. Only `network` and `words` can select it,
+    /// because a cooling address has no node and no pod.
     pub fn matches_cooling(&self, row: &CoolingRow<'_>) -> bool {
         let address = row.address.0.to_string();
         let is_set = |wanted: &String| *wanted == row.set;

@@ -1,7 +1,7 @@
-//! The listener of the page.
+//! The HTTP server of the status page.
 //!
-//! Invariant: only this host can connect unless the operator allows others; a connection carries one request
-//! and ends.
+//! Invariants: Unless the operator allows other hosts, only clients on this host can connect. Each connection
+//! serves one request and is then closed.
 
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -29,17 +29,17 @@ use crate::sys::panic;
 use crate::sys::stream::Stream;
 use crate::telemetry::log::{Entry, Log};
 
-/// How long a connection may take, its answer included.
+/// How long a connection may last, from accepting it to sending the last byte of the response.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// The largest head of a request, in bytes.
+/// The maximum size of a request's head, in bytes.
 const HEAD: usize = 16 << 10;
 
-/// Answers of the API that are made at a time, and those of `/metrics` and `/healthz`: these never wait for
-/// those.
+/// The number of requests that are processed at a time: first for the API, then for `/metrics` and
+/// `/healthz`. The limits are separate, so that a slow API request never delays a scrape or a probe.
 const AT_ONCE: [usize; 2] = [4, 2];
 
-/// What every request needs.
+/// The state that all requests share.
 struct Host {
     stores: Stores,
     names: Vec<String>,
@@ -48,8 +48,8 @@ struct Host {
     room: [Arc<Semaphore>; 2],
 }
 
-/// Listens on `address` (HOST:PORT), and serves stores from a thread of its own. Only if `public`, others
-/// than this host can reach the address. `names` are allowed in requests beside addresses and localhost.
+/// Listens on `address` (HOST:PORT) and serves the stores from a new thread. Unless `public`, `address` must
+/// be a loopback address. In a request, the host may be an IP address, `localhost`, or one of `names`.
 pub fn open(
     address: &str,
     public: bool,
@@ -60,7 +60,7 @@ pub fn open(
     let listener = listen(address, public)?;
     let at = listener.local_addr()?;
     listener.set_nonblocking(true)?;
-    // No more threads than work: each keeps memory.
+    // Idle threads use memory, so there are no more threads than requests that are processed at a time.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(AT_ONCE[0] + AT_ONCE[1])
@@ -70,7 +70,7 @@ pub fn open(
         (Connections::default(), AT_ONCE.map(|places| Arc::new(Semaphore::new(places))));
     let stores = Stores::new(stores)?;
     let host = Arc::new(Host { stores, names, log, connections, room });
-    // Ends with the process.
+    // The thread runs until the process exits.
     std::thread::Builder::new().name("page".to_owned()).spawn(move || {
         runtime.block_on(async {
             tokio::select! {
@@ -117,7 +117,7 @@ async fn accept(listener: TcpListener, host: Arc<Host>) {
             Err(e) => {
                 let text = format!("cannot accept a connection to the status page: {e}");
                 host.log.write(&Entry::new(Level::Error, text));
-                // Out of descriptors, for example: that may pass.
+                // Retry after a pause: the cause may pass, for example if the process is out of descriptors.
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -131,16 +131,17 @@ async fn accept(listener: TcpListener, host: Arc<Host>) {
                 .half_close(true)
                 .max_buf_size(HEAD)
                 .serve_connection(Stream::plain(stream), service);
-            // A client that is too slow, or goes away, gets no more.
+            // A timeout or an error means that the client is too slow or has disconnected: close the
+            // connection.
             let _ = tokio::time::timeout(LONGEST, connection).await;
         });
         host.connections.add(id, task.abort_handle());
-        // Those who came are served before the next one is let in.
+        // Let the open connections make progress before the next one is accepted.
         tokio::task::yield_now().await;
     }
 }
 
-/// An open connection; it is over when this is dropped.
+/// An open connection. Dropping it removes the connection from the list of open connections.
 struct Open {
     host: Arc<Host>,
     id: Id,
@@ -181,13 +182,14 @@ async fn respond(
     Ok(response)
 }
 
-/// Makes an answer, which blocks: not in the thread that serves the others.
+/// Computes a response on a worker thread, because reading a store blocks.
 async fn answer(host: &Arc<Host>, asked: Request, request: HeaderMap) -> Answer {
     let is_probe = matches!(asked.question, Question::Metrics | Question::Health);
     let room = host.room[usize::from(is_probe)].clone().acquire_owned().await;
     let own = host.clone();
     let work = tokio::task::spawn_blocking(move || {
-        // The work goes on if whoever asked has gone: it keeps its place.
+        // If the client disconnects, the work still continues. Hold the permit until the work ends, so that
+        // the limit of concurrent requests stays exact.
         let _room = room;
         let answer = host::answer(&own.stores, &asked);
         answer.unwrap_or_else(|fault| Answer::no(503, &fault.text)).packed(&request)

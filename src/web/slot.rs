@@ -1,6 +1,7 @@
-//! A value that is read in the background, kept, and read anew when somebody asks for it later.
+//! A cached value that a background thread reads. A request for an outdated value starts a new read.
 //!
-//! Invariant: a value is read once for all who ask meanwhile, and nobody waits for it longer than they choose to.
+//! Invariant: requests that arrive during a read share its result, and no request waits longer than its own
+//! time limit.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -9,13 +10,14 @@ use std::time::{Duration, Instant};
 use crate::error::StoreError;
 use crate::sys::panic;
 
-/// A value is fresh for this many times as long as reading it took: reading takes at most a tenth of the time.
+/// A value stays fresh for at least this multiple of the time that reading it took. Therefore the background
+/// thread spends at most about a tenth of its time on the value.
 const TIMES: u32 = 10;
 
-/// How long a failure is not tried again.
+/// The shortest time between a failed read and the next attempt.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// After this time without an answer the store is reported as not answering.
+/// How long a read may take until the store is reported as not answering.
 const LATE: Duration = Duration::from_secs(30);
 
 /// Why a store could not be read.
@@ -49,23 +51,23 @@ struct State<T> {
     /// Why the newest attempt failed.
     fault: Option<Fault>,
     fresh_until: Option<Instant>,
-    /// Whether somebody has asked for a new value that is not here yet.
+    /// Whether a read was requested and has not finished.
     is_asked: bool,
-    /// Since when it is being read.
+    /// When the current read began; `None` if no read is in progress.
     reading: Option<Instant>,
 }
 
-/// Work for the thread that reads.
+/// A read of the store, to be run by the background thread.
 pub type Job = Box<dyn FnOnce() + Send>;
 
-/// What `work` returns; a panic is a failure like any other.
+/// Runs `work`, and turns a panic into a [`Fault`], so that the background thread survives it.
 pub fn caught<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
         Err(Fault { kind: "unreadable", text: panic::explain(&*payload).msg })
     })
 }
 
-/// What is known: the newest value, and why there is no newer one.
+/// The state of a [`Slot`]: its newest value, and the error if the store cannot be read now.
 pub struct Seen<T> {
     /// The newest value that could be read.
     pub value: Option<Arc<T>>,
@@ -74,7 +76,7 @@ pub struct Seen<T> {
 }
 
 impl<T> Seen<T> {
-    /// The value, if the store can be read now.
+    /// Returns the value. Fails if the last read failed or takes too long, even if there is an older value.
     pub fn now(self) -> Result<Arc<T>, Fault> {
         match self {
             Seen { value: Some(value), fault: None } => Ok(value),
@@ -111,13 +113,14 @@ impl<T: Send + Sync + 'static> Slot<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known, without reading anything.
+    /// Returns the newest value without starting a read.
     pub fn last(&self) -> Seen<T> {
         self.lock().seen()
     }
 
-    /// The value. If it is older than `keep`, `read` makes a new one as a job that `start` starts; this waits
-    /// for it for `patience`.
+    /// Returns the newest value. If the value is older than `keep`, first passes a job that calls `read` to
+    /// `start`, and waits at most `patience` for its result. A value that took long to read counts as fresh
+    /// for longer than `keep`.
     pub fn get(
         self: &Arc<Self>,
         keep: Duration,
@@ -176,7 +179,7 @@ mod tests {
         let short = Duration::from_millis(20);
         let seen = slot.get(AGAIN, short, start, move || Ok(wait.recv().unwrap_or(0)));
         assert!(seen.value.is_none() && seen.now().is_err());
-        // A second reader does not begin while the first reads.
+        // A second read must not begin before the first read has finished.
         assert!(slot.get(AGAIN, short, start, || panic!("a second reader")).value.is_none());
         answer.send(7).unwrap();
         let seen = slot.get(AGAIN, Duration::from_secs(30), start, || panic!("a second reader"));

@@ -1,7 +1,8 @@
-//! A snapshot of the store: how full each range is, who uses it, and what the leases hash to.
+//! A snapshot of the store: how full each range is, which nodes and namespaces use it, and hashes of the
+//! leases.
 //!
-//! Invariant: lease counts and hashes come from one walk over the leases, and a snapshot's size does not grow with the
-//! number of leases.
+//! Invariants: All lease counts and hashes of a snapshot come from a single pass over the leases. Except for
+//! its lists, which have a maximum size, a snapshot does not grow with the number of leases.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,16 +21,16 @@ use crate::rows::{CoolingRow, GroupRow, LeaseRow, NodeRow, Nodes, PoolRow, Time}
 use crate::store::Store;
 use crate::telemetry::usage::{Extent, Meter, Usage};
 
-/// Namespaces with the most leases that are listed.
+/// How many namespaces are listed: those with the most leases.
 const MOST_NAMESPACES: usize = 20;
 
-/// What the store had at one time.
+/// The contents of a store at one time.
 pub struct Snapshot {
-    /// When it was taken.
+    /// When the snapshot was taken.
     pub time: Time,
-    /// How long that took.
+    /// How long taking the snapshot took.
     pub took: Duration,
-    /// How many leases there are.
+    /// The number of leases.
     pub leases: u64,
     /// A hash of all leases.
     version: String,
@@ -38,14 +39,14 @@ pub struct Snapshot {
     lists: Mutex<Option<Arc<Lists>>>,
     /// How full each range is.
     pub usage: Vec<Usage>,
-    /// Requests.
+    /// The numbers of requests by kind.
     pub counters: Vec<Counter>,
     /// The ranges.
     pub pools: Vec<PoolRow>,
     nodes: Vec<NodeRow>,
     /// The namespaces with the most leases.
     namespaces: Vec<GroupRow>,
-    /// The names under which leases are found: of networks, sets and Docker's pools.
+    /// All names by which the page can filter leases: names of networks, sets of leases and Docker pools.
     names: BTreeSet<String>,
 }
 
@@ -55,8 +56,8 @@ pub struct Lists {
     pub cooling: List,
 }
 
-/// The subnets that leases name, for a store that has no ranges yet; without the first address, which mostly
-/// is a gateway.
+/// Derives ranges from the subnets of the leases, for sets of leases without `known` ranges. Each range omits
+/// the subnet's first address, which usually belongs to the gateway.
 fn guessed(
     store: &mut dyn Store,
     cx: &Context,
@@ -66,7 +67,7 @@ fn guessed(
     store.occupancy(cx, &mut |set: &SetName, addr: Addr, holder: &Holder| {
         let Holder::Leased(lease) = holder else { return };
         let subnet = Subnet::masked(addr, lease.prefix);
-        // One address alone (an import) says nothing of a subnet.
+        // A lease with a full-length prefix, such as an imported lease, does not reveal its subnet.
         let subnet = subnet.filter(|s| s.len() + 1 < addr.family().bits());
         if let Some(subnet) = subnet.filter(|_| !known.iter().any(|e| e.set == *set)) {
             let network = shown_network(lease).to_owned();
@@ -87,7 +88,7 @@ fn guessed(
     Ok(extents)
 }
 
-/// `/api/v1/pools`.
+/// The response of `/api/v1/pools`, except for the name of the store.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PoolsAnswer<'a> {
@@ -101,8 +102,8 @@ pub struct PoolsAnswer<'a> {
 }
 
 impl Snapshot {
-    /// Reads the store. Keeps the first rows of the leases and of the cooling addresses, up to `room` bytes each.
-    /// If `room` is 0, keeps no lists.
+    /// Reads the store. Keeps the first rows of the leases and of the cooling addresses, up to `room` bytes
+    /// each. If `room` is 0, keeps no lists.
     pub fn take(store: &mut dyn Store, cx: &Context, room: usize) -> Result<Snapshot, StoreError> {
         let began = Instant::now();
         let pools = store.pools()?;
@@ -150,7 +151,7 @@ impl Snapshot {
             lists: Mutex::new((room > 0).then(|| Arc::new(lists))),
             counters: store.counters(cx)?,
             pools: PoolRow::all(&usage, &pools, network),
-            // A cluster remembers machines that have no lease.
+            // A cluster store also lists nodes that have no leases.
             nodes: nodes.rows(&pools, engine::nodes(store)?, &cx.node),
             namespaces: most(namespaces),
             names,
@@ -164,12 +165,12 @@ impl Snapshot {
         self.lists.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Drops the lists, which need much memory.
+    /// Frees the memory of the lists. The other values stay.
     pub fn drop_lists(&self) {
         self.lists.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// Why there can be no lease of this network and node: the snapshot has no such name.
+    /// Returns an error message if the snapshot does not contain this network or this node, otherwise `None`.
     pub fn unknown(&self, network: Option<&str>, node: Option<&str>) -> Option<String> {
         if let Some(network) = network.filter(|name| !self.names.contains(*name)) {
             return Some(format!(
@@ -181,7 +182,7 @@ impl Snapshot {
         Some(format!("unknown node {node:?}; /api/v1/nodes lists the known nodes"))
     }
 
-    /// `/api/v1/pools`.
+    /// Returns the response of `/api/v1/pools`. `node` is the node on which this process runs.
     pub fn pools<'a>(&'a self, node: &'a Node) -> PoolsAnswer<'a> {
         PoolsAnswer {
             time: self.time,
@@ -194,13 +195,13 @@ impl Snapshot {
         }
     }
 
-    /// `/api/v1/nodes`.
+    /// Returns the response of `/api/v1/nodes`.
     pub fn nodes(&self) -> Value {
         json!({ "time": self.time, "nodes": self.nodes, "namespaces": self.namespaces })
     }
 }
 
-/// The namespaces with the most leases.
+/// Returns the namespaces with the most leases, at most [`MOST_NAMESPACES`].
 fn most(namespaces: BTreeMap<String, u128>) -> Vec<GroupRow> {
     let mut all: Vec<(String, u128)> = namespaces.into_iter().collect();
     all.sort_by_key(|(_, used)| std::cmp::Reverse(*used));

@@ -1,7 +1,8 @@
-//! `/api/v1/status` and `/healthz`: what needs attention, most urgent first.
+//! The responses of `/api/v1/status` and `/api/v1/stores`: the problems of a store that need attention,
+//! errors first.
 //!
-//! Invariant: the state is `ok` only if the store was read and its problems were looked for. What could not be
-//! checked is `unknown`.
+//! Invariant: the state is `ok` only if the store was read recently and was recently searched for problems.
+//! If this is not the case and no problem is known, the state is `unknown`.
 
 use std::time::Duration;
 
@@ -15,16 +16,19 @@ use crate::model::Timestamp;
 use crate::rows::{PoolRow, Time};
 use crate::trends::{Trends, about};
 
-/// A range is nearly full from this share on, in percent: as in packaging/prometheus.
+/// A range is nearly full if at least this share is not free, in percent. The alert rules in
+/// packaging/prometheus use the same limit.
 const NEARLY: u128 = 80;
 /// A forecast is reported if the range is full within this time, in seconds.
 const SOON: u64 = 24 * 3600;
-/// How long an answer waits for what takes longer than the numbers: without it the state is unknown for now.
+/// How long a response waits for the problems and the trends, which take longer to read than the snapshot. If
+/// the problems are missing, the state is `unknown`.
 pub const GLANCE: Duration = Duration::from_millis(300);
-/// Numbers older than this are not the state of now, in seconds.
+/// A snapshot or a search for problems that is older than this does not prove that the store is ok. In
+/// seconds.
 const OLD: u64 = 180;
 
-/// Something that needs attention.
+/// A problem that needs the operator's attention.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Serialize)]
 pub struct Item {
@@ -36,45 +40,45 @@ pub struct Item {
     pub text: String,
     /// What to do.
     pub advice: Option<String>,
-    /// The range's network.
+    /// The network, if the problem is about a range.
     pub network: Option<String>,
-    /// The range's first address.
+    /// The first address of the range, if the problem is about a range.
     pub first: Option<String>,
 }
 
-/// `/api/v1/status`.
+/// The response of `/api/v1/status`.
 #[skip_serializing_none]
 #[derive(Serialize)]
 pub struct Status<'a> {
     /// `ok`, `warning`, `error` or `unknown`.
     state: &'static str,
     attention: Vec<Item>,
-    /// When the store was read.
+    /// When the store was last read.
     read: Option<Time>,
-    /// When problems were looked for.
+    /// When problems were last searched for.
     looked: Option<Time>,
     store: String,
-    /// The ranges and the numbers, as they were read last.
+    /// The ranges and the lease counts of the last snapshot.
     #[serde(flatten)]
     pools: Option<PoolsAnswer<'a>>,
 }
 
-/// A store of `/api/v1/stores`.
+/// A store in the response of `/api/v1/stores`.
 #[skip_serializing_none]
 #[derive(Serialize)]
 pub struct Brief {
-    /// Its name.
+    /// The store's name.
     store: String,
-    /// As in [`Status`].
+    /// `ok`, `warning`, `error` or `unknown`, as in [`Status`].
     state: &'static str,
-    /// When it was read.
+    /// When the store was last read.
     read: Option<Time>,
-    /// The number of its leases.
+    /// The number of leases in the store.
     leases: Option<u64>,
     attention: Vec<Item>,
 }
 
-/// What was seen of a store, for [`Status`].
+/// The values that are cached for a store at one time, from which a [`Status`] is computed.
 pub struct Sight {
     snapshot: Seen<Snapshot>,
     problems: Seen<Problems>,
@@ -83,29 +87,30 @@ pub struct Sight {
 }
 
 impl Sight {
-    /// Looks at a store, and waits for its numbers for `patience`.
+    /// Gets the values of a store from its cache. Waits at most `patience` for the snapshot.
     pub fn take(cache: &Cache, now: Timestamp, patience: Duration) -> Sight {
         let snapshot = cache.snapshot(patience);
         let patience = if snapshot.fault.is_some() { Duration::ZERO } else { GLANCE };
         let problems = cache.problems(patience);
-        // The trends are read behind the problems.
+        // The trends are read after the problems. If the problems are missing, waiting for the trends is
+        // useless.
         let patience = if problems.value.is_some() { patience } else { Duration::ZERO };
         Sight { trends: cache.trends(patience), snapshot, problems, now }
     }
 
-    /// Why the store cannot be read.
+    /// Returns why the store cannot be read; `None` if it can be read.
     pub fn fault(&self) -> Option<&Fault> {
         self.snapshot.fault.as_ref().or(self.problems.fault.as_ref())
     }
 
-    /// The store among others.
+    /// Returns the store's entry for `/api/v1/stores`.
     pub fn brief(&self, cache: &Cache) -> Brief {
         let Status { state, attention, read, store, .. } = self.status(cache);
         let leases = self.snapshot.value.as_ref().map(|snapshot| snapshot.leases);
         Brief { store, state, read, leases, attention }
     }
 
-    /// The document.
+    /// Returns the response of `/api/v1/status`.
     pub fn status<'a>(&'a self, cache: &'a Cache) -> Status<'a> {
         let (snapshot, problems) = (self.snapshot.value.as_deref(), self.problems.value.as_deref());
         let mut attention: Vec<Item> = Vec::new();
@@ -136,7 +141,7 @@ impl Sight {
     }
 }
 
-/// The store cannot be read.
+/// Returns the item for a store that cannot be read.
 fn unreadable(fault: &Fault) -> Item {
     let text = match fault.kind {
         "locked" => "the store is locked",

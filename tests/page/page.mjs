@@ -1,9 +1,9 @@
-// Uses the status page as a person would, in a headless Chromium. Usage: page.mjs SIZE ADDRESS [PICTURES]
-// SIZE describes the store of the daemon at ADDRESS. none, hundred, many and million are the number of
-// leases. With stores, the daemon has two stores, and the first one is empty. With damage, the store can no
-// longer be read. With picture, the script only makes screenshots.
-// Every expectation is an assertion. The script also fails if the browser's console shows an error, or if the
-// page sends a request to another host. It prints what it has measured, one fact on each line.
+// Tests the status page like a user, in a headless Chromium. Usage: page.mjs SIZE ADDRESS [PICTURES] SIZE
+// describes the store of the daemon at ADDRESS. none, hundred, many and million are the number of leases.
+// With stores, the daemon has two stores, and the first one is empty. With damage, the store can no longer be
+// read. With picture, the script only makes screenshots. Every expectation is an assertion. The script also
+// fails if the browser's console shows an error, or if the page sends a request to another host. It prints
+// its measurements, one on each line. If PICTURES (a folder) is given, it also saves screenshots there.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -22,7 +22,7 @@ const browser = await chromium.launch({
   args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
 });
 
-/** A page that tells what went wrong in it. */
+/** Opens the page. Records console errors, exceptions and requests to other hosts in `page.faults`. */
 async function visit(options = {}, query = "") {
   const context = await browser.newContext({ viewport: { width: 1360, height: 900 }, ...options });
   const page = await context.newPage();
@@ -33,7 +33,7 @@ async function visit(options = {}, query = "") {
     const url = new URL(request.url());
     if (url.origin !== origin && url.protocol !== "data:") page.faults.push(`foreign request: ${url}`);
   });
-  // Playwright looks for the attribute only every 500 ms, so the page itself notes the time.
+  // Playwright polls for `data-ready` only every 500 ms, so a script in the page records the exact time.
   await page.addInitScript(() => {
     const seen = () => {
       if (document.documentElement?.dataset.ready) window.readyAt ??= performance.now();
@@ -54,7 +54,7 @@ async function leave(page) {
 
 const json = async (path) => (await fetch(`${origin}${path}`)).json();
 
-/** The rows of all pages of a list. */
+/** Returns all rows of a list of the API, from all its pages. */
 async function all(name) {
   const rows = [];
   for (let next = ""; next !== undefined;) {
@@ -67,7 +67,7 @@ async function all(name) {
 
 const poolOf = (page, network) => page.locator(`#pools li[data-key^="${network} "] .pool`).first();
 
-/** No violation of the rules of axe-core, whatever their weight. */
+/** Asserts that the page violates no accessibility rule of axe-core, not even a minor one. */
 async function axe(page, name) {
   await page.evaluate(AXE);
   const { violations, passes } = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
@@ -75,7 +75,7 @@ async function axe(page, name) {
   said(`axe, ${name}`, `0 violations, ${passes.length} rules passed`);
 }
 
-/** Nothing moves while the page loads. */
+/** Asserts that nothing on the page visibly moves while the page loads. */
 async function shift(page) {
   const moved = await page.evaluate(() => new Promise((resolve) => {
     let sum = 0;
@@ -89,7 +89,7 @@ async function shift(page) {
 const text = (page, selector) => page.locator(selector).innerText();
 const said = (name, value) => console.log(`${name}: ${value}`);
 
-/** Waits until a function of the page is true. */
+/** Waits until `test`, a function that runs in the page, returns true. */
 async function until(page, test, argument, timeout = 10_000) {
   const end = Date.now() + timeout;
   while (!(await page.evaluate(test, argument))) {
@@ -111,7 +111,7 @@ async function paint(page) {
   return loaded;
 }
 
-/** Headers that keep a browser from what is not ours. */
+/** Tests that the headers forbid foreign content, that no cookie is set, and that POST is refused. */
 async function headers() {
   const answer = await fetch(`${origin}/`);
   const policy = answer.headers.get("content-security-policy");
@@ -148,7 +148,7 @@ async function pools(page) {
   said("ranges", pools.length);
 }
 
-/** The first line says what needs attention, and each item leads there. What is worst comes first. */
+/** The state line lists what needs attention, worst first. Each item must link to its pool. */
 async function attention(page) {
   const { attention } = await json("/api/v1/status");
   assert.ok(attention.some(({ kind, network }) => kind === "full" && network === "ci"), JSON.stringify(attention));
@@ -320,7 +320,7 @@ async function history(page) {
   await page.fill("#search", "");
 }
 
-/** The slider shows the map as it was. The time is in the URL, and Now leads back. */
+/** The slider must show the map at an earlier time and write the time into the URL. The Now button returns. */
 async function past(page) {
   await poolOf(page, "edge").click();
   await page.focus("#time");
@@ -351,7 +351,7 @@ async function past(page) {
   assert.match(await text(page, "#when"), /^now$/);
 }
 
-/** Tab goes through everything that can be used, and what has the focus is seen. */
+/** The Tab key must reach every control, and the focused control must have a visible outline. */
 async function tabs(page) {
   await page.evaluate(() => document.activeElement?.blur());
   const seen = new Set();
@@ -428,7 +428,7 @@ async function full() {
   await phone();
 }
 
-/** More leases than the page loads: what is searched beyond them, the server finds. */
+/** The store has more leases than the page loads. A search must also find a lease that is not loaded. */
 async function million() {
   const page = await visit();
   const loaded = await paint(page);
@@ -441,14 +441,14 @@ async function million() {
   await leave(page);
 }
 
-/** A store that was read and is damaged since: what was read stays, and the page says why. */
+/** The store is damaged after it was read. The page must keep showing the old data and say what is wrong. */
 async function damage() {
   const page = await visit();
   process.stdout.write("seen: ready\n");
   await until(page, () => document.querySelector("#state").innerText.includes("cannot be read"), null, 30_000);
   assert.equal(await page.locator("#state").getAttribute("class"), "error");
   assert.ok((await page.locator("#pools .pool").count()) > 5, "the pools that were read are gone");
-  // The same look shows them a moment later.
+  // The list of problems is updated later in the same poll.
   await until(page, () => /Error: .*leases\.redb/.test(document.querySelector("#problems").textContent));
   await axe(page, "damage");
   page.faults = page.faults.filter((fault) => !fault.includes("503"));
@@ -456,7 +456,10 @@ async function damage() {
   await leave(page);
 }
 
-/** Several stores: a list leads to each, and the first line says what needs attention in the others. */
+/**
+ * There are two stores. A menu must switch between them, and the state line must also list problems of the
+ * store that is not shown.
+ */
 async function stores() {
   const page = await visit();
   const { stores } = await json("/api/v1/stores");
@@ -474,7 +477,7 @@ async function stores() {
   await leave(page);
 }
 
-/** As a person finds it, pointing at the map, in both themes and on a telephone. */
+/** Saves a screenshot. On a desktop, the pointer is on the map, so that the tooltip is visible. */
 async function picture(name, options, query = "?network=pods") {
   const page = await visit(options, query);
   await until(page, () => !document.querySelector("#trend").classList.contains("none"));

@@ -1,8 +1,8 @@
-// The status page. It reads the JSON API beside it and changes nothing. What comes from there is
-// put on the page as text, never as markup.
+// The script of the status page. It only reads the JSON API of the same server. Values from the API are
+// inserted as text, never as markup, so names of containers cannot inject scripts.
 //
-// The first part: texts, addresses, and the URL. The others follow it in one module: pools.js, leases.js,
-// map.js, page.js.
+// The server joins base.js, pools.js, leases.js, map.js and page.js into one module, in this order. base.js
+// has the helpers for texts, addresses and the URL.
 
 const STATE = { free: 0, used: 1, reserved: 2, gateway: 3, cooling: 4, outside: 5 };
 const NAMES = Object.keys(STATE);
@@ -10,7 +10,7 @@ const NAMES = Object.keys(STATE);
 const at = (id) => document.getElementById(id);
 const root = document.documentElement;
 
-/** An element with classes and text or children. */
+/** Creates an element with CSS classes and with text or child elements. */
 function make(tag, classes = "", ...content) {
   const element = document.createElement(tag);
   if (classes) element.className = classes;
@@ -27,20 +27,20 @@ function plural(number, noun) {
   return `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 }
 
-/** `2026-11-21 10:31:05` of an RFC 3339 time. */
+/** Formats an RFC 3339 time as `2026-11-21 10:31:05`. */
 const clock = (time) => (time ? time.slice(0, 19).replace("T", " ") : "");
 
-/** A duration as `40 min` or `3 h`. */
+/** Formats a duration in seconds as `40 min` or `3 h`. */
 function about(seconds) {
   if (seconds < 90) return `${Math.max(0, Math.round(seconds))} s`;
   if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
   return seconds < 129600 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86400)} days`;
 }
 
-/** `3 h ago`; by this host's clock, which may be ahead of the server's. */
+/** Formats a time as `3 h ago`, by the clock of the browser's host, which can differ from the server's clock. */
 const ago = (time) => `${about((Date.now() - Date.parse(time)) / 1000)} ago`;
 
-/** A time as how long ago it was, with the time itself on hover. */
+/** Creates an element that shows how long ago a time was, and shows the exact time on hover. */
 function since(time) {
   const element = make("time", "", time ? ago(time) : "");
   if (time) Object.assign(element, { dateTime: time, title: `${clock(time)} UTC` });
@@ -49,7 +49,7 @@ function since(time) {
 
 // ---- addresses -------------------------------------------------------------------------------
 
-/** {v6, value} of an address; the value is a BigInt. */
+/** Parses an address into {v6, value}: whether it is IPv6, and its number as a BigInt. */
 function parse(text) {
   if (!text.includes(":")) {
     return { v6: false, value: BigInt(text.split(".").reduce((sum, part) => sum * 256 + Number(part), 0)) };
@@ -68,7 +68,7 @@ function parse(text) {
   return { v6: true, value: BigInt(`0x${hex}`) };
 }
 
-/** The text of an address, as RFC 5952 has it. */
+/** Formats an address in the form that RFC 5952 recommends. */
 function show(value, v6) {
   if (!v6) return [24n, 16n, 8n, 0n].map((bits) => (value >> bits) & 255n).join(".");
   const groups = [];
@@ -84,22 +84,26 @@ function show(value, v6) {
   return `${text(groups.slice(0, best[0]))}::${text(groups.slice(best[1]))}`;
 }
 
-/** How many low bits two addresses differ in. */
+/** Returns the number of low bits that remain when the common prefix of two addresses is removed. */
 const span = (first, last) => (first ^ last).toString(2).replace(/^0$/, "").length;
 
 // ---- the URL ---------------------------------------------------------------------------------
 
-/** What is shown is in the URL: store, network and range (a pool), at (a prefix of its map), time (of the map), q, address. */
+/**
+ * The query parameters of the URL determine what the page shows: `store`; `network` and `range` (the pool);
+ * `at` (the prefix on the pool's map); `time` (of the map); `q` (the search words); `address` (in the side
+ * panel).
+ */
 const route = {
   get now() { return Object.fromEntries(new URLSearchParams(location.search)); },
 
-  /** The URL with these changes; an empty value removes one. */
+  /** Returns the current URL with some parameters changed. An empty value removes a parameter. */
   href(changes) {
     const all = Object.entries({ ...this.now, ...changes }).filter(([, value]) => value);
     return `?${new URLSearchParams(all)}`;
   },
 
-  /** Goes there; without `push` Back does not lead to where this was. */
+  /** Changes the URL and updates the page. If not `push`, the Back button skips the previous URL. */
   go(changes, push = true) {
     const href = this.href(changes);
     if (href === this.href({})) return;
@@ -107,7 +111,7 @@ const route = {
     this.show();
   },
 
-  /** Shows what the URL says. */
+  /** Updates the page to show what the URL selects. */
   show() {
     const { q = "", address, at: prefix, time } = this.now;
     if (at("search").value.trim() !== q) at("search").value = q;
@@ -119,7 +123,7 @@ const route = {
     else at("panel").close();
   },
 
-  /** A link to there. */
+  /** Makes an element a link that changes these parameters of the URL. */
   link(element, changes) {
     element.href = this.href(changes);
     element.addEventListener("click", (event) => {

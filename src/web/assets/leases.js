@@ -1,10 +1,10 @@
-// The leases: what is loaded of them, and their table.
+// Loads the leases and shows them in a table.
 
-// ---- what is known ---------------------------------------------------------------------------
+// ---- the loaded data -------------------------------------------------------------------------
 
-const RELOAD = 15000; // milliseconds between loads of many leases
+const RELOAD = 15000; // milliseconds between two loads if there are many leases
 const MANY = 10000;
-const MOST = 70000; // leases that are loaded; what is searched beyond, the server searches
+const MOST = 70000; // how many leases the page loads; if there are more, the server searches them
 
 const known = {
   stores: [], pools: [], trends: new Map(), leases: [], cooling: [], sets: new Map(), version: null, loaded: 0, more: 0,
@@ -19,7 +19,7 @@ async function request(path) {
   try {
     answer = await fetch(`api/v1/${path}${more}`, { cache: "no-store" });
   } catch {
-    throw new Unanswered("subletd does not answer; what you see is what it reported last");
+    throw new Unanswered("subletd does not answer; the page shows the last data that it received");
   }
   if (!answer.ok) {
     const { error } = await answer.json().catch(() => ({}));
@@ -30,7 +30,7 @@ async function request(path) {
 
 const get = async (path) => (await request(path)).json();
 
-/** The facts of a lease that the page works with. */
+/** Adds to a lease the fields that the page computes: address as a number, holder and pod. */
 function lease(row) {
   const { v6, value } = parse(row.address);
   row.set ??= row.network;
@@ -41,7 +41,7 @@ function lease(row) {
   return row;
 }
 
-/** Who has it, a container's long ID cut. */
+/** Returns the holder of a lease. Container IDs are shortened to 12 characters. */
 const brief = (row) => (row.who === row.containerID ? row.who.slice(0, 12) : row.who);
 
 /** Loads the rows of a list, page by page, so that parsing a long response does not freeze the page. */
@@ -49,7 +49,7 @@ async function pages(query, name, convert) {
   const rows = [];
   let size = 0;
   for (let answer = await request(query); ;) {
-    // The next page is loaded while this page is parsed.
+    // Load the next page while this page is parsed.
     const after = rows.length + size < MOST && answer.headers.get("Sublet-Next");
     const following = after ? request(`${query}&after=${after}`) : null;
     following?.catch(() => {});
@@ -69,8 +69,10 @@ function lists() {
   ]);
 }
 
-/** Takes over the leases, if they have changed. Loads them, unless `loading` already does. Loads many leases
-    only at intervals. */
+/**
+ * Updates the leases if they have changed. Uses the promise `loading` if a load is already in progress. If
+ * there are many leases, loads them at most every RELOAD milliseconds.
+ */
 async function load(status, loading) {
   const version = status.leasesVersion + status.coolingVersion;
   const may = known.version === null || status.leases < MANY || Date.now() - known.loaded > RELOAD;
@@ -106,11 +108,11 @@ const table = {
   down: false,
   selected: 0,
   words: [],
-  all: [], // in this order; typing only filters
+  all: [], // all leases, sorted in this order; a search only filters them
   order: "",
   sorted: null,
   drawn: new Map(),
-  remote: null, // what the server found, where not all leases are loaded
+  remote: null, // the server's search result, if not all leases are loaded
 
   begin() {
     for (const column of COLUMNS) {
@@ -143,7 +145,7 @@ const table = {
     });
   },
 
-  /** Every word must be in one of the fields. */
+  /** Returns whether each search word occurs in some field of a lease. */
   matches(row) {
     row.text ??= [row.address, row.network, row.kind, row.containerID, row.id, row.endpoint, row.pod, row.node, row.ifname,
       row.mac, row.pool, row.note, row.holder].join("\n").toLowerCase();
@@ -179,7 +181,7 @@ const table = {
     map.draw();
   },
 
-  /** Has the server search, a moment after the last key. Returns what is shown until then. */
+  /** Lets the server search, 300 ms after the last key press. Returns the text to show above the table. */
   ask(pool) {
     const query = new URLSearchParams({ limit: 1000, q: this.words.join(" "), ...(pool && { network: pool.network }) });
     const key = `${query} ${known.version}`;
@@ -207,7 +209,7 @@ const table = {
   empty() {
     const empty = at("leases-empty");
     empty.hidden = this.rows.length > 0;
-    // Without rows it is no group of them.
+    // A row group must contain rows, so an empty table must not have this role (WAI-ARIA).
     at("rows").setAttribute("role", empty.hidden ? "rowgroup" : "presentation");
     if (known.version === null) {
       empty.textContent = root.dataset.ready ? "The leases could not be read." : "loading\u2026";
@@ -293,7 +295,7 @@ const table = {
     const height = this.height();
     const top = this.selected * height;
     if (top < scroller.scrollTop) scroller.scrollTop = top;
-    const bottom = top + height + at("columns").offsetHeight; // they stay above the rows
+    const bottom = top + height + at("columns").offsetHeight; // the column heads cover the top of the table
     if (bottom > scroller.scrollTop + scroller.clientHeight) scroller.scrollTop = bottom - scroller.clientHeight;
     this.draw();
   },

@@ -1,8 +1,8 @@
-// The address space as a picture.
+// Draws the addresses of a pool as a map in which each cell is an address or a prefix.
 
 // ---- the map ---------------------------------------------------------------------------------
 
-/** The place of cell `d` on a Hilbert curve over a square of `side`. */
+/** Returns the position [x, y] of cell `d` on a Hilbert curve that fills a square of `side` * `side` cells. */
 function hilbert(side, d) {
   let [x, y] = [0, 0];
   for (let s = 1; s < side; s *= 2) {
@@ -19,7 +19,10 @@ function hilbert(side, d) {
   return [x, y];
 }
 
-/** Where each of 2^bits cells is: {columns, rows, place: cell -> index, cell: index -> cell}. */
+/**
+ * Arranges 2^bits cells on a grid. Returns {columns, rows, place, cell}: `place` maps a cell to its index in
+ * the grid, and `cell` maps an index to its cell.
+ */
 function layout(bits, rowwise) {
   const columns = 2 ** Math.ceil(bits / 2);
   const rows = 2 ** Math.floor(bits / 2);
@@ -28,7 +31,7 @@ function layout(bits, rowwise) {
   for (let d = 0; d < place.length; d += 1) {
     let [x, y] = [d % columns, Math.floor(d / columns)];
     if (!rowwise) {
-      // Not a square: two of them side by side.
+      // If `bits` is odd, the grid consists of two squares side by side.
       const square = rows * rows;
       [x, y] = hilbert(rows, d % square);
       x += rows * Math.floor(d / square);
@@ -39,8 +42,8 @@ function layout(bits, rowwise) {
   return { columns, rows, place, cell };
 }
 
-const CELLS = 16; // at most 2^16 cells
-const LABEL = 22; // pixels from which on a cell has a label
+const CELLS = 16; // the map has at most 2^16 cells
+const LABEL = 22; // minimum width of a cell with a label, in pixels
 const css = (rgb, alpha = 1) => `rgb(${rgb.join(" ")} / ${alpha})`;
 
 const map = {
@@ -70,14 +73,17 @@ const map = {
 
   get view() { return this.views.at(-1); },
 
-  /** How many bits an address of the view has, a cell has, and the cells are. */
+  /**
+   * Sizes of the view (the shown prefix) as powers of 2: it has 2^bits addresses in 2^cells cells, and each
+   * cell has 2^shift addresses.
+   */
   get sizes() {
     const bits = this.view.bits;
     const cells = Math.min(bits, CELLS);
     return { bits, cells, shift: BigInt(bits - cells) };
   },
 
-  /** Shows a pool, and of it the prefix that the URL names. */
+  /** Shows a pool's map, zoomed in on the prefix that the URL selects. */
   choose(pool, prefix) {
     const key = pool ? keyOf(pool) : null;
     if (key === this.key && this.view && (prefix ?? "") === this.prefixShown) return;
@@ -100,7 +106,7 @@ const map = {
     this.prefixShown = this.view ? prefix ?? "" : null;
   },
 
-  /** {base, bits} of a prefix; null if it is none of this family. */
+  /** Parses a prefix into {base, bits}; null if it is invalid or not of the pool's address family. */
   read(prefix) {
     const match = prefix.match(/^([\d.]+|[\da-f:]+)\/(\d+)$/);
     if (!match || match[1].includes(":") !== this.v6) return null;
@@ -112,7 +118,7 @@ const map = {
     return view.bits >= inner.bits && view.base >> BigInt(view.bits) === inner.base >> BigInt(view.bits);
   },
 
-  /** Writes into the URL which prefix is shown. */
+  /** Writes the shown prefix into the URL. */
   remember() {
     const pool = this.pool;
     this.prefixShown = this.views.length > 1 ? this.prefix(this.view) : "";
@@ -121,12 +127,12 @@ const map = {
 
   refresh() {
     this.pool = known.pools.find((pool) => keyOf(pool) === this.key) ?? null;
-    // What is not known is not free.
+    // Do not draw a map before the leases are loaded: it would show all addresses as free.
     const empty = this.pool === null || known.version === null;
     for (const id of ["map", "legend", "cell", "past", "map-help"]) at(id).hidden = empty;
     at("map-empty").hidden = !empty;
     at("map-empty").textContent = this.pool && root.dataset.ready ? "The leases could not be read, so there is nothing to draw."
-      : this.pool ? "loading\u2026" : "There is a picture here once there is a pool.";
+      : this.pool ? "loading\u2026" : "The map appears here once there is a pool.";
     for (const id of ["zoom-in", "zoom-out", "order"]) at(id).disabled = empty;
     if (empty) {
       at("crumbs").replaceChildren();
@@ -140,7 +146,7 @@ const map = {
       : "Arrows move, Enter zooms in or opens an address, Backspace zooms out.";
     if (this.views.length === 0) {
       this.views = [this.around(this.first, this.last)];
-      // A wide prefix with little in it: begin where something is.
+      // If the addresses in use fill only a part of a large prefix, begin zoomed in on that part.
       const held = this.taken.filter((row) => row.kind !== "gateway");
       if (this.view.bits > CELLS && held.length) {
         const close = this.around(held[0].value, held.at(-1).value);
@@ -151,13 +157,13 @@ const map = {
     this.draw();
   },
 
-  /** The smallest prefix around both. */
+  /** Returns the smallest prefix that contains two addresses. */
   around(first, last) {
     const bits = span(first, last);
     return { base: (first >> BigInt(bits)) << BigInt(bits), bits };
   },
 
-  /** All that is taken between the ends of the pool, by address. */
+  /** Collects the leased, reserved and cooling addresses of the pool, sorted by address. */
   gather() {
     const { pool } = this;
     const first = parse(pool.first);
@@ -193,7 +199,7 @@ const map = {
     at("zoom-out").disabled = this.views.length < 2;
   },
 
-  /** Index of the first taken address that is not below `value`. */
+  /** Returns the index of the first collected address that is at least `value`. */
   behind(value) {
     let [low, high] = [0, this.taken.length];
     while (low < high) {
@@ -204,7 +210,7 @@ const map = {
     return low;
   },
 
-  /** The taken addresses of a prefix. */
+  /** Returns the collected addresses of a prefix. */
   within({ base, bits }) {
     return this.taken.slice(this.behind(base), this.behind(base + (1n << BigInt(bits))));
   },
@@ -215,7 +221,10 @@ const map = {
     return row.kind === "cooling" ? STATE.cooling : STATE.used;
   },
 
-  /** Of each cell its state, and how full it is (0 to 1; where it is many addresses). */
+  /**
+   * Computes for each cell its state, its `share` of addresses that are not free (0 to 1), and in `dim`
+   * whether the search matches none (1) or some (2) of the cell's addresses.
+   */
   states() {
     const { cells, shift } = this.sizes;
     const { base } = this.view;
@@ -237,7 +246,7 @@ const map = {
       if (table.words.length && (row.kind === "cooling" || !table.matches(row))) dim[cell] = Math.max(dim[cell], 1);
       else dim[cell] = 2;
     }
-    // A pool's own gateway is no lease.
+    // The gateway of a pool may have no lease, so mark its cell here.
     const gateway = this.gateway === null ? -1n : (this.gateway - base) >> shift;
     if (shift === 0n && gateway >= 0n && gateway < BigInt(size)) state[Number(gateway)] = STATE.gateway;
     return { state, share, dim };
@@ -263,7 +272,7 @@ const map = {
     return this.layouts.get(key);
   },
 
-  /** Draws what is known, then what is pointed at. */
+  /** Draws the map, then the frames of the focused cell and of the cell under the pointer. */
   draw() {
     const canvas = at("map");
     if (!this.pool || !this.view || canvas.hidden || canvas.clientWidth === 0) return;
@@ -282,7 +291,7 @@ const map = {
       if (shift > 0n && name !== "free" && name !== "outside") rgb = blend(ink.free, rgb, 0.3 + 0.7 * Math.min(1, share[cell]));
       return dim[cell] === 1 ? blend(rgb, ink.free, 0.75) : rgb;
     };
-    // One pixel a cell, enlarged: many cells are drawn as fast as few.
+    // Draw each cell as one pixel and enlarge the image, because drawing 65,536 rectangles would be slow.
     const small = new OffscreenCanvas(columns, rows);
     const image = new ImageData(columns, rows);
     for (let cell = 0; cell < place.length; cell += 1) image.data.set([...color(cell), 255], place[cell] * 4);
@@ -308,7 +317,7 @@ const map = {
     this.point();
   },
 
-  /** Shows what is pointed at, over what was drawn. */
+  /** Draws the frames of the focused cell and of the cell under the pointer over the map. */
   point() {
     const canvas = at("map");
     if (!this.base || !this.pool) return;
@@ -321,7 +330,7 @@ const map = {
     this.tell(focused || this.over === null ? this.cursor : this.over);
   },
 
-  /** What tells states apart without colors. */
+  /** Draws a cell's pattern, which distinguishes the states without color. */
   pattern(context, state, x, y, size, light, line) {
     context.fillStyle = light;
     context.strokeStyle = state === STATE.outside ? line : light;
@@ -345,7 +354,7 @@ const map = {
     return this.sizes.shift === 0n && size >= LABEL * (window.devicePixelRatio || 1);
   },
 
-  /** The last part of each address, where cells are large enough. */
+  /** Labels each cell with the last part of its address, if the cells are large enough. */
   labels(context, state, size, ink) {
     if (!this.hasLabels(size)) return;
     const { columns, place } = this.plan;
@@ -363,7 +372,7 @@ const map = {
     }
   },
 
-  /** Where blocks of 2^8 cells meet. */
+  /** Draws lines between blocks of 2^8 cells. */
   lines(context, cells, size, columns, rows, style) {
     if (cells <= 8 || this.rowwise) return;
     const block = 16 * size;
@@ -392,13 +401,13 @@ const map = {
     return cell[y * columns + x];
   },
 
-  /** The prefix that a cell stands for. */
+  /** Returns the prefix that a cell represents. */
   block(cell) {
     const { shift } = this.sizes;
     return { base: this.view.base + (BigInt(cell) << shift), bits: Number(shift) };
   },
 
-  /** The prefix that is shown after zooming in on a cell. */
+  /** Returns the prefix that the map shows after zooming in on a cell. */
   next(cell) {
     const { bits } = this.sizes;
     const next = bits > CELLS + 4 ? bits - 8 : bits > 12 ? bits - 4 : bits > 8 ? 8 : 4;
@@ -411,7 +420,7 @@ const map = {
     const rows = this.within(block);
     if (block.bits > 0) {
       const size = 2 ** block.bits;
-      return `${this.prefix(block)}: ${count(rows.length)} of ${count(size)} taken`;
+      return `${this.prefix(block)}: ${count(rows.length)} of ${count(size)} in use`;
     }
     const name = show(block.base, this.v6);
     const row = rows[0];
@@ -442,7 +451,7 @@ const map = {
     let text = this.describe(cell);
     if (this.sizes.bits > 8) {
       const next = this.next(cell);
-      text += `\nclick: ${this.prefix(next)}, ${count(this.within(next).length)} of ${count(2 ** next.bits)} taken`;
+      text += `\nclick: ${this.prefix(next)}, ${count(this.within(next).length)} of ${count(2 ** next.bits)} in use`;
     }
     tip.textContent = text;
     tip.hidden = false;
@@ -459,7 +468,7 @@ const map = {
     this.point();
   },
 
-  /** Zooms in at the cursor; where single addresses are large enough, shows one. */
+  /** Zooms in at the cursor. If the cells are single addresses, opens the address instead, unless `zoom`. */
   enter(zoom = false) {
     const { bits, shift } = this.sizes;
     if (bits <= 8 && !(zoom && bits > 4)) {
@@ -506,13 +515,13 @@ const map = {
 };
 
 
-// ---- the map as it was -----------------------------------------------------------------------
+// ---- the map at an earlier time --------------------------------------------------------------
 
 const past = {
-  time: "", // of the map, RFC 3339; empty: now
-  rows: null, // who held an address of the pool's set then
+  time: "", // the time that the map shows (RFC 3339); empty: now
+  rows: null, // the leases of the pool's set at that time
   pool: null, // the key of that pool
-  key: "", // what `rows` are of, or are being loaded for
+  key: "", // the pool and time for which `rows` were requested
 
   begin() {
     let timer;
@@ -526,7 +535,7 @@ const past = {
     at("now").addEventListener("click", () => route.go({ time: "" }));
   },
 
-  /** Sets the ends of the slider: as far as the pool's history goes. */
+  /** Sets the range of the slider: from the oldest event in the pool's history until now. */
   refresh(pool) {
     const oldest = pool.trend?.oldest;
     const first = Math.min(...[oldest, this.time].filter(Boolean).map(Date.parse), Date.now());
@@ -538,7 +547,7 @@ const past = {
     this.load(pool);
   },
 
-  /** Shows the map of this time. */
+  /** Shows the map as it was at a time. */
   show(time = "") {
     if (time === this.time) return;
     this.time = Number.isNaN(Date.parse(time)) ? "" : time;
@@ -555,12 +564,12 @@ const past = {
     at("now").disabled = !time;
   },
 
-  /** Loads who held the addresses then, unless that is known. */
+  /** Loads the leases of the pool at the chosen time, unless they are loaded already. */
   async load(pool) {
     const key = this.time && `${keyOf(pool)} ${this.time}`;
     if (key === this.key) return;
     this.key = key;
-    // Until they are loaded, those of another time of this pool stay.
+    // Until the leases are loaded, keep showing the pool's leases of the previously chosen time.
     if (!key || this.pool !== keyOf(pool)) this.rows = null;
     this.pool = keyOf(pool);
     if (!key) return;
@@ -568,7 +577,8 @@ const past = {
       const query = `history?limit=10000&at=${encodeURIComponent(this.time)}&network=${encodeURIComponent(pool.network)}`;
       const { rows: held } = await pages(query, "events", lease);
       if (this.key !== key) return;
-      // A lease that is older than its network's history has no event there.
+      // A lease that is older than the kept history has no event, so add the current leases that existed
+      // then.
       const listed = new Set(held.map((row) => row.address));
       const older = (known.sets.get(pool.set) ?? []).filter((row) => row.time <= this.time && !listed.has(row.address));
       this.rows = [...held, ...older].sort(byAddress);

@@ -1,14 +1,14 @@
-// The last part: one address, and what begins when the page is there.
+// The side panel with the leases and the history of one address, and the start of the page.
 
 // ---- one address -----------------------------------------------------------------------------
 
 const WORDS = {
   added: "leased", "taken-over": "taken over from host-local", imported: "imported", reserved: "reserved",
-  deleted: "freed", undone: "freed: nobody took the answer", collected: "freed by the runtime's GC",
+  deleted: "freed", undone: "freed: the result could not be delivered", collected: "freed by the runtime's GC",
   lost: "freed: its container is gone", released: "freed by an operator", unreserved: "no longer reserved",
   swept: "freed: Docker does not know it", "pool-released": "freed with its pool",
   "boot-ended": "ended with its boot", "node-released": "freed with its node",
-  "exported": "handed over to host-local",
+  "exported": "exported to host-local",
 };
 
 const panel = {
@@ -46,7 +46,7 @@ const panel = {
     return [pod, container, fact.id && `id ${fact.id}`, fact.endpoint, fact.note].filter(Boolean).join(", ");
   },
 
-  /** Whether the container of a lease is alive, and what to do about it. */
+  /** Shows whether the container of a lease is alive, and the command to run next. */
   evidence({ container, reason, next }) {
     const words = { running: "Its container runs", gone: "Its container is gone", unknown: "It is unknown whether its container runs" };
     const lines = [];
@@ -55,7 +55,7 @@ const panel = {
     return lines.length ? [make("div", `evidence ${container ?? ""}`, ...lines)] : [];
   },
 
-  /** What is known of an address without a holder. */
+  /** Shows the state of an address that is not leased: free, cooling down, not allocatable or in no range. */
   unheld(address) {
     const { v6, value } = parse(address);
     const between = ([first, last]) => value >= parse(first).value && value <= parse(last).value;
@@ -64,9 +64,9 @@ const panel = {
       const cooling = known.cooling.find((row) => row.set === pool.set && row.address === address);
       const state = cooling ? `It cools down until ${clock(cooling.until)} UTC`
         : pool.allocatable.some(between) ? "It is free" : "It is not allocatable: a gateway, or excluded";
-      return make("p", "empty", `Nobody holds it now. ${state}, in ${nameOf(pool)} ${rangeOf(pool)}.`);
+      return make("p", "empty", `This address is not leased now. ${state}, in ${nameOf(pool)} ${rangeOf(pool)}.`);
     });
-    return lines.length ? lines : [make("p", "empty", "Nobody holds it now, and it is in no range.")];
+    return lines.length ? lines : [make("p", "empty", "This address is not leased now, and no range contains it.")];
   },
 
   show({ address, leases, evidence, events }) {
@@ -86,14 +86,14 @@ const panel = {
       const who = make("p", "dim", [this.who(event), event.node && `on ${event.node}`, `by ${event.face}`].filter(Boolean).join(", "));
       return make("li", event.held ? "held" : "", time, what, who);
     });
-    if (items.length === 0) items.push(make("li", "empty", "The history has no event of it."));
+    if (items.length === 0) items.push(make("li", "empty", "The history has no events for this address."));
     at("events").replaceChildren(...items);
   },
 };
 
 // ---- the page --------------------------------------------------------------------------------
 
-/** Kept in memory alone: the page stores nothing. */
+/** Sets up the button that changes the theme. A reload resets the theme, because the page stores no data. */
 function beginTheme() {
   const words = ["auto", "light", "dark"];
   let chosen = 0;
@@ -122,13 +122,13 @@ function beginKeys() {
   });
 }
 
-// ---- looking ---------------------------------------------------------------------------------
+// ---- polling ---------------------------------------------------------------------------------
 
-const POLL = 5000; // milliseconds between looks while the page is seen
+const POLL = 5000; // milliseconds between polls while the page is visible
 
 async function look() {
   const trouble = at("trouble");
-  // At first the leases load while the server checks the store for problems.
+  // On the first poll, load the leases while the server still checks the store for problems.
   const loading = known.version === null ? lists() : undefined;
   loading?.catch(() => {});
   try {
@@ -137,7 +137,7 @@ async function look() {
     known.unreadable = status.read ? null : status.attention[0]?.advice;
     showFacts(status);
     if (status.pools) {
-      // Without them now, they come with the next look.
+      // Trends that take longer are shown after the next poll.
       await Promise.race([trends, new Promise((resolve) => { setTimeout(resolve, 500); })]);
       takePools(status.pools);
     }
@@ -152,7 +152,7 @@ async function look() {
         showNodes(await get("nodes"));
         await load(status, loading);
       } catch (error) {
-        // What keeps the store from answering is in the line above.
+        // If the state is "error", the state line already shows why the store cannot be read.
         if (status.state !== "error") throw error;
       }
     }

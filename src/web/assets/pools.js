@@ -1,13 +1,13 @@
-// What needs attention, the pools and their last day, the nodes and the problems.
+// The problems that need attention, the pools and their last day, and the tables of nodes and problems.
 
 // ---- what needs attention --------------------------------------------------------------------
 
-/** The stores of this host. One alone is not asked for again. */
+/** Loads the states of this host's stores. If there is only one store, loads them only once. */
 async function loadStores() {
   if (known.stores.length !== 1) known.stores = (await get("stores")).stores;
 }
 
-/** What needs attention in the other stores, one item for each store. */
+/** Returns the most urgent problem of each store that the page does not show. */
 function elsewhere(status) {
   const others = known.stores.filter(({ store, attention }) => store !== status.store && attention.length);
   return others.map(({ store, attention: [worst, ...more] }) => (
@@ -15,7 +15,7 @@ function elsewhere(status) {
   ));
 }
 
-/** One line, each item a link. It is green only if everything was checked. */
+/** Shows the problems that need attention as links. The line is green only if everything was checked. */
 function showState(status) {
   const attention = [...status.attention, ...elsewhere(status)].sort((a, b) => (b.level === "error") - (a.level === "error"));
   const state = attention[0]?.level ?? status.state;
@@ -62,16 +62,16 @@ function showFacts(status) {
 
 const keyOf = (pool) => `${pool.set} ${pool.network} ${pool.first}`;
 const nameOf = (pool) => pool.network;
-// Not size less free: of a /64 a number holds too few digits for that.
+// Do not compute size - free: for a /64, a Number is not precise enough, and the result would be wrong.
 const takenOf = (pool) => pool.used + pool.reserved + pool.cooling + (pool.draining ?? 0);
 const shareOf = (pool) => (pool.free === 0 ? 1 : pool.size ? takenOf(pool) / pool.size : 1);
 const rangeOf = (pool) => pool.subnet ?? `${pool.first}\u2013${pool.last}`;
 const levelOf = (pool) => (pool.free === 0 ? "full" : shareOf(pool) >= 0.8 ? "high" : "");
-/** What comes first: what is full, what soon will be, what is fullest. */
+/** Ranks a pool for the list: full pools first, then pools that will be full within a day, then by usage. */
 const needOf = (pool) => (pool.fullIn < 86400 && pool.free > 0 ? 0.99 - pool.fullIn / 1e7 : shareOf(pool));
 const NOTHING = "No pool yet: it appears with the first container of a network whose configuration says ";
 
-/** The pool that the URL names. */
+/** Returns the pool that the URL selects. */
 function chosen() {
   const { network, range } = route.now;
   const of = known.pools.filter((pool) => pool.network === network);
@@ -80,7 +80,7 @@ function chosen() {
 
 const neediest = () => known.pools[0];
 
-/** Takes what was read, in the order in which it is shown: networks by need, both families together. */
+/** Stores the pools in display order: the networks that most need attention first, both families together. */
 function takePools(pools) {
   for (const pool of pools) {
     pool.set ??= pool.network;
@@ -153,7 +153,7 @@ function fill(link, pool) {
   link.title = `${more.join(", ")}, of ${count(pool.size)} addresses that can be allocated`;
 }
 
-/** Marks the pool on the map. */
+/** Highlights the list entry of the pool that the map shows. */
 function mark() {
   for (const item of at("pools").children) {
     const link = item.querySelector("a");
@@ -169,7 +169,7 @@ function mark() {
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An element of a drawing. */
+/** Creates an SVG element. */
 function draw(tag, attributes, ...content) {
   const element = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
@@ -177,7 +177,7 @@ function draw(tag, attributes, ...content) {
   return element;
 }
 
-/** A pool's last day: how full it was, and what was allocated and released. */
+/** Draws a pool's last day: how full the pool was, and how many addresses were allocated and released. */
 function showTrend(pool) {
   const trend = pool?.trend;
   at("trend").classList.toggle("none", !trend);
@@ -201,7 +201,7 @@ function showTrend(pool) {
   const changes = draw("svg", { viewBox: "0 0 480 48", preserveAspectRatio: "none", "aria-hidden": "true" },
     draw("path", { class: "axis", d: "M0 24H480" }), draw("path", { class: "allocated", d: bars(allocated, 23, -1) }),
     draw("path", { class: "released", d: bars(released, 25, 1) }));
-  const span = pool.fullIn && pool.free ? `, full in about ${about(pool.fullIn)} if it goes on like this` : "";
+  const span = pool.fullIn && pool.free ? `, full in about ${about(pool.fullIn)} at this rate` : "";
   at("trend-title").textContent = `Last day of ${nameOf(pool)}`;
   at("trend-text").textContent = `${count(Math.min(...levels))} to ${count(Math.max(...levels))} in use${span}`;
   at("changes-text").replaceChildren(make("i", "key allocated"), `${count(all(allocated))} allocated`, make("i", "key released"), `${count(all(released))} released`);
@@ -234,7 +234,7 @@ function showNodes({ nodes, namespaces }) {
     Object.keys(node.networks).join(", "), since(node.lastLease),
   ]), "No node has a lease yet.");
   rows(at("namespaces"), namespaces.map((row) => [search(`${row.namespace}/`, row.namespace), count(row.used)]),
-    "No lease is of a pod.");
+    "No lease belongs to a pod.");
 }
 
 function showProblems({ problems, looked, total }) {
@@ -246,6 +246,6 @@ function showProblems({ problems, looked, total }) {
     return item;
   });
   if (total > items.length) items.push(make("li", "empty", `and ${count(total - items.length)} more: sublet doctor`));
-  if (total === 0) items.push(make("li", "empty", looked ? "None found: every record was read, and all agree." : "Not looked for yet."));
+  if (total === 0) items.push(make("li", "empty", looked ? "None found: all records are readable and consistent." : "Not checked yet."));
   at("problems").replaceChildren(...items);
 }
