@@ -53,7 +53,7 @@ fn plugin() -> ExitCode {
     }))
 }
 
-#[allow(clippy::disallowed_methods, reason = "here the environment enters the program")]
+#[allow(clippy::disallowed_methods, reason = "the environment is read only here")]
 fn environment(name: &str) -> Option<OsString> {
     env::var_os(name)
 }

@@ -291,7 +291,7 @@ fn run(network: &Network, program: &Path, way: Way, nodes: usize, each: usize) -
         run.add.push(add);
         run.del.push(del);
     }
-    #[expect(clippy::cast_precision_loss, reason = "some thousands")]
+    #[expect(clippy::cast_precision_loss, reason = "at most a few thousand")]
     let rate = run.add.len() as f64 / begin.elapsed().as_secs_f64();
     run.per_second = rate;
     Ok(run)
@@ -328,7 +328,7 @@ fn trips(network: &Network, nodes: usize, each: usize) -> Result<f64> {
         ended.map(|one| one.unwrap_or_else(|_| bail!("a thread panicked"))).collect()
     });
     done?;
-    #[expect(clippy::cast_precision_loss, reason = "some thousands")]
+    #[expect(clippy::cast_precision_loss, reason = "at most a few thousand")]
     let average = asked.into_inner() as f64 / (nodes * each) as f64;
     Ok(average)
 }
@@ -373,7 +373,7 @@ fn dense(text: &mut String, server: &Server, quick: bool) -> Result<()> {
     let asked = count.load(Ordering::Relaxed);
     counted.del(0)?;
     let found = run(&full, Path::new(""), Way::Kept, 1, each.min(50))?.add;
-    #[expect(clippy::cast_precision_loss, reason = "a few")]
+    #[expect(clippy::cast_precision_loss, reason = "there are only a few")]
     row("the last free address of a /16", &found, asked as f64)?;
     one.add(0)?;
     let mut refused = Sample::default();
@@ -391,7 +391,7 @@ fn dense(text: &mut String, server: &Server, quick: bool) -> Result<()> {
             refused.push(ms);
         }
     }
-    #[expect(clippy::cast_precision_loss, reason = "a few")]
+    #[expect(clippy::cast_precision_loss, reason = "there are only a few")]
     row("\"exhausted\", of 65,533 leases", &refused, count.load(Ordering::Relaxed) as f64)
 }
 

@@ -124,7 +124,7 @@ fn run(socket: &Path, connections: usize, total: usize) -> Result<(f64, Sample)>
     let seconds = begin.elapsed().as_secs_f64();
     let mut sample = Sample::default();
     samples?.into_iter().flatten().for_each(|time| sample.push(time));
-    #[expect(clippy::cast_precision_loss, reason = "some thousands")]
+    #[expect(clippy::cast_precision_loss, reason = "at most a few thousand")]
     let per_second = sample.len() as f64 / seconds;
     Ok((per_second, sample))
 }

@@ -95,7 +95,10 @@ pub fn measure(tools: &Tools, bed: &Bed, rounds: usize, results: &mut Results) -
                 let mut doctor = start(&tools.sublet, &["doctor", "--store", &store])?;
                 while doctor.0.try_wait()?.is_none() && going() {
                     largest.fetch_max(peak(doctor.0.id()), Ordering::Relaxed);
-                    #[expect(clippy::disallowed_methods, reason = "samples memory")]
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "samples the memory use at intervals"
+                    )]
                     thread::sleep(Duration::from_millis(20));
                 }
                 doctors.fetch_add(1, Ordering::Relaxed);
@@ -105,7 +108,7 @@ pub fn measure(tools: &Tools, bed: &Bed, rounds: usize, results: &mut Results) -
         let metrics = scope.spawn(|| -> Result<()> {
             while going() {
                 get("/metrics")?;
-                #[expect(clippy::disallowed_methods, reason = "once a second")]
+                #[expect(clippy::disallowed_methods, reason = "runs once a second")]
                 thread::sleep(Duration::from_secs(1));
             }
             Ok(())
@@ -125,7 +128,7 @@ pub fn measure(tools: &Tools, bed: &Bed, rounds: usize, results: &mut Results) -
         measured
     });
     measured?;
-    #[expect(clippy::cast_precision_loss, reason = "kibibytes of a process")]
+    #[expect(clippy::cast_precision_loss, reason = "the memory of a process in KiB fits")]
     let mut fact = |what: &str, kib: u64| results.facts.insert(name(what), kib as f64 / 1024.0);
     fact("list MiB", peak(list.0.id()));
     fact("doctor MiB", largest.load(Ordering::Relaxed));

@@ -7,7 +7,7 @@
 //! removes every comparison from the requests. In histories that were recorded through this proxy, `judge`
 //! must find faults.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "prints its result")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the program prints its result")]
 
 mod blind;
 mod clients;

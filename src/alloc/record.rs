@@ -8,7 +8,10 @@ use crate::net::Addr;
 /// One record of a store. Records that are derived from others (indexes, ranges for warnings) are not
 /// included.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::large_enum_variant, reason = "a slice of a store at a time, and most are leases")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "only one page of records is in memory, and most of them are leases"
+)]
 pub enum Record {
     /// A pool that Docker has requested.
     Pool(Pool),

@@ -40,7 +40,7 @@ fn page(page: &Page, stores: Vec<PageStore>, backend: &Backend) -> Result<()> {
     web::open(address, page.http_public, page.http_name.clone(), stores, backend.log.clone())
 }
 
-#[allow(clippy::disallowed_methods, reason = "here the environment enters the program")]
+#[allow(clippy::disallowed_methods, reason = "the environment is read only here")]
 fn environment(name: &str) -> Option<OsString> {
     env::var_os(name)
 }

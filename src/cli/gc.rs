@@ -30,7 +30,7 @@ use crate::sys::host::Facts;
 /// containers are listed as well. Leases of other machines are only counted. Without --containerd, --crictl
 /// or --docker, network namespaces are the only evidence, as with --netns.
 #[derive(Debug, Args)]
-#[allow(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
+#[allow(clippy::struct_excessive_bools, reason = "each flag is an option of the command line")]
 pub struct Gc {
     /// Free leases whose network namespace is gone. Applies only to leases made in this boot, on this machine
     /// and in the current mount namespace

@@ -27,7 +27,7 @@ use crate::store;
 
 /// Import the leases of a different program.
 #[derive(Debug, Subcommand)]
-#[allow(clippy::doc_markdown, reason = "shown as they are")]
+#[allow(clippy::doc_markdown, reason = "users see these texts unchanged")]
 pub enum Import {
     /// Import the bolt file of the original ecs-ipam
     ///

@@ -63,7 +63,7 @@ use screen::{Screen, Tone, When};
 /// If a container runtime calls sublet (with CNI_COMMAND and without arguments), sublet is a CNI IPAM plugin.
 /// With a command, sublet shows and repairs leases.
 #[derive(Debug, Parser)]
-#[allow(clippy::doc_markdown, reason = "shown as they are")]
+#[allow(clippy::doc_markdown, reason = "users see these texts unchanged")]
 #[command(name = "sublet", version)]
 struct Cli {
     #[command(subcommand)]

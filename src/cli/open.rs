@@ -26,7 +26,7 @@ use crate::trends::Trends;
 
 /// The arguments that name the store.
 #[derive(Debug, Args)]
-#[allow(clippy::doc_markdown, reason = "as above")]
+#[allow(clippy::doc_markdown, reason = "users see these texts unchanged")]
 pub struct StoreArgs {
     /// The lease file, or a cluster in JSON, such as {"etcd": {"endpoints": [...]}}
     /// [default: $IPAM_DB_PATH, else /var/lib/cni/sublet/leases.redb]

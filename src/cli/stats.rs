@@ -28,7 +28,7 @@ pub struct Stats {
     /// Print Prometheus' text format, or write it to FILE for node_exporter's textfile collector. FILE is
     /// replaced in one step
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-", conflicts_with = "json")]
-    #[allow(clippy::doc_markdown, reason = "shown as they are")]
+    #[allow(clippy::doc_markdown, reason = "users see these texts unchanged")]
     prometheus: Option<PathBuf>,
 }
 

@@ -224,7 +224,7 @@ pub fn rates(rows: &[PoolRow], screen: &Screen) -> String {
 }
 
 /// Formats the addresses of networks, namespaces or nodes under this title. Returns an empty string if there
-/// is no row.
+/// are no rows.
 pub fn groups(rows: &[GroupRow], title: &'static str, screen: &Screen) -> String {
     let table = Table::of(rows).text(title, 8, |row| cell(row.name().unwrap_or("(none)")));
     if rows.iter().all(|row| row.size.is_none()) {

@@ -197,7 +197,11 @@ pub struct Route {
     pub scope: Option<i64>,
 }
 
-#[allow(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "serde passes a field so")]
+#[allow(
+    clippy::ref_option,
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes fields by reference"
+)]
 fn is_unset(number: &Option<i64>) -> bool {
     matches!(number, None | Some(0))
 }

@@ -40,7 +40,7 @@ use crate::telemetry::log::{Entry, Log};
 ///
 /// Flags override environment variables. SUBLET_* overrides GIPAM_*, and GIPAM_* overrides KONTENA_IPAM_*.
 #[derive(Debug, Parser)]
-#[allow(clippy::doc_markdown, reason = "users see these texts as they are")]
+#[allow(clippy::doc_markdown, reason = "users see these texts unchanged")]
 #[command(
     name = "subletd",
     version,
@@ -67,7 +67,7 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
-#[allow(clippy::doc_markdown, reason = "as above")]
+#[allow(clippy::doc_markdown, reason = "users see these texts unchanged")]
 struct Common {
     /// The lease file, or a cluster that several hosts share, such as {"etcd": {"endpoints": [...]}} [default:
     /// the etcd of $ETCD_ENDPOINT, else $IPAM_DB_PATH, else /var/lib/cni/sublet/leases.redb]. May be repeated:
@@ -89,7 +89,7 @@ struct Common {
 }
 
 #[derive(Debug, Args)]
-#[allow(clippy::doc_markdown, reason = "as above")]
+#[allow(clippy::doc_markdown, reason = "users see these texts unchanged")]
 struct Serve {
     /// A unix socket; its file name is the driver's name. May be repeated: gipam.sock and kontena-ipam.sock
     /// serve the existing networks of these two drivers [default: /run/docker/plugins/sublet.sock]
@@ -167,7 +167,7 @@ pub struct Limits {
 
 /// The TCP address of the server, and the clients that may connect to it.
 #[derive(Clone, Debug, Args)]
-#[allow(clippy::doc_markdown, reason = "as above")]
+#[allow(clippy::doc_markdown, reason = "users see these texts unchanged")]
 pub struct Tcp {
     /// Listen on TCP instead of a unix socket [env: SUBLET_ADDRESS, GIPAM_ADDRESS]
     #[arg(long, value_name = "HOST:PORT")]

@@ -41,7 +41,7 @@ struct Line<'a> {
     rename_all_fields = "camelCase",
     deny_unknown_fields
 )]
-#[allow(clippy::large_enum_variant, reason = "one is made for each line")]
+#[allow(clippy::large_enum_variant, reason = "one value exists for each line")]
 enum Fields<'a> {
     Pool {
         pool: Str<'a>,

@@ -107,7 +107,7 @@ pub fn make_folder(path: &Path) -> io::Result<()> {
 /// Creates a pipe, for testing functions that must not block.
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a helper of tests may panic")]
-#[allow(clippy::missing_panics_doc, reason = "a test fails with it")]
+#[allow(clippy::missing_panics_doc, reason = "the test fails with this text")]
 pub fn make_pipe(path: &Path) {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
     mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();

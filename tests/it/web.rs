@@ -962,8 +962,8 @@ fn the_plugin_logs_each_call_once() {
         let store = lab.store().display().to_string();
         let events =
             Call::sublet().args(&["history", "-o", "json", "--store", &store]).run().rows();
-        let traces: Vec<_> = events.iter().map(|event| event["trace"].as_str()).collect();
-        assert_eq!(traces, [Some(trace), None], "{events:?}");
+        let recorded: Vec<_> = events.iter().map(|event| event["trace"].as_str()).collect();
+        assert_eq!(recorded, [Some(trace), None], "{events:?}");
         let wanted = [
             ("info", "ADD", "one", "ok", "10.4.0.2/30"),
             ("error", "ADD", "two", "error", ""),

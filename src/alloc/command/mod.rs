@@ -17,7 +17,10 @@ use crate::net::Addr;
 
 /// One request to a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::large_enum_variant, reason = "one is made in a call, and it is mostly an ADD")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "each call has one command, and most commands are ADDs"
+)]
 pub enum Command {
     /// Lease an address of each range set.
     Add(Add),

@@ -32,7 +32,7 @@ pub(super) struct FileRow<'a> {
 
 #[skip_serializing_none]
 #[derive(Serialize)]
-#[allow(clippy::struct_field_names, reason = "this is the field's name in JSON")]
+#[allow(clippy::struct_field_names, reason = "the field has this name in JSON")]
 struct Plugin<'a> {
     plugin: &'a str,
     ipam: &'a str,

@@ -78,7 +78,7 @@ pub struct Finding {
     pub text: String,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a field so")]
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
 fn level<S: Serializer>(error: &bool, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(if *error { "error" } else { "warning" })
 }

@@ -42,7 +42,7 @@ const METHODS: [&str; 7] = [
 pub struct Backend {
     /// The configuration of the driver.
     pub driver: Driver,
-    /// The store from which the driver leases. The time to wait for its lock is set for each request.
+    /// The store in which the driver leases addresses. The time to wait for its lock is set for each request.
     pub store: StoreSpec,
     /// The node and the boot, for the context of each command.
     pub cx: Context,

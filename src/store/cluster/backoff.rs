@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::server::Server;
 
 /// Waits for the duration `wait`, but not longer than until `until`.
-#[allow(clippy::disallowed_methods, reason = "nothing to wait on but time; always bounded")]
+#[allow(clippy::disallowed_methods, reason = "no event to wait for; the wait is limited")]
 pub fn pause(wait: Duration, until: Instant) {
     thread::sleep(wait.min(until.saturating_duration_since(Instant::now())));
 }

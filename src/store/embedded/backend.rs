@@ -64,7 +64,7 @@ pub struct Shared<File> {
 }
 
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "facts that are independent of each other")]
+#[allow(clippy::struct_excessive_bools, reason = "the flags are independent facts")]
 struct State {
     /// Writes that have not reached the file yet, in order: offsets and bytes.
     held: Vec<(u64, Vec<u8>)>,

@@ -4,7 +4,10 @@
 //! if it is readable, belongs to this machine, and its boot ended longer ago than the configured `age` of
 //! `history`. The newest of these files is never removed.
 
-#![allow(clippy::redundant_closure, reason = "the functions are not general enough over lifetimes")]
+#![allow(
+    clippy::redundant_closure,
+    reason = "function paths fail here, because their lifetimes are not general enough"
+)]
 
 use std::path::PathBuf;
 

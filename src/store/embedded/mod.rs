@@ -559,7 +559,7 @@ impl<F: FileSystem> Embedded<F> {
     /// was changed, one of these sets has the network's older leases.
     #[allow(
         clippy::redundant_closure_for_method_calls,
-        reason = "`Tables::sets` is of one lifetime"
+        reason = "a path to `Tables::sets` has a fixed lifetime"
     )]
     fn collect_in_other_sets(
         &self,

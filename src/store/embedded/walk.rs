@@ -7,7 +7,10 @@
 //! pages, the reader returns the lease as it was either before or after the change. No address is returned
 //! twice.
 
-#![allow(clippy::redundant_closure, reason = "the functions are not general enough over lifetimes")]
+#![allow(
+    clippy::redundant_closure,
+    reason = "function paths fail here, because their lifetimes are not general enough"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 

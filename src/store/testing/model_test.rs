@@ -373,8 +373,9 @@ fn comparable(mut answer: Result<Outcome, Error>) -> String {
 
 type Key = (SetName, Addr);
 
-/// The state of the store that follows from the results of the commands. The ledger is computed without the
-/// allocator, so it reveals errors of the allocator, which the lease file and the model share.
+/// The state of the store, derived only from the results of the commands. The lease file and the model use
+/// the same allocator, so a comparison of the two cannot reveal an allocator bug. The ledger does not use the
+/// allocator, so it can.
 #[derive(Default)]
 struct Ledger {
     listed: BTreeMap<Key, Lease>,

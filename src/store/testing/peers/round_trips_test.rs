@@ -306,7 +306,7 @@ fn at_once(make: &(dyn Fn(&str) -> Box<dyn Server> + Sync), strategy: Strategy) 
     let given: BTreeSet<Addr> = given.into_iter().collect();
     assert_eq!(given.len() as u64, 16 * EACH, "an address has two holders");
     assert_sound(&make(&prefix));
-    #[allow(clippy::cast_precision_loss, reason = "some hundreds")]
+    #[allow(clippy::cast_precision_loss, reason = "at most a few hundred")]
     let average = asked.into_inner() as f64 / (16 * EACH) as f64;
     average
 }

@@ -1,10 +1,9 @@
-//! Tests kills and power cuts at every operation of the program.
+//! Simulates a kill and several power cuts after every file system operation of the program.
 //!
-//! The test records the operations of calls of the real program, and then replays them. After each operation,
-//! it simulates a kill, and several power cuts. Each power cut leaves a different subset of the unflushed
-//! changes on the disk. The test opens, reads and writes each resulting image, as the next process would.
-//! `disk` is the model of the disk, `trace` records the operations, and `store_check` contains the
-//! conditions.
+//! The test runs the real program, records its file system operations, and then replays them. Each power cut
+//! leaves a different subset of the unflushed changes on the disk. The test opens, reads and writes each
+//! resulting image, as the next process would. `disk` is the model of the disk, `trace` records the operations,
+//! and `store_check` contains the conditions.
 
 mod boot;
 mod controls;

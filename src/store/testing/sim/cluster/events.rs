@@ -5,7 +5,7 @@ use super::super::settings::Settings;
 /// Selects the kinds of events that may happen in a run, and the conditions that are checked. Each kind can
 /// be switched off, because not every store can survive every kind.
 #[derive(Clone, Copy, Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "each is one kind of event")]
+#[allow(clippy::struct_excessive_bools, reason = "each flag is one kind of event")]
 pub struct Events {
     /// Transactions that are applied, although their response is lost.
     pub lost_answers: bool,

@@ -125,8 +125,8 @@ impl Host {
     }
 }
 
-/// Runs an ADD in the same steps as [`crate::engine`]. Appends to `ended` the earlier containers that had to
-/// end before this ADD could get their addresses.
+/// Runs an ADD, following the same steps as [`crate::engine`]. An ADD can get the address of an earlier
+/// container only after that container has ended. Such containers are appended to `ended`.
 fn engine(
     world: &Shared,
     host: usize,
