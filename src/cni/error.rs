@@ -25,7 +25,8 @@ pub const DECODING: u32 = 6;
 pub const CONFIGURATION: u32 = 7;
 /// `CNI_NETNS` is not the container's network namespace.
 pub const NETNS: u32 = 8;
-/// Nothing was done; the same call may succeed later.
+/// The call failed, but the same call may succeed later. Its changes may have been applied only if the message
+/// says so.
 pub const TRY_AGAIN: u32 = 11;
 /// STATUS: an ADD would fail.
 pub const NOT_AVAILABLE: u32 = 50;
