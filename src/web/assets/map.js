@@ -126,7 +126,7 @@ const map = {
     for (const id of ["map", "legend", "cell", "past", "map-help"]) at(id).hidden = empty;
     at("map-empty").hidden = !empty;
     at("map-empty").textContent = this.pool && root.dataset.ready ? "The leases could not be read, so there is nothing to draw."
-      : this.pool ? "loading\u2026" : "There is a picture here once there is a pool.";
+      : this.pool ? "loading\u2026" : "The map appears when the first pool exists.";
     for (const id of ["zoom-in", "zoom-out", "order"]) at(id).disabled = empty;
     if (empty) {
       at("crumbs").replaceChildren();
@@ -411,7 +411,7 @@ const map = {
     const rows = this.within(block);
     if (block.bits > 0) {
       const size = 2 ** block.bits;
-      return `${this.prefix(block)}: ${count(rows.length)} of ${count(size)} taken`;
+      return `${this.prefix(block)}: ${count(rows.length)} of ${count(size)} in use`;
     }
     const name = show(block.base, this.v6);
     const row = rows[0];
