@@ -28,7 +28,7 @@ use crate::sys::process::Stop;
 pub struct Agent {
     #[command(flatten)]
     install: Install,
-    /// Time between two searches for stale leases; 0s to free none
+    /// Time between two searches for stale leases; 0s disables the searches
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = config::duration)]
     gc_every: Duration,
     /// Keep leases that are younger than this

@@ -254,8 +254,8 @@ fn print(row: &Row<'_>, lease: Option<&Lease>, now: Timestamp, call: &mut Call<'
         let (range, network) = (span.brief(), visible(row.network));
         writeln!(
             out,
-            "nothing new is leased from {range}, which has been draining since {} ({} ago); to end this, run `sublet \
-             drain {network} {range} --undo`",
+            "no new addresses are leased from {range}, which has been draining since {} ({} ago); to stop \
+             draining, run `sublet drain {network} {range} --undo`",
             Time(*since),
             age(now, *since)
         )?;

@@ -24,7 +24,7 @@ pub struct History {
     /// network
     #[arg(value_name = "ADDRESS|CONTAINER|POD|NETWORK")]
     name: Option<String>,
-    /// Only events since this time: 2h or 7d ago, 2026-01-31, "2026-01-31 08:00" (UTC), RFC 3339
+    /// Only events since this time: an age (2h, 7d), 2026-01-31, "2026-01-31 08:00" (UTC) or RFC 3339
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
     /// Only events before this time

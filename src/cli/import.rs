@@ -25,7 +25,7 @@ use crate::model::{NetworkName, SetName};
 use crate::rows::Text;
 use crate::store;
 
-/// Import the leases of a different program.
+/// Import leases from another program.
 #[derive(Debug, Subcommand)]
 #[allow(clippy::doc_markdown, reason = "users see these texts unchanged")]
 pub enum Import {

@@ -120,10 +120,10 @@ enum Command {
     /// Show or change a network's definition in a cluster
     #[command(subcommand)]
     Network(network::Network),
-    /// Import the leases of a different program.
+    /// Import leases from another program.
     #[command(subcommand)]
     Import(import::Import),
-    /// Write the leases for a different program.
+    /// Export leases to another program.
     #[command(subcommand)]
     Export(export::Export),
     Copy(copy::Copy),

@@ -52,11 +52,11 @@ pub struct Set {
     /// A network configuration, a plugin list, or the output of `show --json`; - for standard input
     #[arg(value_name = "FILE")]
     file: String,
-    /// Replace only this version; 0: only if there is no definition [default: the version in FILE, otherwise
+    /// Replace only this version; 0: set only if none is stored [default: the version in FILE, otherwise
     /// the stored version]
     #[arg(long, value_name = "N", verbatim_doc_comment)]
     version: Option<u64>,
-    /// Set without asking, even if leases would be outside every range
+    /// Change the definition without asking, even if leases would be outside every range
     #[arg(long, short)]
     yes: bool,
 }

@@ -99,9 +99,7 @@ impl Release {
         if self.dry_run {
             return Ok(writeln!(call.stdout, "would free {what}")?);
         }
-        if !self.yes
-            && !call.confirm(&format!("free {what}, assuming that this machine is gone"))?
-        {
+        if !self.yes && !call.confirm(&format!("free {what}, assuming that the machine is gone"))? {
             return Ok(writeln!(call.stderr, "kept {what}")?);
         }
         let left = engine::release_node(&mut *open.store, name, &open.cx)?;

@@ -51,7 +51,7 @@ pub struct Reserve {
     /// Owner of the reservation
     #[arg(long, value_name = "TEXT")]
     owner: Option<String>,
-    /// Pod as namespace/name, or container's name, that gets the addresses
+    /// Pod (namespace/name) or container name that gets the addresses
     #[arg(long = "for", value_name = "NAME", value_parser = static_name)]
     name: Option<StaticName>,
 }
@@ -171,7 +171,7 @@ impl Reserve {
         if self.name.is_some() && addrs.len() > MOST_FOR {
             let count = addrs.len();
             return Err(misuse(format!(
-                "at most {MOST_FOR} addresses for a name at a time, not {count}"
+                "cannot reserve {count} addresses for one name at a time; pass at most {MOST_FOR}"
             )));
         }
         let question = format!("reserve {} addresses", addrs.len());

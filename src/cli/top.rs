@@ -24,7 +24,7 @@ pub struct Top {
     /// Only this network or pool
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// Time between two tables
+    /// Time between two updates of the table
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = interval)]
     interval: Duration,
     /// Number of tables to print. With --json, each table is a line [default: 1; endless on a terminal]

@@ -30,7 +30,7 @@ pub struct Watch {
     /// Only this network
     #[arg(long, value_name = "NAME")]
     network: Option<String>,
-    /// Time between two checks
+    /// Time between two checks for new events
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
     interval: Duration,
     /// Compare leases even if there is a history

@@ -294,9 +294,9 @@ impl Call {
             != (&config.sets, &config.routes, &config.dns)
         {
             output.journal.warn(&format!(
-                "{place} (written by {}) differs from this configuration, and the definition is used; \
-                 definition: {}; configuration: {text}; change one of the two, see `sublet network show \
-                 {network}`",
+                "this configuration differs from the {place} (written by {}), which takes precedence; \
+                 definition: {}; configuration: {text}; to make them equal, change the configuration, or \
+                 run `sublet network set {network} FILE`",
                 stored.by, stored.text
             ));
         }

@@ -64,7 +64,7 @@ impl Args {
             Ok(args)
         } else {
             Err(ConfigError::invalid(format!(
-                "ARGS: unknown args [{}]; if a different plugin uses these arguments, add IgnoreUnknown=1 to \
+                "ARGS: unknown args [{}]; if another plugin uses these arguments, add IgnoreUnknown=1 to \
                  CNI_ARGS",
                 unknown.join(" ")
             )))

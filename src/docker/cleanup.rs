@@ -210,7 +210,10 @@ fn reachable(addrs: &[Addr]) -> Result<Vec<Addr>> {
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .spawn()
-                .context("cannot run `ping`, so sublet cannot verify that an address is unused")
+                .context(
+                    "cannot run `ping`, so sublet cannot verify that an address is unused; install `ping`, \
+                     or omit `--probe`",
+                )
         };
         let running = some.iter().map(ping).collect::<Result<Vec<_>>>()?;
         for (addr, mut child) in some.iter().zip(running) {

@@ -46,17 +46,17 @@ pub fn list(socket: &Path) -> Result<Listing> {
     let started = host::now();
     let all = get(socket, "/networks")?;
     let mut networks = Vec::new();
-    for network in all.as_array().context("the answer of dockerd is not a list of networks")? {
+    for network in all.as_array().context("dockerd's response is not a list of networks")? {
         let driver = network["IPAM"]["Driver"].as_str().unwrap_or_default();
         if matches!(driver, "default" | "null" | "") {
             continue;
         }
         let id = network["Id"].as_str().filter(|id| id.bytes().all(|b| b.is_ascii_alphanumeric()));
-        let id = id.context("the answer of dockerd contains a network without a valid ID")?;
+        let id = id.context("dockerd's response contains a network without a valid ID")?;
         let whole = get(socket, &format!("/networks/{id}"))?;
         ensure!(
             whole["Id"] == network["Id"],
-            "the answer of dockerd describes a different network than {id}"
+            "dockerd's response describes a network other than {id}"
         );
         networks.push(read(&whole).with_context(|| format!("network {id}"))?);
     }

@@ -23,7 +23,7 @@ pub enum Refusal {
         "failed to allocate for range {index}: no IP addresses available in range set: {ranges}; \
          network {network} is full{}{}: look for stale leases with `sublet gc --dry-run`, or enlarge the \
          range",
-        if *.cooling { " (`cooldownStrict` holds back freed addresses)" } else { "" },
+        if *.cooling { " (`cooldownStrict` blocks addresses that were freed recently)" } else { "" },
         if *.draining { " (part of the range set is draining: `sublet pools` lists the draining ranges)" } else { "" }
     )]
     Exhausted {
@@ -40,8 +40,8 @@ pub enum Refusal {
     },
     /// A requested address, or an address that is reserved for the container's name, is in a draining range.
     #[error(
-        "failed to allocate for range {index}: {addr} is in the range {}, which is draining, so nothing new \
-         is leased from it; request a different address, or end the draining with `sublet drain {network} \
+        "failed to allocate for range {index}: {addr} cannot be leased, because the range {} is draining; \
+         request a different address, or stop draining with `sublet drain {network} \
          {} --undo`",
         .range.brief(),
         .range.brief()
@@ -95,8 +95,8 @@ pub enum Refusal {
     },
     /// A requested address is cooling down, and `cooldownStrict` is set.
     #[error(
-        "failed to allocate for range {index}: requested IP address {addr} was freed recently and \
-         `cooldownStrict` holds back the address for {seconds} s; try again later, or request a different \
+        "failed to allocate for range {index}: requested IP address {addr} was freed recently, and \
+         `cooldownStrict` blocks the address for another {seconds} s; try again later, or request a different \
          address"
     )]
     Cooling {
@@ -109,8 +109,8 @@ pub enum Refusal {
     },
     /// Requested addresses lie in no range, or more addresses were requested than there are range sets.
     #[error(
-        "failed to allocate all requested IPs: {}; request at most one address from each range set; the range \
-         sets are {ranges}",
+        "failed to allocate all requested IPs: {}; request addresses inside the ranges, at most one from each \
+         range set; the range sets are {ranges}",
         join(.addrs)
     )]
     NotInRange {
@@ -282,10 +282,11 @@ pub enum Refusal {
     /// A network's definition was not changed, because the stored version is not the version that the caller
     /// expected.
     #[error(
-        "network {network} has {}, not {}: the definition was changed in the meantime; run `sublet network \
+        "cannot change the definition of network {network}: expected {}, but the store has {}, because the \
+         definition was changed in the meantime; run `sublet network \
          show {network}`, then try again",
-        version(*.kept),
-        version(*.expected)
+        version(*.expected),
+        version(*.kept)
     )]
     Redefined {
         /// The network whose definition was to be changed.
@@ -536,18 +537,18 @@ fn claim(node: &Node, by: &NodeRecord) -> String {
     let (name, machine, theirs) = (&node.name, &node.machine, &by.node.machine);
     if machine != theirs {
         return format!(
-            "a different machine: the machine-id of that machine is {theirs}, the machine-id of this machine \
-             is {machine}; set NODE_ID to a unique name, or, if that machine is gone, free its leases with \
+            "another machine: its machine-id is {theirs}, and the machine-id of this machine is {machine}; \
+             set NODE_ID to a unique name, or, if the other machine is gone, free its leases with \
              `sublet node release {name}`"
         );
     }
-    let id = match &**machine {
-        "" => "no machine-id".to_owned(),
-        id => format!("the machine-id {id}"),
+    let conflict = match &**machine {
+        "" => "two machines without a machine-id have this node name".to_owned(),
+        id => format!("two machines have this node name and the machine-id {id}"),
     };
     format!(
-        "a boot that began to lease after the current boot: two machines have this name and {id}; set a \
-         unique NODE_ID on each machine, or, if this machine was restored to an earlier state, free the \
+        "a boot that claimed the name after the current boot: {conflict}; set a unique NODE_ID on \
+         each machine, or, if this machine was restored to an earlier state, free the \
          leases of the later boot with `sublet node release {name}`"
     )
 }

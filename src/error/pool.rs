@@ -107,20 +107,30 @@ impl PoolRefusal {
                     .to_owned()
             }
             PoolRefusal::Differs { name, .. } => {
-                format!("request the same value on every host, or use a different name than network={name}")
+                format!(
+                    "request the same value on every host, or choose a name other than {name} for `network=`"
+                )
             }
             PoolRefusal::Routed { subnet, .. } => format!(
                 "run `ip route` to list the routes; if the route leads to this network, pass `--subnet \
                  {subnet}`"
             ),
             PoolRefusal::Taken { addr, holder: Some(lease) } => match &lease.origin.endpoint {
-                Some(name) => format!("{addr} is held by {name}, {}", lease.owner),
-                None => format!("{addr} is held by {} ({})", lease.owner, lease.kind.word()),
+                Some(name) => {
+                    format!("{addr} is held by {name}, {}; request a different address", lease.owner)
+                }
+                None => format!(
+                    "{addr} is held by {} ({}); request a different address",
+                    lease.owner,
+                    lease.kind.word()
+                ),
             },
             PoolRefusal::Taken { addr, holder: None } => {
-                format!("{addr} is the network or the broadcast address")
+                format!("{addr} is the network or the broadcast address; request a different address")
             }
-            PoolRefusal::OutOfRange { addr, subnet } => format!("{addr} is not in {subnet}"),
+            PoolRefusal::OutOfRange { addr, subnet } => {
+                format!("{addr} is outside the subnet {subnet}; request an address inside the subnet")
+            }
             PoolRefusal::Exhausted(id) => format!(
                 "pool {id} is full; remove containers, enlarge `--ip-range`, or run `subletd cleanup`"
             ),

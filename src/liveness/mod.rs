@@ -69,7 +69,7 @@ pub fn of(lease: &Lease, newcomer: Option<&Netns>, cx: &Context) -> Liveness {
         evidence.namespaces.held.remove(&inode);
     }
     let mut found = stale::assess(leases, &evidence);
-    found.pop().unwrap_or_else(|| Liveness::Unknown("it was not examined".to_owned()))
+    found.pop().unwrap_or_else(|| Liveness::Unknown("the container was not examined".to_owned()))
 }
 
 /// The number of leases that are examined together. At most this number of leases is in memory at a time.

@@ -31,7 +31,8 @@ pub fn docker(socket: &Path) -> Result<Listing> {
     let name = || format!("docker at {}", socket.display());
     let answer = ask(socket, "/containers/json?all=1", TIMEOUT);
     let answer = answer.with_context(|| format!("cannot query {}", name()))?;
-    let containers = containers(&answer).with_context(|| format!("{} answered", name()))?;
+    let containers =
+        containers(&answer).with_context(|| format!("cannot list the containers of {}", name()))?;
     Ok(Listing { runtime: "docker".to_owned(), containers })
 }
 
@@ -50,32 +51,36 @@ pub fn ask(socket: &Path, path: &str, timeout: Duration) -> io::Result<Vec<u8>> 
 
 /// Parses the JSON in an HTTP response, if the response is complete and its status is 200.
 pub fn read(answer: &[u8]) -> Result<Value> {
-    let end =
-        answer.windows(4).position(|w| w == b"\r\n\r\n").context("the answer is not valid HTTP")?;
+    let end = answer
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .context("the response is not valid HTTP")?;
     let head = String::from_utf8_lossy(&answer[..end]);
     let body = answer.get(end + 4..).unwrap_or_default();
     let mut lines = head.lines();
     let (_, status) = lines.next().unwrap_or_default().split_once(' ').unwrap_or_default();
     if status.split(' ').next() != Some("200") {
-        bail!("the answer has status {status}: {}", String::from_utf8_lossy(body));
+        bail!("the response has status {status}: {}", String::from_utf8_lossy(body));
     }
     for (name, value) in lines.filter_map(|line| line.split_once(':')) {
         let value = value.trim();
         if name.eq_ignore_ascii_case("Content-Length") && value != body.len().to_string() {
-            bail!("the answer is truncated: received {} of {value} bytes", body.len());
+            bail!("the response is truncated: received {} of {value} bytes", body.len());
         }
         if name.eq_ignore_ascii_case("Transfer-Encoding") {
-            bail!("the answer has the encoding {value}, which HTTP/1.0 does not allow");
+            bail!("the response has the encoding {value}, which HTTP/1.0 does not allow");
         }
     }
-    serde_json::from_slice(body).context("the answer is not valid JSON")
+    serde_json::from_slice(body).context("the response is not valid JSON")
 }
 
 /// Returns the container IDs in an HTTP response.
 fn containers(answer: &[u8]) -> Result<BTreeSet<String>> {
-    let Value::Array(all) = read(answer)? else { bail!("the answer is not a list of containers") };
+    let Value::Array(all) = read(answer)? else {
+        bail!("the response is not a list of containers")
+    };
     let id = |container: &Value| container["Id"].as_str().map(str::to_owned);
-    all.iter().map(|c| id(c).context("the answer contains a container without `Id`")).collect()
+    all.iter().map(|c| id(c).context("the response contains a container without `Id`")).collect()
 }
 
 /// Returns all containers, in all namespaces of the containerd that listens on a socket.
@@ -97,19 +102,20 @@ pub fn containerd(socket: &Path, ctr: &str) -> Result<Listing> {
 pub fn crictl(crictl: &str) -> Result<Listing> {
     let timeout = format!("--timeout={}s", TIMEOUT.as_secs());
     let answer = output(crictl, Command::new(crictl).args([&timeout, "pods", "-o", "json"]))?;
-    let containers = sandboxes(&answer).with_context(|| format!("{crictl} answered"))?;
+    let containers = sandboxes(&answer)
+        .with_context(|| format!("cannot list the pod sandboxes with {crictl}"))?;
     Ok(Listing { runtime: "the CRI runtime".to_owned(), containers })
 }
 
 /// Returns the IDs in the output of `crictl pods -o json`.
 fn sandboxes(answer: &str) -> Result<BTreeSet<String>> {
-    let answer: Value = serde_json::from_str(answer).context("the answer is not valid JSON")?;
+    let answer: Value = serde_json::from_str(answer).context("the output is not valid JSON")?;
     let Some(all) = answer["items"].as_array() else {
-        bail!("the answer is not a list of sandboxes")
+        bail!("the output is not a list of sandboxes")
     };
     let id = |sandbox: &Value| sandbox["id"].as_str().map(str::to_owned);
     all.iter()
-        .map(|sandbox| id(sandbox).context("the answer contains a sandbox without `id`"))
+        .map(|sandbox| id(sandbox).context("the output contains a sandbox without `id`"))
         .collect()
 }
 

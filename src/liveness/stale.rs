@@ -148,7 +148,7 @@ fn assess_one(lease: &Lease, is_theirs: bool, evidence: &Evidence) -> Liveness {
     use Liveness::{Alive, Stale, Unknown};
     if lease.node.machine.is_empty() || lease.node.machine != evidence.cx.node.machine {
         return Unknown(format!(
-            "the lease was made on a different machine, node {:?}",
+            "the address was leased on another machine (node {:?})",
             lease.node.name
         ));
     }
@@ -161,12 +161,13 @@ fn assess_one(lease: &Lease, is_theirs: bool, evidence: &Evidence) -> Liveness {
     }
     let netns = netns_state(lease, evidence);
     let runtimes: Vec<&str> = evidence.listings.iter().map(|l| l.runtime.as_str()).collect();
-    let runtimes = runtimes.join(" and ");
+    let runtimes = runtimes.join(" or ");
     match (&netns, runtime_of(lease, evidence)) {
         (_, Some(runtime)) => return Alive(format!("{runtime} lists the container")),
         (NetnsState::Alive, None) if is_theirs && lease.attachment().is_some() => {
             return Unknown(format!(
-                "{runtimes} does not list the container, but the container's network namespace still exists"
+                "the container is not listed by {runtimes}, but the container's network namespace still \
+                 exists"
             ));
         }
         (NetnsState::Alive, None) => {
@@ -187,10 +188,10 @@ fn assess_one(lease: &Lease, is_theirs: bool, evidence: &Evidence) -> Liveness {
         ([], ..) => Unknown("no evidence was requested".to_owned()),
         (_, None, _) => Unknown("the lease names no container".to_owned()),
         _ if !is_theirs => Unknown(format!(
-            "{runtimes} lists none of the containers with leases, so these containers may belong to a \
-             different runtime"
+            "none of the containers with leases is listed by {runtimes}, so the containers may belong to \
+             another runtime"
         )),
-        _ => Stale(format!("{runtimes} does not list the container")),
+        _ => Stale(format!("the container is not listed by {runtimes}")),
     }
 }
 
@@ -242,7 +243,7 @@ fn netns_state(lease: &Lease, evidence: &Evidence) -> NetnsState {
             NetnsState::Gone(format!("the container's network namespace {path} is gone"))
         }
         PathState::Inode(..) => {
-            NetnsState::Gone(format!("{path} is now a different network namespace"))
+            NetnsState::Gone(format!("{path} now leads to a different network namespace"))
         }
     }
 }

@@ -176,8 +176,9 @@ fn problems(cache: &Cache) -> Answer {
     let seen = cache.problems(if snapshot.fault.is_some() { BRIEF } else { PATIENCE });
     let fault = snapshot.fault.or(seen.fault);
     let (level, place) = ("error", cache.place());
-    let advice = "fix the cause in the message; nothing is leased or freed until the store answers"
-        .to_owned();
+    let advice =
+        "fix the cause in the message; nothing is leased or freed until the store responds"
+            .to_owned();
     let unreadable =
         fault.map(|fault| ProblemRow { level, place, what: fault.text, advice, repairable: false });
     let found = seen.value.as_deref();

@@ -111,7 +111,7 @@ pub fn text(stores: &[Scrape], counters: &Counters, now: Timestamp) -> String {
     );
     one(
         "sublet_store_conflicts_total",
-        "Commands of subletd that failed because a different client changed the cluster first.",
+        "Commands of subletd that failed because another client changed the cluster first.",
         counters.conflicts,
     );
     let name = "sublet_build_info";
@@ -120,7 +120,7 @@ pub fn text(stores: &[Scrape], counters: &Counters, now: Timestamp) -> String {
     let name = "sublet_lock_wait_seconds";
     text.family(
         name,
-        "Time that subletd waited for a lock held by a different process, in seconds.",
+        "Time that subletd waited for a lock held by another process, in seconds.",
         Kind::Histogram,
     );
     text.histogram(name, &[], &counters.waits);

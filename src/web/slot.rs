@@ -102,7 +102,7 @@ impl<T> State<T> {
         let waiting = self.reading.map(|since| since.elapsed()).filter(|waiting| *waiting > LATE);
         let late = waiting.map(|waiting| Fault {
             kind: "unavailable",
-            text: format!("the lease store has not answered for {} s", waiting.as_secs()),
+            text: format!("the lease store has not responded for {} s", waiting.as_secs()),
         });
         Seen { value: self.value.clone(), fault: self.fault.clone().or(late) }
     }

@@ -145,7 +145,7 @@ impl Sight {
 fn unreadable(fault: &Fault) -> Item {
     let text = match fault.kind {
         "locked" => "the store is locked",
-        "unavailable" => "the store does not answer",
+        "unavailable" => "the store does not respond",
         _ => "the store cannot be read",
     };
     let (text, advice) = (text.to_owned(), Some(fault.text.clone()));

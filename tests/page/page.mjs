@@ -125,9 +125,9 @@ async function empty() {
   const page = await visit();
   await paint(page);
   assert.match(await text(page, "#pools"), /No pool yet/);
-  assert.match(await text(page, "#leases-empty"), /No lease yet/);
-  assert.match(await text(page, "#problems"), /None found/);
-  assert.match(await text(page, "#map-empty"), /once there is a pool/);
+  assert.match(await text(page, "#leases-empty"), /No leases yet/);
+  assert.match(await text(page, "#problems"), /No problems found/);
+  assert.match(await text(page, "#map-empty"), /when the first pool exists/);
   await until(page, () => document.querySelector("#state").className === "ok");
   await axe(page, "empty");
   await leave(page);
@@ -204,7 +204,7 @@ async function search(page) {
   await until(page, () => document.querySelector("#search").value === "");
   assert.match(await text(page, "#shown"), new RegExp(`^${leases.length.toLocaleString("en")} leases`));
   await page.fill("#search", "no such thing <img src=x onerror=alert(1)>");
-  assert.match(await text(page, "#leases-empty"), /No lease matches/);
+  assert.match(await text(page, "#leases-empty"), /No matching lease/);
   await page.fill("#search", "");
 }
 
@@ -313,9 +313,9 @@ async function history(page) {
   await page.locator("#rows .row", { hasText: `${busy.address}/` }).first().click();
   await page.waitForSelector("#events time");
   // The containers of this store do not exist, so nothing is known about their network namespaces.
-  assert.match(await text(page, "#holder .evidence"), /unknown whether its container runs: .*Next: sublet gc --dry-run/s);
+  assert.match(await text(page, "#holder .evidence"), /Cannot determine whether the container is running: .*Next: sublet gc --dry-run/s);
   assert.equal(await page.locator("#events li").count(), busy.events.length);
-  assert.match(await text(page, "#events"), /leased|taken over/);
+  assert.match(await text(page, "#events"), /leased|imported/);
   await page.locator("#close").click();
   await page.fill("#search", "");
 }

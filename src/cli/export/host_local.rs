@@ -79,7 +79,7 @@ pub fn export(
             writeln!(
                 stderr,
                 "network {name} shares the leases of {set} with other networks; host-local does not support \
-                 shared leases, and may lease an address that a different network of {set} uses"
+                 shared leases, and may lease an address that another network of {set} uses"
             )?;
         }
         exported.push(network.export(set, name, open, dry_run)?);

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 
 use super::{Call, jsonl};
 
-/// Write the leases for a different program.
+/// Export leases to another program.
 #[derive(Debug, Subcommand)]
 pub enum Export {
     /// Move leases to host-local's folders

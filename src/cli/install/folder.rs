@@ -106,7 +106,7 @@ impl Folder {
                     waited += Os.pause(PAUSE);
                 }
                 Err(e) if e == rustix::io::Errno::WOULDBLOCK => {
-                    let text = "a different `sublet install` or `sublet uninstall` is running in this folder; \
+                    let text = "another `sublet install` or `sublet uninstall` is running in this folder; \
                                 try again later";
                     return Err(io::Error::new(ErrorKind::ResourceBusy, text));
                 }

@@ -28,9 +28,9 @@ pub use uninstall::Uninstall;
 
 /// Install this program in a folder of plugins.
 ///
-/// At any time a name leads to the old program or to the new program. The old file is kept as NAME.old. To
-/// return to the previous sublet, run `DIR/sublet.old install --to DIR`. To return to a plugin that was
-/// replaced, run `sublet uninstall --to DIR --as NAME`. Other files stay unchanged.
+/// Each file is replaced in one step, so its name always leads to the old or to the new program. The old file
+/// is kept as NAME.old. To return to the previous sublet, run `DIR/sublet.old install --to DIR`. To return to
+/// a plugin that was replaced, run `sublet uninstall --to DIR --as NAME`. Other files stay unchanged.
 #[derive(Debug, Args)]
 pub struct Install {
     /// Folder of the runtime's plugins, such as /opt/cni/bin

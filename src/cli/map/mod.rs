@@ -22,7 +22,7 @@ use picture::{Count, Frame, Mark, Space, draw};
 
 /// Draw the addresses of a network or a prefix.
 ///
-/// Each cell is an address or a block of addresses. Of a large IPv6 range, only the smallest prefix that
+/// Each cell is an address or a block of addresses. For a large IPv6 range, only the smallest prefix that
 /// contains all leases is drawn; --zoom draws another part.
 #[derive(Debug, Args)]
 pub struct Map {

@@ -150,7 +150,7 @@ impl Queue {
         let grace = Duration::from_secs(2);
         match (sent, tokio::time::timeout(timeout + grace, get).await) {
             (Ok(()), Ok(Ok(answer))) => answer,
-            _ => self.failed(503, "the lease store did not answer in time; try again"),
+            _ => self.failed(503, "the lease store did not respond in time; try again"),
         }
     }
 
@@ -262,12 +262,12 @@ impl Worker {
         });
         let (level, text) = match done {
             Ok(()) => {
-                (Level::Warn, format!("the client did not read the answer, so {what} was freed"))
+                (Level::Warn, format!("the client did not read the response, so {what} was freed"))
             }
             Err(e) => (
                 Level::Error,
                 format!(
-                    "the client did not read the answer, and {what} could not be freed: {e}; run `subletd \
+                    "the client did not read the response, and {what} could not be freed: {e}; run `subletd \
                      cleanup`"
                 ),
             ),

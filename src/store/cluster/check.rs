@@ -32,7 +32,10 @@ pub fn check(
     let pools = checker.pools()?;
     let cooling = checker.addresses(&mut owners, &mut named, &pools)?;
     for ((_, addr), path) in named {
-        let what = format!("the record reserves {addr} for a name, but {addr} has no reservation");
+        let what = format!(
+            "the record reserves {addr} for a name, but the record of {addr} does not contain this \
+             reservation"
+        );
         checker.report(
             &path,
             what,
@@ -118,8 +121,7 @@ impl Checker<'_> {
                     checker.report(
                         &path,
                         format!(
-                            "the owner record lists {addr}, but this lease belongs to a \
-                             different owner"
+                            "the owner record contains a lease of {addr} that belongs to another owner"
                         ),
                         REMOVE,
                     );
@@ -196,7 +198,12 @@ impl Checker<'_> {
             let name = StaticName::of(&lease.origin).filter(|_| lease.kind == Kind::Named);
             let under = name.and_then(|n| keys::owner(&key.0, &lease.node, &Owner::Named(n)));
             if under.is_some() && named.remove(&key) != under {
-                checker.report(&path, "the reservation for the name of the lease is missing", REMOVE);
+                checker.report(
+                    &path,
+                    "the address is leased through a reservation for a name, but the record of this \
+                     reservation is missing",
+                    REMOVE,
+                );
             }
             let is_named = matches!(lease.owner, Owner::Named(_));
             let found = if is_named { named.remove(&key) } else { owners.remove(&key) };

@@ -136,7 +136,7 @@ pub enum Failure {
 impl Failure {
     /// Makes the failure for a response that can be parsed, but that no correct server sends.
     pub fn malformed() -> Failure {
-        Failure::Unknown("the server sent an unexpected answer".to_owned())
+        Failure::Unknown("the server sent an unexpected response".to_owned())
     }
 
     /// Returns the same kind of failure with a changed text.
@@ -394,7 +394,7 @@ impl Client {
     /// byte of the request.
     fn classify(&self, error: &Error, encrypted: bool) -> Failure {
         let text = match error {
-            Error::Timeout(timeout) => format!("the server did not answer in time ({timeout})"),
+            Error::Timeout(timeout) => format!("the server did not respond in time ({timeout})"),
             // If a server requires a client certificate, it may close the connection before it reports an
             // error.
             Error::Io(e) if encrypted && !is_tls(e) && self.has_written.load(Ordering::Relaxed) => {

@@ -333,7 +333,7 @@ fn judge<K: Kv>(tables: &Tables<'_, K>, key: &[u8], value: &[u8]) -> Result<Resu
             Some((set, until, addr)) => {
                 let cooling = tables.cooling_of(&set, addr).ok().flatten();
                 let cools = cooling.is_some_and(|cooling| cooling.until == until);
-                vec![(cools, "the address is not cooling down")]
+                vec![(cools, "the queue lists an address that is not cooling down")]
             }
         },
         (Some(&keys::STUCK), _) => {
@@ -341,7 +341,10 @@ fn judge<K: Kv>(tables: &Tables<'_, K>, key: &[u8], value: &[u8]) -> Result<Resu
             let set = keys::read_set(keys::STICKY, &pod);
             let addr = tables.kv.get(&pod)?.and_then(|v| codec::unseal::<Addr>(&pod, &v).ok());
             let back = set.zip(addr).map(|(set, addr)| keys::at(keys::STUCK, &set, addr));
-            vec![(back.as_deref() == Some(key), "the pod has a different address")]
+            vec![(
+                back.as_deref() == Some(key),
+                "the index lists a pod that has a different address",
+            )]
         }
         _ => Vec::new(),
     };

@@ -95,7 +95,7 @@ impl<F: FileSystem> Embedded<F> {
                 && mode & 0o077 != 0
             {
                 let what = format!("the file mode {mode:o} gives other users access to the leases");
-                let advice = format!("chmod 600 {}", file.path.display());
+                let advice = format!("run `chmod 600 {}`", file.path.display());
                 each(Problem::of(&file.path, what, advice, false));
             }
         }
@@ -255,6 +255,10 @@ fn problem(path: &Path, error: &StoreError) -> Problem {
     match error {
         StoreError::Damaged { what, .. } => Problem::of(path, what, REPAIR, true),
         StoreError::Foreign { what, advice, .. } => Problem::of(path, what, advice, false),
+        StoreError::OtherVersion { .. } => {
+            let what = "the file was written by a different version of sublet";
+            Problem::of(path, what, "use that version or a newer one", false)
+        }
         other => Problem::of(path, other.to_string(), "make the file readable", false),
     }
 }

@@ -19,7 +19,7 @@ async function request(path) {
   try {
     answer = await fetch(`api/v1/${path}${more}`, { cache: "no-store" });
   } catch {
-    throw new Unanswered("subletd does not answer; the page shows the last data that it received");
+    throw new Unanswered("subletd does not respond; this page shows the last data that subletd reported");
   }
   if (!answer.ok) {
     const { error } = await answer.json().catch(() => ({}));
@@ -214,9 +214,9 @@ const table = {
     if (known.version === null) {
       empty.textContent = root.dataset.ready ? "The leases could not be read." : "loading\u2026";
     } else if (known.leases.length > 0) {
-      empty.textContent = "No lease matches. Esc clears the search.";
+      empty.textContent = "No matching lease. Press Esc to clear the search.";
     } else {
-      empty.replaceChildren("No lease yet: one appears with the first container. If you expected one, run ",
+      empty.replaceChildren("No leases yet. The first container creates the first lease. If you expected one, run ",
         make("code", "", "sublet list"), " on the host, and look at the problems below.");
     }
   },

@@ -132,7 +132,7 @@ const map = {
     for (const id of ["map", "legend", "cell", "past", "map-help"]) at(id).hidden = empty;
     at("map-empty").hidden = !empty;
     at("map-empty").textContent = this.pool && root.dataset.ready ? "The leases could not be read, so there is nothing to draw."
-      : this.pool ? "loading\u2026" : "The map appears here once there is a pool.";
+      : this.pool ? "loading\u2026" : "The map appears when the first pool exists.";
     for (const id of ["zoom-in", "zoom-out", "order"]) at(id).disabled = empty;
     if (empty) {
       at("crumbs").replaceChildren();

@@ -3,10 +3,10 @@
 // ---- one address -----------------------------------------------------------------------------
 
 const WORDS = {
-  added: "leased", "taken-over": "taken over from host-local", imported: "imported", reserved: "reserved",
-  deleted: "freed", undone: "freed: the result could not be delivered", collected: "freed by the runtime's GC",
-  lost: "freed: its container is gone", released: "freed by an operator", unreserved: "no longer reserved",
-  swept: "freed: Docker does not know it", "pool-released": "freed with its pool",
+  added: "leased", "taken-over": "imported from host-local", imported: "imported", reserved: "reserved",
+  deleted: "freed", undone: "freed: the client did not receive the response", collected: "freed by the runtime's GC",
+  lost: "freed: the container was gone", released: "freed by an operator", unreserved: "no longer reserved",
+  swept: "freed: not listed by Docker", "pool-released": "freed with its pool",
   "boot-ended": "ended with its boot", "node-released": "freed with its node",
   "exported": "exported to host-local",
 };
@@ -48,7 +48,7 @@ const panel = {
 
   /** Shows whether the container of a lease is alive, and the command to run next. */
   evidence({ container, reason, next }) {
-    const words = { running: "Its container runs", gone: "Its container is gone", unknown: "It is unknown whether its container runs" };
+    const words = { running: "The container is running", gone: "The container is gone", unknown: "Cannot determine whether the container is running" };
     const lines = [];
     if (container) lines.push(make("p", "", make("strong", "", words[container]), `: ${reason}.`));
     if (next) lines.push(make("p", "dim", "Next: ", make("code", "", next)));
@@ -62,11 +62,11 @@ const panel = {
     const inside = known.pools.filter((pool) => pool.first.includes(":") === v6 && between([pool.first, pool.last]));
     const lines = inside.map((pool) => {
       const cooling = known.cooling.find((row) => row.set === pool.set && row.address === address);
-      const state = cooling ? `It cools down until ${clock(cooling.until)} UTC`
-        : pool.allocatable.some(between) ? "It is free" : "It is not allocatable: a gateway, or excluded";
-      return make("p", "empty", `This address is not leased now. ${state}, in ${nameOf(pool)} ${rangeOf(pool)}.`);
+      const state = cooling ? `The address is cooling down until ${clock(cooling.until)} UTC`
+        : pool.allocatable.some(between) ? "The address is free" : "The address is not allocatable: a gateway, or excluded";
+      return make("p", "empty", `Not leased. ${state}, in ${nameOf(pool)} ${rangeOf(pool)}.`);
     });
-    return lines.length ? lines : [make("p", "empty", "This address is not leased now, and no range contains it.")];
+    return lines.length ? lines : [make("p", "empty", "The address is not leased, and it is outside every range.")];
   },
 
   show({ address, leases, evidence, events }) {
@@ -86,7 +86,7 @@ const panel = {
       const who = make("p", "dim", [this.who(event), event.node && `on ${event.node}`, `by ${event.face}`].filter(Boolean).join(", "));
       return make("li", event.held ? "held" : "", time, what, who);
     });
-    if (items.length === 0) items.push(make("li", "empty", "The history has no events for this address."));
+    if (items.length === 0) items.push(make("li", "empty", "The history has no event of this address."));
     at("events").replaceChildren(...items);
   },
 };

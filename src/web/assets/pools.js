@@ -37,7 +37,7 @@ function showState(status) {
   const checked = status.looked ? [" Checked ", since(status.looked), "."] : [];
   const words = {
     ok: [`Nothing needs attention: ${plural(status.leases ?? 0, "lease")} in ${plural(known.pools.length, "range")}.`, ...checked],
-    unknown: ["Not everything was checked yet."],
+    unknown: ["The first check has not finished yet."],
   }[state] ?? [make("strong", "", "Needs attention")];
   line.replaceChildren(make("p", "", ...words), make("ul", "", ...few));
   document.title = `${{ error: "\u2757 ", warning: "\u26a0 " }[state] ?? ""}sublet${status.node ? ` on ${status.node}` : ""}`;
@@ -69,7 +69,7 @@ const rangeOf = (pool) => pool.subnet ?? `${pool.first}\u2013${pool.last}`;
 const levelOf = (pool) => (pool.free === 0 ? "full" : shareOf(pool) >= 0.8 ? "high" : "");
 /** Ranks a pool for the list: full pools first, then pools that will be full within a day, then by usage. */
 const needOf = (pool) => (pool.fullIn < 86400 && pool.free > 0 ? 0.99 - pool.fullIn / 1e7 : shareOf(pool));
-const NOTHING = "No pool yet: it appears with the first container of a network whose configuration says ";
+const NOTHING = "No pool yet. A pool appears with the first container of a network whose configuration contains ";
 
 /** Returns the pool that the URL selects. */
 function chosen() {
@@ -117,7 +117,7 @@ function showPools() {
     fill(item.firstChild, pool);
     return item;
   });
-  if (items.length === 0) items.push(make("li", "empty", "No pool matches."));
+  if (items.length === 0) items.push(make("li", "empty", "No matching pool."));
   if (items.length !== list.children.length || items.some((item, i) => item !== list.children[i])) {
     list.replaceChildren(...items);
   }
@@ -234,7 +234,7 @@ function showNodes({ nodes, namespaces }) {
     Object.keys(node.networks).join(", "), since(node.lastLease),
   ]), "No node has a lease yet.");
   rows(at("namespaces"), namespaces.map((row) => [search(`${row.namespace}/`, row.namespace), count(row.used)]),
-    "No lease belongs to a pod.");
+    "No pod has a lease.");
 }
 
 function showProblems({ problems, looked, total }) {
@@ -246,6 +246,6 @@ function showProblems({ problems, looked, total }) {
     return item;
   });
   if (total > items.length) items.push(make("li", "empty", `and ${count(total - items.length)} more: sublet doctor`));
-  if (total === 0) items.push(make("li", "empty", looked ? "None found: all records are readable and consistent." : "Not checked yet."));
+  if (total === 0) items.push(make("li", "empty", looked ? "No problems found: all records were read, and they are consistent." : "Not checked yet."));
   at("problems").replaceChildren(...items);
 }
