@@ -354,7 +354,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Stores the network's ranges if they have changed. Returns one warning for each other network that
+    /// Stores the network's ranges if they have changed. Returns one warning for every other network that
     /// overlaps them.
     fn put_ranges(&mut self) -> Result<Vec<String>, StoreError> {
         let add = self.add;

@@ -108,7 +108,7 @@ impl Import {
             })?;
         }
         if number == 0 {
-            bail!("{name} is empty; pass a file of `sublet export jsonl`");
+            bail!("{name} is empty; pass a file that `sublet export jsonl` wrote");
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Receives notifications about the bytes that are written to a [`Stream`].
 pub trait Watch {
-    /// Called when this number of bytes was written.
+    /// Called after each write, with the number of bytes written.
     fn written(&self, bytes: usize);
     /// Called when the kernel has all written bytes.
     fn flushed(&self);

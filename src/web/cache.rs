@@ -184,7 +184,7 @@ impl Cache {
         }
     }
 
-    /// Keeps the lists of leases in memory for [`IDLE`] from now on.
+    /// Keeps the lists of leases in memory until [`IDLE`] has passed since the last call.
     pub fn want_lists(&self) {
         *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }

@@ -271,7 +271,7 @@ impl Grid {
         counts
     }
 
-    /// Adds the addresses of spans to the counts of their cells.
+    /// Adds the number of addresses in each span to the counts of the cells that the span covers.
     fn spread(
         &self,
         space: &Space,

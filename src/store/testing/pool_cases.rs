@@ -244,8 +244,8 @@ pub fn serial_addresses(make: Make<'_>) {
     assert!(matches!(pool_refusal(store, &full), PoolRefusal::Exhausted(_)));
 }
 
-/// The release of a pool frees all its leases, even if they are more than one transaction of a cluster can
-/// free.
+/// Releasing a pool frees all its leases, even if there are too many to free in a single transaction of a
+/// cluster.
 pub fn release_frees_all(make: Make<'_>) {
     let mut store = make();
     let store = &mut *store;

@@ -1,5 +1,5 @@
 //! Tests boot leases. A kill must not lose any of them. After a power cut, sublet must not use any lease of
-//! the ended boot.
+//! the earlier boot.
 
 use std::fs;
 
@@ -75,7 +75,7 @@ fn nothing_is_flushed() {
     assert!(flushed.is_empty(), "{flushed:?}");
 }
 
-/// sublet must ignore the lease file of an ended boot, even if it contains garbage.
+/// sublet must ignore the lease file of an earlier boot, even if it contains garbage.
 #[test]
 fn garbage_of_an_ended_boot() {
     let mut dice = Dice(17);
