@@ -79,7 +79,7 @@ impl Failure {
             .details(serde_json::to_string(&details).unwrap_or_default())
     }
 
-    /// Converts the failure for STATUS, which has its own code ([`NOT_AVAILABLE`]) if an ADD would fail now.
+    /// Converts the failure for STATUS, which has its own code (`NOT_AVAILABLE`) if an ADD would fail now.
     #[must_use]
     pub fn for_status(mut self) -> Failure {
         if matches!(self.code, EXHAUSTED | TRY_AGAIN) {
