@@ -1,5 +1,5 @@
-//! Tests of boot files (the files of leases that end when the host reboots): the boot ID in the file name,
-//! the absence of flushes, and what happens to the files of earlier boots.
+//! Tests boot files, which hold the leases that end when the host reboots: the boot ID in the file name, the
+//! absence of flushes, and what happens to the files of earlier boots.
 
 use std::fs;
 
@@ -28,7 +28,7 @@ fn the_leases_of_a_boot_end_with_it() {
         Status { set: net(), network: super::contract::network(), sets: range(), strict: false };
     assert_eq!(store.apply(&Command::Status(status), &boot(2)).unwrap(), Outcome::Ready);
     assert!(!host.of_boot(2).exists());
-    // The first ADD of the boot creates a new boot file, and does not change the old one.
+    // The first ADD of the boot creates a new boot file and leaves the old one unchanged.
     assert_eq!(added(&mut store, &lowest("c3"), &boot(2)), [addr("10.0.0.2")]);
     assert_eq!(fs::read(host.of_boot(1)).unwrap(), before);
     assert_eq!(listed(&mut store, &boot(2)).len(), 1);
@@ -66,7 +66,7 @@ fn an_address_of_an_earlier_boot_is_remembered_for_a_sticky_pod() {
     let former = added(&mut store, &sticky("c1", "db-0"), &boot(1));
     assert_eq!(former, [addr("10.0.0.3")]);
     assert_eq!(added(&mut store, &sticky("c2", "db-0"), &boot(2)), former);
-    // The newest earlier boot file is damaged, so the former address is read from an older boot file.
+    // The most recent boot file is damaged, so the former address is read from the one before it.
     fs::write(host.of_boot(2), b"torn").unwrap();
     assert_eq!(added(&mut store, &sticky("c3", "db-0"), &boot(3)), former);
 }
@@ -144,8 +144,8 @@ fn a_sticky_pod_whose_address_was_taken_is_remembered_with_its_new_one() {
     let host = Host::new();
     let mut store = host.store(Persist::Boot);
     added(&mut store, &sticky("c1", "db-0"), &boot(1));
-    // After the reboot, host-local leased the pod's former address to another container. The pod's next ADD
-    // imports host-local's lease.
+    // After the reboot, host-local has leased the pod's former address to another container. The pod's next
+    // ADD imports that lease.
     let leases = vec![super::contract::foreign("old", "10.0.0.2", Some("eth0"))];
     let legacy = crate::alloc::Legacy::Read(leases, vec![]);
     let add = crate::alloc::Add { legacy, ..sticky("c2", "db-0") };
@@ -205,16 +205,16 @@ fn a_cloned_disk_carries_durable_leases_and_nothing_of_a_boot() {
     let all = listed(&mut clone.store(Persist::Boot), &cx);
     assert_eq!(all.iter().map(|lease| lease.addr).collect::<Vec<_>>(), durable);
     assert_ne!(added(&mut clone.store(Persist::Disk), &lowest("c3"), &cx), durable);
-    // The original host's boot file records the former addresses of its pods. The clone neither uses these
-    // addresses nor removes that file.
+    // The original host's boot file records the former addresses of that host's pods. The clone must neither
+    // use these addresses nor remove the file.
     assert_ne!(added(&mut clone.store(Persist::Boot), &of_boot("c4"), &cx), former);
     assert!(clone.path(".boot-a-1").exists() && clone.path(".boot-b-2").exists());
 }
 
-/// A container mounts its own boot ID over `/proc/sys/kernel/random/boot_id`, and uses the host's store
-/// folder. The container and the host therefore use different boot files. Each of them leases each address
-/// only once and leaves the other's boot file unchanged. Reservations and durable leases are valid for both.
-/// However, the two boot files may contain leases of the same address; sublet does not prevent this.
+/// A container mounts its own boot ID over `/proc/sys/kernel/random/boot_id` but uses the host's store
+/// folder. The container and the host therefore use different boot files. Neither leases an address twice,
+/// and neither changes the other's boot file. Reservations and durable leases apply to both. However, both
+/// boot files may contain a lease of the same address; sublet does not prevent this.
 #[test]
 fn a_container_with_a_boot_id_of_its_own_leases_beside_the_host() {
     let host = Host::new();
@@ -236,9 +236,8 @@ fn a_container_with_a_boot_id_of_its_own_leases_beside_the_host() {
     assert_ne!(added(&mut host.store(Persist::Disk), &durable("c2"), &inside), one);
 }
 
-/// Checks that a boot lease does not flush the folder, which contains the names of the files.
-/// `tests/it/peers/flushes.rs` counts system calls to check that the content of the files is not flushed
-/// either.
+/// Checks that no command on boot leases flushes the folder, which holds the file names.
+/// `tests/it/peers/flushes.rs` counts system calls to check that file contents are not flushed either.
 #[test]
 fn a_boot_lease_flushes_no_name() {
     use super::watched::Watched;

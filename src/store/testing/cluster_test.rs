@@ -1,4 +1,4 @@
-//! Runs the contract of stores (the cases in `contract.rs`) on a fake cluster. Further tests add concurrent
+//! Runs the store contract (the cases in `contract.rs`) on a fake cluster. Further tests add concurrent
 //! clients, lost responses and delayed commits, and count round trips.
 
 use std::rc::Rc;
@@ -96,8 +96,8 @@ fn a_transaction_that_is_repeated_after_the_del_leases_nothing() {
     }
 }
 
-/// The leases are in the set "shared", and then the key `shared` is removed from the configuration. From then
-/// on, every command names the set "net", but DEL, CHECK and GC must still find the leases in "shared".
+/// The containers lease from the set "shared" until the key `shared` is removed from the configuration. After
+/// that, every command names the set "net", but DEL, CHECK and GC must still find the leases in "shared".
 #[test]
 fn del_check_and_gc_find_leases_of_the_set_before_shared_was_edited() {
     for is_etcd in [false, true] {
@@ -131,7 +131,8 @@ fn there(now: Timestamp) -> Context {
     Context { node: Node { name: "other".to_owned(), machine: "other".to_owned() }, ..at(now) }
 }
 
-/// All other addresses of the range are leased, so only the reserved address can be leased.
+/// Every other address of the range is leased, so the only address left is the one reserved for the pod. No
+/// other container may get it, and the pod must get it again after a reboot and on another node.
 #[test]
 fn a_reservation_for_a_name_outlives_the_boot_and_the_node_of_its_container() {
     for is_etcd in [false, true] {
@@ -160,8 +161,8 @@ fn a_reservation_for_a_name_outlives_the_boot_and_the_node_of_its_container() {
     }
 }
 
-/// A reserved address has a lease that ended when its node rebooted. If the address is unreserved, the lease
-/// must also be removed from its owner's record.
+/// The lease of a reserved address has ended because its node rebooted, but its record still exists.
+/// `unreserve` must also remove the lease from its owner's record.
 #[test]
 fn unreserve_leaves_no_record_of_a_lease_that_has_ended() {
     for is_etcd in [false, true] {
@@ -179,7 +180,7 @@ fn unreserve_leaves_no_record_of_a_lease_that_has_ended() {
     }
 }
 
-/// The GC frees many more leases than fit into one commit: this server allows 64 operations per commit.
+/// The GC frees far more leases than fit into one commit. This server allows 64 operations per commit.
 #[test]
 fn gc_of_many_leases_takes_many_steps() {
     let server = FakeServer::new(false);
@@ -196,8 +197,8 @@ fn gc_of_many_leases_takes_many_steps() {
     assert!(leases(&mut store).is_empty());
 }
 
-/// An address is reserved for the name of a pod. The pod's ADD needs two commits, because its first commit
-/// fails. The reservation ends between the two.
+/// A pod's reservation ends while the pod's ADD is running: after the ADD's first commit has failed, and
+/// before its second commit.
 #[test]
 fn a_reservation_for_a_name_ends_while_its_container_starts() {
     for is_etcd in [false, true] {
@@ -270,9 +271,9 @@ fn a_concurrent_client_leases_the_same_address_or_for_the_same_owner() {
     }
 }
 
-/// Another client acts immediately before this client commits: it leases an address from the pool that this
-/// client releases, creates a pool that overlaps this client's, or releases the pool that this client leases
-/// from.
+/// Another client acts immediately before this client commits. It leases an address from the pool that this
+/// client is releasing, creates a pool that overlaps the one that this client is creating, or releases the
+/// pool that this client is leasing from.
 #[test]
 fn a_concurrent_client_changes_the_pools() {
     let server = FakeServer::new(false);
@@ -299,8 +300,8 @@ fn a_concurrent_client_changes_the_pools() {
     assert_eq!(paths.collect::<Vec<_>>(), ["node/node"]);
 }
 
-/// A daemon starts a request with the records that its earlier requests have read. Even if these records are
-/// outdated, the outcome must be correct.
+/// A daemon starts each request with the records that it read for earlier requests. The outcome must be
+/// correct even if these records are outdated.
 #[test]
 fn requests_start_with_recent_records_and_never_rely_on_them() {
     for is_etcd in [false, true] {
@@ -385,7 +386,8 @@ fn a_pool_that_is_not_shared_is_released_by_its_node_only() {
     assert_eq!(release(&mut store, &id.0, &at(3)), (true, 0));
 }
 
-/// Checks the suite itself: without comparisons, an address gets two owners, and the suite must detect this.
+/// Checks the suite itself: if a server ignores comparisons, an address gets two owners, and the suite must
+/// notice.
 #[test]
 #[should_panic(expected = "also lists")]
 fn a_server_that_does_not_compare_is_detected() {
@@ -425,8 +427,8 @@ fn a_damaged_record_is_reported() {
     }
 }
 
-/// A server that was stopped resumes after a container has been deleted, and applies a delayed commit of the
-/// container's ADD. This commit must not lease an address.
+/// A stopped server resumes after a container has been deleted, and only then applies the delayed commit of
+/// the container's ADD. This commit must not lease an address.
 #[test]
 fn no_lease_is_made_after_its_container_is_deleted() {
     let lost = |server: &Rc<FakeServer>, n| {
@@ -454,7 +456,7 @@ fn no_lease_is_made_after_its_container_is_deleted() {
         assert!(lost(&server, usize::MAX).is_err());
         server.stalled_commits.set(0);
         assert_eq!(deleted(&server), Outcome::Freed(vec![]));
-        // No transaction is in flight any more, so the DEL needs no fence.
+        // By now no transaction is in flight, so the DEL needs no fence.
         server.round_trips.set(0);
         FakeStore::new(server.clone()).apply(&del("c1"), &at(2)).unwrap();
         assert_eq!(server.round_trips.get(), 2, "a DEL of nothing");
@@ -490,8 +492,8 @@ fn a_cluster_finds_its_cooling_addresses() {
 }
 
 /// An ADD lists the two ranges of a range set one after the other. After the ADD has listed the first range,
-/// another client leases the last free address, in the second range, and then frees an address in the first
-/// range. Both listings show a full range, but the ADD must find the freed address.
+/// another client leases the last free address, which is in the second range, and then frees an address in
+/// the first range. Each listing shows a full range, but the ADD must find the freed address.
 #[test]
 fn a_range_is_full_only_if_all_of_it_is_full_at_one_moment() {
     for is_etcd in [false, true] {

@@ -2,8 +2,8 @@
 //! lease file with boot leases and with durable leases, the fake cluster (`cluster_test`), and real servers
 //! (`servers_test`).
 //!
-//! Each case gets a function that opens the case's store, which is empty at first. If the case calls the
-//! function twice, the two stores that it gets act as two processes or two nodes that share one store.
+//! Each case gets a function that opens the case's store, which is empty at first. A case that calls the
+//! function twice gets two handles on the same store, which act as two processes or two nodes.
 
 use std::rc::Rc;
 
@@ -47,7 +47,7 @@ pub fn attachment(container: &str) -> Attachment {
     }
 }
 
-/// Makes a lease that host-local recorded for the network "net", as an import reads it.
+/// Makes a lease of the network "net" in the form in which an import reads it from host-local's folder.
 pub fn foreign(container: &str, at: &str, ifname: Option<&str>) -> ForeignLease {
     let ifname = ifname.map(|i| IfName::new(i).unwrap());
     let owner = Owner::Attachment(Attachment { ifname, ..attachment(container) });
@@ -104,8 +104,8 @@ pub fn reserve(addrs: &[&str]) -> Command {
     Command::Reserve(Reserve { set: net(), addrs, note: None, holder: None, name: None })
 }
 
-/// Makes a GC of the network "net" that lists no container as valid, so it frees the leases of all
-/// containers.
+/// Makes a GC of the network "net" that frees the leases of all containers, because it lists none of them as
+/// valid.
 pub fn gc_all() -> Gc {
     let network = NetworkName::new("net").unwrap();
     Gc { set: net(), network, valid: [].into(), after: None }
@@ -221,7 +221,7 @@ fn fixed_addresses(make: Make<'_>) {
         refused(&mut *store, &requested("c2", "10.0.1.1"), &cx),
         Refusal::NotInRange { .. }
     ));
-    // The requested address is excluded.
+    // A request for an address that the range excludes is refused.
     let exclude = vec![crate::net::Span::new(addr("10.0.0.50"), addr("10.0.0.60")).unwrap()];
     let spec = RangeSpec { exclude, ..RangeSpec::of("10.0.0.0/24".parse().unwrap()) };
     let without = RangeSet::new(vec![Range::new(&spec).unwrap()]).unwrap();
@@ -324,8 +324,8 @@ fn garbage_collection(make: Make<'_>) {
     collect(make, 300);
 }
 
-/// Runs a GC over `count` containers, of which every second one is gone. The GC must free the leases of these
-/// containers, and must keep three further leases that a GC never frees.
+/// Runs a GC over `count` containers, every second of which no longer exists. The GC must free the leases of
+/// those, and must keep three other leases that no GC may free.
 fn collect(make: Make<'_>, count: usize) {
     let mut store = make();
     let sets = [set("10.0.0.0/8")];
@@ -473,7 +473,7 @@ fn a_moved_container_is_rewritten(make: Make<'_>) {
     assert_eq!(now[0].time, 1);
 }
 
-/// Prints the name of the case if the case fails.
+/// Prints the name of a test case if the case fails.
 pub struct CaseName(pub String);
 
 impl Drop for CaseName {

@@ -107,7 +107,7 @@ fn all(store: &mut dyn Store) -> Vec<Record> {
     found
 }
 
-/// Copies the records from the model in memory to the store, and from the store to a second model.
+/// Copies the records from the in-memory model to the store, and from the store to a second model.
 pub fn every_record_is_copied(make: Make<'_>) {
     let (mut model, mut back) = (Memory::default(), Memory::default());
     fill(&mut model);
@@ -133,8 +133,9 @@ pub fn every_record_is_copied(make: Make<'_>) {
     assert_eq!(leases(&mut *store).len(), before - 140);
 }
 
-/// If another owner holds one address of a portion of records, the portion is refused and none of its records
-/// is written. A dry run writes nothing and reports all such conflicts.
+/// Records are copied in portions. If another owner already holds one of a portion's addresses, the whole
+/// portion is refused and none of its records is written. A dry run writes nothing and reports every such
+/// conflict.
 pub fn another_holder_is_reported(make: Make<'_>) {
     let mut store = make();
     let mine = added(&mut *store, &add("mine", &[set("10.0.0.0/24")]), &at(1));
@@ -159,7 +160,8 @@ pub fn another_holder_is_reported(make: Make<'_>) {
 }
 
 /// A copy that was stopped after any portion can be repeated from the start. If a node has been renamed in
-/// the meantime, its leases are refused as conflicts, because the copied leases have the node's former name.
+/// the meantime, its leases are refused as conflicts, because the leases that were already copied have the
+/// node's former name.
 pub fn stopped_and_repeated(make: Make<'_>) {
     let mut model = Memory::default();
     fill(&mut model);

@@ -1,4 +1,4 @@
-//! Tests of how the lease file and the policy file are created and replaced. At every moment, the file's name
+//! Tests how the lease file and the policy file are created and replaced. At every moment, the file's name
 //! refers either to a complete file or to no file. Once the file exists, its name always refers to a file.
 
 use std::fs;
@@ -149,8 +149,8 @@ fn a_store_that_cannot_be_written_is_read() {
     }
 }
 
-/// If the file system cannot determine whether the file exists, the file may exist. Therefore every command
-/// fails and creates nothing.
+/// If the file system cannot tell whether the file exists, every command must fail and create nothing,
+/// because the file may exist.
 #[test]
 fn a_look_that_fails_is_never_taken_for_absence() {
     for persist in MODES {
@@ -159,7 +159,7 @@ fn a_look_that_fails_is_never_taken_for_absence() {
         let file = if persist == Persist::Disk { host.path("") } else { host.of_boot(1) };
         for away in [false, true] {
             if away {
-                // Move the file away. Then the folder looks as if the volume that contains the file were not
+                // Move the file away, so that the folder looks as if the volume with the file were not
                 // mounted.
                 fs::rename(&file, host.path(".away")).unwrap();
             }
@@ -197,9 +197,9 @@ fn only_enoent_means_that_there_is_no_file() {
     }
 }
 
-/// A command fails if a file of the store is a symbolic link, and does not change the target of the link. In
-/// particular, it must not write the header note (a copy of the lease file's header, kept in the lock file)
-/// there.
+/// If one of the store's files is a symbolic link, a command must fail and leave the link's target unchanged.
+/// In particular, it must not write the header note (a copy of the lease file's header, kept in the lock
+/// file) to the target.
 #[test]
 fn a_symbolic_link_is_not_followed() {
     for name in ["", ".lock", ".policy"] {
@@ -213,7 +213,8 @@ fn a_symbolic_link_is_not_followed() {
     }
 }
 
-/// When the disk is full, a file may remain empty or contain only its beginning.
+/// If the disk fills up during a write, a file may be left empty or truncated. No command may overwrite or
+/// trust such a file.
 #[test]
 fn an_empty_or_torn_file_is_neither_overwritten_nor_trusted() {
     for persist in MODES {

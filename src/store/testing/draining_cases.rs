@@ -71,7 +71,7 @@ pub fn nothing_new_is_leased(make: Make<'_>) {
     // A freed address of the draining range is not leased again.
     assert_eq!(freed(&mut *a, &del("stays"), &at(6)), stays);
     assert!(is_new(&added(&mut *b, &lowest("next", &sets), &at(6))));
-    // After the draining ends, 10.0.0.9 is still reserved for the pod.
+    // Once draining has ended, 10.0.0.9 is still reserved for the pod.
     assert!(drained(&mut *b, &lower, true, 7));
     assert!(!drained(&mut *b, &lower, true, 7));
     assert_eq!(a.draining(&at(7)).unwrap(), []);
@@ -91,8 +91,8 @@ pub fn a_range_set_that_drains_is_full(make: Make<'_>) {
     let whole = drain("10.0.0.0", "10.0.0.7");
     assert!(drained(&mut *store, &whole, false, 3));
     for now in [4, 100] {
-        // The freed address is still cooling down at time 4, but no longer at time 100. It is not leased at
-        // either time, because it is draining.
+        // The freed address is still cooling down at time 4, but not at time 100. It is leased at neither
+        // time, because it is draining.
         let refusal = refused(&mut *store, &Command::Add(add("c2")), &at(now));
         assert!(matches!(refusal, Refusal::Exhausted { draining: true, .. }), "{refusal:?}");
         let refusal = refused(&mut *store, &status(&sets), &at(now));

@@ -28,7 +28,7 @@ fn embedded(path: &Path, persist: Persist) -> Embedded {
     Embedded::new(path.to_owned(), persist, Wait::Forever)
 }
 
-/// Runs a case on the two stores that need no server: the model in memory and a lease file.
+/// Runs a case on the two stores that need no server: the in-memory model and a lease file.
 fn each(case: impl Fn(&mut dyn Store)) {
     case(&mut Memory::default());
     let folder = tempfile::tempdir().unwrap();
@@ -53,9 +53,9 @@ fn two_sets_of_a_family_end_a_cooldown_once() {
     });
 }
 
-/// From its first range set, an ADD leases an address whose cooldown has ended. This removes the record of
-/// the cooldown. Then the ADD searches its second range set, and removes the records of all ended cooldowns.
-/// It must not try to remove the first record again.
+/// An ADD leases an address whose cooldown has ended from its first range set, and so removes the record of
+/// that cooldown. Then it searches its second range set and removes the records of all cooldowns that have
+/// ended. It must not try to remove the first record again.
 #[test]
 fn the_cooldown_of_an_address_that_was_just_leased_is_not_ended() {
     each(|store| {
@@ -153,8 +153,9 @@ fn gc_frees_an_owner_in_several_steps() {
     assert_eq!(leases(&mut store), []);
 }
 
-/// A cooldown that began at a time that is now in the future has ended, because the clock was wrong and has
-/// been set back. An ADD must find such a cooldown even if many newer cooldowns have earlier end times.
+/// The clock was wrong and has been set back, so a cooldown may have begun at a time that is now in the
+/// future. Such a cooldown counts as ended. An ADD must find it even if many newer cooldowns have earlier end
+/// times.
 #[test]
 fn a_clock_that_is_set_back_exhausts_no_range() {
     each(|store| {
@@ -183,8 +184,8 @@ fn of_other_network() -> Add {
     Add { set: SetName("other".into()), network, owner, ..add("o", &[set("10.9.0.0/24")]) }
 }
 
-/// An address is reserved while `persist` is "disk". An ADD with `persist` "boot" leases from the boot file,
-/// but must not lease the reserved address.
+/// An address is reserved while `persist` is "disk". A later ADD with `persist` "boot" leases from the boot
+/// file, but must still not lease the reserved address.
 #[test]
 fn a_reservation_holds_whatever_persist_says() {
     let folder = tempfile::tempdir().unwrap();
@@ -237,8 +238,8 @@ fn leases_of_this_machine_end_with_the_boot_whoever_began_the_file() {
     }
 }
 
-/// host-local's folder has a lease of the container that a DEL names. The DEL must leave no lease of the
-/// container, even if an ADD of another container imports the folder meanwhile.
+/// A DEL names a container that has a lease in host-local's folder. The container must have no lease after
+/// the DEL, even if another container's ADD imports the folder in the meantime.
 #[test]
 fn a_del_during_an_import_leaves_no_lease() {
     struct Meanwhile<'a>(&'a mut Memory, bool);
@@ -275,7 +276,8 @@ fn a_del_during_an_import_leaves_no_lease() {
     assert!(left.len() == 1 && left[0].owner != owner("old"), "{left:?}");
 }
 
-/// The configuration names a gateway address that a container already holds.
+/// A changed configuration makes a container's address the gateway. The container's repeated ADD must fail,
+/// because otherwise the container would be its own gateway.
 #[test]
 fn a_container_is_not_its_own_gateway() {
     each(|store| {
@@ -335,7 +337,7 @@ fn the_addresses_of_pods_that_never_return_are_forgotten() {
 }
 
 /// A pod returns and gets a different address, because its former address is leased to another container. The
-/// index from addresses to pods must then have no entry for the pod's former address.
+/// index from addresses to pods must then no longer have an entry for the former address.
 #[test]
 fn a_pod_that_moves_leaves_no_index_behind() {
     for persist in [Persist::Boot, Persist::Disk] {

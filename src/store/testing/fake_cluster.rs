@@ -1,10 +1,10 @@
-//! A fake compare-and-set server in memory, which behaves like Consul or like etcd.
+//! A fake, in-memory compare-and-set server that behaves like Consul or like etcd.
 //!
 //! The server has keys, versions, atomic transactions of at most 64 operations, and listings by prefix. If a
-//! comparison fails, the server returns the paths that did not match, as Consul does, or their records, as
-//! etcd does. It counts round trips. A test can make another client act before or after a call, make commits
-//! conflict at random, or drop the request or the response of a commit. The store that uses this server is
-//! the production code.
+//! comparison fails, the server returns what did not match: only the paths, as Consul does, or the records,
+//! as etcd does. It counts round trips. A test can make another client act before or after a call, make
+//! commits conflict at random, or drop the request or the response of a commit. The store that uses this
+//! server is the production code.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -26,8 +26,8 @@ use crate::store::{Cluster, OldKey, Store, StoreReader};
 /// The maximum number of operations in a transaction, as in Consul 1.8.
 const LIMIT: usize = 64;
 
-/// A prefix or path, and the action of another client. The action runs once, after the prefix has been listed
-/// or the path has been read.
+/// A prefix or path, and another client's action, which runs once, after the prefix has been listed or the
+/// path has been read.
 pub type AfterList = (&'static str, Box<dyn FnOnce()>);
 
 /// The fake server.
@@ -38,8 +38,8 @@ pub struct FakeServer {
     pub round_trips: Cell<usize>,
     /// Whether the server behaves like etcd. Otherwise it behaves like Consul.
     pub is_etcd: Cell<bool>,
-    /// Whether every comparison of a transaction counts as true. The tests must detect a server that does not
-    /// compare.
+    /// Whether the server treats every comparison in a transaction as true. The tests must detect such a
+    /// server.
     pub ignores_comparisons: Cell<bool>,
     /// The seed of random failures of commits; 0 for no failures. There are three kinds of failures: a
     /// conflict without a reason, a request that is lost before the commit is applied, and a response that is
@@ -60,18 +60,17 @@ pub struct FakeServer {
     pub is_full: Cell<bool>,
     /// The keys that cni-ipam-consul (another IPAM plugin) wrote.
     pub old_keys: RefCell<BTreeMap<String, Vec<u8>>>,
-    /// The action of another client, which runs once, before the next commit.
+    /// Another client's action, which runs once, just before the next commit.
     pub before_commit: RefCell<Option<Box<dyn FnOnce()>>>,
-    /// The action of another client, which runs once, after the next commit has been applied. The client that
-    /// made this commit gets no response. After the action, it therefore checks whether its commit was
-    /// applied.
+    /// Another client's action, which runs once, after the next commit has been applied. The client that made
+    /// the commit gets no response, so it has to check, after the action, whether its commit was applied.
     pub after_commit: RefCell<Option<Box<dyn FnOnce()>>>,
-    /// The action of another client, which runs once, after the next read of a path.
+    /// Another client's action, which runs once, after the next read of a path.
     pub after_get: RefCell<Option<AfterList>>,
-    /// The action of another client, which runs once, after the next listing of a prefix.
+    /// Another client's action, which runs once, after the next listing of a prefix.
     pub after_list: RefCell<Option<AfterList>>,
-    /// The number of further commits after which every call fails, as if the client had been killed; `None`
-    /// for no limit.
+    /// How many more commits are made before every call fails, as if the client had been killed; `None` for
+    /// no limit.
     pub commits_left: Cell<Option<usize>>,
     /// The folder for the local caches of the nodes.
     pub cache: Folder,
@@ -92,7 +91,7 @@ pub fn no_cache() -> LocalCache {
     LocalCache::new("/proc/nowhere".as_ref(), String::new())
 }
 
-/// Applies the delayed commits in [`FakeServer::stalled`], as a server does that was stopped and resumes.
+/// Applies the delayed commits in [`FakeServer::stalled`], as a stopped server does when it resumes.
 pub fn apply_stalled(server: &Rc<FakeServer>) {
     for operations in server.stalled.take() {
         server.commit(&operations, Instant::now()).unwrap();
@@ -129,7 +128,7 @@ impl FakeServer {
         self.records.borrow().entries[path].value.clone()
     }
 
-    /// Writes an earlier value to the record at a path, with a new version.
+    /// Sets the record at a path back to an earlier value, with a new version.
     pub fn restore(&self, path: &str, value: Vec<u8>) {
         let records = &mut *self.records.borrow_mut();
         records.version += 1;

@@ -1,5 +1,5 @@
-//! Tests of history and counters. The cases run on the model, on lease files with boot leases and with
-//! durable leases, and on a cluster. Further tests cover the differences between these stores.
+//! Tests history and counters. The cases run on the model, on lease files with boot leases and with durable
+//! leases, and on a cluster. Further tests cover the differences between these stores.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ fn every_event_is_recorded_once(make: Make<'_>) {
     let cli = |now| Context { face: Face::Cli, ..at(now) };
     let done = store.apply(&reserve(&["10.0.0.4", "10.0.0.5"], "printer"), &cli(4)).unwrap();
     assert_eq!(done, Outcome::Reserved(vec![addr("10.0.0.4"), addr("10.0.0.5")]));
-    // Neither address is reserved, because 10.0.0.2 is leased.
+    // Neither address is reserved, because one of them (10.0.0.2) is leased.
     let no = refused(&mut *store, &reserve(&["10.0.0.6", "10.0.0.2"], "x"), &cli(4));
     assert!(matches!(no, Refusal::Held { .. }), "{no}");
     // Changing the note of a reservation records no event.
@@ -89,7 +89,7 @@ fn every_event_is_recorded_once(make: Make<'_>) {
     assert_eq!(count(&mut *store, Verb::Reserve, Ending::Ok), 3);
 }
 
-/// Lists the addresses in use of a set: some are leased, some are reserved, and one is cooling down.
+/// Lists a set's addresses in use: some are leased, some are reserved, and one is cooling down.
 fn addresses_in_use_are_listed_once_and_in_order(make: Make<'_>) {
     let mut store = make();
     let sets = [set("10.0.0.0/24")];
@@ -97,8 +97,7 @@ fn addresses_in_use_are_listed_once_and_in_order(make: Make<'_>) {
         let cooldown = Cooldown { seconds: 60, strict: false };
         Add { cooldown, strategy: Strategy::Lowest, ..add(c, &sets) }
     };
-    // Three addresses are reserved before the set has a lease file. A fourth is reserved when the file
-    // exists.
+    // Three addresses are reserved before the set has a lease file, and a fourth once the file exists.
     store.apply(&reserve(&["10.0.0.3", "10.0.0.200", "10.0.0.7"]), &at(1)).unwrap();
     for c in ["c1", "c2", "c3", "c4", "c5"] {
         added(&mut *store, &cool(c), &at(2));
@@ -214,7 +213,7 @@ fn events_of_a_cluster_are_in_order() {
     let mut store = FakeStore::new(server.clone());
     added(&mut store, &low("c1"), &at(50));
     let next = |now| Context { boot: Some(BootId("boot-2".to_owned())), ..at(now) };
-    // The range has only one address. Its lease ended with the first boot, so "c2" gets the address.
+    // The range has only one address. Its lease ended with the first boot, so "c2" can lease it.
     added(&mut store, &low("c2"), &next(40));
     store.apply(&del("c2"), &next(30)).unwrap();
     let other = Node { name: "other".to_owned(), machine: "m2".to_owned() };

@@ -1,5 +1,5 @@
-//! Tests of a set's home, which is the file that has the set's leases (the durable file or the boot file).
-//! All leases of a set are in one file, even if `persist` differs from call to call.
+//! Tests a set's home, which is the one file (the durable file or the boot file) that holds all of the set's
+//! leases, even if `persist` differs from call to call.
 
 use super::contract::{added, addr, del};
 use super::host::{Host, added_with_warnings, boot, listed, lowest, of_network};
@@ -28,7 +28,7 @@ fn leases_go_where_the_set_has_one_already_with_a_warning_until_it_is_empty() {
         }
         host.store(after).apply(&del("c1"), &boot(1)).unwrap();
         host.store(before).apply(&del("c2"), &boot(1)).unwrap();
-        // The set has no leases any more, so the new `persist` takes effect.
+        // The set no longer has any leases, so the new `persist` takes effect.
         let (addrs, warnings) =
             added_with_warnings(&mut host.store(after), &lowest("c3"), &boot(1));
         assert_eq!((addrs, warnings), (vec![addr("10.0.0.2")], vec![]));
@@ -37,8 +37,8 @@ fn leases_go_where_the_set_has_one_already_with_a_warning_until_it_is_empty() {
     }
 }
 
-/// A copy reads the records of a set from the file that has the set's leases. This holds even if the other
-/// file still has a cursor of the set (the address that its round-robin search leased last).
+/// A copy must read a set's records from the file that has the set's leases, even if the other file still has
+/// the set's cursor (the address that its round-robin search leased last).
 #[test]
 fn the_records_of_a_set_are_those_of_its_home() {
     for (before, after) in BOTH {
@@ -160,8 +160,8 @@ fn a_set_is_listed_from_its_home_whatever_else_the_other_file_has() {
         let host = Host::new();
         let cooldown = Cooldown { seconds: 9, strict: false };
         let ecs = |name: &str| Add { cooldown, claim_gateways: true, ..lowest(name) };
-        // After the DEL, the first file has only the records of a gateway and of a cooling address, but no
-        // lease.
+        // After the DEL, the first file has no leases, only the records of a gateway and of a cooling
+        // address.
         added(&mut host.store(before), &ecs("c1"), &boot(1));
         host.store(before).apply(&del("c1"), &boot(1)).unwrap();
         added(&mut host.store(after), &ecs("c2"), &boot(1));
@@ -188,7 +188,7 @@ fn a_network_stays_in_its_set_while_it_has_leases_whatever_shared_says() {
         for (one, other) in [("net", "SH"), ("SH", "net")] {
             let host = Host::new();
             added(&mut host.store(before), &from(one, "c1"), &boot(1));
-            // Another network has a lease in the new set. This must not make a difference.
+            // Another network has a lease in the new set, which must make no difference.
             let network = crate::model::NetworkName::new("elsewhere").unwrap();
             let x = crate::model::Attachment {
                 network: network.clone(),
@@ -217,7 +217,7 @@ fn a_network_stays_in_its_set_while_it_has_leases_whatever_shared_says() {
             .unwrap();
             host.store(after).apply(&del("c1"), &boot(1)).unwrap();
             assert_eq!(listed(&mut host.store(after), &boot(1)).len(), 1);
-            // The network has no leases any more, so the new `shared` takes effect.
+            // The network no longer has any leases, so the new `shared` takes effect.
             let (addrs, warnings) =
                 added_with_warnings(&mut host.store(after), &from(other, "c3"), &boot(1));
             assert_eq!((addrs, warnings), (vec![addr("10.0.0.3")], vec![]));

@@ -1,5 +1,5 @@
-//! Tests of the queue for a lock. A waiting process gives up at its timeout. Only the process that holds the
-//! lock can make it wait until then. A stopped process that is ahead in the queue cannot.
+//! Tests the queue for a lock. A waiting process gives up at its timeout. Only the lock's holder can make it
+//! wait that long; a stopped process ahead of it in the queue cannot.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -50,8 +50,8 @@ fn a_place_in_front_keeps_nobody_from_a_lock_that_is_free() {
 /// takes the lock. A process further back must not take the lock in that moment.
 #[test]
 fn a_queue_that_advances_is_passed_by_nobody() {
-    // On a busy machine, this test may keep a process at the head of the queue for so long that the waiting
-    // process may take the lock. Such an attempt proves nothing and is repeated.
+    // On a busy machine, a process may stay at the head of the queue for so long that the waiting process may
+    // take the lock. Such an attempt proves nothing and is repeated.
     let passed = (0..50).find_map(|_| passes_an_advancing_queue(Duration::from_millis(15)));
     assert_eq!(passed, Some(false), "None: this machine was always too busy");
 }

@@ -155,8 +155,8 @@ fn a_slow_response_fails_in_time() {
     }
 }
 
-/// Starts a server that answers each request with the next of these responses. Returns the server's URL, and
-/// a receiver of the bodies of the requests.
+/// Starts a server that answers each request with the next response in `answers`. Returns the server's URL,
+/// and a receiver of the bodies of the requests.
 fn scripted(answers: Vec<(&'static str, String)>) -> (String, mpsc::Receiver<serde_json::Value>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());

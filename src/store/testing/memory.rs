@@ -1,4 +1,4 @@
-//! The model: a store in memory that is as simple as possible. Tests compare the real stores with the model.
+//! The model: an in-memory store that is as simple as possible. Tests compare the real stores with the model.
 //!
 //! The model reads every lease for every query, so it has no index that could contradict a lease. [`Memory`]
 //! is the model of one lease file. [`Machine`] is the model of a host with two lease files, a policy file and
@@ -20,7 +20,7 @@ use crate::model::{
 use crate::net::{Addr, Family, Span, Subnet};
 use crate::store::{EachOccupied, EachRecord, EventFilter, Problem, Repair, Store, StoreReader};
 
-/// The model of one lease file: a store in memory without indexes.
+/// The model of one lease file: an in-memory store without indexes.
 #[derive(Default)]
 pub struct Memory {
     leases: BTreeMap<(SetName, Addr), Lease>,
@@ -338,7 +338,7 @@ impl StoreReader for Memory {
 /// reservations.
 #[derive(Default)]
 pub struct Machine {
-    /// The value of `persist` in the configuration of the network that makes the next call.
+    /// The `persist` setting of the network that makes the next call.
     pub persist: Persist,
     durable: Memory,
     boot: Memory,
@@ -364,8 +364,8 @@ impl Machine {
         }
     }
 
-    /// Returns the file and the set in which an ADD leases. The boolean is true for the file that `persist`
-    /// selects, and false for the other file. If the network has leases, they determine the file and the set.
+    /// Returns where an ADD leases: in which file (true for the file that `persist` selects, false for the
+    /// other file), and in which set. If the network has leases, they determine the file and the set.
     /// Otherwise, the leases of `set` determine the file.
     fn home(&mut self, set: &SetName, network: Option<&NetworkName>) -> (bool, SetName) {
         let [own, other] = self.files();
@@ -500,8 +500,8 @@ impl Machine {
         }
     }
 
-    /// Reads the records of each set from only one file: the file that has leases of the set. If neither file
-    /// has leases of the set, it is the first file that has a record of the set.
+    /// Reads each set's records from only one file: the file that has leases of the set or, if neither has
+    /// any, the first file that has a record of the set.
     fn of_each_set<T: Clone>(
         &mut self,
         records: impl Fn(&Memory) -> BTreeMap<(SetName, Addr), T>,
@@ -529,8 +529,8 @@ impl Memory {
         self.leases.values().filter(of_network).map(|lease| lease.set.clone()).collect()
     }
 
-    /// Copies the record of a pod's former address from an earlier boot into the current boot's file, if an
-    /// ADD has leased this address to the pod again.
+    /// Records a pod's former address from an earlier boot in the current boot's file, if an ADD has just
+    /// leased this address to the pod again.
     fn remember(&mut self, add: &Add, added: &Added) {
         let carried: Vec<_> = self
             .earlier

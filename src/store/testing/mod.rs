@@ -1,4 +1,4 @@
-//! The tests of all stores: the contract, the model in memory, the fake cluster, and real servers.
+//! The tests of all stores: the contract, the in-memory model, the fake cluster, and real servers.
 
 mod boot_files_test;
 mod cluster_test;

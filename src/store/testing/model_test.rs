@@ -38,8 +38,8 @@ const EDITS_SHARED: bool = true;
 const NETWORKS: u8 = 3;
 const CONTAINERS: u8 = 6;
 
-/// Returns range sets that are so small that they are sometimes full. Some ranges cross the boundary between
-/// two occupancy blocks (the lease file's bitmaps, each of 512 addresses).
+/// Returns range sets that are small enough to be full at times. Some ranges cross the boundary between two
+/// occupancy blocks (the lease file's bitmaps, each of 512 addresses).
 fn sets(choice: u8) -> Vec<RangeSet> {
     match choice % 4 {
         0 => vec![set("10.0.1.248/29")],
@@ -414,7 +414,7 @@ struct World {
 impl Ledger {
     /// Returns the listed leases of containers and the reservations, and stores the gateways separately. The
     /// record of a gateway is created with the first lease that needs it and disappears with the lease file,
-    /// so gateways follow other rules than leases.
+    /// so gateways follow different rules from leases.
     fn holders(&mut self, listed: Vec<Lease>) -> BTreeMap<Key, Lease> {
         let all = listed.into_iter().map(|lease| ((lease.set.clone(), lease.addr), lease));
         let (gateways, holders) = all.partition(|(_, lease)| lease.kind == Kind::Gateway);
@@ -653,7 +653,7 @@ impl Ledger {
         });
     }
 
-    /// Checks that exactly the boot leases have ended with the boot.
+    /// Checks that the reboot has ended every boot lease and no durable lease.
     fn judge_reboot(&mut self, after: Vec<Lease>) {
         let after = self.holders(after);
         let is_container = |lease: &&Lease| lease.kind.collectable();

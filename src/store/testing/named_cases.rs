@@ -98,7 +98,7 @@ pub fn only_the_name_gets_them(make: Make<'_>) {
     assert_eq!(added(&mut *a, &lowest("free", &sets), &at(9))[0], addr(both[0]));
 }
 
-/// Only a reserved address is free in the range. The range therefore counts as exhausted for every container
+/// The only free address in the range is reserved, so the range counts as exhausted for every container
 /// except the container with the reserved name.
 pub fn a_full_range_has_the_reserved_address(make: Make<'_>) {
     let mut store = make();
@@ -147,7 +147,7 @@ pub fn an_earlier_container_of_the_name(make: Make<'_>) {
     assert_eq!(leases(&mut *store), before);
     let gone = Add { gone: before.clone(), ..newer };
     assert_eq!(added(&mut *store, &gone, &at(3)), both);
-    // A DEL of the earlier container that arrives only now frees nothing.
+    // The earlier container's DEL arrives only now, and frees nothing.
     assert_eq!(freed(&mut *store, &del("old"), &at(4)), []);
     let now = leases(&mut *store);
     assert!(now.len() == 2 && now.iter().all(|l| l.owner == owner("new")), "{now:?}");

@@ -1,5 +1,5 @@
-//! Tests of the nodes of a cluster: boots that end, node names that belong to another machine, and machines
-//! that no longer exist. Also tests network definitions.
+//! Tests the nodes of a cluster: reboots, node names that belong to another machine, and machines that no
+//! longer exist. Also tests network definitions.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -69,7 +69,7 @@ fn a_full_range_is_empty_after_a_boot() {
     }
     let refusal = store.apply(&Command::Add(add("more", &sets)), &boot(1));
     assert!(matches!(refusal, Err(Error::Refused(Refusal::Exhausted { .. }))));
-    // Leases of an earlier boot count as free even before their records are removed.
+    // The leases of an earlier boot count as free even before their records are removed.
     let status = Command::Status(Status {
         set: net(),
         network: super::contract::network(),
@@ -82,15 +82,15 @@ fn a_full_range_is_empty_after_a_boot() {
     let check = Check { set: net(), owner: owner("c7"), sets: sets.to_vec(), expected: None };
     assert!(store.apply(&Command::Check(check), &boot(2)).is_err());
     assert_eq!(freed(&mut store, &del("c7"), &boot(2)), []);
-    // The next ADD requests an address whose lease has ended. The former owner also had a lease of the other
-    // address family, which has ended, too.
+    // The next ADD requests an address whose lease has ended. The former owner's lease of the other address
+    // family has ended, too.
     let before = lease_records(&server);
     assert_eq!(before, 253 * 3);
     let first = fixed("new", &sets, "10.0.0.9");
     assert_eq!(added(&mut store, &first, &boot(2))[0], addr("10.0.0.9"));
     assert_eq!(lease_records(&server), 3, "the leases of the earlier boot are removed");
     assert_eq!(listed(&mut store, &boot(2)).len(), 2);
-    // After the ended leases have been removed, commands need the usual number of round trips again.
+    // Once the ended leases have been removed, commands need the usual number of round trips again.
     assert_eq!(trips(&server, || drop(added(&mut store, &add("x", &sets), &boot(2)))), 1);
     assert_eq!(trips(&server, || drop(freed(&mut store, &del("x"), &boot(2)))), 2);
     for i in 0..252 {
@@ -99,8 +99,8 @@ fn a_full_range_is_empty_after_a_boot() {
     assert_eq!(listed(&mut store, &boot(2)).len(), 253 * 2);
 }
 
-/// A node has rebooted and does not use this set of leases any more. Other nodes may lease the addresses of
-/// its ended leases.
+/// A node has rebooted and no longer uses this set of leases. Other nodes may lease the addresses of its
+/// ended leases.
 #[test]
 fn ended_leases_of_another_node_are_free() {
     let server = FakeServer::new(false);
@@ -136,14 +136,14 @@ fn ended_leases_of_another_node_are_free() {
     assert_eq!(lease_records(&server), 3 * 6);
 }
 
-/// While one node is reading which leases of another node have ended, the other node reboots and leases an
-/// address.
+/// While one node is reading which of another node's leases have ended, the other node reboots and leases an
+/// address. The first node must not take that new lease for an ended one.
 #[test]
 fn a_lease_of_a_boot_that_has_just_started_is_held() {
     for is_etcd in [false, true] {
         let server = FakeServer::new(is_etcd);
         let mut store = FakeStore::new(server.clone());
-        // The range has only one address that can be leased.
+        // The range has only one allocatable address.
         let sets = [set("10.0.0.0/30")];
         added(&mut store, &add("c", &sets), &boot(1));
         let elsewhere = Add { set: SetName("elsewhere".into()), ..add("x", &sets) };
@@ -165,7 +165,7 @@ fn a_lease_of_a_boot_that_has_just_started_is_held() {
     }
 }
 
-/// A DEL gets no response from the server in time, and its container is added again. When the server finally
+/// The server does not respond to a DEL in time, and the container is added again. When the server finally
 /// applies the DEL, the new lease must stay.
 #[test]
 fn a_del_that_is_still_in_flight_frees_nothing_later() {
@@ -186,7 +186,7 @@ fn a_del_that_is_still_in_flight_frees_nothing_later() {
 /// ADD succeeds. Only then does the server apply the first transaction.
 #[test]
 fn a_late_transaction_of_a_killed_client_undoes_nothing() {
-    // The range has only one address that can be leased.
+    // The range has only one allocatable address.
     let sets = [set("10.0.0.0/30")];
     let lease = Lease {
         kind: Kind::Dynamic,
@@ -240,7 +240,7 @@ fn a_late_transaction_of_a_killed_client_undoes_nothing() {
     }
 }
 
-/// A client is killed after it has sent an ADD, and then its container is deleted. If the ADD arrives late,
+/// A client is killed after it has sent an ADD, and then the container is deleted. If the ADD arrives late,
 /// it must not lease an address.
 #[test]
 fn a_late_add_of_a_killed_client_leases_nothing() {
@@ -280,7 +280,8 @@ fn an_attempt_that_was_not_answered_is_void() {
     assert!(listed(&mut store, &boot(1)).is_empty());
 }
 
-/// A host is renamed while its containers are running.
+/// A host is renamed while its containers are running. Under the new name, their leases must still be found,
+/// checked and freed.
 #[test]
 fn a_renamed_host_keeps_its_leases() {
     let sets = dual_stack();
@@ -304,14 +305,14 @@ fn a_renamed_host_keeps_its_leases() {
         assert_eq!(freed(&mut store, &del("b"), &new), b);
         assert_eq!(engine::gc(&mut store, gc_all(), &new).unwrap(), 2);
         added(&mut store, &add("c", &sets), &new);
-        // The host reboots under a third name, so the earlier leases have ended.
+        // The host reboots under a third name, which ends its earlier leases.
         added(&mut store, &add("d", &sets), &host("third", 2));
         let left = listed(&mut store, &host("third", 2));
         assert!(
             left.len() == 2 && left.iter().all(|l| l.owner == owner("d") && l.node.name == "old")
         );
         assert_eq!(lease_records(&server), 3 + 1, "with the record of the machine");
-        // If a machine is started again after `sublet node release`, it leases under its new name.
+        // A machine that is started again after `sublet node release` leases under its new name.
         engine::release_node(&mut store, "old", &on("operator", "m2", 1)).unwrap();
         drop(folders);
         added(&mut store, &add("e", &sets), &host("fourth", 3));
@@ -353,7 +354,7 @@ fn a_copy_of_a_machine_takes_no_lease_that_is_newer_than_its_boot() {
     assert_eq!(freed(&mut first, &del("a0"), &one), a[..1]);
 }
 
-/// The server was restored from a backup that is older than the node's last boot.
+/// The server has been restored from a backup that is older than the node's last boot.
 #[test]
 fn a_restored_record_of_an_earlier_boot_is_claimed_again() {
     let sets = dual_stack();
@@ -385,8 +386,8 @@ fn a_cooldown_ends_by_no_other_clock_early() {
             let outcome = store.apply(&strict("b"), &there(now));
             assert!(matches!(outcome, Err(Error::Refused(_))), "{now}: {outcome:?}");
         }
-        // The clock of the node was set back, so the cooldown seems to start in the future and might never
-        // end. Therefore it counts as ended on the node that started it.
+        // The node's clock was set back, so the cooldown seems to start in the future and might never end.
+        // The node that started the cooldown therefore treats it as ended.
         store.apply(&strict("c"), &here(9_999)).unwrap();
         freed(&mut store, &del("c"), &here(10_000));
         store.apply(&strict("d"), &there(13_600)).unwrap();
@@ -394,7 +395,7 @@ fn a_cooldown_ends_by_no_other_clock_early() {
 }
 
 /// All nodes have rebooted and claimed their names, but stopped before they removed their ended leases. The
-/// range is full of ended leases. An ADD reads the leases of only one node to find a free address.
+/// range is full of ended leases. To find a free address, an ADD reads the leases of only one node.
 #[test]
 fn one_address_after_a_mass_reboot_takes_few_round_trips() {
     let server = FakeServer::new(false);
@@ -420,7 +421,7 @@ fn one_address_after_a_mass_reboot_takes_few_round_trips() {
     assert!(cost <= 10, "{cost} trips");
 }
 
-/// Commands also work without a local cache, and on a node whose clock was set back.
+/// Commands also work without a local cache, and on a node whose clock has been set back.
 #[test]
 fn the_local_cache_only_saves_round_trips() {
     let folder = tempfile::tempdir().unwrap();
@@ -467,7 +468,7 @@ fn a_damaged_or_outdated_cache_costs_a_read() {
     fs::remove_file(node_file(&folder)).unwrap();
     added(&mut store, &add("d", &sets), &boot(1));
     assert_eq!(fs::read(node_file(&folder)).unwrap(), good);
-    // The server has been replaced by an empty server, which does not have the node's cached record.
+    // The server has been replaced by an empty one, which lacks the node's cached record.
     let new = FakeServer::new(false);
     let cache = LocalCache::new(&folder, "fake".to_owned());
     let mut other = FakeStore::with_cache(new.clone(), Persist::Boot, cache);
@@ -499,7 +500,7 @@ fn only_boot_leases_of_this_machine_end_with_the_boot() {
     };
     let all = names(&mut store, &boot(1));
     assert_eq!(all.len(), 7, "{all:?}");
-    // If the boot of the caller is unknown, no lease counts as ended.
+    // If the caller's boot is unknown, no lease counts as ended.
     assert_eq!(names(&mut store, &Context { boot: None, ..boot(2) }), all);
     added(&mut disk, &lowest("kept", &sets), &boot(2));
     added(&mut store, &lowest("new", &sets), &boot(2));
@@ -519,8 +520,8 @@ fn only_boot_leases_of_this_machine_end_with_the_boot() {
 }
 
 /// An ADD assumes that its owner has no record. While it searches for an address, it lists the leases of
-/// earlier boots: it finds the owner's record and a cooling address. It must return the owner's lease. It
-/// must not lease the cooling address, because it chose this address under the wrong assumption.
+/// earlier boots, and finds the owner's record and a cooling address. It must return the owner's lease. It
+/// must not lease the cooling address, because it chose that address under the wrong assumption.
 #[test]
 fn an_assumption_that_is_refuted_while_deciding_is_not_relied_on() {
     for is_etcd in [false, true] {
@@ -553,8 +554,8 @@ fn an_owner_that_returns_after_a_boot_leases_anew() {
     let sticky = |c: &str| Add { sticky: true, origin: origin.clone(), ..add(c, &sets) };
     let before = added(&mut store, &sticky("c"), &boot(1));
     added(&mut store, &add("other", &sets), &boot(1));
-    // A lease of the earlier boot does not refuse the ADD: the ADD is no duplicate, and the lease need not be
-    // in the new ranges.
+    // A lease of the earlier boot must not make the ADD fail: the ADD is no duplicate, and the old lease need
+    // not be in the new ranges.
     let moved = [set("10.5.0.0/24")];
     let strict = Add { on_duplicate: OnDuplicate::Error, ..add("other", &moved) };
     assert!(moved[0].range_of(added(&mut store, &strict, &boot(2))[0]).is_some());
@@ -602,7 +603,7 @@ fn a_second_machine_is_refused_until_the_first_is_released() {
         lease_records(&server) == 0 && !server.paths().iter().any(|path| path.starts_with("node/"))
     );
     added(&mut store, &add("d", &sets), &two);
-    // The first machine is still running. According to its cache, it owns the name, but another machine has
+    // The first machine is still running. Its cache says that it owns the name, but another machine has
     // claimed the name since then.
     name_refusal(&mut store, &Command::Add(add("f", &sets)), &one);
     assert_eq!(listed(&mut store, &two).len(), 2);
@@ -677,7 +678,7 @@ fn the_removal_of_ended_leases_may_be_interrupted() {
 }
 
 /// `sublet node release` is interrupted after some number of commits, and then repeated. It must free only
-/// the leases of the released node.
+/// the released node's leases.
 #[test]
 fn the_release_of_a_node_frees_only_its_leases() {
     for commits in 1..60 {
@@ -690,7 +691,7 @@ fn the_release_of_a_node_frees_only_its_leases() {
         }
         let elsewhere = Add { set: SetName("elsewhere".into()), ..add("c", &sets) };
         added(&mut store, &elsewhere, &dead);
-        // In its second boot, the node claims its name, but stops before it removes its ended leases.
+        // In its second boot, the node claims its name but stops before it removes its ended leases.
         server.commits_left.set(Some(2));
         drop(store.apply(&Command::Add(add("last", &sets)), &on("dead", "m-dead", 2)));
         server.commits_left.set(None);
@@ -817,8 +818,8 @@ fn random_commands_of_two_nodes() {
     }
 }
 
-/// A client is killed while it claims the first name of its machine. Then the machine is renamed. The server
-/// applies the claim of the first name only afterwards.
+/// A client is killed while it is claiming its machine's first name. Then the machine is renamed. Only after
+/// that does the server apply the claim of the first name.
 #[test]
 fn a_late_claim_does_not_rename_the_machine() {
     for is_etcd in [false, true] {

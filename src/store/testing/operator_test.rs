@@ -8,9 +8,9 @@ use crate::alloc::{
 use crate::error::Refusal;
 use crate::model::{Kind, Lease, Origin, Owner};
 
-/// The leases of another program are imported only once, even if the import is repeated. If one lease
-/// conflicts, none is imported. A DEL with `rewind` sets the cursor of round robin back to the freed address,
-/// although the DEL does not contain the range.
+/// Another program's leases are imported only once, even if the import is repeated. If one lease conflicts,
+/// none is imported. A DEL with `rewind` sets the round-robin cursor back to the freed address, although the
+/// DEL does not contain the range.
 pub fn imports_are_atomic_and_repeatable(make: Make<'_>) {
     let (mut store, sets) = (make(), [set("10.0.0.0/24")]);
     let lease = |ip: &str, id: &str| ForeignLease {
@@ -79,7 +79,7 @@ pub fn a_changed_lease_is_not_freed(make: Make<'_>) {
 }
 
 /// After leases have been exported to host-local's folder, they are freed in this store. A lease that has
-/// changed since the export is not freed.
+/// changed since the export must not be freed.
 pub fn an_export_moves_the_leases(make: Make<'_>) {
     let (mut store, sets) = (make(), [set("10.0.0.0/24")]);
     let rr = |c: &str| Add { strategy: Strategy::RoundRobin, ..add(c, &sets) };

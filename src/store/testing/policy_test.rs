@@ -1,5 +1,5 @@
-//! Tests of the policy file (`<file>.policy`): the reservations and draining ranges in it, and their copies
-//! in the lease files.
+//! Tests the policy file (`<file>.policy`): its reservations and draining ranges, and their copies in the
+//! lease files.
 
 use std::fs;
 
@@ -67,8 +67,8 @@ fn every_add_compares_the_nonce_and_refreshes_the_copy_if_it_differs() {
         let host = Host::new();
         let mut store = host.store(persist);
         added(&mut store, &lowest("c1"), &boot(1));
-        // Simulate another process that has written the policy file. The copy in this store's lease file is
-        // then outdated.
+        // Simulate another process that changes the policy file, so that the copy in this store's lease file
+        // is outdated.
         let other = Host::new();
         reserve(&mut other.store(persist), &[addr("10.0.0.3")], &boot(1)).unwrap();
         fs::copy(other.path(".policy"), host.path(".policy")).unwrap();
@@ -134,12 +134,12 @@ fn at_most_4096_entries_then_advice_to_use_ranges() {
     assert_eq!(reserve(&mut store, &many, &boot(1)).unwrap().len(), 4096);
     let error = reserve(&mut store, &[addr("10.9.0.1")], &boot(1)).unwrap_err();
     assert!(error.to_string().contains("ranges"), "{error}");
-    // Two adjacent addresses become one entry of the policy file. A whole range becomes one entry, too.
+    // Two adjacent addresses take only one entry in the policy file, and so does a whole range.
     reserve(&mut store, &[addr("10.1.0.1")], &boot(1)).unwrap();
     let range: Vec<Addr> = (1..200).map(|n| addr(&format!("10.9.0.{n}"))).collect();
     reserve(&mut store, &range, &boot(1)).unwrap();
     assert_eq!(reserved(&mut store, 1).len(), 4097 + 199);
-    // Many reservations do not slow down the allocator, because the lease file contains them as an index.
+    // Many reservations do not slow down the allocator, because the lease file has an index of them.
     assert_eq!(added(&mut store, &lowest("c1"), &boot(1)), [addr("10.0.0.2")]);
 }
 
@@ -168,7 +168,7 @@ fn a_note_is_replaced_and_the_rest_of_a_range_keeps_its_own() {
     assert!(policy.find(&net(), addr("10.0.0.7")).is_some());
 }
 
-/// A version of sublet that does not support draining ranges must refuse the policy file. It must not ignore
+/// A version of sublet that does not support draining ranges must refuse the policy file instead of ignoring
 /// the range.
 #[test]
 fn the_version_of_the_policy_says_whether_a_range_is_draining() {
@@ -274,8 +274,8 @@ fn a_contested_address_is_listed_once_whichever_file_its_set_is_in() {
         name: None,
     };
     host.store(Persist::Disk).apply(&Command::ReserveContested(contested), &boot(1)).unwrap();
-    // The set "other" comes after the set "net" in the order of names, but its leases are in the file that is
-    // listed first.
+    // The set "other" comes after the set "net" in name order, but its leases are in the file that is listed
+    // first.
     let other = crate::model::Attachment {
         network: crate::model::NetworkName::new("other").unwrap(),
         ..super::contract::attachment("x")

@@ -84,7 +84,7 @@ pub fn pools_do_not_overlap(make: Make<'_>) {
     let store = &mut *store;
     assert!(store.pools().unwrap().is_empty());
     assert_eq!(pool(store, &ask("l", "10.0.0.0/8"), &at(1)).id.0, "l/10.0.0.0/8");
-    // Pools of a different address space never conflict, even if they have the same subnet.
+    // Pools of different address spaces never conflict, even if they have the same subnet.
     pool(store, &ask("g", "10.0.0.0/8"), &at(1));
     pool(store, &ask("l", "192.168.4.0/24"), &at(1));
     pool(store, &ask("l", "fd00:1::/112"), &at(1));
@@ -188,8 +188,8 @@ pub fn addresses(make: Make<'_>) {
     assert_eq!(lease(&mut *b, &want(&id, None), &cx).addr, addr("192.168.0.6"));
     let request = |requested| Command::RequestAddress(want(&id, requested));
     assert!(matches!(pool_refusal(&mut *a, &request(None)), PoolRefusal::Exhausted(_)));
-    // A request is refused if it is for a leased address, the network address, the broadcast address, or an
-    // address outside the subnet. A request is also refused if the pool is unknown.
+    // A request is refused if the pool is unknown, or if the address is leased, is the network or broadcast
+    // address, or is outside the subnet.
     for taken in ["192.168.0.4", "192.168.0.0", "192.168.0.7"] {
         assert!(matches!(pool_refusal(&mut *a, &request(Some(taken))), PoolRefusal::Taken { .. }));
     }
@@ -212,7 +212,7 @@ pub fn addresses(make: Make<'_>) {
     let undo = ReleaseAddress { pool: PoolId(id), addr: stale.addr, only: Some(Box::new(stale)) };
     let undone = a.apply(&Command::ReleaseAddress(undo), &cx).unwrap();
     assert_eq!(undone, Outcome::Freed(vec![]));
-    // In a subnet with one address or with two addresses, all addresses can be leased.
+    // In a subnet of one or two addresses, all addresses can be leased.
     for (of, all) in
         [("10.9.0.2/31", vec!["10.9.0.2", "10.9.0.3"]), ("fd00::7/128", vec!["fd00::7"])]
     {
@@ -257,7 +257,7 @@ pub fn release_frees_all(make: Make<'_>) {
     }
     assert_eq!(release(store, &id, &at(2)), (true, 100));
     assert_eq!(leases(store).len(), 1);
-    // The subnet is free again, and leasing starts at its first address.
+    // The subnet is free again, and leasing starts over at its first address.
     let id = pool(store, &ask("l", "10.0.0.0/24"), &at(3)).id.0;
     assert_eq!(lease(store, &want(&id, None), &at(3)).addr, addr("10.0.0.1"));
 }
@@ -303,7 +303,7 @@ pub fn shared_pool(make: Make<'_>) {
     assert_eq!(release(&mut *a, "test", &one), (true, 1));
     let left: Vec<Addr> = leases(&mut *a).iter().map(|l| l.addr).collect();
     assert_eq!(left, [addr("10.80.0.1"), addr("10.80.0.3")]);
-    // A release by a node that does not use the pool frees nothing.
+    // A release by a node that does not use the pool has no effect.
     assert_eq!(release(&mut *a, "test", &on("three", 2)), (true, 0));
     assert_eq!(release(&mut *b, "test", &two), (true, 2));
     assert!(leases(&mut *a).is_empty() && a.pools().unwrap().is_empty());

@@ -1,5 +1,5 @@
-//! Tests of Docker's pools in a cluster: several clients change a pool at the same time, responses are lost,
-//! and removals are interrupted.
+//! Tests Docker's pools in a cluster: several clients change a pool at the same time, responses are lost, and
+//! removals are interrupted.
 
 use std::rc::Rc;
 
@@ -14,7 +14,7 @@ use crate::store::{Store, StoreReader};
 
 const ID: &str = "net";
 
-/// An action of another client, which the test runs at a chosen moment.
+/// Another client's action, which the test runs at a chosen moment.
 type Act = fn(&mut FakeStore);
 
 fn shared_pool() -> RequestPool {
@@ -35,7 +35,7 @@ fn users(server: &Rc<FakeServer>) -> Vec<(String, u32)> {
 }
 
 /// The response to a commit is lost. Before the client checks whether the commit was applied, another client
-/// changes the same pool. The other client runs on another node, or it is another request to the same daemon.
+/// changes the same pool. The other client is on another node, or is another request to the same daemon.
 #[test]
 fn users_are_counted_once_if_an_answer_is_lost() {
     for (is_etcd, other) in [(false, "two"), (true, "two"), (false, "one"), (true, "one")] {
@@ -78,7 +78,7 @@ fn an_address_that_a_failed_request_leased_is_freed() {
         let others = (!is_late)
             .then(|| lease(&mut FakeStore::new(server.clone()), &want(ID, None), &cx).addr);
         apply_stalled(&server);
-        // The third lease is the lease of the gateway.
+        // The third lease is the gateway's.
         assert_eq!(leases(&mut store).len(), 3);
         let addr = lease(&mut store, &want(ID, None), &cx).addr;
         let left: Vec<_> = leases(&mut store).into_iter().map(|lease| lease.addr).collect();
@@ -91,8 +91,8 @@ fn an_address_that_a_failed_request_leased_is_freed() {
     }
 }
 
-/// The release of a pool was interrupted after its first step. Each of the actions in `finish` completes it:
-/// a request that conflicts with the pool, another release of the pool, a sweep, and the release of the node.
+/// The release of a pool was interrupted after its first step. Each action in `finish` must complete it: a
+/// request that conflicts with the pool, another release of the pool, a sweep, and the release of the node.
 #[test]
 fn an_interrupted_removal_is_finished() {
     let finish: [(&str, Act); 5] = [
@@ -128,7 +128,7 @@ fn an_interrupted_removal_is_finished() {
         let command = Command::ReleasePool(ReleasePool::of(PoolId(ID.to_owned())));
         assert!(crate::engine::collect(&mut store, command, &on("one", 2)).is_err(), "{name}");
         server.commits_left.set(None);
-        // Only the leases of the gateway and of one container are left.
+        // Only the leases of the gateway and of one container remain.
         assert_eq!(leases(&mut store).len(), 2, "{name}");
         let more = Command::RequestAddress(want(ID, None));
         assert!(matches!(pool_refusal(&mut store, &more), PoolRefusal::Unknown(_)), "{name}");
@@ -158,8 +158,8 @@ fn a_release_leaves_a_pool_that_was_requested_again() {
     assert_eq!(leases(&mut store).len(), 2);
 }
 
-/// A machine was copied together with its host name and its Docker networks. When the copy has booted, it
-/// removes these networks.
+/// A machine was copied together with its host name and its Docker networks. After booting, the copy removes
+/// these networks, which must not release the original's pools.
 #[test]
 fn a_copy_of_a_machine_releases_nothing_of_the_original() {
     let server = FakeServer::new(false);
@@ -182,9 +182,8 @@ fn a_copy_of_a_machine_releases_nothing_of_the_original() {
     assert_eq!(leases(&mut store).len(), 2);
 }
 
-/// A host whose clock is behind starts to use a pool. Just before, another host requested the same pool, and
-/// its dockerd does not list the network yet. The slow clock must not make the pool look old enough for a
-/// sweep.
+/// A host whose clock is behind starts to use a pool. Another host has just requested the same pool, and its
+/// dockerd does not list the network yet. The slow clock must not make the pool look old enough to be swept.
 #[test]
 fn a_clock_that_is_behind_makes_no_pool_older() {
     let server = FakeServer::new(false);
@@ -198,8 +197,8 @@ fn a_clock_that_is_behind_makes_no_pool_older() {
     assert_eq!(users(&server), [("one".to_owned(), 1), ("two".to_owned(), 2)]);
 }
 
-/// dockerd removes a host's last network with a shared pool, while a request for an address of the pool is
-/// still in progress.
+/// dockerd removes a host's last network with a shared pool while a request for an address of the pool is
+/// still in progress. A later sweep must free that address.
 #[test]
 fn an_address_that_was_leased_after_the_pool_s_release_is_swept() {
     let server = FakeServer::new(false);

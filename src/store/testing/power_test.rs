@@ -1,5 +1,5 @@
-//! Tests of power cuts, on a simulated disk in memory. All changes that a command has reported must survive,
-//! no matter which of the unflushed writes have reached the disk.
+//! Tests power cuts, on a simulated in-memory disk. Every change that a command has reported must survive, no
+//! matter which of the unflushed writes have reached the disk.
 
 use std::sync::Arc;
 
@@ -62,7 +62,7 @@ fn killed_everywhere(disk: &Disk, work: impl Fn(&mut Embedded<SimFs>), then: imp
     }
 }
 
-/// An ADD leased an address, but was killed before it flushed the lease. The repeated ADD returns this lease:
+/// An ADD leased an address but was killed before it flushed the lease. The repeated ADD returns this lease:
 /// it writes nothing itself, but it must flush the lease.
 #[test]
 fn a_repeated_add_flushes_what_a_killed_one_has_written() {
@@ -75,7 +75,7 @@ fn a_repeated_add_flushes_what_a_killed_one_has_written() {
             &disk,
             |store| drop(store.apply(&add, &boot(1))),
             |disk| {
-                // A copy of the disk has no locks, just as the locks of a killed process are released.
+                // The copy of the disk has no locks, just as a killed process's locks are released.
                 let disk = disk.copied();
                 added(&mut undisturbed(&disk), &lowest("c1"), &boot(1));
                 cut(&disk, 2, |store| assert!(owners(store).contains(&owner("c1"))));

@@ -31,7 +31,7 @@ fn filled(persist: Persist, count: u16) -> Host {
         dry_run: false,
     };
     let host = Host::new();
-    // The history must have enough space for an event of each lease.
+    // The history must have enough space for one event per lease.
     let history = History::Kept { count: 20_000, age: 1_000 };
     host.store(persist).keeping(history).apply(&Command::Import(import), &boot(1)).unwrap();
     host
@@ -58,7 +58,7 @@ fn a_consumer_may_lease_and_free_and_no_address_appears_twice() {
         host.store(persist).list(&boot(1), &mut list).unwrap();
         assert_eq!(steps, 3);
         assert!(seen.is_sorted_by(|a, b| a < b));
-        // Leases that exist from the beginning to the end of the listing must be listed.
+        // Every lease that exists from the beginning to the end of the listing must be listed.
         let of = |n: u16| Addr::from_bits(Family::V4, 0x0a01_0000 + u128::from(n)).unwrap();
         let stays = |n: &u16| ![5, 10_400].contains(n);
         let missed = (0..10_500).filter(stays).find(|n| seen.binary_search(&of(*n)).is_err());

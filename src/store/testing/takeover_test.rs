@@ -1,4 +1,4 @@
-//! Tests of the automatic import from host-local. An ADD imports the leases of host-local's folder in its own
+//! Tests the automatic import from host-local. An ADD imports the leases of host-local's folder in its own
 //! transaction, and then replaces the folder with a text file.
 
 use std::fs;
@@ -19,7 +19,7 @@ fn network() -> NetworkName {
     NetworkName::new("net").unwrap()
 }
 
-/// Creates host-local's folder of the network "net", with these leases (address and container ID).
+/// Creates host-local's folder of the network "net", with the given leases (address and container ID).
 fn folder(host: &Host, leases: &[(&str, &str)]) -> PathBuf {
     let dir = host.folder.path().join("net");
     fs::create_dir_all(&dir).unwrap();
@@ -48,8 +48,8 @@ fn the_folder_is_adopted_and_becomes_a_file_that_says_how_to_go_back() {
         assert!(text.contains("sublet export host-local") && text.lines().count() == 1, "{text}");
         let kept = host.folder.path().join("net~adopted-1000");
         assert!(kept.join("10.0.0.2").exists());
-        // If a file is in the folder's place, the folder has been imported already, so later ADDs leave the
-        // file alone.
+        // A file in the folder's place means that the folder has already been imported, so later ADDs leave
+        // the file alone.
         assert_eq!(add(&host, persist, lowest("next"), &boot(1)).unwrap(), [addr("10.0.0.5")]);
         assert_eq!(add(&host, persist, lowest("old"), &boot(1)).unwrap(), [addr("10.0.0.2")]);
     }
@@ -61,7 +61,7 @@ fn a_takeover_that_died_before_the_exchange_is_done_again_by_the_next_add() {
         let host = Host::new();
         folder(&host, &[("10.0.0.2", "old")]);
         add(&host, persist, lowest("new"), &boot(1)).unwrap();
-        // Restore the state in which the leases are committed, but the folder is not replaced yet.
+        // Restore the state in which the leases have been committed but the folder has not been replaced yet.
         fs::remove_file(host.folder.path().join("net")).unwrap();
         fs::rename(host.folder.path().join("net~adopted-1000"), host.folder.path().join("net"))
             .unwrap();
@@ -178,7 +178,7 @@ fn an_add_waits_for_host_locals_lock_and_looks_for_the_folder_again() {
                 &crate::store::Os,
                 std::time::Duration::from_millis(50),
             );
-            // Simulate another process with another store, which has imported the folder.
+            // Simulate another process, with another store, that has already imported the folder.
             fs::rename(&dir, host.folder.path().join("net~adopted-1")).unwrap();
             drop(held);
             waiting.join().unwrap().unwrap()

@@ -4,8 +4,8 @@
 //! Every command has its own store, as in a separate process. Some transactions are lost, some get no
 //! response, and some arrive late. Some clients are killed: a killed client sends nothing more and leaves its
 //! in-flight note (a file that says that a transaction may be pending). Afterwards, another process repeats
-//! the command or runs the opposite command. The histories are sound on two conditions: no two containers
-//! held an address at the same time, and at the end exactly the held addresses have leases.
+//! the command or runs the opposite command. The histories are sound if no two containers held an address at
+//! the same time, and if exactly the addresses held at the end have leases.
 //!
 //! Control runs omit the comparisons, the fence or the nonce of the protocol. Their histories must be
 //! unsound, which proves that the checks find faults.
@@ -35,8 +35,8 @@ use crate::store::cluster::server::{
 use crate::store::cluster::{ClusterStore, LocalCache, keys};
 
 const CLIENTS: u64 = 12;
-/// The time after which a late transaction arrives. [`UNANSWERED`] is the time that a client waits for a
-/// response that never comes.
+/// How long a late transaction takes to arrive. [`UNANSWERED`] is how long a client waits for a response that
+/// never comes.
 const LATE: Duration = Duration::from_millis(40);
 const UNANSWERED: Duration = Duration::from_millis(8);
 
@@ -50,7 +50,7 @@ enum Without {
     /// effect.
     Fence,
     /// A client assumes that its transaction was applied if there is any record at the paths of the
-    /// transaction. It does not check that this transaction wrote the record.
+    /// transaction. It does not check whether its own transaction wrote the record.
     Nonce,
 }
 
@@ -225,8 +225,8 @@ impl<S: Server + Send + 'static, F: Fn() -> S> Client<'_, S, F> {
     }
 
     /// Leases an address for a container. Repeats the ADD until there is a response. If `may_give_up` is set,
-    /// it may delete the container instead after a failure. Returns false if the container certainly has no
-    /// lease.
+    /// it may instead delete the container after a failed ADD. Returns false if the container certainly has
+    /// no lease.
     fn lease(&mut self, name: &str, may_give_up: bool) -> bool {
         loop {
             match self.apply(&Command::Add(add(name, &[set("10.0.0.0/27")]))) {

@@ -1,10 +1,10 @@
 //! Tests in which many clients use a cluster while its members are killed and paused.
 //!
 //! Each client adds and deletes its own containers, and records when it sent each request and when it got
-//! each response. The run is correct on two conditions. First, no two containers held an address at the same
-//! time. A container holds an address from the response to its ADD until its DEL is sent. Second, at the end
-//! exactly the held addresses have leases. If a command gets no response, the client cannot know which
-//! address its container holds. It then repeats the command until there is a response.
+//! each response. The run is correct if no two containers held an address at the same time, and if exactly
+//! the addresses held at the end have leases. A container holds an address from the response to its ADD until
+//! its DEL is sent. If a command gets no response, the client cannot know which address its container holds,
+//! so it repeats the command until there is a response.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -119,7 +119,7 @@ pub fn doubly_held(history: &[Held]) -> Vec<Addr> {
     held.windows(2).filter(overlap).map(|pair| pair[0].addr).collect()
 }
 
-/// Runs the clients while `disturb` runs. Returns the records of all clients together.
+/// Runs the clients while `disturb` runs. Returns the combined records of all clients.
 fn run_all<S: Store>(make: impl Fn(u64) -> S + Sync, disturb: impl FnOnce()) -> Run {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -199,7 +199,7 @@ fn no_address_is_held_twice_while_members_die() {
     assert_eq!(there, kept, "{answered} answers, {unanswered} failures");
 }
 
-/// The control run: if clients compare nothing, the same check must find an address with two holders.
+/// The control run: if clients compare nothing, the same check must find an address that two containers held.
 #[test]
 fn a_server_that_does_not_compare_is_detected() {
     let server = servers::ready_etcd();
@@ -212,8 +212,7 @@ fn a_server_that_does_not_compare_is_detected() {
             no_cache(),
         )
     };
-    // The clients may also panic, because the records on the server contradict each other. A panic counts as
-    // detected, too.
+    // Contradictory records on the server may also make the clients panic, which counts as detection, too.
     let seen = std::panic::catch_unwind(|| doubly_held(&run_all(make, || wait(1500)).history));
     assert!(seen.is_err() || seen.is_ok_and(|addrs| !addrs.is_empty()));
 }

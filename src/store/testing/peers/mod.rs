@@ -1,5 +1,5 @@
-//! Tests on real etcd and Consul servers. `scripts/test.sh --fast` skips them: it skips every test with
-//! `peers` in its path.
+//! Tests on real etcd and Consul servers. `scripts/test.sh --fast` skips every test with `peers` in its path,
+//! and therefore all of these tests.
 
 use super::{contract, delegate, fake_cluster, history_test};
 

@@ -165,8 +165,8 @@ fn ninety_percent(make: Make<'_>) {
     assert!(trips <= 600, "{trips} trips for 200 ADDs");
 }
 
-/// Only one address is free. An ADD finds it, and only after it is leased does an ADD report that the set is
-/// exhausted. Both take only a few round trips.
+/// Only one address is free. An ADD must find this address, and the next ADD must report that the set is
+/// exhausted. Both may take only a few round trips.
 fn full(make: Make<'_>, len: u8) {
     let folder = tempfile::tempdir().unwrap();
     let mut one = Member::new(make("full"), folder.path(), 1);
@@ -190,7 +190,7 @@ fn full(make: Make<'_>, len: u8) {
         let (trips, exhausted) = two.is_exhausted(named("d"));
         assert!(exhausted && trips <= 10, "{strategy:?}: {exhausted} after {trips} trips");
         one.ask(&del("c")).1.unwrap();
-        // As soon as the address is freed, a node that has just found the set exhausted leases it.
+        // As soon as the address is freed, a node that has just found the set exhausted can lease it.
         assert_eq!(two.add(named("d")).1, last);
         two.ask(&del("d")).1.unwrap();
     }
@@ -208,8 +208,8 @@ fn full(make: Make<'_>, len: u8) {
     assert_eq!(one.add(cool("c", false)).1, last, "no other address is free");
 }
 
-/// If a lease has ended with an earlier boot, its address is free. The record of the lease still exists, so
-/// the server still counts the address as used.
+/// Leases of an earlier boot have ended, so their addresses are free. Their records still exist, so the
+/// server still counts the addresses as used.
 fn full_of_ended_leases(make: Make<'_>) {
     let folder = tempfile::tempdir().unwrap();
     let mut one = Member::new(make("ended"), folder.path(), 1);
@@ -279,7 +279,7 @@ fn in_order(make: Make<'_>) {
     }
 }
 
-/// Returns the average number of round trips of an ADD while sixteen nodes lease concurrently.
+/// Returns an ADD's average number of round trips while sixteen nodes lease concurrently.
 fn at_once(make: &(dyn Fn(&str) -> Box<dyn Server> + Sync), strategy: Strategy) -> f64 {
     const EACH: u64 = 40;
     let prefix = format!("once-{strategy:?}");

@@ -23,8 +23,8 @@ use crate::store::{Store, StoreReader};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A cluster store that checks, each time it lists the leases, that the server's records agree with each
-/// other. The function makes the client that reads the records.
+/// A cluster store that checks, whenever it lists the leases, that the server's records agree with each
+/// other. The function makes the client that reads the records for this check.
 struct Checked<S: Server, F: Fn() -> S>(ClusterStore<S>, F);
 
 impl<S: Server, F: Fn() -> S> Store for Checked<S, F> {

@@ -101,7 +101,7 @@ fn etcd_with_users() {
         EtcdSpec { login, ..spec.clone() }
     };
     let etcd = Etcd::new(&login("sublet", &right)).unwrap();
-    // If a token has expired, the client logs in again and gets a new token.
+    // If its token has expired, the client logs in again and gets a new one.
     etcd.forge_token("nonsense.1");
     works(&mut ClusterStore::new(etcd, Duration::from_secs(10), Persist::Boot, no_cache()));
     let open = |spec: EtcdSpec| open(&StoreSpec::Etcd(Box::new(spec))).unwrap();
@@ -306,7 +306,7 @@ fn a_tls_alert_after_the_request_does_not_mean_that_nothing_was_done() {
     assert!(probe.get(&["ip/a"], until).unwrap()["ip/a"].is_some(), "the server has applied it");
 }
 
-/// One process finds that a server does not respond. The next process therefore does not ask this server
+/// One process finds that a server does not respond. The next process must therefore not ask this server
 /// first, although it would otherwise choose its first server at random.
 #[test]
 fn a_server_that_hangs_is_remembered() {
@@ -433,8 +433,8 @@ fn a_request_that_was_not_sent_goes_to_the_next_server() {
     let folder = tempfile::tempdir().unwrap();
     let [ca, ..] = certificate(folder.path(), "ours");
     let server = servers::ready_consul();
-    // The queue of this listener is full. The kernel therefore ignores further connection attempts, as if the
-    // host were switched off.
+    // This listener's queue is full, so the kernel ignores further connection attempts, as if the host were
+    // switched off.
     let drops = TcpListener::bind("127.0.0.1:0").unwrap();
     let drops_at = drops.local_addr().unwrap();
     let wait = Duration::from_millis(100);
@@ -473,7 +473,7 @@ fn a_request_that_was_not_sent_goes_to_the_next_server() {
     assert!(matches!(failure, Failure::Unknown(_)), "{failure:?}");
 }
 
-/// The client expects one product (etcd or Consul), but the server runs the other product.
+/// The client expects one product (etcd or Consul), but the server runs the other one.
 #[test]
 fn a_server_of_another_kind_is_unavailable() {
     let consul = servers::ready_consul();

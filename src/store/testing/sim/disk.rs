@@ -1,8 +1,8 @@
-//! A file system in memory, on which a simulation can stop processes, make operations fail, and cut the
+//! An in-memory file system on which a simulation can stop processes, make operations fail, and cut the
 //! power.
 //!
 //! After a power cut, a file has the content that was last flushed, plus any subset of the unflushed changes,
-//! applied in their order. A write of this subset may be truncated to a multiple of 512 bytes (one sector). A
+//! applied in their order. A write in this subset may be truncated to a multiple of 512 bytes (one sector). A
 //! folder has the names that were last flushed, plus its unflushed changes up to a random point. Each
 //! operation is one step of its process, and the simulation can stop the process at each step.
 
@@ -51,13 +51,13 @@ fn as_size(n: u64) -> usize {
 struct Content {
     data: Vec<u8>,
     durable: Vec<u8>,
-    /// The changes of this file's content that have not been flushed yet, in order.
+    /// The changes to this file's content that have not been flushed yet, in order.
     pending: Vec<Change>,
     /// The number of the open file that holds the lock on this file.
     locked: Option<u64>,
 }
 
-/// Changes of the names in one folder, all made in one step. A name without a node is removed.
+/// Changes to the names in one folder, all made in one step. A name without a node is removed.
 #[derive(Clone, Debug)]
 struct Naming {
     folder: PathBuf,
@@ -135,7 +135,8 @@ impl Disk {
         state.pending.clear();
     }
 
-    /// Cuts the power. What was flushed survives. Of the unflushed changes, a random part survives.
+    /// Cuts the power. Everything that was flushed survives, and so does a random part of the unflushed
+    /// changes.
     pub fn cut(&self, random: &mut Random) {
         let state = &mut *self.state();
         for file in state.files.values_mut() {

@@ -25,8 +25,7 @@ use crate::store::testing::pool_cases::{ask, shared, want};
 pub trait Docker {
     fn engine(&mut self, machine: usize) -> &mut Engine;
 
-    /// Returns the model of all pools in the store that the machine uses, including the pools of other
-    /// engines.
+    /// Returns the model of all pools in the machine's store, including the pools of other engines.
     fn pools(&mut self, machine: usize) -> &mut Pools;
 
     fn random(&mut self) -> &mut Random;
@@ -39,7 +38,7 @@ pub trait Docker {
     /// Runs a request of the machine's daemon.
     fn run(world: &Shared<Self>, machine: usize, command: &Command) -> Ran<Outcome>;
 
-    /// Returns a random pool that the engine of the machine certainly uses.
+    /// Returns a random pool that the machine's engine certainly uses.
     fn pool_in_use(&mut self, machine: usize) -> Option<PoolId> {
         let all = &self.pools(machine).all;
         let used = all.iter().filter(|(_, known)| known.is_used_by(machine));
@@ -248,7 +247,7 @@ fn request_address<W: Docker>(world: &Shared<W>, machine: usize) {
         }
     };
     if is_lost {
-        // The driver could not deliver the response to dockerd, so it frees the lease again.
+        // The driver could not deliver the response to dockerd, so it frees the lease.
         free(world, machine, ReleaseAddress { pool: id, addr: lease.addr, only: Some(lease) });
     }
 }
@@ -282,8 +281,8 @@ fn free<W: Docker>(world: &Shared<W>, machine: usize, release: ReleaseAddress) {
     world.engine(machine).releasing -= 1;
     let name = format!("docker {machine} release {addr} of {id}");
     let pools = world.pools(machine);
-    // If no other release was active, the address was still leased. The release of a pool also frees its
-    // addresses.
+    // If no other release ran in the meantime, the address must still have been leased. (The release of a
+    // pool also frees the pool's addresses.)
     let is_alone = pools.removals == removals;
     pools.removals += 1;
     let known = pools.all.get_mut(&id).filter(|known| known.generation == generation);
@@ -313,8 +312,8 @@ fn release_pool<W: Docker>(world: &Shared<W>, machine: usize) {
         let world = &mut *world.borrow_mut();
         let Some(id) = world.pool_in_use(machine) else { return };
         let user = world.pools(machine).all[&id].users[&machine];
-        // dockerd does not release a network while it connects a container to the network. It may do so after
-        // it has given up on the connection.
+        // dockerd does not release a network while it is connecting a container to it. However, it may
+        // release the network after it has given up on the connection.
         if user.in_flight > 0 && user.least == 1 && !world.random().one_in(3) {
             return;
         }
@@ -339,8 +338,8 @@ fn release_pool<W: Docker>(world: &Shared<W>, machine: usize) {
     }
 }
 
-/// Runs `subletd cleanup` for a pool. It frees the addresses and the pool if the daemon does not list them
-/// and they are older than the grace period.
+/// Runs `subletd cleanup` for a pool. The cleanup frees addresses, and the pool, if the daemon does not list
+/// them and they are older than the grace period.
 fn sweep<W: Docker>(world: &Shared<W>, machine: usize) {
     let (id, sweep) = {
         let world = &mut *world.borrow_mut();

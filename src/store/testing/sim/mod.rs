@@ -1,5 +1,5 @@
-//! Simulations of hosts. The code of the embedded store runs on a disk in memory, and the code of the cluster
-//! store uses a server in memory.
+//! Simulations of hosts. The embedded store's code runs on an in-memory disk, and the cluster store's code
+//! uses an in-memory server.
 //!
 //! A seed determines the whole run: time is virtual, and there are no threads. Each file system operation and
 //! each call to the server is a step. At any step, a process may be killed, get an error or be suspended.

@@ -8,7 +8,7 @@ use crate::error::PoolRefusal;
 use crate::model::{Kind, Lease, Node, Owner, Pool, PoolId, SetName};
 use crate::net::{Addr, Span, hosts};
 
-/// How the engine of a machine uses a pool.
+/// How a machine's engine uses a pool.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct User {
     /// The number of requests for the pool that succeeded and have not been released since. The store must
@@ -24,7 +24,7 @@ pub struct User {
     pub in_flight: u32,
 }
 
-/// An address that the engine of a machine has, or may have.
+/// An address that a machine's engine has, or may have.
 #[derive(Clone, Copy, Debug)]
 pub struct Held {
     pub user: usize,
@@ -54,7 +54,7 @@ impl Known {
         self.users.entry(machine).or_default()
     }
 
-    /// Returns whether the engine of a machine uses the pool.
+    /// Returns whether a machine's engine uses the pool.
     pub fn is_used_by(&self, machine: usize) -> bool {
         self.users.get(&machine).is_some_and(|user| user.least > 0)
     }
@@ -63,7 +63,7 @@ impl Known {
         self.users.values().any(|user| user.least > 0)
     }
 
-    /// Returns the addresses that the engine of a machine certainly has.
+    /// Returns the addresses that a machine's engine certainly has.
     pub fn certain(&self, machine: usize) -> impl Iterator<Item = Addr> {
         let is_its = move |held: &Held| held.user == machine && held.is_certain;
         self.addrs.iter().filter(move |(_, held)| is_its(held)).map(|(addr, _)| *addr)
@@ -89,8 +89,8 @@ pub struct Pools {
 }
 
 impl Pools {
-    /// Returns the pools for a copy of the store, on which only the machine `copy` (a copy of `machine`) uses
-    /// them.
+    /// Returns the model for a copy of the store. The copy's only user is the machine `copy`, which is a copy
+    /// of `machine`.
     pub fn of_copy(&self, machine: usize, copy: usize) -> Pools {
         let mut pools = self.clone();
         pools.lost += std::mem::take(&mut pools.in_flight);
@@ -120,7 +120,7 @@ impl Pools {
     }
 
     /// Records that a machine's request for a pool was refused. If the pool's generation is no longer
-    /// `generation`, the pool was created again in the meantime, and the request does not count.
+    /// `generation`, the pool was created again in the meantime, and nothing is recorded.
     pub fn refused(&mut self, machine: usize, id: &PoolId, generation: u64) {
         if self.is_of(id, generation) {
             self.less(machine, id);
@@ -140,8 +140,8 @@ impl Pools {
         self.all.get(id).is_some_and(|known| known.generation == generation)
     }
 
-    /// Reduces by one the number of uses that the store may count for the machine. Returns whether the
-    /// machine has no other use of the pool.
+    /// Lowers the maximum number of uses of the pool that the store may count for the machine by one. Returns
+    /// whether the maximum is now 0.
     fn less(&mut self, machine: usize, id: &PoolId) -> bool {
         let Some(known) = self.all.get_mut(id) else { return false };
         let user = known.user(machine);
@@ -266,8 +266,8 @@ impl Pools {
         }
     }
 
-    /// Records that a request of a machine returned this lease. Returns a finding if its address certainly
-    /// has another holder.
+    /// Records that a request of a machine returned this lease. Returns a finding if the leased address
+    /// certainly has another holder.
     pub fn leased(&mut self, machine: usize, lease: &Lease) -> Result<(), Finding> {
         let Owner::Pool(id, addr) = &lease.owner else {
             return Err(format!("an address of a pool has the owner {}", lease.owner));
@@ -287,7 +287,8 @@ impl Pools {
     }
 
     /// Compares the model with a store. `machine` maps a node to its machine. If `is_final` is set, no
-    /// request is in transit any more, so the outcome of requests without a response is known now.
+    /// request is in transit any longer, so the store shows the outcome of every request that got no
+    /// response.
     pub fn compare(
         &mut self,
         stored: &[Pool],
@@ -366,8 +367,8 @@ impl Pools {
         Ok(())
     }
 
-    /// Updates the model when no request is in transit any more. The store then shows the outcome of each
-    /// request that got no response. Addresses that only the store has stay uncertain.
+    /// Updates the model when no request is in transit any longer. The store then shows the outcome of every
+    /// request that got no response. Addresses that are in the store but not in the model stay uncertain.
     fn settle(
         &mut self,
         counts: &BTreeMap<&PoolId, BTreeMap<usize, u32>>,

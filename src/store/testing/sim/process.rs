@@ -12,8 +12,7 @@ use crate::error::{Refusal, StoreError};
 pub enum Fate {
     KilledBefore,
     KilledAfter,
-    /// The operation fails with this `errno` value and has no effect, except that a write may be done in
-    /// part.
+    /// The operation fails with this `errno` value and has no effect, except that a write may be partly done.
     Fails(i32),
     /// The process is suspended, and other processes run.
     Suspended,
@@ -65,8 +64,8 @@ impl Process {
         !self.is_dead() && self.fate.is_none_or(|(at, _)| at > self.steps())
     }
 
-    /// Runs one step of the process by calling `effect`. Does not call it if the process is killed before the
-    /// step or if the operation fails. A killed process gets no result.
+    /// Runs one step of the process: calls `effect`, unless the process is killed before the step or the
+    /// operation fails. A killed process gets no result.
     pub fn step<T>(&self, effect: impl FnOnce() -> T) -> Result<T, Stop> {
         if self.is_dead() {
             return Err(Stop::Killed);

@@ -1,5 +1,5 @@
-//! The `/run` folder of a machine, as one process uses it. A killed process must not change the folder any
-//! more.
+//! A machine's `/run` folder, as one process uses it. Once a process has been killed, it must no longer
+//! change the folder.
 //!
 //! In the simulation, the code of a killed process continues to run until its calls have failed. Therefore
 //! the simulation restores the folder afterwards.
@@ -17,9 +17,9 @@ pub struct RunFolder {
     at_death: RefCell<Option<BTreeMap<PathBuf, Vec<u8>>>>,
 }
 
-/// Releases the locks on the in-flight notes of a killed process (files that say that a transaction may be
-/// pending). Otherwise the notes would stay locked until the code of the process has ended. The names of the
-/// notes begin with the process's seed.
+/// Releases the locks on a killed process's in-flight notes (files that say that a transaction may be
+/// pending). Otherwise the notes would stay locked until the process's code has ended. The names of the notes
+/// begin with the process's seed.
 pub fn unlock(folder: &Path, seed: u64) {
     let is_its = |path: &&PathBuf| {
         let name = path.file_name().and_then(OsStr::to_str);

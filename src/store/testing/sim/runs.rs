@@ -51,8 +51,8 @@ pub struct Story {
 type Optional = (usize, usize);
 
 impl Story {
-    /// Records the next optional part of the turn. Returns whether it happens, because a shortened run leaves
-    /// some parts out. Leaving a part out does not change the later parts.
+    /// Records the next optional part of the turn. Returns whether this part happens; it does not if the run
+    /// is shortened and leaves it out. Leaving a part out does not change the later parts.
     pub fn happens(&mut self) -> bool {
         let before = self.optional.iter().rev().take_while(|(turn, _)| *turn == self.turn).count();
         let next = (self.turn, before);
@@ -97,8 +97,7 @@ fn run<S: Simulation>(seed: u64, turns: &[usize], left_out: &[Optional]) -> Stor
     story
 }
 
-/// Shortens a failing run: removes as many turns and optional parts as possible, as long as the run still
-/// fails.
+/// Shortens a failing run: removes as many turns and optional parts as it can while the run still fails.
 fn shrink<S: Simulation>(seed: u64, until: Instant) -> Story {
     let all = turns::<S>(seed);
     let mut failure = run::<S>(seed, &all, &[]);

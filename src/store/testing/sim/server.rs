@@ -1,5 +1,5 @@
-//! A simulated compare-and-set server with the limits of etcd or Consul, and the network between the server
-//! and its clients.
+//! A simulated compare-and-set server that enforces the limits of etcd or Consul, and the network between the
+//! server and its clients.
 //!
 //! Each call is one step of the process that makes it. A transaction may be lost, may be applied without a
 //! response, or may still be in transit when its client has ended. A transaction in transit arrives later,
@@ -43,8 +43,8 @@ struct State {
     random: Random,
     /// The transactions that have not arrived yet.
     in_transit: Vec<InTransit>,
-    /// The number of calls until a new leader has been elected. Until then, every call fails, but some
-    /// transactions are applied nevertheless.
+    /// The number of calls until a new leader has been elected. Until then, every call fails, although some
+    /// transactions are applied.
     election: u32,
     /// Whether the server is full. A full server can remove records, but not write any.
     is_full: bool,
@@ -136,8 +136,8 @@ impl SimServer {
 }
 
 impl State {
-    /// Lets a random transaction in transit arrive, or loses it. Returns a line for the trace if it was
-    /// applied.
+    /// Lets a random transaction in transit arrive, or loses it. Returns a line for the trace if the
+    /// transaction was applied.
     fn arrive(&mut self, events: Events, random: &mut Random) -> Option<String> {
         let at = random.below(self.in_transit.len());
         let InTransit { sent, sender } = self.in_transit.swap_remove(at);

@@ -71,8 +71,8 @@ impl Settings {
     }
 }
 
-/// Picks the address that an ADD requests. One in eight ADDs of new containers requests an address. The address
-/// may be outside the ranges, excluded, or a gateway.
+/// Picks the address that an ADD requests. One in eight ADDs of new containers requests an address. The
+/// address may be outside the ranges, excluded, or a gateway.
 pub fn requested(random: &mut Random, is_new: bool) -> Vec<Requested> {
     let wants = is_new && random.one_in(8);
     let addr = addr(&format!("10.0.0.{}", random.below(16)));
@@ -82,13 +82,13 @@ pub fn requested(random: &mut Random, is_new: bool) -> Vec<Requested> {
 /// Maps each address to the names for which the address is reserved or may be reserved.
 pub type Named = BTreeMap<(SetName, Addr), BTreeSet<StaticName>>;
 
-/// Returns whether an ADD leased an address in a different set of leases than its configuration names. An ADD
-/// does so if the network already has leases in the other set.
+/// Returns whether an ADD leased an address in a different set of leases from the one that its configuration
+/// names. An ADD does so if the network already has leases in the other set.
 pub fn is_in_another_set(added: &Added) -> bool {
     added.warnings.iter().any(|warning| warning.contains("under the same name"))
 }
 
-/// Returns an address in the result of an ADD that the ADD must not return: a gateway, or a newly leased address
+/// Returns an address in an ADD's result that the ADD must not return: a gateway, or a newly leased address
 /// that is not allocatable. An excluded address is allowed if it is, or may be, reserved for the container's
 /// name.
 pub fn forbidden(add: &Add, added: &Added, named: &Named) -> Option<Addr> {

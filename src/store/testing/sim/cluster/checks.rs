@@ -149,8 +149,8 @@ fn compare(world: &World, rows: &[Lease]) -> Result<(), Finding> {
     }
 }
 
-/// Frees everything: runs a GC without valid containers on each machine, removes all reservations, and
-/// releases all pools. Afterwards no record of a lease or pool may be left.
+/// Frees everything: on each machine, runs a GC that lists no container as valid; then removes all
+/// reservations and releases all pools. Afterwards, no record of a lease or pool may be left.
 fn leaks(world: &World, server: &SimServer) -> Result<(), Finding> {
     let mut store = store(server);
     let context = |machine: usize| Context {
@@ -209,7 +209,8 @@ fn leaks(world: &World, server: &SimServer) -> Result<(), Finding> {
     examine(server)
 }
 
-/// Releases every pool once for each use. If the removal of a pool was interrupted, one release completes it.
+/// Releases every pool once for each use. If a pool's removal was interrupted, one release completes the
+/// removal.
 fn release_pools(store: &mut ClusterStore<Connection>, cx: &Context) -> Result<(), Finding> {
     let failed = |error| format!("release everything: {error}");
     for pool in store.pools().map_err(|error| format!("pools: {error}"))? {

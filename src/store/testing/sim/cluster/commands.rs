@@ -126,7 +126,7 @@ impl World {
     }
 
     fn fate(&mut self) -> Option<(u64, Fate)> {
-        // Choose one of the first five calls, because an ADD makes one to five calls.
+        // Choose one of the first five calls, because an ADD makes at most five.
         let at = 1 + self.random.next() % 5;
         let fate = match self.random.below(12) {
             0 => Fate::KilledBefore,
@@ -151,11 +151,11 @@ fn suspended(world: &Shared, is_daemon: bool) {
     for _ in 0..turns {
         let (before, is_alike) = {
             let world = &mut *world.borrow_mut();
-            // While a Docker request is suspended, only other Docker requests can interfere with it.
-            // Therefore prefer them.
+            // While a Docker request is suspended, only other Docker requests can interfere with it, so
+            // prefer those.
             let is_alike = world.random.one_in(2);
-            // Each event has its own random numbers. If the event is left out, the later events stay the
-            // same.
+            // Each event has its own random numbers, so that leaving an event out does not change the later
+            // events.
             let random = Random::new(world.random.next(), 0);
             if !world.story.happens() {
                 continue;

@@ -116,7 +116,7 @@ pub(super) fn add(world: &Shared, machine: usize) {
 
 impl World {
     /// Returns [`World::undone`] if the range is certainly draining in the set. If this number stays the same
-    /// during an ADD, the range was draining all the time.
+    /// during an ADD, the range was draining the whole time.
     fn drained(&self, set: &SetName) -> Option<u64> {
         (self.draining.get(set) == Some(&Reserved::Certainly)).then_some(self.undone)
     }
@@ -150,9 +150,9 @@ impl World {
         let is_strict = add.cooldown.strict && !add.sticky && self.events.cooldown_between_machines;
         for addr in created.iter().filter(|_| is_strict) {
             let Some(cooling) = self.cooling.get(&(add.set.clone(), *addr)) else { continue };
-            // If a machine's clock is set back, the cooldowns that the machine started end. An ADD uses the
-            // time when it started. If the clock is set forward during the ADD, this time looks like a clock
-            // that was set back.
+            // Setting a machine's clock back ends the cooldowns that the machine started. An ADD uses its
+            // start time. If the clock is set forward while the ADD is running, a cooldown that begins then
+            // is later than this start time, as if the clock had been set back.
             let is_set_back = cooling.machine == key.1 && began < cooling.freed;
             if self.now(key.1) < cooling.until && !is_set_back {
                 return Some(format!("{addr} cools until {}, and it was {began}", cooling.until));
@@ -221,8 +221,8 @@ pub(super) fn collect(world: &Shared, machine: usize) {
                 && !matches!(world.containers[key], Container::Live { .. })
         };
         let judged: Vec<Key> = world.containers.keys().copied().filter(is_judged).collect();
-        // A runtime never uses the ID of a container again after it has given up the container. Therefore
-        // these containers count as busy during the GC.
+        // A runtime never reuses a container's ID after it has given up the container. Therefore these
+        // containers count as busy during the GC.
         world.busy.extend(judged.iter().copied());
         let mut valid: Vec<_> = (0..NUMBERS)
             .map(|number| (network, machine, number))

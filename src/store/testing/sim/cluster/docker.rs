@@ -15,7 +15,7 @@ use crate::error::{Error, PoolRefusal, Refusal};
 use crate::model::{Face, Node, Persist, PoolId};
 use crate::store::Store;
 
-/// The number of workers of a daemon.
+/// The number of a daemon's workers.
 const WORKERS: usize = 3;
 
 /// The `subletd` and the dockerd of a machine.
@@ -62,7 +62,7 @@ impl Docker for World {
         let kept = {
             let world = &mut *world.borrow_mut();
             let (idle, random) = (&mut world.machines[machine].daemon.idle, &mut world.random);
-            // Any worker may get the request. A worker that is not idle yet opens a store.
+            // Any worker may get the request. A worker that has no idle store opens one.
             let at = random.below(WORKERS);
             (at < idle.len()).then(|| idle.swap_remove(at))
         };
@@ -83,7 +83,7 @@ impl Docker for World {
                 idle.push(opened);
                 idle.truncate(WORKERS);
             }
-            // After a failure, the worker opens its store again.
+            // After a failure, the worker opens a new store.
             Ran::Failed(_) => {}
             Ran::Killed => world.kill_daemon(machine),
         }
@@ -122,8 +122,8 @@ pub(super) fn act(world: &Shared, machine: usize) {
         let world = &mut *world.borrow_mut();
         let name = &world.machines[machine].node.name;
         let is_copied = world.machines.iter().filter(|other| other.node.name == *name).count() > 1;
-        // A copy of a machine also has the Docker networks of the original, so it often tries to release
-        // their pools.
+        // A copy of a machine also has the original's Docker networks, so it often tries to release their
+        // pools.
         world.random.one_in(if is_copied { 3 } else { 20 })
     };
     if is_of_another {

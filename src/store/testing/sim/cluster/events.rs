@@ -101,8 +101,9 @@ impl Events {
         refusals_after_no_answer: false,
     };
 
-    /// Returns [`Events::ALL`], as changed by `SUBLET_EVENTS`. Its value is `none`, or a list such as
-    /// `-renames,twins`, which switches `renames` off and `twins` on.
+    /// Returns [`Events::ALL`], as changed by the environment variable `SUBLET_EVENTS`. The variable is a
+    /// list such as `-renames,twins`, which switches `renames` off and `twins` on. The word `none` switches
+    /// everything off.
     #[expect(clippy::disallowed_methods, reason = "a test's own setting")]
     pub fn of_environment() -> Events {
         let mut events = Events::ALL;

@@ -8,7 +8,8 @@ use crate::model::Persist;
 /// The maximum number of machines, including clones.
 const MACHINES: usize = 5;
 
-/// Turns a machine off or on. A machine that was on is usually turned on again at once. Its containers end.
+/// Turns a machine off or on. A machine that was on is usually turned on again at once, but its containers
+/// have ended.
 pub(super) fn power(world: &Shared, machine: usize) {
     let running = std::mem::take(&mut world.borrow_mut().machines[machine].running);
     for running in running {

@@ -81,9 +81,9 @@ struct Machine {
     /// The host name and the machine-id of the machine.
     node: Node,
     boot: u64,
-    /// When the present boot began, on the clock of the simulation.
+    /// When the current boot began, on the clock of the simulation.
     booted: Duration,
-    /// The difference between the clock of the machine and the clock of the simulation, in seconds.
+    /// How far the machine's clock is ahead of the simulation's clock, in seconds.
     skew: i64,
     /// All host names that the machine has had.
     names: Vec<String>,

@@ -1,4 +1,5 @@
-//! The actions of operators: reservations, draining ranges, changes of configurations, and the release of a lost machine.
+//! Operators' actions: reservations, draining ranges, configuration changes, and the release of a lost
+//! machine.
 
 use super::super::process::Ran;
 use super::commands::{run, run_steps};

@@ -66,8 +66,8 @@ pub(super) fn look(world: &Shared, host: usize, thoroughly: bool) {
     }
 }
 
-/// Frees everything: runs a GC without valid containers for each network, removes all reservations, and
-/// sweeps all pools. Afterwards no lease or pool may be left.
+/// Frees everything: for each network, runs a GC that lists no container as valid; then removes all
+/// reservations and sweeps all pools. Afterwards, no lease or pool may be left.
 fn leaks(
     host: &Host,
     store: &mut Embedded<SimFs>,

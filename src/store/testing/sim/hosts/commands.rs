@@ -57,8 +57,8 @@ pub(super) fn run(
 
 impl World {
     fn fate(&mut self) -> Option<(u64, Fate)> {
-        // An ADD takes about seventy steps. Half of the choices are among the first twenty, which include the
-        // steps without a lock.
+        // An ADD takes about seventy steps. Half of the time, choose one of the first twenty, which include
+        // the steps without a lock.
         let steps = if self.random.one_in(2) { 20 } else { 90 };
         let at = 1 + self.random.next() % steps;
         let errors = [libc_errno::EIO, libc_errno::ENOSPC, libc_errno::ENOMEM, libc_errno::ESTALE];
@@ -91,8 +91,8 @@ pub(super) fn suspended(world: &Shared, host: usize) {
     for _ in 0..turns {
         let before = {
             let world = &mut *world.borrow_mut();
-            // Each event has its own random numbers. If the event is left out, the later events stay the
-            // same.
+            // Each event has its own random numbers, so that leaving an event out does not change the later
+            // events.
             let random = Random::new(world.random.next(), 0);
             if !world.story.happens() {
                 continue;

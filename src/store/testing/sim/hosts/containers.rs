@@ -81,7 +81,7 @@ pub(super) fn add(world: &Shared, host: usize) {
             let addrs: Vec<Addr> = added.grants.iter().map(|grant| grant.addr).collect();
             of_host.folders.remove(&key.0);
             let same = match &before {
-                // If a range set was added to the configuration, the container has got an additional address.
+                // If a range set was added to the configuration, the container now has an additional address.
                 Some(Container::Live(before)) => before.iter().all(|addr| addrs.contains(addr)),
                 _ => true,
             };
@@ -119,7 +119,7 @@ pub(super) fn add(world: &Shared, host: usize) {
 
 impl Host {
     /// Returns [`Host::undone`] if the range is certainly draining in the set. If this number stays the same
-    /// during an ADD, the range was draining all the time.
+    /// during an ADD, the range was draining the whole time.
     fn drained(&self, set: &SetName) -> Option<u64> {
         (self.draining.get(set) == Some(&Reserved::Certainly)).then_some(self.undone)
     }
@@ -144,8 +144,8 @@ fn engine(
             continue;
         }
         let Ran::Done(Outcome::Contested(contested)) = ran else { return ran };
-        // An address that two programs have leased is reserved, and the other leases are imported, as in the
-        // engine.
+        // As in the engine, addresses that two programs have leased are reserved, and the other leases are
+        // imported.
         for contested in contested {
             let at = (contested.lease.set.clone(), contested.lease.addr);
             world.borrow_mut().hosts[host].reserving.insert(at.clone());
@@ -169,9 +169,9 @@ fn engine(
     }
 }
 
-/// Ends the container that has this lease, if the runtime may have given it up because a call got no
-/// response. Returns the container. The address is reserved for the container's pod, whose next container
-/// needs it. The ended container counts as busy until the ADD of the next container is over.
+/// If the runtime may have given up the container with this lease (because a call got no response), ends that
+/// container and returns its key. The address is reserved for the container's pod, whose next container needs
+/// it. The ended container counts as busy until the next container's ADD is over.
 fn predecessor_ends(world: &mut World, host: usize, lease: &Lease) -> Option<Key> {
     let of_host = &mut world.hosts[host];
     let key = key_of(lease)?;
@@ -226,8 +226,8 @@ pub(super) fn collect(world: &Shared, host: usize) {
             .copied()
             .filter(|key| is_dead(key) && !of_host.busy.contains(key))
             .collect();
-        // A runtime never uses the ID of a container again after it has given up the container. Therefore
-        // these containers count as busy during the GC.
+        // A runtime never reuses a container's ID after it has given up the container. Therefore these
+        // containers count as busy during the GC.
         world.hosts[host].busy.extend(judged.iter().copied());
         let mut valid: Vec<_> = (0..14)
             .filter(|c| !judged.contains(&(network, *c)))

@@ -8,7 +8,7 @@ use crate::alloc::Record;
 use crate::model::Persist;
 use crate::store::StoreReader;
 
-/// Shuts a host down or cuts its power, and boots it again. The host's containers end.
+/// Shuts a host down or cuts its power, and boots it again, which ends its containers.
 pub(super) fn reboot(world: &Shared, host: usize) {
     let running = std::mem::take(&mut world.borrow_mut().hosts[host].running);
     for process in running {
@@ -52,7 +52,7 @@ pub(super) fn reboot(world: &Shared, host: usize) {
             Container::Open(None) => {}
         }
     }
-    // These containers ended with the reboot. They had no durable leases, so no lease of them may be left.
+    // These containers ended with the reboot and had no durable leases, so none of their leases may be left.
     let gone = |key: &Key| !durable.contains(key) && !of_host.busy.contains(key);
     of_host.containers.retain(|key, _| !gone(key));
 }

@@ -60,7 +60,7 @@ struct Host {
     disk: Disk,
     machine: String,
     boot: u64,
-    /// The difference between the clock of the host and the clock of the simulation, in seconds.
+    /// How far the host's clock is ahead of the simulation's clock, in seconds.
     skew: i64,
     settings: Vec<Settings>,
     containers: BTreeMap<Key, Container>,

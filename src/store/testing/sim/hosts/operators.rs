@@ -1,4 +1,5 @@
-//! Actions of operators: reservations, draining ranges, changed configurations, and the temporary use of host-local.
+//! Operators' actions: reservations, draining ranges, configuration changes, and the temporary use of
+//! host-local.
 
 use super::{NETWORKS, Ran, Reserved, Settings, Shared, draining, owner, run};
 use crate::alloc::{Command, Drain, ForeignLease, Reserve, Unreserve};
