@@ -1,9 +1,8 @@
 //! Implements the use cases of all faces: the CNI plugin, the Docker driver, the status page and the command
 //! line.
 //!
-//! A use case may consist of several commands, such as the import of host-local's folder or a GC in several
-//! steps. The faces are responsible for error codes and messages, and [`alloc`] makes every decision about an
-//! address.
+//! A use case may take several commands: a large GC, for example, runs in several steps. The faces are
+//! responsible for error codes and messages, and [`alloc`] makes every decision about an address.
 //! Invariant: the faces change leases only through the commands that this module passes to a [`Store`].
 
 use std::collections::BTreeSet;
@@ -70,7 +69,7 @@ one_step! {
     /// imports the folder again. Returns the last allocated address of each requested range set.
     export_host_local(ExportHostLocal) -> Vec<Option<Addr>> { Outcome::Exported(last) => last }
 
-    /// Ends the reservation of addresses. Returns the addresses that were reserved.
+    /// Ends reservations. Returns the addresses that were reserved.
     unreserve(Unreserve) -> Vec<Addr> {
         Outcome::Freed(freed) => freed.iter().map(|lease| lease.addr).collect()
     }
@@ -83,7 +82,7 @@ one_step! {
         Outcome::Leased { lease, created } => (*lease, created)
     }
 
-    /// Frees an address of a pool. Returns whether the address had a holder.
+    /// Frees an address of a pool. Returns whether this call has freed the address.
     release_address(ReleaseAddress) -> bool { Outcome::Freed(freed) => !freed.is_empty() }
 
     /// Stores a network's definition in a cluster. Returns the version of the definition.
@@ -91,8 +90,8 @@ one_step! {
 }
 
 /// Leases one address from each range set. If host-local has a folder with leases of this network, the same
-/// transaction also imports these leases. A text file then replaces the folder. This function holds
-/// host-local's lock all the time.
+/// transaction also imports those leases, and a text file then replaces the folder. The function holds
+/// host-local's lock throughout.
 pub fn add(
     store: &mut dyn Store,
     mut add: Add,
@@ -162,8 +161,8 @@ fn lease(store: &mut dyn Store, add: &mut Add, cx: &Context) -> Result<Outcome, 
             return done;
         };
         let why = match liveness::of(&holder, add.origin.netns.as_ref(), cx) {
-            // Repeat the ADD, which now replaces this holder. An ADD leases at most one address of each range
-            // set, so at most this number of holders can be in the way.
+            // Repeat the ADD, which now replaces this holder. An ADD leases one address per range set, so
+            // there can be no more such holders than range sets.
             Liveness::Stale(_) if add.gone.len() < add.sets.len() => {
                 add.gone.push(*holder);
                 continue;
@@ -174,8 +173,8 @@ fn lease(store: &mut dyn Store, add: &mut Add, cx: &Context) -> Result<Outcome, 
     }
 }
 
-/// Frees the addresses that an ADD leased, because the result of the ADD could not be delivered. Leases that
-/// the owner had before stay.
+/// Frees the addresses that an ADD has newly leased, because its result could not be delivered. Leases that
+/// the owner already had stay.
 pub fn undo(
     store: &mut dyn Store,
     set: &SetName,
@@ -261,9 +260,8 @@ pub fn collect(
     Ok(all)
 }
 
-/// Converts a bolt file: imports its leases into a new store, and puts the store in the place of the bolt
-/// file. Also returns the path at which the bolt file is kept; `None` if an earlier call has already
-/// converted the file.
+/// Converts a bolt file: imports its leases into a new store, which then replaces the bolt file. Also returns
+/// the path under which the bolt file was kept; `None` if an earlier call has already converted the file.
 pub fn convert(
     path: &Path,
     wait: Wait,
@@ -278,9 +276,8 @@ pub fn convert(
     }
 }
 
-/// Imports host-local's leases of a network, and holds host-local's lock meanwhile. The network's
-/// configuration is not needed. The first ADD of the network then finds that its leases have already been
-/// imported.
+/// Imports host-local's leases of a network while holding host-local's lock. The network's configuration is
+/// not needed. The network's first ADD then finds its leases already imported.
 pub fn import_host_local(
     store: &mut dyn Store,
     legacy: HostLocalFolder<'_>,
@@ -309,10 +306,10 @@ pub fn usage(store: &mut dyn Store, cx: &Context) -> Result<Vec<Usage>, StoreErr
     Ok(meter.done())
 }
 
-/// The error of a [`reserve`] that failed, possibly after some of the addresses had been reserved.
+/// The error of a failed [`reserve`], which may have reserved some of the addresses before it failed.
 #[derive(Debug)]
 pub struct Unreserved {
-    /// The error at which the reservation failed.
+    /// The error that made the reservation fail.
     pub error: Error,
     /// The addresses that are still reserved, because undoing their reservation failed.
     pub left: Vec<Addr>,
@@ -349,8 +346,8 @@ pub fn reserve(
     Ok(done)
 }
 
-/// Imports a pool of another program and its addresses, in several transactions, because a cluster limits the
-/// size of a transaction.
+/// Imports another program's pool and its addresses. This takes several transactions, because a cluster
+/// limits the size of a transaction.
 pub fn adopt_pool(store: &mut dyn Store, adopt: &AdoptPool, cx: &Context) -> Result<Pool, Error> {
     const PORTION: usize = 50;
     let mut portions = adopt.addrs.chunks(PORTION);
@@ -390,13 +387,13 @@ pub struct Left {
     pub forgotten: bool,
 }
 
-/// Frees everything that a lost node holds in a cluster, except reservations: its use of pools, its
-/// containers' addresses, and finally its name. The release can be interrupted and repeated.
+/// Frees everything that a lost node holds in a cluster: its use of pools, its containers' addresses, and
+/// finally its name. Reservations stay. If the release is interrupted, repeating it completes it.
 pub fn release_node(store: &mut dyn Store, name: &str, cx: &Context) -> Result<Left, Error> {
     let mut left = Left { freed: 0, forgotten: true };
     let record = nodes(store)?.into_iter().find(|record| record.node.name == name);
-    // The records of leases that ended with an earlier boot still exist. Without a boot in the context, they
-    // are listed and freed too.
+    // Leases that ended with an earlier boot still have records. A context without a boot makes the store
+    // list and free these leases too.
     let there = |node: Node| Context { node, boot: None, ..cx.clone() };
     let node = Node { name: name.to_owned(), machine: String::new() };
     for pool in store.pools()? {

@@ -1,6 +1,7 @@
-//! sublet leases IP addresses to containers. The leases are in one store: a file on the host, etcd or Consul.
-//! `sublet` is a CNI IPAM plugin and an operator's command line. `subletd` is a Docker IPAM driver and serves
-//! the status page. This page is the map of the code; `docs/design.md` explains the design.
+//! sublet leases IP addresses to containers, and keeps the leases in one store: a file on the host, etcd or
+//! Consul. The program `sublet` is both a CNI IPAM plugin and the operators' command line. The daemon
+//! `subletd` is a Docker IPAM driver and serves the status page. This page is the map of the code;
+//! `docs/design.md` explains the design.
 //!
 //! # Layers
 //!
@@ -25,12 +26,13 @@
 //!
 //! # The path of an ADD
 //!
-//! 1. `main` calls [`cni::run`] with the environment and the streams. `cni` checks the variables (error code
-//!    4), reads stdin (5), decodes it (6, 7), and checks the version (1).
+//! 1. `main` calls [`cni::run`] with the environment and the streams. `cni` checks the variables, reads and
+//!    decodes stdin, and checks the version. These steps can fail with the CNI error codes 4 (variables), 5
+//!    (reading), 6 and 7 (decoding), and 1 (version).
 //! 2. [`config`] detects the dialect and returns a [`config::Config`]. [`store::open`] opens the store that
-//!    the configuration names (11).
+//!    the configuration names; if the store is unavailable, the error code is 11.
 //! 3. [`engine::add`] passes an [`alloc::Command`] to the store. If host-local still has leases of the
-//!    network, it imports them first.
+//!    network, the ADD also imports them.
 //! 4. [`store::Store::apply`] runs [`alloc::run`] over its own view and commits the plan as a whole or not at
 //!    all. After a conflict it runs the allocator again.
 //! 5. `cni` writes the result to stdout in one write, in the format of the requested CNI version. If the
@@ -42,10 +44,10 @@
 //! # Command, view and plan
 //!
 //! - A **command** is plain data, so a store may run it again after a conflict.
-//! - A **view** answers questions about single keys. No question returns all leases.
-//! - The view of a cluster may assume that a key is absent. The transaction compares each assumption with the
-//!   server's data. Therefore an ADD without competitors takes one round trip. If a comparison fails, the
-//!   server returns the actual value, and the command runs again.
+//! - A **view** answers queries about single keys. No query returns all leases.
+//! - In a cluster, a view may assume that a key is absent instead of reading it. The transaction then
+//!   compares each assumption with the server's data, so an ADD without competitors takes a single round
+//!   trip. If a comparison fails, the server returns the actual value, and the command runs again.
 //! - A refusal, or any other outcome that changes nothing, is based only on values that the server has
 //!   confirmed.
 //! - A **plan** is committed as a whole: leases, owners, cursor, history and counters.

@@ -52,8 +52,8 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     if add.on_duplicate == OnDuplicate::Error
         && let Some(any) = held.first()
     {
-        // host-local reports the first of the owner's leases that lies in a range set. If no lease lies in a
-        // range set, report any lease.
+        // Like host-local, report the first of the owner's leases that lies in a range set. If none does,
+        // report any of the leases.
         let found = own.iter().enumerate().find_map(|(index, lease)| Some((index, (*lease)?)));
         let (index, lease) = found.unwrap_or((0, any));
         return Err(Refusal::Duplicate { index, lease: Box::new(lease.clone()) }.into());
@@ -79,7 +79,7 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
         let gateway = set.range_of(lease.addr).and_then(Range::gateway);
         grants.push(Grant { addr: lease.addr, prefix: lease.prefix, gateway });
     }
-    // This check comes last, as in host-local, so that errors of the range sets take precedence.
+    // This check comes last, as in host-local, so that errors about the range sets take precedence.
     if !left.is_empty() {
         return Err(Refusal::NotInRange { addrs: left, ranges: describe(&add.sets) }.into());
     }
@@ -87,8 +87,9 @@ pub fn run(add: &Add, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     Ok(Plan::new(work.finish(), Outcome::Added(Added { grants, created, warnings })))
 }
 
-/// Assigns to each range set the first requested address in it. Also returns the requested addresses that are
-/// in no range set. Refuses requested addresses that differ from the addresses that the owner has leased.
+/// Assigns each range set the first requested address that lies in it. Also returns the requested addresses
+/// that are left over. Refuses the ADD if one of the owner's leases lies in no range set, or differs from the
+/// address requested in the same range set.
 fn assign(
     add: &Add,
     held: &[Lease],
@@ -115,7 +116,7 @@ fn assign(
     Ok((assigned, left.iter().map(|w| w.addr).collect()))
 }
 
-/// The addresses that are reserved for the name of the container in an ADD.
+/// The addresses that are reserved for the name of an ADD's container.
 #[derive(Default)]
 struct Named {
     name: Option<StaticName>,
@@ -150,8 +151,8 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Returns the changes of the plan. They also remove the cooldown records of addresses whose cooldown has
-    /// ended and that the plan does not lease.
+    /// Returns the changes of the plan. If an address's cooldown has ended and the plan does not lease the
+    /// address, the changes also remove its cooldown record.
     fn finish(self) -> Vec<Change> {
         let put = |change: &Change| match change {
             Change::Put(lease) => Some(lease.addr),
@@ -164,8 +165,8 @@ impl Work<'_> {
     }
 
     /// Returns the owner's existing lease, updated to the present configuration and container. Stores the
-    /// lease again if anything in it has changed. Otherwise a lease with an old network namespace or boot
-    /// would look stale, and an imported lease would stay without the owner's full name.
+    /// lease again if anything in it has changed, because a lease with an old network namespace or boot would
+    /// look stale, and an imported lease would still lack the owner's full name.
     fn renew(
         &mut self,
         set: &RangeSet,
@@ -354,8 +355,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Stores the network's ranges if they have changed. Returns one warning for every other network that
-    /// overlaps them.
+    /// Stores the network's ranges if they have changed. Returns one warning for every other network whose
+    /// ranges overlap them.
     fn put_ranges(&mut self) -> Result<Vec<String>, StoreError> {
         let add = self.add;
         let all = || add.sets.iter().flat_map(RangeSet::ranges);

@@ -1,4 +1,4 @@
-//! Plans the requests and releases of addresses in Docker pools.
+//! Plans requests for addresses in Docker pools, and releases of these addresses.
 //!
 //! The transaction that leases an address also checks that the pool exists, so no lease outlives its pool.
 

@@ -4,7 +4,7 @@ use super::drain::Draining;
 use crate::model::{Lease, NetworkDefinition, NetworkName, Pool, SetName, Timestamp};
 use crate::net::{Addr, Span};
 
-/// One change to the records of a store. All changes of a plan are made together, or none is made.
+/// One change to the records of a store. A plan's changes are made together or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Write a lease. Its address must be free, cooling down, or leased to the same owner.
@@ -60,7 +60,7 @@ pub struct Cooling {
     pub until: Timestamp,
     /// The address that is cooling down.
     pub addr: Addr,
-    /// When the address was freed. If the clock is set back to an earlier time, the cooldown ends.
+    /// When the address was freed. If the clock is set back to before this time, the cooldown ends.
     pub freed: Timestamp,
 }
 
@@ -71,8 +71,8 @@ impl Cooling {
     }
 }
 
-/// The namespace and name of a pod, by which the key `sticky` identifies the pod. The UID is not used,
-/// because a recreated pod gets a new UID.
+/// The namespace and name of a pod. The configuration key `sticky` identifies pods by these two values, not
+/// by the UID, because a recreated pod gets a new UID.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PodKey {
     /// The pod's namespace (`K8S_POD_NAMESPACE`).

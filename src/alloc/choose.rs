@@ -36,7 +36,7 @@ impl Ended {
         Ok(Ended(ended))
     }
 
-    /// Returns the lowest address in a span whose cooldown has ended.
+    /// Returns the lowest address in a span, among the addresses whose cooldown has ended.
     fn within(&self, span: Span) -> Option<Addr> {
         self.0.iter().map(|c| c.addr).filter(|a| span.contains(*a)).min()
     }
@@ -153,8 +153,8 @@ fn mix(seed: u64) -> u128 {
     (u128::from(high) << 64) | u128::from(step(high))
 }
 
-/// Returns a hash of the owner's name (FNV-1a, mixed). No stored record depends on this hash. If the hash
-/// function changes, searches only start at other positions.
+/// Returns a hash of the owner's name (FNV-1a, mixed). No stored record depends on this hash: if the hash
+/// function changes, searches merely start elsewhere.
 fn hash(owner: &Owner) -> u128 {
     let text = match owner {
         Owner::Attachment(a) => format!(

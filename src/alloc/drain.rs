@@ -37,9 +37,9 @@ pub fn drain(drain: &Drain, view: &dyn View, cx: &Context) -> Result<Plan, Store
     Ok(Plan::new(change.into_iter().collect(), Outcome::Drained { changed }))
 }
 
-/// Returns the draining ranges of the command's set after the command, in ascending order. `before` contains
-/// only ranges of this set. Without `undo`, the command's span and the ranges that overlap it become one
-/// range. With `undo`, the span is removed from every range.
+/// Returns what the draining ranges of the command's set are after the command, in ascending order. `before`
+/// contains only ranges of this set. Without `undo`, the command's span and the ranges that overlap it become
+/// one range. With `undo`, the span is removed from every range.
 pub fn after(before: &[Draining], drain: &Drain, now: Timestamp) -> Vec<Draining> {
     let (overlapping, mut after): (Vec<Draining>, Vec<Draining>) =
         before.iter().cloned().partition(|range| range.span.overlaps(drain.span));

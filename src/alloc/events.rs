@@ -31,8 +31,8 @@ fn beginning(command: &Command, lease: &Lease) -> What {
 fn end(command: &Command, lease: &Lease, face: Face) -> Option<What> {
     Some(match command {
         Command::Add(add) if add.gone.contains(lease) => What::Lost,
-        // These changes replace a lease by an updated lease, so no address becomes free. An ADD adds the
-        // interface name to the owner of an imported lease. A RESERVE adds a name to a reservation.
+        // These changes update an existing lease, so no address is leased or freed. An ADD adds the interface
+        // name to the owner of an imported lease. A RESERVE adds a name to a reservation.
         Command::Add(_) | Command::Reserve(_) => return None,
         Command::Del(del) if del.undo => What::Undone,
         Command::Del(del) if face == Face::Cli => match del.target {
@@ -51,9 +51,9 @@ fn end(command: &Command, lease: &Lease, face: Face) -> Option<What> {
     })
 }
 
-/// Returns the counter to which a request is added: set of leases, face, verb and outcome. A request is
-/// counted if it changes something. A refused ADD is counted too if `count_refusals` is set, that is, if
-/// counting needs no flush to disk.
+/// Returns the counter that counts a request, identified by set of leases, face, verb and outcome; `None` if
+/// the request is not counted. Requests that change something are counted. Refused ADDs are counted only if
+/// `count_refusals` is set, which means that counting needs no flush to disk.
 pub fn counted(
     command: &Command,
     plan: &Plan,

@@ -1,9 +1,9 @@
-//! Plans IMPORT and EXPORT, which transfer leases and cursors from and to another program. (A cursor is the
-//! address that was allocated last in a range set.)
+//! Plans IMPORT and EXPORT, which transfer leases and cursors from another program to this store, and back.
+//! (A cursor is the address that was allocated last in a range set.)
 //!
 //! This module contains the rules for imported addresses that are already leased in this store, and for
 //! cursors whose range is unknown. [`crate::migrate`] reads the other program's files. Invariant: an import
-//! either imports everything or nothing. A repeated import changes nothing.
+//! is carried out completely or not at all. A repeated import changes nothing.
 
 use std::collections::BTreeSet;
 
@@ -90,8 +90,8 @@ pub fn possible_ranges(addr: Addr) -> BTreeSet<Addr> {
     lens.filter_map(|len| Subnet::masked(addr, len)?.first().next()).collect()
 }
 
-/// Returns the keys of the cursors that a DEL with `rewind` moves back to the address of a lease. If the
-/// lease was imported, its range set is unknown, so all possible keys are returned.
+/// Returns the keys of the cursors that a DEL with `rewind` moves back to a lease's address. If the lease was
+/// imported, its range set is unknown, so all possible keys are returned.
 pub fn cursors_of(lease: &Lease) -> BTreeSet<Addr> {
     let unknown = lease.range == lease.addr && lease.prefix == lease.addr.family().bits();
     if unknown { possible_ranges(lease.addr) } else { BTreeSet::from([lease.range]) }

@@ -120,8 +120,8 @@ fn join(
 }
 
 /// Returns the index of a node among the users of a pool. Users are identified by their names. If no other
-/// node uses the store, a single user under another name is this machine under its earlier name. For a shared
-/// pool, the machine-id must also match.
+/// node uses the store, a pool's only user must be this machine, even if its name differs: the machine was
+/// renamed. For a shared pool, the machine-id must also match.
 fn user(pool: &Pool, node: &Node, view: &dyn View) -> Option<usize> {
     let named = pool.users.iter().position(|(n, _)| n.name == node.name);
     let renamed = || {
@@ -161,8 +161,8 @@ fn find(
     Ok(None)
 }
 
-/// Returns the plan for the release of a pool. If other machines still use a shared pool, only the addresses
-/// of the releasing machine are freed. If the last machine releases the pool, the pool is removed.
+/// Returns the plan for the release of a pool. If other machines still use a shared pool, only the releasing
+/// machine's addresses are freed. The pool is removed when its last machine releases it.
 pub fn release(release: &ReleasePool, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let Some(pool) = view.pool(&release.pool)? else {
         return Ok(Plan::only(collected(Vec::new(), false, true)));
@@ -230,8 +230,8 @@ fn leave(leases: Vec<Lease>, pool: Option<Change>) -> (Vec<Addr>, Vec<Change>) {
 /// The maximum number of a pool's leases that are read at a time.
 const PAGE: usize = 512;
 
-/// Returns the leases of a pool that `which` selects, as many as fit into one commit, and whether these are
-/// all of them.
+/// Returns as many of a pool's leases that `which` selects as fit into one commit, and whether there are no
+/// more of them.
 fn collect(
     pool: &Pool,
     which: &dyn Fn(&Lease) -> bool,
@@ -257,7 +257,7 @@ fn collect(
     }
 }
 
-/// Returns the plan for a sweep, which frees this node's addresses in a pool that Docker does not list.
+/// Returns the plan for a sweep of a pool, which frees this node's addresses that Docker does not list.
 pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let Some(pool) = view.pool(&sweep.pool)? else {
         return Ok(Plan::only(collected(Vec::new(), false, true)));
@@ -299,8 +299,8 @@ pub fn sweep(sweep: &Sweep, view: &dyn View, cx: &Context) -> Result<Plan, Error
     Ok(Plan::new(changes, collected(freed, gone && done, done)))
 }
 
-/// Returns the plan for the import of a gipam pool. gipam's file does not say which address is the gateway.
-/// The first address is taken as the gateway, because dockerd requests the gateway before any other address.
+/// Returns the plan for the import of a gipam pool. gipam's file does not say which address is the gateway,
+/// so the first one is taken: dockerd requests the gateway before any other address.
 pub fn adopt(adopt: &AdoptPool, view: &dyn View, cx: &Context) -> Result<Plan, Error> {
     let subnet = adopt.subnet;
     let overlap = |other| Err(PoolRefusal::overlap(subnet, other, None).into());

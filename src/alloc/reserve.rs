@@ -11,10 +11,10 @@ use crate::error::{Error, Refusal, StoreError};
 use crate::model::{Kind, Lease, Node, Origin, Owner, StaticName};
 use crate::net::Addr;
 
-/// Returns the plan for a RESERVE. If `contested` is set, this store and host-local have leased the same
-/// addresses to different owners. A lease in this store then stays as it is, because it keeps the address
-/// from other containers for now. A store with a policy file also writes the reservation to that file, where
-/// it outlasts the lease.
+/// Returns the plan for a RESERVE. `contested` means that this store and host-local have leased the same
+/// addresses to different owners. This store's lease of an address then stays as it is: until it ends, no
+/// other container can get the address. A store with a policy file also writes the reservation to that file,
+/// where it outlasts the lease.
 pub fn reserve(
     reserve: &Reserve,
     contested: bool,
@@ -88,8 +88,8 @@ fn renewed(before: &Lease, reserve: &Reserve) -> Result<Lease, Refusal> {
     Ok(Lease { owner, origin, ..before.clone() })
 }
 
-/// Returns the name of the container that has the lease `tenant`; `None` if the command must not reserve the
-/// address for that name.
+/// Returns the name of the container that holds the lease `tenant`; `None` if the command must not reserve
+/// the address for that name.
 fn name_of(tenant: &Lease, reserve: &Reserve) -> Option<StaticName> {
     let name = StaticName::of(&tenant.origin)?;
     let is_meant = match &reserve.name {
@@ -99,8 +99,8 @@ fn name_of(tenant: &Lease, reserve: &Reserve) -> Option<StaticName> {
     is_meant.then_some(name)
 }
 
-/// Returns the reservation that exists in addition to a lease: the reservation of the same address for the
-/// name of the lease's container.
+/// Returns the reservation that exists alongside a lease: the same address, reserved for the name of the
+/// container that holds the lease.
 fn reservation(
     tenant: &Lease,
     name: &StaticName,

@@ -1,7 +1,7 @@
 //! Plans a RESTORE, which writes records that were read from another store.
 //!
-//! If a record already exists with other content, it is updated. If another owner holds one of the addresses,
-//! the command is refused and writes no record. A repeated RESTORE changes nothing.
+//! If a record already exists with different content, it is updated. If another owner holds one of the
+//! addresses, the command is refused and writes no record. A repeated RESTORE changes nothing.
 
 use super::change::Change;
 use super::command::{Drain, Outcome, Restore};
@@ -159,7 +159,7 @@ fn reserved_for(reserved: &Lease, tenant: &Lease) -> bool {
     }
 }
 
-/// Returns the maximum number of changes in a commit that are needed to write a record.
+/// Returns the maximum number of changes that writing a record adds to a commit.
 fn weight(record: &Record) -> usize {
     match record {
         // A pod's former address has an index entry in each direction, and each entry may replace an older

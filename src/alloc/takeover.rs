@@ -42,14 +42,14 @@ impl<'a> Takeover<'a> {
         for legacy in leases {
             let lease = lease(add, legacy, cx);
             if let Holder::Leased(holder) = view.holder(&add.set, legacy.addr)? {
-                // The store already has this lease in two cases: a process died after it had imported the
-                // lease but before it replaced the folder, or the lease was exported to host-local later.
+                // There are two ways in which the store can already have this lease: a process died between
+                // importing the lease and replacing the folder, or the lease was exported to host-local
+                // later.
                 if holder.owner == lease.owner {
                     continue;
                 }
                 if !view.has_other_nodes() {
-                    // A reservation conflicts with no container, because no container uses a reserved
-                    // address.
+                    // A reservation is not a conflict, because no container uses a reserved address.
                     if holder.kind != Kind::Reserved {
                         taken.contested.push(Contested { lease: *holder, claimant: lease.owner });
                     }
@@ -69,8 +69,8 @@ impl<'a> Takeover<'a> {
     }
 
     /// Returns the changes that store the imported leases and cursors, and the change that records the
-    /// import. (A lease file ignores the record of the import, because a text file replaces the imported
-    /// folder.)
+    /// import. (A lease file ignores the latter change, because the text file that replaces the folder
+    /// already marks it as imported.)
     pub fn changes(&self, add: &Add, now: Timestamp) -> Vec<Change> {
         let leases = self.leases.values().cloned().map(Change::Put);
         let cursors =

@@ -1,5 +1,5 @@
-//! The [`View`]: the queries that the allocator sends to a store. The [`Plan`]: the changes and the outcome
-//! that the allocator returns.
+//! Defines the [`View`], through which the allocator reads a store, and the [`Plan`] that the allocator
+//! returns: the changes to make, and the outcome.
 //!
 //! Invariant: no query returns all leases of a set, so the cost of a query grows only with the depth of a
 //! B-tree.
@@ -64,7 +64,7 @@ pub trait Addresses {
         limit: usize,
     ) -> Result<Vec<Cooling>, StoreError>;
 
-    /// Returns the address in these spans whose cooldown ends first.
+    /// Returns the cooling address in these spans that becomes free first.
     fn first_cooling(
         &self,
         set: &SetName,
@@ -75,8 +75,8 @@ pub trait Addresses {
 
 /// Returns the leases of an owner. If the owner has no lease under its full name (container and interface),
 /// returns the leases that record only the owner's container. Some of host-local's leases record no
-/// interface, so this second search takes place only if `adopted` returns true (if the network's host-local
-/// leases were imported).
+/// interface, so the second search is made only if `adopted` returns true, that is, if the network's
+/// host-local leases were imported.
 pub fn held(
     addresses: &dyn Addresses,
     set: &SetName,
@@ -98,9 +98,9 @@ pub fn held(
 /// reading: "absent" for [`Addresses::of`] and [`Addresses::holder`], and the first address of the span for
 /// [`Addresses::next_free`]. The commit then compares each assumption with the server's data. If a comparison
 /// fails, the server returns the actual record, and the store runs the allocator again. An outcome without
-/// changes (a refusal, a DEL of an unknown owner, a CHECK) needs no commit. For such an outcome, the store
-/// verifies its assumptions by reads, and runs the allocator again if an assumption was wrong. The allocator
-/// need not know which kind of store it uses.
+/// changes (a refusal, a DEL of an unknown owner, a CHECK) needs no commit. In that case, the store verifies
+/// its assumptions by reading, and runs the allocator again if one was wrong. The allocator need not know
+/// which kind of store it uses.
 pub trait View: Addresses {
     /// Returns a pod's former address in the range set with this key.
     fn former(&self, set: &SetName, pod: &PodKey, range: Addr) -> Result<Option<Addr>, StoreError>;
@@ -193,8 +193,8 @@ pub struct Context {
 }
 
 impl Context {
-    /// Returns whether a lease has ended because this machine made it before its last reboot. Returns false
-    /// if the boot ID or the machine-id is unknown.
+    /// Returns whether a lease has ended because this machine has rebooted since it made the lease. Returns
+    /// false if the boot ID or the machine-id is unknown.
     pub fn has_ended(&self, lease: &Lease) -> bool {
         let another_boot = match (&self.boot, &lease.boot) {
             (Some(now), Some(then)) => now != then,
@@ -227,7 +227,7 @@ impl Context {
 /// The result of the allocator: the changes to make, and the outcome to return once they are made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// The changes, of which either all or none are made. Empty if the command is refused.
+    /// The changes, which are made together or not at all; empty if the command is refused.
     pub changes: Vec<Change>,
     /// The outcome to return after the changes have been made.
     pub outcome: Result<Outcome, Refusal>,

@@ -13,7 +13,7 @@ use crate::error::{Error, Refusal, StoreError};
 use crate::model::NetworkName;
 use crate::net::Addr;
 
-/// The version of the configuration is not supported, or does not have the command.
+/// The configuration's CNI version is not supported, or does not have the command.
 pub const INCOMPATIBLE_VERSION: u32 = 1;
 /// An environment variable is missing or malformed.
 pub const ENVIRONMENT: u32 = 4;
@@ -43,7 +43,7 @@ pub const DAMAGED: u32 = 104;
 /// A bug in sublet.
 pub const INTERNAL: u32 = 999;
 
-/// An error, in the form in which a runtime gets it.
+/// An error, in the form that a runtime receives.
 #[skip_serializing_none]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Failure {
@@ -79,7 +79,7 @@ impl Failure {
             .details(serde_json::to_string(&details).unwrap_or_default())
     }
 
-    /// Converts the failure for STATUS, which has its own code (`NOT_AVAILABLE`) if an ADD would fail now.
+    /// Converts the failure for STATUS, which uses its own code (`NOT_AVAILABLE`) if an ADD would fail now.
     #[must_use]
     pub fn for_status(mut self) -> Failure {
         if matches!(self.code, EXHAUSTED | TRY_AGAIN) {
@@ -142,7 +142,7 @@ fn store_code(error: &StoreError) -> u32 {
     }
 }
 
-/// The JSON object in `details`: the content of the message, for programs.
+/// The JSON object in `details`, which contains the facts of the message in a form for programs.
 #[skip_serializing_none]
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -69,7 +69,7 @@ impl<'a> Journal<'a> {
         let line =
             log::line(self.file.format, Stamp { program: "sublet", time: Some(self.now) }, &entry);
         if shown {
-            // The runtime adds these lines to its own log, so facts that the runtime knows are left out.
+            // The runtime adds these lines to its own log, so leave out facts that the runtime already knows.
             let short = match self.file.format {
                 LogFormat::Text => {
                     let body = log::body(&Entry::new(entry.level, entry.text));

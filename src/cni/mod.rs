@@ -29,7 +29,7 @@ use crate::telemetry::log::Entry;
 /// The longest accepted configuration, in bytes.
 const LONGEST: u64 = 16 << 20;
 
-/// The inputs and outputs of the program. `main` connects them to the process, tests keep them in memory.
+/// The inputs and outputs of the program. `main` connects them to the process; tests keep them in memory.
 pub struct World<'a> {
     /// The environment variables.
     pub env: &'a Env<'a>,
@@ -149,7 +149,7 @@ fn read(stdin: &mut dyn Read) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// Returns whether this call can be served without the variables that are missing. Users run ECS and Consul
+/// Returns whether this call can be served although variables are missing. Users run ECS and Consul
 /// configurations by hand, with only some of the variables. The ECS agent releases an address by `id`, long
 /// after the container is gone. A DEL whose configuration has no settings for addresses frees nothing, so it
 /// needs no variable.

@@ -1,7 +1,7 @@
 //! Formats the result of an ADD for each CNI version, and formats errors.
 //!
-//! The output equals the output of the reference implementation byte for byte. It has the same order of keys,
-//! four spaces of indentation, and no newline at the end. The characters `<`, `>` and `&` are escaped.
+//! The output is identical, byte for byte, to the reference implementation's output. It has the same order of
+//! keys, four spaces of indentation, and no newline at the end. The characters `<`, `>` and `&` are escaped.
 //! Invariant: a result has neither `interfaces` nor `ips[].interface`, because an IPAM plugin creates no
 //! interfaces.
 

@@ -1,5 +1,5 @@
 //! Tests that the checks of a call happen in the protocol's order, and that a call prints one result or
-//! error. The environment is in memory. Tests that need a store run the binary (`tests/it/cni.rs`).
+//! error. Here, the environment is in memory; the tests that need a store run the binary (`tests/it/cni.rs`).
 
 use std::collections::HashMap;
 use std::ffi::OsString;

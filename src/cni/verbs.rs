@@ -2,8 +2,8 @@
 //!
 //! For each command, this module determines which parts of the configuration are required, and translates the
 //! outcome from the engine into a CNI result or error.
-//! Invariant: an ADD with an invalid environment or configuration is refused before anything is leased. From
-//! its configuration, a DEL needs only the location and the owner of the leases.
+//! Invariant: an ADD with an invalid environment or configuration is refused before anything is leased. A DEL
+//! needs only the location and the owner of the leases from its configuration.
 
 use super::Output;
 use super::env::{EnvError, Invocation, Verb};
@@ -25,7 +25,7 @@ use crate::sys::host::Facts;
 /// The plugin's own network namespace.
 const OWN_NETNS: &str = "/proc/self/ns/net";
 
-/// The maximum number of attempts of an ADD, if the definition of its network changes during each attempt.
+/// How often an ADD is attempted at most, if the network's definition changes during each attempt.
 const TRIES: u32 = 5;
 
 /// A call with a valid environment and a decoded configuration.
@@ -145,7 +145,7 @@ impl Call {
             match engine::del(&mut *store, del, legacy, &self.facts.context_of(&cleanup.store)) {
                 Ok(freed) => freed,
                 // The configuration has no settings for addresses, so this file is only the default one. If
-                // another program wrote the file, the file has no lease of this container.
+                // another program wrote the file, it contains no lease of this container.
                 Err(Error::Store(error @ StoreError::Foreign { .. })) if self.netconf.is_bare() => {
                     output.journal.done(Level::Info, error.to_string());
                     return Ok(());
@@ -356,8 +356,8 @@ fn config_version(text: &str) -> Result<CniVersion, Failure> {
 }
 
 /// Returns the version of a configuration for a command that version `since` introduced. An older version is
-/// an error with code 1. A text that is not a version is an error with code 6 here, but with code 1 for ADD
-/// and DEL.
+/// an error with code 1. Text that is not a version is an error with code 6 here, but with code 1 for ADD and
+/// DEL.
 fn version_since(text: &str, command: &str, since: CniVersion) -> Result<CniVersion, Failure> {
     let asked = numbers(text).map_err(|why| Failure::new(DECODING, why))?;
     let needed = numbers(since.word()).unwrap_or_default();

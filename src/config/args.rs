@@ -1,5 +1,5 @@
-//! Parses the requests of the runtime that are not in `ipam`: the environment variable `CNI_ARGS`, and the
-//! keys `args.cni` and `runtimeConfig` of the network configuration.
+//! Parses what the runtime requests outside of `ipam`: the environment variable `CNI_ARGS`, and the keys
+//! `args.cni` and `runtimeConfig` of the network configuration.
 //!
 //! This module implements Go's grammar of `CNI_ARGS` with Go's messages. The order of precedence of requested
 //! addresses is: `IP` in `CNI_ARGS`, then `args.cni.ips`, then `runtimeConfig.ips`. The module `host_local`,

@@ -19,14 +19,14 @@ use crate::model::{Consul, Etcd, History, Persist, Servers, StoreSpec};
 const ETCD_PORT: u16 = 2379;
 const CONSUL_PORT: u16 = 8500;
 const PREFIX: &str = "sublet";
-/// The default folder of the local cache. The folder is empty after each boot, because `/run` is in memory.
+/// The default folder of the local cache. The folder does not survive a reboot, because `/run` is in memory.
 const NOTES: &str = "/run/sublet";
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest accepted timeout. No runtime waits longer than this.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Parses the settings of a cluster as JSON, for example `{"etcd": {...}}`. The command line and the key
-/// `store` use this form.
+/// Parses a cluster's settings from JSON such as `{"etcd": {...}}`. The command line and the key `store` both
+/// use this form.
 pub fn store(json: &str) -> Result<(StoreSpec, Vec<Warning>), ConfigError> {
     let json = Json::parse(json.as_bytes())
         .map_err(|e| ConfigError::decode(format!("the store is not valid JSON: {e}")))?;

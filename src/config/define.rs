@@ -2,8 +2,8 @@
 //!
 //! This module determines which keys of `ipam` belong to a definition, and how they are spelled. The module
 //! `native` interprets the values.
-//! Invariant: a definition that is inserted into a configuration is read by the same rules as a configuration
-//! that an operator wrote.
+//! Invariant: a definition that is inserted into a configuration is parsed by the same rules as a
+//! configuration that an operator wrote.
 
 use serde_json::{Map, Value};
 
@@ -80,7 +80,7 @@ fn pick_nested(node: &Node, names: &[&str], mask: bool) -> Result<Value, ConfigE
 }
 
 impl Netconf {
-    /// Returns a copy of the configuration in which the definition of the network is replaced by `text`.
+    /// Returns a copy of the configuration, with the network's definition replaced by `text`.
     pub fn defined(&self, text: &str) -> Result<Netconf, ConfigError> {
         let Ok(Json::Object(definition)) = Json::parse(text.as_bytes()) else {
             return Err(ConfigError::invalid("the definition is not a JSON object"));

@@ -2,7 +2,7 @@
 //!
 //! An error is either about the JSON syntax and types, or about the meaning of a value. The CNI plugin
 //! reports these two kinds with the error codes 6 and 7.
-//! Invariant: each message has the path of the value, the value, and what to do.
+//! Invariant: each message contains the value and its path, and says what to do.
 
 use std::fmt;
 
@@ -13,11 +13,11 @@ pub struct ConfigError {
     decode: bool,
     message: String,
     details: Option<String>,
-    /// Whether the details explain the error without the message. Some messages must equal host-local's
-    /// messages, which do not explain the error.
+    /// Whether the details explain the error well enough to replace the message. Some messages must equal
+    /// host-local's, which do not explain the error.
     stands_alone: bool,
     place: Option<String>,
-    /// The further errors in the same configuration.
+    /// The other errors in the same configuration.
     more: Box<[ConfigError]>,
 }
 
@@ -69,7 +69,7 @@ impl ConfigError {
         Err(ConfigError { more: found.collect(), ..first })
     }
 
-    /// Returns this error and the further errors in the same configuration as separate errors.
+    /// Splits this error into separate errors: itself, and the other errors in the same configuration.
     pub fn each(mut self) -> Vec<ConfigError> {
         let more = std::mem::take(&mut self.more);
         std::iter::once(self).chain(more).collect()
@@ -85,7 +85,7 @@ impl ConfigError {
         }
     }
 
-    /// Prefixes the message of each contained error with `place`, the location of the errors.
+    /// Prefixes the messages of this error and of the errors that it contains with `place`, their location.
     #[must_use]
     pub fn within(self, place: &str) -> ConfigError {
         let prefix = |text: String| format!("{place}: {text}");

@@ -1,7 +1,7 @@
 //! Parses JSON as Go does.
 //!
-//! The result is a small tree that keeps duplicate keys and their order, so that the last of several equal
-//! keys takes effect.
+//! The result is a small tree that keeps duplicate keys and their order, so that the last of several
+//! identical keys takes effect.
 //! Invariant: the parser limits the depth of the tree, so recursive functions on the tree are safe.
 
 use std::fmt;
@@ -100,8 +100,8 @@ impl<'de> Deserialize<'de> for Json {
 }
 
 /// A function that receives the items of the lists in [`Json::parse_apart`]. Its arguments are the key of the
-/// list, as written, and an item with its index. `None` instead of an item means that a list with this key
-/// begins.
+/// list, as written, and an item with its index. `None` in place of an item marks the start of a list with
+/// this key.
 pub(super) type Take<'a> = dyn FnMut(&str, Option<(usize, Json)>) + 'a;
 
 /// How a value is parsed.

@@ -72,8 +72,8 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn value(&mut self, path: String, key: Option<&'a RawValue>, value: &'a RawValue) {
-        // Skip values that contain none of the searched paths: each level of the tree is parsed again, which
-        // is slow for a large value.
+        // Skip values that contain none of the searched paths. Each level of the tree is parsed again, so
+        // large values would be slow.
         let next = self.places.range(&*path..).next();
         if !next.is_some_and(|place| place.starts_with(&path)) {
             return;

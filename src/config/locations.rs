@@ -1,6 +1,6 @@
 //! Determines where leases and log lines are stored: the store, how long to wait for its lock, and the log
 //! file. The values come from keys and environment variables, in their order of precedence. This module opens
-//! no files and no connections.
+//! neither files nor connections.
 //!
 //! Invariant: if a configuration names a cluster, a lease file of this node is never used. A DEL uses the
 //! same store as an ADD with the same configuration.

@@ -1,7 +1,7 @@
 //! Parses network configurations: converts bytes to a [`Config`].
 //!
-//! This module implements JSON as Go parses it, the dialects, the precedence of requested addresses, and all
-//! messages about a configuration.
+//! This module parses JSON as Go does, and implements the dialects and the precedence of requested addresses.
+//! All messages about a configuration come from here.
 //! Invariant: a [`Config`] is completely valid. A DEL never fails because of an error that only matters for
 //! an ADD.
 
@@ -42,7 +42,7 @@ use crate::model::{ContainerId, IfName, Netns, NetworkName, Origin, Owner};
 use crate::model::{SetName, StaticName, StoreSpec, words};
 use crate::net::{Addr, RangeSet, Subnet};
 
-/// The program for which a configuration was written, which determines its keys and rules.
+/// The program for which a configuration was written. It determines the configuration's keys and rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// sublet. Its keys include host-local's keys.
@@ -89,8 +89,8 @@ pub struct Config {
     pub cooldown: Cooldown,
     /// Whether a pod gets its former address, if that address is free.
     pub sticky: bool,
-    /// The addresses that the key `static` assigns to the container's name. Other containers do not get them,
-    /// because [`Config::sets`] exclude all addresses in `static`.
+    /// The addresses that the key `static` assigns to the container's name. No other container gets them,
+    /// because [`Config::sets`] excludes all addresses in `static`.
     pub statics: Vec<Addr>,
     /// All addresses in the key `static`, each with the name to which it is assigned.
     pub assigned: BTreeMap<Addr, StaticName>,
@@ -161,7 +161,7 @@ pub struct Cleanup {
     pub addrs: Vec<Addr>,
     /// Whether a DEL moves the cursor back to the freed address (ECS dialect).
     pub rewind: bool,
-    /// The store that has the leases.
+    /// The store that contains the leases.
     pub store: StoreSpec,
     /// host-local's folder for this network. The first ADD imports its leases. `None` if the dialect or the
     /// store never imports from host-local.
@@ -170,7 +170,7 @@ pub struct Cleanup {
     pub log: Log,
 }
 
-/// A route, which an ADD returns as it is written in the configuration.
+/// A route. An ADD returns it exactly as written in the configuration.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Route {
@@ -206,7 +206,7 @@ fn is_unset(number: &Option<i64>) -> bool {
     matches!(number, None | Some(0))
 }
 
-/// The name resolution, which an ADD returns as it is written in the configuration.
+/// The name resolution. An ADD returns it exactly as written in the configuration.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Dns {

@@ -25,8 +25,8 @@ pub struct Netconf {
 }
 
 impl Netconf {
-    /// Decodes JSON. Errors inside `ipam` are not reported here, but by [`Netconf::config`], so that such an
-    /// error cannot prevent a DEL.
+    /// Decodes JSON. Errors inside `ipam` are not reported here but by [`Netconf::config`], so that they
+    /// cannot prevent a DEL.
     pub fn decode(bytes: &[u8]) -> Result<Netconf, ConfigError> {
         let mut attachments = Attachments::default();
         let mut take = |key: &str, item: Option<(usize, Json)>| attachments.take(key, item);
@@ -63,7 +63,7 @@ impl Netconf {
         }
     }
 
-    /// Returns a copy of the configuration in which `ipam` is replaced.
+    /// Returns a copy of the configuration, with `ipam` replaced.
     pub(super) fn with_ipam(&self, ipam: Vec<(String, Json)>) -> Netconf {
         let mut pairs = self.pairs.clone();
         pairs.retain(|(key, _)| !is_spelling_of(key, "ipam"));
@@ -107,7 +107,7 @@ fn fail(e: &dyn std::fmt::Display) -> ConfigError {
     ConfigError::decode(format!("error unmarshall network config: {e}"))
 }
 
-/// Makes a network name. The errors have the messages of libcni.
+/// Makes a network name. The error messages are libcni's.
 pub(super) fn network_name(name: &str) -> Result<NetworkName, ConfigError> {
     NetworkName::new(name).map_err(|why| {
         let error = match why {

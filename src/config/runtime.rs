@@ -1,9 +1,9 @@
 //! Parses what a runtime adds to a configuration: the valid attachments and the previous result.
 //!
-//! The key with the valid attachments, which a GC needs, may have either of its two names. `prevResult` may
-//! have the format of any CNI version.
-//! Invariant: an absent or malformed list of attachments is an error. It is never treated as a shorter list,
-//! because a GC would then free leases of running containers.
+//! A GC needs the valid attachments, whose key has two possible names. `prevResult` may have the format of
+//! any CNI version.
+//! Invariant: an absent or malformed list of attachments is an error. If it were treated as a shorter list, a
+//! GC would free the leases of running containers.
 
 use super::cidr::bad_cidr;
 use super::error::ConfigError;
@@ -12,8 +12,9 @@ use super::json::{Json, is_spelling_of, quote};
 use crate::model::{ContainerId, IfName, NameError};
 use crate::net::{Addr, parse_addr};
 
-/// The names of the key in which a runtime lists the valid attachments for GC. The first name is in the
-/// current specification. The second name was in the specification's text when version 1.1.0 was tagged.
+/// The two possible names of the key in which a runtime lists the valid attachments for GC. The first name is
+/// in the current specification. The second name was in the specification's text when version 1.1.0 was
+/// tagged.
 pub(super) const VALID: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
 /// The attachments under each name in [`VALID`], or the error about the first malformed attachment. A runtime
@@ -49,7 +50,7 @@ impl Attachments {
     pub(super) fn of(self, root: &Fields) -> Result<Vec<(ContainerId, IfName)>, ConfigError> {
         let found = VALID.iter().zip(self.0).find_map(|(key, list)| {
             let node = root.get_or_null(key)?;
-            // Check that the value is a list. Its items were already added to `list`.
+            // Check that the value is a list. Its items have already been added to `list`.
             Some(if node.is_null() { list } else { node.list().and(list) })
         });
         let mut valid = found.unwrap_or_else(|| {

@@ -1,4 +1,4 @@
-//! Parses the key `static`, which assigns addresses to pods and containers by their names.
+//! Parses the key `static`, which assigns addresses to pods and containers by name.
 //!
 //! Invariant: each address is assigned to only one name, and lies in a range of the network.
 
@@ -15,7 +15,7 @@ const MOST_NAMES: usize = 4096;
 /// The maximum number of addresses for one name.
 const MOST_ADDRESSES: usize = 16;
 
-/// The assigned addresses, each with its name and with its path in the configuration.
+/// The assigned addresses, each with the name to which it is assigned and with its path in the configuration.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Statics(BTreeMap<Addr, (StaticName, String)>);
 

@@ -72,7 +72,7 @@ pub enum Refusal {
         /// The existing lease of the requested address.
         holder: Box<Lease>,
     },
-    /// An earlier container of the same name has the address that is reserved for the name.
+    /// An earlier container of the same name still holds the address that is reserved for the name.
     #[error(
         "failed to allocate for range {index}: {} is reserved for {name}, and an earlier container of this \
          name still holds the address: {}{}{}; stop the earlier container, or free the address with `{}`",
@@ -162,12 +162,12 @@ pub enum Refusal {
         release(.lease)
     )]
     Duplicate {
-        /// The index in the configuration of the first range set from which the owner has a lease.
+        /// The index, in the configuration, of the first range set from which the owner has a lease.
         index: usize,
         /// The owner's lease.
         lease: Box<Lease>,
     },
-    /// The owner has a lease that does not fit the present configuration or the requested address.
+    /// The owner has a lease that does not fit the current configuration or the requested address.
     #[error(
         "{} already has {}, {} send a DEL first, or free the address with `{}`",
         .lease.owner,
@@ -185,7 +185,7 @@ pub enum Refusal {
         /// requested.
         asked: Option<Addr>,
     },
-    /// The present configuration uses the owner's address as the gateway.
+    /// The current configuration uses the owner's address as the gateway.
     #[error(
         "{} already has {}, which is now the gateway; send a DEL first, free the address with `{}`, or choose \
          a different gateway",
@@ -226,7 +226,7 @@ pub enum Refusal {
         if .expected.is_empty() { "no address".to_owned() } else { join(.expected) }
     )]
     Different {
-        /// The lease whose address is missing in `prevResult`.
+        /// The lease whose address is missing from `prevResult`.
         lease: Box<Lease>,
         /// The addresses in `prevResult`.
         expected: Vec<Addr>,
@@ -256,7 +256,7 @@ pub enum Refusal {
         /// The key in Consul, and what is wrong with the key.
         why: String,
     },
-    /// The network has leases of cni-ipam-consul that were not imported yet.
+    /// The network has leases of cni-ipam-consul that have not been imported yet.
     #[error(
         "network {network} still has leases of cni-ipam-consul ({count}), and sublet would lease these \
          addresses a second time; stop cni-ipam-consul on all nodes, then run `sublet import consul \
@@ -265,7 +265,7 @@ pub enum Refusal {
     NotImported {
         /// The network that must be imported first.
         network: NetworkName,
-        /// The number of leases that were not imported; at least 1.
+        /// The number of leases that have not been imported; at least 1.
         count: usize,
     },
     /// The leases in a host-local folder cannot be imported.
@@ -291,9 +291,9 @@ pub enum Refusal {
     Redefined {
         /// The network whose definition was to be changed.
         network: NetworkName,
-        /// The version that the caller expected; `None`: the caller expected no definition.
+        /// The version that the caller expected; `None` if the caller expected no definition.
         expected: Option<u64>,
-        /// The stored version; `None`: no definition is stored.
+        /// The stored version; `None` if no definition is stored.
         kept: Option<u64>,
     },
     /// The refusal of a request about a Docker pool or its addresses.
@@ -346,8 +346,8 @@ fn version(version: Option<u64>) -> String {
     version.map_or("no definition".to_owned(), |version| format!("version {version}"))
 }
 
-/// Returns the text of an error, followed by the texts of its causes. Leaves out the text of a cause that an
-/// earlier text already contains.
+/// Returns the text of an error, followed by the texts of its causes. Leaves out a cause whose text already
+/// appears in an earlier text.
 pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     for cause in std::iter::successors(error.source(), |cause| cause.source()) {
@@ -491,8 +491,8 @@ impl StoreError {
         StoreError::unavailable(doing, path.display().to_string(), source)
     }
 
-    /// Converts [`StoreError::Unavailable`] to [`StoreError::Unanswered`], for an error that occurred after
-    /// other processes could see the change. Returns any other error unchanged.
+    /// Converts [`StoreError::Unavailable`] to [`StoreError::Unanswered`], for an error that occurred when
+    /// other processes could already see the change. Returns any other error unchanged.
     #[must_use]
     pub fn after_the_change(self) -> StoreError {
         match self {

@@ -38,7 +38,7 @@ pub enum PoolRefusal {
     /// Every subnet that the supernets could provide is in use by a pool or by a route of the host.
     #[error("all predefined address pools have been fully subnetted")]
     NoBlock,
-    /// A shared pool with this name exists, but the request asks for other properties.
+    /// A shared pool with this name exists, but the request asks for different properties.
     #[error("pool {name} exists with {what} {has}, requested {asked}")]
     Differs {
         /// The name of the shared pool.
@@ -50,8 +50,7 @@ pub enum PoolRefusal {
         /// The value that was requested.
         asked: String,
     },
-    /// The host has a route for the subnet of a shared pool, and the route does not lead to the pool's
-    /// network.
+    /// This host has a route for a shared pool's subnet, but the route does not lead to the pool's network.
     #[error("pool {name} exists with subnet {subnet}, which this host routes elsewhere")]
     Routed {
         /// The name of the shared pool.

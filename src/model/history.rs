@@ -62,9 +62,9 @@ words! {
     pub enum What {
         /// Leased by an ADD, or by a request from Docker.
         Added = "added",
-        /// Leased by host-local before, and imported by an ADD.
+        /// Previously leased by host-local, and imported by an ADD.
         TakenOver = "taken-over",
-        /// Leased by another program before, and imported by an operator.
+        /// Previously leased by another program, and imported by an operator.
         Imported = "imported",
         /// Reserved by an operator.
         Reserved = "reserved",
@@ -74,7 +74,7 @@ words! {
         Undone = "undone",
         /// Freed by a CNI GC, because the runtime no longer lists the container.
         Collected = "collected",
-        /// Freed because the container no longer exists: by `sublet gc`, or by an ADD of the next container
+        /// Freed because the container no longer exists: by `sublet gc`, or by the ADD of a new container
         /// with the same name.
         Lost = "lost",
         /// Freed by an operator.
@@ -127,7 +127,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// Makes the event for a change of a lease.
+    /// Makes the event for the creation or removal of a lease.
     pub fn of(lease: &Lease, what: What, face: Face, time: Timestamp) -> Event {
         Event {
             time,

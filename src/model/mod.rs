@@ -1,9 +1,9 @@
 //! The domain types: owners, leases, pools and stores.
 //!
-//! Names are checked when they are made, so they are always valid. Types that derive `Serialize` are stored
-//! with their fields in the order of declaration, so a change of these types requires a new version of the
-//! record formats (`store::codec`). Invariant: every [`NetworkName`], [`ContainerId`] and [`IfName`] is valid
-//! according to the CNI specification.
+//! Names are checked when they are created, so they are always valid. Types that derive `Serialize` are
+//! stored with their fields in the order of declaration, so changing these types requires a new version of
+//! the record formats (`store::codec`). Invariant: every [`NetworkName`], [`ContainerId`] and [`IfName`] is
+//! valid according to the CNI specification.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -93,12 +93,12 @@ name!(
     check_name
 );
 impl NetworkName {
-    /// Returns the name of the single network that the ECS dialect has.
+    /// Returns the name of the only network in the ECS dialect.
     pub fn ecs() -> NetworkName {
         NetworkName("ecs".to_owned())
     }
 
-    /// Returns the name for a network without a name, which some dialects allow.
+    /// Returns the name that stands for an unnamed network. Some dialects allow a network without a name.
     pub fn unnamed() -> NetworkName {
         NetworkName("default".to_owned())
     }
@@ -303,7 +303,7 @@ words! {
         Aux = "aux",
         /// An operator reserved the address.
         Reserved = "reserved",
-        /// The address was reserved for the name of the container to which it is leased.
+        /// The address is leased to the container for whose name it was reserved.
         Named = "named",
     }
 }
@@ -346,8 +346,8 @@ pub struct NodeRecord {
     pub booted: Option<Timestamp>,
     /// Whether leases of earlier boots of this machine may still exist.
     pub has_earlier: bool,
-    /// A number that grows with each write of the record. Writing the record makes in-flight transactions of
-    /// the node fail, because every transaction of the node compares the record.
+    /// A number that grows with each write of the record. Writing the record makes the node's in-flight
+    /// transactions fail, because each of them requires that the record is unchanged.
     pub turn: u64,
     /// The ID of the folder in which the process that wrote this record keeps its in-flight notes (files that
     /// say that a transaction may be pending). A process that uses another folder, for example inside a
@@ -362,7 +362,7 @@ pub struct NetworkDefinition {
     pub network: NetworkName,
     /// The version of the definition. The first version is 1, and each change adds one.
     pub version: u64,
-    /// The definition: a JSON object with those keys of `ipam` that define a network.
+    /// The definition: a JSON object with the keys of `ipam` that define a network.
     pub text: String,
     /// The name of the node that wrote this version.
     pub by: String,
@@ -504,7 +504,7 @@ pub enum StoreSpec {
         /// How much history is kept.
         history: History,
     },
-    /// An etcd cluster. It is in a `Box` to keep this type small, because lease files are more common.
+    /// An etcd cluster. The `Box` keeps this type small, because lease files are more common.
     Etcd(Box<Etcd>),
     /// A Consul cluster.
     Consul(Box<Consul>),
@@ -544,8 +544,8 @@ impl StoreSpec {
     }
 }
 
-/// How to connect to the servers of a cluster. Secrets are in files, and this type contains only the paths of
-/// these files.
+/// How to connect to the servers of a cluster. Secrets stay in files; this type contains only the paths of
+/// those files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Servers {
     /// The endpoints: `http://host:port` or `https://host:port`. The list is not empty.

@@ -180,7 +180,7 @@ impl Subnet {
 }
 
 impl From<IpNet> for Subnet {
-    /// Makes the prefix without its host bits.
+    /// Makes the prefix, and clears its host bits.
     fn from(net: IpNet) -> Subnet {
         Subnet(net.trunc())
     }

@@ -1,6 +1,6 @@
 //! A range: a subnet, its first and last address, its gateway, and its excluded addresses.
 //!
-//! Rules, their order and their messages are those of host-local (in the CNI plugins,
+//! The rules, their order and their messages are those of host-local (in the CNI plugins,
 //! `ipam/host-local/backend/allocator/range.go`). sublet adds rules for /31, /32, /127 and /128, a range
 //! without a gateway, excluded addresses, and a `rangeStart` that comes after the default end. Invariant:
 //! `start <= end`, and both lie in the subnet. `spans` are in ascending order and do not overlap. They lie

@@ -92,8 +92,8 @@ impl fmt::Display for RangeSet {
     }
 }
 
-/// Returns pairs of overlapping range sets, as indexes. The second range set of a pair overlaps the first
-/// one, which is the earliest range set that it overlaps.
+/// Returns pairs of indexes of overlapping range sets, in ascending order. For each range set that overlaps
+/// an earlier one, there is one pair: the first range set that it overlaps, and the range set itself.
 pub fn overlaps(sets: &[RangeSet]) -> Vec<(usize, usize)> {
     let with = |(j, set): (usize, &RangeSet)| {
         Some((sets[..j].iter().position(|other| other.overlaps(set))?, j))

@@ -11,7 +11,7 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-/// Returns the metadata of the file at a path, and follows links. `None` means that there is no file
+/// Returns the metadata of the file at a path, following links. `None` means that there is no file
 /// (`ENOENT`). Any other failure is an error.
 pub fn look(path: &Path) -> io::Result<Option<Metadata>> {
     match fs::metadata(path) {
@@ -67,8 +67,8 @@ pub fn read_bytes(path: &Path, longest: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Creates a file with mode 0600, regardless of the umask. If a file of this name exists, a killed process
-/// has left it, so it is removed first.
+/// Creates a file with mode 0600, regardless of the umask. If a file of this name already exists, a killed
+/// process has left it behind, so it is removed first.
 pub fn create(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(e),

@@ -1,8 +1,7 @@
 //! Determines the facts about this machine that a program needs: the time, the boot, the node.
 //!
 //! This module reads the clock, random numbers, `/proc` and `/etc/machine-id`. `main` passes the environment
-//! to this module. Invariant: a fact that cannot be read is absent, and is never guessed. The functions do
-//! not fail.
+//! to this module. Invariant: a fact that cannot be read is absent, never guessed. The functions never fail.
 
 use std::ffi::OsString;
 use std::fs;
@@ -17,7 +16,7 @@ use crate::model::{BootId, Face, Netns, Node, StoreSpec, Timestamp};
 /// A function that returns the value of an environment variable.
 pub type Env<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
 
-/// The file with the boot ID. Tests replace it by a bind mount to simulate another boot.
+/// The file with the boot ID. Tests bind-mount another file over it to simulate another boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 const MACHINE_ID: &str = "/etc/machine-id";
@@ -45,8 +44,8 @@ pub struct Facts {
     pub face: Face,
     /// The trace ID of the request (W3C Trace Context), if the caller has passed one.
     pub trace: Option<String>,
-    /// A function that returns the device and the inode of a path, following links; `None` if the path does
-    /// not exist.
+    /// A function that returns the device and inode numbers of the file at a path, following links; `None` if
+    /// the path does not exist.
     pub inode: fn(&str) -> Option<(u64, u64)>,
 }
 
@@ -79,7 +78,7 @@ impl Facts {
         Netns { path, inode, mount_ns: (self.inode)(OWN_MOUNTS).map(|(_, inode)| inode) }
     }
 
-    /// Returns a copy of these facts. If `name` is set, it replaces the node name.
+    /// Returns a copy of these facts, with the node name replaced by `name` if it is set.
     #[must_use]
     pub fn named(&self, name: Option<&str>) -> Facts {
         let mut facts = self.clone();
@@ -135,8 +134,8 @@ fn uptime() -> Option<u64> {
     line(UPTIME)?.split('.').next()?.parse().ok()
 }
 
-/// Returns a random number. It comes from the hasher of the standard library, whose seed is random bytes from
-/// the kernel.
+/// Returns a random number. It comes from the standard library's hasher, which is seeded with random bytes
+/// from the kernel.
 pub fn chance() -> u64 {
     RandomState::new().build_hasher().finish()
 }

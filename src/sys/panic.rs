@@ -1,9 +1,9 @@
 //! Converts panics to errors.
 //!
-//! This module records where the last panic happened, and decides whether it means a damaged lease store or a
-//! bug. The faces report the panic.
-//! Invariant: a panic prints nothing by itself. If a damaged file makes redb panic, the store catches the
-//! panic, and nothing is printed.
+//! This module records where the last panic happened, and decides whether the lease store is damaged or
+//! sublet has a bug. The faces report the panic.
+//! Invariant: a panic by itself prints nothing, because the store may catch it: a damaged file makes redb
+//! panic.
 
 use std::any::Any;
 use std::panic::PanicHookInfo;
@@ -12,8 +12,8 @@ use std::sync::{Mutex, PoisonError};
 /// The file and the line of the last panic.
 static PLACE: Mutex<Option<String>> = Mutex::new(None);
 
-/// Installs a panic hook for the whole process. From now on, a panic prints nothing, and its place in the
-/// code is recorded. The faces report panics.
+/// Installs a panic hook for the whole process. From then on, a panic only records its location in the code.
+/// It prints nothing, because the faces report panics.
 pub fn record() {
     std::panic::set_hook(Box::new(|info: &PanicHookInfo<'_>| {
         let place = info.location().map(ToString::to_string);
@@ -21,8 +21,8 @@ pub fn record() {
     }));
 }
 
-/// Returns whether the last panic came from redb, which panics if pages are invalid. If [`record`] was not
-/// called, this is unknown, and the result is false.
+/// Returns whether the last panic came from redb, which panics if pages are invalid. Returns false if
+/// [`record`] has not been called.
 pub fn was_in_redb() -> bool {
     PLACE.lock().unwrap_or_else(PoisonError::into_inner).as_deref().is_some_and(is_store)
 }
@@ -31,11 +31,11 @@ pub fn was_in_redb() -> bool {
 pub struct Panic {
     /// Whether the panic means that the lease store is damaged. Otherwise it is a bug.
     pub is_damage: bool,
-    /// The message, with the place in the code.
+    /// The message, including the location in the code.
     pub msg: String,
 }
 
-/// Explains a panic that no other code has handled. `payload` is the value with which the code panicked.
+/// Explains a panic that no other code has handled. `payload` is the value that the panic carries.
 pub fn explain(payload: &(dyn Any + Send)) -> Panic {
     let place = PLACE
         .lock()

@@ -12,20 +12,20 @@ use rustix::fs::{OFlags, fcntl_getfl, fstat, makedev};
 /// Prepares the process. Call this in the first line of `main`, so that threads that start later inherit the
 /// settings.
 ///
-/// A write beyond `RLIMIT_FSIZE` then fails with the error `EFBIG`. Otherwise the kernel would end the
+/// A write beyond `RLIMIT_FSIZE` then fails with the error `EFBIG`. Otherwise the kernel would kill the
 /// process with `SIGXFSZ`, and the caller would get no result.
 pub fn prepare() {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGXFSZ);
-    // If this fails, the signal still ends the process; nothing else depends on it.
+    // If blocking the signal fails, the signal can still kill the process, but nothing else depends on this.
     let _ = signals.thread_block();
 }
 
 /// Standard output without the buffer of the standard library, which could split a result into two writes.
 ///
 /// If standard output is closed, the standard library opens `/dev/null` for reading and writing in its place,
-/// before `main` runs. A write would then seem to succeed although the result is lost. `Stdout` then returns
-/// an error instead. A caller that wants to discard the result opens `/dev/null` only for writing.
+/// before `main` runs. A write would then seem to succeed although the result is lost, so `Stdout` returns an
+/// error instead. A caller that wants to discard the result must open `/dev/null` only for writing.
 pub struct Stdout;
 
 impl Write for Stdout {
@@ -46,8 +46,8 @@ impl Write for Stdout {
 }
 
 /// Receives SIGTERM and SIGINT, for a program that runs until it is stopped. The first process of a container
-/// gets only signals for which it has a handler. So without these handlers, the program could not be stopped
-/// in a container.
+/// receives only the signals that it handles, so a program that ignored these two could not be stopped in a
+/// container.
 pub struct Stop(mpsc::Receiver<()>);
 
 impl Stop {
@@ -59,7 +59,7 @@ impl Stop {
         signals.thread_block()?;
         let (sender, receiver) = mpsc::channel();
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            // If waiting for signals fails, the program ends too.
+            // If waiting fails, the program stops as if a signal had arrived.
             let _ = signals.wait();
             let _ = sender.send(());
         })?;

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub trait Watch {
     /// Called after each write, with the number of bytes written.
     fn written(&self, bytes: usize);
-    /// Called when the kernel has all written bytes.
+    /// Called after each flush, when the kernel has all bytes written so far.
     fn flushed(&self);
 }
 

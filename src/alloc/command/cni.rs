@@ -6,8 +6,8 @@ use super::operator::{DefineNetwork, ForeignLease};
 use crate::model::{ContainerId, IfName, Lease, NetworkName, Origin, Owner, SetName, words};
 use crate::net::{Addr, RangeSet};
 
-/// ADD: leases one address from each range set, or no address at all. If an owner repeats the ADD, the result
-/// is the same leases.
+/// ADD: leases one address from each range set, or no address at all. If an owner repeats the ADD, it gets
+/// the same leases again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Add {
     /// The set of leases in which the addresses are allocated.
@@ -28,14 +28,14 @@ pub struct Add {
     pub sticky: bool,
     /// What the ADD does if the owner already has a lease.
     pub on_duplicate: OnDuplicate,
-    /// Whether the gateways' addresses are recorded as leased (ECS dialect). If so, and if a container holds
-    /// a gateway's address, the ADD is refused.
+    /// Whether the gateways' addresses are recorded as leased (ECS dialect). The ADD is then refused if a
+    /// container holds a gateway's address.
     pub claim_gateways: bool,
     /// The origin of the request (pod, network namespace, MAC address), stored with the lease.
     pub origin: Origin,
     /// The addresses that the configuration reserves for the container's name (key `static`).
     pub statics: Vec<Addr>,
-    /// Leases of earlier containers of the same name whose network namespace is known to have ended. This
+    /// Leases of earlier containers of the same name, whose network namespaces are known to be gone. This
     /// container gets the address of such a lease, unless the lease has changed since the caller read it.
     pub gone: Vec<Lease>,
     /// What is known about the leases that an earlier program (host-local or cni-ipam-consul) made in the
@@ -104,7 +104,8 @@ pub enum Legacy {
     /// unless the store has recorded that they were imported.
     Unread,
     /// The content of host-local's folder, which was read under host-local's lock. The caller holds this lock
-    /// until the command has ended. Empty if cni-ipam-consul has no leases in the network.
+    /// until the command has ended. For cni-ipam-consul, both lists are empty: its leases were looked up, and
+    /// the network has none.
     Read(Vec<ForeignLease>, Vec<LegacyCursor>),
 }
 
@@ -126,7 +127,7 @@ pub struct Del {
     pub target: Target,
     /// Whether the cursor moves back to the freed address, as in ecs-ipam.
     pub rewind: bool,
-    /// Whether the freed address gets no cooldown, as if it had never been leased. Used to undo an ADD if its
+    /// Whether to skip the cooldown, as if the address had never been leased. Used to undo an ADD whose
     /// result could not be delivered.
     pub undo: bool,
     /// The network, if cni-ipam-consul may have leases in it that have not been imported. If the DEL finds no

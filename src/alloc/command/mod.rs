@@ -74,7 +74,7 @@ impl Command {
     }
 
     /// Returns the command with another set of leases. Only DEL, CHECK, ADD and IMPORT are changed; other
-    /// commands are returned as they are.
+    /// commands are returned unchanged.
     #[must_use]
     pub fn in_set(mut self, set: SetName) -> Command {
         match &mut self {

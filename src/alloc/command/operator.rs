@@ -4,9 +4,9 @@ use crate::alloc::record::Record;
 use crate::model::{Kind, Lease, NetworkName, Origin, Owner, Persist, SetName, StaticName};
 use crate::net::{Addr, Span};
 
-/// EVICT: frees the leases of one node in one set of leases. The node is the node in the context
+/// EVICT: frees one node's leases in one set of leases. The context names the node
 /// ([`crate::alloc::Context::node`]). Reservations stay, because they belong to operators. Addresses of pools
-/// stay, because they are freed together with their pools.
+/// stay too, because they are freed together with their pools.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evict {
     /// The set that contains the leases.
@@ -17,14 +17,14 @@ pub struct Evict {
     pub after: Option<Owner>,
 }
 
-/// Stores a network's definition, if the version that is stored at present equals `version`.
+/// Stores a network's definition, if the currently stored version equals `version`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DefineNetwork {
     /// The network that the definition describes.
     pub network: NetworkName,
     /// The definition, as in [`crate::model::NetworkDefinition::text`].
     pub text: String,
-    /// The version that must be stored at present; `None` if the network must not have a definition yet.
+    /// The version that must currently be stored; `None` if the network must not have a definition yet.
     pub version: Option<u64>,
 }
 
@@ -36,7 +36,7 @@ pub struct Reserve {
     pub set: SetName,
     /// The addresses. If one of them is leased, the command is refused.
     pub addrs: Vec<Addr>,
-    /// The purpose, which is stored with each address and replaces an earlier note.
+    /// The purpose: a note that is stored with each address and replaces any earlier note.
     pub note: Option<String>,
     /// The holder of the reservation, as the operator named it. It is stored with each address.
     pub holder: Option<String>,
@@ -106,9 +106,9 @@ impl ForeignLease {
     }
 }
 
-/// EXPORT: moves leases to host-local. Frees `leases`, which have been written to host-local's folder.
-/// Returns the address that was allocated last in each range set in `ranges`, so that host-local's round
-/// robin continues after this address.
+/// EXPORT: moves leases to host-local. Frees `leases`, which have been written to host-local's folder. For
+/// each range set in `ranges`, returns the address that was allocated last, so that host-local's round robin
+/// continues after that address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportHostLocal {
     /// The set that contains the leases.

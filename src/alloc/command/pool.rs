@@ -45,7 +45,7 @@ pub struct Shared {
     pub id: PoolId,
 }
 
-/// Releases a pool. The release of a pool that does not exist also succeeds.
+/// Releases a pool. Releasing a pool that does not exist also succeeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReleasePool {
     /// The ID of the pool to release.
@@ -56,7 +56,7 @@ pub struct ReleasePool {
 }
 
 impl ReleasePool {
-    /// Makes the command with which a user of the pool begins to release it.
+    /// Makes the command for the first step of a pool's release.
     pub fn of(pool: PoolId) -> ReleasePool {
         ReleasePool { pool, resumed: false }
     }
@@ -79,7 +79,7 @@ pub struct Sweep {
     pub alive: Vec<Addr>,
 }
 
-/// Imports a pool of another program. If the command is repeated, it adds only what is missing.
+/// Imports another program's pool. A repeated import adds only what is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdoptPool {
     /// The pool's ID, which stays the same.
@@ -109,14 +109,14 @@ pub struct RequestAddress {
     pub origin: Origin,
 }
 
-/// Releases an address of a pool. The release of an address that is already free also succeeds.
+/// Releases an address of a pool. Releasing an address that is already free also succeeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReleaseAddress {
     /// The ID of the pool.
     pub pool: PoolId,
     /// The address to release.
     pub addr: Addr,
-    /// If set, the address is freed only if it still has exactly this lease. Used to undo a request if its
+    /// If set, the address is freed only if it still has exactly this lease. Used to undo a request whose
     /// response could not be delivered.
     pub only: Option<Box<Lease>>,
 }

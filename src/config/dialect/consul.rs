@@ -1,7 +1,7 @@
 //! The dialect of cni-ipam-consul: `consul_addr`, `consul_port`, `dc`.
 //!
 //! Unlike in host-local's dialect, host bits of a subnet are ignored, and the network's name may be missing.
-//! Invariant: the store is always Consul, regardless of the other keys. No leases are stored in a file of
+//! Invariant: the store is always Consul, regardless of the other keys. Leases are never stored in a file of
 //! this node.
 
 use crate::config::cluster;

@@ -1,8 +1,8 @@
 //! The dialect of ecs-ipam: `id`, `ipv4-subnet` and related keys. All networks share one set of leases in a
 //! store.
 //!
-//! Keys, rules, the order of the rules, and messages (except for their beginning) are those of the original
-//! ecs-ipam. This module deviates from the original where the original is wrong. It ignores host bits of a
+//! The keys, the rules and their order, and the messages (except for how they begin) are those of the
+//! original ecs-ipam. Where the original is wrong, this module deviates from it. It ignores host bits of a
 //! subnet, so that the default gateway is the first host. It refuses an IPv4 prefix /0 and a route without
 //! `dst`.
 //! Invariant: every accepted address or gateway lies in its subnet, and is neither the network address nor

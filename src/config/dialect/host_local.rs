@@ -99,8 +99,8 @@ pub fn range_sets(
     Ok(sets)
 }
 
-/// Returns the ranges of each set. `None` takes the place of a range or a list of ranges that is invalid; its
-/// error is added to `errors`.
+/// Returns the ranges of each set. Each invalid range or list of ranges becomes `None`, and its error is
+/// added to `errors`.
 fn draft_sets<'a>(
     fields: &Fields<'a>,
     name: &str,
@@ -148,7 +148,8 @@ fn draft<'a>(fields: &Fields<'a>) -> Result<Draft<'a>, ConfigError> {
     })
 }
 
-/// Makes one range set; `None` if one of its ranges is missing because its error was reported earlier.
+/// Makes one range set; `None` if one of its ranges is invalid, in which case the error has already been
+/// reported.
 fn range_set(
     drafts: &[Option<Draft>],
     sources: &Sources,
@@ -181,7 +182,7 @@ fn range_set(
     })
 }
 
-/// Makes one range. An error contains all errors of the range.
+/// Makes one range. If it is invalid, the returned error contains all of its errors.
 fn range(draft: &Draft, sources: &Sources) -> Result<Range, ConfigError> {
     let Some(subnet) = draft.subnet else {
         let text = "IP <nil> not v4 nor v6; every range needs a subnet";

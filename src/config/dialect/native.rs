@@ -2,7 +2,7 @@
 //!
 //! This module interprets sublet's own keys. `host_local` reads ranges and routes, and `locations` reads
 //! where the leases are stored.
-//! Invariant: an error names the path of the invalid value, and the valid values.
+//! Invariant: every error gives the path of the invalid value, and says which values are valid.
 
 use super::host_local::{Sources, range_sets, routes};
 use crate::alloc::{Cooldown, OnDuplicate, Strategy};
@@ -22,7 +22,7 @@ use crate::net::{Range, RangeSet, Span};
 const MOST_EXCLUDED: usize = 4096;
 
 /// Returns the complete configuration, from host-local's keys and sublet's own. The Consul dialect has the
-/// same keys, so this function reads it too.
+/// same keys, so this function handles it too.
 pub fn config(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Result<Config, ConfigError> {
     let mut warnings = Vec::new();
     let root = conf.root();
@@ -118,7 +118,7 @@ pub fn cleanup(conf: &Netconf, inputs: &Inputs, dialect: Dialect) -> Cleanup {
     let network = conf.name().unwrap_or_else(|_| NetworkName::unnamed());
     let set = shared(&ipam).ok().flatten().unwrap_or_else(|| network.clone());
     let store = locations.store_or_default();
-    // host-local's folder has the leases of this host only, so a cluster never imports it.
+    // host-local's folder contains only this host's leases, so a cluster never imports it.
     let legacy_dir = (dialect == Dialect::Native && !store.is_cluster())
         .then(|| locations.host_local_dir(&network));
     Cleanup {
@@ -183,7 +183,8 @@ fn warn_of_unused_exclusions(exclude: &[Span], sets: &[RangeSet], warnings: &mut
 
 fn strategy(ipam: &Fields, store: &StoreSpec) -> Result<Strategy, ConfigError> {
     if ipam.text("strategy")?.is_none() && store.is_cluster() {
-        // With any other default, all nodes of a cluster would compete for the same next address.
+        // With round robin, the default for lease files, all nodes of a cluster would compete for the same
+        // next address.
         return Ok(Strategy::Hash);
     }
     choice(ipam, "strategy", Strategy::ALL, Strategy::word)

@@ -24,7 +24,7 @@ const OURS: [&str; 5] = ["sublet", "host-local", "ecs-ipam", "consul", "cni-ipam
 /// The keys that libcni copies from a plugin list to each plugin in the list.
 const LIST: [&str; 2] = ["name", "cniVersion"];
 
-/// The maximum size of a configuration file, in bytes. The CNI plugin reads no larger configuration either.
+/// The maximum size of a configuration file, in bytes. The CNI plugin has the same limit.
 const LONGEST: u64 = 16 << 20;
 
 /// The result of checking a file.
@@ -165,9 +165,9 @@ impl Linter {
         self.pending.push(Pending { place, at_key: true, error: false, text });
     }
 
-    /// Adds an error and the further errors that it contains. `otherwise` is the path of an error that has no
-    /// path. Errors about the name and the version of a plugin list are reported only once, although every
-    /// plugin of the list inherits these keys.
+    /// Adds an error and the other errors that it contains. An error without a path gets the path
+    /// `otherwise`. Errors about the name and the version of a plugin list are reported only once, although
+    /// every plugin of the list inherits these keys.
     fn refused(&mut self, prefix: &str, e: &ConfigError, otherwise: &str) {
         for e in e.clone().each() {
             let place = prefixed(prefix, e.place().unwrap_or(otherwise));
