@@ -213,8 +213,8 @@ fn damaged_bolt_files_are_refused() {
 }
 
 /// If a conversion of a bolt file to a lease file is killed before its last step, the next conversion must
-/// complete the work. With `boot`, an ADD in between must fail. Otherwise, it could lease an address from the
-/// new lease file next to the bolt file.
+/// complete the work. With `persist: boot`, an ADD in between must fail. Otherwise, it could lease an address
+/// from the new lease file next to the bolt file.
 #[test]
 fn a_killed_conversion_is_ended_by_the_next() {
     for persist in ["boot", "disk"] {

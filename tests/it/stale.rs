@@ -111,8 +111,8 @@ impl World {
     }
 
     /// Starts a container. `in_window` means that `gc` has checked a lease but not yet freed it. During this
-    /// time, the container must not get the former name and numbers of another container, because sublet
-    /// could not notice this.
+    /// time, the container must not reuse the name and numbers of a former container, because sublet could
+    /// not notice the reuse.
     fn start(&mut self, machine: usize, in_window: bool) {
         let id = format!("m{machine}-{}", self.dice.below(IDS));
         if self.machines[machine].containers.contains_key(&id) {

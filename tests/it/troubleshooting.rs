@@ -59,7 +59,7 @@ fn pieces<'t>(text: &'t str, between: &'static [char]) -> impl Iterator<Item = &
 }
 
 /// Returns whether a text contains a piece of a message. The first word of the piece may be missing: it may
-/// be a variable name, which the text replaces with `...`.
+/// be a name that the text mentions elsewhere or replaces with `...`.
 fn has(text: &str, piece: &str) -> bool {
     text.contains(piece) || piece.split_once(' ').is_some_and(|(_, rest)| text.contains(rest))
 }

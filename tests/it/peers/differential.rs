@@ -306,8 +306,8 @@ impl Case<'_> {
         true
     }
 
-    /// Returns whether host-local refuses arguments that contain a pod's name. sublet accepts them; this
-    /// difference is intended.
+    /// Returns whether host-local refused a step because its arguments contain a pod's name. sublet accepts
+    /// them; this difference is intended.
     fn pod_identity(&self, step: &Step, theirs: &Answer) -> bool {
         let refused = step.args.as_deref() == Some("K8S_POD_NAME=x")
             && theirs.code != Some(0)

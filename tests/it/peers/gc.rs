@@ -143,7 +143,7 @@ impl Host {
         more.iter().fold(call, |call, arg| call.arg(arg))
     }
 
-    /// Returns the verdict of `gc` about the only lease of a container, and whether `gc` freed this lease.
+    /// Returns `gc`'s verdict on a container's only lease, and whether `gc` freed it.
     fn verdict(answer: &Answer, container: &str) -> (String, bool) {
         let rows = answer.rows();
         let row = rows.iter().find(|r| r["containerID"] == container).unwrap();

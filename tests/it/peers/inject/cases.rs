@@ -30,8 +30,8 @@ pub struct Case {
 /// The container whose ADD is the command of a case.
 pub const SUBJECT: &str = "subject";
 
-/// The address that the next ADD would lease in most cases (round robin), but which is reserved. If a fault
-/// lost the reservation, the ADD would lease this address.
+/// A reserved address. Without its reservation, the next ADD would lease it in most cases (round robin), so
+/// the tests notice if a fault loses the reservation.
 const RESERVED: &str = "10.4.0.4";
 
 impl Case {

@@ -42,7 +42,7 @@ fn killed_and_cut_everywhere() {
 }
 
 /// If a process is killed at a system call of its first ADD, the next process must still be able to lease
-/// addresses. The test kills the ADD at each call that changes a file.
+/// addresses. The test kills the ADD at calls that change files.
 #[test]
 fn after_a_killed_first_add() {
     for begin in [empty, second_boot] {
