@@ -2,8 +2,8 @@
 //!
 //! The test runs the real program, records its file system operations, and then replays them. Each power cut
 //! leaves a different subset of the unflushed changes on the disk. The test opens, reads and writes each
-//! resulting image, as the next process would. `disk` is the model of the disk, `trace` records the operations,
-//! and `store_check` contains the conditions.
+//! resulting image, as the next process would. `disk` is the model of the disk, `trace` records the
+//! operations, and `store_check` contains the conditions.
 
 mod boot;
 mod controls;
