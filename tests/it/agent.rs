@@ -50,7 +50,7 @@ impl Agent {
         Agent::start(&mut command)
     }
 
-    /// Reads lines of the agent's output until one line contains all of these parts.
+    /// Reads the agent's output line by line, until one line contains all of these parts.
     #[track_caller]
     pub fn until(&self, parts: &[&str]) {
         let begin = Instant::now();
@@ -64,7 +64,7 @@ impl Agent {
         panic!("no line with {parts:?}: {read:#?}");
     }
 
-    /// Sends a signal to the agent. Returns the agent's exit status.
+    /// Sends a signal to the agent, waits until it ends, and returns its exit status.
     fn end(&mut self, name: &str) -> Option<i32> {
         signal(&self.child, name);
         self.child.wait().unwrap().code()
@@ -85,8 +85,8 @@ fn replace(path: &Path, text: &str) {
     fs::rename(&next, path).unwrap();
 }
 
-/// Writes a configuration with the subnet 10.SECOND.0.0/24 to a file outside the runtime's folder. The agent
-/// is to install this file.
+/// Writes a configuration for the agent to install. It has the subnet 10.SECOND.0.0/24, and its file is
+/// outside the runtime's folder.
 fn source(host: &Host, second: u8) -> PathBuf {
     let path = host.lab.join("10-net.conf");
     let subnet = format!("10.{second}.0.0/24");
@@ -111,8 +111,8 @@ fn what_is_deleted_or_replaced_comes_back() {
     fs::remove_file(host.plugin("sublet")).unwrap();
     agent.until(&["bin/sublet: installed"]);
     assert_eq!(fs::read(host.plugin("sublet")).unwrap(), fs::read(SUBLET).unwrap());
-    // Another program replaces an installed plugin: first the file `sublet`, then the file `host-local`. The
-    // agent must install sublet again.
+    // Overwrite an installed plugin, as another program might: first `sublet`, then `host-local`. The agent
+    // must reinstall sublet each time.
     for name in ["sublet", "host-local"] {
         replace(&host.plugin(name), "another");
         agent.until(&[&format!("bin/{name}: replaced"), &format!("bin/{name}.old")]);
@@ -154,8 +154,7 @@ fn what_cannot_be_restored_now_is_restored_later() {
 fn it_searches_for_stale_leases_again_and_again() {
     let host = Host::new();
     let mut agent = Agent::of(&host, &["--gc-every", "10ms"]);
-    // If the store does not exist, only the search for stale leases must fail. The agent must continue to
-    // install files.
+    // Without a store, only the search for stale leases may fail. The agent must keep installing files.
     agent.until(&["sublet: gc: ", "does not exist"]);
     let conf = crate::lab::conf(&host.lab.data_dir(), "10.4.0.0/24");
     crate::lab::Call::cni("ADD", "c1", &conf).run().ok();

@@ -1,9 +1,9 @@
-//! Checks that `sublet check` agrees with an ADD, for every configuration in testdata and for the
-//! configurations in the documentation of container runtimes. Also tests hostile files.
+//! Checks that `sublet check` and an ADD agree about every configuration in testdata and in the documentation
+//! of container runtimes. Also tests hostile files.
 //!
-//! testdata/check/podman contains the unchanged examples of Debian's podman 4.3 package. `containerd`
-//! contains the configuration that containerd's `script/setup/install-cni` writes, and `nerdctl` the one in
-//! nerdctl's `docs/cni.md`. The last two were rewritten with the same keys and values.
+//! testdata/check/podman contains unchanged examples from Debian's podman 4.3 package. `containerd` contains
+//! the configuration that containerd's `script/setup/install-cni` writes, and `nerdctl` the one in nerdctl's
+//! `docs/cni.md`. These two are not copies: they were written anew with the same keys and values.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -88,14 +88,14 @@ fn configurations() {
     assert!(good > 50 && bad > 80, "{good} good, {bad} bad");
 }
 
-/// Returns whether `sublet check` reports all of these errors, but an ADD does not.
+/// Returns whether all of these are errors that `sublet check` reports but an ADD does not.
 fn only_here(errors: &[String]) -> bool {
     let words = ["use one of 0.1.0", "invalid UTF-8", "sublet allocates addresses"];
     errors.iter().all(|e| words.iter().any(|word| e.contains(word)))
 }
 
-/// Returns whether `sublet check` cannot find an error that the plugin reports. Such an error depends on the
-/// environment, or occurs only in a GC or a CHECK.
+/// Returns whether the plugin reports this error but `sublet check` cannot, because the error depends on the
+/// environment or occurs only in a GC or a CHECK.
 fn only_there(told: &str) -> bool {
     let words = ["ARGS:", "cni.dev/", "prevResult", "attachment", "IPAM_DB", "missing 'ipam' key"];
     words.iter().any(|word| told.contains(word))
@@ -222,8 +222,8 @@ fn what_is_leased_is_compared() {
     }
 }
 
-/// If a store has a range that lies inside a range of the checked file, `sublet check` must report the
-/// overlap. This must be true even if the store also has larger ranges.
+/// `sublet check` must report that a range in a store lies inside a range of the checked file, even if the
+/// store also has larger ranges.
 #[test]
 fn small_ranges_are_compared_beside_large_ones() {
     let lab = Lab::new();
@@ -246,7 +246,7 @@ fn small_ranges_are_compared_beside_large_ones() {
     assert!(pairs.contains(&["d", "c"]), "{report:#}");
 }
 
-/// All errors of a file must be reported in one run, with the correct texts.
+/// One run must report all errors in a file, with the correct texts.
 #[test]
 fn all_errors_of_a_file() {
     let conf = json!({"cniVersion": "9", "name": "-", "type": "bridge", "ipam": {
@@ -383,7 +383,7 @@ fn hostile_files() {
     refuse("mark", b"\xef\xbb\xbf{}", "byte order mark");
     refuse("escape", b"{\"\\u001b[31m\": \"\\ud800\"}", "not valid JSON");
     // Checking ten megabytes of unknown keys must take at most a few seconds. It would take much longer if
-    // the program compared each key with all other keys.
+    // every key were compared with every other key.
     let keys: Vec<String> = (0..600_000).map(|n| format!("\"subnet{n:06}\":1")).collect();
     let text = format!("{{\"name\":\"n\",\"ipam\":{{\"type\":\"sublet\",{}}}}}", keys.join(","));
     refuse("keys", text.as_bytes(), "no IP ranges specified");

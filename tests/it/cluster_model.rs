@@ -1,18 +1,18 @@
-//! A model of how the machines of a cluster lease addresses. The test visits all states of the model. Read it
-//! together with `src/store/cluster/mod.rs`.
+//! A model of how the machines of a cluster lease addresses. The test visits every state that the model can
+//! reach. Read it together with `src/store/cluster/mod.rs`.
 //!
-//! The model has ADD and DEL, in-flight notes (files that record pending transactions), and fences
-//! (transactions that make pending ones fail). It also has the claim of a node name after a reboot, and
-//! leases that end with their boot. Two machines share two addresses. At most once in a run, a process is
-//! killed or a machine reboots. At most once in a run, a command stops waiting for a transaction, which the
-//! server then receives later or never.
+//! The model covers ADD and DEL, in-flight notes (files that record pending transactions), and fences
+//! (transactions that make pending ones fail). It also covers leases that end with their boot, and how a
+//! machine claims its node name after a reboot. Two machines share two addresses. Each run has at most one
+//! fault: a process is killed, or a machine reboots. In addition, at most one command stops waiting for its
+//! transaction, which the server then receives later or never.
 //!
 //! The model assumes that a server compares and writes in a single step. It leaves out cooldowns, pools, and
 //! commands of one machine that run at the same time, because the simulation covers them.
 
 use stateright::{Checker, Model, Property};
 
-/// The maximum number of commands that the container runtime of each machine calls.
+/// The maximum number of commands that each machine's container runtime runs.
 const COMMANDS: u8 = 2;
 
 /// The container that holds an address.
@@ -29,8 +29,8 @@ type Address = Option<(Holder, u8)>;
 type Node = (u8, u8);
 
 /// A transaction. The server applies it only if the records have not changed since the command read them. If
-/// `change` is `None`, the transaction is a fence: it only rewrites the node's record, so that earlier
-/// transactions of the node fail.
+/// `change` is `None`, the transaction is a fence: it only rewrites the node's record, so that the node's
+/// earlier transactions fail.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Transaction {
     number: u8,
@@ -45,7 +45,8 @@ struct Transaction {
 struct Change {
     address: usize,
     old: Address,
-    /// The node record of the address's previous holder, which the transaction compares.
+    /// The node record of the address's previous holder, as the command read it. If this record has changed
+    /// since, the transaction fails.
     node: Option<Node>,
     new: Option<Holder>,
 }
@@ -160,8 +161,8 @@ impl State {
         self.machines[me].command = Some(Command { step, waits_for: Some(number), ..command });
     }
 
-    /// Checks whether the transaction of an ADD was applied. A DEL is decided again instead, which has the
-    /// same effect.
+    /// Checks whether an ADD's transaction was applied. A DEL is simply decided again, which has the same
+    /// effect.
     fn look(&mut self, me: usize, address: usize, nonce: u8) {
         let is_applied = self.addresses[address] == Some((self.holder(me), nonce));
         match &mut self.machines[me].command {

@@ -1,5 +1,5 @@
-//! Tests `sublet import cni-cache`. After the store was lost, this command leases the addresses of running
-//! containers to them again.
+//! Tests `sublet import cni-cache`. If a store has been lost, this command restores the leases of the
+//! containers that are still running.
 
 use std::fs;
 
@@ -43,7 +43,7 @@ fn outcomes(answer: &Answer) -> Vec<String> {
     answer.json().as_array().unwrap().iter().map(row).collect()
 }
 
-/// The path of a network namespace that exists: that of the command itself.
+/// The path of a network namespace that always exists: the command's own.
 const ALIVE: &str = "/proc/self/ns/net";
 
 #[test]

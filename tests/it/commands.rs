@@ -27,7 +27,7 @@ use crate::schema;
 
 pub const NOW: u64 = 1_769_900_000;
 
-/// Returns facts about a host with the name node-1, at the time `now`.
+/// Returns facts about a host named node-1, at the time `now`.
 pub fn facts(now: u64) -> Facts {
     Facts {
         now,
@@ -112,7 +112,7 @@ fn fill(lab: &Lab) {
     let reserved =
         call(lab, &["reserve", "pods", "10.77.0.150-10.77.0.159", "--note", "printers"], PLAIN);
     assert!(reserved.ends_with("exit 0\n"), "{reserved}");
-    // Add lease files of other programs, which the import commands read.
+    // Add other programs' lease files, for the import commands to read.
     fs::copy(testdata().join("import/eni-ipam.db"), lab.join("eni-ipam.db")).unwrap();
     let gipam = json!({"v4": "192.168.0.0/16", "v4ab": 24, "v4idx": 1, "allocated": [
         {"id": "a1b2", "v": 4, "pool": "192.168.0.0/24", "idx": 3, "allocated": ["192.168.0.1"]}]});
@@ -371,7 +371,7 @@ pub fn fixed() -> Lab {
 }
 
 /// Compares the output of a case with its golden files: without options, with `--json`, and in color. Returns
-/// the differences. `call` runs the command of the case with additional arguments.
+/// the differences. `call` runs the case's command with additional arguments.
 pub fn in_all_forms(
     name: &str,
     args: &[&str],
@@ -418,7 +418,7 @@ fn strs(path: &[String]) -> Vec<&str> {
     path.iter().map(String::as_str).collect()
 }
 
-/// The schema must contain each command that prints JSON, and no other command.
+/// The schema must contain every command that prints JSON, and no others.
 #[test]
 fn are_all_in_the_schema() {
     let commands = leaves().into_iter().map(|(path, _)| path.join(" "));
@@ -458,13 +458,12 @@ fn case_of(path: &[String]) -> Option<&'static Case> {
     cases().find(|(_, args, _)| args.len() >= path.len() && path.iter().eq(&args[..path.len()]))
 }
 
-/// The only command that does not end by itself. tests/it/watch.rs compares the output of this command with
-/// its golden files.
+/// The only command that does not end by itself. tests/it/watch.rs compares its output with golden files.
 const ENDLESS: &str = "watch";
 
-/// Commands without golden files. The output of `version` depends on the build, and the output of
-/// `completion` on all other commands. `install` and `agent` copy their own program, so tests/it/install.rs
-/// and tests/it/agent.rs test them.
+/// Commands without golden files. The output of `version` depends on the build, and that of `completion`
+/// depends on every other command. `install` and `agent` copy their own program, so tests/it/install.rs and
+/// tests/it/agent.rs test them.
 const UNRECORDED: [&str; 4] = ["version", "completion", "install", "agent"];
 
 #[test]
@@ -534,8 +533,7 @@ fn formats_and_the_program_itself() {
     }
 }
 
-/// Each command must have a case. Each case must belong to a command, and each golden file must belong to a
-/// case.
+/// Every command must have a case. Every case must belong to a command, and every golden file to a case.
 #[test]
 fn are_all_shown() {
     let known = leaves().into_iter().map(|(path, _)| path);
@@ -567,8 +565,8 @@ fn exits(said: &str, code: u8) -> bool {
     said.ends_with(&format!("--- exit {code}\n"))
 }
 
-/// Every command must print JSON if it gets `--json`, and must use the store that `--store` names. Invalid
-/// usage and a failure must have different exit codes.
+/// Every command must print JSON with `--json`, and must use the store that `--store` names. Invalid usage
+/// and a failure must have different exit codes.
 #[test]
 fn take_the_same_options_and_end_alike() {
     let lab = Lab::new();
@@ -619,8 +617,8 @@ fn take_the_same_options_and_end_alike() {
 }
 
 /// Every command must fail if the store is invalid or cannot be reached. A command that works only with lease
-/// files must report invalid usage for a cluster. A command that works only with clusters must report it for
-/// a lease file.
+/// files must reject a cluster as invalid usage. A command that works only with clusters must reject a lease
+/// file in the same way.
 #[test]
 fn fail_alike() {
     const OF_A_FILE: &[&str] =
@@ -635,8 +633,7 @@ fn fail_alike() {
             let lab = fixed();
             fs::write(lab.join("foreign"), "the quick brown fox").unwrap();
             cluster_commands::write_files(&lab);
-            // If the arguments of a case name a store, replace the name with the store that is invalid or
-            // unreachable.
+            // If a case's arguments name a store, name the invalid or unreachable store instead.
             let stores = ["@/leases.redb", "ETCD", "CONSUL", "EMPTY"];
             let own = own.iter().map(|arg| if stores.contains(arg) { store } else { arg });
             let mut args: Vec<&str> = own.collect();

@@ -43,8 +43,7 @@ fn inputs(env: &str) -> Inputs {
     inputs
 }
 
-/// Parses a configuration in the same order of steps as the plugin does. Returns the result as text, or the
-/// errors.
+/// Parses a configuration, following the same steps as the plugin. Returns the result as text, or the errors.
 fn read(bytes: &[u8], inputs: &Inputs) -> Result<String, String> {
     let mut conf = Netconf::decode(bytes).map_err(|e| failure(&e))?;
     let mut out = String::new();
@@ -152,7 +151,8 @@ fn show(c: &Config) -> String {
 const ALWAYS: &[&str] =
     &["version ", "dialect ", "owner: ", "strategy: ", "store: ", "legacy: ", "cleanup: ", "  "];
 
-/// Returns the lines of a result, without those lines that [`ALWAYS`] allows to leave out.
+/// Returns the lines of a result that `out.txt` contains. Lines that [`ALWAYS`] covers are left out if
+/// `base`, the result of `ok/base`, has them too.
 fn differing(out: &str, base: &str) -> String {
     let usual: HashSet<&str> = base.lines().collect();
     let is_usual = |l: &str| usual.contains(l) && ALWAYS.iter().any(|begin| l.starts_with(begin));
@@ -238,7 +238,8 @@ fn golden() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A DEL must search the store, the network and the owner that an ADD with the same configuration uses.
+/// A DEL must look for its lease in the store and network, and under the owner, that an ADD with the same
+/// configuration uses. Otherwise, it would leave the lease behind.
 #[test]
 fn cleanup_agrees_with_config() {
     for case in cases() {

@@ -28,9 +28,9 @@ fn import(lines: &str, store: &str) -> Call {
     Call::sublet().arg("import").arg("jsonl").arg("--store").arg(store).stdin(lines)
 }
 
-/// Returns the records without the details that differ between kinds of stores. These are the order of the
-/// records, the lifetime of records that are not leases, and the boot ID of durable leases. Only a lease file
-/// stores the boot ID of a durable lease.
+/// Returns the records without the details that differ between kinds of stores. These details are the order
+/// of the records, the lifetime of records that are not leases, and the boot ID of durable leases (only a
+/// lease file stores it).
 fn records(lines: &str) -> BTreeSet<String> {
     let record = |line: &str| {
         let mut value: Value = serde_json::from_str(line).unwrap();

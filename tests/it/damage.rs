@@ -35,8 +35,8 @@ struct Patient {
 }
 
 impl Patient {
-    /// Makes a store with this number of leases. The store has also had five other leases, which were freed,
-    /// so the file has unused pages.
+    /// Makes a store with this number of leases. Five more leases are made and freed, so that the file has
+    /// unused pages.
     fn new(leases: usize, persist: Persist) -> Patient {
         let folder = TempDir::new_in("/dev/shm").unwrap();
         let file = folder.path().join("leases.redb");
@@ -80,8 +80,8 @@ impl Patient {
         pages.filter(|(_, page)| page.iter().any(|b| *b != 0)).map(|(n, _)| n).collect()
     }
 
-    /// Makes four calls on a store with these bytes. Returns whether all four were refused, and counts
-    /// whether any was refused.
+    /// Makes four calls on a store with these bytes. Counts the store as refused if any call was refused, and
+    /// as unharmed otherwise. Returns whether all four calls were refused.
     fn try_with(&mut self, bytes: &[u8], name: &str) -> bool {
         let noticed = check::quietly(|| self.used_with(bytes, name));
         *(if noticed > 0 { &mut self.refused } else { &mut self.unharmed }) += 1;
@@ -261,7 +261,7 @@ fn truncated_anywhere() {
 
 const TABLE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("sublet");
 
-/// Changes the versions in a lease file, so that another build of sublet seems to have written it.
+/// Changes the versions in a lease file, as if another build of sublet had written it.
 fn with_schema(file: &Path, version: u8, schema: u8) {
     let database = loop {
         match Database::open(file) {

@@ -1,5 +1,5 @@
 //! Tests CNI 1.1.0 with a main plugin that passes every command on to its IPAM plugin. Debian's main plugins
-//! support only versions up to 1.0.0.
+//! cannot be used, because they support only versions up to 1.0.0.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -1,5 +1,5 @@
-//! Tests paths of stores that do not lead to a readable store. The result must be a single JSON error that
-//! says what to do. sublet must not panic, overwrite a file, or return a wrong address.
+//! Tests store paths that do not lead to a readable store. The result must be a single JSON error that says
+//! what to do. sublet must not panic, overwrite a file, or return a wrong address.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
@@ -36,7 +36,7 @@ fn with_leases() -> Lab {
     lab
 }
 
-/// Returns the path of the lease file that exists: the boot file or the durable file.
+/// Returns the path of the lab's lease file: the boot file if it exists, otherwise the durable file.
 fn file(lab: &Lab) -> PathBuf {
     Some(lab.boot_file()).filter(|file| file.exists()).unwrap_or_else(|| lab.store())
 }
@@ -143,8 +143,8 @@ fn truncated_store() {
     }
 }
 
-/// One byte of a used page is changed. Every call must return a correct result or an error. An owner must get
-/// its own lease, and no other container may get the same address.
+/// Changes one byte of a used page. Every call must then return a correct result or an error. An owner must
+/// get its own lease, and no other container may get the same address.
 #[test]
 fn changed_bytes() {
     let lab = with_leases();
@@ -262,7 +262,7 @@ fn an_answer_that_cannot_be_delivered_is_no_lease() {
     }
     redirected(add(&lab, "discarded"), ">/dev/null").run().silent();
     assert_eq!(lab.list().len(), 1);
-    // The lease of an earlier ADD must stay if the result of a repeated ADD cannot be written.
+    // An earlier ADD's lease must stay if the result of a repeated ADD cannot be written.
     assert_eq!(redirected(add(&lab, "discarded"), ">&-").run().code, Some(1));
     assert_eq!(lab.list().len(), 1);
     // A DEL prints no result, so it must succeed even if standard output is closed.
@@ -282,7 +282,7 @@ fn files_that_are_created_are_the_owners_alone() {
     assert_eq!(mode(&log), 0o600);
 
     let store = lab.store().display().to_string();
-    // sublet must not use a file that a killed process has left.
+    // sublet must not use a file that a killed process has left behind.
     fs::write(lab.join("lines.new"), "half").unwrap();
     fs::set_permissions(lab.join("lines.new"), Permissions::from_mode(0o666)).unwrap();
     let text = |path: &Path| path.display().to_string();

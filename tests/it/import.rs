@@ -1,4 +1,4 @@
-//! Tests `sublet import ecs-ipam` with a bolt file that a real ecs-ipam has written.
+//! Tests `sublet import ecs-ipam` with a bolt file that a real ecs-ipam wrote.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -119,7 +119,7 @@ fn the_agent_goes_on_where_ecs_ipam_stopped() {
 }
 
 /// After an import, a DEL must move the rotation as ecs-ipam does: a freed address is leased again only after
-/// all other addresses.
+/// all other free addresses.
 #[test]
 fn a_del_moves_the_rotation_as_ecs_ipam_does() {
     let lab = Lab::new();
@@ -178,7 +178,7 @@ fn what_is_in_the_way_of_a_conversion_is_left_alone() {
     fs::write(lab.join("eni-ipam.db.bolt"), "precious").unwrap();
     assert!(refused("a file of that name").contains("eni-ipam.db.bolt"));
     fs::remove_file(lab.join("eni-ipam.db.bolt")).unwrap();
-    // The conversion must work even if a killed conversion has left a file.
+    // The conversion must work even if a killed conversion has left a file behind.
     fs::write(lab.join("eni-ipam.db.new"), "half").unwrap();
     fs::hard_link(&file, lab.join("eni-ipam.db.bolt")).unwrap();
     import(&file, &[]).ok();
@@ -212,9 +212,9 @@ fn damaged_bolt_files_are_refused() {
     assert!(!lab.join("nope").exists() && !lab.join("nope.lock").exists());
 }
 
-/// A conversion of a bolt file to a lease file is killed before its last step. With either value of
-/// `persist`, an ADD must not lease anything from another file next to the original one. The next conversion
-/// must complete the work.
+/// If a conversion of a bolt file to a lease file is killed before its last step, the next conversion must
+/// complete the work. With `persist: boot`, an ADD in between must fail. Otherwise, it could lease an address
+/// from the new lease file next to the bolt file.
 #[test]
 fn a_killed_conversion_is_ended_by_the_next() {
     for persist in ["boot", "disk"] {

@@ -92,8 +92,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap()
 }
 
-/// Returns the name of each file in a report of `install` or `uninstall`, and what the command did to the
-/// file.
+/// Returns the name of each file in a report of `install` or `uninstall`, with what the command did to it.
 fn actions(answer: &Answer) -> Vec<(String, String)> {
     let report = answer.ok();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -185,7 +184,7 @@ fn links() {
     assert_eq!(fs::read_link(host.plugin("sublet.old")).unwrap(), elsewhere);
     let answer = host.install(&["--as", "host-local", "--json"]).run();
     check_actions(&answer, &[("sublet", "unchanged"), ("host-local", "unchanged")]);
-    // If a package has made a link to the installed program, the link must stay.
+    // A link that a package has made to the installed program must stay.
     fs::create_dir(host.lab.join("other-bin")).unwrap();
     symlink(host.plugin("sublet"), host.lab.join("other-bin/sublet")).unwrap();
     let to = host.path("other-bin");
@@ -193,7 +192,7 @@ fn links() {
     check_actions(&call.run(), &[("sublet", "unchanged"), ("host-local", "installed")]);
     assert!(is_sublet(&host.lab.join("other-bin/host-local")));
     assert!(host.lab.join("other-bin/sublet").is_symlink());
-    // The folder of the plugins may be a symbolic link.
+    // The plugin folder may be a symbolic link.
     symlink(host.bin(), host.lab.join("link")).unwrap();
     let answer = Call::sublet().args(&["install", "--json", "--to", &host.path("link")]).run();
     check_actions(&answer, &[("sublet", "unchanged")]);
@@ -358,7 +357,7 @@ fn runs_at_the_same_time_wait_for_each_other() {
     assert_eq!(names(&host.bin()), expected);
 }
 
-/// `install` must remove files that a killed run has left, and no other files.
+/// `install` must remove files that a killed run has left behind, and no other files.
 #[test]
 fn unfinished_work_is_removed() {
     let host = Host::new();
@@ -421,8 +420,8 @@ fn host_local_gets_its_leases_before_its_name() {
     check_actions(&uninstall.run(), &[]);
 }
 
-/// A killed `uninstall` has already restored host-local. The next run must complete the work, and must also
-/// export leases that were made in the meantime.
+/// If `uninstall` is killed after it has restored host-local, the next run must complete the work. It must
+/// also export leases that were made in the meantime.
 #[test]
 fn an_unfinished_rollback_is_completed() {
     let host = Host::new();

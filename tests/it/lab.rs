@@ -24,7 +24,7 @@ pub const HOST_LOCAL: &str = "/usr/lib/cni/host-local";
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Fails the test if Debian's host-local is missing. The test is not skipped.
+/// Fails the test if Debian's host-local is missing. Skipping the test would hide that nothing was compared.
 pub fn need_host_local() {
     assert!(
         Path::new(HOST_LOCAL).is_file(),
@@ -107,12 +107,12 @@ impl Lab {
         self.dir.path().join(name)
     }
 
-    /// Returns the path of this folder's subfolder for the key `dataDir` of a configuration.
+    /// Returns the path of the subfolder that configurations use as their `dataDir`.
     pub fn data_dir(&self) -> String {
         self.join("data").display().to_string()
     }
 
-    /// Returns the path of the durable lease file in the `dataDir` of this folder.
+    /// Returns the path of the durable lease file in the lab's `dataDir`.
     pub fn store(&self) -> PathBuf {
         self.join("data/leases.redb")
     }
@@ -223,8 +223,7 @@ impl Call {
         self
     }
 
-    /// Returns a call of `program` with these options, which runs the original program with its arguments.
-    /// For example, `program` is `strace`.
+    /// Returns a call that runs this program under another one, such as `strace`, with these options.
     pub fn under(mut self, program: &str, options: &[&str]) -> Call {
         let own = std::mem::replace(&mut self.program, program.to_owned());
         let mut args: Vec<String> = options.iter().map(|o| (*o).to_owned()).collect();
@@ -248,7 +247,7 @@ impl Call {
         self
     }
 
-    /// Sets the environment variables in an object; `null` removes a variable.
+    /// Sets environment variables from a JSON object; `null` removes a variable.
     pub fn envs(mut self, changes: &Value) -> Call {
         for (name, value) in changes.as_object().into_iter().flatten() {
             match value.as_str() {
@@ -299,7 +298,7 @@ impl Call {
         answer
     }
 
-    /// Waits until a process that [`Call::spawn`] has started ends, even if a signal ends it.
+    /// Waits for a process that [`Call::spawn`] started. Unlike [`Call::run`], accepts that a signal ends it.
     pub fn answer(&self, child: Child) -> Answer {
         let output = child.wait_with_output().unwrap();
         Answer {
@@ -320,7 +319,7 @@ pub struct Answer {
     call: Call,
 }
 
-/// Leaves out the call, because many printed results would repeat it.
+/// Leaves out the call, because it would be repeated in every printed result.
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Answer")
@@ -332,7 +331,7 @@ impl fmt::Debug for Answer {
 }
 
 impl Answer {
-    /// Fails the test with this reason, and prints everything that is known about the result.
+    /// Fails the test with this reason, and prints the call and its whole result.
     #[track_caller]
     pub fn fail(&self, why: impl fmt::Display) -> ! {
         let Call { program, args, env, stdin, dir, .. } = &self.call;
@@ -430,13 +429,13 @@ impl Answer {
         }
     }
 
-    /// Returns the addresses in the result of an ADD with their prefix lengths, in their order. The result
-    /// may have any CNI version.
+    /// Returns the addresses in the result of an ADD with their prefix lengths, in order. The result may have
+    /// any CNI version.
     pub fn ips(&self) -> Vec<String> {
         of_ips(&self.json(), "address", "ip")
     }
 
-    /// Returns the gateways in the result of an ADD, in their order.
+    /// Returns the gateways in the result of an ADD, in order.
     pub fn gateways(&self) -> Vec<String> {
         of_ips(&self.json(), "gateway", "gateway")
     }
@@ -462,7 +461,7 @@ fn of_ips(result: &Value, key: &str, nested: &str) -> Vec<String> {
     }
 }
 
-/// Returns the addresses in a result of any CNI version, without prefix lengths, in their order.
+/// Returns the addresses in a result of any CNI version, without prefix lengths, in order.
 pub fn addresses(result: &Value) -> Vec<String> {
     let bare = |ip: String| ip.split('/').next().unwrap_or_default().to_owned();
     of_ips(result, "address", "ip").into_iter().map(bare).collect()

@@ -1,5 +1,5 @@
 //! Tests the limits of a configuration. A configuration with the maximum number of items must work. With one
-//! item more, it must be refused with an error that names the limit.
+//! more item, it must be refused with an error that names the limit.
 
 use serde_json::{Value, json};
 
@@ -101,8 +101,7 @@ fn excluded_addresses() {
     refused("ADD", &conf, "ipam.exclude has 4097 entries; at most 4096 are allowed");
 }
 
-/// A GC gets a list of all valid attachments. Even for a list of 200,000 attachments, 64 MiB of memory must
-/// be enough.
+/// A GC receives a list of all valid attachments. Even with 200,000 of them, 64 MiB of memory must be enough.
 #[test]
 fn many_attachments_need_little_memory() {
     let lab = Lab::new();

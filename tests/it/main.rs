@@ -1,4 +1,4 @@
-//! Tests of whole programs: they run the binaries in the same way as a container runtime or an operator.
+//! Tests of whole programs. They run the binaries as a container runtime or an operator would.
 //!
 //! A test case that consists of an input and an expected output belongs in a folder in testdata/. The modules
 //! here are for tests with many processes, damaged files or other programs. A test that needs more than the

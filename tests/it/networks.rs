@@ -20,8 +20,8 @@ fn network(lab: &Lab, name: &str) -> Value {
             "type": "sublet",
             "ranges": [[{"subnet": "10.5.0.0/27"}], [{"subnet": "fd05::/64"}]],
             "dataDir": lab.data_dir(),
-            // The test runs a thousand processes on a few processors, so a process may wait long for the
-            // lock. The test checks the leases, not the speed.
+            // The test runs a thousand processes on a few processors, so a process may wait a long time for
+            // the lock. The test checks the leases, not the speed.
             "lockTimeout": "120s"
         }
     })
@@ -54,7 +54,7 @@ fn fifty_networks_with_twenty_runtimes_each() {
             scope.spawn(move || {
                 start.wait();
                 for turn in 0..NETWORKS {
-                    // Let consecutive calls of a runtime use different networks.
+                    // In every turn, make each runtime use a different network.
                     let name = format!("net{}", (turn + runtime * 7) % NETWORKS);
                     let conf = network(lab, &name);
                     let (stays, goes) = (format!("c{runtime}"), format!("gone{runtime}"));

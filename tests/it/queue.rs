@@ -1,5 +1,5 @@
-//! Tests that processes which wait for the store get its lock roughly in the order of their arrival. This
-//! must be true even if processes ahead of them are killed or stopped.
+//! Tests that processes waiting for the store get its lock roughly in the order in which they arrived. This
+//! must hold even if processes ahead of them are killed or stopped.
 
 #![expect(clippy::disallowed_methods, reason = "some events must not happen within a time")]
 

@@ -1,6 +1,6 @@
 //! Checks that the lease of a running container never counts as stale. The test uses a model of two machines
-//! with mount namespaces, processes and containers. In the model, numbers and names are used again as soon as
-//! they are free. The model's machines also change between the check of a stale lease and its release.
+//! with mount namespaces, processes and containers. In the model, numbers and names are reused as soon as
+//! they are free. The machines also change between the check of a stale lease and its release.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,8 +22,8 @@ const STEPS: usize = 10_000;
 const DEVICE: u64 = 4;
 const IDS: u64 = 30;
 
-/// A machine in the model. Like Linux, it assigns the lowest free inode number, and uses process IDs again
-/// after a small number of processes.
+/// A machine in the model. Like Linux, it assigns the lowest free inode number. It reuses process IDs after
+/// only a few processes.
 #[derive(Default)]
 struct Machine {
     inodes: BTreeSet<u64>,
@@ -111,8 +111,8 @@ impl World {
     }
 
     /// Starts a container. `in_window` means that `gc` has checked a lease but not yet freed it. During this
-    /// time, the container must not get the former name and numbers of another container, because sublet
-    /// could not notice this.
+    /// time, the container must not reuse the name and numbers of a former container, because sublet could
+    /// not notice the reuse.
     fn start(&mut self, machine: usize, in_window: bool) {
         let id = format!("m{machine}-{}", self.dice.below(IDS));
         if self.machines[machine].containers.contains_key(&id) {
@@ -328,8 +328,8 @@ fn no_living_container_loses_its_lease() {
         }
     }
     world.verify();
-    // The run proves something only if stale leases were freed, and if events happened between the check and
-    // the release of leases.
+    // The run proves something only if stale leases were freed, and if something happened between the check
+    // of a lease and its release.
     assert!(world.freed > STEPS / 50, "only {} were freed", world.freed);
     assert!(world.proven > world.freed, "nothing ever happened between look and freeing");
 }

@@ -1,4 +1,4 @@
-//! Checks the crates that are compiled into the program: their licenses, and that no crate is present in two
+//! Checks the crates that are compiled into the program: their licenses, and that no crate occurs in two
 //! versions. cargo-deny checks the same and more, but this test also works if cargo-deny is not installed.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -168,9 +168,9 @@ fn a_killed_first_add_is_no_obstacle_on_disk() {
     first_kills("disk");
 }
 
-/// Kills the ADD that creates the store, in each round at a later moment. The killed ADD must leave either
-/// both addresses of the container or none. `list` must work before the ADD is repeated. The repeated ADD
-/// must return the addresses that the killed ADD would have returned.
+/// Kills the ADD that creates the store, a little later in each round. The killed ADD must leave either both
+/// addresses of the container or none. `list` must work before the ADD is repeated. The repeated ADD must
+/// return the addresses that the killed ADD would have returned.
 fn first_kills(persist: &str) {
     const MOMENTS: u32 = 60;
     let usual = usual_time(persist);

@@ -58,8 +58,8 @@ fn pieces<'t>(text: &'t str, between: &'static [char]) -> impl Iterator<Item = &
     text.split(between).map(str::trim).filter(|piece| piece.len() > 4)
 }
 
-/// Returns whether a text contains a piece of a message. The first word of the piece may be missing, because
-/// it may be a name that the text writes elsewhere or replaces with `...`.
+/// Returns whether a text contains a piece of a message. The first word of the piece may be missing: it may
+/// be a name that the text mentions elsewhere or replaces with `...`.
 fn has(text: &str, piece: &str) -> bool {
     text.contains(piece) || piece.split_once(' ').is_some_and(|(_, rest)| text.contains(rest))
 }

@@ -57,7 +57,7 @@ impl Drop for Watch {
     }
 }
 
-/// Waits until `watch` has read the store once. It does not show events from before its first read.
+/// Waits until `watch` has read the store once. It does not show events that happened before its first read.
 fn settled() {
     #[allow(clippy::disallowed_methods, reason = "no event shows that another process waits")]
     std::thread::sleep(Duration::from_millis(700));

@@ -218,8 +218,8 @@ fn the_api_answers_as_its_document_shows() {
     }
 }
 
-/// If a request names a network, the API must return the same rows as the complete list has for that network.
-/// Each field must have the same value as in `sublet list --json`.
+/// If a request names a network, the API must return the rows that the complete list contains for that
+/// network. Each field must have the same value as in `sublet list --json`.
 #[test]
 fn rows_are_the_command_lines() {
     let site = Site::over(&[], scene);
@@ -361,7 +361,7 @@ fn the_api_answers_as_openapi_says() {
     }
 }
 
-/// The pages of a list must together be the whole list. Each filter must work. A filter with an unknown name
+/// The pages of a list must add up to the whole list. Each filter must work. A filter with an unknown name
 /// must cause an error, not an empty list.
 #[test]
 fn lists_have_pages_and_filters() {
@@ -457,7 +457,7 @@ fn answers_are_compressed_for_clients_that_accept_it() {
 }
 
 /// The API and `sublet history --at` must report the same holders of addresses at a given time. The pages of
-/// the API's list must together be the whole list.
+/// the API's list must add up to the whole list.
 #[test]
 fn holders_of_a_time_are_the_command_lines() {
     let site = Site::over(&[], |lab| {
@@ -602,7 +602,7 @@ fn it_is_well_only_if_that_was_checked() {
     assert_eq!((site.get("/healthz").0, attention(&site)), (200, Vec::new()));
 }
 
-/// The status page must report a lease if its network namespace has existed and exists no longer.
+/// The status page must report a lease if its network namespace existed once but no longer does.
 #[test]
 fn a_stale_lease_needs_attention() {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
@@ -632,8 +632,8 @@ fn a_stale_lease_needs_attention() {
     assert!(text.contains("\nsublet_problems{level=\"warning\"} 3\n"), "{text}");
 }
 
-/// A file that an interrupted process has left must be reported as a problem that can be repaired. It must
-/// not count as damage, because all records are intact.
+/// A file that an interrupted process has left behind must be reported as a problem that can be repaired. It
+/// must not count as damage, because all records are intact.
 #[test]
 fn a_leftover_file_is_no_damage() {
     let site = Site::over(&[], |lab| {
@@ -745,8 +745,8 @@ fn the_page_runs_without_the_driver() {
     }
 }
 
-/// If subletd serves several stores, the API must have responses for each of them, and the metrics a label
-/// for each.
+/// If subletd serves several stores, the API must cover all of them, and the metrics must have a label for
+/// each.
 #[test]
 fn several_stores_are_shown() {
     let lab = Lab::new();

@@ -1,5 +1,5 @@
-//! Tests `subletd cleanup` with an imitated dockerd. Addresses that dockerd lists must stay leased, and all
-//! other addresses must be freed. If dockerd's list is incomplete, nothing may be freed.
+//! Tests `subletd cleanup` with a fake dockerd. Addresses that dockerd lists must stay leased, and all other
+//! addresses must be freed. If dockerd's list is incomplete, nothing may be freed.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use super::daemon::{Daemon, subletd, until};
 
-/// Runs an imitated dockerd until the test ends. It responds to `/networks` and `/networks/ID`. If `broken`
-/// is set, it responds to `/networks/ID` with status 500.
+/// Runs a fake dockerd until the test ends. It responds to `/networks` and `/networks/ID`. If `broken` is
+/// set, it responds to `/networks/ID` with status 500.
 pub fn dockerd(socket: &Path, networks: Vec<Value>, broken: bool) {
     let listener = UnixListener::bind(socket).unwrap();
     thread::spawn(move || {
@@ -93,8 +93,8 @@ impl Stage {
         (output.status.success(), String::from_utf8(text).unwrap())
     }
 
-    /// Waits until the leases are old enough to be freed. Cleanup keeps leases that were made in the second
-    /// in which it starts.
+    /// Waits until the leases are old enough to be freed. Cleanup keeps leases that were made in the same
+    /// second in which it starts.
     fn grow_old() {
         let begin = sublet::sys::host::now();
         until("a second", || sublet::sys::host::now() > begin);
@@ -176,7 +176,7 @@ fn frees_nothing_on_half_a_listing() {
 }
 
 /// dockerd 26 and later list the subnet that a network requested (here 0.0.0.0/24, any /24) instead of the
-/// allocated subnet. The pool that the network uses must stay.
+/// allocated subnet. Cleanup must still keep the pool that the network uses.
 #[test]
 fn a_network_that_asked_for_any_block_keeps_its_pool() {
     let any = |addrs: &[&str]| {
@@ -228,8 +228,8 @@ fn a_network_that_asked_for_any_block_keeps_its_pool() {
     }
 }
 
-/// gipam ignored the subnet that a network requested and allocated its next free block, but dockerd lists the
-/// requested subnet. The pool that the network uses must stay.
+/// gipam ignored the subnet that a network requested and allocated its own next free block instead, but
+/// dockerd lists the requested subnet. Cleanup must still keep the pool that the network uses.
 #[test]
 fn a_network_of_gipams_keeps_its_pool() {
     let file = json!({"v4": "192.168.0.0/16", "v4ab": 24, "v6": "2001:db8::/56", "v6ab": 64, "allocated": [
@@ -251,8 +251,8 @@ fn a_network_of_gipams_keeps_its_pool() {
         // that pool stay.
         (vec![network(asked(), Value::Null, &["192.168.0.2"])], [2, 0, 0]),
         (vec![network(asked(), json!({"network": "web"}), &["192.168.0.2"])], [2, 0, 0]),
-        // The requested subnet is the same as the block of another pool by coincidence. This must not protect
-        // that pool.
+        // The requested subnet happens to be the same as another pool's block. This must not protect that
+        // pool.
         (
             vec![network(json!([{"Subnet": "192.168.1.0/24"}]), Value::Null, &["192.168.0.2"])],
             [2, 0, 0],
@@ -287,15 +287,15 @@ fn a_network_of_gipams_keeps_its_pool() {
     }
 }
 
-/// Networks may have been removed while subletd was not running. dockerd activates the plugin again after
-/// subletd has started, and subletd must then clean up once.
+/// Networks may have been removed while subletd was not running. When dockerd activates the plugin after
+/// subletd has restarted, subletd must therefore clean up once.
 #[test]
 fn once_after_an_activation() {
     for (addrs, left) in [(&["10.0.1.5"][..], 7), (&[], 16)] {
         let lab = crate::lab::Lab::new();
         let path = lab.join("docker.sock");
-        // If no network of dockerd has a pool of this store, dockerd may be the wrong one. In this case,
-        // nothing may be freed.
+        // If none of dockerd's networks use a pool of this store, this may be the wrong dockerd. In that
+        // case, nothing may be freed.
         let networks = addrs.iter().map(|addr| network("n1", "10.0.1.0/24", &[addr], "local"));
         dockerd(&path, networks.collect(), false);
         let docker = path.display().to_string();

@@ -1,4 +1,4 @@
-//! Tests many Docker requests at the same time, and a subletd that is killed while it handles requests.
+//! Tests many simultaneous Docker requests, and a subletd that is killed while it handles requests.
 
 use std::collections::BTreeSet;
 use std::os::unix::net::UnixStream;
@@ -168,8 +168,8 @@ fn two_of_them_do_no_harm() {
     assert_eq!(got.iter().collect::<BTreeSet<_>>().len(), 100);
 }
 
-/// subletd is killed (kill -9) under load. Every change that subletd confirmed to a client must stay. For
-/// requests without a response, at most one lease for each client may exist.
+/// subletd is killed (kill -9) under load. Every lease that subletd confirmed to a client must survive. Each
+/// kill may leave at most one more lease per client, for the request that got no response.
 #[test]
 fn killed_under_load() {
     let mut daemon = Daemon::start();

@@ -1,6 +1,6 @@
-//! Tests Docker's IPAM driver. The golden folders in testdata/docker are run twice: with the function
-//! `handle`, and through the socket. Each of the protocol's rules R1 to R21 has a test. Random requests are
-//! compared with a simple model. Cleanup is tested with an imitated dockerd.
+//! Tests Docker's IPAM driver. The golden folders in testdata/docker are run twice: once by calling the
+//! function `handle`, and once through the socket. Each of the protocol's rules R1 to R21 has a test. Random
+//! requests are compared with a simple model. Cleanup is tested with a fake dockerd.
 
 mod clean;
 mod crowd;

@@ -1,5 +1,5 @@
-//! Tests the rules of Docker's IPAM protocol, which were observed with dockerd 20.10 and 29. The name of each
-//! test contains the number of its rule.
+//! Tests the rules of Docker's IPAM protocol, as observed with dockerd 20.10 and 29. The name of each test
+//! contains the number of its rule.
 
 use std::fs;
 use std::io::Write;
@@ -174,7 +174,7 @@ fn r06_a_wait_is_bounded() {
     assert_eq!(client.call(ADDRESS, &request(&pool)).1["Address"], "10.0.0.1/24");
 }
 
-/// subletd must be able to handle every request without dockerd. Only cleanup uses dockerd.
+/// subletd must handle every request without contacting dockerd. Only cleanup contacts dockerd.
 #[test]
 fn r07_no_handler_asks_dockerd() {
     for name in ["api", "pool", "wire", "server/worker", "server/http"] {
@@ -215,8 +215,8 @@ fn r08_is_there_before_dockerd() {
     child.wait().unwrap();
 }
 
-/// subletd must use a socket that another process has opened for it (systemd's protocol). It must also handle
-/// the requests that are already waiting in this socket.
+/// subletd must use a socket that another process has opened for it (systemd's socket activation). It must
+/// also handle the requests that are already waiting on this socket.
 #[test]
 fn r08_takes_a_socket_that_was_opened_for_it() {
     let lab = crate::lab::Lab::new();
@@ -476,7 +476,7 @@ fn r21_is_a_managed_plugin_too() {
     assert_eq!(pure.call(POOL, r#"{"AddressSpace":"G"}"#).0, 200);
 }
 
-/// Undoing a request must free only the lease that the request has made.
+/// Undoing a request must free only the lease that this request made.
 #[test]
 fn an_undo_frees_what_was_made_and_nothing_else() {
     let mut pure = Pure::new();

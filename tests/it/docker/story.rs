@@ -1,9 +1,9 @@
 //! Runs the golden folders in testdata/docker/. Each of them is a list of calls and their expected responses.
 //!
-//! A call is `METHOD BODY` or `METHOD*TIMES BODY`. The latter makes TIMES calls. All their responses must
-//! differ, and the last response is compared. The next line is the expected response: `= JSON` (status 200
-//! and exactly this JSON), `=` (any success), `! TEXT` (a failure with this text), `!` (any failure) or
-//! `!STATUS TEXT`. The line `fresh` starts with a new store.
+//! A call is `METHOD BODY` or `METHOD*TIMES BODY`. The latter makes TIMES calls, whose responses must all
+//! differ; the last one is compared. The next line is the expected response: `= JSON` (status 200 and exactly
+//! this JSON), `=` (any success), `! TEXT` (a failure with this text), `!` (any failure) or `!STATUS TEXT`.
+//! The line `fresh` starts with a new store.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -28,7 +28,7 @@ pub fn settings() -> Settings {
     settings
 }
 
-/// Runs requests with the function `handle` and a store of its own, without a daemon.
+/// Handles requests by calling the function `handle` with its own store, without a daemon.
 pub struct Pure {
     pub driver: Driver,
     pub store: Box<dyn Store>,

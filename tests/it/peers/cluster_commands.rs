@@ -75,8 +75,8 @@ fn node(number: u8, now: u64) -> Facts {
     Facts { node: Node { name: format!("node-{number}"), machine }, ..facts(now) }
 }
 
-/// Fills a store with two nodes of a network that the cluster defines, a freed address, and a reservation. It
-/// also has a kontena-ipam pool that both nodes use.
+/// Fills a store with the leases of two nodes in a network that the cluster defines, a freed address, and a
+/// reservation. It also has a kontena-ipam pool that both nodes use.
 fn fill(store: &Value) {
     let conf = json!({
         "cniVersion": "1.1.0", "name": "pods", "type": "bridge",
@@ -89,7 +89,7 @@ fn fill(store: &Value) {
         let own = [("CNI_CONTAINERID", &*id), ("CNI_ARGS", &*pod)];
         called(&Facts { seed: u64::from(n), ..node(number, now) }, command, &conf, &own);
     };
-    // The machine-id is that of node-1, on which the commands of this test run.
+    // Use the machine-id of node-1, because this test's commands run on that node.
     let here = facts(NOW);
     for n in 0..5 {
         call(2, NOW + u64::from(n), "ADD", n);

@@ -1,8 +1,8 @@
-//! Starts real servers for tests of whole programs: etcd and Consul on loopback, with ports and folders of
-//! their own.
+//! Starts real servers for tests of whole programs: etcd and Consul on loopback, each with its own ports and
+//! folder.
 //!
-//! Invariant: a server ends together with its test, even if the test is killed. If a server cannot be
-//! started, the test fails.
+//! A server always ends together with its test, even if the test is killed. If a server cannot be started,
+//! the test fails.
 
 use std::fs::File;
 use std::io::{Read, Write};

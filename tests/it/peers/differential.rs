@@ -122,7 +122,7 @@ struct Case<'a> {
     number: u64,
     dice: Dice,
     conf: Conf,
-    /// The addresses from which each step chooses the addresses that it requests.
+    /// The addresses that a step may request.
     pool: Vec<String>,
     ours: Lab,
     theirs: Lab,
@@ -139,7 +139,7 @@ struct Step {
     ifname: &'static str,
     args: Option<String>,
     conf: Value,
-    /// The requested addresses. CNI offers three ways to request addresses, and a step uses any of them.
+    /// The requested addresses. CNI offers three ways to request addresses, and a step may use any of them.
     asked: Vec<String>,
 }
 
@@ -306,8 +306,8 @@ impl Case<'_> {
         true
     }
 
-    /// Returns whether host-local refuses arguments that contain a pod's name. sublet accepts them; this
-    /// difference is intended.
+    /// Returns whether host-local refused a step because its arguments contain a pod's name. sublet accepts
+    /// them; this difference is intended.
     fn pod_identity(&self, step: &Step, theirs: &Answer) -> bool {
         let refused = step.args.as_deref() == Some("K8S_POD_NAME=x")
             && theirs.code != Some(0)

@@ -119,7 +119,7 @@ fn call(command: &str, container: &str, conf: &Value) -> Call {
     Call::cni(command, container, conf).env("CNI_ARGS", &args)
 }
 
-/// The leases of successful ADDs, in the form in which [`by_attachment`] returns them.
+/// The leases of successful ADDs, as [`by_attachment`] returns them.
 type Held = BTreeMap<String, Vec<String>>;
 
 #[track_caller]

@@ -157,10 +157,10 @@ fn cleanup_frees_this_hosts_alone() {
         call(daemon, POOL, &ask);
         address(daemon, "kontena");
     }
-    // Lease an address in a pool that only node "two" uses. The imitated dockerd of node "one" does not list
-    // this pool.
+    // Lease an address in a pool that only node "two" uses. The fake dockerd of node "one" does not list this
+    // pool.
     address(&two, call(&two, POOL, &json!({"AddressSpace": "L"}))["PoolID"].as_str().unwrap());
-    // Imitate a dockerd that has no networks.
+    // Fake a dockerd that has no networks.
     let socket = one.lab.join("docker.sock");
     dockerd(&socket, vec![], false);
     let socket = socket.display().to_string();

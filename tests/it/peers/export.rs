@@ -1,4 +1,4 @@
-//! Tests the return from sublet to host-local: sublet exports its leases to folders, and Debian's host-local
+//! Tests going back from sublet to host-local: sublet exports its leases to folders, and Debian's host-local
 //! continues with them.
 
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! Counts how often a call flushes files, if the store already exists.
+//! Counts how often a call on an existing store flushes files.
 
 use sublet::model::Persist;
 
@@ -76,7 +76,8 @@ fn watch_takes_no_lock_while_nothing_changes() {
     let watch = Call::new("timeout").arg("-s").arg("INT").arg("2").arg(crate::lab::SUBLET);
     let watch = watch.arg("watch").arg("--interval").arg("10ms");
     let watch = watch.arg("--store").arg(&lab.store().display().to_string());
-    // On architectures that have open(2), musl opens files with open(2).
+    // Trace both calls: musl opens files with open(2) on architectures that have it, and with openat(2)
+    // elsewhere.
     let (_, trace) = strace(&watch, &["-f", "-e", "trace=?open,openat"]);
     let opened = |end: &str| trace.lines().filter(|line| line.contains(end)).count();
     let (looks, waits) = (opened("leases.redb\""), opened(".lock\""));

@@ -143,7 +143,7 @@ impl Host {
         more.iter().fold(call, |call, arg| call.arg(arg))
     }
 
-    /// Returns the verdict of `gc` about the only lease of a container, and whether `gc` freed this lease.
+    /// Returns `gc`'s verdict on a container's only lease, and whether `gc` freed it.
     fn verdict(answer: &Answer, container: &str) -> (String, bool) {
         let rows = answer.rows();
         let row = rows.iter().find(|r| r["containerID"] == container).unwrap();
@@ -236,7 +236,7 @@ fn an_open_file_and_another_mount_keep_it_too() {
 }
 
 /// If a new network namespace is mounted on the path of an old one, `gc` must not confuse them. It compares
-/// their inodes, which differ unless the kernel uses an inode number again.
+/// their inode numbers, which differ unless the kernel reuses a number.
 #[test]
 fn a_name_and_a_pid_that_are_used_again_prove_nothing() {
     let host = Host::new();
@@ -474,7 +474,7 @@ fn containerd_is_asked() {
 }
 
 fn ctr_does_not_answer(host: &Host, ask: &str) {
-    // This program fails at once. The real ctr would wait several seconds for containerd.
+    // This program replaces ctr and fails at once. The real ctr would wait several seconds for containerd.
     let deaf = host.run.path().join("deaf");
     fs::write(&deaf, "#!/bin/sh\necho 'context deadline exceeded' >&2\nexit 1\n").unwrap();
     run("chmod", &["+x", deaf.to_str().unwrap()]);

@@ -27,7 +27,7 @@ impl Drop for Host {
 }
 
 impl Host {
-    /// Makes a host with containers of these names.
+    /// Makes a host with containers that have these names.
     pub fn new(containers: &[&str]) -> Host {
         // Also create a user namespace, so that the test does not need root.
         let mut holder = Command::new("unshare")

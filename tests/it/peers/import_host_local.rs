@@ -134,8 +134,8 @@ fn host_locals_lock_is_respected() {
     assert_eq!(count(&folders.import(&["--network", "one"]).rows()[0], "taken"), 20);
 }
 
-/// If the leases are imported into a shared set (`--shared`), a network with the same `shared` key must
-/// continue with them.
+/// If the leases are imported into a shared set (`--shared`), a network with the same `shared` key must use
+/// them.
 #[test]
 fn imported_leases_may_be_shared() {
     let folders = Folders::new();

@@ -55,7 +55,7 @@ fn inject(make: &dyn Fn() -> Host, call: &dyn Fn(&Host) -> Call, check: &dyn Fn(
             let done = if fault.contains("KILL") { "killed by SIGKILL" } else { "INJECTED" };
             answer.check(trace.contains(done), format!("not injected: {fault}"));
             check(&host, &fault);
-            // The next run must complete what the interrupted run has begun.
+            // The next run must complete what the interrupted run began.
             call.run().check_success();
         }
     }

@@ -163,7 +163,7 @@ fn kontenas_networks_go_on() {
     call("ReleaseAddress", json!({"PoolID": "kontena", "Address": "10.81.128.0"}));
     let joined = call("RequestPool", json!({"Options": {"network": "kontena"}}));
     assert_eq!(joined["Data"]["com.docker.network.gateway"], "10.81.0.1/16");
-    // By now, n1 has requested the pool twice. When n1 has also released it twice, the addresses of n2 must
+    // By now, n1 has requested the pool twice. After n1 has also released it twice, n2's addresses must
     // remain.
     call("ReleasePool", json!({"PoolID": "kontena"}));
     call("ReleasePool", json!({"PoolID": "kontena"}));

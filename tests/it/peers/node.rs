@@ -147,7 +147,7 @@ impl Node {
     }
 }
 
-/// Checks that each node reports the history of all nodes in order, but only its own counters.
+/// Checks that every node reports the history of all nodes in order, but only its own counters.
 fn tells(server: &Server) {
     let ipam = json!({"subnet": "10.1.2.0/30"});
     let (a, b) = (Node::new("a", "a"), Node::new("b", "b"));
@@ -232,7 +232,7 @@ fn lives(server: &Server) {
     let table = b.sublet(server, &["node", "list"], "").ok();
     assert!(table.trim_start().starts_with("NODE") && table.contains(&a.machine), "{table}");
 
-    // From here on, the test treats machine `a` as lost. Another node releases its leases.
+    // From here on, the test treats machine `a` as lost. Another node releases its leases for it.
     let release = |node: &Node, more: &[&str]| {
         node.sublet(server, &[&["node", "release", "a"], more].concat(), "")
     };

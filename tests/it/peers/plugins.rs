@@ -116,7 +116,7 @@ fn through(main: &Value) {
             }
         }
         runtime.del("a");
-        // Run DEL again. The runtime no longer has a result of the ADD to pass on.
+        // Run DEL again. The runtime no longer has the ADD's result to pass on.
         runtime.del("a");
         let left = by_attachment(&lab.list());
         assert_eq!(left.keys().collect::<Vec<_>>(), ["b/eth0"], "{version}");
@@ -134,8 +134,8 @@ fn through(main: &Value) {
     }
 }
 
-/// If a chained plugin fails, the addresses have already been leased. They must be free after the runtime has
-/// run DEL.
+/// When a chained plugin fails, the addresses have already been leased. They must be free after the runtime
+/// has run DEL.
 fn failing(host: &Host, lab: &Lab, version: &'static str, main: &Value) {
     let broken = json!({"type": "broken"});
     let mut runtime = Runtime::new(host, list(lab, version, main, broken));

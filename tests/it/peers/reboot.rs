@@ -11,8 +11,7 @@ use serde_json::{Value, json};
 
 use crate::lab::{Lab, SUBLET};
 
-/// Runs sublet in a mount namespace in which files or folders of the test are mounted over those of the
-/// system.
+/// Runs sublet in a mount namespace in which the test's files or folders are mounted over the system's.
 pub fn over(mounts: &[(&Path, &str)], env: &[(&str, &str)], args: &[&str], stdin: &str) -> Output {
     let mut script = String::new();
     for (ours, theirs) in mounts {

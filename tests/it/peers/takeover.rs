@@ -1,5 +1,5 @@
-//! Tests that sublet imports the leases of Debian's host-local. host-local has served a network until sublet
-//! replaces it with the same configuration.
+//! Tests that sublet imports the leases of Debian's host-local. host-local serves a network first, and then
+//! sublet replaces it with the same configuration.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

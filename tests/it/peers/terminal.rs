@@ -62,7 +62,7 @@ impl Drop for Screen {
     }
 }
 
-/// Makes a network with an IPv4 /24 and an IPv6 /64, and leases 100 addresses of each.
+/// Makes a network with an IPv4 /24 and an IPv6 /64, and leases 100 addresses from each.
 fn leased() -> Lab {
     let lab = Lab::new();
     let mut small = conf(&lab.data_dir(), "10.4.0.0/24");
@@ -106,7 +106,7 @@ fn a_map_fits_its_screen() {
         assert!(text.contains("\u{2588} leased") && text.contains("\u{2588} free"), "{text}");
         let large = Screen::new(columns, lines, "C.UTF-8", &map(&lab, "--zoom 10.0.0.0/8"));
         let text = large.read("a cell is", false);
-        // The map consists of two squares next to each other.
+        // The map consists of two squares side by side.
         let wide: usize = if lines == 24 { 64 } else { 128 };
         assert_eq!(picture(&text), vec![wide; wide / 4], "{text}");
         assert!(text.contains("network mynet, 10.0.0.0/8"), "the title scrolled away:\n{text}");

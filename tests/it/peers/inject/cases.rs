@@ -30,8 +30,8 @@ pub struct Case {
 /// The container whose ADD is the command of a case.
 pub const SUBJECT: &str = "subject";
 
-/// The address that the next ADD would lease in most cases (round robin), but which is reserved. If a fault
-/// lost the reservation, the ADD would lease this address.
+/// A reserved address. Without its reservation, the next ADD would lease it in most cases (round robin), so
+/// the tests notice if a fault loses the reservation.
 const RESERVED: &str = "10.4.0.4";
 
 impl Case {
@@ -138,7 +138,7 @@ pub fn add_first_of_a_network(persist: &str) -> Case {
     case.reserves("10.4.0.2")
 }
 
-/// An ADD after a reboot. An earlier boot has left boot leases of this network. With `disk`, the durable
+/// An ADD after a reboot. The network still has boot leases from the previous boot. With `disk`, the durable
 /// lease file does not exist yet.
 pub fn add_first_of_a_boot(persist: &str) -> Case {
     let earlier = Case::new("boot").leases(&["a", "b"]).reboot();
@@ -211,8 +211,8 @@ pub fn import_host_local(persist: &str) -> Case {
     case.of(call)
 }
 
-/// An export to host-local when a text file is in the place of host-local's folder, because sublet has
-/// imported the folder.
+/// An export to host-local when a text file has taken the place of host-local's folder, because sublet
+/// imported that folder.
 pub fn export_host_local(persist: &str) -> Case {
     let case = Case::new(persist).host_local(&["a"]).leases(&["b", "c"]);
     let dir = case.lab.data_dir();
@@ -259,7 +259,7 @@ pub fn import_ecs_ipam(persist: &str) -> Case {
     Case { lab, store, call, add: Box::new(add), refusal, alone: false }
 }
 
-/// Returns the call, made in a PID namespace of its own.
+/// Returns the same call, but in its own PID namespace.
 pub fn alone(call: Call) -> Call {
     call.under("unshare", &["--pid", "--fork", "--mount-proc"])
 }

@@ -36,8 +36,8 @@ const EXEMPT: [(&str, &str, &str); 3] = [
     ),
 ];
 
-/// The texts of panics that the standard library may cause: if it cannot get a seed for a hash map, or cannot
-/// start the thread that prints the progress.
+/// The panics that the test accepts, because the standard library causes them: it cannot get a seed for a
+/// hash map, or cannot start the thread that prints the progress.
 const PANICS: [&str; 2] = ["failed to generate random data", "failed to spawn thread"];
 
 /// A command is long if it makes more than this many calls that use the folder. In a long command, only one

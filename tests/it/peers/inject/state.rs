@@ -38,7 +38,7 @@ pub fn state(rows: &[Value], folder: &Path) -> Result<State, String> {
 }
 
 /// Returns the name and the content of each lease file in host-local's folder. Returns nothing if a text file
-/// is in the place of the folder, because sublet has imported the folder.
+/// has taken the folder's place, because sublet imported the folder.
 fn lease_files(folder: &Path) -> Vec<(String, String)> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let files = entries.map(|entry| entry.unwrap().path());

@@ -41,15 +41,15 @@ fn killed_and_cut_everywhere() {
     }
 }
 
-/// A process is killed at a system call of its first ADD. The next process must be able to lease addresses.
-/// The test tries all such calls.
+/// If a process is killed at a system call of its first ADD, the next process must still be able to lease
+/// addresses. The test kills the ADD at calls that change files.
 #[test]
 fn after_a_killed_first_add() {
     for begin in [empty, second_boot] {
         let mut all = Found::default();
         for name in ["ftruncate", "linkat", "unlink", "pwrite64"] {
-            // Each write of a page to a new file has the same effect, so the test tries only every eighth of
-            // them.
+            // Every write of a page to a new file has the same effect, so the test tries only every eighth
+            // write.
             for n in (1..).filter(|n| name != "pwrite64" || n % 8 == 1) {
                 let mut story = begin();
                 if !story.killed_at("ADD", "a", name, n) {

@@ -53,8 +53,8 @@ fn the_flush_after_a_killed_predecessor() {
         let story = killed(next);
         let all = flushes(&story, 1, "leases.redb");
         assert_eq!(all.len(), if next.1 == "e" { 3 } else { 1 });
-        // Without this flush, only a following ADD can lose data, because the DEL of an unknown container
-        // changes nothing.
+        // Without this flush, only an ADD that follows can lose data. A DEL of an unknown container changes
+        // nothing.
         if next.0 == "ADD" {
             let name = format!("the flush before {} {}", next.0, next.1);
             fails(&name, &story.replay(&all[..1], all[0], DEEP));

@@ -17,7 +17,7 @@ use super::trace::Op;
 
 const SECTOR: usize = 512;
 
-/// The maximum number of unflushed states of a sector that the test tries. These are the newest states.
+/// The maximum number of unflushed states to try for each sector. The test tries the newest states.
 const STATES: usize = 3;
 
 type Sector = Rc<[u8; SECTOR]>;
@@ -254,7 +254,7 @@ fn enter(names: &mut BTreeMap<PathBuf, usize>, entry: &Entry) {
     match entry {
         Entry::Put(path, node) => drop(names.insert(path.clone(), *node)),
         Entry::Move(from, to, node) => {
-            // Remove the old name only if no other file has received this name since.
+            // Remove the old name only if no other file has taken it since.
             if names.get(from) == Some(node) {
                 names.remove(from);
             }

@@ -2,8 +2,8 @@
 //!
 //! The test runs the real program, records its file system operations, and then replays them. Each power cut
 //! leaves a different subset of the unflushed changes on the disk. The test opens, reads and writes each
-//! resulting image, as the next process would. `disk` is the model of the disk, `trace` records the operations,
-//! and `store_check` contains the conditions.
+//! resulting image, as the next process would. `disk` is the model of the disk, `trace` records the
+//! operations, and `store_check` contains the conditions.
 
 mod boot;
 mod controls;
@@ -29,10 +29,11 @@ use crate::store_check::{self as check, Truth};
 pub struct Depth {
     /// If there are at most this many combinations, the test tries all of them.
     bound: usize,
-    /// If there are more combinations: whether to try each change alone, and all changes but one, in each
-    /// state.
+    /// Whether, with more combinations than `bound`, the test tries each change alone and all changes but
+    /// one, in each state.
     singles: bool,
-    /// If there are more combinations: the number of random combinations to try in addition.
+    /// With more combinations than `bound`, the number of random combinations that the test tries in
+    /// addition.
     random: usize,
 }
 
@@ -107,7 +108,7 @@ pub struct Story {
 }
 
 impl Story {
-    /// Begins a sequence in an empty folder. `prepare` may write files to the folder first. It returns the
+    /// Begins a sequence in an empty folder. `prepare` may first write files to the folder, and returns the
     /// state that the test expects.
     pub fn new(persist: &'static str, prepare: impl FnOnce(&Lab) -> Truth) -> Story {
         let lab = Lab::new();

@@ -31,8 +31,8 @@ pub enum Op {
     Answer,
 }
 
-/// The system calls that may change something. On architectures that have open(2), musl opens files with
-/// open(2).
+/// The system calls that may change something. musl opens files with open(2) on architectures that have it,
+/// and with openat(2) elsewhere.
 pub const CALLS: &str =
     "mkdir,?open,openat,write,pwrite64,ftruncate,fdatasync,fsync,linkat,rename,unlink";
 
