@@ -383,7 +383,7 @@ pub struct PoolRow {
     /// has recorded a range.
     pub kind: &'static str,
     /// For a Docker pool, its subnet. For any other range that consists of all hosts of a prefix, that
-    /// prefix.
+    /// prefix. Otherwise absent.
     pub subnet: Option<String>,
     /// Gateway of the pool, if it is a shared Docker pool.
     pub gateway: Option<Text<Addr>>,

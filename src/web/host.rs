@@ -86,8 +86,8 @@ impl Stores {
         Answer::json(&json!({ "stores": all.collect::<Vec<_>>() }))
     }
 
-    /// Returns the response of `/metrics`. If there are several stores, each metric has a label that names
-    /// its store.
+    /// Returns the response of `/metrics`. If there are several stores, each store's metrics have a label
+    /// that names the store.
     fn metrics(&self) -> Answer {
         let scrapes: Vec<Scrape> = self.0.iter().map(Scrape::take).collect();
         Answer::of(PROMETHEUS, metrics::text(&scrapes, &counters::now(), host::now()))

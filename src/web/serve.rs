@@ -35,8 +35,9 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// The maximum size of a request's head, in bytes.
 const HEAD: usize = 16 << 10;
 
-/// How many requests are processed at the same time, at most: first for the API, then for `/metrics` and
-/// `/healthz`. The limits are separate, so that a slow API request never delays a scrape or a probe.
+/// The maximum numbers of requests that are processed at the same time: first for the API, then for
+/// `/metrics` and `/healthz`. The limits are separate, so that a slow API request never delays a scrape or a
+/// probe.
 const AT_ONCE: [usize; 2] = [4, 2];
 
 /// The state that all requests share.
