@@ -1,4 +1,4 @@
-//! The fields of leases, events, ranges, nodes, problems and counters, in the form in which users see them.
+//! The fields of leases, events, ranges, nodes, problems and counters, as users see them.
 //!
 //! Tables, `--json`, the JSON API and JSON lines are made from these rows. docs/api.md documents each field.
 //! Invariant: an absent value has no field, and a field has the same name, unit and format everywhere.
@@ -293,7 +293,7 @@ impl<'a> LeaseRow<'a> {
     }
 }
 
-/// Parses the name in the text of a field. The error names the field.
+/// Parses the text of a field as a name. The error names the field.
 pub fn name<T, E>(field: &str, text: &str, new: fn(String) -> Result<T, E>) -> Result<T, String> {
     new(text.to_owned()).map_err(|_| format!("{field:?} is {text:?}, which is not a valid name"))
 }
@@ -382,8 +382,8 @@ pub struct PoolRow {
     /// `network`, `docker`, or `seen`. `seen` is a subnet that is known only from its leases, because no ADD
     /// has recorded a range.
     pub kind: &'static str,
-    /// For a Docker pool, its subnet. For another range, the range in CIDR notation, if it consists of all
-    /// hosts of a prefix.
+    /// For a Docker pool, its subnet. For any other range that consists of all hosts of a prefix, that
+    /// prefix. Otherwise absent.
     pub subnet: Option<String>,
     /// Gateway of the pool, if it is a shared Docker pool.
     pub gateway: Option<Text<Addr>>,
@@ -470,7 +470,7 @@ impl PoolRow {
     }
 }
 
-/// The number of addresses of a network and family, of a pod namespace, or of a node.
+/// The address counts of a network and family, of a pod namespace, or of a node.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct GroupRow {
@@ -513,7 +513,7 @@ pub struct NodeRow {
     /// The machine's /etc/machine-id.
     #[serde(rename = "machineID", skip_serializing_if = "String::is_empty")]
     pub machine_id: String,
-    /// Whether this node is the machine on which the row was made.
+    /// Whether the row was made on this node.
     pub here: bool,
     /// The ID of the boot in which the node last leased an address. Absent if the store is not a cluster.
     #[serde(rename = "bootID")]

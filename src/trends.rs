@@ -1,8 +1,8 @@
 //! Computes how full each range was in the last day, what was allocated and released, and when the range will
 //! be full.
 //!
-//! The values are computed backwards from the current usage and the store's history, so no other data is
-//! stored.
+//! The values are computed backwards from the current usage and the store's history, so nothing else has to
+//! be stored.
 //! Invariant: a trend has no value for a time before the history begins.
 
 use serde::Serialize;

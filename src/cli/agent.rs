@@ -50,8 +50,8 @@ impl Agent {
         let mut collected: Option<Instant> = None;
         let mut refusal = None;
         loop {
-            // Read the state before the files are written. The next check then finds changes that were made
-            // while the files were being written.
+            // Read the state before writing the files, so that the next check detects changes made during the
+            // writing.
             let found = self.install.state();
             if refusal.is_some() || found != installed {
                 let failed = self.restore(call).err().map(|e| explained(&e));
@@ -83,7 +83,7 @@ impl Agent {
         conf.map(drop).context("the configuration was not installed")
     }
 
-    /// Frees stale leases. Prints an error if this fails; the agent tries again at the next search.
+    /// Frees stale leases. If this fails, prints the error; the agent tries again after `--gc-every`.
     fn collect(&self, call: &mut Call<'_>) -> Result<()> {
         let facts = host::facts(call.world.env).named(call.args.node_name.as_deref());
         let facts = Facts { face: Face::Cli, ..facts };

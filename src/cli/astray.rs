@@ -19,8 +19,8 @@ struct Network {
 }
 
 impl Astray {
-    /// Starts a count for these networks. Each item is a network's set of leases, its name and its ranges. A
-    /// network may occur several times, with different ranges.
+    /// Starts counting for these networks. Each item is a network's set of leases, its name and its ranges.
+    /// The same network may occur several times, with different ranges.
     pub fn new(networks: impl IntoIterator<Item = (SetName, String, Vec<Span>)>) -> Astray {
         let mut all: BTreeMap<(String, String), Network> = BTreeMap::new();
         for (set, network, ranges) in networks {
@@ -29,7 +29,7 @@ impl Astray {
         Astray { networks: all }
     }
 
-    /// Counts a container's lease if it lies outside all ranges of its network.
+    /// Counts the lease if a container holds it and its address lies outside all ranges of its network.
     pub fn take(&mut self, lease: &Lease) {
         if !lease.kind.collectable() {
             return;

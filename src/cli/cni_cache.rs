@@ -1,10 +1,10 @@
-//! `sublet import cni-cache`: leases the addresses of running containers again, from the results that libcni
-//! caches.
+//! `sublet import cni-cache`: leases the addresses of running containers again, as recorded in libcni's
+//! cached results.
 //!
 //! Each cached record contains the configuration of its ADD. Without `--store`, this configuration names the
 //! store. To import a record, the command runs an ordinary ADD that requests the addresses in the record.
-//! Invariant: a record whose network namespace is gone leases nothing. If another container holds an address,
-//! that container keeps the address, and the conflict is reported.
+//! Invariant: if a record's network namespace is gone, nothing is leased. If another container holds an
+//! address, that container keeps the address, and the conflict is reported.
 
 use std::ffi::OsString;
 use std::fs;
@@ -150,7 +150,8 @@ impl CniCache {
     }
 
     fn import(&self, record: &Cached, call: &mut Call<'_>) -> Result<Outcome> {
-        // An invalid variable is an error. If it were ignored, the command could use the wrong store.
+        // A variable that is not valid UTF-8 is an error. If it were ignored, the command could use the wrong
+        // store.
         let variable = |name| match (call.world.env)(name).map(OsString::into_string) {
             Some(Err(_)) => Err(anyhow!("the value of {name} is not valid UTF-8")),
             found => Ok(found.and_then(Result::ok)),

@@ -53,7 +53,7 @@ pub fn persist(text: &str) -> Result<Persist, String> {
     }
 }
 
-/// The maximum number of entries that are printed of each list.
+/// The maximum number of entries to print from each list.
 const SHOWN: usize = 20;
 
 impl Copy {

@@ -121,7 +121,7 @@ fn examine(open: &mut OpenStore) -> Result<(Vec<Problem>, Checked)> {
 }
 
 /// Returns a problem for each network that has leases outside the ranges of its last ADD. Also returns the
-/// number of all leases except reservations.
+/// total number of leases, not counting reservations.
 fn moved_away(open: &mut OpenStore) -> Result<(Vec<Problem>, usize)> {
     // Skip the network of ECS tasks. Each task has its own configuration, with or without IPv6, so the last
     // ADD does not describe the ranges of the other tasks.
@@ -169,7 +169,7 @@ fn nearly_full(usage: &Usage) -> Option<Problem> {
     })
 }
 
-/// Prints the problems, each with its advice. If this run repairs a problem, the advice is left out.
+/// Prints the problems, each with advice, except for the problems that this run repairs.
 fn print(problems: &[Problem], repairs: bool, call: &mut Call<'_>) -> Result<()> {
     for Problem { place, what, advice, repairable, .. } in problems {
         let mut text = format!("{}: {}", visible(place), visible(what));

@@ -58,7 +58,7 @@ struct Report<'a> {
     /// Whether the range is draining now.
     draining: bool,
     /// The number of leases in the range that were freed in the last hour, according to the history. Absent
-    /// if the history has no event of the range.
+    /// if the history has no events for the range.
     #[serde(skip_serializing_if = "Option::is_none")]
     freed_last_hour: Option<usize>,
     /// The containers' leases in the range.
@@ -107,8 +107,8 @@ impl Drain {
         if self.undo || left.is_empty() { Ok(()) } else { Err(ProblemsFound.into()) }
     }
 
-    /// Waits until no lease remains, or until standard output has no reader. Reports the number of leases on
-    /// standard error each time that it changes.
+    /// Waits until no lease remains, or until standard output has no reader. Each time the number of leases
+    /// changes, prints it on standard error.
     fn wait(
         &self,
         open: &mut OpenStore,
@@ -149,8 +149,8 @@ fn remaining(open: &mut OpenStore, set: &SetName, span: Span) -> Result<Vec<Leas
     open.leases(&is_left)
 }
 
-/// Returns the number of containers' leases in a range that were freed in the last hour; `None` if the
-/// history has no event of the range.
+/// Returns how many containers' leases in a range were freed in the last hour; `None` if the history has no
+/// events for the range.
 fn freed_last_hour(open: &mut OpenStore, set: &SetName, span: Span) -> Result<Option<usize>> {
     let events = open.store.history(&open.cx, &mut |event| {
         event.set == *set && span.contains(event.addr) && event.kind.collectable()

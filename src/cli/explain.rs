@@ -90,7 +90,7 @@ impl Explain {
             },
         };
         let cx = call.world.facts.context();
-        // The grace period is 0 seconds: leases of any age are examined, because this command frees nothing.
+        // Examine leases of any age: a grace period is not needed, because this command frees nothing.
         let evidence = liveness::evidence(&leases, &cx, 0, true, Vec::new());
         let verdicts = stale::assess(&leases, &evidence);
         let all = open.usage(None)?;

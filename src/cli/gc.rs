@@ -77,7 +77,7 @@ pub(super) fn seconds(text: &str) -> Result<u64, String> {
 }
 
 impl Gc {
-    /// Returns the options of a `sublet gc` that uses network namespaces as evidence, and frees stale leases
+    /// Returns the options for a `sublet gc` that uses network namespaces as evidence and frees stale leases
     /// without asking.
     pub(super) fn unattended(grace: u64) -> Gc {
         Gc {
@@ -96,8 +96,8 @@ impl Gc {
 
     pub(super) fn run(&self, call: &mut Call<'_>) -> Result<()> {
         let mut open = call.open()?;
-        // Do not examine the leases of other machines. A cluster may have hundreds of thousands of them, and
-        // only their own machines can examine them.
+        // Skip the leases of other machines: a cluster may have hundreds of thousands, and each can be
+        // examined only on its own machine.
         let machine = open.cx.node.machine.clone();
         let elsewhere = Cell::new(0_usize);
         let wanted = |l: &Lease| {
@@ -196,8 +196,8 @@ impl Gc {
         call.confirm(&format!("free {}", number_of(lost, "stale lease")))
     }
 
-    /// Returns the first word of the line for a lease; `None` for the lease of a running container, which is
-    /// not printed.
+    /// Returns the word that begins a lease's line; `None` for a running container's lease, which is not
+    /// printed.
     fn word(&self, verdict: &Liveness, done: bool) -> Option<&'static str> {
         match verdict {
             Liveness::Alive(_) => None,

@@ -100,7 +100,7 @@ impl History {
     }
 }
 
-/// Returns the last event of each address, for all addresses that have a holder after that event.
+/// Returns the last event of each address, but only if the address has a holder after that event.
 fn held(events: Vec<Event>) -> Vec<Event> {
     let mut last = BTreeMap::new();
     for event in events {

@@ -1,4 +1,4 @@
-//! `sublet import`: imports leases of another program.
+//! `sublet import`: imports another program's leases.
 //!
 //! Invariant: a second run changes nothing. Each lease that is not imported is reported with the reason.
 

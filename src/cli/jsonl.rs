@@ -1,9 +1,8 @@
 //! `sublet export jsonl` and `sublet import jsonl`: convert a store to text and back.
 //!
 //! This module reads and writes lines. [`crate::migrate::jsonl`] defines the content of a line.
-//! Invariant: an import from a file reads the file twice: the first time, it only checks the records, and the
-//! second time, it writes them. An import from standard input writes the records as it reads them. The text
-//! is never in memory as a whole.
+//! Invariant: an import from a file reads the file twice, once to check the records and once to write them.
+//! An import from standard input writes the records as it reads them. The whole text is never in memory.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
@@ -20,7 +19,7 @@ use crate::migrate::copy::Copier;
 use crate::migrate::jsonl;
 use crate::sys::files;
 
-/// The maximum length of a line, in bytes. The longest lines are pools that many nodes use.
+/// The maximum length of a line, in bytes. The longest lines describe pools that many nodes use.
 const LONGEST: u64 = 16 << 20;
 
 #[derive(Debug, Args)]
@@ -91,7 +90,7 @@ impl Import {
         Ok(writeln!(call.stdout, "{verb} {} into {}", number_of(moved, "record"), open.place)?)
     }
 
-    /// Passes the records in all lines to `copier`.
+    /// Passes the record in each line to `copier`.
     fn push(&self, name: &str, input: &mut dyn BufRead, copier: &mut Copier<'_>) -> Result<()> {
         let mut number = 0_usize;
         while let Some(line) = next(input).with_context(|| format!("cannot read {name}"))? {

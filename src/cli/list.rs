@@ -104,7 +104,7 @@ impl Column {
     }
 }
 
-/// The leases that have been read, to be sorted by a column.
+/// The leases read so far, which will be sorted by a column.
 struct Sorted {
     column: Column,
     leases: Vec<Sortable>,
@@ -176,7 +176,7 @@ impl List {
 }
 
 /// The number of rows in a page of a table. Column widths are determined page by page: if a later page has a
-/// wider cell, the column is wider from that page on.
+/// wider cell, the column becomes wider on that page.
 const PAGE: usize = 1000;
 
 /// Prints leases as they are read.

@@ -150,7 +150,7 @@ pub struct Terminal<'a> {
     pub screen: Screen,
 }
 
-/// The environment and the host, as inputs of the program.
+/// The environment and the host, as inputs to the program.
 #[derive(Clone, Copy)]
 pub struct World<'a> {
     /// The environment variables.
@@ -159,7 +159,7 @@ pub struct World<'a> {
     pub facts: &'a Facts,
 }
 
-/// Returns all commands with their options and texts. Man pages and completions are generated from them.
+/// Returns all commands with their options and help texts. Man pages and completions are generated from them.
 pub fn definition() -> clap::Command {
     Cli::command()
 }
@@ -167,8 +167,8 @@ pub fn definition() -> clap::Command {
 /// Runs the command line and returns the exit code. If the command panics, prints the panic on one line and
 /// returns exit code 1.
 pub fn run(args: Vec<OsString>, world: World<'_>, terminal: &mut Terminal<'_>) -> u8 {
-    // `AssertUnwindSafe` is correct: a panic drops the command's own values, and afterwards only the terminal
-    // is used.
+    // `AssertUnwindSafe` is correct: a panic drops everything that the command owns, and afterwards only the
+    // terminal is used.
     let done = catch_unwind(AssertUnwindSafe(|| serve(args, world, terminal)));
     done.unwrap_or_else(|payload| fail(terminal, &anyhow!(panic::explain(&*payload).msg)))
 }
@@ -290,7 +290,7 @@ fn report_error(stderr: &mut dyn Write, screen: &Screen, error: &anyhow::Error) 
     let _ = writeln!(stderr, "{} {text}", screen.paint(Tone::Bad, "sublet:"));
 }
 
-/// The error of a command that found problems and has already reported them.
+/// The error of a command that has found problems and already reported them.
 #[derive(Debug, thiserror::Error)]
 #[error("problems were found")]
 struct ProblemsFound;
@@ -360,7 +360,7 @@ impl Call<'_> {
     }
 }
 
-/// Returns whether a character needs escaping: a terminal could interpret it, and serializers leave it
+/// Returns whether a character needs escaping, because a terminal could interpret it and serializers leave it
 /// unescaped.
 fn is_raw(c: char) -> bool {
     !c.is_ascii() && (c.is_control() || screen::steers(c))
@@ -397,8 +397,8 @@ fn escaped(json: &str) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
-/// Formats an array of rows. [`Rows::drain`] writes the text in parts, so that it is never in memory as a
-/// whole.
+/// Formats an array of rows. [`Rows::drain`] writes the text in parts, so that the whole text is never in
+/// memory.
 struct Rows {
     format: Format,
     text: Vec<u8>,

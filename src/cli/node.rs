@@ -77,8 +77,8 @@ impl Release {
                 open.place
             )));
         }
-        // Without a boot ID in the context, leases of earlier boots are counted, too, because the release
-        // also frees them.
+        // Leave out the boot ID, so that leases of earlier boots are counted too: the release also frees
+        // them.
         let cx = Context { boot: None, ..open.cx.clone() };
         let Some(row) = rows(&mut open, &cx)?.into_iter().find(|row| row.node == *name) else {
             return Err(anyhow!(

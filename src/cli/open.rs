@@ -1,4 +1,4 @@
-//! Opens the store for a command, and contains the queries that several commands use.
+//! Opens the store for a command, and provides the queries that several commands use.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -117,7 +117,7 @@ impl Call<'_> {
         Ok(if ecs && !usual { ECS_DEFAULT } else { DEFAULT })
     }
 
-    /// Opens the store in the value of an option: a file, or a cluster as JSON.
+    /// Opens the store that an option's value names: a file, or a cluster as JSON.
     pub fn open_named(&mut self, named: &OsStr, option: &str) -> Result<OpenStore> {
         let Some(json) = cluster(named) else {
             return self.open_file(PathBuf::from(named), Persist::Boot);
@@ -192,12 +192,12 @@ impl OpenStore {
         anyhow!("lease store {} does not exist; name a different file with `--store`", self.place)
     }
 
-    /// Returns the context for commands on this lease. In a cluster, the context has the node of the lease.
+    /// Returns the context for commands on this lease. In a cluster, the context names the lease's node.
     pub fn cx_for(&self, lease: &Lease) -> Context {
         if !self.is_cluster() || lease.node == self.cx.node {
             return self.cx.clone();
         }
-        // The boot ID of another node is unknown on this machine.
+        // This machine does not know another node's boot ID.
         Context { node: lease.node.clone(), boot: None, ..self.cx.clone() }
     }
 

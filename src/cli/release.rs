@@ -80,8 +80,8 @@ impl Release {
     /// set. Also fails if one of the leases is a reservation, and `--reservation` is not set.
     fn check(&self, name: &str, found: &[Lease]) -> Result<()> {
         let networks: BTreeSet<&str> = found.iter().map(shown_network).collect();
-        // A container may have leases in several networks, because the command asks about each of these
-        // leases (unless `--yes` is set). An address that is leased in several networks is ambiguous.
+        // A container may have leases in several networks: without `--yes`, the command asks about each of
+        // these leases. An address that is leased in several networks is ambiguous.
         if networks.len() > 1 && (self.yes || name.parse::<Addr>().is_ok()) {
             let networks: Vec<&str> = networks.into_iter().collect();
             return Err(anyhow!(

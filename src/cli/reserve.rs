@@ -1,5 +1,5 @@
-//! `sublet reserve` and `sublet unreserve`: reserve addresses, so that they are never allocated, and end
-//! reservations.
+//! `sublet reserve` and `sublet unreserve`: begin and end reservations. A reserved address is never
+//! allocated, except to the pod or container for which it is reserved.
 //!
 //! Invariant: either all named addresses are reserved, or none. If the addresses do not fit into one
 //! transaction of a cluster, the command uses several transactions. If one fails, the command undoes the

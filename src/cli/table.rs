@@ -1,5 +1,5 @@
-//! Formats tables so that they fit on the screen. Cells can have a color. Some columns can be shortened, and
-//! the last columns can be left out.
+//! Formats tables so that they fit on the screen: shortens columns and, if necessary, leaves out the last
+//! ones. Cells can have a color.
 //!
 //! Invariant: no line is wider than the screen, unless the screen is too narrow for two columns.
 
@@ -80,14 +80,14 @@ impl<'a, T> Table<'a, T> {
         self
     }
 
-    /// Returns the lines of the table, each with its newline; an empty string if there is no row.
+    /// Returns the lines of the table, each with its newline; an empty string if there are no rows.
     pub fn render(self, screen: &Screen) -> String {
         self.render_page(screen, &mut Vec::new())
     }
 
-    /// Returns the lines of one page of a long table. Only the first page has the heading. `before` has the
-    /// column widths of the previous page; the columns of this page are at least as wide. `before` is
-    /// updated.
+    /// Returns the lines of one page of a long table. Only the first page has the heading. `before` contains
+    /// the column widths of the previous page. This page's columns are at least as wide, and `before` is set
+    /// to their widths.
     pub fn render_page(self, screen: &Screen, before: &mut Vec<usize>) -> String {
         let columns = &self.columns;
         let head = columns.iter().map(|column| cell(column.title).toned(Tone::Head)).collect();

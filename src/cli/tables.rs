@@ -18,8 +18,8 @@ pub fn number_of(n: usize, noun: &str) -> String {
     format!("{n} {noun}{ending}")
 }
 
-/// Returns a lease in the form for messages and questions: its address and network, then its holder with the
-/// pod first. `more` is appended to the holder.
+/// Formats a lease for messages and questions: its address and network, then its holder with the pod first.
+/// `more` is appended to the holder.
 pub fn named(lease: &Lease, more: &str) -> String {
     let row = LeaseRow::new(lease);
     let container = row.id.as_ref().or(row.container_id.as_ref()).or(row.endpoint.as_ref());
@@ -38,7 +38,7 @@ fn first(names: &[&Option<Str<'_>>]) -> Cell {
     cell(short(names.iter().find_map(|name| name.as_deref()).unwrap_or_default()))
 }
 
-/// Makes the cell for the kind of a lease. Kinds without a container are highlighted.
+/// Makes the cell for the kind of a lease. Kinds that have no container are highlighted.
 fn kind(row: &LeaseRow<'_>) -> Cell {
     if row.draining {
         return cell(format!("{}, draining", row.kind)).toned(Tone::Odd);
@@ -57,8 +57,8 @@ struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    /// Groups the leases into lines. Reservations of consecutive addresses with equal other fields form one
-    /// line.
+    /// Groups the leases into lines. Reservations of consecutive addresses form one line if their other
+    /// fields are equal.
     fn all(leases: &'a [Lease], draining: &[Draining]) -> Vec<Line<'a>> {
         let mut lines: Vec<Line<'a>> = Vec::new();
         for lease in leases {
@@ -94,8 +94,8 @@ pub fn listed<'a>(lease: &'a Lease, draining: &[Draining]) -> LeaseRow<'a> {
     LeaseRow { draining: is_draining, ..LeaseRow::new(lease) }
 }
 
-/// Formats a page of leases. `wide` adds columns. `widths` has the column widths of the previous page, and is
-/// updated.
+/// Formats a page of leases. `wide` adds columns. `widths` contains the column widths of the previous page,
+/// and is updated for the next page.
 pub fn leases(
     leases: &[Lease],
     draining: &[Draining],
@@ -175,7 +175,7 @@ pub fn nodes(rows: &[NodeRow], screen: &Screen) -> String {
         .render(screen)
 }
 
-/// Formats the usage of ranges. Returns an empty string if there is no range.
+/// Formats the usage of ranges. Returns an empty string if there are no ranges.
 pub fn usage(rows: &[PoolRow], screen: &Screen) -> String {
     let mut table = Table::of(rows)
         .text("NETWORK", 8, |row| cell(&row.network))
@@ -203,8 +203,8 @@ pub fn usage(rows: &[PoolRow], screen: &Screen) -> String {
     table.render(screen)
 }
 
-/// Formats ranges with the allocations and releases of the last hour. Returns an empty string if there is no
-/// range.
+/// Formats ranges with the allocations and releases of the last hour. Returns an empty string if there are no
+/// ranges.
 pub fn rates(rows: &[PoolRow], screen: &Screen) -> String {
     Table::of(rows)
         .text("NETWORK", 8, |row| cell(&row.network))
@@ -223,8 +223,8 @@ pub fn rates(rows: &[PoolRow], screen: &Screen) -> String {
         .render(screen)
 }
 
-/// Formats the addresses of networks, namespaces or nodes under this title. Returns an empty string if there
-/// are no rows.
+/// Formats the address counts of networks, namespaces or nodes under this title. Returns an empty string if
+/// there are no rows.
 pub fn groups(rows: &[GroupRow], title: &'static str, screen: &Screen) -> String {
     let table = Table::of(rows).text(title, 8, |row| cell(row.name().unwrap_or("(none)")));
     if rows.iter().all(|row| row.size.is_none()) {

@@ -1,4 +1,4 @@
-//! `sublet top`: shows repeatedly how full ranges are and how fast they fill up, the fullest range first.
+//! `sublet top`: repeatedly shows how full ranges are and how fast they fill up, the fullest range first.
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ impl Top {
         Ok(())
     }
 
-    /// Returns the rows of the ranges, with the fullest first.
+    /// Returns the rows of the ranges, fullest first.
     fn rows(&self, open: &mut OpenStore) -> Result<Vec<PoolRow>> {
         let usage = open.usage(self.network.as_deref())?;
         if usage.is_empty() {

@@ -48,10 +48,9 @@ pub(super) fn interval(text: &str) -> Result<Duration, String> {
 /// Where the command finds new events.
 enum Source {
     /// In the history. The fields are the time of the newest event that has been read, in seconds, and all
-    /// events of that second that have been read.
+    /// events read so far from that second.
     History(Timestamp, Vec<Event>),
-    /// In the differences between the current leases and the leases of the last check, which are in this
-    /// field.
+    /// In the differences between the current leases and those of the last check, which this field contains.
     Leases(Leases),
 }
 
@@ -152,9 +151,9 @@ fn new_events(
     Ok(fresh(events, last, seen))
 }
 
-/// Returns the events that are not in `seen`. More events may still be written in the newest second.
-/// Therefore `last` is set to that second, and `seen` to all its events so far. Equal events are in `seen`
-/// several times.
+/// Returns the events that are not in `seen`. More events may still be written in the newest second, so
+/// `last` is set to that second, and `seen` to all its events so far. An event that occurred several times is
+/// in `seen` several times.
 fn fresh(events: Vec<Event>, last: &mut Timestamp, seen: &mut Vec<Event>) -> Vec<Event> {
     let mut known = std::mem::take(seen);
     let newest = events.iter().map(|event| event.time).max().unwrap_or(*last);
@@ -174,7 +173,7 @@ fn fresh(events: Vec<Event>, last: &mut Timestamp, seen: &mut Vec<Event>) -> Vec
     new
 }
 
-/// Returns the allocations and releases between two checks, in the order of set and address.
+/// Returns the releases and then the allocations between two checks, each in the order of set and address.
 fn differences(before: &Leases, now: &Leases, time: Timestamp) -> Vec<Event> {
     let event = |lease: &Lease, what, time| Event::of(lease, what, Face::default(), time);
     let same = |a: &Lease, b: &Lease| a.owner == b.owner && a.time == b.time;

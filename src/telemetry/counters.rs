@@ -11,7 +11,7 @@ use std::time::Duration;
 pub const BOUNDS: [f64; 12] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
 
-/// The distribution of some durations.
+/// A distribution of durations.
 #[derive(Clone, Debug)]
 pub struct Histogram {
     /// For each bucket, the number of durations that are above the previous bound and not above the bucket's
@@ -69,7 +69,7 @@ pub fn conflict() {
     counters().conflicts += 1;
 }
 
-/// Counts that a store did not respond or was damaged.
+/// Counts a failure: a store did not respond or was damaged.
 pub fn failure() {
     counters().failures += 1;
 }

@@ -130,7 +130,7 @@ pub fn pools(text: &mut Text, usage: &[Usage]) {
     one(OUTSIDE, "Leased addresses in a range that are not allocatable.", &|u| u.outside);
 }
 
-/// Writes the metrics about the store's counters of requests.
+/// Writes the store's request counters.
 pub fn requests(text: &mut Text, counters: &[Counter]) {
     if counters.is_empty() {
         return;

@@ -81,7 +81,7 @@ pub struct Usage {
     pub gap: Option<Span>,
 }
 
-/// Counts the addresses in use in each range. The caller passes the addresses one after the other.
+/// Counts the addresses in use in each range. The caller passes the addresses one by one.
 #[derive(Debug, Default)]
 pub struct Meter {
     all: Vec<Gauge>,
@@ -271,8 +271,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Compares the result with a count that goes through all addresses one by one. Some ranges overlap,
-        /// as the ranges of networks with a common set do.
+        /// Compares the result with a count that goes through all addresses one by one. Some of the ranges
+        /// overlap, as those of networks with a common set may.
         #[test]
         fn the_numbers_are_right(
             ranges in prop::collection::vec((0..40_u128, 1..30_u128, prop::collection::vec(0..70_u128, 0..5)), 1..5),

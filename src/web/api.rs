@@ -90,8 +90,8 @@ pub fn read(
     }
     let host = headers.get(header::HOST).map_or(Some(""), |value| value.to_str().ok());
     if !host.is_some_and(|host| is_ours(host, names)) {
-        // The owner of another site can let its host name resolve to this server (DNS rebinding). The scripts
-        // of that site could then read all leases.
+        // The owner of another site can make its host name resolve to this server (DNS rebinding). That
+        // site's scripts could then read all leases.
         let text = "unknown host name in the request; use an IP address, localhost, or a name that \
                     `--http-name` allows";
         return Err((StatusCode::MISDIRECTED_REQUEST, text.into()));

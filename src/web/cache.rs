@@ -1,4 +1,4 @@
-//! Caches what the page and its API show of a store, and sets how old each cached value may be.
+//! Caches the data of a store that the page and its API show, and defines how old each cached value may be.
 //!
 //! Invariants: A single thread reads the store, one request after the other, regardless of the number of
 //! clients. A request for a cached value never waits longer than its time limit. Lists of leases stay in
@@ -26,9 +26,9 @@ use crate::sys::host;
 use crate::telemetry::counters;
 use crate::trends::Trends;
 
-/// How long a snapshot (the lease counts and the lists of leases) counts as fresh, at least.
+/// The minimum time for which a snapshot (the lease counts and the lists of leases) counts as fresh.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long the cached problems and trends of a store count as fresh, at least.
+/// The minimum time for which the cached problems and trends of a store count as fresh.
 const SLOW_FRESH: Duration = Duration::from_secs(60);
 /// How long cached leases stay in memory after the last request for them.
 const IDLE: Duration = Duration::from_secs(30);
@@ -41,9 +41,9 @@ pub const BRIEF: Duration = Duration::from_secs(2);
 /// How long `/metrics` and `/healthz` wait for the lock of a lease file. Another reader holds the lock for at
 /// most this long.
 const HOLD: Duration = Duration::from_millis(10);
-/// The most problems that are listed. Further problems are only counted.
+/// The maximum number of problems that are listed. Further problems are only counted.
 const MOST_PROBLEMS: usize = 1_000;
-/// The most events that are listed for an address: the newest ones.
+/// The maximum number of events that are listed for an address: the newest ones.
 const MOST_EVENTS: usize = 1_000;
 
 /// A store and the values that were read from it.
@@ -57,7 +57,7 @@ pub struct Cache {
     trends: Arc<Slot<Trends>>,
     /// The queue of the thread that reads the store.
     jobs: mpsc::Sender<Job>,
-    /// The most bytes of rows that each list keeps in memory.
+    /// The maximum size of the rows that each list keeps in memory, in bytes.
     room: usize,
 }
 
@@ -278,8 +278,8 @@ impl Cache {
             let mut events = store.history(cx, &mut |event| event.addr == addr)?;
             events.reverse();
             events.truncate(MOST_EVENTS);
-            // Examine leases within the grace period too, because this only reports evidence and frees
-            // nothing.
+            // Examine leases within the grace period too, because this request only reports evidence and
+            // frees nothing.
             let evidence = liveness::evidence(&leases, cx, 0, true, Vec::new());
             let liveness = stale::assess(&leases, &evidence);
             Ok(Address { leases, liveness, events })
@@ -294,7 +294,7 @@ impl Cache {
         let reader = self.reader.clone();
         let (answer, wait) = mpsc::channel();
         self.start(Box::new(move || {
-            // Sending fails if the requesting thread no longer waits; the result is not needed then.
+            // Sending fails if the requesting thread is no longer waiting. It does not need the result then.
             let _ = answer.send(caught(|| reader.read(question)));
         }));
         wait.recv().unwrap_or_else(|_| {

@@ -1,4 +1,4 @@
-//! The open connections of the page's server, and which connection is closed when there are too many.
+//! Tracks the open connections of the page's server, and chooses which to close when there are too many.
 //!
 //! Invariant: at most [`AT_ONCE`] connections are open, and the responses that are being sent have at most
 //! [`MOST_SENT`] bytes in total. Beyond these limits the oldest idle or slow connection is closed, so such

@@ -55,7 +55,7 @@ impl Address {
 pub struct Stores(Vec<Cache>);
 
 impl Stores {
-    /// Creates a cache for each store. The caches share the memory for rows ([`ROOM`]) in equal parts.
+    /// Creates a cache for each store. The caches share the memory for rows ([`ROOM`]) equally.
     pub fn new(stores: Vec<(StoreSpec, Context)>) -> std::io::Result<Stores> {
         let room = ROOM / stores.len().max(1);
         let caches = stores.into_iter().map(|(store, cx)| Cache::new(store, cx, room));
@@ -86,8 +86,8 @@ impl Stores {
         Answer::json(&json!({ "stores": all.collect::<Vec<_>>() }))
     }
 
-    /// Returns the response of `/metrics`. If there are several stores, a label of each metric names its
-    /// store.
+    /// Returns the response of `/metrics`. If there are several stores, each store's metrics have a label
+    /// that names the store.
     fn metrics(&self) -> Answer {
         let scrapes: Vec<Scrape> = self.0.iter().map(Scrape::take).collect();
         Answer::of(PROMETHEUS, metrics::text(&scrapes, &counters::now(), host::now()))

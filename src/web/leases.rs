@@ -4,7 +4,7 @@
 //! rows are read from the store.
 //!
 //! Invariants: A page has at most [`MOST_ROWS`] rows and about [`MOST_BYTES`] bytes. The cursor of the next
-//! page is a row, not an index, so no row appears twice if the store changes between two pages.
+//! page is a row, not an index, so no row appears twice even if the store changes between two pages.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher;
@@ -20,21 +20,21 @@ use crate::net::Addr;
 use crate::rows::{CoolingRow, LeaseRow, Time};
 use crate::store::Store;
 
-/// The most bytes of lease rows that all stores together keep in memory: about 70,000 leases. Cooling
-/// addresses have their own limit of the same size.
+/// The maximum size of the lease rows that all stores together keep in memory, in bytes: about 70,000 leases.
+/// Cooling addresses have their own limit of the same size.
 pub const ROOM: usize = 15 << 20;
 /// The maximum number of rows of a page.
 pub const MOST_ROWS: usize = 10_000;
 /// A page ends with the first row that makes it larger than this, in bytes.
 const MOST_BYTES: usize = 512 << 10;
 
-/// Rows as text, in the order of the store: by set and address. Each row is a separate allocation. Freeing
-/// one large block for all rows would leave a hole of its size in the heap.
+/// Rows as text, in the order of the store: by set and address. Each row is a separate allocation, because
+/// freeing one large block for all rows would leave a hole of its size in the heap.
 #[derive(Default)]
 struct Rows {
     /// Each row as JSON text, and its address.
     all: Vec<(Box<[u8]>, Addr)>,
-    /// The bytes of all rows.
+    /// The total size of all rows, in bytes.
     bytes: usize,
     /// The sets of leases in their order, each with the index of its first row.
     sets: Vec<(SetName, usize)>,
@@ -174,8 +174,9 @@ impl Page {
 }
 
 impl List {
-    /// Returns the page that a query selects, of the list that was read at `time`. Calls `read` if the page
-    /// needs rows that are not kept. Returns `None` if the store no longer has any rows of the cursor's set.
+    /// Returns the page that a query selects from this list, which was read at `time`. Calls `read` if the
+    /// page needs rows that are not kept. Returns `None` if the store no longer has any rows of the cursor's
+    /// set.
     pub fn page<E>(
         &self,
         (time, is_cooling): (Time, bool),

@@ -91,8 +91,8 @@ impl Scrape {
     }
 }
 
-/// Returns the text of `/metrics` at the time `now`. If there are several stores, a label of each of their
-/// metrics names the store.
+/// Returns the text of `/metrics` at the time `now`. If there are several stores, each of their metrics has a
+/// label that names the store.
 pub fn text(stores: &[Scrape], counters: &Counters, now: Timestamp) -> String {
     let mut text = Text::default();
     for store in stores {

@@ -14,8 +14,8 @@ use crate::net::Addr;
 use crate::rows::{EventRow, Time};
 use crate::store::StoreReader;
 
-/// The last event of an address that was read so far: its time, and its row as JSON. The row is `None` if the
-/// address was free after the event, or if the query does not select it.
+/// The latest event of an address among those read so far: its time, and its row as JSON. The row is `None`
+/// if the address was free after the event, or if the query does not select it.
 type Last = (Timestamp, Option<Vec<u8>>);
 
 /// Returns a page of the addresses that were held at the time `at`. Each row is the event by which the holder

@@ -27,7 +27,7 @@ impl Display for Cursor {
     }
 }
 
-/// The filters of a request for a list, and which page of the filtered rows it wants.
+/// The filters of a request for a list, and the page of the filtered rows to return.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
     /// Selects only the rows of this network, Docker pool or set of leases.
@@ -44,7 +44,7 @@ pub struct Query {
     pub limit: usize,
 }
 
-/// The query parameters of a URL that were not taken yet, as pairs of name and value.
+/// The query parameters of a URL that have not been taken yet, as pairs of name and value.
 #[derive(Debug, Default)]
 pub struct Parameters(Vec<(String, String)>);
 
@@ -67,7 +67,7 @@ impl Parameters {
         Some(self.0.remove(at).1)
     }
 
-    /// Returns an error if a parameter is left, because then it is unknown. `known` lists the known
+    /// Returns an error if a parameter is left over, which means that it is unknown. `known` lists the known
     /// parameters for the error message.
     pub fn end(&self, known: &str) -> Result<(), String> {
         match self.0.first() {

@@ -35,8 +35,9 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// The maximum size of a request's head, in bytes.
 const HEAD: usize = 16 << 10;
 
-/// The number of requests that are processed at a time: first for the API, then for `/metrics` and
-/// `/healthz`. The limits are separate, so that a slow API request never delays a scrape or a probe.
+/// The maximum numbers of requests that are processed at the same time: first for the API, then for
+/// `/metrics` and `/healthz`. The limits are separate, so that a slow API request never delays a scrape or a
+/// probe.
 const AT_ONCE: [usize; 2] = [4, 2];
 
 /// The state that all requests share.
@@ -60,7 +61,7 @@ pub fn open(
     let listener = listen(address, public)?;
     let at = listener.local_addr()?;
     listener.set_nonblocking(true)?;
-    // Idle threads use memory, so there are no more threads than requests that are processed at a time.
+    // Idle threads use memory, so create only as many threads as there can be requests in progress.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(AT_ONCE[0] + AT_ONCE[1])
@@ -188,8 +189,8 @@ async fn answer(host: &Arc<Host>, asked: Request, request: HeaderMap) -> Answer 
     let room = host.room[usize::from(is_probe)].clone().acquire_owned().await;
     let own = host.clone();
     let work = tokio::task::spawn_blocking(move || {
-        // If the client disconnects, the work still continues. Hold the permit until the work ends, so that
-        // the limit of concurrent requests stays exact.
+        // The work continues even if the client disconnects. Hold the permit until the work ends, so that the
+        // limit on concurrent requests still holds.
         let _room = room;
         let answer = host::answer(&own.stores, &asked);
         answer.unwrap_or_else(|fault| Answer::no(503, &fault.text)).packed(&request)

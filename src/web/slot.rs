@@ -17,7 +17,7 @@ const TIMES: u32 = 10;
 /// The shortest time between a failed read and the next attempt.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// How long a read may take until the store is reported as not answering.
+/// How long a read may take before the store is reported as not responding.
 const LATE: Duration = Duration::from_secs(30);
 
 /// Why a store could not be read.
@@ -51,7 +51,7 @@ struct State<T> {
     /// Why the newest attempt failed.
     fault: Option<Fault>,
     fresh_until: Option<Instant>,
-    /// Whether a read was requested and has not finished.
+    /// Whether a read has been requested but has not finished.
     is_asked: bool,
     /// When the current read began; `None` if no read is in progress.
     reading: Option<Instant>,
@@ -118,8 +118,8 @@ impl<T: Send + Sync + 'static> Slot<T> {
         self.lock().seen()
     }
 
-    /// Returns the newest value. If the value is older than `keep`, first passes a job that calls `read` to
-    /// `start`, and waits at most `patience` for its result. A value that took long to read counts as fresh
+    /// Returns the newest value. If the value is older than `keep`, first gives `start` a job that calls
+    /// `read`, and waits at most `patience` for the result. A value that took long to read counts as fresh
     /// for longer than `keep`.
     pub fn get(
         self: &Arc<Self>,

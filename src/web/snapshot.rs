@@ -21,14 +21,14 @@ use crate::rows::{CoolingRow, GroupRow, LeaseRow, NodeRow, Nodes, PoolRow, Time}
 use crate::store::Store;
 use crate::telemetry::usage::{Extent, Meter, Usage};
 
-/// How many namespaces are listed: those with the most leases.
+/// The maximum number of namespaces that are listed: those with the most leases.
 const MOST_NAMESPACES: usize = 20;
 
 /// The contents of a store at one time.
 pub struct Snapshot {
     /// When the snapshot was taken.
     pub time: Time,
-    /// How long taking the snapshot took.
+    /// How long it took to take the snapshot.
     pub took: Duration,
     /// The number of leases.
     pub leases: u64,

@@ -16,16 +16,16 @@ use crate::model::Timestamp;
 use crate::rows::{PoolRow, Time};
 use crate::trends::{Trends, about};
 
-/// A range is nearly full if at least this share is not free, in percent. The alert rules in
+/// A range is nearly full if at least this percentage of it is not free. The alert rules in
 /// packaging/prometheus use the same limit.
 const NEARLY: u128 = 80;
-/// A forecast is reported if the range is full within this time, in seconds.
+/// A forecast is reported if the range will be full within this time, in seconds.
 const SOON: u64 = 24 * 3600;
 /// How long a response waits for the problems and the trends, which take longer to read than the snapshot. If
 /// the problems are missing, the state is `unknown`.
 pub const GLANCE: Duration = Duration::from_millis(300);
-/// A snapshot or a search for problems that is older than this does not prove that the store is ok. In
-/// seconds.
+/// The age, in seconds, beyond which a snapshot or a search for problems no longer proves that the store is
+/// ok.
 const OLD: u64 = 180;
 
 /// A problem that needs the operator's attention.
@@ -78,7 +78,7 @@ pub struct Brief {
     attention: Vec<Item>,
 }
 
-/// The values that are cached for a store at one time, from which a [`Status`] is computed.
+/// A store's cached values at one time, from which a [`Status`] is computed.
 pub struct Sight {
     snapshot: Seen<Snapshot>,
     problems: Seen<Problems>,
@@ -92,8 +92,8 @@ impl Sight {
         let snapshot = cache.snapshot(patience);
         let patience = if snapshot.fault.is_some() { Duration::ZERO } else { GLANCE };
         let problems = cache.problems(patience);
-        // The trends are read after the problems. If the problems are missing, waiting for the trends is
-        // useless.
+        // The trends are read after the problems. If the problems are missing, there is no point in waiting
+        // for the trends.
         let patience = if problems.value.is_some() { patience } else { Duration::ZERO };
         Sight { trends: cache.trends(patience), snapshot, problems, now }
     }

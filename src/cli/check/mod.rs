@@ -48,14 +48,14 @@ pub struct File {
     pub found: Inspection,
 }
 
-/// A range of a network, as a file or a store defines it.
+/// A network's range, as defined in a file or in a store.
 struct Claim {
-    /// The path of the file or of the store.
+    /// The path of the file or store.
     place: String,
     network: String,
     set: String,
     bounds: Span,
-    /// Whether a file defines the range. Otherwise a store does.
+    /// Whether the range comes from a file instead of a store.
     asked: bool,
 }
 
@@ -182,15 +182,15 @@ fn claims(files: &[File]) -> Vec<Claim> {
     claims
 }
 
-/// Returns ranges that overlap although they belong to different sets of leases. Each range is reported with
-/// at most one other range, which begins before it and overlaps it, so there are never more overlaps than
+/// Returns the overlaps between ranges that belong to different sets of leases. Each range is reported at
+/// most once, with one range that begins before it and overlaps it. So there are never more overlaps than
 /// ranges.
 fn overlaps(claims: &[Claim]) -> Vec<Overlap> {
     let mut sorted: Vec<&Claim> = claims.iter().collect();
     sorted.sort_by_key(|c| (c.bounds.first, c.bounds.last));
     let mut found = Vec::new();
-    // Of the ranges so far, the two of different sets with the highest last addresses: first from the stores,
-    // then from the files. Two are needed, because one of them may belong to the same set as the next range.
+    // The ranges that reach farthest so far: up to two from the stores, then up to two from the files. The
+    // two belong to different sets, so at least one of them does not belong to the next range's set.
     let mut farthest: [Vec<&Claim>; 2] = [Vec::new(), Vec::new()];
     for claim in sorted {
         for far in &mut farthest {

@@ -42,7 +42,7 @@ enum Effect {
     Kept,
     /// The address would be outside the ranges, so a repeated ADD for the container would fail.
     Outside,
-    /// The address would be excluded. The container keeps it, but it is not leased again once it is freed.
+    /// The address would be excluded. The container keeps it, but once it is freed, it is not leased again.
     Excluded,
     /// The address would be the gateway.
     Gateway,
@@ -58,7 +58,7 @@ impl Effect {
         let (addr, is_reserved) = (lease.addr, lease.kind == Kind::Reserved);
         let is_in_set = lease.set == *set;
         // Compare the network's name, not its set of leases: after a change of `shared`, the leases may still
-        // be in the former set.
+        // be in the previous set.
         let is_own = lease.kind.collectable() && shown_network(lease) == network;
         let mut ranges = config.sets.iter().flat_map(RangeSet::ranges);
         if is_in_set
@@ -84,7 +84,7 @@ impl Effect {
         if is_excluded { Effect::Excluded } else { Effect::Kept }
     }
 
-    /// Returns the names of the effect and of its reason in JSON.
+    /// Returns the effect and its reason as they appear in JSON.
     fn words(&self) -> (&'static str, &'static str) {
         match self {
             Effect::Kept => ("kept", ""),

@@ -37,7 +37,7 @@ pub(super) struct Conflict {
 
 impl Conflict {
     /// Returns whether the conflict is an error. If a container holds the gateway's address, the network does
-    /// not work. Leases outside the ranges are only a warning, because they end when their containers end.
+    /// not work. Leases outside the ranges are only a warning, because they end with their containers.
     pub(super) fn is_error(&self) -> bool {
         self.kind == "gatewayHeld"
     }
@@ -158,7 +158,7 @@ pub(super) fn compare(
     Ok(found)
 }
 
-/// Returns the name of a store in messages.
+/// Returns the name that messages use for a store.
 pub(super) fn place_of(spec: &StoreSpec) -> String {
     match spec {
         StoreSpec::Embedded { path, .. } => path.display().to_string(),

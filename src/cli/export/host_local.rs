@@ -21,15 +21,15 @@ use crate::rows::Text;
 /// The leases to export, selected from one store.
 #[derive(Default)]
 pub struct Chosen {
-    /// The networks with leases to export, by their set of leases and their name.
+    /// The networks with leases to export, by set of leases and network name.
     pub networks: BTreeMap<(SetName, NetworkName), Network>,
     /// Leases that host-local cannot represent.
     pub left: Vec<Lease>,
 }
 
-/// The leases of one network to export.
+/// One network's leases to export.
 pub struct Network {
-    /// The folder for this network: its name below `dataDir`.
+    /// The network's folder, which has the network's name and is in `dataDir`.
     folder: PathBuf,
     leases: Vec<Lease>,
 }
@@ -88,7 +88,8 @@ pub fn export(
 }
 
 impl Chosen {
-    /// Fails if the store still has leases of these networks, which were added or changed during the export.
+    /// Fails if the store still has leases of these networks. Such leases were added or changed during the
+    /// export.
     pub fn check_is_empty(&self) -> Result<()> {
         if let Some(((_, name), network)) = self.networks.first_key_value() {
             bail!(
@@ -170,9 +171,9 @@ fn attachment(lease: &Lease) -> Option<&Attachment> {
     }
 }
 
-/// Returns the last allocated addresses (`cursors`), IPv4 first. If an address family has none, the address
-/// of its newest lease is returned instead. If that address lies in no range of the network, no harm is done:
-/// host-local then starts at the beginning of the range.
+/// Returns the last allocated addresses (`cursors`), IPv4 first. For an address family without a cursor,
+/// returns the address of the newest lease instead. This address may lie in no range of the network. That
+/// does no harm, because host-local then starts at the beginning of the range.
 fn last(leases: &[Lease], mut cursors: Vec<Addr>) -> Vec<Addr> {
     for family in [Family::V4, Family::V6] {
         if cursors.iter().all(|c| c.family() != family) {

@@ -1,9 +1,9 @@
-//! Replaces the files in a folder, keeps the old files, and restores them. Each change of a name is atomic.
+//! Replaces the files in a folder, keeps the old files, and restores them. Each name is changed atomically.
 //!
 //! Invariant: at any time, a name leads to the complete old file or to the complete new file, and the old
 //! file is kept as NAME.old. Files are never changed in place, because the old file may be a running program.
-//! The folder itself is locked as long as its [`Folder`] value exists. This lock needs no lock file, and ends
-//! with the process.
+//! The folder itself is locked as long as its [`Folder`] value exists. No lock file is needed, and the lock
+//! ends with the process.
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, Metadata, Permissions};
@@ -20,8 +20,8 @@ use crate::cli::misuse;
 use crate::store::{FileSystem as _, Os};
 use crate::sys::files;
 
-/// The names of temporary files. No plugin and no configuration has one of these names. If a run is killed,
-/// its temporary files remain, and the next run removes them.
+/// The names of the temporary files. No plugin or configuration has one of these names. If a run is killed,
+/// its temporary files remain until the next run removes them.
 const NEXT: &str = ".sublet.new";
 const FORMER: &str = ".sublet.old";
 
@@ -35,7 +35,7 @@ pub struct Folder {
     file: File,
 }
 
-/// A file or link that will be put under a name.
+/// A file or link to put under a name.
 pub enum New {
     /// A regular file with this content and mode.
     File { bytes: Vec<u8>, mode: u32 },
@@ -143,7 +143,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Makes a name lead to `new`, and keeps the old file as NAME.old. If the name already leads to the same
+    /// Puts `new` under a name, and keeps the old file as NAME.old. If the name already leads to the same
     /// content, changes nothing.
     pub fn put(&self, name: &str, new: &New) -> Result<Row> {
         let at = self.path.join(name);
@@ -161,7 +161,7 @@ impl Folder {
         };
         let done = put();
         if done.is_err() {
-            // Ignore a failure, because the next run also removes the temporary file.
+            // Ignore a failure, because the next run removes the temporary file anyway.
             let _ = Os.remove(&self.path.join(NEXT));
         }
         let action = done.with_context(|| cannot("write", &at))?;
@@ -185,7 +185,7 @@ impl Folder {
         Ok(own.zip(former).is_some_and(|(own, former)| is_same(&own, &former)))
     }
 
-    /// Makes a name lead to the file NAME.old. If there is no NAME.old, removes the name. NAME.old itself
+    /// Puts the file NAME.old back under its name. If there is no NAME.old, removes the name. NAME.old itself
     /// stays until [`Folder::forget`], so that a later run detects an unfinished uninstall.
     pub fn restore(&self, name: &str) -> Result<Row> {
         let at = self.path.join(name);
@@ -230,8 +230,8 @@ impl Folder {
         match new {
             New::Link(target) => self.leads_to(name, target),
             New::File { bytes, mode } => {
-                // `files::look` follows links. So a link to the same program, which a package may have
-                // created, is kept.
+                // `files::look` follows links. So if a package has created a link to the same program, the
+                // link is kept.
                 let found = files::look(&self.path.join(name))?;
                 let is_alike =
                     |m: Metadata| m.is_file() && m.permissions().mode() & 0o7777 == *mode;

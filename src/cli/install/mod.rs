@@ -1,9 +1,9 @@
-//! `sublet install` and `sublet uninstall`: add the program to a runtime's folder of plugins and to a folder
-//! on PATH, replace other plugins with it, and reverse these changes.
+//! `sublet install` and `sublet uninstall`: add the program to a runtime's plugin folder and to a folder on
+//! PATH, replace other plugins with it, and reverse these changes.
 //!
 //! The files on disk show what is installed; nothing else records it. Every step can be repeated, so a new
 //! run completes an earlier run that was killed.
-//! Invariant: at any time, a runtime finds either the former program or the new program. A configuration is
+//! Invariant: at any time, a runtime finds either the old program or the new program. A configuration is
 //! installed only after the program that it names.
 
 mod folder;
@@ -71,7 +71,7 @@ impl Install {
         rows.iter().try_for_each(|row| Ok(writeln!(call.stdout, "{row}")?))
     }
 
-    /// Returns the configuration to copy. Fails if the configuration would make the ADDs of its network fail.
+    /// Returns the configuration to copy. Fails if the configuration would make its network's ADDs fail.
     pub(super) fn configuration(&self) -> Result<Option<(String, New)>> {
         let conf = self.conf.as_deref().map(configuration).transpose()?;
         if let (Some(path), Some((_, conf))) = (&self.conf, &conf) {
@@ -80,7 +80,7 @@ impl Install {
         Ok(conf)
     }
 
-    /// Installs all files, and `conf` last. A file that already has the right content is not written.
+    /// Installs all files, `conf` last. A file that already has the right content is not written.
     pub(super) fn put(&self, conf: Option<&(String, New)>) -> Result<Vec<Row>> {
         let program = program(Path::new(RUNNING))?;
         let daemon = self.bin.as_ref().map(|_| daemon()).transpose()?;
@@ -106,7 +106,7 @@ impl Install {
     }
 
     /// Returns the state of every file that [`Install::put`] writes, and of the configuration that it copies.
-    /// As long as the state is the same, another call of [`Install::put`] changes nothing.
+    /// As long as this state does not change, calling [`Install::put`] again has no effect.
     pub(super) fn state(&self) -> Vec<Result<State, ErrorKind>> {
         let names = self.names.iter().map(String::as_str).chain([SUBLET]);
         let mut written: Vec<PathBuf> = names.map(|name| self.to.join(name)).collect();

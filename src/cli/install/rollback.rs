@@ -77,8 +77,8 @@ impl Networks {
         Ok(())
     }
 
-    /// Exports leases to host-local's folders, for all networks whose configuration does not name sublet. For
-    /// a network without `dataDir`, the folder is in `usual`.
+    /// Exports the leases of every network whose configuration does not name sublet to host-local's folders.
+    /// For a network without `dataDir`, the folder is in `usual`.
     pub fn export(&self, usual: &Path, call: &mut Call<'_>) -> Result<Vec<Exported>> {
         let mut exported = Vec::new();
         for (mut open, dir) in self.open(usual, call)? {
@@ -95,8 +95,8 @@ impl Networks {
             .try_for_each(|(open, dir)| self.choose(open, dir)?.check_is_empty())
     }
 
-    /// Opens the stores that exist. Each store is returned with the `dataDir` for those of its networks that
-    /// no configuration names.
+    /// Opens the stores that exist. Returns each store with its `dataDir`, which applies to networks in the
+    /// store that no configuration names.
     fn open(&self, usual: &Path, call: &mut Call<'_>) -> Result<Vec<(OpenStore, PathBuf)>> {
         let named = call.args.named(call.world.env)?;
         let is_named = named.is_some();

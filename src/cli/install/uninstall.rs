@@ -89,8 +89,8 @@ impl Uninstall {
                 rows.push(to.restore(name)?);
             }
             if let Some(networks) = &networks {
-                // Between the export and the restoring of host-local, an ADD may have imported a folder into
-                // the store again, so export once more.
+                // After the export but before host-local was restored, an ADD may have imported a folder into
+                // the store again. So export once more.
                 exported.extend(networks.export(&self.networks, call)?);
                 networks.check_exported(&self.networks, call)?;
             }
@@ -113,8 +113,8 @@ impl Uninstall {
         Ok(())
     }
 
-    /// Removes the configuration first, then the names on PATH, and finally the program. So this
-    /// configuration never names a program that is missing.
+    /// Removes the configuration first, so that it never names a program that is missing. Then removes the
+    /// names on PATH, and finally the program.
     fn remove(&self, to: &Folder, rows: &mut Vec<Row>) -> Result<()> {
         if let Some((name, conf)) = self.conf.as_deref().map(configuration).transpose()?
             && let Some(folder) = Folder::find(&self.conf_dir)?

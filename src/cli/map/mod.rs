@@ -1,6 +1,7 @@
 //! `sublet map`: shows the address space as a picture.
 //!
-//! This module chooses the part of the address space to draw, and reads its state from the store.
+//! This module chooses the part of the address space to draw, and reads the state of that part from the
+//! store.
 //! Invariant: the cost grows with the number of leases, never with the number of addresses.
 
 mod page;
@@ -49,7 +50,7 @@ pub(super) fn subnet(text: &str) -> Result<Subnet, String> {
 /// A range with at most this many host bits is drawn completely.
 const WHOLE: u8 = 32;
 
-/// The data in the store about the part of the address space to draw.
+/// The store's data about the part of the address space to draw.
 struct Known {
     title: String,
     extents: Vec<Extent>,
@@ -242,7 +243,7 @@ fn shape(piece: &Piece, frame: &Frame) -> Shape {
     }
 }
 
-/// A picture, in the form in which it is printed as JSON.
+/// A picture as it is printed in JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Shape {
@@ -253,7 +254,7 @@ struct Shape {
     cells: Vec<Cell>,
 }
 
-/// A cell that is not empty, in the form in which it is printed as JSON.
+/// A cell that is not empty, as it is printed in JSON.
 #[derive(Serialize)]
 struct Cell {
     block: String,

@@ -146,7 +146,7 @@ fn unit(piece: &Piece, picture: &Picture) -> String {
     }
 }
 
-/// Returns the legend for all kinds of cells in the pictures, in lines that fit on the screen.
+/// Returns the legend, which explains all kinds of cells in the pictures, in lines that fit on the screen.
 fn legend(pictures: &[Picture], single: bool, frame: &Frame) -> Vec<String> {
     let is_drawn = |look: &&Look| pictures.iter().any(|picture| picture.looks.contains(look));
     let mut lines: Vec<String> = vec![String::new()];

@@ -1,8 +1,8 @@
 //! Draws a piece of the address space with characters, along a Hilbert curve. On this curve, consecutive
 //! addresses are next to each other in the picture, and a prefix is a square or two adjacent squares.
 //!
-//! Invariant: the work grows with the number of cells and of addresses that are not free, never with the size
-//! of the address space.
+//! Invariant: the work grows with the number of cells and the number of addresses that are not free, never
+//! with the size of the address space.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -53,9 +53,9 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Returns the number of rows of cells that one line of text shows. With color and Unicode, this is two:
-    /// a character shows the upper cell in its foreground color, and the lower cell in its background color.
-    /// Otherwise this is one, and a cell is two characters wide.
+    /// Returns the number of rows of cells that one line of text shows. With color and Unicode, a line shows
+    /// two rows: a character shows the upper cell in its foreground color, and the lower cell in its
+    /// background color. Otherwise a line shows one row, and a cell is two characters wide.
     fn rows_in_line(&self) -> usize {
         if self.color && self.unicode { 2 } else { 1 }
     }
@@ -87,7 +87,7 @@ pub struct Picture {
     pub cell: u8,
     /// The number of cells in a row.
     pub columns: usize,
-    /// The cells with at least one counted address, by their index. Cells are numbered in the order of their
+    /// The cells with at least one counted address, by index. Cells are numbered in the order of their
     /// addresses.
     pub counts: BTreeMap<usize, Count>,
     /// The different looks of the cells in this picture.
@@ -228,8 +228,8 @@ struct Grid {
 const MOST_BITS: u8 = 16;
 
 impl Grid {
-    /// Returns the grid with as many cells as fit into the frame, but not more cells than the subnet has
-    /// addresses. `host` is the number of host bits of the subnet.
+    /// Returns the largest grid that fits into the frame and has no more cells than the subnet has addresses.
+    /// `host` is the subnet's number of host bits.
     fn fit(host: u8, frame: &Frame) -> Grid {
         let floor = |n: usize| u8::try_from(n.max(1).ilog2()).unwrap_or(0);
         let high = frame.rows_in_line();
@@ -315,7 +315,7 @@ fn along(side: usize, mut x: usize, mut y: usize) -> usize {
     distance
 }
 
-/// Returns one line of text, which shows one row of cells or two.
+/// Returns one line of text, which shows one or two rows of cells.
 fn line(rows: &[Vec<Look>], frame: &Frame) -> String {
     let below = |x: usize| rows.get(1).map(|row| row[x]);
     let cells: Vec<(Look, Option<Look>)> =

@@ -1,5 +1,5 @@
 // The script of the status page. It only reads the JSON API of the same server. Values from the API are
-// inserted as text, never as markup, so names of containers cannot inject scripts.
+// inserted as text, never as markup, so a container's name cannot inject a script.
 //
 // The server joins base.js, pools.js, leases.js, map.js and page.js into one module, in this order. base.js
 // has the helpers for texts, addresses and the URL.

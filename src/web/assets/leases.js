@@ -30,7 +30,7 @@ async function request(path) {
 
 const get = async (path) => (await request(path)).json();
 
-/** Adds to a lease the fields that the page computes: address as a number, holder and pod. */
+/** Adds the fields that the page computes to a lease: address as a number, holder and pod. */
 function lease(row) {
   const { v6, value } = parse(row.address);
   row.set ??= row.network;

@@ -468,7 +468,7 @@ const map = {
     this.point();
   },
 
-  /** Zooms in at the cursor. If the cells are single addresses, opens the address instead, unless `zoom`. */
+  /** Zooms in at the cursor. If the cells are single addresses, opens the address instead (not if `zoom`). */
   enter(zoom = false) {
     const { bits, shift } = this.sizes;
     if (bits <= 8 && !(zoom && bits > 4)) {
@@ -569,7 +569,7 @@ const past = {
     const key = this.time && `${keyOf(pool)} ${this.time}`;
     if (key === this.key) return;
     this.key = key;
-    // Until the leases are loaded, keep showing the pool's leases of the previously chosen time.
+    // Until the leases are loaded, keep showing those of the previously chosen time.
     if (!key || this.pool !== keyOf(pool)) this.rows = null;
     this.pool = keyOf(pool);
     if (!key) return;
@@ -577,8 +577,8 @@ const past = {
       const query = `history?limit=10000&at=${encodeURIComponent(this.time)}&network=${encodeURIComponent(pool.network)}`;
       const { rows: held } = await pages(query, "events", lease);
       if (this.key !== key) return;
-      // A lease that is older than the kept history has no event, so add the current leases that existed
-      // then.
+      // A lease that is older than the kept history has no event, so add the current leases that already
+      // existed at that time.
       const listed = new Set(held.map((row) => row.address));
       const older = (known.sets.get(pool.set) ?? []).filter((row) => row.time <= this.time && !listed.has(row.address));
       this.rows = [...held, ...older].sort(byAddress);

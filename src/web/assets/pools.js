@@ -80,7 +80,7 @@ function chosen() {
 
 const neediest = () => known.pools[0];
 
-/** Stores the pools in display order: the networks that most need attention first, both families together. */
+/** Stores the pools in display order: networks that most need attention first, each with both families. */
 function takePools(pools) {
   for (const pool of pools) {
     pool.set ??= pool.network;
