@@ -277,7 +277,7 @@ fn definitions(server: &Server) {
     assert!(a.sublet(server, &["network", "show", "net"], "").no().contains("no definition"));
     assert!(in_first(&a.add(server, "c1", &first)));
     let answer = b.cni(server, "ADD", "c2", &wrong);
-    for part in ["10.5.0.0/24", "10.6.0.0/24", "written by a", "sublet network show net"] {
+    for part in ["10.5.0.0/24", "10.6.0.0/24", "written by a", "sublet network set net"] {
         assert!(answer.stderr.contains(part), "{}", answer.stderr);
     }
     let result = answer.json();
