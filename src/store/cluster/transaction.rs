@@ -7,8 +7,8 @@
 //! are compared. A lease is removed only if the record of its address names the same owner. A cooling address
 //! has two records, its own and an entry in the index of cooling addresses. Both change in one transaction.
 //! No lease survives its pool, for two reasons. First, a transaction that leases an address compares the
-//! record of the pool, which changes when the pool is closed. Second, a pool is closed before its leases are
-//! listed for the last time, and is removed only after that.
+//! record of the pool, which changes when the pool is closed. Second, a pool is closed first, then its leases
+//! are listed, and only then is the pool removed.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -24,7 +24,7 @@ pub struct Lock<F: FileSystem = Os> {
 }
 
 impl<F: FileSystem> Lock<F> {
-    /// Makes an empty placeholder for a store that no process can write to and that needs no lock.
+    /// Makes a placeholder for a lock. Used if no process can write to the store, so no lock is needed.
     pub fn none() -> Lock<F> {
         Lock { file: None }
     }
@@ -43,7 +43,7 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// Makes the full waiting time for a new call.
+    /// Starts the waiting time of a new call.
     pub fn new(wait: Wait) -> Patience {
         Patience { wait, spent: Cell::default() }
     }

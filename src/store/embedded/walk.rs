@@ -226,8 +226,8 @@ impl<F: FileSystem> Embedded<F> {
         Ok(())
     }
 
-    /// Reads a file's events, and adds those that `filter` selects to `all`. Unreadable events are skipped;
-    /// `doctor` reports them.
+    /// Reads a file's events, and appends to `all` the events that `filter` selects. Unreadable events are
+    /// skipped; `doctor` reports them.
     fn events(
         &self,
         file: &LeaseFile,
