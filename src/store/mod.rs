@@ -38,10 +38,10 @@ pub use self::problem::{Problem, Repair};
 ///   all. It may run the allocator several times before it commits.
 /// - A refusal, and any other outcome without changes, is based only on data that the store has verified.
 /// - If `apply` fails with a [`StoreError`], nothing was changed. The only exception is a lost response to
-///   the commit: then the change was made either completely or not at all. In either case, the command can be
-///   repeated.
+///   the commit: then the change was made either completely or not at all. In either case, it is safe to
+///   repeat the command.
 /// - If the store does not exist yet, a DEL succeeds and does not create the store.
-/// - Between calls, the store holds no lock and no connection that other processes wait for.
+/// - Between calls, the store holds no lock or connection that would make other processes wait.
 pub trait Store: StoreReader {
     /// Runs one command, and returns its outcome.
     fn apply(&mut self, command: &Command, cx: &Context) -> Result<Outcome, Error>;
@@ -79,18 +79,19 @@ pub trait StoreReader {
         filter: &mut EventFilter<'_>,
     ) -> Result<Vec<Event>, StoreError>;
 
-    /// Returns bytes that change whenever leases, reservations or history change. Takes no lock. Returns
-    /// `None` for a cluster, which has no such bytes, or if the bytes cannot be read at present.
+    /// Returns bytes that change whenever leases, reservations or history change, so a caller can detect
+    /// changes by comparing them. Takes no lock. Returns `None` for a cluster, which does not support this,
+    /// and if the bytes cannot be read at present.
     fn version(&mut self, _: &Context) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(None)
     }
 
-    /// Calls `each` with every problem that is found in the store.
+    /// Calls `each` with every problem found in the store.
     fn problems(&mut self, cx: &Context, each: &mut dyn FnMut(Problem)) -> Result<(), StoreError>;
 
-    /// Returns the request counters. Each counter has the number of requests with the same lease set, face
-    /// (CNI, Docker or command line), verb and outcome. A lease file counts the requests that it has
-    /// committed. In a cluster, each node counts its own requests since its boot.
+    /// Returns the request counters. There is one counter for each combination of lease set, face (CNI,
+    /// Docker or command line), verb and outcome. A lease file counts committed requests. In a cluster, each
+    /// node counts its own requests since its boot.
     fn counters(&mut self, cx: &Context) -> Result<Vec<Counter>, StoreError>;
 
     /// Returns all pools, ordered by name.
@@ -124,7 +125,7 @@ pub trait Cluster {
 /// A key that another program (cni-ipam-consul) wrote on the server, and its value.
 pub type OldKey = (String, Vec<u8>);
 
-/// A function that is called with each record and with the record's lifetime: durable, or until the next
+/// A function that is called with each record, and with whether the record is durable or ends with the next
 /// reboot.
 pub type EachRecord<'a> = dyn FnMut(Record, Persist) -> Result<(), Error> + 'a;
 
@@ -142,7 +143,7 @@ pub fn open(spec: &StoreSpec) -> Result<Box<dyn Store>, StoreError> {
 }
 
 /// Opens the store like [`open`]. On a cluster, a request for an address of a pool starts with the records in
-/// `recent`, so that it need not read them again.
+/// `recent`, so it need not read them again.
 pub fn open_sharing(spec: &StoreSpec, recent: &Recent) -> Result<Box<dyn Store>, StoreError> {
     let recent = recent.clone();
     match spec {

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-/// A problem of a store, or a fact that the operator should know.
+/// A problem with a store, or a fact that the operator should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The file or the server record that has the problem.
+    /// The file or server record with the problem.
     pub place: String,
     /// What is wrong, and in which part of the store.
     pub what: String,
@@ -19,7 +19,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Makes the problem of a file or folder. A repairable problem counts as damage.
+    /// Makes a problem with a file or folder. A repairable problem counts as damage.
     pub fn of(
         path: &Path,
         what: impl Into<String>,

@@ -17,8 +17,8 @@ use crate::error::StoreError;
 use crate::model::{Lease, NetworkDefinition, NetworkName, Owner, Pool, PoolId, SetName};
 use crate::net::{Addr, Family, Span, Subnet};
 
-/// The maximum number of chunks that one search lists. A limit is needed, because other clients may fill each
-/// chunk after the search has counted its records and before the search lists it.
+/// The maximum number of chunks that one search lists. A limit is needed, because other clients may fill
+/// every chunk in the time between the count of its records and its listing.
 const MAX_CHUNKS: usize = 5;
 
 impl ClusterView<'_> {
@@ -127,8 +127,8 @@ impl Addresses for ClusterView<'_> {
         span: Span,
         order: Order,
     ) -> Result<Option<Addr>, StoreError> {
-        // A span that was found full is not searched again. Before an ADD is refused, all these spans are
-        // counted again.
+        // A span that was found to be full is not searched again. Before an ADD is refused, all these spans
+        // are counted again.
         let is_full = self.search.full.borrow().get(set).is_some_and(|full| full.contains(&span));
         if !is_full && let Some(addr) = self.find_free(set, span, order)? {
             return Ok(Some(addr));
@@ -249,8 +249,8 @@ impl View for ClusterView<'_> {
         Ok(None)
     }
 
-    /// Returns a page of a pool's leases, for all nodes. The first page reads a new listing, because a
-    /// conflict may have reported a lease that an earlier listing did not contain.
+    /// Returns a page of a pool's leases, for all nodes. Before the first page, the pool's addresses are
+    /// listed again, because a conflict may have reported a lease that is missing from an earlier listing.
     fn of_pool(
         &self,
         pool: &Pool,

@@ -72,9 +72,9 @@ impl LocalCache {
     }
 
     /// Returns the in-flight notes (see [`super::notes`]) of a node. If the node has a record, the folder of
-    /// the notes depends on the record and not on the configured servers. So a process that lists the same
-    /// servers in a different order finds the same notes, and a process that uses a different cluster does
-    /// not.
+    /// the notes depends on the record and not on the configured servers. So a process whose configuration
+    /// lists the same servers in a different order finds the same notes. A process that uses a different
+    /// cluster does not.
     pub fn notes(&self, record: Option<&NodeRecord>, cx: &Context) -> Notes {
         let name = match record {
             Some(record) => format!("flight-{:016x}", record.id),
@@ -162,8 +162,8 @@ impl LocalCache {
 #[derive(Debug)]
 pub struct TokenFile {
     path: PathBuf,
-    /// The user and the endpoints. The first line of the file repeats them, because two files may get the
-    /// same name, which is a hash.
+    /// The user and the endpoints. The first line of the file repeats them, because the file's name is only a
+    /// hash, and two files may get the same name.
     owner: String,
 }
 

@@ -2,9 +2,9 @@
 //! each other.
 //!
 //! Each lease has two records: one of its address and one of its owner. In a sound store, every address has
-//! one holder, the owner's record of the holder lists the address, and an owner's record lists only addresses
-//! of that owner. An address of a pool belongs to an existing pool. The record of an address space lists all
-//! of its pools. The index of cooling addresses is complete.
+//! one holder. The holder's owner record lists the address, and lists no address of another owner. An address
+//! of a pool belongs to an existing pool. The record of an address space lists all of its pools. The index of
+//! cooling addresses is complete.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -73,7 +73,7 @@ struct Checker<'a> {
     each: &'a mut dyn FnMut(Problem),
 }
 
-/// For each address, the path of the owner's record that names it.
+/// For each address, the path of the owner's record that lists the address.
 type Owners = BTreeMap<(SetName, Addr), String>;
 
 const REMOVE: &str = "remove the record when no container uses its address";

@@ -35,8 +35,7 @@ const PAGE: usize = 1024;
 /// Without that permission, Consul would hide the records instead of reporting an error.
 const PROBE: &str = "probe";
 
-/// The text with which Consul reports an unknown data center. A request that fails with this text has changed
-/// nothing.
+/// Consul's error text for an unknown data center. A request that fails with this text has changed nothing.
 const NO_SUCH_DC: &str = "No path to datacenter";
 
 /// A client for one store (a key prefix) in one data center.
@@ -83,7 +82,7 @@ struct Failed {
 /// The outcome of a transaction.
 enum Answer {
     Committed(Vec<Found>),
-    /// The indexes of the operations that failed. All of these operations are comparisons.
+    /// The indexes of the operations that failed. They are all comparisons.
     Stale(Vec<usize>),
 }
 

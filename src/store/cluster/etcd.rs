@@ -33,7 +33,7 @@ const UNAUTHENTICATED: u64 = 16;
 /// etcd's error text for a token that was issued before the last change of users or roles. (etcd sends it
 /// only for JWT tokens.)
 const OUTDATED: &str = "auth store is old";
-/// etcd's error text if its storage quota is used up.
+/// etcd's error text when its storage quota is used up.
 const FULL: &str = "database space exceeded";
 
 /// A client for one store on one etcd cluster.
@@ -124,7 +124,7 @@ impl Etcd {
         })
     }
 
-    /// Returns the endpoint to which the next request is sent first.
+    /// Returns the endpoint that the next request tries first.
     #[cfg(test)]
     pub fn asks_first(&self) -> String {
         self.client.asks_first()

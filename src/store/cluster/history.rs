@@ -1,12 +1,12 @@
 //! The history of a cluster. Each transaction also writes one record with its events. The path of the record
 //! contains the set of leases and the time, so the records of a set sort by time.
 //!
-//! About one in thirty commands that free addresses also lists the history of its set, and removes the events
-//! that exceed the limits on number and age. Therefore an ADD only writes its own record, and the history of
-//! each network is bounded, regardless of the number of nodes. `alloc` defines what an event is.
-//! Invariant: no comparison depends on history, and no command fails because of history. If the server has no
-//! room for a history record, the transaction is committed without the record, and the command returns a
-//! warning.
+//! A random fraction of the commands that free addresses (one in thirty with the default limit) also lists
+//! the history of its set, and removes the events that exceed the limits on number and age. Therefore an ADD
+//! only writes its own record, and the history of each network is bounded, regardless of the number of nodes.
+//! `alloc` defines what an event is. Invariant: no comparison depends on history, and no command fails
+//! because of history. If the server has no room for a history record, the transaction is committed without
+//! the record, and the command returns a warning.
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::time::Instant;
@@ -46,7 +46,8 @@ pub fn write(history: History, events: &[Event], cx: &Context, nonce: &Nonce) ->
     Some(Operation::write(path, Write::Put(stamped(nonce, value))))
 }
 
-/// In a random fraction of the calls, removes the events that exceed the limits on number and age.
+/// Removes the events that exceed the limits on number and age. Does so only in a random fraction of calls,
+/// because it has to list the whole history of the set.
 pub fn prune(
     history: History,
     server: &dyn Server,

@@ -2,9 +2,9 @@
 //!
 //! It handles fail-over, timeouts, TLS and size limits. [`super::etcd`] and [`super::consul`] encode the
 //! requests and interpret the responses.
-//! Invariant: the client does not send a request that changes something again once a server may have received
-//! it. A [`Failure`] says whether the request may have been applied. No message contains a secret. Proxy
-//! settings in the environment are ignored, because a node connects to its store directly.
+//! Invariant: once a server may have received a request that changes something, the client does not send that
+//! request again. A [`Failure`] says whether the request may have been applied. No message contains a secret.
+//! Proxy settings in the environment are ignored, because a node connects to its store directly.
 
 use std::cell::Cell;
 use std::fmt;
@@ -40,8 +40,8 @@ const LONGEST_ANSWER: u64 = 128 << 20;
 const LONGEST_FILE: u64 = 4 << 20;
 /// The maximum time to connect to an endpoint. A running host accepts a connection much faster.
 const CONNECT: Duration = Duration::from_secs(2);
-/// How long other processes start with the endpoint that a process has recorded as the last one that
-/// responded.
+/// How long the recorded endpoint stays valid. A process records the endpoint that responded last, and other
+/// processes then start with that endpoint.
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// The wait before a request is sent to all endpoints again, if the servers are running but cannot serve the
 /// request, for example during an election.
@@ -261,8 +261,8 @@ impl Client {
         format!("{} at {}", self.product, self.endpoints.join(", "))
     }
 
-    /// Makes the error for a request that has failed. `doing` says what the request was to do, such as "read
-    /// from".
+    /// Makes the error for a request that has failed. `doing` says what the request was supposed to do, such
+    /// as "read from".
     pub fn unavailable(&self, doing: &str, failure: Failure) -> StoreError {
         StoreError::unavailable(doing, self.place(), failure.why())
     }
@@ -289,7 +289,7 @@ impl Client {
         })
     }
 
-    /// Sends a request to one server after the other, until a server responds or `until` is reached. If a
+    /// Sends a request to one server after another, until a server responds or `until` is reached. If a
     /// server is running but cannot serve the request at present, sends the request again, but only if the
     /// request is `retryable`. If no server is running, fails without waiting.
     pub fn send(&self, request: Request<'_>, until: Instant) -> Result<Reply, Failure> {

@@ -2,8 +2,7 @@
 //!
 //! Invariant: every known record existed at some moment since the command began, or the commit compares it.
 //! Each assumption is compared or read before the command returns a result that depends on the assumption. If
-//! a response of the server contradicts an assumption while the allocator decides, the allocator decides
-//! again.
+//! a server response contradicts an assumption while the allocator is deciding, the allocator decides again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
@@ -28,7 +27,7 @@ pub struct Known {
 }
 
 impl Known {
-    /// Makes a value with these known records and without assumptions.
+    /// Makes a value with these known records and no assumptions.
     pub fn of(entries: Entries) -> Known {
         Known { entries, ..Known::default() }
     }

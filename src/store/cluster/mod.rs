@@ -1,4 +1,4 @@
-//! A store on a compare-and-set server: etcd, Consul, or the fake server of the tests.
+//! A store on a compare-and-set server: etcd, Consul, or the tests' fake server.
 //!
 //! # Records
 //!
@@ -7,8 +7,8 @@
 //! - `ip/<set>/<chunk>/<address>` names the holder of an address. This record is authoritative.
 //! - `own/<node>/<set>/<owner>` lists all leases of an owner. A repeated ADD finds the owner's existing lease
 //!   in this record, and a DEL finds the leases to free. Every transaction that writes the record of an
-//!   address also writes the record of the address's owner, and the other way round. (An address of a Docker
-//!   pool has no owner's record.)
+//!   address also writes the record of the address's owner, and vice versa. (An address of a Docker pool has
+//!   no owner's record.)
 //! - `node/<node>` records the machine and the boot that use a node name. Each write of this record begins a
 //!   new *turn*. Every transaction of the node compares the record, so a transaction that was sent in an
 //!   earlier turn fails.
@@ -21,8 +21,8 @@
 //! 1. [`node::Member::enter`] looks for in-flight notes of processes that have ended. An in-flight note
 //!    ([`notes`]) is a file which shows that a process may have an unfinished transaction. If there is such a
 //!    note, the command *fences*: it writes the node's record again, so that every transaction that those
-//!    processes sent fails from now on. Once in a boot, the command also claims the node name. Then it
-//!    creates its own note.
+//!    processes sent fails from now on. Once per boot, the command also claims the node name. Then it creates
+//!    its own note.
 //! 2. The allocator decides with a [`view::ClusterView`]. The view may assume that a record is absent,
 //!    without reading the record from the server. The transaction compares each assumption. If the decision
 //!    changes nothing, there is no transaction, so the assumptions are verified by reads.
@@ -53,7 +53,7 @@
 //! - If the server applies a fence late, current transactions of the node fail. The commands then run again.
 //! - If another machine or a later boot claims the name, the earlier turn is also over. Boot leases of
 //!   earlier boots then count as ended. A lease that is newer than the boot that claimed the name does not
-//!   count as ended: either a copy of the machine made it, or a clock was set.
+//!   count as ended: either a copy of the machine made it, or a clock was changed.
 //! - A crash while leases of earlier boots are being removed: the flag `has_earlier` in the node's record
 //!   stays set, and the next ADD starts the removal again. Other nodes look for ended leases only if
 //!   `has_earlier` is set. A transaction that leases the address of an ended lease compares the record of
@@ -133,8 +133,8 @@ pub struct ClusterStore<S> {
     timeout: Duration,
     persist: Persist,
     cache: LocalCache,
-    /// The records that a GC has listed. The next steps of the GC use them again. The records may be
-    /// outdated; that is safe, because each commit compares the records that it changes.
+    /// The records that a GC has listed. The next steps of the GC reuse them. The records may be outdated.
+    /// That is safe, because each commit compares the records that it changes.
     listing: Option<(Owners, Entries)>,
     /// Network definitions that were read in advance for the next command.
     networks: Entries,
@@ -384,7 +384,7 @@ fn fetch_pools(view: &ClusterView<'_>, request: &RequestPool) -> Result<(), Stor
     view.fetch(&shared.into_iter().chain([space]).collect::<Vec<_>>())
 }
 
-/// Returns whether a command is a new request, and not a further step of a GC.
+/// Returns whether a command is a new request instead of a later step of a GC.
 fn is_first_step(command: &Command) -> bool {
     match command {
         Command::Gc(gc) => gc.after.is_none(),

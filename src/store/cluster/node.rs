@@ -68,8 +68,8 @@ impl Role {
     }
 }
 
-/// How often a node tries to advance its record. A try fails if no response arrives, or if another process
-/// changes the record first.
+/// How many times a node tries to advance its record. A try fails if no response arrives, or if another
+/// process changes the record first.
 const TRIES: u32 = 8;
 
 /// This machine as a node, during one command.
@@ -78,12 +78,12 @@ pub struct Member<'a> {
     cache: &'a LocalCache,
     until: Instant,
     role: Role,
-    /// The context of the command, with the name that the machine has in the cluster.
+    /// The context of the command, with this machine's node name in the cluster.
     pub cx: Context,
     /// The node's record on the server; `None` if there is none.
     pub record: Option<(Entry, NodeRecord)>,
-    /// The path of the `machine/` record, which stores the machine's node name, if that record does not exist
-    /// yet.
+    /// The path at which to create this machine's `machine/` record, which stores its node name. `None` if
+    /// the record already exists or is not needed.
     unnamed: Option<String>,
     /// The number of a turn (see [`NodeRecord::turn`]) in which this boot owned the node name; `None` if no
     /// such turn is known.
@@ -222,10 +222,9 @@ impl<'a> Member<'a> {
         self.role.changes()
     }
 
-    /// Takes over the node's record from a view, if the view has read a newer record. The process that wrote
-    /// the newer record may have transactions in flight whose notes this process cannot see. If so, fences
-    /// those transactions. Returns whether the record has changed. Fails if another machine or boot owns the
-    /// name.
+    /// Replaces the node's record if the view has read a newer record. The process that wrote the newer
+    /// record may have transactions in flight whose notes this process cannot see. If so, fences those
+    /// transactions. Returns whether the record has changed. Fails if another machine or boot owns the name.
     pub fn learn_from(&mut self, view: &ClusterView<'_>) -> Result<bool, StoreError> {
         let now = view.known.borrow().get(&self.path()).cloned();
         let is_new = |now: &Option<Entry>| now.as_ref().map(|e| e.version) != self.version();
@@ -308,7 +307,7 @@ impl<'a> Member<'a> {
             } else {
                 backoff::after_lost_races(self.server, lost, self.cx.seed, self.until);
                 self.fetch()?;
-                // If the record has changed, another process has written it. That write already was a fence,
+                // If the record has changed, another process has written it. That write was already a fence,
                 // so no further fence is needed.
                 fences &= self.version() == before;
             }
@@ -378,8 +377,8 @@ impl<'a> Member<'a> {
         Ok(true)
     }
 
-    /// Fails if another machine or boot owns the node name. A machine without a machine-id counts as equal to
-    /// any machine.
+    /// Fails if another machine or boot owns the node name. A machine without a machine-id is treated as
+    /// equal to any other machine.
     fn check_owner(&self, record: &NodeRecord) -> Result<(), StoreError> {
         let cx = &self.cx;
         let machines = [&record.node.machine, &cx.node.machine];

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use super::server::Server;
 use crate::sys::files;
 
-/// How often a process tries to take the lock that another, fencing process holds. [`BETWEEN_TRIES`] is the
-/// time between two tries.
+/// How many times a process tries to take the lock of [`Notes::lock`] while another process holds it.
+/// [`BETWEEN_TRIES`] is the time between two tries.
 const TRIES: u32 = 300;
 const BETWEEN_TRIES: Duration = Duration::from_millis(1);
 

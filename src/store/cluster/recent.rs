@@ -1,5 +1,5 @@
 //! Records of pools and of their addresses that the requests of one `subletd` process have recently read or
-//! written. A later request starts with these records, so that it need not read them again.
+//! written. A later request starts with these records, so it need not read them again.
 //!
 //! A record may be outdated. Invariant: if a request changes something, the commit compares the records of
 //! the pool and of the address that it leases or frees. If a request changes nothing, it is decided again
@@ -40,7 +40,7 @@ pub struct Records {
 }
 
 impl Recent {
-    /// Returns the records with which a request at this time starts.
+    /// Returns the records that a request at the time `now` starts with.
     pub fn at(&self, now: Timestamp) -> Arc<Records> {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         if records.since.abs_diff(now) > LISTING_AGE && !records.listed.is_empty() {
@@ -49,8 +49,8 @@ impl Recent {
         records.clone()
     }
 
-    /// Adds the records that a request has read or written. `before` has the records with which the request
-    /// started, and `known` has the records that are known at its end.
+    /// Adds the records that a request has read or written. `before` contains the records that the request
+    /// started with, and `known` contains those that are known at its end.
     pub fn learn(&self, before: &Records, known: &Known, now: Timestamp) {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         let records = Arc::make_mut(&mut records);

@@ -115,7 +115,7 @@ fn ends_with_boot(record: &Record) -> bool {
 
 const WRONG_KEY: Bad = Bad("the key has an unknown format");
 
-/// Decodes a record whose value is complete without its path: for example a pool, the pools of an address
+/// Decodes a record that needs no information from its path: for example a pool, the pools of an address
 /// space, or the address in a hint.
 pub fn plain<T: DeserializeOwned>(path: &str, entry: &Entry) -> Result<T, Bad> {
     codec::unseal(path.as_bytes(), entry.record())

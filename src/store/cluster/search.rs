@@ -1,8 +1,8 @@
 //! The steps of the search for a free address. [`super::answers`] defines the order of the steps.
 //!
 //! Invariant: an address that the search returns is known or assumed to be free, and the commit compares the
-//! record of the address. A command is refused because of full spans only after all these spans were counted
-//! in one request.
+//! record of the address. A command is refused because of full spans only after all spans of a set were
+//! counted in one request.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,8 +17,8 @@ use crate::net::{Addr, Span};
 
 /// The maximum number of ranges that are counted in one etcd transaction.
 const MAX_RANGES: u128 = 100;
-/// After a command has lost this many races against other clients, it leases a random free address, because
-/// many clients compete for the lowest or the next address.
+/// After losing this many races against other clients, a command leases a random free address. Many clients
+/// are then competing for the lowest or the next address.
 pub const MAX_LOST_RACES: u32 = 2;
 /// The number of addresses in a chunk.
 const CHUNK: u128 = 256;
@@ -70,9 +70,9 @@ impl ClusterView<'_> {
         Ok(None)
     }
 
-    /// Returns a free address that is in the span and in the chunk with the span's first address. Chooses
-    /// either the lowest such address or a random one. A random choice makes clients with similar searches
-    /// lease different addresses.
+    /// Returns a free address of the span, from the chunk that contains the span's first address. Chooses
+    /// either the lowest free address in that chunk or a random one. A random choice makes clients with
+    /// similar searches lease different addresses.
     pub fn pick_in_chunk(
         &self,
         set: &SetName,
@@ -142,9 +142,9 @@ impl ClusterView<'_> {
         Ok(counted.find(|(span, n)| u128::from(*n) < span.size()))
     }
 
-    /// Counts all spans that were found to be full again, in one request. Returns whether they are still
-    /// full. If a span of a set is not full, discards all listings of the set's addresses, because they are
-    /// outdated.
+    /// Repeats the count for all spans that were found to be full, in one request per set. Returns whether
+    /// all of them are still full. If a span is no longer full, discards all listings of its set's addresses,
+    /// because they are outdated.
     pub fn confirm_full(&self) -> Result<bool, StoreError> {
         let full = self.search.full.borrow().clone();
         for (set, spans) in full {

@@ -1,5 +1,5 @@
-//! [`Server`]: the operations that a compare-and-set server must provide. etcd, Consul and the fake server of
-//! the tests implement it.
+//! [`Server`]: the operations that a compare-and-set server must provide. It is implemented by etcd, Consul
+//! and the tests' fake server.
 //!
 //! Invariant: a transaction is applied completely or not at all, and only if every comparison holds.
 
@@ -106,7 +106,7 @@ pub enum Commit {
     Unknown(StoreError),
 }
 
-/// The report of the server about comparisons that do not hold.
+/// What the server reports about comparisons that do not hold.
 #[derive(Debug)]
 pub enum Conflict {
     /// The records of all compared paths, all as they were at one moment after the comparison.
@@ -124,8 +124,8 @@ pub trait Server {
     /// Returns the product and the addresses of the servers, for messages.
     fn place(&self) -> String;
 
-    /// Waits for other clients for the duration `wait`, but not beyond `until`. A simulated server does not
-    /// really wait.
+    /// Pauses for the duration `wait`, but not beyond `until`, so that other clients can finish. A simulated
+    /// server does not really wait.
     fn pause(&self, wait: Duration, until: Instant) {
         super::backoff::pause(wait, until);
     }

@@ -1,14 +1,14 @@
 //! Translates a plan into a transaction. The changes of the plan become writes, and the records that the plan
 //! depends on become comparisons.
 //!
-//! Every record that a transaction writes begins with the transaction's nonce. The nonce shows later that
-//! this transaction wrote the record.
+//! Every record that a transaction writes begins with the transaction's nonce. The nonce later shows which
+//! transaction wrote the record.
 //! Invariant: the record of an address and the record of its owner change in the same transaction, and both
 //! are compared. A lease is removed only if the record of its address names the same owner. A cooling address
 //! has two records, its own and an entry in the index of cooling addresses. Both change in one transaction.
 //! No lease survives its pool, for two reasons. First, a transaction that leases an address compares the
-//! record of the pool, which changes when the pool is closed. Second, a pool is removed only after it was
-//! closed and its leases were listed afterwards.
+//! record of the pool, which changes when the pool is closed. Second, a pool is closed first, then its leases
+//! are listed, and only then is the pool removed.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,9 +33,10 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// Makes the transaction for a plan. The transaction compares every lease and owner that it writes or
-    /// that was assumed. It also compares every pool, address space, node, network, reservation, import mark
-    /// and list of draining ranges that was read. It does not compare hints.
+    /// Makes the transaction for a plan. The transaction compares every address record and owner record that
+    /// it writes or about which an assumption was made. It also compares every pool, address space, node,
+    /// network, reservation, import mark and list of draining ranges that was read. It does not compare
+    /// hints.
     pub fn new(
         changes: &[Change],
         command: &Command,
@@ -189,7 +190,7 @@ impl Draft<'_, '_> {
         }
     }
 
-    /// Writes a lease. Returns whether the address belonged to another owner, or to no owner, before.
+    /// Writes a lease. Returns whether the address previously belonged to another owner or was free.
     fn put(&mut self, lease: Lease) -> Result<bool, StoreError> {
         let (set, addr) = (lease.set.clone(), lease.addr);
         let before = self.view.known_entry(&keys::address(&set, addr));
@@ -263,9 +264,9 @@ impl Draft<'_, '_> {
         Ok(())
     }
 
-    /// Returns the content that an address's record gets when the lease is removed. This is the reservation
-    /// under the lease (a reservation of the same address for the lease's container). Returns `None` if there
-    /// is no such reservation, so that the record is removed.
+    /// Returns what remains in an address's record when the lease is removed: the reservation under the lease
+    /// (a reservation of the same address for the lease's container). Returns `None` if there is no such
+    /// reservation; the record is then removed.
     fn left_by(&self, lease: &Lease) -> Result<Option<Vec<u8>>, StoreError> {
         let Some(reserved) = self.view.reservation_under(lease)? else { return Ok(None) };
         let path = keys::address(&lease.set, lease.addr);

@@ -1,4 +1,4 @@
-//! The cluster view: the records and assumptions with which the allocator decides one command.
+//! The cluster view: the records and assumptions on which the allocator bases its decision about one command.
 //!
 //! [`super::answers`] answers the allocator's queries, [`super::search`] searches for a free address, and
 //! [`super::known`] stores the known records and the assumptions.
@@ -21,21 +21,21 @@ use crate::net::Addr;
 use crate::store::codec;
 use crate::store::codec::Bad;
 
-/// The owners on a node, sorted by owner, each with the owner's leases in all sets.
+/// The owners on a node in sorted order, each with its leases in all sets.
 pub type Owners = Rc<Vec<(Owner, Vec<Lease>)>>;
 
-/// The records and assumptions with which the allocator decides one command in a cluster.
+/// The records and assumptions on which the allocator bases its decision about one command in a cluster.
 pub struct ClusterView<'a> {
     pub server: &'a dyn Server,
     pub cache: &'a LocalCache,
-    /// The context of the command. It contains the name that the machine has in the cluster.
+    /// The context of the command. It contains this machine's node name in the cluster.
     pub cx: &'a Context,
     pub until: Instant,
     pub known: RefCell<Known>,
     /// What the command assumes about the import mark (the record which states that another program's leases
     /// were imported). `None` if the command does not depend on the mark.
     pub import_mark: Option<Expect>,
-    /// Whether the leases of an owner are searched for in all sets, not only in the set of the command.
+    /// Whether an owner's leases are looked up in all sets instead of only in the command's set.
     pub in_all_sets: bool,
     /// Whether leases of this machine's earlier boots may still exist.
     pub has_earlier: Cell<bool>,
@@ -52,9 +52,9 @@ pub struct ClusterView<'a> {
     pub warnings: RefCell<Vec<String>>,
 }
 
-/// A transaction that the server may have applied after the command that sent it had failed.
+/// A transaction whose command has failed, but which the server may have applied nevertheless.
 pub struct Unresolved {
-    /// The path of an address's record, which the transaction writes.
+    /// The path of the address record that the transaction writes.
     pub path: String,
     pub nonce: Nonce,
 }
@@ -179,8 +179,8 @@ impl<'a> ClusterView<'a> {
         checked(self.server, &path, holder)
     }
 
-    /// Reads the records of all nodes, unless they are already known. Returns whether the records were read
-    /// now and at least one node may have leases of an earlier boot.
+    /// Reads the records of all nodes, unless they are already known. Returns true if this call has read the
+    /// records and at least one node may have leases of an earlier boot.
     pub fn fetch_nodes(&self) -> Result<bool, StoreError> {
         if self.nodes.borrow().is_some() {
             return Ok(false);
@@ -193,9 +193,9 @@ impl<'a> ClusterView<'a> {
         Ok(has_ended)
     }
 
-    /// Returns whether a lease has ended because its node has rebooted. This is decided from the current boot
-    /// of this machine, and from the record of the lease's node if that record has been read. If the context
-    /// has no boot ID, no lease counts as ended.
+    /// Returns whether a lease has ended because its node has rebooted. The answer is based on this machine's
+    /// current boot, and on the record of the lease's node if that record has been read. If the context has
+    /// no boot ID, no lease counts as ended.
     pub fn has_ended(&self, lease: &Lease) -> bool {
         let ends_by = |(record, _): (NodeRecord, Entry)| {
             let (node, boot) = (record.node, record.boot);
@@ -206,7 +206,7 @@ impl<'a> ClusterView<'a> {
         self.cx.boot.is_some() && (has_ended || self.node_of(lease).is_some_and(ends_by))
     }
 
-    /// Returns whether the holder of an address is an ended lease.
+    /// Returns whether the holder of an address is a lease that has ended.
     pub fn is_of_ended(&self, holder: &Holder) -> bool {
         matches!(holder, Holder::Leased(lease) if self.has_ended(lease))
     }
@@ -257,8 +257,8 @@ impl<'a> ClusterView<'a> {
         self.without_ended(holder)
     }
 
-    /// Returns the same holder, unless the holder is a lease that has ended. Instead of an ended lease,
-    /// returns the reservation under the lease, or [`Holder::Free`] if there is none.
+    /// Returns `holder`, unless it is a lease that has ended. In that case, returns the reservation under the
+    /// lease, or [`Holder::Free`] if there is none.
     pub fn without_ended(&self, holder: Holder) -> Result<Holder, StoreError> {
         match holder {
             Holder::Leased(lease) if self.has_ended(&lease) => {
@@ -331,7 +331,7 @@ impl<'a> ClusterView<'a> {
     }
 
     /// Returns whether a lease of this node was made in another boot, but after the current boot began. The
-    /// reason is either a copy of this machine or a clock that was set. Such a lease counts as in use.
+    /// reason is either a copy of this machine or a clock that was changed. Such a lease counts as in use.
     fn is_of_copy(&self, lease: &Lease) -> bool {
         let is_of_copy = self.cx.has_ended(lease) && is_newer(lease, self.cx.booted);
         if is_of_copy {

@@ -1,7 +1,6 @@
 //! Encodes and decodes events and counters. Enumeration values, such as a [`Verb`], are stored as words. A
 //! later version of sublet may write words that this version does not know. An event or counter with such a
-//! word is skipped when its record is decoded. When a record of counters is rewritten, such a counter is
-//! kept.
+//! word is skipped when its record is decoded. Rewriting a record of counters keeps such a counter.
 
 use serde::Serialize;
 
@@ -42,7 +41,7 @@ pub fn event(key: &[u8], event: &Event) -> Vec<u8> {
 }
 
 /// Decodes the event in the record under `key`. Returns `None` if a later version of sublet wrote the event
-/// with a word that this version does not know.
+/// using a word that this version does not know.
 pub fn read_event(key: &[u8], bytes: &[u8]) -> Result<Option<Event>, Bad> {
     if version(bytes) != Some(TRACED) {
         return unseal(key, bytes).map(of_fields);
@@ -60,8 +59,8 @@ pub fn events(key: &[u8], events: &[Event]) -> Vec<u8> {
     }
 }
 
-/// Decodes the events in the record under `key`. Skips events that contain words of a later version of
-/// sublet.
+/// Decodes the events in the record under `key`. Skips events with words that only later versions of sublet
+/// know.
 pub fn read_events(key: &[u8], bytes: &[u8]) -> Result<Vec<Event>, Bad> {
     let (all, trace): (Vec<EventFields<'_>>, Option<String>) = if version(bytes) == Some(TRACED) {
         let (all, trace) = unseal_as(TRACED, key, bytes)?;
@@ -110,8 +109,8 @@ pub fn count(
     seal(key, &rows)
 }
 
-/// Decodes the counters in the record under `key`. Skips counters that contain words of a later version of
-/// sublet.
+/// Decodes the counters in the record under `key`. Skips counters with words that only later versions of
+/// sublet know.
 pub fn read_counts(key: &[u8], bytes: &[u8]) -> Result<Vec<Counter>, Bad> {
     let rows: Vec<Row<'_>> = unseal(key, bytes)?;
     let counter = |((set, face, verb, ending), count): Row<'_>| {

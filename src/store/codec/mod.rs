@@ -30,7 +30,7 @@ const VERSION: u8 = 2;
 /// The version of the layout of a lease file: which keys the file has, and what they mean.
 pub const SCHEMA_VERSION: u32 = 2;
 
-/// The reason why a record cannot be accepted.
+/// The reason for rejecting a record.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Bad(pub &'static str);
 
@@ -156,7 +156,7 @@ enum Slot<Fields> {
 }
 
 /// Encodes the state of an address in a cluster. Returns `None` if the address is free. `node` is the name of
-/// this node. It is stored with a cooldown, because this node starts the cooldown.
+/// this node. It is stored with a cooldown, to record which node started the cooldown.
 pub fn slot(key: &[u8], holder: &Holder, node: &str) -> Option<Vec<u8>> {
     Some(match holder {
         Holder::Free => return None,
@@ -251,7 +251,7 @@ pub fn node(key: &[u8], record: &NodeRecord) -> Vec<u8> {
     seal(key, &(&node.machine, id, boot, first, since, booted, has_earlier, turn, notes))
 }
 
-/// Decodes the record under `key` of the node with this name.
+/// Decodes the record of the node called `name`, which is stored under `key`.
 pub fn read_node(key: &[u8], name: &str, bytes: &[u8]) -> Result<NodeRecord, Bad> {
     let (machine, id, boot, first, since, booted, has_earlier, turn, notes) = unseal(key, bytes)?;
     let node = Node { name: name.to_owned(), machine };
@@ -263,7 +263,7 @@ pub fn definition(key: &[u8], record: &NetworkDefinition) -> Vec<u8> {
     seal(key, &(record.version, &record.text, &record.by, record.time))
 }
 
-/// Decodes the definition of this network from the record under `key`.
+/// Decodes the network's definition, which is stored under `key`.
 pub fn read_definition(
     key: &[u8],
     network: NetworkName,
@@ -361,9 +361,9 @@ mod tests {
         }
     }
 
-    /// Compares encoded records with `testdata/store/records.txt`. If a change of the code requires a change
-    /// of that file, give the record format a new [`VERSION`]. After a release, records of the released
-    /// version must stay readable.
+    /// Compares encoded records with `testdata/store/records.txt`. If a code change requires changing that
+    /// file, give the record format a new [`VERSION`]. After a release, records of the released version must
+    /// stay readable.
     #[test]
     fn the_bytes_of_a_version_never_change() {
         let (lease, k) = (sample(), b"k");

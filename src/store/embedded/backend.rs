@@ -78,7 +78,7 @@ struct State {
     write: bool,
     /// The expected checksums of the pages that have not been read yet.
     pages: Pages,
-    /// Whether the file contains unflushed writes, either of this process or of a process that was killed.
+    /// Whether the file contains unflushed writes, from this process or from a process that was killed.
     dirty: bool,
     /// Whether this process has written a header that points to its new commit. Other processes may then see
     /// the transaction, even if it has not been flushed.
@@ -225,7 +225,7 @@ impl<File: OpenFile> Shared<File> {
         self.state().left = true;
     }
 
-    /// Releases the lock on the lease file itself, which otherwise lasts until the file is closed.
+    /// Releases the lock on the lease file itself now, instead of when the file is closed.
     pub fn unlock(&self) {
         let _ = self.file.unlock();
     }

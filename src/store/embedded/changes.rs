@@ -48,8 +48,8 @@ pub fn make<K: KvMut>(tables: &mut Tables<'_, K>, change: &Change, now: Timestam
     Ok(false)
 }
 
-/// Stores a pod's former address. Each address is stored only for the last pod that had it, so there are
-/// never more records than addresses, even if many pods come and go.
+/// Stores a pod's former address. Each address is stored only for the last pod that had it. So even if many
+/// pods come and go, there are never more records than addresses.
 fn stick<K: KvMut>(
     tables: &mut Tables<'_, K>,
     set: &SetName,
@@ -73,7 +73,7 @@ fn put<K: KvMut>(tables: &mut Tables<'_, K>, lease: &Lease) -> Result<bool> {
     let before = tables.lease(set, addr)?;
     let is_new = before.is_none();
     match before {
-        // The address has a lease of the same owner already, so the indexes stay unchanged.
+        // The same owner already leases this address, so the indexes stay unchanged.
         Some(before) if before.owner == lease.owner => {}
         Some(_) => return Err(tables.damaged("an address is leased to two owners")),
         None => {

@@ -55,8 +55,8 @@ pub fn nature(key: &[u8]) -> Nature {
 
 const FORM: Bad = Bad("the key has an unknown format");
 
-/// Decodes a record. Returns the record in the form in which another store can import it; `None` if no other
-/// store can import it.
+/// Decodes a record into the form that other stores can import. Returns `None` for a record that cannot be
+/// imported.
 pub fn read(key: &[u8], value: &[u8]) -> Result<Option<Record>, Bad> {
     Ok(Some(match key.first() {
         Some(&keys::LEASE) => Record::Lease(codec::read_lease(key, value)?),
@@ -105,7 +105,7 @@ pub fn write<K: KvMut>(tables: &mut Tables<'_, K>, key: &[u8], value: &[u8]) -> 
     changes::make(tables, &change, 0).map(drop)
 }
 
-/// A table in memory that stores only derived records. An empty table represents a store that does not exist
+/// An in-memory table that stores only derived records. An empty table represents a store that does not exist
 /// yet.
 #[derive(Default)]
 pub struct Made(BTreeMap<Vec<u8>, Vec<u8>>);
@@ -149,7 +149,7 @@ pub type Fault = (&'static str, String);
 /// The number of addresses that are checked in one step, that is, before the lock is released.
 const PAGE: usize = 5_000;
 
-/// A check of a file, in steps. The caller holds the lock of the file at least during each step. A record and
+/// A check of a file, in steps. The caller must hold the file's lock at least during each step. A record and
 /// the records that it must agree with are compared in the same step, so a change between two steps is not
 /// mistaken for a fault. Only the data of one step is in memory.
 #[derive(Default)]

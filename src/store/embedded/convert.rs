@@ -1,9 +1,9 @@
 //! Replaces the bolt file of the original ecs-ipam with a lease file of sublet.
 //!
-//! The leases are written to a new file under a temporary name. The bolt file gets the second name
-//! `<file>.bolt`. Then the new file is renamed to `<file>`. So `<file>` is always either the bolt file, which
-//! every other command refuses, or the complete lease file. If the conversion is killed, the next conversion
-//! starts from the beginning.
+//! The leases are written to a new file under a temporary name. The bolt file gets `<file>.bolt` as a second
+//! name. Then the new file is renamed to `<file>`. So `<file>` is always either the bolt file, which every
+//! other command refuses, or the complete lease file. If the conversion is killed, the next conversion starts
+//! from the beginning.
 
 use std::path::{Path, PathBuf};
 

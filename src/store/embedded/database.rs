@@ -32,7 +32,7 @@ const CACHE: usize = 8 << 20;
 
 const TABLE: TableDefinition<Bytes, Bytes> = TableDefinition::new("sublet");
 
-/// A redb table, in the form that the code in `view` uses.
+/// A redb table that implements the traits of `view`.
 pub struct Redb<'a, T> {
     table: T,
     path: &'a Path,
@@ -100,7 +100,7 @@ fn broken(path: &Path, error: impl Into<redb::Error>) -> StoreError {
 }
 
 /// Runs code in which redb may panic because of a damaged file. A panic in redb is converted to an error. A
-/// panic in sublet's own code continues.
+/// panic in sublet's own code is passed on.
 fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
         if !panic::was_in_redb() {
@@ -135,8 +135,7 @@ fn open<F: FileSystem>(
 }
 
 /// Locks the lease file itself until it is closed. The lock file alone does not suffice, because it may be
-/// removed, and because a lease file may have two names. Returns whether `path` is still the path of this
-/// file.
+/// removed, and because a lease file may have two names. Returns whether `path` still refers to this file.
 fn guard<F: FileSystem>(fs: &F, file: &F::File, path: &Path, patience: &Patience) -> Result<bool> {
     let io = |e| StoreError::io("lock", path, e);
     // On NFS, a file that is open only for reading cannot be locked. In that case, only the lock file
@@ -237,7 +236,7 @@ pub fn write<F: FileSystem, T>(
     })
 }
 
-/// Whether this process is about to end, so that it does not have to free the memory of its databases.
+/// Whether this process is about to end, so that it need not free the memory of its databases.
 static ONE_SHOT: AtomicBool = AtomicBool::new(false);
 
 /// Declares that this process handles one request and then ends. From now on, databases are not freed,
@@ -247,9 +246,9 @@ pub fn one_shot() {
     ONE_SHOT.store(true, Ordering::Relaxed);
 }
 
-/// Closes redb without its clean shutdown, which would be a complete commit whose writes the backend would
-/// refuse. redb skips the clean shutdown if the thread is panicking, so this function drops the database
-/// during a panic that it catches. No panic message is printed.
+/// Closes redb without its clean shutdown. A clean shutdown would be a complete commit, and the backend would
+/// refuse its writes. redb skips the clean shutdown if the thread is panicking, so this function drops the
+/// database during a panic that it catches. No panic message is printed.
 fn leave<File: OpenFile>(database: Database, switch: &Switch<File>, done: bool) {
     switch.leave();
     if done && ONE_SHOT.load(Ordering::Relaxed) {

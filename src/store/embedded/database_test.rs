@@ -1,5 +1,5 @@
-//! Tests that sublet never reports an intact file as damaged. The transactions of the tests have large keys
-//! and values, make the file grow, remove all records, or are rolled back. Some transactions use redb
+//! Tests that sublet never reports an intact file as damaged. The tests run transactions that write large
+//! keys and values, make the file grow, remove all records, or are rolled back. Some transactions use redb
 //! directly, with table types and commit settings that sublet does not use, because the checks of pages must
 //! accept every valid redb file.
 
@@ -144,7 +144,7 @@ fn theirs(path: &Path, dice: &mut Dice) {
     }
 }
 
-/// Reads the tables that [`theirs`] wrote, through the store's backend.
+/// Reads, through the store's backend, the tables that [`theirs`] wrote.
 fn read_theirs(path: &Path) {
     let (backend, switch) =
         backend::new::<Os>(File::open(path).unwrap(), path, None, None).unwrap();

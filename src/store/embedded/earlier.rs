@@ -73,7 +73,7 @@ impl<F: FileSystem> Embedded<F> {
         database::read(&self.fs, path, None, &self.patience, work).ok().flatten()
     }
 
-    /// Returns the address of a range set that a pod had in the previous boot.
+    /// Returns the address that a pod had in a range set during the previous boot.
     pub(super) fn earlier_former(
         &self,
         set: &SetName,

@@ -62,7 +62,7 @@ impl<F: FileSystem> Embedded<F> {
     }
 
     /// Checks a file in steps. If `lock` is passed, all steps run under this lock. Otherwise each step takes
-    /// the lock of the file.
+    /// the file's lock itself.
     fn faults(
         &self,
         file: &LeaseFile,
@@ -82,7 +82,8 @@ impl<F: FileSystem> Embedded<F> {
         }
     }
 
-    /// Reports problems outside of the records: leftover files, permissions, the file system.
+    /// Reports problems that are not in the records: leftover files, files that other users can access, and a
+    /// folder on a network file system.
     fn oddities(&self, cx: &Context, each: &mut dyn FnMut(Problem)) {
         for path in self.leftovers(cx) {
             let what = "this temporary file was left behind by a process that was killed";
@@ -107,8 +108,8 @@ impl<F: FileSystem> Embedded<F> {
         }
     }
 
-    /// Returns the existing temporary files. A temporary file is in use only while a process holds the lock
-    /// of its lease file.
+    /// Returns the temporary files that exist. A temporary file is in use only while a process holds the lock
+    /// of its lease file; otherwise a killed process has left it behind.
     fn leftovers(&self, cx: &Context) -> Vec<PathBuf> {
         let mut paths = vec![self.names.durable().to_owned(), self.names.policy()];
         paths.extend(cx.boot.as_ref().map(|boot| self.names.boot(boot)));
@@ -263,7 +264,8 @@ fn problem(path: &Path, error: &StoreError) -> Problem {
     }
 }
 
-/// Reports networks that overlap without sharing a set of leases, so both can lease the same address.
+/// Reports networks that overlap without sharing a set of leases. Two such networks can lease the same
+/// address.
 fn overlaps(definitions: &[NetworkRanges], each: &mut dyn FnMut(Problem)) {
     for (n, one) in definitions.iter().enumerate() {
         for other in &definitions[n + 1..] {
@@ -309,8 +311,8 @@ impl Work<'_, '_, '_> {
         match check::read(key, value) {
             Ok(Some(Record::Lease(lease))) => self.lease(lease, standing),
             Ok(_) => {
-                // The records of the last commit do not contradict each other. So a record that contradicts
-                // the new file is doubtful (it may not be part of the last commit), and out of date.
+                // The records of the last commit are written first, and do not contradict each other. So a
+                // record that contradicts the new file is not one of them, and is out of date.
                 if check::write(self.tables, key, value).is_err() {
                     self.note(format!(
                         "{kind} {}: left out, because a newer record contradicts this record",

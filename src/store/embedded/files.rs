@@ -186,8 +186,8 @@ pub fn create<F: FileSystem>(
 
 /// Replaces the file at `path` in three steps. The new file is written under a temporary name. The old file
 /// additionally gets the name `aside`, if one is passed. Then the new file is renamed to `path`. After each
-/// step, `path` is a complete file. `before` runs right before the last step. No other code in the store
-/// renames a file over another file.
+/// step, `path` refers to a complete file. `before` runs right before the last step. No other code in the
+/// store renames a file over another file.
 pub fn replace<F: FileSystem>(
     fs: &F,
     path: &Path,

@@ -21,7 +21,7 @@ use super::queue;
 /// The device and the inode of a file, which identify it.
 pub type FileId = (u64, u64);
 
-/// The purpose for which a file is opened.
+/// What a file is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Reading.
@@ -84,7 +84,7 @@ pub trait FileSystem: Clone + Debug + Send + Sync + 'static {
 /// An open regular file. Dropping it releases its lock.
 pub trait OpenFile: Debug + Send + Sync + Sized + 'static {
     /// Reads bytes from `offset` on, until `buffer` is full or the file ends. Returns the number of bytes
-    /// that were read.
+    /// read.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
     /// Writes all bytes at `offset`.

@@ -1,7 +1,7 @@
 //! Stores the history events and the counters of requests. They are in the same table as the leases, and are
 //! written in the same transaction as the changes that they record.
 //!
-//! This module decides which events are kept, and for how long. The allocator makes the events. Invariant:
+//! This module decides which events are kept, and for how long. The allocator creates the events. Invariant:
 //! storing an event costs one insertion and the removal of at most a few old events, without a search. Even
 //! if the history cannot be read, addresses can be allocated.
 
@@ -11,8 +11,8 @@ use crate::alloc::Context;
 use crate::model::{Counter, Ending, Event, Face, History, Kind, SetName, Timestamp, Verb, What};
 use crate::store::codec;
 
-/// The number of old events that a write may remove in addition to one old event for each new event. So if
-/// the limit is lowered, the history gradually shrinks to the new limit.
+/// The number of old events that a write may remove beyond one for each new event. Because of these extra
+/// removals, the history gradually shrinks after its limit is lowered.
 const MORE: usize = 4;
 
 /// Returns the limits of a set's history: the limits in this call's configuration if it has any, otherwise
@@ -26,7 +26,8 @@ fn bounds<K: Kv>(tables: &Tables<'_, K>, set: &SetName, said: History) -> Result
     Ok(kept.and_then(|bytes| codec::read_bounds(&key, &bytes).ok()).unwrap_or_default())
 }
 
-/// Appends each event to the history of its set of leases, and removes the oldest events of these sets.
+/// Appends each event to the history of its set of leases. Also removes some of the events that exceed the
+/// limits on number and age.
 pub fn append<K: KvMut>(
     tables: &mut Tables<'_, K>,
     events: &[Event],
@@ -81,13 +82,14 @@ fn append_to<K: KvMut>(
     })
 }
 
-/// Returns the first set of leases that has an event with a key from `from` to before `to`.
+/// Returns the first set of leases that has an event with a key in `from..to` (without `to`).
 fn next_set<K: Kv>(tables: &Tables<'_, K>, from: &[u8], to: &[u8]) -> Result<Option<SetName>> {
     let first = tables.kv.first(from, to)?;
     Ok(first.and_then(|(key, _)| keys::read_event(&key)).map(|(set, ..)| set))
 }
 
-/// Removes the first events, at most `most`, as long as `old` returns true for an event's number and time.
+/// Removes the oldest events, at most `most` of them, until `old` returns false for an event's number and
+/// time.
 fn remove_while<K: KvMut>(
     tables: &mut Tables<'_, K>,
     from: &[u8],
@@ -109,7 +111,7 @@ fn remove_while<K: KvMut>(
 /// Records in their stored form: keys and values.
 pub type Stored = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// Returns at most `most` stored events with keys after `after`, and whether there are more.
+/// Returns up to `most` stored events whose keys come after `after`, and whether there are more.
 pub fn page<K: Kv>(
     tables: &Tables<'_, K>,
     after: Option<&[u8]>,
@@ -168,8 +170,8 @@ pub fn begun<K: Kv>(tables: &Tables<'_, K>) -> Result<Option<Timestamp>> {
     Ok(bytes.and_then(|bytes| codec::unseal::<u64>(keys::BEGUN, &bytes).ok()))
 }
 
-/// Returns the selected events of a boot that has ended. Adds an event at the time `end` for each lease that
-/// ended with the boot. Reservations, and leases of other machines, do not end with a boot of this machine.
+/// Returns the selected events of an earlier boot. For each lease that ended with that boot, adds an event at
+/// the time `end`. Reservations and other machines' leases do not end when this machine reboots.
 pub fn of_ended_boot<K: Kv>(
     tables: &Tables<'_, K>,
     end: Timestamp,

@@ -228,8 +228,8 @@ pub fn pool(id: &PoolId) -> Vec<u8> {
     named(POOL, &id.0)
 }
 
-/// Makes the key of a cooling address in the queue. The family comes before the time, because each search is
-/// for one family.
+/// Makes the key of a cooling address in the queue. The family comes before the time, because each search
+/// covers only one family.
 pub fn queued(set: &SetName, until: Timestamp, at: Addr) -> Vec<u8> {
     [&of_family(QUEUE, set, at.family())[..], &until.to_be_bytes(), &addr(at)].concat()
 }
@@ -276,8 +276,8 @@ pub fn history_bounds(set: &SetName) -> Vec<u8> {
     key
 }
 
-/// Makes the key of an event. Within a set of leases, each event's number is one more than the previous
-/// number. The key contains the time, so that old events can be found without reading their records.
+/// Makes the key of an event. Within a set of leases, events are numbered consecutively. The key contains the
+/// time, so that old events can be found without reading their records.
 pub fn event(set: &SetName, number: u64, time: Timestamp) -> Vec<u8> {
     [&of_set(EVENT, set)[..], &number.to_be_bytes(), &time.to_be_bytes()].concat()
 }

@@ -4,8 +4,7 @@
 //! lock; [`super::queue`] determines which process gets the lock first. So waiting needs no threads, and
 //! leaves nothing behind after a timeout. A stopped process at the head of the queue delays the other
 //! processes by little more than [`GRACE`]. A [`Lock`] is held until it is dropped; the kernel releases the
-//! locks of a killed process. If a lock file is removed or replaced, no process can take the lock of the
-//! removed file any more.
+//! locks of a killed process. Once a lock file has been removed or replaced, no process can take its lock.
 
 use std::cell::Cell;
 use std::io;
@@ -25,7 +24,7 @@ pub struct Lock<F: FileSystem = Os> {
 }
 
 impl<F: FileSystem> Lock<F> {
-    /// Makes a value without a lock, for a store that no process can write to.
+    /// Makes a placeholder for a lock. Used if no process can write to the store, so no lock is needed.
     pub fn none() -> Lock<F> {
         Lock { file: None }
     }
@@ -44,7 +43,7 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// Makes the waiting time of a new call, which has not waited yet.
+    /// Starts the waiting time of a new call.
     pub fn new(wait: Wait) -> Patience {
         Patience { wait, spent: Cell::default() }
     }
@@ -54,7 +53,8 @@ impl Patience {
         self.spent.set(Duration::ZERO);
     }
 
-    /// Returns the part of `time` that the call may still wait; `None` if its time is used up.
+    /// Returns how long the call may wait next: at most `time`. Returns `None` if its waiting time is used
+    /// up.
     fn allows(&self, time: Duration) -> Option<Duration> {
         match self.wait {
             Wait::Forever => Some(time),
@@ -71,8 +71,8 @@ impl Patience {
     }
 }
 
-/// The time after which the process at the head of the queue is considered stopped, if the queue has not
-/// advanced although the lock is free. Other processes may then take the lock.
+/// How long the queue may stand still while the lock is free. After this time, the process at its head is
+/// considered stopped, and other processes may take the lock.
 const GRACE: Duration = Duration::from_millis(20);
 
 /// The time between two attempts of the process at the head of the queue. The other processes in the queue
@@ -153,7 +153,7 @@ pub fn lock_to_read(path: &Path, wait: Wait) -> Result<(Lock, std::fs::File)> {
     copy.map(|file| (lock, file)).ok_or_else(|| io(rustix::io::Errno::NOENT.into()))
 }
 
-/// Makes the error of a call that has used up its waiting time.
+/// Makes the error for a call that has used up its waiting time.
 pub fn locked<F: FileSystem>(
     fs: &F,
     file: &F::File,
@@ -164,8 +164,8 @@ pub fn locked<F: FileSystem>(
     Ok(StoreError::Locked { path: path.to_owned(), waited, holders })
 }
 
-/// Tries to take the lock until this succeeds or the waiting time is used up. `place` is the position of this
-/// process in the queue, if it has a position. Returns whether this process holds the lock.
+/// Tries to take the lock until it succeeds or the waiting time is used up. `place` is this process's
+/// position in the queue, if it has one. Returns whether this process holds the lock.
 pub fn poll<F: FileSystem>(
     fs: &F,
     file: &F::File,

@@ -11,8 +11,8 @@
 //! | `<file>.boot.lock` | the second lock, which protects the boot files; empty, or a copy of a header as a hint | never |
 //!
 //! A file whose name ends with `.new` is still being written. When it is complete, it gets its final name.
-//! `doctor --repair` keeps a damaged file as `<file>.damaged-<time>`. The conversion of ecs-ipam's file keeps
-//! the original as `<file>.bolt`.
+//! `doctor --repair` keeps a damaged file as `<file>.damaged-<time>`. Converting ecs-ipam's file keeps the
+//! original as `<file>.bolt`.
 //!
 //! # Locking and ordering
 //!
@@ -279,8 +279,8 @@ impl<F: FileSystem> Embedded<F> {
         Ok((0, set.clone()))
     }
 
-    /// Returns a warning if the network's leases are in another file than the configuration names. Returns
-    /// another warning if the leases are in another set than the configuration names.
+    /// Returns warnings about a network whose leases are not where the configuration says: one warning if
+    /// they are in a different file, and one if they are in a different set.
     fn not_at_home(&self, home: &LeaseFile, home_set: &SetName, set: &SetName) -> Vec<String> {
         let mut warnings = Vec::new();
         if home.persist != self.persist {
@@ -431,8 +431,8 @@ impl<F: FileSystem> Embedded<F> {
         }
     }
 
-    /// Refreshes the lease file's copy of the policy if the copy is outdated. Passes the draining ranges to
-    /// `tables`, and the reservations that are for the name of the command's container.
+    /// Refreshes the lease file's copy of the policy if the copy is outdated. Passes two parts of the policy
+    /// to `tables`: the draining ranges, and the reservations for the name of the command's container.
     fn use_reservations(&self, command: &Command, tables: &mut Writable<'_, '_>) -> Result<()> {
         let path = self.names.policy();
         let header = policy::header(&self.fs, &path)?;
@@ -494,7 +494,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(())
     }
 
-    /// Runs a command about pools. Pools and their leases are always in the durable file.
+    /// Runs a pool command. Pools and their leases are always in the durable file.
     fn serve_pool(&self, command: &Command, cx: &Context) -> Result<Plan> {
         let file = self.durable();
         if !self.is_there(&file.path)? {
@@ -694,7 +694,7 @@ fn asks_for_addresses(command: &Command) -> bool {
     )
 }
 
-/// Returns whether a plan is only one step of a command, and more steps must follow.
+/// Returns whether a plan is only one step of a command that needs more steps.
 fn is_step(plan: &Plan) -> bool {
     matches!(&plan.outcome, Ok(Outcome::Collected(step)) if !step.done)
 }

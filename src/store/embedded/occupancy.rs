@@ -1,9 +1,9 @@
 //! Records the addresses in use as bits. Finding the next free address takes only a few lookups, even in a
 //! full or fragmented range.
 //!
-//! The bits form a tree of blocks with 512 bits each. On level 0, a bit that is set means an address in use.
-//! On level n + 1, a bit that is set means a block of level n that is full. A block without any set bit is
-//! not stored, so an empty /64 needs no space.
+//! The bits form a tree of blocks with 512 bits each. On level 0, a set bit means that an address is in use.
+//! On level n + 1, a set bit means that a block of level n is full. A block without any set bit is not
+//! stored, so an empty /64 needs no space.
 //! Invariant: a bit on a higher level is set if and only if all bits of its block on the level below are set.
 
 use super::view::{Kv, KvMut, Tables};
@@ -260,8 +260,8 @@ mod tests {
         Addr::from_bits(family, bits).unwrap()
     }
 
-    /// Marks the addresses `first..=last` except `hole` as in use. Returns the number of lookups that a
-    /// search for the free address needs.
+    /// Marks the addresses `first..=last` except `hole` as in use. Returns the number of lookups that it
+    /// takes to find the free address.
     fn look_ups(family: Family, first: u128, last: u128, hole: u128) -> usize {
         let mut tables = tables();
         for bits in (first..=last).filter(|b| *b != hole) {

@@ -6,8 +6,8 @@
 //! like redb's own repair of a file: each verified page supplies the checksums of the pages below it.
 //!
 //! This module only knows the part of redb's file format (version 3) that locates pages and their checksums.
-//! redb itself verifies the checksums of the header. Invariant: content that this module does not know is
-//! passed on to redb unchanged. So this module can only refuse content that redb would accept, never the
+//! redb itself verifies the checksums of the header. Invariant: content that this module does not recognize
+//! is passed on to redb unchanged. So this module can only refuse content that redb would accept, never the
 //! reverse.
 
 use std::collections::BTreeMap;

@@ -3,7 +3,7 @@
 //!
 //! The first line contains the version of the format, a checksum and a nonce, which is a number that changes
 //! with each change of the policy. The version is 3 if a range is draining, otherwise 2 if a reservation has
-//! a name, and otherwise 1. So an ADD need not read further lines if there are no names and no draining
+//! a name, and otherwise 1. So an ADD need not read any further lines if there are no names and no draining
 //! ranges. A version of sublet that does not support names or draining ranges refuses a file that has them.
 //! Each further line is an entry as JSON: first the reservations, then the draining ranges. Each lease file
 //! has a copy of the reservations and of the nonce (see
@@ -40,8 +40,7 @@ pub struct Reservation {
     pub note: Option<String>,
     /// The holder of the addresses, as the operator named it.
     pub holder: Option<String>,
-    /// The name of the container to which the addresses may be leased; `None` if they are leased to no
-    /// container.
+    /// The name of the container that the addresses are reserved for; `None` if no container may lease them.
     pub name: Option<StaticName>,
     /// When the addresses were reserved, in seconds since 1970.
     pub time: Timestamp,
@@ -74,7 +73,7 @@ struct DrainingLine {
     since: Timestamp,
 }
 
-/// The beginning of the line of a draining range.
+/// How the line of a draining range begins.
 const DRAINING: &str = "{\"draining\":";
 
 impl From<&Draining> for DrainingLine {
@@ -131,7 +130,7 @@ impl TryFrom<Line> for Reservation {
 }
 
 impl Reservation {
-    /// Returns the entry as a lease of one of its addresses, for listings and messages.
+    /// Returns the entry in the form of a lease of `addr`, for listings and messages.
     pub fn lease(&self, addr: Addr) -> Lease {
         Lease {
             set: self.set.clone(),
@@ -306,7 +305,7 @@ impl Policy {
         self.entries.len() + self.draining.len()
     }
 
-    /// Begins or ends the draining of a range. Returns whether anything has changed.
+    /// Starts or stops draining a range. Returns whether anything has changed.
     pub fn drain(&mut self, drain: &Drain, now: Timestamp) -> bool {
         let (before, mut others) = std::mem::take(&mut self.draining)
             .into_iter()

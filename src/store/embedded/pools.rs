@@ -10,7 +10,7 @@ use crate::model::{Pool, PoolId};
 use crate::net::{Addr, Span, Subnet};
 use crate::store::codec;
 
-/// Returns the pool of this name.
+/// Returns the pool with this name.
 pub fn get<K: Kv>(tables: &Tables<'_, K>, id: &PoolId) -> Result<Option<Pool>> {
     tables.value(&keys::pool(id))
 }
@@ -25,7 +25,7 @@ pub fn all<K: Kv>(tables: &Tables<'_, K>) -> Result<Vec<Pool>> {
     Ok(found)
 }
 
-/// Returns the pool to which an entry in the index of pools by address refers.
+/// Returns the pool that an entry in the index of pools by address refers to.
 fn named<K: Kv>(tables: &Tables<'_, K>, key: &[u8]) -> Result<Pool> {
     let bytes = tables.kv.get(key)?.unwrap_or_default();
     let id = tables.whole(codec::unseal(key, &bytes))?;
@@ -113,8 +113,8 @@ fn shift(bits: u128, by: u8) -> u128 {
     bits.checked_shr(by.into()).unwrap_or(0)
 }
 
-/// Returns the number of a subnet among all subnets of its prefix length, as an address. The bit of this
-/// address in the occupancy blocks of subnets represents the subnet.
+/// Returns the index of a subnet among all subnets of its prefix length, in the form of an address. In the
+/// occupancy blocks of subnets, the bit of this address stands for the subnet.
 fn bit(subnet: Subnet) -> Option<Addr> {
     let host = subnet.family().bits() - subnet.len();
     Addr::from_bits(subnet.family(), shift(subnet.first().bits(), host))

@@ -1,5 +1,4 @@
-//! The queue of processes that wait for a lock. The processes get the lock roughly in the order of their
-//! arrival.
+//! The queue of processes that wait for a lock. The processes get the lock roughly in order of arrival.
 //!
 //! `flock(2)` grants a free lock to the first process that requests it. On a busy machine this is often a
 //! process that is already running, so a process that sleeps between its attempts may never get the lock.
@@ -37,7 +36,8 @@ pub fn held(file: &File, from: u64, len: u64) -> Result<Option<(u64, u64)>, Errn
     Ok(is_held.then(|| (unsigned(found.l_start), unsigned(found.l_len))))
 }
 
-/// Takes the position after those of all other processes.
+/// Joins the queue behind all other processes, and returns this process's position. Returns `None` if the
+/// file system does not support queues.
 pub fn join(file: &File) -> Option<u64> {
     let mut place = 0;
     loop {

@@ -8,8 +8,8 @@ use crate::error::Refusal;
 use crate::model::{Kind, Lease, Owner, StaticName};
 
 impl<F: FileSystem> Embedded<F> {
-    /// Runs a RESTORE. Leases are written to the file to which an ADD with the same `persist` would write.
-    /// Pools are written to the durable file. Reservations and draining ranges are written to the policy.
+    /// Runs a RESTORE. Leases are written to the file that an ADD with the same `persist` would use. Pools
+    /// are written to the durable file. Reservations and draining ranges are written to the policy.
     pub(super) fn restore(
         &mut self,
         command: &Command,

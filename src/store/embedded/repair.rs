@@ -1,7 +1,7 @@
 //! Finds every readable record of a damaged file.
 //!
 //! redb stops at the first corrupt page, so this module reads all pages one by one. Each record has its own
-//! checksum, which also covers its key. A record with a correct checksum was therefore written by sublet, but
+//! checksum, which also covers its key. So a record with a correct checksum was written by sublet, but
 //! perhaps long ago. To find out whether the record is current, this module looks up its key with redb. If
 //! redb finds the same record, the record is current. If redb finds no record or a different one, the record
 //! is outdated. If redb cannot read that part of the tree, the record is doubtful.
@@ -22,7 +22,7 @@ use crate::store::codec;
 pub enum Standing {
     /// The record is part of the last commit.
     Current,
-    /// The record was written at some time, and may have been replaced or removed since then.
+    /// The record was once written, and may have been replaced or removed since then.
     Doubtful,
 }
 
@@ -40,7 +40,7 @@ pub fn records<F: FileSystem>(
     lock: &Lock<F>,
     each: &mut Found<'_>,
 ) -> Result<bool> {
-    // If redb can read the whole file, its records are complete, and no pages are searched.
+    // If redb can read the whole file, it returns all records, so there is no need to search the pages.
     let scan = |each: &mut Each<'_>| {
         store.read(file, lock, |tables| tables.kv.scan(&[], &[0xff], each)).map(drop)
     };

@@ -1,8 +1,8 @@
 //! RESERVE, UNRESERVE and DRAIN: change the policy file.
 //!
-//! The new policy is written and flushed under the first lock, and renamed under both locks. So every ADD
-//! sees either the old policy or the new policy. A leased address cannot be reserved; this is checked while
-//! both locks are held.
+//! The new policy is written to a temporary file and flushed under the first lock. It is renamed to its final
+//! name under both locks, so every ADD sees either the old policy or the new policy. A leased address cannot
+//! be reserved; this is checked while both locks are held.
 
 use super::fs::FileSystem;
 use super::lock::Lock;
@@ -15,12 +15,13 @@ use crate::error::{Refusal, StoreError};
 use crate::model::{Lease, SetName, StaticName};
 use crate::net::{Addr, Span};
 
-/// A function that returns a lease in a file that prevents a reservation; `None` if there is no such lease.
+/// A function that searches a lease file for a lease that prevents the reservation. Returns `None` if there
+/// is no such lease.
 type InTheWay<'a, F> = dyn Fn(&LeaseFile, &Lock<F>) -> Result<Option<Lease>> + 'a;
 
 impl<F: FileSystem> Embedded<F> {
-    /// RESERVE: reserves either all addresses or none. If `contested` is set, addresses are reserved even if
-    /// they are leased.
+    /// RESERVE: reserves either all addresses or none. If `contested` is set, even leased addresses are
+    /// reserved.
     pub(super) fn reserve(&self, reserve: &Reserve, contested: bool, cx: &Context) -> Result<Plan> {
         self.make_folder()?;
         let set = &reserve.set;
@@ -96,7 +97,7 @@ impl<F: FileSystem> Embedded<F> {
         Ok(plan)
     }
 
-    /// DRAIN: begins or ends the draining of a range. Leases in the range stay.
+    /// DRAIN: starts or stops draining a range. Existing leases in the range are kept.
     pub(super) fn drain(&self, drain: &Drain, cx: &Context) -> Result<Plan> {
         self.make_folder()?;
         let lock = self.lock(&self.durable())?;
@@ -173,9 +174,8 @@ impl<F: FileSystem> Embedded<F> {
         Ok(None)
     }
 
-    /// Records a change of the policy in the history and the counters, in the file that has the set's leases.
-    /// If that file does not exist or cannot be written, nothing is recorded. The change is valid without a
-    /// record.
+    /// Records a policy change in the history and the counters, in the file that has the set's leases. If
+    /// that file does not exist or cannot be written, the change takes effect without being recorded.
     fn record_events(&self, lock: Lock<F>, command: &Command, plan: &Plan, cx: &Context) {
         drop(lock);
         let Some(set) = command.set() else { return };
@@ -209,8 +209,8 @@ fn refuse(holder: Lease) -> Plan {
     Plan::refuse(Refusal::Held { index, ranges, holder: Box::new(holder) })
 }
 
-/// Returns the first lease of an address in these spans. Skips the leases of containers with the name `name`,
-/// because the addresses are to be reserved for this name.
+/// Returns the first lease whose address is in these spans. Skips leases of containers called `name`, because
+/// the addresses are being reserved for those containers.
 fn first_lease<K: Kv>(
     tables: &super::Tables<'_, K>,
     set: &SetName,

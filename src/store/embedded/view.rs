@@ -1,8 +1,8 @@
 //! Answers the allocator's queries from a sorted table of bytes.
 //!
-//! The table records twice which addresses are free: by the occupancy bits and by the leases. If the two
-//! disagree, the file is damaged and no address is leased. Invariant: each query takes only a few lookups,
-//! however many leases there are.
+//! The table records in two places which addresses are free: in the occupancy bits and in the leases. If the
+//! two disagree, the file is damaged and no address is leased. Invariant: each query takes only a few
+//! lookups, however many leases there are.
 
 use std::cell::OnceCell;
 use std::path::Path;
@@ -18,7 +18,8 @@ use crate::net::{Addr, Family, Span, Subnet};
 use crate::store::codec;
 use crate::store::codec::Bad;
 
-/// A function that is called with each entry of a scan. If it returns `false`, the scan ends.
+/// A function that is called with each entry of a scan. The scan ends as soon as the function returns
+/// `false`.
 pub type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool> + 'a;
 
 /// A function that is called with each entry whose key has a given prefix.
@@ -29,14 +30,14 @@ pub trait Kv {
     /// Returns the value under a key.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
 
-    /// Calls `each` with the entries whose keys are from `from` to before `to`, in order, until `each`
+    /// Calls `each` with every entry whose key is in `from..to` (without `to`), in order, until `each`
     /// returns `false`.
     fn scan(&self, from: &[u8], to: &[u8], each: &mut Each<'_>) -> Result<()>;
 
-    /// Returns the last key from `from` to before `to`.
+    /// Returns the last key in `from..to` (without `to`).
     fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>>;
 
-    /// Returns the first key from `from` to before `to`, and its value.
+    /// Returns the first key in `from..to` (without `to`), and its value.
     fn first(&self, from: &[u8], to: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
         let mut found = None;
         self.scan(from, to, &mut |key, value| {
@@ -71,9 +72,9 @@ pub struct Tables<'a, K> {
     pub kv: K,
     /// The path of the file, for messages.
     pub path: &'a Path,
-    /// The policy file, if it is used instead of the lease file's copy of the policy.
+    /// The policy from the policy file, if it replaces the lease file's copy of the policy.
     policy: OnceCell<Policy>,
-    /// The entries of the policy that are for the name of the command's container.
+    /// The policy's reservations for the name of the command's container.
     named: OnceCell<Vec<Reservation>>,
     /// The draining ranges of the policy, if there are any.
     draining: OnceCell<Vec<Draining>>,
@@ -85,7 +86,7 @@ pub struct Tables<'a, K> {
 pub type Former<'a> = dyn Fn(&SetName, &PodKey, Addr) -> Option<Addr> + 'a;
 
 impl<'a, K> Tables<'a, K> {
-    /// Makes the records in the table `kv` of the file at `path`.
+    /// Makes a value for the records in the table `kv` of the file at `path`.
     pub fn new(kv: K, path: &'a Path) -> Tables<'a, K> {
         let (policy, named, draining) = Default::default();
         Tables { kv, path, policy, named, draining, earlier: None }
@@ -93,12 +94,13 @@ impl<'a, K> Tables<'a, K> {
 }
 
 impl<K: Kv> Tables<'_, K> {
-    /// Makes the error for a damaged store.
+    /// Makes the error that reports a damaged store.
     pub fn damaged(&self, what: &str) -> StoreError {
         StoreError::Damaged { path: self.path.to_owned(), what: what.to_owned() }
     }
 
-    /// Returns the value of a decoded record, or the error for a damaged store.
+    /// Returns the value of a decoded record. If decoding failed, returns the error that reports a damaged
+    /// store.
     pub fn whole<T>(&self, read: Result<T, Bad>) -> Result<T> {
         read.map_err(|bad| match bad {
             codec::OTHER_VERSION => StoreError::other_version(self.path),
@@ -145,8 +147,8 @@ impl<K: Kv> Tables<'_, K> {
         })
     }
 
-    /// Returns whether this file has a container's lease in the set. If so, this file is the home of the set,
-    /// that is, new leases of the set are written to this file.
+    /// Returns whether this file has a lease of a container in the set. If so, this file is the set's home:
+    /// the file that new leases of the set are written to.
     pub fn is_home(&self, set: &SetName) -> Result<bool> {
         let mut found = false;
         self.leases(Some(set), &mut |lease| {
@@ -156,13 +158,14 @@ impl<K: Kv> Tables<'_, K> {
         Ok(found)
     }
 
-    /// Returns whether this file has a container's lease of the network in the set.
+    /// Returns whether this file has a lease of the network for a container, in the given set.
     pub fn has_network(&self, set: &SetName, network: &NetworkName) -> Result<bool> {
         self.kv.has(&keys::of_network(set, network))
     }
 
-    /// Returns the set in which a network has leases in this file: `likely`, or another set that the network
-    /// used before `shared` was changed. `None` if the network has no leases in this file.
+    /// Returns the set that contains the network's leases in this file. This is `likely`, or a set that the
+    /// network used before its `shared` setting was changed. `None` if the network has no leases in this
+    /// file.
     pub fn set_of_network(
         &self,
         likely: &SetName,
@@ -204,15 +207,14 @@ impl<K: Kv> Tables<'_, K> {
         let _ = self.policy.set(policy);
     }
 
-    /// Sets the reservations that are for the name of the command's container, and the draining ranges of the
-    /// policy.
+    /// Sets the reservations for the name of the command's container, and the policy's draining ranges.
     pub fn use_named(&self, entries: Vec<Reservation>, draining: Vec<Draining>) {
         // Only the code that opened the file sets these values, and only once.
         let _ = self.named.set(entries);
         let _ = self.draining.set(draining);
     }
 
-    /// Returns the reservations in a set that are for a container's name, ordered by address.
+    /// Returns the set's reservations for the container name `name`, ordered by address.
     fn named(&self, set: &SetName, name: &StaticName) -> Vec<Lease> {
         let entries = match self.policy.get() {
             Some(policy) => &policy.entries,
@@ -228,8 +230,8 @@ impl<K: Kv> Tables<'_, K> {
             return Ok(policy.find(set, addr).cloned());
         }
         let end = keys::behind(&keys::of_family(keys::RESERVED, set, addr.family()));
-        // A reservation is stored under its last address. So the first entry from `addr` on is the only one
-        // that can contain `addr`.
+        // A reservation is stored under its last address. So only the first entry at or after `addr` can
+        // contain `addr`.
         let first = self.kv.first(&keys::at(keys::RESERVED, set, addr), &end)?;
         let Some((key, value)) = first else { return Ok(None) };
         let json: Vec<u8> = self.whole(codec::unseal(&key, &value))?;
@@ -237,7 +239,7 @@ impl<K: Kv> Tables<'_, K> {
         Ok(Some(self.whole(entry)?).filter(|entry: &Reservation| entry.span.contains(addr)))
     }
 
-    /// Returns the leases of addresses that the owner index lists for a set. Fails if one of the leases does
+    /// Returns the leases of these addresses, which an owner's index lists. Fails if one of the leases does
     /// not exist, because the file is then damaged.
     fn indexed(&self, set: &SetName, addrs: &[Addr]) -> Result<Vec<Lease>> {
         let find = |addr: &Addr| {
@@ -274,7 +276,7 @@ impl<K: Kv> Tables<'_, K> {
         self.kv.scan(&from, &keys::behind(&from), &mut |key, _| each(self.queued(set, key)?))
     }
 
-    /// Returns the cooldown to which a key of the queue belongs.
+    /// Returns the cooldown that a key of the queue refers to.
     fn queued(&self, set: &SetName, key: &[u8]) -> Result<Cooling> {
         let (_, _, addr) = keys::read_queued(key)
             .ok_or_else(|| self.damaged("a cooling address is stored under a wrong key"))?;
@@ -392,8 +394,8 @@ impl<K: Kv> View for Tables<'_, K> {
         Ok(here.or_else(|| self.earlier?(set, pod, range)))
     }
 
-    /// Always returns true, because this store may have leases from host-local at any time. An ADD imports a
-    /// host-local folder whenever the folder exists, and the store does not record the import.
+    /// Always returns true. An ADD imports a host-local folder whenever the folder exists, and the store does
+    /// not record the import. So this store may have leases from host-local at any time.
     fn adopted(&self, _: &NetworkName) -> Result<bool> {
         Ok(true)
     }
@@ -457,8 +459,8 @@ impl<K: Kv> View for Tables<'_, K> {
     }
 
     fn capacity(&self) -> usize {
-        // redb does not limit the size of a transaction. The limit only bounds the memory that a transaction
-        // needs.
+        // redb does not limit the size of a transaction. The limit only bounds the memory that one
+        // transaction uses.
         1024
     }
 }

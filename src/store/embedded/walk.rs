@@ -226,8 +226,8 @@ impl<F: FileSystem> Embedded<F> {
         Ok(())
     }
 
-    /// Adds the events in a file for which `filter` returns true. Unreadable events are skipped; `doctor`
-    /// reports them.
+    /// Reads a file's events, and appends to `all` the events that `filter` selects. Unreadable events are
+    /// skipped; `doctor` reports them.
     fn events(
         &self,
         file: &LeaseFile,
@@ -249,7 +249,8 @@ impl<F: FileSystem> Embedded<F> {
         Ok(())
     }
 
-    /// For each set that has records in both files, returns the file that has the set's leases.
+    /// If there are two lease files, returns which file has the leases of each set. A set without leases of
+    /// containers is left out. If there is only one file, returns an empty map.
     fn homes(&self, files: &[LeaseFile]) -> Result<BTreeMap<SetName, Persist>> {
         let mut homes = BTreeMap::new();
         for file in files.iter().filter(|_| files.len() > 1) {
@@ -277,7 +278,7 @@ impl<F: FileSystem> Embedded<F> {
     }
 }
 
-/// Returns at most [`PAGE`] records of one kind, with keys after `after`.
+/// Returns up to [`PAGE`] records of one kind whose keys come after `after`.
 fn page<K: Kv>(tables: &Tables<'_, K>, kind: u8, after: &[u8]) -> Result<Page> {
     let mut page = Page { records: Vec::new(), next: None };
     let from = if after.is_empty() { vec![kind] } else { [&[kind], after, &[0]].concat() };
@@ -293,7 +294,7 @@ fn page<K: Kv>(tables: &Tables<'_, K>, kind: u8, after: &[u8]) -> Result<Page> {
     Ok(page)
 }
 
-/// Returns the leases with keys after `after`, ordered by set and address. If `cooling` is set, cooling
+/// Returns the leases whose keys come after `after`, ordered by set and address. If `cooling` is set, cooling
 /// addresses are included; their keys differ from the keys of leases only in the kind.
 fn in_use<K: Kv>(tables: &Tables<'_, K>, after: &[u8], cooling: bool) -> Result<Page> {
     let mut all = page(tables, keys::LEASE, after)?;
@@ -323,7 +324,8 @@ impl Reserved {
         Reserved(all)
     }
 
-    /// Lists the reservations of the set that come before `addr`, and removes a reservation of `addr` itself.
+    /// Lists the set's reserved addresses below `addr`. If `addr` itself is reserved, removes it without
+    /// listing it, because the caller lists its holder.
     fn until(&mut self, set: &SetName, addr: Addr, each: &mut dyn FnMut(&SetName, Addr, Holder)) {
         let Some(of_set) = self.0.get_mut(set) else { return };
         while let Some((first, mut entry)) = of_set.pop_first() {
