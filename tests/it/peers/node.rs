@@ -298,9 +298,16 @@ fn definitions(server: &Server) {
     };
     let mut wider = shown.clone();
     wider["ipam"]["subnet"] = "10.5.0.0/16".into();
-    assert!(set(&["--version", "7"], &wider).no().contains("version 1, not version 7"));
+    assert!(
+        set(&["--version", "7"], &wider)
+            .no()
+            .contains("expected version 7, but the store has version 1")
+    );
     assert!(set(&[], &wider).ok().contains("version 2"));
-    assert!(set(&[], &wider).no().contains("version 2, not version 1"), "the file's is old");
+    assert!(
+        set(&[], &wider).no().contains("expected version 1, but the store has version 2"),
+        "the file's is old"
+    );
     let moved = json!({"ipam": {"subnet": "10.7.0.0/24"}});
     let refused = set(&[], &moved).unasked();
     for part in ["c1", "c2", "2 addresses", "10.7.0.1-10.7.0.254", "--yes"] {
