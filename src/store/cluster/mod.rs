@@ -436,11 +436,23 @@ fn verify(
 ) -> Result<bool, StoreError> {
     let assumed = view.assumed();
     if assumed.is_empty() {
+        if member.changes() && member.is_from_cache {
+            member.is_from_cache = false;
+            view.fetch(&[member.path()])?;
+            if member.learn_from(view)? {
+                // List the records again, because a transaction may have been applied after the listing and
+                // before the fence.
+                view.forget_all();
+                view.known.borrow_mut().remember([member.known()].into());
+                return Ok(false);
+            }
+        }
         return if plan.outcome.is_err() { view.confirm_full() } else { Ok(true) };
     }
     let mut read = assumed.clone();
     read.extend(member.changes().then(|| member.path()));
     view.fetch(&read)?;
+    member.is_from_cache = false;
     if member.changes() && member.learn_from(view)? {
         // Read the records again, because a transaction may have been applied after the first read and before
         // the fence.

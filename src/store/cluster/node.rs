@@ -94,6 +94,8 @@ pub struct Member<'a> {
     note: Option<Note>,
     /// Whether a transaction was sent that may still be applied.
     pub is_in_flight: bool,
+    /// Whether the node's record is from the local cache, and this command has not read it from the server.
+    pub is_from_cache: bool,
     /// Whether this process cannot create an in-flight note. Every command then fences.
     pub is_blind: bool,
 }
@@ -129,6 +131,7 @@ impl<'a> Member<'a> {
             folder,
             note: None,
             is_in_flight: false,
+            is_from_cache: is_cached,
             is_blind: false,
         };
         if !is_cached
@@ -254,6 +257,7 @@ impl<'a> Member<'a> {
         let paths = [Some(&*path), machine.as_deref()];
         let mut found =
             self.server.get(&paths.into_iter().flatten().collect::<Vec<_>>(), self.until)?;
+        self.is_from_cache = false;
         self.unnamed = machine.filter(|machine| found.get(machine) == Some(&None));
         if let Some((machine, Some(entry))) = found.iter().find(|(found, _)| **found != path) {
             let name: String = checked(self.server, machine, records::plain(machine, entry))?;
