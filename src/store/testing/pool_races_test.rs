@@ -8,8 +8,8 @@ use super::fake_cluster::{FakeServer, FakeStore, apply_stalled};
 use super::pool_cases::{ask, lease, pool, pool_refusal, release, shared, want};
 use crate::alloc::{Command, Context, ReleaseAddress, ReleasePool, RequestPool, Sweep};
 use crate::error::{Error, PoolRefusal, StoreError};
-use crate::model::{Kind, Lease, Node, PoolId, SetName};
-use crate::store::cluster::keys;
+use crate::model::{Kind, Lease, Node, Persist, PoolId, SetName};
+use crate::store::cluster::{LocalCache, keys};
 use crate::store::{Store, StoreReader};
 
 const ID: &str = "net";
@@ -88,6 +88,31 @@ fn an_address_that_a_failed_request_leased_is_freed() {
                 && others != Some(addr)
                 && others.is_none_or(|a| left.contains(&a))
         );
+    }
+}
+
+/// A daemon in a container has another `/run`. The daemon is killed during a request, and a cleanup of the host
+/// cannot see that a transaction is in flight. After the cleanup, the transaction must not be applied.
+#[test]
+fn a_cleanup_stops_a_request_from_another_run() {
+    for is_etcd in [false, true] {
+        let server = FakeServer::new(is_etcd);
+        let mut host = FakeStore::new(server.clone());
+        pool(&mut host, &ask("l", "10.0.0.0/24"), &on("one", 1));
+        let id = host.pools().unwrap()[0].id.clone();
+        let run = tempfile::tempdir_in("/dev/shm").unwrap();
+        let cache = LocalCache::new(run.path(), String::new());
+        let mut daemon = FakeStore::with_cache(server.clone(), Persist::Disk, cache);
+        server.kills_in_commit.set(true);
+        let request = Command::RequestAddress(want(&id.0, None));
+        assert!(daemon.apply(&request, &on("one", 1)).is_err());
+        server.commits_left.set(None);
+        let known = Some(Vec::new());
+        let sweep = Sweep { pool: id, known, before: 9, dry: false, alive: Vec::new() };
+        let swept = crate::engine::collect(&mut host, Command::Sweep(sweep), &on("one", 2));
+        assert!(swept.is_ok_and(|swept| swept.freed.is_empty()));
+        apply_stalled(&server);
+        assert_eq!(leases(&mut host), [], "etcd: {is_etcd}");
     }
 }
 
