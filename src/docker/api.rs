@@ -1,7 +1,7 @@
 //! The methods of the protocol. [`handle`] takes the path and the body of a request, and returns a [`Reply`].
 //!
-//! The methods do not depend on HTTP. Only the path of a request selects the method, because dockerd sends no
-//! content type and an arbitrary host name.
+//! The methods do not depend on HTTP. The path of a request alone selects the method, because dockerd sends
+//! no content type, and its host name is arbitrary.
 //! Invariant: an empty, malformed or unknown request changes nothing.
 
 use super::names::{ADDRESS_TYPE, BAD_POOL, ENDPOINT, GATEWAY, MAC, SERIAL};
@@ -60,8 +60,8 @@ impl Reply {
         self
     }
 
-    /// Makes the response for a failure, with this HTTP status. dockerd shows `text` to the user, and never
-    /// repeats the request. `more` is only logged.
+    /// Makes the response to a failed request, with this HTTP status. dockerd shows `text` to the user, and
+    /// never repeats the request. `more` is only logged.
     pub fn failed(status: u16, text: &str, more: &str) -> Reply {
         let level = if status < 500 { Level::Warn } else { Level::Error };
         let shown = if more.is_empty() { text.to_owned() } else { format!("{text}: {more}") };
@@ -70,7 +70,7 @@ impl Reply {
         Reply { status, body: wire::failure(text), undo: None, entry }
     }
 
-    /// Makes the response for a refusal. The HTTP status of the response is 200, as the protocol requires.
+    /// Makes the response to a refused request. Its HTTP status is 200, as the protocol requires.
     fn refused(text: &str, more: &str) -> Reply {
         Reply { status: 200, ..Reply::failed(400, text, more) }
     }
@@ -97,7 +97,7 @@ fn bad_request(text: impl AsRef<str>) -> Failure {
     Box::new(Reply::refused(text.as_ref(), ""))
 }
 
-/// Handles one request of dockerd.
+/// Handles one request from dockerd.
 pub fn handle(
     driver: &Driver,
     store: &mut dyn Store,
@@ -122,7 +122,7 @@ pub fn handle(
     done.unwrap_or_else(|failure| *failure)
 }
 
-/// Undoes a change, because the response that reported the change could not be delivered.
+/// Undoes a change whose response could not be delivered.
 pub fn undo(store: &mut dyn Store, cx: &Context, undo: &Undo) -> Result<(), Error> {
     match undo {
         Undo::Address(pool, lease) => {

@@ -3,7 +3,7 @@
 //!
 //! This module defines flags, variables, their order of precedence (a flag, `SUBLET_*`, `GIPAM_*`,
 //! `KONTENA_IPAM_*`) and defaults.
-//! Invariant: until all settings have been checked, subletd opens nothing and does not listen.
+//! Invariant: subletd does not listen until this module has checked all settings.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -293,7 +293,7 @@ fn is_stderr(stream: &OsString) -> bool {
     stat.is_ok_and(|s| stream.to_str() == Some(&format!("{}:{}", s.st_dev, s.st_ino)))
 }
 
-/// Returns the cluster that a flag or a variable names.
+/// Parses the cluster in the value of a flag or variable. `name` is the flag or variable, for messages.
 fn cluster(name: &str, json: &str, timeout: Duration, log: &Log) -> Result<StoreSpec> {
     let (mut spec, warnings) = config::store(json).with_context(|| name.to_owned())?;
     for warning in warnings {
@@ -348,8 +348,8 @@ impl Cli {
         Ok(stores)
     }
 
-    /// Returns the store that `named`, or otherwise the environment, names. The timeout of a cluster is
-    /// limited to the timeout of a request.
+    /// Returns the store that `named` specifies or, if it is `None`, the store that the environment
+    /// specifies. A cluster's timeout is at most the timeout of a request.
     fn store(&self, named: Option<OsString>, env: Env<'_>, log: &Log) -> Result<StoreSpec> {
         let timeout = self.serve.timeout;
         let json = named.as_ref().and_then(|s| s.to_str()).map(str::trim_start);

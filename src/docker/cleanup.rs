@@ -3,9 +3,9 @@
 //! until a cleanup frees it.
 //!
 //! This module compares the store with dockerd's list. The allocator decides what may be freed.
-//! Invariant: a cleanup never frees an address that dockerd lists or that may be in use, an address that was
-//! leased after dockerd's list was requested, a gateway or an auxiliary address, or anything that belongs to
-//! another node or to a swarm.
+//! Invariant: a cleanup never frees an address that dockerd lists or that may be in use. It also keeps
+//! gateways and auxiliary addresses, addresses that were leased after dockerd's list was requested, and
+//! everything that belongs to another node or to a swarm.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -52,14 +52,13 @@ impl fmt::Display for Report {
     }
 }
 
-/// The maximum time from the moment when dockerd sends a request until subletd has handled the request.
+/// The longest time that can pass between dockerd sending a request and subletd finishing it.
 const UNDER_WAY: Duration = Duration::from_secs(10);
 
 /// Compares the pools of this node with dockerd's networks, and frees the addresses and pools that dockerd
-/// does not list. Before the function frees anything, it waits for the grace period, but not longer than
-/// [`UNDER_WAY`]. The reason is that dockerd may have sent a release shortly before it returned its list. If
-/// the cleanup freed the address before this release arrived, another request could lease the address, and
-/// the release would then free the new lease.
+/// does not list. Before it frees anything, it waits for the grace period, but no longer than [`UNDER_WAY`],
+/// because dockerd may have sent a release just before it returned its list. If the cleanup freed the address
+/// first, another request could lease it, and the late release would then free the new lease.
 pub fn clean(
     store: &mut dyn Store,
     cx: &Context,
@@ -104,14 +103,14 @@ pub fn clean(
     Ok(report)
 }
 
-/// How dockerd lists a pool.
+/// Whether one of dockerd's networks uses a pool.
 enum Listed {
     /// A network uses the pool, and has these addresses.
     Addresses(Vec<Addr>),
     /// No network uses the pool.
     Nothing,
-    /// The use of the pool cannot be determined: the pool belongs to a swarm, or it may belong to a network
-    /// that dockerd lists with a different subnet.
+    /// It cannot be determined whether the pool is in use: the pool belongs to a swarm, or it may belong to a
+    /// network that dockerd lists with a different subnet.
     Unknown,
 }
 

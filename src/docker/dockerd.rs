@@ -1,9 +1,8 @@
 //! Reads the networks and endpoints of the local dockerd, through the API on its unix socket.
 //!
-//! Only cleanup uses this module. The handler of a request must not use it, because dockerd holds its locks
-//! during the request and would not respond.
-//! Invariant: a listing that [`list`] returns is complete. If a part of it cannot be read, [`list`] returns
-//! an error.
+//! Only cleanup uses this module. A request handler must not use it: while dockerd waits for the handler's
+//! response, it holds its locks and would not respond.
+//! Invariant: [`list`] returns either a complete listing or an error.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,10 +15,10 @@ use crate::model::Timestamp;
 use crate::net::{Addr, Subnet, parse_addr, parse_cidr};
 use crate::sys::host;
 
-/// All networks of dockerd. No part of this data is older than `started`.
+/// dockerd's networks. No part of this data is older than `started`.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
-    /// When reading the networks began.
+    /// The time just before the networks were read.
     pub started: Timestamp,
     /// The networks whose IPAM driver is not built into dockerd.
     pub networks: Vec<Network>,
@@ -38,7 +37,7 @@ pub struct Network {
     pub swarm: bool,
 }
 
-/// The maximum time that dockerd may take before a response, and between two parts of a response.
+/// The maximum time to wait for dockerd's response to begin, and then for each further part of it.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Reads the networks of the dockerd that listens on `socket`.
@@ -69,7 +68,7 @@ fn get(socket: &Path, path: &str) -> Result<Value> {
     runtimes::read(&answer).with_context(what)
 }
 
-/// Parses one network. Content that is not understood is an error, because it may contain an address in use.
+/// Parses one network. A malformed value is an error, because it may stand for an address in use.
 fn read(raw: &Value) -> Result<Network> {
     let mut network = Network {
         shared: raw["IPAM"]["Options"]["network"].as_str().map(str::to_owned),

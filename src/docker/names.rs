@@ -1,4 +1,4 @@
-//! The names in the protocol: options, and the texts of errors that do not come from the allocator. They are
+//! The option names of the protocol, and the texts of errors that do not come from the allocator. They are
 //! identical to those in moby's `ipamapi`, because users and scripts search for them.
 
 /// The value of [`ADDRESS_TYPE`] with which `RequestAddress` requests the gateway's address. It is also the
@@ -6,8 +6,8 @@
 pub const GATEWAY: &str = "com.docker.network.gateway";
 /// The option of `RequestAddress` that states the purpose of the address.
 pub const ADDRESS_TYPE: &str = "RequestAddressType";
-/// The option to allocate addresses in ascending order, without reusing a freed address at once. Swarm sets
-/// this option.
+/// The option to allocate addresses in ascending order, without immediately reusing a freed address. Swarm
+/// sets this option.
 pub const SERIAL: &str = "com.docker.network.ipam.serial";
 /// The option with the endpoint's MAC address.
 pub const MAC: &str = "com.docker.network.endpoint.macaddress";

@@ -10,7 +10,7 @@ use crate::alloc::{Ask, Block, RequestPool, Shared};
 use crate::model::PoolId;
 use crate::net::{Addr, Family, Span, Subnet, parse_cidr};
 
-/// Returns the request for the allocator, or moby's error text.
+/// Translates the request for the allocator. An error is moby's error text.
 pub fn read(
     raw: &wire::Request,
     settings: &Settings,
@@ -48,7 +48,8 @@ pub fn read(
     Ok(RequestPool { space: space.to_owned(), ask, sub, shared, avoid })
 }
 
-/// Returns the address space of a request. A request in kontena-ipam's form need not name one.
+/// Returns the address space of a request. A request with kontena-ipam's option `network` need not name one,
+/// and then gets the local space.
 fn space<'a>(
     name: &'a str,
     network: Option<&String>,
@@ -62,8 +63,8 @@ fn space<'a>(
     }
 }
 
-/// Returns the supernets that can contain pools of prefix length `len`, with `len` as the prefix length of
-/// their pools. If `len` is 0, returns all supernets unchanged.
+/// Returns the supernets that are large enough for pools of prefix length `len`, set to allocate such pools.
+/// If `len` is 0, returns all supernets unchanged.
 fn sized(blocks: &[Block], len: u8) -> Result<Vec<Block>, String> {
     if len == 0 {
         return Ok(blocks.to_vec());
@@ -87,8 +88,8 @@ fn part(text: &str, subnet: Subnet) -> Result<Option<Subnet>, String> {
 }
 
 /// Makes the name and the ID of a shared pool. For an IPv4 pool in the local address space, the ID is the
-/// name, as in kontena-ipam. Other pools have an ID with more parts, because several pools can have the same
-/// name: a dual-stack network requests two pools, and a swarm uses both address spaces.
+/// name, as in kontena-ipam. Other pools have longer IDs, because several pools can have the same name: a
+/// dual-stack network requests two pools, and a swarm uses both address spaces.
 fn shared(name: &str, space: &str, family: Family, settings: &Settings) -> Result<Shared, String> {
     if name.is_empty() {
         return Err("Network can't be nil".to_owned());

@@ -64,8 +64,8 @@ impl Settings {
     }
 }
 
-/// Parses a supernet in CIDR notation. If the text has host bits, the error contains the prefix that was
-/// probably meant.
+/// Parses a supernet in CIDR notation. If host bits are set, the error suggests the prefix that was probably
+/// meant.
 pub fn supernet(text: &str) -> Result<Subnet, String> {
     let net = parse_cidr(text)
         .ok_or_else(|| format!("{text:?} is not a prefix such as 10.80.0.0/12 or fd00:1::/48"))?;

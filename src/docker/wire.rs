@@ -33,7 +33,7 @@ pub type Options = BTreeMap<String, String>;
 pub fn read(body: &[u8]) -> Result<Request, String> {
     match body.trim_ascii() {
         b"" | b"null" => Ok(Request::default()),
-        // Without this check, the derived deserializer would also accept an array of the fields.
+        // Without this check, the derived deserializer would also accept an array of field values.
         text if text.starts_with(b"{") => {
             serde_json::from_slice(text).map_err(|e| format!("Invalid request body: {e}"))
         }

@@ -1,10 +1,9 @@
 //! Serves one HTTP/1.1 connection, for as long as dockerd keeps it open.
 //!
-//! This module limits the size of bodies, and detects when a response has been written to the kernel
-//! completely.
-//! Invariant: until shutdown, the server never closes an idle connection, because dockerd would repeat a
-//! request on a closed connection with an empty body. A change to the store is kept only if the last byte of
-//! its response has been written to the kernel.
+//! This module limits the size of bodies, and detects when a whole response has been written to the kernel.
+//! Invariant: until shutdown, the server never closes an idle connection. If dockerd sends a request on a
+//! connection that has just been closed, it repeats the request with an empty body. A change to the store is
+//! kept only if the last byte of its response has been written to the kernel.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -30,16 +29,16 @@ const MEDIA_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 /// The maximum time for a body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The path of the request that dockerd sends first after it has started, or after it has found the plugin
-/// again.
+/// The path of dockerd's first request after it starts, or after it finds the plugin again.
 const ACTIVATE: &str = "/Plugin.Activate";
 
-/// A lower bound for the length of the head of an HTTP response, in bytes. A response counts as written only
+/// A lower bound on the length of the head of an HTTP response, in bytes. A response counts as written only
 /// after its body and this many bytes have been written.
 const MIN_HEAD: usize = 64;
 
-/// Serves one connection until it ends. After `stop`, the connection is closed when the current request has
-/// its response. `activated` is notified whenever dockerd activates the plugin on this connection.
+/// Serves one connection until it ends. Once `stop` is set, the connection is closed as soon as the current
+/// request has been answered. `activated` is notified whenever dockerd activates the plugin on this
+/// connection.
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     queue: Queue,
@@ -111,9 +110,9 @@ async fn read(body: Incoming) -> Result<Vec<u8>, (u16, &'static str)> {
     }
 }
 
-/// The responses that have not been written to the kernel completely, in the order in which they are sent.
-/// Each response has the number of bytes that still have to be written. If the connection ends, the remaining
-/// responses are dropped, which undoes their changes.
+/// The responses that have not yet been fully written to the kernel, in sending order, each with the number
+/// of bytes still to be written. If the connection ends, the remaining entries are dropped, which undoes
+/// their changes.
 #[derive(Clone, Default)]
 struct Unsent(Arc<Mutex<Vec<(usize, PendingUndo)>>>);
 

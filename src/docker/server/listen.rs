@@ -1,8 +1,8 @@
-//! Opens the sockets on which dockerd reaches the driver, and writes the file in which dockerd looks up a TCP
-//! address.
+//! Opens the sockets on which dockerd reaches the driver, and writes the file in which dockerd looks up the
+//! driver's TCP address.
 //!
-//! A socket gets its mode while it has a temporary name, and is then renamed. Therefore its final name always
-//! leads to a usable socket, and other users can never connect.
+//! A socket is created under a temporary name, gets its mode, and is then renamed. Its final name therefore
+//! always leads to a usable socket, and other users can never connect.
 //! Invariant: an existing socket is replaced only if no process serves it. Only files that this process
 //! created are removed.
 
@@ -84,8 +84,8 @@ pub fn unix(path: &Path) -> Result<(UnixListener, Published)> {
     Ok((listener, Published::new(path)?))
 }
 
-/// Writes the file in which dockerd looks up the TCP address `at` of the driver: a `.spec` file with one URL,
-/// or with TLS a `.json` file.
+/// Writes the file in which dockerd looks up the driver's TCP address `at`. The file is a `.spec` file with
+/// one URL or, with TLS, a `.json` file.
 pub fn publish_tcp(tcp: &Tcp, at: SocketAddr) -> Result<Published> {
     let (path, text) = match &tcp.tls {
         None => (tcp.spec.clone(), format!("tcp://{at}\n")),

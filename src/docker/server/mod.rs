@@ -1,7 +1,7 @@
 //! The server of `subletd`: its sockets, its startup and shutdown, and the times at which it cleans up.
 //!
-//! Invariant: the server reports that it is ready only after it listens on all sockets. At shutdown, it
-//! responds to every request that has arrived. If a response cannot be delivered, its change is undone.
+//! Invariant: the server reports that it is ready only once it is listening on all sockets. At shutdown, it
+//! answers every request that has already arrived. If a response cannot be delivered, its change is undone.
 
 mod http;
 mod listen;
@@ -62,7 +62,7 @@ pub struct ServerConfig {
     pub backend: Backend,
     /// When and how to clean up.
     pub cleanup: Cleanup,
-    /// The notification socket of systemd, if systemd expects notifications.
+    /// systemd's notification socket, if systemd expects notifications.
     pub notify: Option<OsString>,
 }
 
@@ -74,7 +74,7 @@ pub fn run(config: ServerConfig) -> Result<()> {
     let (queue, workers) = Queue::start(&backend)?;
     let served = runtime.block_on(async {
         let (stop, stopping) = watch::channel(false);
-        // Every connection has a sender of this channel, so the channel is closed when all connections have
+        // Every connection holds a sender of this channel, so the channel closes once all connections have
         // ended.
         let (alive, mut ended) = mpsc::channel::<()>(1);
         let (backend, queue) = (backend.clone(), queue.clone());
@@ -110,7 +110,7 @@ pub fn run(config: ServerConfig) -> Result<()> {
             _ = int.recv() => {}
         }
         notify_systemd(notify.as_deref(), "STOPPING=1");
-        // Dropping the listeners removes the names of the sockets. From now on, no new client can connect.
+        // Dropping the listeners removes the socket files, so new clients can no longer connect.
         listeners.backend.log(Level::Info, "stopping: finishing open requests");
         drop(listeners);
         let _ = stop.send(true);
@@ -278,10 +278,9 @@ async fn stopped(stopping: &mut Stopping) {
 /// dockerd does not respond while it is starting.
 const TRIES: u32 = 5;
 
-/// Cleans up after each notification of `activated` or, without `activated`, at the configured interval.
-/// After an activation, the function first waits until dockerd has had time to load its networks. Each
-/// cleanup opens the store separately, so that no request waits for a cleanup. If dockerd does not respond,
-/// nothing is freed.
+/// Cleans up after each notification on `activated` or, if `activated` is `None`, at the configured interval.
+/// After an activation, it first gives dockerd time to load its networks. Each cleanup opens the store for
+/// itself, so that no request waits for it. If dockerd does not respond, nothing is freed.
 async fn clean_repeatedly(
     cleanup: Arc<Cleanup>,
     activated: Option<Arc<Notify>>,

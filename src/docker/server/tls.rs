@@ -22,7 +22,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     Ok(all)
 }
 
-/// Makes an acceptor that accepts only clients with a certificate that `ca` has signed.
+/// Makes an acceptor that accepts only clients whose certificate is signed by `ca`.
 pub fn acceptor(Tls { cert, key, ca, .. }: &Tls) -> Result<TlsAcceptor> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(ca)? {

@@ -1,9 +1,9 @@
 //! The worker threads, which apply requests to the store in the order in which they arrive.
 //!
 //! Only one process or thread at a time can write to a lease file, so a lease file has a single worker. A
-//! cluster has several workers, so that no request waits for the round trip of another request.
-//! Invariant: when the workers end, every change is settled. Either its response was written to the kernel
-//! completely and its [`PendingUndo`] was confirmed, or the change was undone.
+//! cluster has several workers, so that requests do not wait for each other's round trips.
+//! Invariant: when the workers end, every change is settled. Either its response was fully written to the
+//! kernel and its [`PendingUndo`] was confirmed, or the change was undone.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -42,7 +42,8 @@ const METHODS: [&str; 7] = [
 pub struct Backend {
     /// The configuration of the driver.
     pub driver: Driver,
-    /// The store in which the driver leases addresses. The time to wait for its lock is set for each request.
+    /// The store in which the driver leases addresses. The time to wait for the store's lock is set anew for
+    /// each request.
     pub store: StoreSpec,
     /// The node and the boot, for the context of each command.
     pub cx: Context,
@@ -86,7 +87,7 @@ pub struct Answer {
     pub status: u16,
     /// The body, a JSON object.
     pub body: String,
-    /// Undoes the change when it is dropped, unless it was confirmed after the response had been written.
+    /// Undoes the change when dropped, unless it has been confirmed because the response was written.
     pub undo: PendingUndo,
 }
 
@@ -106,7 +107,7 @@ impl PendingUndo {
 impl Drop for PendingUndo {
     fn drop(&mut self) {
         if let Some(undo) = self.undo.take() {
-            // Sending fails only if the workers have ended, and the workers end only after all connections.
+            // Sending fails only if the workers have ended, and they outlive all connections.
             let _ = self.queue.0.send(Work::Undo(undo));
         }
     }
@@ -154,7 +155,7 @@ impl Queue {
         }
     }
 
-    /// Makes the response for a failure, which reports no change.
+    /// Makes the response to a request that failed without changing anything.
     pub fn failed(&self, status: u16, text: &str) -> Answer {
         self.reply(Reply::failed(status, text, ""))
     }
@@ -188,9 +189,9 @@ fn next(receiver: &Mutex<mpsc::Receiver<Work>>) -> Option<Work> {
 /// A worker thread.
 struct Worker {
     backend: Arc<Backend>,
-    /// The connections to a cluster, which later requests reuse.
+    /// The open connections to a cluster, kept for later requests.
     connected: Option<Box<dyn Store>>,
-    /// Recently read data about the addresses of pools, which the workers share to save round trips.
+    /// Recently read data about pool addresses. The workers share it to save round trips.
     recent: Recent,
 }
 
@@ -226,7 +227,7 @@ impl Worker {
         entry.took = Some(received.elapsed());
         self.backend.log.write(&entry);
         count(command, &reply, received.elapsed());
-        // If the client is gone, the response is dropped here, and its undo is added to the queue.
+        // If the client is gone, dropping the response here queues the undo of its change.
         drop(answer.send(queue.reply(reply)));
     }
 
@@ -240,8 +241,8 @@ impl Worker {
         });
         match catch_unwind(work) {
             Ok(Ok((reply, store))) => {
-                // After a failure, connect again and read all files again, because a certificate may have
-                // been renewed.
+                // After a failure, close the connections, so that the next request rereads all files and
+                // connects again. A certificate may have been renewed.
                 self.connected =
                     Some(store).filter(|_| self.backend.store.is_cluster() && reply.status < 500);
                 reply
