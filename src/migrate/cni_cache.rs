@@ -1,7 +1,7 @@
 //! Reads the results that libcni caches in `/var/lib/cni/results/<network>-<container>-<interface>`. There is
 //! one record for each attachment, with the configuration of the ADD, its arguments and its result.
 //!
-//! After a store was lost or an older backup was restored, these records make it possible to lease the same
+//! If a store is lost or is restored from an older backup, these records make it possible to lease the same
 //! addresses to the same containers again.
 
 use std::path::Path;
@@ -38,7 +38,7 @@ pub struct Cached {
 }
 
 impl Cached {
-    /// Returns the decoded configuration and the inputs of the cached call. The environment variables that
+    /// Returns the decoded configuration and the inputs of the cached ADD. The environment variables that
     /// locate the store come from `env`; the container, the interface and the arguments come from the record.
     pub fn netconf(&self, env: &Inputs) -> Result<(Netconf, Inputs), String> {
         let netconf = Netconf::decode(&self.config).map_err(|e| e.to_string())?;
@@ -55,7 +55,7 @@ impl Cached {
     }
 }
 
-/// The fields of a record that this module uses. The format is libcni's `cniCacheV1`.
+/// The fields that this module reads from a record. The format is libcni's `cniCacheV1`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Raw {
@@ -134,8 +134,8 @@ fn injected(
     Value::Object(config).to_string().into_bytes()
 }
 
-/// Returns the addresses in a result of any CNI version. They are in `ips`, or in `ip4` and `ip6` before
-/// 0.3.0.
+/// Returns the addresses in a result of any CNI version. They are in `ips` or, before 0.3.0, in `ip4` and
+/// `ip6`.
 fn addresses(result: &Value) -> Result<Vec<Addr>, String> {
     let ips = result["ips"].as_array().into_iter().flatten().map(|ip| &ip["address"]);
     let old = [&result["ip4"]["ip"], &result["ip6"]["ip"]].into_iter().filter(|ip| !ip.is_null());
@@ -190,7 +190,7 @@ mod tests {
         let cached = parse(&record(&one, &old), "sublet").unwrap().unwrap();
         assert_eq!(cached.addrs, [parse_addr("10.77.0.9").unwrap()]);
         assert_eq!(cached.netns.as_deref(), Some("/run/netns/a"));
-        // This is a record of libcni before 1.2.
+        // This is a record as libcni wrote it before 1.2.
         let result =
             json!({"interfaces": [{"name": "cni0"}, {"name": "eth0", "sandbox": "/run/netns/b"}]});
         let old = record(&one, &result).replace(r#""netns":"/run/netns/a","#, "");

@@ -1,11 +1,11 @@
 //! Imports the leases that cni-ipam-consul stored in Consul. The key `<network>/<address>` contains `{"ip",
 //! "mac", "id"}`, and the key `<network>` contains the network.
 //!
-//! An operator runs the import with `sublet import consul`. Until then, an ADD is refused. The import needs
-//! several transactions, and the last one writes the import mark, which records that the network was
-//! imported. Every transaction of the import checks that the mark is absent, because an import that continues
-//! after the mark was written would restore leases that have been freed since. If there are no old keys, the
-//! first ADD writes the mark. The old keys are never changed.
+//! An operator runs the import with `sublet import consul`. Until then, an ADD is refused. The import takes
+//! several transactions. The last one writes the import mark, which records that the network has been
+//! imported. Every transaction checks that the mark is absent. Otherwise, an import that continued after
+//! another import had written the mark would bring back leases that have been freed since. If there are no
+//! old keys, the first ADD writes the mark. The old keys are never changed.
 
 use crate::alloc::{Command, Context, ForeignLease, Import, Imported, Outcome};
 use crate::error::{Error, Refusal, StoreError};
@@ -14,12 +14,12 @@ use crate::net::Addr;
 use crate::store::{OldKey, Store};
 
 /// The number of leases that one transaction imports. A lease needs two records, or three if its address was
-/// cooling down or was leased in a boot that has ended.
+/// cooling down or was leased in an earlier boot.
 const PORTION: usize = 20;
 
 /// Imports the leases of a network, unless the import mark (the record of an earlier import) exists. If an
 /// import is interrupted, the next import completes it. cni-ipam-consul must be stopped on all nodes first,
-/// because it overwrites keys without comparing them.
+/// because it overwrites keys without checking whether they have changed.
 pub fn import(
     store: &mut dyn Store,
     set: &SetName,
@@ -55,9 +55,9 @@ pub fn import(
     }
 }
 
-/// Fails with [`Refusal::NotImported`] if cni-ipam-consul has leases in the network. If a container is given,
-/// only the leases of this container count. The caller must have checked that the import mark (the record of
-/// the import) is absent.
+/// Fails with [`Refusal::NotImported`] if cni-ipam-consul has leases in the network. If `container` is given,
+/// only that container's leases count. The caller must have checked that the import mark (the record of the
+/// import) is absent.
 pub fn require_none(
     store: &mut dyn Store,
     network: &NetworkName,

@@ -1,9 +1,9 @@
-//! Copies the records of one store to another store, and compares the two stores.
+//! Copies records from one store to another, and compares two stores.
 //!
 //! If a record already exists at the destination, the allocator (`alloc::restore`) determines whether it is
 //! updated or is a conflict.
 //! Invariant: a portion of records is written in one transaction. Writing a record again changes nothing, so
-//! a copy that was interrupted can be run again from the beginning.
+//! an interrupted copy can be run again from the beginning.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -22,10 +22,9 @@ pub struct Copier<'s> {
     cx: &'s Context,
     dry_run: bool,
     portion: Vec<Record>,
-    /// The set of leases and the lifetime (boot or durable) that all records of the present portion have.
+    /// The set of leases and the lifetime (boot or durable) that all records in the current portion share.
     of: (Option<SetName>, Persist),
-    /// The number of records that are at the destination now, or in a dry run, the number that a copy would
-    /// write.
+    /// The number of records that are now at the destination or, in a dry run, that a copy would write.
     pub copied: usize,
     /// The conflicts that the dry run found.
     pub clashes: Vec<Refusal>,
@@ -38,8 +37,8 @@ impl<'s> Copier<'s> {
         Copier { store, cx, dry_run, portion: Vec::new(), of, copied: 0, clashes: Vec::new() }
     }
 
-    /// Adds a record to the present portion. If the portion is full, or if the record has a different set or
-    /// lifetime, the portion is written first.
+    /// Adds a record to the current portion. If the portion is full, or if the record has a different set or
+    /// lifetime, the portion is written first. A pool always gets a portion of its own.
     pub fn push(&mut self, record: Record, persist: Persist) -> Result<(), Error> {
         let of = (record.set(), persist);
         let alone = matches!(record, Record::Pool(_));
@@ -76,9 +75,9 @@ impl<'s> Copier<'s> {
 pub struct Comparison {
     /// The number of records that are the same in both stores.
     pub same: usize,
-    /// The names of records that are missing in the second store.
+    /// The names of records that are missing from the second store.
     pub missing: Vec<String>,
-    /// The names of records that are different in the second store.
+    /// The names of records that differ in the second store.
     pub different: Vec<String>,
     /// The number of records that only the second store has.
     pub more: usize,

@@ -1,6 +1,6 @@
 //! Reads gipam's lease file: the pools and addresses of the Docker networks that use gipam.
 //!
-//! gipam allocated each network the next block of its main pool; there is one main pool for each address
+//! gipam allocated the next block of its main pool to each network. There is one main pool for each address
 //! family. The blocks in `free` belong to no network.
 //! Invariant: if any part of the file is invalid, nothing is imported.
 
@@ -60,8 +60,8 @@ fn list<'v>(value: &'v Value, key: &str) -> Result<&'v [Value], String> {
     }
 }
 
-/// Parses a prefix. gipam kept host bits if the operator configured the prefix with the address of the first
-/// host.
+/// Parses a prefix. gipam kept the host bits of a prefix that the operator configured as, for example,
+/// 10.0.0.1/24.
 fn subnet(text: &str, family: Family) -> Option<Subnet> {
     parse_cidr(text).map(Subnet::from).filter(|s| s.family() == family)
 }

@@ -1,10 +1,10 @@
-//! Writes a folder of lease files from which host-local can continue.
+//! Writes host-local's lease files for a network, so that host-local can take over from sublet.
 //!
 //! The files have the format that host-local reads (`plugins/ipam/host-local/backend/disk`): one file for
 //! each address, with the container ID and the interface, and `last_reserved_ip.N`.
-//! Invariant: host-local's own lock is held while anything is written. A file gets its name only when it is
-//! complete. A file that already names another container is an error, and all files are checked before the
-//! first one is written.
+//! Invariant: host-local's own lock is held while anything is written. A file gets its final name only once
+//! it is complete. If a file already names another container, the export fails. All existing files are
+//! checked before the first file is written.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
@@ -21,9 +21,9 @@ use crate::sys::files;
 
 /// The folder of a network, into which the leases are written for host-local.
 pub struct Folder {
-    /// The folder in which the files are written. It may still have a temporary name.
+    /// The folder to which the files are written. It may still have a temporary name.
     dir: PathBuf,
-    /// The final path of the folder, if the text file of an earlier import is still at this path.
+    /// The folder's final path, if the text file that an earlier import left is still there.
     taken_over: Option<PathBuf>,
     /// host-local's lock; `None` in a dry run, which creates no files.
     lock: Option<Lock>,
@@ -42,8 +42,8 @@ pub struct Written {
 
 impl Folder {
     /// Creates the folder if it is missing, and locks it. If an earlier import left a text file at the
-    /// folder's path, this function creates the folder under a temporary name, and [`Folder::finish`]
-    /// exchanges the folder and the file.
+    /// folder's path, this function creates the folder under a temporary name, and [`Folder::finish`] swaps
+    /// the folder and the file.
     pub fn open(dir: &Path, dry_run: bool, wait: Wait) -> Result<Folder, StoreError> {
         let found = files::look(dir).map_err(|e| StoreError::io("access", dir, e))?;
         let is_file = found.is_some_and(|found| !found.is_dir());
@@ -51,7 +51,7 @@ impl Folder {
         let mut dir = target.to_owned();
         if is_file {
             let mut name = dir.into_os_string();
-            // A network name cannot contain `~`, so host-local uses no folder with this name.
+            // A network name cannot contain `~`, so host-local never uses a folder with this name.
             name.push("~export");
             dir = name.into();
         }
@@ -123,7 +123,8 @@ impl Folder {
         Ok(done)
     }
 
-    /// Writes the last allocated address of each range set, numbered by the index of the range set.
+    /// Writes each range set's last allocated address to `last_reserved_ip.N`, where N is the index of the
+    /// range set.
     pub fn write_last(&self, last: &[Addr]) -> Result<(), StoreError> {
         if self.lock.is_none() {
             return Ok(());
@@ -163,8 +164,7 @@ impl Folder {
     }
 }
 
-/// Removes what an interrupted export has left: a folder, or the text file with which the folder was
-/// exchanged.
+/// Removes what an interrupted export left behind: the folder, or the text file that was swapped with it.
 fn discard(dir: &Path) -> Result<(), StoreError> {
     let removed = match fs::symlink_metadata(dir) {
         Ok(found) if found.is_dir() => fs::remove_dir_all(dir),

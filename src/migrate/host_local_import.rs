@@ -1,10 +1,10 @@
-//! Reads the folder with the leases that host-local made when it served this network earlier.
+//! Reads the leases that host-local left in a network's folder.
 //!
 //! The format is that of `plugins/ipam/host-local/backend/disk`. Each address has a file with the address as
 //! its name. The file contains the container ID and, since version 0.8.6, the interface on a second line. The
 //! other files are `last_reserved_ip.N` and `lock`. The module `alloc::takeover` determines which of the
 //! leases are imported.
-//! Invariant: while a folder is imported, host-local's own lock is held, as long as [`Folder`] exists.
+//! Invariant: host-local's own lock is held as long as a [`Folder`] exists, that is, during the whole import.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -19,7 +19,7 @@ use crate::net::Addr;
 use crate::store::{FileSystem, Lock, OpenFile, Os, lock_file};
 use crate::sys::files;
 
-/// Where host-local keeps its leases of a network.
+/// Where host-local keeps a network's leases.
 #[derive(Clone, Copy, Debug)]
 pub struct HostLocalFolder<'a> {
     /// The network's folder, which may not exist.
@@ -31,8 +31,8 @@ pub struct HostLocalFolder<'a> {
 }
 
 impl HostLocalFolder<'_> {
-    /// Returns the folder to import for a configuration; `None` for a cluster, because host-local's folder
-    /// has the leases of one host only.
+    /// Returns the folder to import. Returns `None` for a cluster, because host-local's folder contains only
+    /// one host's leases.
     pub fn of(cleanup: &Cleanup) -> Option<HostLocalFolder<'_>> {
         let StoreSpec::Embedded { wait, .. } = cleanup.store else { return None };
         let dir = cleanup.legacy_dir.as_deref()?;
@@ -71,12 +71,12 @@ fn lock(dir: &Path, wait: Wait) -> Result<Option<Lock>, StoreError> {
         return Ok(None);
     }
     let locked = lock_file(&dir.join("lock"), wait);
-    // Another process may have imported the folder before this process got the lock.
+    // Another process may have imported the folder while this process waited for the lock.
     if is_folder(dir)? { locked.map(Some) } else { Ok(None) }
 }
 
 /// Locks the folder and reads it. Returns `None` if the folder does not exist. If a file is unreadable or
-/// malformed, nothing is imported, because an ADD that does not know all leases could lease an address twice.
+/// malformed, nothing is imported, because an ADD that missed a lease could lease its address again.
 pub fn open(dir: &Path, network: &NetworkName, wait: Wait) -> Result<Option<Folder>, Error> {
     let Some(lock) = lock(dir, wait)? else { return Ok(None) };
     let refuse = |why| Error::Refused(Refusal::Takeover { network: network.clone(), why });
@@ -125,7 +125,7 @@ impl Folder {
             .and_then(|()| file.sync_data())
             .and_then(|()| Os.exchange(dir, &aside));
         if exchanged.is_err() {
-            // Ignore an error here, because a file with this name has no effect.
+            // Ignore an error here, because a leftover file with this name does no harm.
             let _ = Os.remove(&aside);
         }
         exchanged.and_then(|()| Os.sync_folder(dir.parent().unwrap_or(dir))).map_err(io)
@@ -150,9 +150,9 @@ impl Folder {
 /// The networks in host-local's data folder.
 #[derive(Default)]
 pub struct Networks {
-    /// The networks, in the order of their names.
+    /// The networks, sorted by name.
     pub found: Vec<NetworkName>,
-    /// The entries that are not the folder of a network, each with the reason.
+    /// The entries that are not a network's folder, each with the reason.
     pub skipped: Vec<(String, String)>,
 }
 
@@ -212,8 +212,8 @@ pub fn holds(dir: &Path, attachment: &Attachment) -> Result<Option<Vec<Addr>>, S
 }
 
 /// Returns the lease files of an attachment: the files that contain its container and interface, or, if there
-/// are none, the files that contain only its container. A file that cannot be read counts as another
-/// container's file, because it must not prevent a DEL.
+/// are none, the files that contain only its container. An unreadable file is skipped, because it must not
+/// prevent a DEL.
 fn held(dir: &Path, attachment: &Attachment) -> Result<Vec<(PathBuf, Addr)>, StoreError> {
     let mut exact = Vec::new();
     let mut legacy = Vec::new();
@@ -330,7 +330,8 @@ mod tests {
         assert_eq!(folder.cursors, [LegacyCursor { index: 4, addr }]);
     }
 
-    /// If a path cannot be examined, that is an error: the leases count neither as imported nor as absent.
+    /// Checks that a path that cannot be examined is an error. Its leases must count neither as imported nor
+    /// as absent.
     #[test]
     fn a_folder_that_cannot_be_looked_at_is_an_error() {
         let lab = tempfile::tempdir().unwrap();
@@ -343,7 +344,8 @@ mod tests {
         assert!(open(&absent, &network(), Wait::Try).unwrap().is_none());
     }
 
-    /// A host-local that was killed, or that had no disk space, leaves an empty file.
+    /// If host-local is killed or runs out of disk space, it may leave an empty file, which belongs to no
+    /// container.
     #[test]
     fn an_empty_lease_file_is_nobodys() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 //! Converts the records of a store to JSON lines and back. [`crate::rows`] defines the fields.
 //!
-//! Invariant: parsing a line returns the record from which the line was made. If a line is invalid, the error
+//! Invariant: parsing a line returns exactly the record that was written. If a line is invalid, the error
 //! describes what is wrong.
 
 use std::borrow::Cow;
@@ -77,8 +77,8 @@ enum Fields<'a> {
         network: Str<'a>,
         time: Time,
     },
-    /// A network definition. `definition` is a text that contains a JSON object. It is stored as text because
-    /// every byte must be preserved.
+    /// A network definition. `definition` is a JSON object, kept as a string so that every byte of it is
+    /// preserved.
     Network {
         network: Str<'a>,
         version: u64,
@@ -110,7 +110,7 @@ pub fn head() -> String {
     serde_json::to_string(&head).unwrap_or_default()
 }
 
-/// Fails if a file with this first line cannot be read, because it has another format.
+/// Checks the first line of a file. Fails if the file has a different format.
 pub fn read_head(line: &str) -> Result<(), String> {
     let head: Head = serde_json::from_str(line).map_err(|_| {
         format!(
@@ -172,8 +172,8 @@ pub fn write(record: &Record, persist: Persist) -> String {
             Fields::Adopted { network: network.as_str().into(), time: Time(*time) }
         }
     };
-    // Writing text and numbers to memory does not fail. If it did fail, the result would be an empty line,
-    // which a reader refuses.
+    // Serializing text and numbers to memory does not fail. If it did, the line would be empty, and an import
+    // would refuse it.
     serde_json::to_string(&Line { fields, persist }).unwrap_or_default()
 }
 

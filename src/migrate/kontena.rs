@@ -21,12 +21,12 @@ pub const UNRECORDED: &str = "kontena-ipam";
 pub struct Content {
     /// The pools, by name.
     pub pools: BTreeMap<String, Pool>,
-    /// The names of pools for which kontena-ipam did not record the hosts that use them.
+    /// The names of the pools whose hosts kontena-ipam did not record.
     pub unrecorded: Vec<String>,
     /// The leases in these pools.
     pub leases: Vec<Lease>,
-    /// Subnets that are reserved for pools which do not exist. kontena-ipam leaves such a reservation if two
-    /// hosts remove and create a pool at the same time.
+    /// Reserved subnets whose pools do not exist. kontena-ipam leaves such a reservation behind if one host
+    /// removes a pool while another host creates it.
     pub orphans: Vec<String>,
 }
 
@@ -38,7 +38,7 @@ pub fn keys(spec: &StoreSpec, folder: &str) -> Result<Vec<(String, String)>, Sto
         return Err(StoreError::unavailable("read kontena-ipam's keys from", "this store", why));
     };
     let client = Client::new("etcd", None, &etcd.servers)?;
-    // Without `quorum`, a single member could return old data.
+    // Without `quorum`, a member could return stale data.
     let path = format!("/v2/keys{folder}?recursive=true&quorum=true");
     let request = Request { method: "GET", path: &path, body: b"", secret: None, retryable: true };
     let reply = client.send(request, Instant::now() + etcd.servers.timeout).map_err(Failure::why);
@@ -73,7 +73,7 @@ fn parse(status: u16, body: &[u8], text: &str) -> Result<Vec<(String, String)>, 
 
 impl Content {
     /// Parses the keys below `folder`. The pools get the address space `space`. `now` becomes the time of the
-    /// pools and leases. An error contains the key.
+    /// pools and leases. An error names the key.
     pub fn parse<'k>(
         keys: &'k [(String, String)],
         folder: &str,
@@ -121,15 +121,15 @@ impl Content {
     }
 
     /// Adds what earlier versions of kontena-ipam did not record: the hosts that use a pool, and the lease of
-    /// the pool's gateway. A host that has an address of a pool counts as a user of the pool. If no host is
-    /// recorded for a pool, the pool gets an additional user, because unknown hosts may use it too. The pool
-    /// then stays when all known hosts have released it.
+    /// the pool's gateway. A host that has one of a pool's addresses counts as a user of the pool. If no host
+    /// is recorded for a pool, the pool gets an additional user that stands for unknown hosts. The pool then
+    /// stays even after all known hosts have released it.
     fn add_what_is_missing(&mut self, now: Timestamp) {
         for (name, pool) in &mut self.pools {
             let leases = self.leases.iter().filter(|lease| lease.set == pool.set());
             let gateways = leases.clone().filter(|lease| lease.kind == Kind::Gateway).count();
-            // The lease of the gateway does not make its host a user, because this host may have released the
-            // pool in the meantime.
+            // The gateway's lease does not make its host a user, because that host may have released the pool
+            // since.
             let others = leases.filter(|lease| lease.kind != Kind::Gateway);
             let mut hosts: BTreeSet<&str> = others.map(|lease| lease.node.name.as_str()).collect();
             if pool.is_closed() {

@@ -4,9 +4,8 @@
 //! of pages of equal size: two meta pages, of which the newer valid one is used, and a B+tree of branch and
 //! leaf pages. Numbers are little-endian, as on every machine on which Amazon ECS runs. This module exists
 //! because no crate both reads this format and verifies what it reads.
-//! Invariant: nothing outside the file is read, and each page is read at most once. Therefore, even if pages
-//! overlap or refer to each other in a cycle, reading takes no more time and memory than the size of the file
-//! allows.
+//! Invariant: nothing outside the file is read, and each page is read at most once. Therefore the size of the
+//! file bounds the time and the memory that reading takes, even if pages overlap or form a cycle.
 
 /// The reason why a file is damaged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,7 +32,7 @@ const META: u16 = 0x04;
 const IS_BUCKET: u32 = 0x01;
 
 /// Returns the entries of a top-level bucket, in the order of their keys; `None` if there is no such bucket.
-/// Buckets inside the bucket are left out.
+/// Nested buckets are left out.
 pub fn bucket<'a>(file: &'a [u8], name: &[u8]) -> Result<Option<Vec<Entry<'a>>>, Damage> {
     let meta = Meta::find(file)?;
     let mut tree = Tree { file, size: meta.page_size, pages: meta.pages, read: Vec::new() };
@@ -70,7 +69,8 @@ fn u64_at(bytes: &[u8], at: usize) -> Result<u64, Damage> {
     bytes_at(bytes, at).map(u64::from_le_bytes)
 }
 
-/// Converts a 32-bit number to a length. If it does not fit, this machine cannot have a file of that size.
+/// Converts a 32-bit number to a length. A number that does not fit becomes the maximum, which is larger than
+/// any file on this machine.
 fn size(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
@@ -133,7 +133,7 @@ struct Tree<'a> {
     file: &'a [u8],
     size: usize,
     pages: u64,
-    /// For each page, whether it was read already.
+    /// For each page, whether it has already been read.
     read: Vec<bool>,
 }
 
@@ -237,8 +237,8 @@ mod tests {
         assert!(bucket(&file, b"IPAM").unwrap_err().to_string().contains("meta"));
     }
 
-    /// Checks that no file causes a panic. The test changes every byte in the header and the elements of
-    /// every page, in several ways. It also truncates the file.
+    /// Checks that no file causes a panic. The test changes every byte at the beginning of every page (its
+    /// header and first elements), in several ways. It also truncates the file at many lengths.
     #[test]
     fn hostile_files_are_errors() {
         let file = recorded();
@@ -256,7 +256,7 @@ mod tests {
         }
     }
 
-    /// Makes a file with this number of pages. Its meta page says that the root is page 2.
+    /// Makes a file with this number of pages. Both meta pages name page 2 as the root.
     fn forged(pages: usize) -> Vec<u8> {
         let mut file = vec![0; pages * 4096];
         for at in [0, 4096] {
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn cycles_and_overlaps_end() {
-        // In a file of 10 MB, a branch page refers to itself as each of its children.
+        // In this 10 MB file, a branch page names itself as each of its children.
         let mut file = forged(2560);
         header(&mut file, 2, BRANCH, 0xffff, 2557);
         for i in 0..0xffff {
@@ -292,7 +292,7 @@ mod tests {
         }
         let error = bucket(&file, b"IPAM").unwrap_err();
         assert!(error.to_string().contains("twice"), "{error}");
-        // In a leaf page, every element has the whole page as its value.
+        // In this leaf page, the values of all elements overlap, and each is 1 MB long.
         let mut file = forged(2560);
         header(&mut file, 2, LEAF, 0xffff, 2557);
         for i in 0..0xffff {

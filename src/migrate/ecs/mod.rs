@@ -29,7 +29,7 @@ pub struct Leases {
     _lock: Lock,
 }
 
-/// The maximum size of a file, in bytes. A file with a million leases has a fifth of this size.
+/// The maximum size of a file, in bytes. A file with a million leases is a fifth of this size.
 const LARGEST: u64 = 1 << 28;
 /// The maximum length of an `id`, in bytes.
 const LONGEST_ID: usize = 4096;
@@ -109,8 +109,8 @@ impl Leases {
     }
 }
 
-/// Returns the address in a key. An IPv6 address is preceded by a `6`, but an IPv4 address may begin with a 6
-/// too.
+/// Returns the address in a key. A `6` precedes an IPv6 address. Only a colon identifies such an address,
+/// because an IPv4 address may also begin with a 6.
 fn address(key: &str) -> Option<Addr> {
     let text = if key.contains(':') { key.strip_prefix('6')? } else { key };
     text.parse().ok()
