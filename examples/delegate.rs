@@ -1,5 +1,6 @@
-//! A CNI plugin that only delegates. It finds the IPAM plugin that the key `ipam.type` names in `CNI_PATH`,
-//! and runs it with the same environment and standard input. It then prints the result of the IPAM plugin.
+//! A CNI plugin that only delegates. It searches `CNI_PATH` for the IPAM plugin that the key `ipam.type`
+//! names, and runs it with the same environment and standard input. The IPAM plugin's output becomes its own
+//! output.
 //!
 //! The main plugins of most distributions support CNI only up to 1.0.0, and no main plugin passes GC on to
 //! its IPAM plugin. This plugin supports every version that its IPAM plugin supports. With it, tests can call

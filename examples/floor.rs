@@ -1,10 +1,10 @@
-//! The lower limit for `scripts/bench.sh`: a program that only starts, reads its standard input and prints a
+//! The baseline for `scripts/bench.sh`: a program that only starts, reads its standard input and prints a
 //! result.
 //!
-//! `floor` does only this. `floor write FILE` also writes 4 KiB to a file in place and flushes the write.
-//! `floor usage FILE PROGRAM` runs another program, and writes its peak memory (in KiB) and its page faults
-//! to FILE. A small program must make this measurement, because the peak memory of a process also includes
-//! the memory that its parent had when it started the process.
+//! Without arguments, `floor` does only this. `floor write FILE` also writes 4 KiB to a file in place and
+//! flushes the write. `floor usage FILE PROGRAM` runs another program, and writes its peak memory (in KiB)
+//! and its page faults to FILE. A small program must take this measurement, because the peak memory of a
+//! process also includes the memory that its parent had when it started the process.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -39,8 +39,8 @@ fn main() -> io::Result<ExitCode> {
 fn answer() -> io::Result<ExitCode> {
     let mut conf = Vec::with_capacity(4096);
     io::stdin().lock().read_to_end(&mut conf)?;
-    // Do not use the standard library's stdout, which would split the result at its last newline. sublet
-    // avoids it too.
+    // Do not use the standard library's stdout, which would write the part after the last newline separately.
+    // sublet avoids it too.
     let stdout = std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned()?;
     File::from(stdout).write_all(b"{\n    \"cniVersion\": \"1.0.0\",\n    \"ips\": []\n}")?;
     Ok(ExitCode::SUCCESS)

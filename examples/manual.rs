@@ -26,8 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Removes the subcommand `help` of every command, because each of these would add a page for every other
-/// command.
+/// Removes the subcommand `help` of every command, because it would add a man page for every other command.
 fn without_help(command: clap::Command) -> clap::Command {
     command.disable_help_subcommand(true).mut_subcommands(without_help)
 }

@@ -22,8 +22,8 @@ use sublet::store;
 use sublet::store::Store;
 use sublet::sys::host;
 
-/// The number of leases in the small network. This and the next constants are the numbers of leases in all
-/// networks except the large one.
+/// The number of leases in the small network. The next constants are the numbers for the other networks,
+/// except for the large one.
 const EDGE: usize = 26;
 const RESERVED: usize = 4;
 const LAB: usize = 12;
@@ -32,7 +32,7 @@ const DOCKER: usize = 8;
 /// each with two leases.
 const CI: usize = 13;
 const JOBS: usize = 8;
-/// The maximum number of leases in the large network that are made one by one. The other leases are imported.
+/// The maximum number of leases that are made one by one in the large network. Its other leases are imported.
 const PODS: usize = 120;
 
 fn main() -> Result<()> {
@@ -62,8 +62,8 @@ struct Scene {
 }
 
 fn id(n: usize) -> String {
-    // Make a container ID as runtimes do: 64 hexadecimal digits. They are pseudo-random, but the same for the
-    // same `n`.
+    // Make a container ID like those of most runtimes: 64 hexadecimal digits. They are pseudo-random, but
+    // always the same for a given `n`.
     let mut state = n as u64 + 1;
     let mut text = String::new();
     while text.len() < 64 {
@@ -167,8 +167,8 @@ impl Scene {
         self.run(&Command::Del(del)).map(|_| ())
     }
 
-    /// Fills the large network. Most of its leases are imported from host-local. The newest leases have the
-    /// names of pods.
+    /// Fills the large network. Most of its leases are imported from host-local. The newest leases belong to
+    /// named pods.
     fn pods(&mut self, count: usize) -> Result<()> {
         let bits = if count < 65_000 { 16 } else { 20 };
         let ipam = json!({ "type": "sublet", "subnet": format!("10.64.0.0/{}", 32 - bits) });

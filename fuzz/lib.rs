@@ -60,6 +60,7 @@ impl Lab {
     }
 
     /// Calls the plugin. Its output must be empty or a single JSON document, and must not report a panic.
+    /// Returns the exit code.
     pub fn plugin(&self, command: &str, more: &[(&str, &str)], stdin: &[u8]) -> u8 {
         let all = [("CNI_COMMAND", command), ("CNI_CONTAINERID", "c"), ("CNI_IFNAME", "eth0")];
         let rest = [("CNI_NETNS", "/run/netns/c"), ("CNI_PATH", "/opt/cni/bin")];
@@ -95,8 +96,8 @@ impl Lab {
         run(args.chain([file.into()]).collect())
     }
 
-    /// Writes a file whose name is the name of the lease file plus `ending`. With an empty `ending`, it is
-    /// the lease file itself.
+    /// Writes a file whose name is the lease file's name plus `ending`. With an empty `ending`, this is the
+    /// lease file itself.
     pub fn write(&self, ending: &str, bytes: &[u8]) -> PathBuf {
         let path = self.path().join(format!("leases.redb{ending}"));
         fs::write(&path, bytes).expect("/dev/shm is writable");
@@ -109,7 +110,7 @@ impl Lab {
     }
 }
 
-/// Ends the process with a report, which libFuzzer counts as a failure, if `is_right` is false.
+/// If `is_right` is false, prints `text` and aborts the process, which libFuzzer counts as a failure.
 pub fn check(is_right: bool, text: &str) {
     if !is_right {
         eprintln!("found: {text}");
@@ -117,7 +118,7 @@ pub fn check(is_right: bool, text: &str) {
     }
 }
 
-/// Checks that a text which sublet has printed reports no panic.
+/// Checks that sublet's output does not report a panic.
 pub fn no_bug(text: &str) {
     check(!text.contains("this is a bug in sublet"), text);
 }

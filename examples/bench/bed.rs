@@ -143,8 +143,8 @@ impl Bed {
         Bed { plugin, dir, program, conf }
     }
 
-    /// Makes a test bed whose store contains leases. A child process makes the leases, so that they do not
-    /// use memory of this process.
+    /// Makes a test bed whose store contains leases. A child process makes the leases, so that they use no
+    /// memory in this process.
     pub fn filled(tools: &Tools, plugin: Plugin, fill: Fill, name: &str) -> Result<Bed> {
         let bed = Bed::new(tools, plugin, name, fill.subnet());
         if bed.dir.exists() {
@@ -162,8 +162,8 @@ impl Bed {
         Ok(bed)
     }
 
-    /// Makes a test bed with a copy of another bed's store. A store with many leases therefore has to be
-    /// filled only once for the measurements of boot leases and durable leases.
+    /// Makes a test bed with a copy of another bed's store. A large store therefore needs to be filled only
+    /// once to measure both boot leases and durable leases.
     pub fn like(tools: &Tools, plugin: Plugin, other: &Bed, name: &str) -> Result<Bed> {
         let bed = Bed::new(tools, plugin, name, Fill::EverySecond.subnet());
         fs::create_dir_all(&bed.dir)?;
@@ -172,7 +172,7 @@ impl Bed {
         Ok(bed)
     }
 
-    /// Fills sublet's store with the leases of a network with the name `network`.
+    /// Fills sublet's store with leases of the network named `network`.
     pub fn fill(&self, fill: Fill, network: &str) -> Result<()> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["fill", &fill.word(), network])
@@ -227,7 +227,7 @@ impl Bed {
     }
 }
 
-/// Returns container ID number `n`. It has 64 characters, as those of most runtimes.
+/// Returns container ID number `n`. It has 64 characters, like those of most runtimes.
 pub fn id(n: usize) -> String {
     format!("{n:08}{:056}", 0)
 }

@@ -1,6 +1,6 @@
 //! Measures ADDs on etcd and on Consul: how long they take, and how many requests they send. The durations
-//! are compared with a bare transaction on the server. The measurements use one node and sixteen nodes, and
-//! networks without leases, with many leases, and with a full range.
+//! are compared with that of a bare transaction on the server. The measurements use one node and sixteen
+//! nodes, and networks without leases, with many leases, and with a full range.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -60,7 +60,7 @@ impl Network {
         })
     }
 
-    /// Returns the same network, with `at` as the address of the server. This is the address of a proxy.
+    /// Returns the same network, but reached through the proxy at `at` instead of directly.
     fn by(&self, at: &str) -> Network {
         let server = Server { at: at.to_owned(), ..self.server.clone() };
         Network { server, ..self.clone() }
@@ -130,8 +130,8 @@ impl Node {
 }
 
 /// Starts a proxy that forwards everything to a server and counts the requests. A client sends a request on a
-/// connection only after it has read the previous response. Therefore every request is at the beginning of a
-/// read.
+/// connection only after it has read the previous response. Every request therefore begins a new read, so
+/// `pass` can count the reads that begin with an HTTP method.
 fn proxy(to: &str) -> Result<(String, Arc<AtomicUsize>)> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let at = listener.local_addr()?.to_string();
@@ -164,8 +164,8 @@ fn pass(mut from: TcpStream, mut to: TcpStream, count: Option<&AtomicUsize>) {
     let _ = to.shutdown(std::net::Shutdown::Both);
 }
 
-/// A connection for measuring the smallest possible transaction of an ADD, which creates two records that do
-/// not exist yet. Contains the server too.
+/// A connection for measuring the smallest transaction that an ADD could use: it creates two records that
+/// must not exist yet. The second field is the server.
 struct Bare(BufReader<TcpStream>, Server);
 
 impl Bare {
@@ -271,8 +271,8 @@ fn run(network: &Network, program: &Path, way: Way, nodes: usize, each: usize) -
         }
         Ok(times)
     };
-    // Run one ADD and one DEL on each node first. They claim the node's name, which is not part of the
-    // measurement.
+    // First run one ADD and one DEL on each node. They also claim the node's name, which must not be
+    // measured.
     for number in 0..nodes {
         let mut first = Node::new(network, &format!("node-{number}"))?;
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -365,7 +365,7 @@ fn dense(text: &mut String, server: &Server, quick: bool) -> Result<()> {
     one.fill((2..65_535).filter(|n| *n != 30_000))?;
     let (at, count) = proxy(&server.at)?;
     let mut counted = Node::new(&full.by(&at), "node-0")?;
-    // Run one ADD and one DEL first. They also claim the node's name, so their requests are not counted.
+    // First run one ADD and one DEL. Their requests are not counted, because they also claim the node's name.
     counted.add(0)?;
     counted.del(0)?;
     count.store(0, Ordering::Relaxed);

@@ -38,7 +38,7 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
     gc(tools, results)
 }
 
-/// Counts the flushes, system calls, instructions, page faults and memory of one command. Runs the command
+/// Measures the flushes, system calls, instructions, page faults and memory of one command. Runs the command
 /// once under each tool, and then frees the lease again.
 fn counts(tools: &Tools, bed: &Bed, verb: &str) -> Result<Counts> {
     let file = tools.work.join("trace");

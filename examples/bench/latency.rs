@@ -1,5 +1,5 @@
-//! Measures single calls of ADD, CHECK and DEL, with stores of several sizes. The programs run alternately,
-//! so that a change of the machine's load affects all of them.
+//! Measures single calls of ADD, CHECK and DEL, with stores of several sizes. The programs take turns, so
+//! that a change in the machine's load affects all of them.
 
 use std::fs;
 use std::time::Instant;
@@ -49,7 +49,7 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
         let mut disk = Bed::like(tools, Plugin::Disk, &boot, &format!("Disk/{word}"))?;
         disk.conf["ipam"]["subnet"] = fill.subnet().into();
         for (bed, plugin) in [(boot, "Boot"), (disk, "Disk")] {
-            // For comparison, also measure ADDs of another network in the same store. In this network, the
+            // For comparison, also measure ADDs in another network of the same store. In that network, the
             // next address is free.
             let mut ordinary = bed.clone();
             ordinary.conf["name"] = "other".into();
@@ -73,8 +73,8 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
                 results.samples.push(&format!("{name}/{verb}"), ms);
             }
         };
-        // A program leaves its data in the processor's caches, which affects the next program. Use a
-        // different order of the programs in each round.
+        // A program leaves its data in the processor's caches, which affects the next program. Therefore run
+        // the programs in a different order in each round.
         for at in order(beds.len(), round) {
             let (bed, name) = &beds[at];
             let id = id(round);
@@ -111,8 +111,8 @@ pub fn measure(tools: &Tools, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// Returns an order of the numbers below `len`, which differs from round to round. It is pseudo-random, but
-/// the same in each run of the benchmark.
+/// Returns the numbers below `len` in an order that differs from round to round. It is pseudo-random, but the
+/// same in each run of the benchmark.
 pub fn order(len: usize, round: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..len).collect();
     let mut chance = round as u64 + 1;

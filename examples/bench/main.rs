@@ -42,7 +42,7 @@ pub struct Tools {
     pub musl: Option<PathBuf>,
     /// A description of how sublet was built, for the report.
     pub built: String,
-    /// The path of `examples/floor.rs`, which does nothing but read and print.
+    /// The path of the program in `examples/floor.rs`, which only reads its input and prints a result.
     pub floor: PathBuf,
     /// The folder of Debian's plugins.
     pub plugins: PathBuf,
@@ -85,7 +85,7 @@ impl Tools {
     }
 }
 
-/// Prints a line about the progress.
+/// Prints a progress message to standard error.
 pub fn say(text: &str) {
     let _ = writeln!(io::stderr(), "bench: {text}");
 }

@@ -14,8 +14,8 @@ const RIGHT: f64 = 170.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
 
-/// The position of an empty store on the horizontal axis, as the logarithm of a number of leases. Zero has no
-/// logarithm.
+/// The position of an empty store on the horizontal axis, as the logarithm of a number of leases. An empty
+/// store needs a fixed position, because zero has no logarithm.
 const EMPTY: f64 = 2.0;
 const LAST: f64 = 6.0;
 /// The lowest value on the vertical axis, as the logarithm of a number of milliseconds.

@@ -1,5 +1,4 @@
-//! Writes the report. It begins with the measured ratios and the limits for them, and then lists all
-//! measurements.
+//! Writes the report. It begins with the measured ratios and their limits, and then lists all measurements.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,4 +1,4 @@
-//! Measures ADDs of many processes that run at the same time.
+//! Measures ADDs by many processes at the same time.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -26,7 +26,7 @@ pub struct Swarm {
     pub duplicates: usize,
     pub waits: Sample,
     /// The duration of the longest ADD, in milliseconds. If a measurement has several runs, this is the
-    /// median of the longest ADDs of all runs.
+    /// median over the runs.
     pub longest: f64,
 }
 
@@ -89,8 +89,8 @@ pub fn hold(lock: &str) -> Result<()> {
     Ok(())
 }
 
-/// Measures how long a waiting process needs to get the lock after the lock's holder was killed. Also
-/// measures how much later than its time limit a waiting process gives up.
+/// Measures how soon a waiting process gets the lock after the lock's holder is killed. Also measures how
+/// long after its time limit a waiting process gives up.
 #[expect(clippy::disallowed_methods, reason = "no event shows that another process waits")]
 fn held(tools: &Tools, results: &mut Results) -> Result<()> {
     say("a lock that is held");

@@ -77,7 +77,7 @@ fn series(
     Ok(())
 }
 
-/// A process that writes and flushes on the same disk.
+/// A process that keeps writing and flushing on the same disk, as load.
 struct Writer(Child);
 
 impl Writer {

@@ -1,6 +1,6 @@
 //! A control experiment: a proxy that removes the comparisons from every transaction, so that a later write
 //! silently replaces an earlier one. In a history that was recorded through this proxy, `judge` must find
-//! faults.
+//! faults, which shows that it can detect them.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,4 +1,4 @@
-//! The clients of the CNI plugin. Each client adds, checks and deletes its own containers, as a container
+//! Clients that call the CNI plugin. Each client adds, checks and deletes its own containers, as a container
 //! runtime does. It repeats a call until the call succeeds or fails with an error other than 11 ("try
 //! again").
 
@@ -97,7 +97,7 @@ impl Client<'_> {
                     let container = format!("{}-{round}", self.name);
                     match self.ask(Ask::Add, &container, None)? {
                         (Answer::Address(_), result) => held.push(Held { container, result }),
-                        // After an ADD that has failed, send a DEL as a runtime does.
+                        // After a failed ADD, send a DEL, as a runtime does.
                         _ => drop(self.ask(Ask::Del, &container, None)?),
                     }
                 }
@@ -115,7 +115,7 @@ impl Client<'_> {
                 _ => {}
             }
         }
-        // Keep the containers that still have addresses. At the end, the store's list must contain these
+        // Do not delete the remaining containers: the judge checks that the store still lists their
         // addresses.
         Ok(())
     }

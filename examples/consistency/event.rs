@@ -1,4 +1,4 @@
-//! The record of one call of a client, as a line of the history.
+//! The record of one call by a client, which is one line of the history.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,8 +26,8 @@ pub enum Ask {
     Join,
     /// A node releases the shared pool once. The event's field `container` contains the name of the node.
     Leave,
-    /// A row in the store's list after the run; this event is not a call. A row of a pool contains either an
-    /// address without a container, or how often a node has requested the pool and not released it.
+    /// Not a call, but a row of the store's list after the run. For a pool, a row contains either an address
+    /// without a container, or the number of a node's requests for the pool that it has not yet released.
     List,
 }
 
@@ -39,7 +39,7 @@ pub enum Answer {
     Address(String),
     /// A CHECK or DEL succeeded.
     Fine,
-    /// In a row of the list, how often a node has requested the pool and not released it.
+    /// In a row of the list, the number of a node's requests for the pool that it has not yet released.
     Uses(usize),
     /// The code of an error. After code 11, it is unknown whether the call has taken effect.
     Error(u64),

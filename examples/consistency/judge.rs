@@ -5,7 +5,7 @@
 //! judge checks five rules. First, no two containers certainly hold the same address at the same time.
 //! Second, an ADD reports that no address is left only if all addresses are possibly held. Third, CHECK finds
 //! every lease that is certainly held, and no lease that is certainly gone. Fourth, addresses that are held
-//! at the end are in the store's list. Fifth, the number of requests for a pool in the store agrees with the
+//! at the end are in the store's list. Fifth, the store's count of the requests for a pool agrees with the
 //! requests that succeeded.
 //!
 //! If a server was stopped during a request, it may apply the request long after the client has given up and
@@ -72,9 +72,8 @@ pub fn judge(files: &[PathBuf], at_least: usize) -> Result<()> {
     Ok(())
 }
 
-/// Checks that the store's list contains the addresses that are held at the end. A call with an unknown
-/// outcome must explain any other address in the list. The list contains the addresses of a pool without
-/// their containers.
+/// Checks that the store's list contains the addresses that are held at the end. Any other address in the
+/// list must be explained by a call with an unknown outcome. For a pool, the list names no containers.
 fn listed_rightly(lives: &BTreeMap<String, Life>, listed: &[Event]) -> Result<String> {
     let there: BTreeSet<(&str, &str)> = listed
         .iter()
@@ -105,8 +104,8 @@ fn listed_rightly(lives: &BTreeMap<String, Life>, listed: &[Event]) -> Result<St
     Ok(format!("{} kept, {} late", kept.len(), more.len()))
 }
 
-/// Checks that the number of a node's requests for the pool, as the store has recorded it, agrees with the
-/// calls that succeeded. A call with an unknown outcome may or may not count.
+/// Checks that the store's count of a node's requests for the pool agrees with the calls that succeeded. A
+/// call with an unknown outcome may or may not count.
 fn users_rightly(events: &[Event], listed: &[Event]) -> Result<()> {
     for list in listed {
         let Answer::Uses(uses) = list.answer else { continue };
@@ -173,8 +172,7 @@ fn held_once(lives: &BTreeMap<String, Life>) -> Result<()> {
     Ok(())
 }
 
-/// Checks that all addresses were possibly held at the time of an event. "All addresses" are the addresses
-/// that occur in any of the histories.
+/// Checks that every address that occurs in any of the histories was possibly held at the time of an event.
 fn all_perhaps_held(lives: &BTreeMap<String, Life>, event: &Event) -> Result<()> {
     let mut free: BTreeSet<&str> = lives.values().filter_map(|l| l.address.as_deref()).collect();
     for life in lives.values() {

@@ -1,6 +1,6 @@
-//! The clients of a `subletd`. Each client leases and frees addresses of one shared pool, and requests and
-//! releases the pool itself. Like dockerd, a client never repeats a call. During the run, this program kills
-//! the `subletd` repeatedly and starts it again.
+//! Clients of a `subletd`. Each client leases and frees addresses of one shared pool, and requests and
+//! releases the pool itself. Like dockerd, a client never repeats a call. During the run, this program
+//! repeatedly kills `subletd` and starts it again.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
@@ -71,7 +71,7 @@ impl Pools {
             }
             Ok::<_, anyhow::Error>(())
         })?;
-        // Keep the addresses that are still leased at the end. The store's list must contain these addresses.
+        // Do not free the remaining addresses: the judge checks that the store still lists them.
         out.into_inner().map_err(|e| anyhow::anyhow!("{e}"))?.flush()?;
         Ok(())
     }
@@ -131,8 +131,8 @@ impl Client<'_> {
                     let container = format!("{name}-{round}");
                     match self.request(&container)? {
                         Answer::Address(address) => held.push((container, address)),
-                        // dockerd does not start a container that got no address. Record a DEL that
-                        // succeeded, because the container holds nothing.
+                        // dockerd does not start a container that got no address. Record a successful DEL,
+                        // because the container holds nothing.
                         _ => self.note(Ask::Del, &container, nanos(), Answer::Fine)?,
                     }
                 }

@@ -1,5 +1,5 @@
-//! Fuzzes the handling of cluster responses. The input is a list of responses of etcd or Consul, one on each
-//! line. An ADD and a `list` receive these responses.
+//! Fuzzes the handling of cluster responses. The first byte of the input selects etcd (`e`) or Consul. Every
+//! line after the first is a response. Both an ADD and a `list` receive these responses.
 #![no_main]
 
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ use sublet_fuzz::{Lab, run};
 
 type Answers = Arc<Mutex<Vec<Vec<u8>>>>;
 
-/// Starts a server that answers each request with the next response in the list, and then closes the
+/// Starts a server that answers each request with the last response left in the list, and then closes the
 /// connection.
 fn server() -> &'static (u16, Answers) {
     static SERVER: OnceLock<(u16, Answers)> = OnceLock::new();

@@ -1,4 +1,4 @@
-//! Fuzzes the commands that only read. The input is a list of command-line arguments, one on each line.
+//! Fuzzes the commands that only read. The input is a list of command-line arguments, one per line.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -11,8 +11,8 @@ fuzz_target!(|input: &str| {
     let lab = Lab::new();
     let conf = lab.conf().to_string();
     lab.plugin("ADD", &[("CNI_ARGS", "K8S_POD_NAMESPACE=ns;K8S_POD_NAME=pod")], conf.as_bytes());
-    // Leave out options that repair the store or name another store, and options with which a command never
-    // ends.
+    // Leave out options that repair the store or name another store, and options that keep a command running
+    // forever.
     let is_harmless = |arg: &&str| {
         !["--re", "--st", "--wat", "-w"].iter().any(|start| arg.starts_with(start))
     };

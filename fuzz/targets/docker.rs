@@ -1,5 +1,5 @@
-//! Fuzzes the Docker driver. The input is a list of requests, one on each line. Each line contains a method
-//! and an arbitrary body.
+//! Fuzzes the Docker driver. The input is a list of requests, one per line. Each line contains a method and
+//! an arbitrary body.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,6 +1,5 @@
 //! Fuzzes damaged lease files. The input describes which bytes of a lease file with three leases are changed,
-//! and where the file is truncated. No command may panic. Each result must be an error, or the leases must be
-//! unchanged.
+//! and where the file is truncated. No command may panic, and the plugin's output must be valid JSON.
 #![no_main]
 
 use std::sync::OnceLock;
