@@ -22,7 +22,8 @@ static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 fn main() -> ExitCode {
     process::prepare();
-    // A damaged file can make redb panic; the store catches that panic and returns an error.
+    // Panics must print nothing: a damaged file can make redb panic, and the store turns that panic into an
+    // error.
     panic::record();
     let args: Vec<OsString> = env::args_os().collect();
     if let Some(answer) = cni::ecs_agent_answer(&args) {

@@ -33,8 +33,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Starts the status page for the Docker driver. Both are faces of the program (modules that serve a protocol
-/// or an operator), and faces do not use each other. Therefore they are connected here.
+/// Starts the status page on behalf of the Docker driver. Both are faces of the program (modules that serve a
+/// protocol or an operator). Faces do not use each other, so this function connects them.
 fn page(page: &Page, stores: Vec<PageStore>, backend: &Backend) -> Result<()> {
     let Some(address) = &page.http else { return Ok(()) };
     web::open(address, page.http_public, page.http_name.clone(), stores, backend.log.clone())

@@ -1,9 +1,9 @@
-//! Gathers evidence that a container is gone: which network namespaces exist on this machine. A namespace
-//! exists as long as a process is in it, it is mounted, or an open file refers to it.
+//! Finds out which network namespaces exist on this machine, as evidence of whether a container is gone. A
+//! namespace exists as long as a process is in it, it is mounted, or an open file refers to it.
 //!
 //! This module reads `/proc` for every process and thread, and looks up paths. [`stale`] draws the
 //! conclusions.
-//! Invariant: if something cannot be read, the evidence records a gap, and then no lease is assessed as stale
+//! Invariant: if something cannot be read, the evidence records a gap. With a gap, no lease counts as stale
 //! because of its network namespace. Two cases are not gaps: a process that ends while this module reads it,
 //! and a first process (PID 1) that a sandbox hides.
 
@@ -24,8 +24,8 @@ use crate::error::{StoreError, shown_network};
 use crate::model::{Lease, Netns};
 use crate::store::{Problem, Store};
 
-/// The grace period, in seconds. A younger lease is not examined, because its container may still be
-/// starting.
+/// The grace period, in seconds. Leases younger than this are not examined, because their containers may
+/// still be starting.
 const GRACE: u64 = 60;
 
 const PROC: &str = "/proc";
@@ -51,11 +51,11 @@ pub fn evidence(
     Evidence { cx: cx.clone(), grace, namespaces, by_netns, listings }
 }
 
-/// Returns whether the container of one lease exists, regardless of the lease's age. If the lease was made in
-/// an earlier boot of this machine, its container is gone. `newcomer` is the network namespace of the
-/// container that is to get the address. If its inode number equals the number that the lease records, this
-/// is not evidence that the lease's namespace still exists. The kernel reuses the numbers of namespaces that
-/// are gone. No container runtime is queried.
+/// Returns whether a lease's container exists, regardless of the lease's age. If the lease was made in an
+/// earlier boot of this machine, its container is gone. `newcomer` is the network namespace of the container
+/// that requests the address. If it has the inode number that the lease records, this does not prove that the
+/// lease's namespace still exists, because the kernel reuses the inode numbers of namespaces that are gone.
+/// No container runtime is queried.
 pub fn of(lease: &Lease, newcomer: Option<&Netns>, cx: &Context) -> Liveness {
     if cx.has_ended(lease) {
         return Liveness::Stale("the boot in which the address was leased has ended".to_owned());
@@ -72,7 +72,7 @@ pub fn of(lease: &Lease, newcomer: Option<&Netns>, cx: &Context) -> Liveness {
     found.pop().unwrap_or_else(|| Liveness::Unknown("the container was not examined".to_owned()))
 }
 
-/// The number of leases that are examined together. At most this number of leases is in memory at a time.
+/// The number of leases that are examined at a time. This limits how many leases are in memory.
 const TOGETHER: usize = 10_000;
 
 /// Calls `each` with every problem of the store, and with a problem for each lease whose network namespace is
@@ -138,7 +138,7 @@ fn stale_leases(leases: &[Lease], cx: &Context) -> Vec<Problem> {
     problems.collect()
 }
 
-/// Returns the network namespaces of this machine, and whether one exists at each of these paths.
+/// Returns the network namespaces of this machine, and what exists at each of these paths.
 pub fn namespaces<'a>(paths: impl Iterator<Item = &'a str>) -> Namespaces {
     look(&Mounts::own(), paths)
 }
@@ -149,8 +149,8 @@ fn look<'a>(mounts: &Mounts, paths: impl Iterator<Item = &'a str>) -> Namespaces
         paths: paths.map(|path| (path.to_owned(), mounts.state_of(path))).collect(),
         ..Namespaces::default()
     };
-    // Read all processes twice, because a single pass could miss a process. The new process may get a number
-    // that the pass has already read, while its parent ends before the pass reaches the parent.
+    // Read all processes twice, because a single pass could miss a new process. Its number may be one that
+    // the pass has already gone by, and its parent may end before the pass reaches the parent.
     for _ in 0..2 {
         if let Err(gap) = processes(&mut found.held) {
             found.gap = Some(gap);
@@ -159,8 +159,8 @@ fn look<'a>(mounts: &Mounts, paths: impl Iterator<Item = &'a str>) -> Namespaces
     found
 }
 
-/// Adds the network namespaces that the processes of this machine hold to `held`. If something cannot be
-/// read, continues with the other processes, and then returns an error that says what could not be read.
+/// Adds to `held` the network namespaces that this machine's processes hold. If something cannot be read,
+/// continues with the other processes, and then returns an error that says what could not be read.
 fn processes(held: &mut BTreeSet<u64>) -> Result<(), String> {
     let mut mounts = BTreeSet::new();
     let mut gap = Ok(());
@@ -222,9 +222,10 @@ fn mounted(line: &str) -> Option<u64> {
 }
 
 /// Adds the inode numbers of all open files of a process, because an open file may be the only thing that
-/// holds a namespace. All kinds of files are added: the path of an unmounted file does not show its kind, and
-/// a stat could block forever. If a different file has the same number as a namespace, the namespace counts
-/// as held. Kernels before 5.14 do not report the inode numbers of open files.
+/// holds a namespace. All kinds of files are added, because the path of an unmounted file does not show its
+/// kind, and a stat could block forever. If some other file has the same inode number as a namespace, the
+/// namespace counts as held, and its lease stays. Kernels before 5.14 do not report the inode numbers of open
+/// files.
 fn open_files(process: &Path, held: &mut BTreeSet<u64>) -> io::Result<()> {
     for file in fs::read_dir(process.join("fdinfo"))? {
         // A file that has been closed in the meantime holds nothing.

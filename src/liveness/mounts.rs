@@ -1,8 +1,8 @@
 //! Determines the mount namespace in which the paths of network namespaces are looked up.
 //!
-//! Usually this is the mount namespace of this process. This process may also run in a container that shares
-//! the process IDs of its host. The paths were then recorded by a runtime on the host, and do not exist in
-//! the container. So they are looked up in the mount namespace of the host's first process.
+//! Usually, this is the mount namespace of this process. However, this process may run in a container that
+//! shares the host's PID namespace. A runtime on the host then recorded the paths, and they do not exist in
+//! the container. They are therefore looked up in the mount namespace of the host's first process (PID 1).
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -31,9 +31,9 @@ impl Mounts {
         Mounts { number: number(Path::new("/proc/self/ns/mnt"), "mnt").ok(), root: None }
     }
 
-    /// Returns the mount namespace in which the paths of these network namespaces must be looked up. This is
-    /// the mount namespace of the first process (PID 1) if some paths were recorded there, and none in the
-    /// mount namespace of this process. Otherwise, this is the mount namespace of this process.
+    /// Returns the mount namespace in which the paths of these network namespaces must be looked up. If some
+    /// paths were recorded in the first process's (PID 1's) mount namespace and none in this process's own,
+    /// returns the first process's. Otherwise, returns this process's own.
     pub fn of(recorded: &[&Netns]) -> Mounts {
         let is_place = |mounts: &Mounts| {
             mounts.number.is_some() && recorded.iter().any(|n| n.mount_ns == mounts.number)
@@ -113,7 +113,7 @@ mod tests {
             let mounts = Mounts::of(&[&recorded(place)]);
             assert_eq!((mounts.number, mounts.root.is_none()), (own, true));
         }
-        // Only root can read the first process.
+        // Only root can inspect the first process, so the rest is skipped for other users.
         if let Ok(first) = Mounts::of_process("/proc/1")
             && first.number != own
         {

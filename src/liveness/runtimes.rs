@@ -36,8 +36,8 @@ pub fn docker(socket: &Path) -> Result<Listing> {
     Ok(Listing { runtime: "docker".to_owned(), containers })
 }
 
-/// Sends a request to dockerd's API. Returns the whole response, including its head. Each read takes at most
-/// `timeout`.
+/// Sends a request to dockerd's API. Returns the whole response, including its head. Each read or write waits
+/// for at most `timeout`.
 pub fn ask(socket: &Path, path: &str, timeout: Duration) -> io::Result<Vec<u8>> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(timeout))?;
@@ -83,7 +83,7 @@ fn containers(answer: &[u8]) -> Result<BTreeSet<String>> {
     all.iter().map(|c| id(c).context("the response contains a container without `Id`")).collect()
 }
 
-/// Returns all containers, in all namespaces of the containerd that listens on a socket.
+/// Returns the containers in all namespaces of the containerd that listens on a socket.
 pub fn containerd(socket: &Path, ctr: &str) -> Result<Listing> {
     let mut containers = BTreeSet::new();
     for namespace in lines(ctr, socket, &["namespaces", "list", "-q"])? {

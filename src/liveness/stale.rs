@@ -1,12 +1,12 @@
-//! Decides from the evidence which leases are stale, that is, which containers are gone.
+//! Decides from the evidence which leases are stale, that is, whose containers are gone.
 //!
-//! A container is provably gone in two cases. First, its network namespace is gone, identified by its inode
-//! and not only by its path. This is checked only on the machine, in the boot and in the mount namespace in
+//! A container is provably gone in two cases. First, its network namespace, identified by its inode and not
+//! just by its path, is gone. This is checked only on the machine, in the boot and in the mount namespace in
 //! which the namespace was recorded. Second, the container runtime does not list the container.
 //! Invariant: if a fact is missing, the lease stays. The evidence is gathered after the lease is read, and
 //! the lease is freed only if it has not changed since it was read. Therefore an ADD that happens in the
-//! meantime keeps its lease. The only exception is a container that returns at that moment with the same ID.
-//! Its network namespace must also have the same path and the same inode.
+//! meantime keeps its lease. The only exception is a container that comes back at that very moment with the
+//! same ID, and with a network namespace that has the same path and inode.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,8 +19,8 @@ use crate::model::{Kind, Lease, Netns, Owner};
 pub struct Evidence {
     /// The current time, this machine, and this boot.
     pub cx: Context,
-    /// The grace period, in seconds. A younger lease is not examined, because its container may still be
-    /// starting.
+    /// The grace period, in seconds. Leases younger than this are not examined, because their containers may
+    /// still be starting.
     pub grace: u64,
     /// The network namespaces of this machine.
     pub namespaces: Namespaces,
@@ -95,7 +95,7 @@ pub struct Verdict<'a> {
     pub container: Option<&'static str>,
     /// The evidence for the conclusion.
     pub reason: Option<&'a str>,
-    /// A command that is safe to run.
+    /// The suggested next command, which is safe to run; `None` if there is nothing to do.
     pub next: Option<String>,
 }
 
@@ -138,8 +138,8 @@ enum NetnsState {
 
 /// Returns for each lease whether its container exists.
 pub fn assess(leases: &[Lease], evidence: &Evidence) -> Vec<Liveness> {
-    // If the queried runtimes list none of these containers, another runtime may have created the containers.
-    // In that case, the missing entries prove nothing.
+    // If the queried runtimes list none of these containers, another runtime may have created them, so the
+    // missing entries prove nothing.
     let is_theirs = leases.iter().any(|lease| runtime_of(lease, evidence).is_some());
     leases.iter().map(|lease| assess_one(lease, is_theirs, evidence)).collect()
 }
@@ -287,7 +287,7 @@ mod tests {
         Context { now, boot, node, ..Context::default() }
     }
 
-    /// Returns evidence that proves that the container of the test's lease is gone.
+    /// Returns evidence that the container of the test's lease is gone.
     fn gone() -> Evidence {
         Evidence {
             cx: at(1000),
@@ -388,8 +388,8 @@ mod tests {
         evidence.listings = vec![listing(&["c2"])];
         evidence.namespaces.paths.insert("/run/netns/a".into(), PathState::Inode(4, 70));
         assert!(matches!(assess_lease(&lease(), &evidence), Liveness::Alive(_)));
-        // The runtime lists the container `c2`, but not the container of the first lease. The network
-        // namespace of that container still exists and may be in use, so nothing is proved.
+        // The runtime lists the container `c2`, but not the container of the first lease. That container's
+        // network namespace still exists and may be in use, so the container's state is unknown.
         let found = assess(&[lease(), other], &evidence);
         assert!(matches!(&found[0], Liveness::Unknown(why) if why.contains("still exists")));
     }
