@@ -14,7 +14,12 @@ pub fn event(change: &Change, command: &Command, cx: &Context) -> Option<Event> 
         Change::Free { lease, .. } => (lease, end(command, lease, cx.face)?),
         _ => return None,
     };
-    Some(Event { trace: cx.trace.clone(), ..Event::of(lease, what, cx.face, cx.now) })
+    Some(happened(lease, what, cx))
+}
+
+/// Makes the history event of something that happened to a lease during the request in `cx`.
+pub fn happened(lease: &Lease, what: What, cx: &Context) -> Event {
+    Event { trace: cx.trace.clone(), ..Event::of(lease, what, cx.face, cx.now) }
 }
 
 fn beginning(command: &Command, lease: &Lease) -> What {

@@ -27,7 +27,7 @@ mod view;
 pub use change::{Change, Cooling, NetworkRanges, PodKey};
 pub use command::*;
 pub use drain::{Draining, after as draining_after, without as without_draining};
-pub use events::{counted, ending, event, verb};
+pub use events::{counted, ending, event, happened, verb};
 pub use record::Record;
 pub use view::{Addresses, Context, Holder, Order, Plan, View};
 

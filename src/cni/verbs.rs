@@ -56,7 +56,7 @@ pub fn dispatch(
         }
     };
     invocation.inputs.one_per_family = version.one_per_family();
-    let facts = Facts { trace: invocation.trace.clone(), ..facts() };
+    let facts = Facts { trace: invocation.trace.take(), ..facts() };
     let mut call = Call { invocation, netconf, facts };
     match call.invocation.verb {
         Verb::Add => call.add(version, output),

@@ -294,8 +294,7 @@ impl Draft<'_, '_> {
         let mut living = self.view.leases_in(path, &entry)?;
         for lease in living.extract_if(.., |l| self.view.has_ended(l)) {
             self.view.compare_node_of(&lease);
-            let cx = self.view.cx;
-            self.events.push(Event::of(&lease, What::BootEnded, cx.face, cx.now));
+            self.events.push(alloc::happened(&lease, What::BootEnded, self.view.cx));
             if self.view.derive_address(&lease, &entry)? {
                 let left = self.left_by(&lease)?;
                 self.writes.entry(keys::address(&lease.set, lease.addr)).or_insert(left);

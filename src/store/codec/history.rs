@@ -2,7 +2,7 @@
 //! later version of sublet may write words that this version does not know. An event or counter with such a
 //! word is skipped when its record is decoded. Rewriting a record of counters keeps such a counter.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Bad, seal, seal_as, unseal, unseal_as, version, with_owner, without_owner};
 use crate::model::{
@@ -32,42 +32,47 @@ fn of_fields(fields: EventFields<'_>) -> Option<Event> {
     Some(Event { time, what, face, set, addr, kind, owner, node, origin, trace: None })
 }
 
+fn seal_traced<T: Serialize>(key: &[u8], fields: &T, trace: Option<&str>) -> Vec<u8> {
+    match trace {
+        None => seal(key, fields),
+        Some(trace) => seal_as(TRACED, key, &(fields, trace)),
+    }
+}
+
+/// Reverses [`seal_traced`].
+fn unseal_traced<'a, T: Deserialize<'a>>(
+    key: &[u8],
+    bytes: &'a [u8],
+) -> Result<(T, Option<String>), Bad> {
+    if version(bytes) != Some(TRACED) {
+        return Ok((unseal(key, bytes)?, None));
+    }
+    let (fields, trace) = unseal_as(TRACED, key, bytes)?;
+    Ok((fields, Some(trace)))
+}
+
 /// Encodes an event as the record under `key`.
 pub fn event(key: &[u8], event: &Event) -> Vec<u8> {
-    match &event.trace {
-        None => seal(key, &event_fields(event)),
-        Some(trace) => seal_as(TRACED, key, &(event_fields(event), trace)),
-    }
+    seal_traced(key, &event_fields(event), event.trace.as_deref())
 }
 
 /// Decodes the event in the record under `key`. Returns `None` if a later version of sublet wrote the event
 /// using a word that this version does not know.
 pub fn read_event(key: &[u8], bytes: &[u8]) -> Result<Option<Event>, Bad> {
-    if version(bytes) != Some(TRACED) {
-        return unseal(key, bytes).map(of_fields);
-    }
-    let (fields, trace) = unseal_as(TRACED, key, bytes)?;
-    Ok(of_fields(fields).map(|event| Event { trace: Some(trace), ..event }))
+    let (fields, trace) = unseal_traced(key, bytes)?;
+    Ok(of_fields(fields).map(|event| Event { trace, ..event }))
 }
 
 /// Encodes several events of one request as one record under `key`.
 pub fn events(key: &[u8], events: &[Event]) -> Vec<u8> {
     let fields: Vec<_> = events.iter().map(event_fields).collect();
-    match events.first().and_then(|event| event.trace.as_ref()) {
-        None => seal(key, &fields),
-        Some(trace) => seal_as(TRACED, key, &(fields, trace)),
-    }
+    seal_traced(key, &fields, events.first().and_then(|event| event.trace.as_deref()))
 }
 
 /// Decodes the events in the record under `key`. Skips events with words that only later versions of sublet
 /// know.
 pub fn read_events(key: &[u8], bytes: &[u8]) -> Result<Vec<Event>, Bad> {
-    let (all, trace): (Vec<EventFields<'_>>, Option<String>) = if version(bytes) == Some(TRACED) {
-        let (all, trace) = unseal_as(TRACED, key, bytes)?;
-        (all, Some(trace))
-    } else {
-        (unseal(key, bytes)?, None)
-    };
+    let (all, trace): (Vec<EventFields<'_>>, _) = unseal_traced(key, bytes)?;
     let events = all.into_iter().filter_map(of_fields);
     Ok(events.map(|event| Event { trace: trace.clone(), ..event }).collect())
 }

@@ -237,6 +237,28 @@ fn events_of_a_cluster_are_in_order() {
     assert!(matches!(&problems[..], [place] if place.contains(&path)), "{problems:?}");
 }
 
+/// The machine has rebooted. A container's ADD first ends the container's lease of the earlier boot, and then
+/// leases again. Both events happen in one call, so both must have its trace ID.
+#[test]
+fn all_events_of_a_call_have_its_trace() {
+    let mut store = FakeStore::new(FakeServer::new(false));
+    let boot = |id: &str, trace: Option<&str>| Context {
+        boot: Some(BootId(id.to_owned())),
+        node: Node { name: "one".to_owned(), machine: "one".to_owned() },
+        trace: trace.map(str::to_owned),
+        ..at(1)
+    };
+    let add = lowest("c1", &[set("10.0.0.0/29")]);
+    added(&mut store, &add, &boot("b0", None));
+    added(&mut store, &add, &boot("b1", Some("t")));
+    let traces: Vec<_> = events(&mut store).into_iter().map(|e| (e.what, e.trace)).collect();
+    let trace = Some("t".to_owned());
+    assert_eq!(
+        traces,
+        [(What::Added, None), (What::BootEnded, trace.clone()), (What::Added, trace)]
+    );
+}
+
 /// After a node's record has been removed from the cluster, the events of the node stay until they are too
 /// old.
 #[test]
