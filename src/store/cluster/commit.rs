@@ -61,8 +61,6 @@ pub fn commit(
         }
         Commit::Conflict(conflict) => {
             learn(conflict, operations, view)?;
-            // The transaction has compared the node's record.
-            member.is_from_cache = false;
             member.learn_from(view)?;
             false
         }

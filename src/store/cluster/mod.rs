@@ -435,28 +435,18 @@ fn verify(
     member: &mut Member<'_>,
 ) -> Result<bool, StoreError> {
     let assumed = view.assumed();
-    if assumed.is_empty() {
-        if member.changes() && member.is_from_cache {
-            member.is_from_cache = false;
-            view.fetch(&[member.path()])?;
-            if member.learn_from(view)? {
-                // List the records again, because a transaction may have been applied after the listing and
-                // before the fence.
-                view.forget_all();
-                view.known.borrow_mut().remember([member.known()].into());
-                return Ok(false);
-            }
-        }
-        return if plan.outcome.is_err() { view.confirm_full() } else { Ok(true) };
-    }
     let mut read = assumed.clone();
-    read.extend(member.changes().then(|| member.path()));
+    let reads_node = member.is_from_cache || !assumed.is_empty();
+    read.extend((member.changes() && reads_node).then(|| member.path()));
     view.fetch(&read)?;
-    member.is_from_cache = false;
     if member.changes() && member.learn_from(view)? {
-        // Read the records again, because a transaction may have been applied after the first read and before
-        // the fence.
-        view.fetch(&assumed)?;
+        // A transaction may have been applied before the fence, so all records that were read are outdated.
+        view.forget_all();
+        view.known.borrow_mut().remember([member.known()].into());
+        return Ok(false);
+    }
+    if assumed.is_empty() {
+        return if plan.outcome.is_err() { view.confirm_full() } else { Ok(true) };
     }
     if assumed.iter().any(|path| view.known_entry(path).is_some()) {
         view.search.list_chunks.set(true);

@@ -225,10 +225,12 @@ impl<'a> Member<'a> {
         self.role.changes()
     }
 
-    /// Replaces the node's record if the view has read a newer record. The process that wrote the newer
-    /// record may have transactions in flight whose notes this process cannot see. If so, fences those
-    /// transactions. Returns whether the record has changed. Fails if another machine or boot owns the name.
+    /// Replaces the node's record if the view knows a newer one. The view must have read or compared the
+    /// record. The process that wrote the newer record may have transactions in flight whose notes this
+    /// process cannot see. If so, fences those transactions. Returns whether the record has changed. Fails if
+    /// another machine or boot owns the name.
     pub fn learn_from(&mut self, view: &ClusterView<'_>) -> Result<bool, StoreError> {
+        self.is_from_cache = false;
         let now = view.known.borrow().get(&self.path()).cloned();
         let is_new = |now: &Option<Entry>| now.as_ref().map(|e| e.version) != self.version();
         let Some(now) = now.filter(is_new) else { return Ok(false) };
