@@ -26,7 +26,7 @@ use crate::sys::host;
 use crate::telemetry::counters;
 use crate::trends::Trends;
 
-/// The minimum time for which a snapshot (the lease counts and the lists of leases) counts as fresh.
+/// The minimum time for which a snapshot (the counts and lists of leases) counts as fresh.
 const FRESH: Duration = Duration::from_secs(1);
 /// The minimum time for which the cached problems and trends of a store count as fresh.
 const SLOW_FRESH: Duration = Duration::from_secs(60);
@@ -135,7 +135,7 @@ impl Reader {
     }
 }
 
-/// Returns whether the lists of leases were requested recently.
+/// Returns whether rows of leases were requested recently.
 fn is_wanted(wanted: &Mutex<Option<Instant>>) -> bool {
     let wanted = *wanted.lock().unwrap_or_else(PoisonError::into_inner);
     wanted.is_some_and(|at| at.elapsed() < IDLE)
@@ -175,17 +175,17 @@ impl Cache {
         &self.reader.cx.node
     }
 
-    /// Frees the memory of the lists of leases if no client has requested them for [`IDLE`].
+    /// Frees the memory of the rows of leases if no client has requested them for [`IDLE`].
     pub fn drop_idle(&self) {
         if !is_wanted(&self.wanted)
             && let Some(snapshot) = self.snapshot.last().value
         {
-            snapshot.drop_lists();
+            snapshot.drop_rows();
         }
     }
 
-    /// Keeps the lists of leases in memory until [`IDLE`] has passed since the last call.
-    pub fn want_lists(&self) {
+    /// Keeps rows of leases in memory until [`IDLE`] has passed since the last call.
+    pub fn want_rows(&self) {
         *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
@@ -203,8 +203,8 @@ impl Cache {
         let (wanted, room) = (self.wanted.clone(), self.room);
         let read = move || {
             let room = if is_wanted(&wanted) { room } else { 0 };
-            // Free the old lists first, so that the lists of two snapshots are never in memory at once.
-            slot.last().value.inspect(|snapshot| snapshot.drop_lists());
+            // Free the old rows first, so that the rows of two snapshots are never in memory at once.
+            slot.last().value.inspect(|snapshot| snapshot.drop_rows());
             reader.read(|store, cx| Snapshot::take(store, cx, room))
         };
         self.snapshot.get(FRESH, patience, |job| self.start(job), read)
@@ -241,22 +241,17 @@ impl Cache {
     /// Returns a page of the leases, or of the cooling addresses if `cooling`, and the version of the list.
     /// Returns `None` if the cursor's set of leases no longer has any rows.
     pub fn page(&self, query: &Query, cooling: bool) -> Result<Option<(Done, String)>, Fault> {
-        self.want_lists();
+        self.want_rows();
         let mut snapshot = self.snapshot(PATIENCE).now()?;
-        // The current snapshot has no lists if it was taken before the lists were requested.
-        for _ in 0..2 {
-            if snapshot.lists().is_none() {
-                self.snapshot.expire();
-                snapshot = self.snapshot(PATIENCE).now()?;
-            }
+        if !snapshot.leases.has_rows() {
+            // The snapshot was taken for a request that needs no rows. Without rows, each page would be read
+            // from the store.
+            self.snapshot.expire();
+            snapshot = self.snapshot(PATIENCE).now()?;
         }
-        let Some(lists) = snapshot.lists() else {
-            let text = "the lease store is being read; try again".to_owned();
-            return Err(Fault { kind: "unavailable", text });
-        };
-        let list = if cooling { &lists.cooling } else { &lists.leases };
+        let list = if cooling { &snapshot.cooling } else { &snapshot.leases };
         let rest = |rest: Rest| self.ask(move |store, cx| rest.read(store, cx));
-        let page = list.page((snapshot.time, cooling), query, rest)?;
+        let page = list.page(snapshot.time, cooling, query, rest)?;
         Ok(page.map(|page| (page, list.version.clone())))
     }
 

@@ -110,7 +110,7 @@ pub fn answer(stores: &Stores, request: &Request) -> Result<Answer, Fault> {
         Question::Stores => stores.answer(),
         Question::Metrics => stores.metrics(),
         Question::Status => {
-            cache.want_lists();
+            cache.want_rows();
             Answer::json(&Sight::take(cache, host::now(), BRIEF).status(cache))
         }
         Question::Pools => {

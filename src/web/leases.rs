@@ -8,6 +8,7 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -71,8 +72,8 @@ pub struct List {
     pub total: u64,
     /// A hash of all rows.
     pub version: String,
-    /// The first rows, as many as fit into memory.
-    rows: Rows,
+    /// The first rows, as many as fit into memory; `None` if no rows are kept.
+    rows: Mutex<Option<Arc<Rows>>>,
 }
 
 /// Builds a [`List`], row by row.
@@ -85,7 +86,7 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// Creates an empty listing that keeps the first rows, up to `room` bytes.
+    /// Creates an empty listing that keeps the first rows, up to `room` bytes. If `room` is 0, keeps no rows.
     pub fn new(room: usize) -> Listing {
         let (hasher, text, rows) = (DefaultHasher::new(), Vec::new(), Rows::default());
         Listing { hasher, text, total: 0, rows, room }
@@ -109,7 +110,8 @@ impl Listing {
     pub fn done(mut self) -> List {
         self.hasher.write_u64(self.total);
         let version = format!("{:016x}", self.hasher.finish());
-        List { total: self.total, version, rows: self.rows }
+        let rows = (self.room > 0).then(|| Arc::new(self.rows));
+        List { total: self.total, version, rows: Mutex::new(rows) }
     }
 }
 
@@ -174,27 +176,43 @@ impl Page {
 }
 
 impl List {
+    fn rows(&self) -> MutexGuard<'_, Option<Arc<Rows>>> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns whether rows are kept in memory.
+    pub fn has_rows(&self) -> bool {
+        self.rows().is_some()
+    }
+
+    /// Drops the rows, which need much memory. Later pages are read from the store.
+    pub fn drop_rows(&self) {
+        self.rows().take();
+    }
+
     /// Returns the page that a query selects from this list, which was read at `time`. Calls `read` if the
     /// page needs rows that are not kept. Returns `None` if the store no longer has any rows of the cursor's
     /// set.
     pub fn page<E>(
         &self,
-        (time, is_cooling): (Time, bool),
+        time: Time,
+        is_cooling: bool,
         query: &Query,
         read: impl FnOnce(Rest) -> Result<(Page, bool), E>,
     ) -> Result<Option<Done>, E> {
         let name = if is_cooling { "cooling" } else { "leases" };
         let mut page = Page::new(format!("{{\"time\":\"{time}\",\"{name}\":["), query.limit);
-        let kept = query.after.as_ref().map_or(Some(0), |cursor| self.rows.behind(cursor));
+        let rows = self.rows().clone().unwrap_or_default();
+        let kept = query.after.as_ref().map_or(Some(0), |cursor| rows.behind(cursor));
         let mut found = kept.is_some();
-        for at in kept.unwrap_or(self.rows.all.len())..self.rows.all.len() {
-            let row = &self.rows.all[at].0;
-            if query.matches_text(row) && !page.add(row, || self.rows.cursor(at)) {
+        for at in kept.unwrap_or(rows.all.len())..rows.all.len() {
+            let row = &rows.all[at].0;
+            if query.matches_text(row) && !page.add(row, || rows.cursor(at)) {
                 break;
             }
         }
-        if page.next.is_none() && self.total > self.rows.all.len() as u64 {
-            let end = self.rows.all.len().checked_sub(1).and_then(|at| self.rows.cursor(at));
+        if page.next.is_none() && self.total > rows.all.len() as u64 {
+            let end = rows.all.len().checked_sub(1).and_then(|at| rows.cursor(at));
             let from = if kept.is_some() { end } else { query.after.clone() };
             let was_there = found;
             (page, found) = read(Rest { query: query.clone(), from, page, is_cooling })?;

@@ -57,7 +57,7 @@ impl Scrape {
                 "Duration of the last complete read of the store, in seconds.",
                 &snapshot.took.as_secs_f64(),
             );
-            one("sublet_leases", "Leases in the store.", &snapshot.leases);
+            one("sublet_leases", "Leases in the store.", &snapshot.leases.total);
             one(
                 "sublet_store_look_age_seconds",
                 "Time since the last complete read of the store, in seconds.",

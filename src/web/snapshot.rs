@@ -5,7 +5,6 @@
 //! its lists, which have a maximum size, a snapshot does not grow with the number of leases.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -30,13 +29,10 @@ pub struct Snapshot {
     pub time: Time,
     /// How long it took to take the snapshot.
     pub took: Duration,
-    /// The number of leases.
-    pub leases: u64,
-    /// A hash of all leases.
-    version: String,
-    /// A hash of all cooling addresses.
-    cooling_version: String,
-    lists: Mutex<Option<Arc<Lists>>>,
+    /// The leases.
+    pub leases: List,
+    /// The cooling addresses.
+    pub cooling: List,
     /// How full each range is.
     pub usage: Vec<Usage>,
     /// The numbers of requests by kind.
@@ -48,12 +44,6 @@ pub struct Snapshot {
     namespaces: Vec<GroupRow>,
     /// All names by which the page can filter leases: names of networks, sets of leases and Docker pools.
     names: BTreeSet<String>,
-}
-
-/// The leases and the cooling addresses of a store.
-pub struct Lists {
-    pub leases: List,
-    pub cooling: List,
 }
 
 /// Derives ranges from the subnets of the leases, for sets of leases without `known` ranges. Each range omits
@@ -103,7 +93,7 @@ pub struct PoolsAnswer<'a> {
 
 impl Snapshot {
     /// Reads the store. Keeps the first rows of the leases and of the cooling addresses, up to `room` bytes
-    /// each. If `room` is 0, keeps no lists.
+    /// each. If `room` is 0, keeps no rows.
     pub fn take(store: &mut dyn Store, cx: &Context, room: usize) -> Result<Snapshot, StoreError> {
         let began = Instant::now();
         let pools = store.pools()?;
@@ -141,14 +131,11 @@ impl Snapshot {
         let usage = meter.done();
         names.extend(usage.iter().map(|usage| usage.extent.network.clone()));
         names.extend(usage.iter().map(|usage| usage.extent.set.0.clone()));
-        let lists = Lists { leases: leases.done(), cooling: cooling.done() };
         let network = if definitions.is_empty() { "seen" } else { "network" };
         Ok(Snapshot {
             time: Time(cx.now),
-            leases: lists.leases.total,
-            version: lists.leases.version.clone(),
-            cooling_version: lists.cooling.version.clone(),
-            lists: Mutex::new((room > 0).then(|| Arc::new(lists))),
+            leases: leases.done(),
+            cooling: cooling.done(),
             counters: store.counters(cx)?,
             pools: PoolRow::all(&usage, &pools, network),
             // A cluster store also lists nodes that have no leases.
@@ -160,14 +147,10 @@ impl Snapshot {
         })
     }
 
-    /// Returns the lists, if they are kept.
-    pub fn lists(&self) -> Option<Arc<Lists>> {
-        self.lists.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Frees the memory of the lists. The other values stay.
-    pub fn drop_lists(&self) {
-        self.lists.lock().unwrap_or_else(PoisonError::into_inner).take();
+    /// Drops the rows of both lists from memory.
+    pub fn drop_rows(&self) {
+        self.leases.drop_rows();
+        self.cooling.drop_rows();
     }
 
     /// Returns an error message if the snapshot does not contain this network or this node, otherwise `None`.
@@ -188,9 +171,9 @@ impl Snapshot {
             time: self.time,
             node: &node.name,
             version: env!("CARGO_PKG_VERSION"),
-            leases: self.leases,
-            leases_version: &self.version,
-            cooling_version: &self.cooling_version,
+            leases: self.leases.total,
+            leases_version: &self.leases.version,
+            cooling_version: &self.cooling.version,
             pools: &self.pools,
         }
     }

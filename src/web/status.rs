@@ -106,7 +106,7 @@ impl Sight {
     /// Returns the store's entry for `/api/v1/stores`.
     pub fn brief(&self, cache: &Cache) -> Brief {
         let Status { state, attention, read, store, .. } = self.status(cache);
-        let leases = self.snapshot.value.as_ref().map(|snapshot| snapshot.leases);
+        let leases = self.snapshot.value.as_ref().map(|snapshot| snapshot.leases.total);
         Brief { store, state, read, leases, attention }
     }
 
