@@ -227,13 +227,14 @@ fn machine() -> String {
     let memory = read("/proc/meminfo");
     let memory = memory.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok());
     let load = read("/proc/loadavg");
-    let load: Vec<&str> = load.split(' ').take(2).collect();
+    let mut load = load.split(' ');
     format!(
-        "{cpus} x {}, {} GiB, Linux {}; load when it ended: {}",
+        "{cpus} x {}, {} GiB, Linux {}; load average at the end of the run: {} (1 minute), {} (5 minutes)",
         model.map_or("unknown processor", |(_, m)| m),
         memory.unwrap_or(0) >> 20,
         read("/proc/sys/kernel/osrelease").trim(),
-        load.join(" "),
+        load.next().unwrap_or_default(),
+        load.next().unwrap_or_default(),
     )
 }
 
@@ -515,7 +516,7 @@ fn slow(out: &mut String, results: &Results) -> Result<()> {
     if let Some(rate) = results.facts.get("slow/swarm") {
         writeln!(
             out,
-            "\n64 processes at once, with `disk` and an empty store, under one tracer that delays flushes: {rate:.0} ADDs/s."
+            "\n64 processes at once, with `disk` and an empty store, when one tracer delays the flushes of all of them: {rate:.0} ADDs/s."
         )?;
     }
     writeln!(out)?;

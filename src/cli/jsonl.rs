@@ -103,7 +103,7 @@ impl Import {
             let (record, persist) =
                 jsonl::read(&line).map_err(|e| anyhow!(e)).with_context(place)?;
             copier.push(record, self.how.persist.unwrap_or(persist)).with_context(|| {
-                format!("{name}, up to line {number}: correct the file, then import the whole file again")
+                format!("cannot import {name}, at or before line {number}: correct the file, then import the whole file again")
             })?;
         }
         if number == 0 {

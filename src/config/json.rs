@@ -53,8 +53,9 @@ impl Json {
         serde_json::from_str(&String::from_utf8_lossy(bytes))
     }
 
-    /// Parses a text whose top-level lists may be very long. Each item of a list in `names` is passed to
-    /// `take` as soon as it is parsed, to save memory. In the returned tree, these lists are empty.
+    /// Parses a text whose top-level lists may be very long. If the name of a list is in `names`, each of
+    /// its items is passed to `take` as soon as it is parsed, to save memory, and the returned tree contains
+    /// an empty list.
     pub(super) fn parse_apart(
         bytes: &[u8],
         names: &[&str],

@@ -126,7 +126,7 @@ mod tests {
         for (from, to, word) in [
             ("\"192.168.0.3\"", "\"10.0.0.1\"", "allocated[0]: \"10.0.0.1\""),
             ("0123456789abcdef", "a1b2c3d4e5f6g7h8", "duplicate"),
-            ("\"v\": 6", "\"v\": 4", "not a prefix of IPv4"),
+            ("\"v\": 6", "\"v\": 4", "not an IPv4 prefix"),
             ("\"v4ab\": 24", "\"v4ab\": 8", "not a block size"),
             ("\"allocated\": [\"2001", "\"allocated\": 7, \"x\": [\"2001", "not a list"),
             ("{\n", "", "not valid JSON"),

@@ -146,8 +146,8 @@ fn show(c: &Config) -> String {
     out
 }
 
-/// Prefixes of lines that occur in the results of all cases. `out.txt` leaves out such a line if the result
-/// of `ok/base` has the same line.
+/// The result of every case has a line with each of these prefixes. If the whole line is the same as in the
+/// result of `ok/base`, `out.txt` omits it.
 const ALWAYS: &[&str] =
     &["version ", "dialect ", "owner: ", "strategy: ", "store: ", "legacy: ", "cleanup: ", "  "];
 

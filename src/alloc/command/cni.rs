@@ -104,8 +104,7 @@ pub enum Legacy {
     /// unless the store has recorded that they were imported.
     Unread,
     /// The content of host-local's folder, which was read under host-local's lock. The caller holds this lock
-    /// until the command has ended. For cni-ipam-consul, both lists are empty: its leases were looked up, and
-    /// the network has none.
+    /// until the command has ended. If cni-ipam-consul has no leases in the network, both lists are empty.
     Read(Vec<ForeignLease>, Vec<LegacyCursor>),
 }
 

@@ -55,8 +55,8 @@ struct Claim {
     network: String,
     set: String,
     bounds: Span,
-    /// Whether the range comes from a file instead of a store.
-    asked: bool,
+    /// Whether a file defines the range, as opposed to a store.
+    is_from_file: bool,
 }
 
 impl Check {
@@ -175,7 +175,7 @@ fn claims(files: &[File]) -> Vec<Claim> {
                 network: config.cleanup.network.to_string(),
                 set: config.cleanup.set.0.clone(),
                 bounds: range.bounds(),
-                asked: true,
+                is_from_file: true,
             }));
         }
     }
@@ -196,7 +196,7 @@ fn overlaps(claims: &[Claim]) -> Vec<Overlap> {
         for far in &mut farthest {
             far.retain(|f| f.bounds.last >= claim.bounds.first);
         }
-        let other = |f: &&&Claim| f.set != claim.set && (f.asked || claim.asked);
+        let other = |f: &&&Claim| f.set != claim.set && (f.is_from_file || claim.is_from_file);
         if let Some(other) = farthest.iter().flatten().find(other) {
             found.push(Overlap {
                 network: claim.network.clone(),
@@ -207,7 +207,7 @@ fn overlaps(claims: &[Claim]) -> Vec<Overlap> {
                 with_file: other.place.clone(),
             });
         }
-        let far = &mut farthest[usize::from(claim.asked)];
+        let far = &mut farthest[usize::from(claim.is_from_file)];
         match far.iter_mut().find(|f| f.set == claim.set) {
             Some(f) if f.bounds.last < claim.bounds.last => *f = claim,
             Some(_) => {}

@@ -179,7 +179,7 @@ pub(super) fn claim_others(
         network: network.to_owned(),
         set: set.to_owned(),
         bounds,
-        asked: false,
+        is_from_file: false,
     };
     for known in store.networks(cx)? {
         let network = known.network.as_str();

@@ -87,8 +87,8 @@ pub fn export(server: &dyn Server, until: Instant, each: &mut EachRecord<'_>) ->
         for page in pages(server, kind, until, decode) {
             for record in page?.into_iter().flatten() {
                 boot_sets.extend(Some(&record).filter(|r| ends_with_boot(r)).and_then(Record::set));
-                // A reservation is durable in any set. The other records of a set must be in the same lease
-                // file as the leases of the set.
+                // Cooling addresses, cursors and hints must be in the same lease file as the leases of their
+                // set. For a reservation, the file does not matter: it is durable in any set.
                 let lease = matches!(&record, Record::Lease(l) if l.kind != Kind::Reserved);
                 let in_boot_set = record.set().is_some_and(|set| boot_sets.contains(&set));
                 let boot = ends_with_boot(&record) || in_boot_set && !lease;

@@ -57,7 +57,7 @@ enum Without {
 /// A connection between a server and a client that may be killed.
 struct Network<S> {
     server: S,
-    /// A second client of the server, which delivers late transactions.
+    /// The connection that applies a transaction after its sender was killed.
     late: Cell<Option<S>>,
     without: Without,
     chance: u64,

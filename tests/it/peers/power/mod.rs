@@ -88,7 +88,7 @@ fn tell(text: &str) {
     eprintln!("{text}");
 }
 
-/// One call in a sequence: the operations that it made and the result that is known.
+/// One call of the plugin, its file system operations and its result.
 struct Step {
     container: String,
     adds: bool,

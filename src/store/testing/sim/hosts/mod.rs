@@ -69,7 +69,7 @@ struct Host {
     unsure: BTreeSet<Key>,
     /// The reservations, by set of leases and address.
     reserved: BTreeMap<(SetName, Addr), Reserved>,
-    /// The names for which addresses are or may be reserved.
+    /// The names that have a static address, or may have one because a command got no response.
     named: Named,
     /// The sets of leases in which the range [`draining`] is, or may be, draining.
     draining: BTreeMap<SetName, Reserved>,
