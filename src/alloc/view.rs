@@ -136,8 +136,8 @@ pub trait View: Addresses {
     fn overlapping(&self, space: &str, subnet: Subnet) -> Result<Option<Pool>, StoreError>;
 
     /// Returns the lowest subnet with the prefix length `len` that lies in `within` and starts at or after
-    /// `from`. Skips subnets that are pools of the address space, but the returned subnet may overlap pools
-    /// with other prefix lengths.
+    /// `from`. Skips a subnet only if a pool of the address space is exactly this subnet. The result may
+    /// still overlap pools with other prefix lengths.
     fn next_block(
         &self,
         space: &str,

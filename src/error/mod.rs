@@ -459,8 +459,8 @@ pub enum StoreError {
     /// Boot leases would be in a folder on a network file system, which other machines with other boot IDs
     /// may also use.
     #[error(
-        "{} is on a network file system, where leases cannot end when this machine reboots; set \"persist\": \
-         \"disk\", or set \"dataDir\" to a folder on a local disk",
+        "{} is on a network file system, which does not support leases that end when this machine reboots; set \
+         \"persist\": \"disk\", or set \"dataDir\" to a folder on a local disk",
         .path.display()
     )]
     SharedFolder {

@@ -75,7 +75,7 @@ fn pool(raw: &Value, space: &str) -> Result<AdoptPool, String> {
         _ => return Err(format!("invalid \"v\" {}: use 4 or 6", raw["v"])),
     };
     let subnet = subnet(text, family)
-        .ok_or(format!("invalid \"pool\" {text:?}: not a prefix of IPv{}", raw["v"]))?;
+        .ok_or(format!("invalid \"pool\" {text:?}: not an IPv{} prefix", raw["v"]))?;
     let mut addrs = Vec::new();
     for addr in list(raw, "allocated")? {
         let text = addr.as_str().unwrap_or_default();

@@ -194,7 +194,10 @@ pub fn read(line: &str) -> Result<(Record, Persist), String> {
                 return Err(format!("invalid \"range\": not a part of {subnet}"));
             }
             if id.is_empty() || space.is_empty() || space.contains('/') {
-                return Err("a pool must have a \"pool\", and a \"space\" without \"/\"".to_owned());
+                return Err(
+                    "a pool needs \"pool\" and \"space\", and \"space\" must not contain \"/\""
+                        .to_owned(),
+                );
             }
             let node = |user: User<'_>| {
                 (Node { name: user.node.into(), machine: user.machine_id.into() }, user.count)

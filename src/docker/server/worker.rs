@@ -87,7 +87,8 @@ pub struct Answer {
     pub status: u16,
     /// The body, a JSON object.
     pub body: String,
-    /// Undoes the change when dropped, unless it has been confirmed because the response was written.
+    /// Undoes the change when dropped. When the response has been written, the change is confirmed, and is
+    /// no longer undone.
     pub undo: PendingUndo,
 }
 

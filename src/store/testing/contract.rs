@@ -324,8 +324,8 @@ fn garbage_collection(make: Make<'_>) {
     collect(make, 300);
 }
 
-/// Runs a GC over `count` containers, every second of which no longer exists. The GC must free the leases of
-/// those, and must keep three other leases that no GC may free.
+/// Runs a GC over `count` containers, half of which no longer exist. The GC must free the leases of the missing
+/// containers, and must keep three other leases that no GC may free.
 fn collect(make: Make<'_>, count: usize) {
     let mut store = make();
     let sets = [set("10.0.0.0/8")];
